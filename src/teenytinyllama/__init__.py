@@ -1,0 +1,18 @@
+"""TeenyTinyLlama: a small language model of one's own, from raw text to chat.
+
+The rooms, in the order text walks through them (`teenytinyllama.stages`):
+
+    corpus     raw text -> clean, deduplicated, licensed documents
+    tokenizer  documents -> vocabulary
+    pack       documents -> token sequences
+    pretrain   sequences -> base model
+    evaluate   model -> scores
+    finetune   base model -> classifiers
+    align      base model -> chat model
+    quantize   model -> small files for laptops
+    report     manifests -> one page
+
+`ttl run recipes/quickstart.toml` walks them all; `teenytinyllama.cli` is the front door.
+"""
+
+__version__ = "0.1.0"

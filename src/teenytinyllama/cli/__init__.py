@@ -1,0 +1,127 @@
+"""FRONT DOOR `ttl`: wires folders to rooms and puts the energy meter round them.
+
+Exit codes: 0 done, 2 the user's input is wrong, 75 stopped but resumable by the same command,
+1 a bug. `ttl --help` loads neither torch nor transformers: each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import types
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from teenytinyllama.cli.walk import ROOMS, Room, Walk
+from teenytinyllama.errors import Interrupted, TtlError
+from teenytinyllama.progress import say
+from teenytinyllama.recipe import load_recipe
+
+app = typer.Typer(
+    name="ttl",
+    help="Build a small language model of your own, in your own language, from scratch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", metavar="RECIPE")]
+SetOption = Annotated[
+    list[str],
+    typer.Option("--set", help="Override one setting: room.key=value (any number of times)."),
+]
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="Folder of the run; default runs/<recipe name>.")
+]
+Redo = Annotated[bool, typer.Option("--redo", help="Do the work again even if unchanged.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _walk(
+    names: list[str] | None,
+    recipe_path: Path,
+    overrides: list[str],
+    run_dir: Path | None,
+    redo: bool,
+) -> None:
+    recipe = load_recipe(recipe_path, overrides)
+    folder = run_dir or Path("runs") / recipe.name
+    Walk(recipe, folder, recipe_path).run_rooms(names, redo=redo)
+    if names is None:
+        say(f"The run is in {folder}. Report: {folder / 'report' / 'index.html'}")
+
+
+@app.command("run", help="Walk all rooms that the recipe names; what is unchanged is skipped.")
+def run_command(
+    recipe: RecipePath,
+    overrides: SetOption = [],  # noqa: B006 (typer reads the default, nobody changes it)
+    run_dir: RunDir = None,
+    redo: Redo = False,
+    debug: Debug = False,
+) -> None:
+    """`ttl run RECIPE`."""
+    _walk(None, recipe, overrides, run_dir, redo)
+
+
+def _add_room(room: Room) -> None:
+    def command(
+        recipe: RecipePath,
+        overrides: SetOption = [],  # noqa: B006
+        run_dir: RunDir = None,
+        redo: Redo = False,
+        debug: Debug = False,
+    ) -> None:
+        _walk([room.name], recipe, overrides, run_dir, redo)
+
+    app.command(room.name, help=f"Room: {room.title}.")(command)
+
+
+for _room in ROOMS:
+    _add_room(_room)
+
+
+def _stop(number: int, frame: types.FrameType | None) -> NoReturn:
+    raise Interrupted(signal.Signals(number).name)
+
+
+def main() -> NoReturn:
+    """Entry point of `ttl`: every error leaves as one line and an exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    debug = "--debug" in sys.argv
+    try:
+        app(standalone_mode=False)
+        code = 0
+    except typer.Exit as done:
+        code = done.exit_code
+    except typer.Abort:
+        code = Interrupted.exit_code
+    except KeyboardInterrupt:
+        code = _fail(Interrupted("Ctrl-C"), debug=debug)
+    except TtlError as error:
+        code = _fail(error, debug=debug)
+    except Exception as error:
+        code = _fail_unknown(error, debug=debug)
+    sys.exit(code)
+
+
+def _fail(error: TtlError, *, debug: bool) -> int:
+    if debug:
+        raise error
+    say(str(error))
+    return error.exit_code
+
+
+def _fail_unknown(error: Exception, *, debug: bool) -> int:
+    import click
+
+    if isinstance(error, click.ClickException):
+        say(f"error[usage] ttl - {error.format_message()} - fix: ttl --help")
+        return 2
+    if debug:
+        raise error
+    say(f"error[bug] {type(error).__name__}: {error} - fix: run again with --debug and report it")
+    return 1

@@ -1,0 +1,354 @@
+"""The walk: which rooms there are, what each reads, and when one can be skipped.
+
+A room is skipped when its receipt is there, was made with the same settings from the same inputs,
+and the files it names are still there. Otherwise it runs; what an earlier recipe left in its
+folder is set aside under `.previous/`, never deleted unseen.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import importlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from teenytinyllama import __version__
+from teenytinyllama.context import RoomContext
+from teenytinyllama.energy import EnergyMeter
+from teenytinyllama.errors import Interrupted, UserError
+from teenytinyllama.formats import manifest as receipts
+from teenytinyllama.formats.manifest import Input, Manifest
+from teenytinyllama.progress import format_duration, say
+from teenytinyllama.recipe import Recipe, Settings, Source, Task
+
+UNFINISHED = ".unfinished.json"
+VERSIONED = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "accelerate")
+
+
+@dataclass(frozen=True)
+class Room:
+    """One room: its name on the command line, its folder in a run, and the rooms it reads.
+
+    `revision` grows when the room's code makes other results from the same settings; finished
+    work of an older revision is then stale. `keeps_checkpoints`: unfinished work is dear, and is
+    never set aside unless the user says so.
+    """
+
+    name: str
+    title: str
+    folder: str
+    reads: tuple[str, ...] = ()
+    reads_if_there: tuple[str, ...] = ()
+    keeps_checkpoints: bool = False
+    revision: int = 1
+
+    @property
+    def module(self) -> str:
+        """Where its `run` is."""
+        return f"teenytinyllama.stages.{self.name}"
+
+
+ROOMS: tuple[Room, ...] = (
+    Room("corpus", "raw text -> clean, deduplicated, licensed documents", "corpus"),
+    Room("tokenizer", "documents -> vocabulary", "tokenizer", ("corpus",)),
+    Room("pack", "documents -> token sequences", "tokens", ("corpus", "tokenizer")),
+    Room(
+        "pretrain",
+        "sequences -> base model",
+        "pretrain",
+        ("tokenizer", "pack"),
+        keeps_checkpoints=True,
+    ),
+    Room("evaluate", "model -> scores", "scores", ("corpus", "tokenizer", "pack", "pretrain")),
+    Room(
+        "finetune",
+        "base model -> classifiers",
+        "finetune",
+        ("tokenizer", "pretrain"),
+        keeps_checkpoints=True,
+    ),
+    Room(
+        "align",
+        "base model -> chat model",
+        "chat",
+        ("tokenizer", "pretrain"),
+        keeps_checkpoints=True,
+    ),
+    Room(
+        "quantize",
+        "model -> small files for laptops",
+        "quantized",
+        ("corpus", "tokenizer", "pretrain"),
+        ("align",),
+    ),
+    Room(
+        "report",
+        "manifests -> one page",
+        "report",
+        (),
+        ("corpus", "tokenizer", "pack", "pretrain", "evaluate", "finetune", "align", "quantize"),
+    ),
+)
+BY_NAME = {room.name: room for room in ROOMS}
+
+
+class Walk:
+    """One recipe on one run folder. `run_rooms` does the work, under the folder's lock."""
+
+    def __init__(self, recipe: Recipe, run_dir: Path, recipe_path: Path) -> None:
+        self.recipe, self.run_dir, self.recipe_path = recipe, run_dir, recipe_path
+        self.meter = EnergyMeter(recipe.energy)
+
+    def run_rooms(self, names: list[str] | None, *, redo: bool) -> None:
+        """Run the named rooms, or all rooms of the recipe, in pipeline order.
+
+        Raises UserError before anything is written where the input is wrong, Interrupted where
+        a signal or a full disk stopped the work.
+        """
+        wanted = [room for room in ROOMS if self._settings(room) is not None]
+        if names is not None:
+            wanted = [self._named(name) for name in names]
+        with self._locked():
+            try:
+                for room in wanted:
+                    self._visit(room, redo=redo)
+            except OSError as error:
+                raise _explain_os_error(error, self.run_dir) from error
+            finally:
+                self.meter.stop()
+
+    def _settings(self, room: Room) -> Settings | None:
+        settings: Settings | None = getattr(self.recipe, room.name)
+        return settings
+
+    def _named(self, name: str) -> Room:
+        room = BY_NAME[name]
+        if self._settings(room) is None:
+            raise UserError(
+                "room-not-in-recipe",
+                str(self.recipe_path),
+                f"has no section [{name}]",
+                f"add [{name}] to the recipe",
+            )
+        return room
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Own the run folder: one process at a time, and one recipe for its whole life."""
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            lock = (self.run_dir / ".lock").open("a+")
+        except OSError as error:
+            raise _explain_os_error(error, self.run_dir) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.seek(0)
+                raise UserError(
+                    "run-busy",
+                    str(self.run_dir),
+                    f"another ttl works here ({lock.read().strip() or 'unknown'})",
+                    "wait for it, or give this run another --run-dir",
+                ) from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            self._claim()
+            yield
+
+    def _claim(self) -> None:
+        path = self.run_dir / "run.json"
+        if path.is_file():
+            owner = json.loads(path.read_text(encoding="utf-8"))["name"]
+            if owner != self.recipe.name:
+                raise UserError(
+                    "run-of-other-recipe",
+                    str(self.run_dir),
+                    f'was made by the recipe "{owner}", this one is "{self.recipe.name}"',
+                    f"--run-dir runs/{self.recipe.name}",
+                )
+        whole = self.recipe.model_dump(mode="json", exclude_none=True)
+        receipts.write_json(path, {"name": self.recipe.name, "recipe": whole})
+
+    def _inputs(self, room: Room) -> dict[str, Input]:
+        inputs = {}
+        for name in (*room.reads, *room.reads_if_there):
+            source = BY_NAME[name]
+            found = receipts.read_manifest(self.run_dir / source.folder)
+            if found is None and name in room.reads_if_there:
+                continue
+            if found is None:
+                raise UserError(
+                    "room-before-room",
+                    f"ttl {room.name}",
+                    f"reads {source.folder}/manifest.json, which is not in {self.run_dir}",
+                    f"run `ttl {name} {self.recipe_path}` first",
+                )
+            # The report shows times and energy too: for it, everything in a receipt counts.
+            everything = receipts.fingerprint_of(found.model_dump(mode="json"))
+            print_ = everything if room.name == "report" else found.content_fingerprint()
+            inputs[name] = Input(path=source.folder, fingerprint=print_)
+        return inputs
+
+    def _visit(self, room: Room, *, redo: bool) -> None:
+        settings = self._settings(room)
+        assert settings is not None
+        room_dir = self.run_dir / room.folder
+        inputs = self._inputs(room)
+        asked = settings.model_dump(mode="json")
+        files = _external_fingerprints(settings)
+        fingerprint = receipts.fingerprint_of(
+            {
+                "room": room.name,
+                "revision": room.revision,
+                "language": self.recipe.language,
+                "settings": asked,
+                "inputs": {name: i.fingerprint for name, i in inputs.items()},
+                "files": files,
+                # Prices change the report and nothing else.
+                "energy": self.recipe.energy.model_dump() if room.name == "report" else None,
+            }
+        )
+        done = receipts.read_manifest(room_dir)
+        if done is not None and not redo and done.fingerprint == fingerprint:
+            gone = receipts.missing_outputs(room_dir, done.outputs)
+            if not gone:
+                say(f"{room.name}: unchanged, skipped")
+                return
+            say(f"{room.name}: {len(gone)} of its files are gone or changed ({gone[0]}), again")
+        self._clear(room, room_dir, fingerprint, asked, redo=redo)
+        self._run(room, settings, room_dir, fingerprint, inputs)
+
+    def _clear(
+        self, room: Room, room_dir: Path, fingerprint: str, asked: dict[str, Any], *, redo: bool
+    ) -> None:
+        """Leave in the folder only unfinished work of this very fingerprint."""
+        mark = room_dir / UNFINISHED
+        if room_dir.is_dir() and any(room_dir.iterdir()):
+            unfinished = json.loads(mark.read_text()) if mark.is_file() else None
+            same = unfinished is not None and unfinished["fingerprint"] == fingerprint
+            if same and not redo:
+                return
+            if unfinished is not None and room.keeps_checkpoints and not redo:
+                raise UserError(
+                    "unfinished-differs",
+                    str(room_dir),
+                    "holds unfinished work made with other settings or inputs"
+                    + _difference(unfinished["settings"], asked),
+                    "set it back to go on, or --redo to set that work aside and start anew",
+                )
+            aside = self.run_dir / ".previous" / room.folder
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            room_dir.rename(aside)
+            say(f"{room.name}: what was there is set aside in {aside}")
+        room_dir.mkdir(exist_ok=True)
+        receipts.write_json(mark, {"fingerprint": fingerprint, "settings": asked})
+        if room.folder != room.name:
+            # A room's name leads to its folder; a file system without links loses nothing.
+            with suppress(FileExistsError, PermissionError, NotImplementedError):
+                (self.run_dir / room.name).symlink_to(room.folder, target_is_directory=True)
+
+    def _run(
+        self,
+        room: Room,
+        settings: Settings,
+        room_dir: Path,
+        fingerprint: str,
+        inputs: dict[str, Input],
+    ) -> None:
+        say(f"{room.name}: {room.title}")
+        before, started = self.meter.read(), time.monotonic()
+        started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        context = RoomContext(
+            self.recipe.name, self.recipe.language, self.recipe.energy, self.meter
+        )
+        folders = {f"{name}_dir": self.run_dir / i.path for name, i in inputs.items()}
+        for name in room.reads_if_there:
+            folders.setdefault(f"{name}_dir", None)  # type: ignore[arg-type]
+        outcome = importlib.import_module(room.module).run(
+            settings=settings, context=context, out_dir=room_dir, **folders
+        )
+        used = self.meter.read().since(before)
+        duration_s = time.monotonic() - started
+        receipts.write_manifest(
+            room_dir,
+            Manifest(
+                room=room.name,
+                version=__version__,
+                fingerprint=fingerprint,
+                recipe=settings.model_dump(mode="json"),
+                inputs=inputs,
+                outputs=receipts.hash_outputs(room_dir),
+                counts=outcome.counts,
+                figures=outcome.figures,
+                started_at=started_at,
+                duration_s=round(duration_s, 3),
+                energy_kwh={k: v for k, v in used._asdict().items() if k != "emissions_kg"},
+                emissions_kg=used.emissions_kg,
+                versions=_versions(),
+            ),
+        )
+        (room_dir / UNFINISHED).unlink(missing_ok=True)
+        say(f"{room.name}: done in {format_duration(duration_s)}")
+
+
+def _external_fingerprints(settings: Settings) -> dict[str, str]:
+    """Fingerprints of the files outside the run that a room's settings name."""
+    prints = {}
+    for field in type(settings).model_fields:
+        value = getattr(settings, field)
+        for item in value if isinstance(value, tuple) else ():
+            if isinstance(item, Source | Task):
+                prints[item.path] = receipts.fingerprint_files(item.local_paths())
+    return prints
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
+    """`: num_steps 100 -> 200, ...` for settings that differ; empty where none does."""
+    rows = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = _difference(old, new, f"{prefix}{key}.")
+            rows.extend(inner.removeprefix(": ").split(", ") if inner else [])
+        elif old != new:
+            rows.append(f"{prefix}{key} {json.dumps(old)[:60]} -> {json.dumps(new)[:60]}")
+    return ": " + ", ".join(rows) if rows else ""
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    found = {"python": platform.python_version(), "teenytinyllama": __version__}
+    for name in VERSIONED:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _explain_os_error(error: OSError, folder: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(folder).free if folder.exists() else 0
+        return Interrupted(f"no space left for {error.filename or folder} ({free:,} bytes free)")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        where = str(error.filename or folder)
+        return UserError(
+            "folder-unwritable",
+            where,
+            f"cannot be written ({os.strerror(error.errno)})",
+            "choose a folder of yours with --run-dir",
+        )
+    return error

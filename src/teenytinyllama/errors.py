@@ -1,0 +1,64 @@
+"""What a user can cause, said in one line; anything else is a bug and keeps its traceback.
+
+The front door turns these into exit codes: `UserError` 2, `Interrupted` 75.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TtlError(Exception):
+    """Base of the errors that the front door prints without a traceback."""
+
+    exit_code = 1
+
+
+class UserError(TtlError):
+    """The user's input is wrong.
+
+    Three parts and a place: `where` (file:line:field, or the thing at fault), `what` was found
+    against what was expected, and `fix`, the next thing to type. `code` is short, stable and
+    greppable.
+
+    >>> str(UserError("corpus-empty", "corpus", "0 documents remain", "loosen corpus.filters"))
+    'error[corpus-empty] corpus - 0 documents remain - fix: loosen corpus.filters'
+    """
+
+    exit_code = 2
+
+    def __init__(self, code: str, where: str, what: str, fix: str) -> None:
+        super().__init__(f"error[{code}] {where} - {what} - fix: {fix}")
+        self.code, self.where, self.what, self.fix = code, where, what, fix
+
+
+class Interrupted(TtlError):  # noqa: N818 (it is no fault of anybody)
+    """Stopped by a signal or a full disk; the same command goes on where it stopped."""
+
+    exit_code = 75
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"stopped: {reason}. Run the same command again to go on.")
+        self.reason = reason
+
+
+def missing_extra(library: str, extra: str) -> UserError:
+    """The error for an optional library that is not installed: names the extra to install."""
+    return UserError(
+        "extra-missing",
+        library,
+        f"this room needs the library {library}, which is not installed",
+        f"pip install 'teenytinyllama[{extra}]'",
+    )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean "x"?`, or the known words where none is near.
+
+    >>> did_you_mean("learing_rate", ["learning_rate", "seed"])
+    'did you mean "learning_rate"?'
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'did you mean "{near[0]}"?' if near else f"use one of: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Doorways: what one room leaves for the next, one file per artifact."""

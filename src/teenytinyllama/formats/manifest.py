@@ -1,0 +1,175 @@
+"""The receipt that each room leaves: what it was asked, what it read, what it made.
+
+A room's folder without `manifest.json` is unfinished: nobody may read it. The file is written
+last, to a temporary name, synced and renamed, so that it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from teenytinyllama.errors import UserError
+
+MANIFEST_NAME = "manifest.json"
+# Files that differ between two equal runs (times, rates): they do not make a later room stale.
+RECORDS = ("metrics.jsonl", "log.txt")
+
+
+class Outcome(NamedTuple):
+    """What a room's `run` returns; the front door puts it into the manifest."""
+
+    counts: dict[str, Any]
+    figures: dict[str, Any]
+
+
+class Output(BaseModel):
+    """One file that a room left: its size and the SHA-256 of its bytes."""
+
+    bytes: int
+    sha256: str
+
+
+class Input(BaseModel):
+    """A folder or file that a room read, and the fingerprint it had then."""
+
+    path: str
+    fingerprint: str
+
+
+class Manifest(BaseModel):
+    """`runs/<name>/<room>/manifest.json`; the fields are a contract (docs/pipeline.md)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    room: str
+    version: str
+    fingerprint: str
+    recipe: dict[str, Any]
+    inputs: dict[str, Input]
+    outputs: dict[str, Output]
+    counts: dict[str, Any]
+    figures: dict[str, Any]
+    started_at: str
+    duration_s: float
+    energy_kwh: dict[str, float]
+    emissions_kg: float
+    versions: dict[str, str]
+
+    def content_fingerprint(self) -> str:
+        """Fingerprint of what the room made, for the rooms after it.
+
+        Equal bytes give an equal fingerprint, whenever and however they were made: a room that
+        is done again with the same result does not make the later ones stale.
+        """
+        files = {name: o.sha256 for name, o in self.outputs.items() if name not in RECORDS}
+        return fingerprint_of(files)
+
+
+def fingerprint_of(value: Any) -> str:
+    """Short SHA-256 of a JSON-able value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def fingerprint_files(paths: Iterable[Path]) -> str:
+    """Fingerprint of files outside the run by name, size and time of last change.
+
+    The bytes are not read: a corpus may be hundreds of gigabytes, and a walk that skips
+    everything must answer in seconds.
+    """
+    rows = []
+    for path in sorted(paths):
+        stat = path.stat()
+        rows.append([str(path), stat.st_size, stat.st_mtime_ns])
+    return fingerprint_of(rows)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_outputs(room_dir: Path) -> dict[str, Output]:
+    """Every file below `room_dir` with size and SHA-256, dot files and the manifest left out."""
+    outputs = {}
+    for path in sorted(room_dir.rglob("*")):
+        name = path.relative_to(room_dir).as_posix()
+        hidden = any(part.startswith(".") for part in Path(name).parts)
+        if path.is_file() and not hidden and name != MANIFEST_NAME:
+            outputs[name] = Output(bytes=path.stat().st_size, sha256=sha256_file(path))
+    return outputs
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write `data` so that `path` holds the old bytes or all of the new ones, never a part.
+
+    Survives a kill and a power cut: the bytes are synced before the rename, the folder after.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented UTF-8 JSON, written atomically."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_manifest(room_dir: Path, manifest: Manifest) -> None:
+    """Leave the receipt: from here on the room is finished."""
+    write_json(room_dir / MANIFEST_NAME, manifest.model_dump(mode="json"))
+
+
+def read_manifest(room_dir: Path) -> Manifest | None:
+    """The room's receipt, or None where the room is not finished.
+
+    Raises UserError for a receipt that is there but cannot be read.
+    """
+    path = room_dir / MANIFEST_NAME
+    if not path.is_file():
+        return None
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            "manifest-damaged",
+            str(path),
+            f"cannot be read as a manifest ({reason})",
+            f"remove {path} and run the room again",
+        ) from error
+
+
+def missing_outputs(room_dir: Path, outputs: Mapping[str, Output]) -> list[str]:
+    """Files named in the receipt that are gone or have another size (not their bytes: cheap)."""
+    wrong = []
+    for name, output in outputs.items():
+        path = room_dir / name
+        if not path.is_file() or path.stat().st_size != output.bytes:
+            wrong.append(name)
+    return wrong

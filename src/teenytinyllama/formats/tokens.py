@@ -1,0 +1,129 @@
+"""Token sequences: what the pack room leaves, readable at any position in constant time.
+
+    tokens/index.json             dtype, vocabulary size, counts, hashes, tokenizer's fingerprint
+    tokens/train.bin              every training token, one flat run of unsigned integers
+    tokens/train.documents.bin    uint64: the position where each document starts, then the end
+    tokens/heldout.bin, tokens/heldout.documents.bin
+
+Sequence `i` of length `T` is `tokens[i * T : i * T + T + 1]`: inputs are all but the last token,
+targets all but the first, so every token is predicted once and none is lost but an unfinished
+last row. A document opens with BOS and closes with EOS.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.documents import Split
+from teenytinyllama.formats.manifest import sha256_file
+
+INDEX_NAME = "index.json"
+MAX_UINT16_VOCABULARY = 65_536
+
+
+def dtype_for(vocab_size: int) -> np.dtype[Any]:
+    """Smallest unsigned integer that holds every id: 2 bytes up to 65,536 pieces, else 4.
+
+    >>> [str(dtype_for(size)) for size in (32_000, 65_536, 65_537)]
+    ['uint16', 'uint16', 'uint32']
+    """
+    return np.dtype("<u2") if vocab_size <= MAX_UINT16_VOCABULARY else np.dtype("<u4")
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """One split on disk, mapped into memory: reading costs what is read, wherever it is."""
+
+    path: Path
+    tokens: NDArray[Any]  # (num_tokens,) uint16 or uint32
+    document_starts: NDArray[np.uint64]  # (num_documents + 1,); the last entry is num_tokens
+    vocab_size: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in this split, BOS and EOS included."""
+        return len(self.tokens)
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in this split."""
+        return len(self.document_starts) - 1
+
+    def num_sequences(self, sequence_length: int) -> int:
+        """Whole rows of `sequence_length` inputs with their targets."""
+        return max(0, (self.num_tokens - 1) // sequence_length)
+
+    def sequence(self, index: int, sequence_length: int) -> NDArray[np.int64]:
+        """Row `index`: `sequence_length + 1` ids; inputs and targets overlap by all but one."""
+        start = index * sequence_length
+        row = self.tokens[start : start + sequence_length + 1]
+        if len(row) != sequence_length + 1:
+            raise IndexError(
+                f"sequence {index} is beyond the {self.num_tokens} tokens of {self.path}"
+            )
+        return row.astype(np.int64)
+
+    def document(self, index: int) -> NDArray[np.int64]:
+        """All ids of one document, from its BOS to its EOS."""
+        start, end = int(self.document_starts[index]), int(self.document_starts[index + 1])
+        return self.tokens[start:end].astype(np.int64)
+
+
+def read_index(tokens_dir: Path) -> dict[str, Any]:
+    """The index of a tokens folder. Raises UserError where it is missing or not JSON."""
+    path = tokens_dir / INDEX_NAME
+    try:
+        index: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "tokens-index",
+            str(path),
+            f"cannot be read ({error})",
+            "run `ttl pack RECIPE` first",
+        ) from error
+    return index
+
+
+def open_tokens(tokens_dir: Path, split: Split, *, verify: bool = False) -> TokenFile:
+    """Map one split. Sizes are always checked against the index; hashes when `verify` is set.
+
+    Raises UserError where a file is missing, shorter or longer than the index says, or, with
+    `verify`, where its bytes changed since they were written.
+    """
+    index = read_index(tokens_dir)
+    dtype = np.dtype(index["dtype"]).newbyteorder("<")
+    entry = index["splits"][split]
+    paths = {
+        "tokens": tokens_dir / f"{split}.bin",
+        "documents": tokens_dir / f"{split}.documents.bin",
+    }
+    for name, path in paths.items():
+        _check_file(path, entry[name], verify=verify)
+    empty = entry["tokens"]["bytes"] == 0
+    return TokenFile(
+        path=paths["tokens"],
+        tokens=np.zeros(0, dtype) if empty else np.memmap(paths["tokens"], dtype, "r"),
+        document_starts=np.fromfile(paths["documents"], np.dtype("<u8")),
+        vocab_size=int(index["vocab_size"]),
+    )
+
+
+def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
+    found = path.stat().st_size if path.is_file() else None
+    fix = "run `ttl pack RECIPE --redo`"
+    if found is None:
+        raise UserError("tokens-missing", str(path), "the index names this file, it is gone", fix)
+    if found != entry["bytes"]:
+        what = f"holds {found:,} bytes, the index says {entry['bytes']:,}"
+        raise UserError("tokens-size", str(path), what, fix)
+    if verify and sha256_file(path) != entry["sha256"]:
+        raise UserError(
+            "tokens-damaged", str(path), "its bytes changed since they were packed", fix
+        )

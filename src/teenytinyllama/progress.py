@@ -1,0 +1,98 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(message: str) -> None:
+    """One line to the user, on standard error: standard output is for what scripts read."""
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+
+
+def format_duration(seconds: float) -> str:
+    """Human length of time.
+
+    >>> [format_duration(s) for s in (4.24, 75, 7300)]
+    ['4.2 s', '1 min 15 s', '2 h 01 min']
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Progress:
+    """Counts work of one kind: `with Progress("corpus: read", total=166.0, unit="MB") as work`.
+
+    `total` may be None where it is not known. `advance(n, note)` adds `n` units and shows `note`
+    beside them. Off a terminal a line is written at most every ten seconds, and one at the end.
+    """
+
+    def __init__(self, title: str, *, total: float | None = None, unit: str = "") -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0.0
+        self.note = ""
+        self._bar: Any = None
+        self._task: Any = None
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._started = self._last_line = time.monotonic()
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                TextColumn("{task.fields[status]}"),
+                TimeRemainingColumn(compact=True),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.title, total=self.total, status="")
+        return self
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Add `amount` units of work done; `note` replaces the words shown beside the count."""
+        self.done += amount
+        self.note = note or self.note
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, status=self._status())
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            say(f"{self.title}: {self._status()}{self._time_left()}")
+
+    def _status(self) -> str:
+        rate = self.done / max(time.monotonic() - self._started, 1e-9)
+        of = "" if self.total is None else f"/{self.total:,.0f}"
+        words = f"{self.done:,.0f}{of} {self.unit} ({rate:,.1f}/s)"
+        return f"{words} {self.note}".rstrip()
+
+    def _time_left(self) -> str:
+        if not self.total or not self.done:
+            return ""
+        elapsed = time.monotonic() - self._started
+        return f", {format_duration(elapsed * max(self.total - self.done, 0) / self.done)} left"
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None:
+            took = format_duration(time.monotonic() - self._started)
+            say(f"{self.title}: {self._status()}, done in {took}")

@@ -1,0 +1,521 @@
+"""Every setting of every room, in pipeline order, with its unit and its default.
+
+A recipe is a TOML file; its sections are the rooms it walks. What is not written there has the
+default given here and nowhere else. Unknown keys, wrong types and values out of range are errors
+that name the file, the line and the field.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from teenytinyllama.errors import UserError, did_you_mean
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: frozen, no unknown key, no silent conversion, no infinity."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+
+# --- sources: where text, conversations and labelled items come from --------------------------
+
+
+class Source(Settings):
+    """One place that text, conversations, labelled items or questions are read from."""
+
+    kind: Literal["storybook", "files", "hub"]
+    """`storybook`: made by this package from a seed; `files`: local files; `hub`: a Hugging Face
+    dataset by id, or a local folder in the same layout."""
+    name: str = ""
+    """Name in counts and reports; default: the kind, the file's name, or the dataset's id."""
+    path: str = ""
+    """`files`: a file, a folder or a glob (`**` works). `hub`: a dataset's id or local folder."""
+    license: str = ""
+    """Licence of the text (SPDX). A `license` field on a line wins over this."""
+    origin: str = ""
+    """Where the text comes from: a URL or a citation, for the cards."""
+    text_key: str = "text"
+    """Field that holds the text of one record (`.jsonl`, `.parquet`, Hub)."""
+    id_key: str = "id"
+    """Field that holds the id of one record, where there is one."""
+    url_key: str = "url"
+    """Field that holds the address of one record, where there is one."""
+    config: str = ""
+    """`hub`: configuration (subset) of the dataset."""
+    split: str = "train"
+    """`hub`: split to read."""
+    revision: str = ""
+    """`hub`: commit of the dataset, 40 hexadecimal digits, so that the text cannot change."""
+    num_documents: Count = 4000
+    """`storybook`: how many documents, conversations or items to make."""
+    seed: Count = 0
+    """`storybook`: seed of its world. One world per run: use the same seed in all rooms."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Source:
+        if self.kind != "storybook" and not self.path:
+            raise ValueError(f'a source of kind "{self.kind}" needs a path')
+        return self
+
+    @property
+    def title(self) -> str:
+        """The name that counts and reports use."""
+        return self.name or (Path(self.path).name if self.path else self.kind)
+
+    def local_paths(self) -> list[Path]:
+        """The files on this machine that the source names, sorted; empty where there are none."""
+        return expand_path(self.path) if self.kind != "storybook" else []
+
+
+def expand_path(pattern: str) -> list[Path]:
+    """Files behind a path, a folder (all files below it) or a glob, sorted.
+
+    Dot files are left out. Empty where nothing is there: the reader of the source says so.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = path.rglob("*")
+    else:
+        found = (Path(name) for name in glob.iglob(str(path), recursive=True))  # noqa: PTH207
+    return sorted(f for f in found if f.is_file() and not f.name.startswith("."))
+
+
+# --- the rooms --------------------------------------------------------------------------------
+
+
+class CorpusSettings(Settings):
+    """`[corpus]`: raw text to clean documents."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """Where the text comes from; one entry per source."""
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Share of documents, 0 to 1, kept out of training; chosen by a hash of the text."""
+    max_quarantined_fraction: Fraction = 0.01
+    """Stop with an error when more than this share of records cannot be read."""
+    min_document_bytes: Count = 32
+    """Documents shorter than this many UTF-8 bytes are dropped."""
+
+
+class TokenizerSettings(Settings):
+    """`[tokenizer]`: documents to a vocabulary (paper 3.3)."""
+
+    vocab_size: Annotated[int, Field(ge=300)] = 32_000
+    """Pieces in all: the 256 byte pieces and the special tokens included."""
+    model: Literal["bpe", "unigram"] = "bpe"
+    """SentencePiece algorithm."""
+    character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 0.9999
+    """Share of characters that get a piece of their own; the rest are spelt in bytes."""
+    max_training_bytes: Positive = 500_000_000
+    """Text that the trainer reads at most, in bytes, sampled evenly over the documents."""
+
+
+class PackSettings(Settings):
+    """`[pack]`: documents to token sequences."""
+
+    seed: Count = 0
+    """Seed of the order in which documents are laid end to end."""
+
+
+class ModelSettings(Settings):
+    """`[pretrain.model]`: the sizes of a Llama, under Hugging Face's names (paper Table 2)."""
+
+    hidden_size: Positive = 768
+    """Width of the residual stream."""
+    intermediate_size: Positive = 3072
+    """Width of the SwiGLU layer."""
+    num_hidden_layers: Positive = 12
+    """Decoder layers."""
+    num_attention_heads: Positive = 12
+    """Query heads."""
+    num_key_value_heads: Count = 0
+    """Key-value heads; 0 means as many as query heads (plain multi-head attention)."""
+    max_position_embeddings: Positive = 2048
+    """Context length in tokens."""
+    tie_word_embeddings: bool = False
+    """Use one matrix for embedding and head."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    """Base of the rotary position embedding."""
+    rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    """Epsilon inside RMSNorm."""
+    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the initial weights."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ModelSettings:
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or 0
+        if self.hidden_size % heads:
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} is not a multiple of "
+                f"num_attention_heads = {heads}"
+            )
+        if kv_heads and heads % kv_heads:
+            raise ValueError(
+                f"num_attention_heads = {heads} is not a multiple of "
+                f"num_key_value_heads = {kv_heads}"
+            )
+        return self
+
+
+class OptimizerSettings(Settings):
+    """`[<room>.optimizer]`: how weights follow gradients."""
+
+    kind: Literal["adamw", "muon", "adafactor", "adamw-8bit"] = "adamw"
+    """`muon`: torch.optim.Muon on hidden matrices, AdamW on embeddings, head and gains."""
+    peak_learning_rate: Annotated[float, Field(gt=0)] = 6e-4
+    """Highest learning rate of AdamW (and of all weights unless `muon_learning_rate` applies)."""
+    muon_learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    """Highest learning rate of the hidden matrices under `muon`."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the first and second moment."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled decay; applied to matrices only, never to RMSNorm gains."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are scaled down to this norm; 0 switches clipping off."""
+
+
+class ScheduleSettings(Settings):
+    """`[<room>.schedule]`: the learning rate's way from 0 to the peak and down again."""
+
+    kind: Literal["cosine", "linear", "wsd"] = "wsd"
+    """`wsd`: warm up, stay, fall linearly to zero over the last `decay_fraction`."""
+    warmup_steps: Count = 100
+    """Steps of linear rise."""
+    decay_fraction: Fraction = 0.4
+    """`wsd`: share of all steps in which the rate falls."""
+    final_fraction: Fraction = 0.0
+    """Rate at the end of the fall, as a share of the peak."""
+
+
+class CheckpointSettings(Settings):
+    """`[<room>.checkpoints]`: what is kept, and when."""
+
+    every_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Rolling checkpoint for safety at least this often; the two newest are kept."""
+    every_steps: Count = 0
+    """Also a rolling checkpoint every this many steps; 0: by time only."""
+    permanent_every_steps: Count = 0
+    """Keep every checkpoint at a multiple of this many steps (paper 3.5: 20 and 48); 0: none."""
+
+
+class PretrainSettings(Settings):
+    """`[pretrain]`: sequences to a base model (paper 3.4, 3.5)."""
+
+    model: ModelSettings = ModelSettings()
+    """Sizes of the model."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """Optimizer."""
+    schedule: ScheduleSettings = ScheduleSettings()
+    """Learning-rate schedule."""
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    """Checkpoints."""
+    sequence_length: Positive = 2048
+    """Tokens of one row; at most `model.max_position_embeddings`."""
+    tokens_per_step: Positive = 8192
+    """Tokens behind one optimizer step, all devices together."""
+    num_steps: Positive = 1000
+    """Optimizer steps."""
+    micro_batch: Count = 0
+    """Rows of one forward pass on one device; 0: found automatically."""
+    precision: Literal["fp32", "bf16-mixed", "bf16"] = "bf16-mixed"
+    """`bf16-mixed`: autocast with fp32 weights; `bf16`: weights too."""
+    compile: bool | None = None
+    """Use `torch.compile`; unset: on a GPU only."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    isolate_documents: bool = False
+    """Attention sees only its own document inside a row."""
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared log-partition added to the loss."""
+    seed: Count = 0
+    """Seed of the initial weights, of the order of sequences and of dropout."""
+    log_every_steps: Positive = 10
+    """A line in `metrics.jsonl` every this many steps."""
+    evaluate_every_steps: Count = 0
+    """Held-out bits per byte every this many steps; 0: at the end only."""
+    sample_every_steps: Count = 0
+    """Continue `sample_prompts` every this many steps; 0: at the end only."""
+    sample_prompts: tuple[str, ...] = ()
+    """Openings to continue; empty: those of the language."""
+    trackers: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()
+    """Mirrors of `metrics.jsonl`; none can stop the training."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> PretrainSettings:
+        if self.sequence_length > self.model.max_position_embeddings:
+            raise ValueError(
+                f"sequence_length = {self.sequence_length} is longer than "
+                f"model.max_position_embeddings = {self.model.max_position_embeddings}"
+            )
+        if self.tokens_per_step % self.sequence_length:
+            below = self.tokens_per_step // self.sequence_length * self.sequence_length
+            near = [n for n in (below, below + self.sequence_length) if n]
+            raise ValueError(
+                f"tokens_per_step = {self.tokens_per_step} is not a multiple of "
+                f"sequence_length = {self.sequence_length}; nearest: "
+                + " or ".join(str(n) for n in near)
+            )
+        return self
+
+
+class Task(Settings):
+    """One labelled set or multiple-choice task."""
+
+    name: str
+    """Name in scores and folders."""
+    kind: Literal["storybook", "files", "hub"] = "files"
+    """Where the items come from."""
+    path: str = ""
+    """`files`: a folder with train/validation/test in .jsonl or .csv; `hub`: the dataset's id."""
+    num_items: Count = 400
+    """`storybook`: items to make (of each split)."""
+    seed: Count = 0
+    """`storybook`: seed of its world."""
+
+    def local_paths(self) -> list[Path]:
+        """The files on this machine that the task names, sorted; empty where there are none."""
+        return expand_path(self.path) if self.path else []
+
+
+class EvaluateSettings(Settings):
+    """`[evaluate]`: model to scores (paper 4.1)."""
+
+    tasks: tuple[Task, ...] = ()
+    """Multiple-choice tasks, run through lm-evaluation-harness."""
+    max_heldout_documents: Count = 0
+    """Held-out documents to score at most; 0: all."""
+    batch_tokens: Positive = 8192
+    """Tokens of one forward pass."""
+
+
+class FinetuneSettings(Settings):
+    """`[finetune]`: base model to classifiers, one per labelled set (paper Table 5)."""
+
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    """Labelled sets; each gets a classifier of its own."""
+    num_epochs: Positive = 3
+    """Passes over the training split."""
+    examples_per_step: Positive = 16
+    """Labelled texts behind one optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-5
+    """Peak learning rate; falls linearly to zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay, matrices only."""
+    max_length: Positive = 256
+    """Tokens of one text at most; the rest is cut off and counted."""
+    seeds: tuple[Count, ...] = (0,)
+    """One training per seed; mean and spread are reported."""
+
+
+class AlignSettings(Settings):
+    """`[align]`: base model to chat model (paper 4.3)."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """Conversations to learn from."""
+    num_epochs: Positive = 3
+    """Passes over the conversations."""
+    sequence_length: Positive = 2048
+    """Tokens of one packed row; at most the model's context."""
+    tokens_per_step: Positive = 8192
+    """Tokens behind one optimizer step, prompts and padding included."""
+    optimizer: OptimizerSettings = OptimizerSettings(peak_learning_rate=1e-5)
+    """Optimizer."""
+    schedule: ScheduleSettings = ScheduleSettings(kind="cosine", warmup_steps=1000)
+    """Learning-rate schedule."""
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of conversations kept out of training."""
+    precision: Literal["fp32", "bf16-mixed", "bf16"] = "bf16-mixed"
+    """As in `[pretrain]`."""
+    seed: Count = 0
+    """Seed of the order of rows."""
+
+
+class QuantizeSettings(Settings):
+    """`[quantize]`: model to small files (paper 4.1, 4.3)."""
+
+    formats: tuple[Literal["f16", "q8_0", "q4_0"], ...] = ("q8_0",)
+    """GGUF files to write."""
+    max_bits_per_byte_increase: Fraction = 0.03
+    """Refuse a file whose held-out bits per byte grow by more than this share."""
+
+
+class ReportSettings(Settings):
+    """`[report]`: manifests to one page."""
+
+    title: str = ""
+    """Heading of the page; default: the run's name."""
+
+
+class EnergySettings(Settings):
+    """`[energy]`: what turns time into kilowatt-hours, carbon and money."""
+
+    country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "BRA"
+    """Country whose grid supplies the power, ISO 3166 alpha-3: decides the carbon intensity."""
+    usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
+    """Price of one hour of the machine in US dollars."""
+    usd_per_kwh: Annotated[float, Field(ge=0)] = 0.0
+    """Price of electricity in US dollars, where the machine is one's own."""
+
+
+class Recipe(Settings):
+    """A complete run: general settings, then one section per room."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Name of the run and, by default, of its folder under `runs/`."""
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "pt"
+    """ISO 639 code of the language; `languages/<code>/` holds what is particular to it."""
+    energy: EnergySettings = EnergySettings()
+    """Energy and money."""
+    corpus: CorpusSettings | None = None
+    """Raw text to clean documents."""
+    tokenizer: TokenizerSettings | None = None
+    """Documents to a vocabulary."""
+    pack: PackSettings | None = None
+    """Documents to token sequences."""
+    pretrain: PretrainSettings | None = None
+    """Sequences to a base model."""
+    evaluate: EvaluateSettings | None = None
+    """Model to scores."""
+    finetune: FinetuneSettings | None = None
+    """Base model to classifiers."""
+    align: AlignSettings | None = None
+    """Base model to chat model."""
+    quantize: QuantizeSettings | None = None
+    """Model to small files."""
+    report: ReportSettings | None = None
+    """Manifests to one page."""
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `key=value` overrides, whose values are TOML (`a.b=3e-4`).
+
+    Raises UserError with file, line and field for anything that does not fit.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"the recipe cannot be read ({error})"
+        raise UserError("recipe-missing", str(path), what, "ls recipes/") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(
+            "recipe-syntax", str(path), f"not valid TOML: {error}", "correct that line"
+        ) from error
+    for override in overrides:
+        _apply(data, override)
+    try:
+        # JSON mode: lists may become tuples, and nothing else is converted.
+        return Recipe.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        raise _explain(error, path, text, overrides) from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts):
+        raise UserError(
+            "set-syntax", f"--set {override}", "expected key=value", "--set pretrain.num_steps=200"
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()  # a bare word is text: --set language=gl
+    here = data
+    for part in parts[:-1]:
+        here = here.setdefault(part, {})
+        if not isinstance(here, dict):
+            raise UserError(
+                "set-syntax", f"--set {override}", f"{part} is not a section", "ttl docs"
+            )
+    here[parts[-1]] = parsed
+
+
+def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[str]) -> UserError:
+    """The first fault of a recipe as one line; the number of the others is said."""
+    faults = error.errors()
+    fault = faults[0]
+    names = [str(part) for part in fault["loc"]]
+    field = ".".join(names)
+    from_set = any(field.startswith(o.partition("=")[0].strip()) for o in overrides)
+    where = f"--set {field}" if from_set else f"{path}:{_line_of(text, names)}:{field}"
+    more = f" ({len(faults) - 1} more faults after this one)" if len(faults) > 1 else ""
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(names[:-1])
+        what = f'unknown setting, got "{names[-1]}"'
+        return UserError("recipe-unknown-key", where, what + more, did_you_mean(names[-1], known))
+    got = json.dumps(fault["input"], ensure_ascii=False, default=str)
+    got = got if len(got) <= 80 else got[:77] + "..."
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    code = "recipe-missing-key" if fault["type"] == "missing" else "recipe-value"
+    what = message if fault["type"] in ("missing", "value_error") else f"{message}, got {got}"
+    return UserError(code, where, what + more, f"correct {field or 'the recipe'}")
+
+
+def _fields_at(names: Sequence[str]) -> list[str]:
+    """Setting names that a section allows, for `did you mean`."""
+    model: type[BaseModel] = Recipe
+    for name in names:
+        if name.isdigit():
+            continue
+        options = [model.model_fields[name].annotation]
+        while options:
+            option = options.pop()
+            if isinstance(option, type) and issubclass(option, BaseModel):
+                model = option
+                break
+            options.extend(get_args(option))
+    return list(model.model_fields)
+
+
+def _line_of(text: str, names: Sequence[str]) -> int:
+    """Line, from 1, where a setting stands in the file; its section's line, or 1, where absent.
+
+    TOML readers of the standard library keep no positions, so the file is looked through.
+    """
+    section: list[str] = []
+    best = 1
+    wanted = [name for name in names if not name.isdigit()]
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        if header:
+            section = [part.strip(" \"'") for part in header[1].split(".")]
+            if section == wanted[: len(section)]:
+                best = number
+            continue
+        key = re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line)
+        if key:
+            here = section + [part.strip(" \"'") for part in key[1].split(".")]
+            if here == wanted[: len(here)]:
+                best = number
+            if here == wanted:
+                return number
+    return best
