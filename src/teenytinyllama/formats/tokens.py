@@ -12,17 +12,21 @@ last row. A document opens with BOS and closes with EOS.
 
 from __future__ import annotations
 
+import io
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.documents import Split
-from teenytinyllama.formats.manifest import sha256_file
+from teenytinyllama.formats.manifest import sha256_file, write_json
 
 INDEX_NAME = "index.json"
 MAX_UINT16_VOCABULARY = 65_536
@@ -127,3 +131,83 @@ def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
         raise UserError(
             "tokens-damaged", str(path), "its bytes changed since they were packed", fix
         )
+
+
+class TokenWriter:
+    """Writes the documents of one split end to end: `writer.write(ids)` per document.
+
+    After the `with` block `entry` is the split's part of the index. Raises UserError for an id
+    outside the vocabulary: numpy would wrap it silently into another token.
+    """
+
+    def __init__(self, out_dir: Path, split: Split, vocab_size: int) -> None:
+        self.out_dir, self.split, self.vocab_size = out_dir, split, vocab_size
+        self.dtype = dtype_for(vocab_size)
+        self.num_tokens = 0
+        self.entry: dict[str, Any] = {}
+        self._starts = [0]
+        self._file: io.BufferedWriter | None = None
+
+    def __enter__(self) -> Self:
+        self._file = (self.out_dir / f"{self.split}.bin").open("wb")
+        return self
+
+    def write(self, ids: ArrayLike) -> None:
+        """Append one document, BOS and EOS included."""
+        assert self._file is not None
+        row = np.asarray(ids, np.int64)
+        if row.size and not (row.min() >= 0 and row.max() < self.vocab_size):
+            wrong = row[(row < 0) | (row >= self.vocab_size)][0]
+            raise UserError(
+                "token-out-of-range",
+                f"{self.split}, document {len(self._starts) - 1}",
+                f"id {wrong} is outside the vocabulary of {self.vocab_size:,}",
+                "run `ttl tokenizer RECIPE --redo`",
+            )
+        self._file.write(row.astype(self.dtype).tobytes())
+        self.num_tokens += row.size
+        self._starts.append(self.num_tokens)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if kind is not None:
+            return
+        borders = self.out_dir / f"{self.split}.documents.bin"
+        with borders.open("wb") as file:
+            file.write(np.array(self._starts, "<u8").tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        self.entry = {
+            "tokens": _describe(self.out_dir / f"{self.split}.bin"),
+            "documents": _describe(borders),
+            "num_tokens": self.num_tokens,
+            "num_documents": len(self._starts) - 1,
+        }
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def write_index(
+    out_dir: Path,
+    vocab_size: int,
+    tokenizer_fingerprint: str,
+    entries: Mapping[Split, Mapping[str, Any]],
+) -> None:
+    """Write `index.json` from the `entry` of each split's writer; the last file of the folder."""
+    index = {
+        "dtype": str(dtype_for(vocab_size)),
+        "vocab_size": vocab_size,
+        "tokenizer": tokenizer_fingerprint,
+        "splits": {split: dict(entry) for split, entry in entries.items()},
+    }
+    write_json(out_dir / INDEX_NAME, index)
