@@ -105,6 +105,24 @@ def expand_path(pattern: str) -> list[Path]:
 # --- the rooms --------------------------------------------------------------------------------
 
 
+class FilterSettings(Settings):
+    """`[corpus.filters]`: which documents stay. Thresholds are data of the language."""
+
+    families: tuple[Literal["repetition", "fineweb", "quality"], ...] = (
+        "repetition",
+        "fineweb",
+        "quality",
+    )
+    """Rules that judge: Gopher's on repetition, FineWeb's on lines, Gopher's on quality."""
+    words: Literal["fast", "spacy"] = "fast"
+    """What a word is: `fast`, our own rule; `spacy`: what datatrove counts (extra `spacy`). Each
+    has thresholds of its own in `languages/<code>/filters.toml`."""
+    thresholds: dict[str, float] = {}
+    """Thresholds that differ from those of the language, by reason: `{ gopher_short_doc = 20 }`."""
+    without: tuple[str, ...] = ()
+    """Reasons whose rule is left out."""
+
+
 class CorpusSettings(Settings):
     """`[corpus]`: raw text to clean documents."""
 
@@ -116,6 +134,13 @@ class CorpusSettings(Settings):
     """Stop with an error when more than this share of records cannot be read."""
     min_document_bytes: Count = 32
     """Documents shorter than this many UTF-8 bytes are dropped."""
+    max_line_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 16 << 20
+    """Longest line that is read, in bytes; a longer one is quarantined unseen. A plain text file
+    over this is cut between paragraphs."""
+    unicode_form: Literal["NFC", "NFKC", "none"] = "NFC"
+    """Unicode normal form of all text; `none` leaves mixed forms as they are."""
+    filters: FilterSettings = FilterSettings()
+    """Which documents stay."""
 
 
 class TokenizerSettings(Settings):
@@ -360,6 +385,8 @@ class QuantizeSettings(Settings):
     """GGUF files to write."""
     max_bits_per_byte_increase: Fraction = 0.03
     """Refuse a file whose held-out bits per byte grow by more than this share."""
+    max_sample_tokens: Positive = 8192
+    """Held-out tokens on which each file is compared with the original."""
 
 
 class ReportSettings(Settings):
