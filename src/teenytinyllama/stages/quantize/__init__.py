@@ -25,7 +25,7 @@ from teenytinyllama.stages.quantize.compare import (
     refuse_if_worse,
     take_sample,
 )
-from teenytinyllama.stages.quantize.gguf_file import write_gguf
+from teenytinyllama.stages.quantize.gguf_file import check_vocabulary, write_gguf
 from teenytinyllama.stages.quantize.weights import ModelFolder
 
 
@@ -47,6 +47,8 @@ def run(
     folder = (align_dir or pretrain_dir) / "final"
     model = ModelFolder(folder)
     vocabulary, encoder = read_vocabulary(tokenizer_dir), load_tokenizer(tokenizer_dir)
+    check_vocabulary(model, vocabulary)
+    model.check()
     sample = take_sample(
         corpus_dir,
         encoder,

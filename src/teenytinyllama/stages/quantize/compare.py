@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.documents import read_documents
@@ -130,12 +131,14 @@ def refuse_if_worse(found: dict[str, float], allowed: float, paths: Iterable[Pat
 
 def load_original(folder: Path, device: str) -> LlamaForCausalLM:
     """The model as it was trained, in fp32."""
+    transformers_logging.disable_progress_bar()
     model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval().to(device)
 
 
 def load_gguf(path: Path, device: str) -> LlamaForCausalLM:
     """A GGUF file read by transformers, which shares no code with our writer."""
+    transformers_logging.disable_progress_bar()
     try:
         model: Any = LlamaForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32

@@ -113,6 +113,7 @@ def write_gguf(
     _add_sizes(writer, model, title)
     writer.add_file_type(FILE_TYPES[file_format])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    check_vocabulary(model, vocabulary)
     _add_tokenizer(writer, model, vocabulary)
     for name, shape in shapes.items():
         _declare(writer, name, shape, kinds[name])
@@ -179,9 +180,9 @@ def _add_sizes(writer: Any, model: ModelFolder, title: str) -> None:
         raise UserError("model-unsupported", str(model.folder / "config.json"), what, "retrain")
 
 
-def _add_tokenizer(writer: Any, model: ModelFolder, vocabulary: Vocabulary) -> None:
-    vocab_size = model.config["vocab_size"]
-    check_fits(vocabulary, vocab_size, model.folder)
+def check_vocabulary(model: ModelFolder, vocabulary: Vocabulary) -> None:
+    """Raise UserError where the vocabulary is another model's, or none that GGUF can hold."""
+    check_fits(vocabulary, model.config["vocab_size"], model.folder)
     if not vocabulary.is_bpe:
         raise UserError(
             "tokenizer-not-bpe",
@@ -189,7 +190,10 @@ def _add_tokenizer(writer: Any, model: ModelFolder, vocabulary: Vocabulary) -> N
             "llama.cpp joins the pieces of a Llama by score (BPE), this vocabulary is unigram",
             'tokenizer.model = "bpe"',
         )
-    num_missing = vocab_size - len(vocabulary.pieces)
+
+
+def _add_tokenizer(writer: Any, model: ModelFolder, vocabulary: Vocabulary) -> None:
+    num_missing = model.config["vocab_size"] - len(vocabulary.pieces)
     pieces = vocabulary.pieces
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")

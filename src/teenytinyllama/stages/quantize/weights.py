@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +74,11 @@ class ModelFolder:
             shapes["lm_head.weight"] = (c["vocab_size"], hidden)
         return shapes
 
+    def check(self) -> None:
+        """Read every tensor once. Raises UserError for the first that is not as it must be."""
+        for name in self.shapes():
+            self.tensor(name)
+
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
@@ -129,9 +133,3 @@ def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(
         "weights-damaged", str(path), f"cannot be read ({error})", "use an earlier checkpoint"
     )
-
-
-def all_tensors(model: ModelFolder) -> Iterator[tuple[str, Array]]:
-    """Every tensor of the model in its order, read when asked for: memory holds one at a time."""
-    for name in model.shapes():
-        yield name, model.tensor(name)

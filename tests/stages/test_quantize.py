@@ -1,0 +1,279 @@
+"""GGUF files: what they hold, that they load back equal, and that wrong input is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from teenytinyllama.context import RoomContext
+from teenytinyllama.energy import EnergyMeter
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.conversations import Message
+from teenytinyllama.formats.documents import Document, DocumentWriter
+from teenytinyllama.formats.encoding import load_tokenizer
+from teenytinyllama.formats.manifest import Outcome
+from teenytinyllama.recipe import EnergySettings, QuantizeSettings, TokenizerSettings
+from teenytinyllama.stages import quantize
+from teenytinyllama.stages.quantize.gguf_file import interleave_rotary_rows
+from teenytinyllama.stages.tokenizer.convert import write_files
+from teenytinyllama.stages.tokenizer.train import count_words, train
+
+WORDS = ("gato", "cão", "pássaro", "navio", "coração")
+TEXTS = [
+    f"A raposa mora na floresta número {i}. Olá, João! O {word} {'🦊' * (i % 2)}é bonito?\n"
+    for i in range(30)
+    for word in WORDS
+]
+VOCAB_SIZE = 360
+
+
+def make_run(root: Path, **changes: object) -> Path:
+    """A run folder with a corpus, a tokenizer and a small random model, a few pieces padded."""
+    for split, texts in (("heldout", TEXTS[:6]), ("train", TEXTS[6:])):
+        with DocumentWriter(root / "corpus", split) as writer:
+            for number, text in enumerate(texts):
+                writer.write(Document(f"{split}-{number}", text, "made", "CC0-1.0"))
+    (root / "tokenizer").mkdir()
+    model = train(count_words(TEXTS), TokenizerSettings(vocab_size=VOCAB_SIZE))
+    write_files(model, root / "tokenizer")
+    sizes = {
+        "vocab_size": VOCAB_SIZE + 8,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.1,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 3,
+    }
+    torch.manual_seed(0)
+    final = root / "pretrain" / "final"
+    LlamaForCausalLM(LlamaConfig(**{**sizes, **changes})).save_pretrained(final)
+    for path in (root / "tokenizer").iterdir():
+        shutil.copy(path, final)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("quantize"))
+
+
+def do_quantize(run_dir: Path, out_dir: Path, **settings: object) -> Outcome:
+    energy = EnergySettings()
+    out_dir.mkdir(exist_ok=True)
+    return quantize.run(
+        settings=QuantizeSettings(**{"max_sample_tokens": 400, **settings}),
+        context=RoomContext("test", "pt", energy, EnergyMeter(energy)),
+        out_dir=out_dir,
+        corpus_dir=run_dir / "corpus",
+        tokenizer_dir=run_dir / "tokenizer",
+        pretrain_dir=run_dir / "pretrain",
+        align_dir=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def quantized(run_dir: Path) -> tuple[Path, Outcome]:
+    out_dir = run_dir / "quantized"
+    return out_dir, do_quantize(run_dir, out_dir, formats=("f16", "q8_0", "q4_0"))
+
+
+def test_each_file_says_what_it_lost(quantized: tuple[Path, Outcome]) -> None:
+    out_dir, outcome = quantized
+    assert sorted(path.name for path in out_dir.iterdir()) == [
+        "model-f16.gguf",
+        "model-q4_0.gguf",
+        "model-q8_0.gguf",
+    ]
+    figures = outcome.figures
+    for name in ("f16", "q8_0", "q4_0"):
+        size = (out_dir / f"model-{name}.gguf").stat().st_size
+        assert figures[name]["size_bytes"] == size
+    assert figures["f16"]["same_best_token"] >= 0.999
+    assert figures["f16"]["max_logit_difference"] < 1e-2
+    assert figures["q8_0"]["max_logit_difference"] < figures["q4_0"]["max_logit_difference"]
+    assert abs(figures["f16"]["bits_per_byte_increase"]) < 1e-4
+    assert outcome.counts["documents_compared"] == 6
+
+
+def test_the_file_holds_the_tokenizer_as_sentencepiece_has_it(
+    quantized: tuple[Path, Outcome], run_dir: Path
+) -> None:
+    reader = gguf.GGUFReader(quantized[0] / "model-q8_0.gguf")
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    kinds = fields["tokenizer.ggml.token_type"]
+    tokens = fields["tokenizer.ggml.tokens"]
+    assert tokens[:7] == [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<pad>",
+        "<|system|>",
+        "<|user|>",
+        "<|assistant|>",
+    ]
+    assert kinds[:7] == [2, 3, 3, 3, 3, 3, 3]  # UNKNOWN, then CONTROL
+    assert tokens[7] == "<0x00>" and set(kinds[7:263]) == {6}  # BYTE
+    assert kinds[-8:] == [5] * 8 and tokens[-1] == "[PAD7]"  # UNUSED
+    scores = fields["tokenizer.ggml.scores"]
+    assert scores[263:266] == [0.0, -1.0, -2.0]  # the order in which pairs are joined
+    assert fields["tokenizer.ggml.bos_token_id"] == 1
+    assert fields["tokenizer.ggml.eos_token_id"] == 2
+    assert fields["tokenizer.ggml.add_bos_token"] is True
+    assert fields["llama.attention.head_count_kv"] == 2
+    template = fields["tokenizer.chat_template"]
+    assert "generation %}" not in template and "bos_token" not in template
+
+
+def test_rotary_rows_of_each_head_are_interleaved() -> None:
+    weight = np.arange(8, dtype=np.float32)[:, None]  # two heads of size four
+    assert interleave_rotary_rows(weight, 2).ravel().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_equal_input_gives_equal_bytes(
+    quantized: tuple[Path, Outcome], run_dir: Path, tmp_path: Path
+) -> None:
+    do_quantize(run_dir, tmp_path, formats=("q8_0",))
+    again = (tmp_path / "model-q8_0.gguf").read_bytes()
+    assert again == (quantized[0] / "model-q8_0.gguf").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"tie_word_embeddings": True}, {"num_key_value_heads": 4}, {"head_dim": 32}],
+    ids=["tied", "multi-head", "wide-heads"],
+)
+def test_other_shapes_load_back_equal(tmp_path: Path, changes: dict) -> None:
+    run_dir = make_run(tmp_path, **changes)
+    outcome = do_quantize(run_dir, tmp_path / "quantized", formats=("f16",))
+    assert outcome.figures["f16"]["max_logit_difference"] < 1e-2
+
+
+def test_a_file_that_loses_too_much_is_refused_and_removed(run_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"error\[quantize-loss\] model-q4_0.gguf"):
+        do_quantize(run_dir, tmp_path, formats=("q4_0",), max_bits_per_byte_increase=0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def broken_run(run_dir: Path, tmp_path: Path) -> Path:
+    for name in ("corpus", "tokenizer", "pretrain"):
+        shutil.copytree(run_dir / name, tmp_path / name)
+    return tmp_path
+
+
+def change_tensor(run_dir: Path, name: str, change: object) -> None:
+    path = run_dir / "pretrain" / "final" / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name] = change(tensors[name]) if callable(change) else tensors.pop(name)
+    if not callable(change):
+        del tensors[name]
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+
+
+NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda w: w.index_fill(0, torch.tensor([3]), float("nan")), "weights-not-finite"),
+        (lambda w: w.index_fill(0, torch.tensor([3]), float("inf")), "weights-not-finite"),
+        (lambda w: w[:-1], "weights-shape"),
+        (None, "weights-missing"),
+    ],
+)
+def test_weights_that_cannot_be_right_are_named(
+    run_dir: Path, tmp_path: Path, change: object, code: str
+) -> None:
+    broken = broken_run(run_dir, tmp_path)
+    change_tensor(broken, NORM, change)
+    with pytest.raises(UserError) as error:
+        quantize.gguf_file.write_gguf(
+            quantize.ModelFolder(broken / "pretrain" / "final"),
+            quantize.read_vocabulary(broken / "tokenizer"),
+            "f16",
+            tmp_path / "model.gguf",
+            title="test",
+        )
+    assert error.value.code == code and NORM in error.value.where
+    assert not list(tmp_path.glob("*.gguf")) and not list(tmp_path.glob(".*.part"))
+
+
+def test_a_width_that_does_not_pack_is_named(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, intermediate_size=100)
+    with pytest.raises(UserError, match="rows have 100 values, Q8_0 packs 32 at a time"):
+        do_quantize(run_dir, tmp_path / "quantized", formats=("q8_0",))
+
+
+def test_a_truncated_checkpoint_is_named(run_dir: Path, tmp_path: Path) -> None:
+    broken = broken_run(run_dir, tmp_path)
+    path = broken / "pretrain" / "final" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="weights-damaged"):
+        do_quantize(broken, tmp_path / "quantized")
+
+
+def test_a_tokenizer_of_another_model_is_named(run_dir: Path, tmp_path: Path) -> None:
+    broken = broken_run(run_dir, tmp_path)
+    path = broken / "pretrain" / "final" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "vocab_size": 300}))
+    with pytest.raises(UserError, match="tokenizer-other-model"):
+        do_quantize(broken, tmp_path / "quantized")
+
+
+CONVERSATION: list[Message] = [
+    {"role": "system", "content": "Responda com calma."},
+    {"role": "user", "content": "Quem mora na floresta?"},
+    {"role": "assistant", "content": "A raposa."},
+    {"role": "user", "content": "E o pássaro? 🦊 123"},
+]
+
+
+@pytest.mark.slow
+def test_llama_cpp_reads_the_file_as_we_do(quantized: tuple[Path, Outcome], run_dir: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    from teenytinyllama.stages.quantize.llama_cpp import Runtime
+
+    encoder = load_tokenizer(run_dir / "tokenizer")
+    signs = [
+        "",
+        " ",
+        "  dois",
+        "Ação!",
+        "ñandú",
+        "日本",
+        "🦊🇧🇷",
+        "3,14",
+        "\n\n",
+        "a\tb",
+        "</s>",
+        "é\u0301",
+    ]
+    texts = [f"{sign}{text}{sign}" for sign in signs for text in TEXTS[:25]]
+    assert len(texts) == 300
+    with Runtime(quantized[0] / "model-f16.gguf", context=64) as runtime:
+        for text in texts:
+            assert runtime.tokenize(text) == encoder.encode(text), text
+        rendered = runtime.render(CONVERSATION)
+        assert rendered == encoder.render(CONVERSATION, add_generation_prompt=True)
+        model = LlamaForCausalLM.from_pretrained(run_dir / "pretrain" / "final").eval()
+        for text in TEXTS[:10]:
+            ids = encoder.encode_document(text)[:-1][:60]
+            with torch.no_grad():
+                expected = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+            best, log_probability = runtime.next_token(ids)
+            assert best == int(expected.argmax())
+            assert abs(log_probability - float(expected.max())) < 1e-2
