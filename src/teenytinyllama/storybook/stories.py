@@ -104,8 +104,9 @@ def _write_description(rng: random.Random, cast: Cast) -> str:
     second = state(rng, cast, other, ["species", *_some(rng, 2, 4)], is_past=False)
     if rng.random() < 0.4:
         both = Slots(rng, cast.told[name, "bare", "present"], cast.second[other])
-        for attribute in _some(rng, 1, 2):
-            second.append(both.fill(pick(rng, lexicon()["comparisons"][attribute])))
+        for attribute in _some(rng, 1, 2, after="{friend}"):
+            if both[attribute] != both[f"q_{attribute}"]:
+                second.append(both.fill(pick(rng, lexicon()["comparisons"][attribute])))
     return " ".join(first) + "\n\n" + " ".join(second)
 
 
