@@ -1,0 +1,125 @@
+"""Room 1: raw text to clean, deduplicated, licensed documents.
+
+Two passes. The first reads every record once: workers parse, clean and judge, one process keeps
+the books. The second writes what was decided. Every record read is kept, filtered, a duplicate or
+quarantined; the sums are asserted and stand in the manifest.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from teenytinyllama.context import RoomContext
+from teenytinyllama.formats.manifest import MANIFEST_NAME, Outcome
+from teenytinyllama.progress import Progress, say
+from teenytinyllama.recipe import CorpusSettings
+from teenytinyllama.stages.corpus.intake import Intake
+from teenytinyllama.stages.corpus.ledger import HEADINGS, Ledger
+from teenytinyllama.stages.corpus.records import RawBatch
+from teenytinyllama.stages.corpus.sources import InputFile, find_files, read_file, read_made
+from teenytinyllama.stages.corpus.workers import prepare_all, usable_cores
+from teenytinyllama.stages.corpus.writing import Closing, Written, heldout_limit
+
+# Below this size the start of worker processes costs more than it saves.
+ONE_PROCESS_BYTES = 8 << 20
+WORK_DIR = ".work"
+
+
+def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Outcome:
+    """Read all sources, drop what the rules drop, split by hash, and write both splits.
+
+    Raises UserError for sources that cannot be right, before or while they are read.
+    """
+    notes: Counter[str] = Counter()
+    files = find_files(settings, notes)
+    work_dir = _clear(out_dir)
+    quarantine_path = out_dir / "quarantine.jsonl"
+    with quarantine_path.open("w", encoding="ascii") as quarantine:
+        intake = Intake(settings, work_dir, quarantine)
+        size = sum(file.size_bytes for file in files)
+        num_workers = usable_cores() if size > ONE_PROCESS_BYTES else 0
+        with Progress("corpus: read", unit="documents") as work:
+            batches = _read(settings, files, notes)
+            for batch in prepare_all(batches, settings, context.language, num_workers=num_workers):
+                intake.take(batch)
+                work.advance(len(batch.entries) + len(batch.faults))
+        intake.finish()
+    limit = heldout_limit(intake.index, settings.heldout_fraction)
+    closing = Closing(out_dir, intake.index, intake.ledger, limit)
+    written = closing.run(intake.spool_path)
+    shutil.rmtree(work_dir)
+    notes.update(intake.notes)
+    outcome = _outcome(intake.ledger, written, notes)
+    say(funnel(intake.ledger))
+    return outcome
+
+
+def _clear(out_dir: Path) -> Path:
+    """Remove what an interrupted run left, and make the folder for unfinished things."""
+    for path in out_dir.iterdir():
+        if path.name == WORK_DIR or not path.name.startswith("."):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != MANIFEST_NAME:
+                path.unlink()
+    work_dir = out_dir / WORK_DIR
+    work_dir.mkdir()
+    return work_dir
+
+
+def _read(
+    settings: CorpusSettings, files: list[InputFile], notes: Counter[str]
+) -> Iterator[RawBatch]:
+    """The records of all sources in the recipe's order."""
+    for index, source in enumerate(settings.sources):
+        if source.kind == "files":
+            for file in files:
+                if file.source == index:
+                    yield from read_file(file, source, settings, notes)
+        else:
+            yield from read_made(source, index)
+
+
+def funnel(ledger: Ledger) -> str:
+    """What was read and what remains, in one line.
+
+    >>> ledger = Ledger()
+    >>> ledger.add("a", "kept", "", 10)
+    >>> ledger.add("a", "filtered", "too-short", 2)
+    >>> funnel(ledger)
+    'corpus: 2 documents read = 1 kept + 1 filtered + 0 duplicate + 0 quarantined (too-short 1)'
+    """
+    parts = " + ".join(f"{ledger.total(heading):,} {heading}" for heading in HEADINGS)
+    reasons: Counter[str] = Counter()
+    for heading in HEADINGS[1:]:
+        reasons.update(ledger.reasons(heading))
+    words = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(6))
+    return f"corpus: {ledger.total():,} documents read = {parts}" + (f" ({words})" if words else "")
+
+
+def _outcome(ledger: Ledger, written: Written, notes: Counter[str]) -> Outcome:
+    counts: dict[str, Any] = ledger.counts()
+    counts["documents_train"] = written.documents_train
+    counts["documents_heldout"] = written.documents_heldout
+    counts["bytes_train"] = written.bytes_train
+    counts["bytes_heldout"] = written.bytes_heldout
+    counts["licenses"] = dict(sorted(ledger.licenses.items()))
+    counts["notes"] = {name: count for name, count in sorted(notes.items()) if count}
+    read = counts["documents_read"]
+    figures: dict[str, Any] = {
+        f"{heading}_fraction": round(counts[f"documents_{heading}"] / read, 6)
+        for heading in HEADINGS
+    }
+    figures["kept_bytes_fraction"] = round(counts["bytes_kept"] / counts["bytes_read"], 6)
+    steps = [{"step": "read", "documents": read, "bytes": counts["bytes_read"]}]
+    left = read
+    for heading in ("quarantined", "duplicate", "filtered"):
+        for reason, count in counts[f"{heading}_by_reason"].items():
+            left -= count
+            steps.append({"step": f"{heading}: {reason}", "documents": left, "dropped": count})
+    figures["funnel"] = steps
+    return Outcome(counts, figures)
