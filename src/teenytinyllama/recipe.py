@@ -307,14 +307,20 @@ class PretrainSettings(Settings):
 
 
 class Task(Settings):
-    """One labelled set or multiple-choice task."""
+    """One labelled set, multiple-choice task, or suite of such tasks."""
 
     name: str
-    """Name in scores and folders."""
-    kind: Literal["storybook", "files", "hub"] = "files"
-    """Where the items come from."""
+    """Name in scores and folders; for a `suite`, which one."""
+    kind: Literal["storybook", "files", "hub", "suite"] = "files"
+    """Where the items come from. `suite`: several tasks at once, as `evaluate` lists them."""
     path: str = ""
-    """`files`: a folder with train/validation/test in .jsonl or .csv; `hub`: the dataset's id."""
+    """`files`: a folder with train/validation/test in .jsonl or .csv; `hub`: the dataset's id.
+    `suite`: the folder that holds one folder per task; empty: everything from the Hub."""
+    definition: str = ""
+    """`evaluate`: a task file in lm-evaluation-harness's format: one of ours by name, or the path
+    of a .yaml; default: the task's name."""
+    num_fewshot: Annotated[int, Field(ge=-1)] = -1
+    """`evaluate`: solved examples before each question; -1: as the task file says."""
     num_items: Count = 400
     """`storybook`: items to make (of each split)."""
     seed: Count = 0
@@ -322,7 +328,8 @@ class Task(Settings):
 
     def local_paths(self) -> list[Path]:
         """The files on this machine that the task names, sorted; empty where there are none."""
-        return expand_path(self.path) if self.path else []
+        named = [name for name in (self.path, self.definition) if name]
+        return sorted({path for name in named for path in expand_path(name)})
 
 
 class EvaluateSettings(Settings):
@@ -330,10 +337,23 @@ class EvaluateSettings(Settings):
 
     tasks: tuple[Task, ...] = ()
     """Multiple-choice tasks, run through lm-evaluation-harness."""
+    models: tuple[str, ...] = ()
+    """Other models to score beside the run's own: Hugging Face folders or ids."""
+    checkpoints: bool = False
+    """Score every permanent checkpoint too: a score against tokens and energy (paper Figure 2)."""
     max_heldout_documents: Count = 0
     """Held-out documents to score at most; 0: all."""
-    batch_tokens: Positive = 8192
-    """Tokens of one forward pass."""
+    max_bigram_tokens: Positive = 50_000_000
+    """Training tokens that the bigram yardstick counts at most."""
+    batch_tokens: Positive = 4096
+    """Tokens of one forward pass: speed and memory, not results."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the weights while scoring; softmax is always fp32."""
+    reuse_answers: bool = True
+    """Keep the answers to a task's requests under `<run>/.cache/evaluate/`, by weights, tokenizer,
+    precision and requests, and use them when the same model is asked the same again."""
+    check_overlap: bool = True
+    """Read the training text once to count held-out documents and test items that stand in it."""
 
 
 class FinetuneSettings(Settings):

@@ -1,0 +1,69 @@
+"""Thresholds, stop words and phrases of one language: `languages/<code>/filters.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from teenytinyllama.errors import UserError, did_you_mean
+from teenytinyllama.recipe import FilterSettings
+from teenytinyllama.stages.corpus.filters.rules import RULES
+
+
+@dataclass(frozen=True)
+class LanguageData:
+    """What the filters know of a language."""
+
+    thresholds: dict[str, dict[str, float]]
+    stop_words: frozenset[str]
+    policy_phrases: tuple[str, ...] = ()
+    min_language_probability: dict[str, float] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=8)
+def load_language(language: str) -> LanguageData:
+    """The data of a language. Raises UserError where its folder has none."""
+    path = files("teenytinyllama.languages").joinpath(language, "filters.toml")
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            "language-without-filters",
+            f"languages/{language}/filters.toml",
+            "no thresholds for this language",
+            "copy languages/pt/filters.toml and learn its numbers with "
+            "`ttl corpus RECIPE --calibrate CLEAN.txt`",
+        ) from error
+    return LanguageData(
+        thresholds={rule: data["thresholds"][rule] for rule in ("fast", "spacy")},
+        stop_words=frozenset(data["stop_words"]),
+        policy_phrases=tuple(data.get("policy_phrases", ())),
+        min_language_probability=dict(data.get("min_language_probability", {})),
+    )
+
+
+def thresholds_for(settings: FilterSettings, language: str) -> dict[str, float]:
+    """Threshold of every rule that is on, by reason, in the order of the rules.
+
+    Raises UserError for a name that no rule has.
+    """
+    chosen = load_language(language).thresholds[settings.words] | settings.thresholds
+    known = {rule.reason: rule for rule in RULES}
+    for name in (*chosen, *settings.without):
+        if name not in known:
+            raise UserError(
+                "filter-unknown",
+                "corpus.filters",
+                f'no rule has the name "{name}"',
+                did_you_mean(name, known),
+            )
+    return {
+        rule.reason: float(chosen[rule.reason])
+        for rule in RULES
+        if rule.reason in chosen
+        and rule.reason not in settings.without
+        and rule.family in settings.families
+    }
