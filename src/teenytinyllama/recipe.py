@@ -123,6 +123,20 @@ class FilterSettings(Settings):
     """Reasons whose rule is left out."""
 
 
+class NearDuplicateSettings(Settings):
+    """`[corpus.near_duplicates]`: of texts that are nearly equal the longest stays."""
+
+    threshold: Annotated[float, Field(gt=0.3, le=1)] = 0.8
+    """Jaccard index of two texts' word n-grams, 0 to 1, from which on they are copies."""
+    ngram_words: Positive = 5
+    """Words of one n-gram."""
+    num_bands: Positive = 16
+    """Bands of the MinHash signature: more find more pairs and cost more."""
+    rows_per_band: Positive = 5
+    """Hashes of one band. 16 bands of 5 find 99.8 % of the pairs at 0.8; candidates are compared
+    in full, so a pair below the threshold is never dropped."""
+
+
 class CorpusSettings(Settings):
     """`[corpus]`: raw text to clean documents."""
 
@@ -141,6 +155,8 @@ class CorpusSettings(Settings):
     """Unicode normal form of all text; `none` leaves mixed forms as they are."""
     filters: FilterSettings = FilterSettings()
     """Which documents stay."""
+    near_duplicates: NearDuplicateSettings | None = NearDuplicateSettings()
+    """How near duplicates are found."""
 
 
 class TokenizerSettings(Settings):

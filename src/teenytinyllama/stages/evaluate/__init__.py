@@ -1,0 +1,13 @@
+"""Evaluate: model to scores.
+
+Bits per byte of held-out documents first, beside a bigram model and two compressors; then tasks,
+through lm-evaluation-harness, each with its error, its chance and how much of it stands in the
+training text. One JSON per model and task:
+
+    scores/base/heldout.json, scores/base/<task>.json, scores/<other model>/<task>.json
+    scores/yardsticks.json, scores/overlap.json
+"""
+
+from teenytinyllama.stages.evaluate.room import run
+
+__all__ = ["run"]

@@ -1,0 +1,102 @@
+"""Models to score: the run's own, its checkpoints, or any Hugging Face folder or id."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.manifest import sha256_file
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.gguf")
+TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "special_tokens_map.json")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to score, its tokenizer, and what its answers depend on."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    identity: dict[str, Any]
+    context_length: int
+
+
+def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
+    """Load a Hugging Face folder or id, on the GPU where there is one.
+
+    The name becomes a folder in the scores. Raises UserError where nothing can be loaded.
+    """
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        folder = _download(str(place))
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        what = f"cannot be loaded as a causal language model ({str(error).splitlines()[0][:200]})"
+        fix = "name a folder with config.json, weights and tokenizer files"
+        raise UserError("model-unreadable", str(place), what, fix) from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    identity = {
+        "weights": fingerprint_of_files(folder, WEIGHTS),
+        "tokenizer": fingerprint_of_files(folder, TOKENIZER_FILES),
+        "precision": precision,
+        "device": device.type,
+        "torch": torch.__version__,
+    }
+    return LoadedModel(name, model, tokenizer, identity, context_length_of(model, tokenizer))
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    fix = "check the id and the network, or name a folder"
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise UserError("model-missing", name, "no such folder", fix)
+    try:
+        return Path(
+            snapshot_download(name, ignore_patterns=["*.msgpack", "*.h5", "*.ot", "*.onnx"])
+        )
+    except Exception as error:  # the hub's errors share no base: offline, missing, gated, ...
+        what = f"neither a folder nor a model that can be had ({str(error).splitlines()[0][:160]})"
+        raise UserError("model-missing", name, what, fix) from error
+
+
+def fingerprint_of_files(folder: Path, patterns: tuple[str, ...]) -> str:
+    """SHA-256 over names and bytes of the files that match, so that a swapped file is seen."""
+    digest = hashlib.sha256()
+    paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    for path in sorted(paths):
+        digest.update(path.name.encode() + b"\0" + sha256_file(path).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def context_length_of(model: Any, tokenizer: Any) -> int:
+    """Tokens that a model reads at once, as its configuration says; 2048 where it says nothing."""
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        length = getattr(model.config, name, None)
+        if isinstance(length, int) and length > 0:
+            return length
+    length = int(getattr(tokenizer, "model_max_length", 0) or 0)
+    return length if 0 < length < 1_000_000 else 2048
+
+
+def folder_name(name: str) -> str:
+    """A model's id or path as the name of its folder in the scores.
+
+    >>> folder_name("owner/model-160m")
+    'owner--model-160m'
+    """
+    return re.sub(r"[^\w.-]+", "-", name.strip("/").replace("/", "--")) or "model"

@@ -1,0 +1,228 @@
+"""Held-out text, scored whole: how many bits a model needs for a byte of text it never saw.
+
+Bits per byte compare models with different tokenizers, perplexity per token does not. A document
+longer than the context is read in windows that overlap by half: every token after the first (EOS
+included) is predicted exactly once, with at least half a context before it where there is that
+much text.
+
+    document  0 1 2 3 4 5 6 7 8      context 4, so the stride is 2
+    window    0 1 2 3                predicts 1 2 3 4
+    window        2 3 4 5            predicts         5 6
+    window            4 5 6 7        predicts             7 8
+
+Sums are taken per batch in float64: memory does not grow with the text, and the result does not
+depend on how many windows share a forward pass.
+"""
+
+# B windows of a batch, T tokens of a window, K scored positions, V vocabulary
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from teenytinyllama.progress import Progress
+
+# Windows are sorted by length inside groups of this many, so that batches hold little padding
+# while a corpus of any size streams through.
+WINDOWS_PER_GROUP = 2048
+
+
+class EncodedDocument(NamedTuple):
+    """One held-out document as the model sees it (BOS ... EOS), and its length in UTF-8 bytes."""
+
+    ids: NDArray[np.int64]
+    num_bytes: int
+    source: str = ""
+
+
+@dataclass
+class TextScore:
+    """What a text cost: nats in all, over how many predicted tokens, bytes and documents."""
+
+    nats: float = 0.0
+    num_tokens: int = 0
+    num_bytes: int = 0
+    num_documents: int = 0
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits needed for one byte of UTF-8 text; 8 is no model at all.
+
+        >>> TextScore(nats=8 * math.log(2), num_tokens=2, num_bytes=4).bits_per_byte
+        2.0
+        """
+        return self.nats / math.log(2) / self.num_bytes if self.num_bytes else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """Perplexity per token: comparable only between models with the same tokenizer."""
+        return math.exp(self.nats / self.num_tokens) if self.num_tokens else math.nan
+
+    def add(self, other: TextScore) -> None:
+        """Add the sums of another text."""
+        self.nats += other.nats
+        self.num_tokens += other.num_tokens
+        self.num_bytes += other.num_bytes
+        self.num_documents += other.num_documents
+
+
+@dataclass
+class HeldoutScore:
+    """The score of a set of documents, overall and per source."""
+
+    overall: TextScore = field(default_factory=TextScore)
+    by_source: dict[str, TextScore] = field(default_factory=dict)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte over all documents."""
+        return self.overall.bits_per_byte
+
+    @property
+    def perplexity(self) -> float:
+        """Perplexity per token over all documents."""
+        return self.overall.perplexity
+
+
+class Window(NamedTuple):
+    """A stretch of one document: `ids[:-1]` go in, the last `num_scored` of `ids[1:]` count."""
+
+    ids: NDArray[np.int64]
+    num_scored: int
+    source: str
+
+
+def windows_of(document: EncodedDocument, context_length: int) -> Iterator[Window]:
+    """Cut a document into windows that predict each token after the first exactly once.
+
+    >>> ids = np.arange(9)
+    >>> [(w.ids.tolist(), w.num_scored) for w in windows_of(EncodedDocument(ids, 9), 4)]
+    [([0, 1, 2, 3, 4], 4), ([2, 3, 4, 5, 6], 2), ([4, 5, 6, 7, 8], 2)]
+    """
+    last = len(document.ids) - 1  # position of the last token to predict
+    stride = max(1, context_length // 2)
+    scored_to = 0
+    while scored_to < last:
+        end = min(last, context_length if scored_to == 0 else scored_to + stride)
+        begin = max(0, end - context_length)
+        yield Window(document.ids[begin : end + 1], end - scored_to, document.source)
+        scored_to = end
+
+
+def score_documents(
+    model: torch.nn.Module,
+    documents: Iterable[EncodedDocument],
+    *,
+    context_length: int,
+    batch_tokens: int,
+    num_documents: int | None = None,
+) -> HeldoutScore:
+    """Score documents with a causal language model, in evaluation mode, where its weights are.
+
+    `batch_tokens` bounds the tokens of one forward pass and changes only speed and memory; a
+    batch that does not fit into a GPU's memory is halved. `num_documents`, where known, shows a
+    progress bar. The model's mode is put back afterwards.
+    """
+    score = HeldoutScore()
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), _progress(num_documents) as progress:
+            group: list[Window] = []
+            for document in documents:
+                _count(score, document)
+                group.extend(windows_of(document, context_length))
+                while len(group) >= WINDOWS_PER_GROUP:
+                    _score_group(model, group[:WINDOWS_PER_GROUP], batch_tokens, score)
+                    del group[:WINDOWS_PER_GROUP]
+                if progress is not None:
+                    progress.advance()
+            _score_group(model, group, batch_tokens, score)
+    finally:
+        model.train(was_training)
+    for part in score.by_source.values():
+        score.overall.add(part)
+    return score
+
+
+class _NoProgress:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _progress(num_documents: int | None) -> Progress | _NoProgress:
+    if num_documents is None:
+        return _NoProgress()
+    return Progress("evaluate: held-out", total=num_documents, unit="documents")
+
+
+def _count(score: HeldoutScore, document: EncodedDocument) -> None:
+    part = score.by_source.setdefault(document.source, TextScore())
+    part.num_documents += 1
+    part.num_bytes += document.num_bytes
+    part.num_tokens += max(0, len(document.ids) - 1)
+
+
+def _score_group(
+    model: torch.nn.Module, group: list[Window], batch_tokens: int, score: HeldoutScore
+) -> None:
+    """Longest windows first: what does not fit into memory fails at once, not after an hour."""
+    group = sorted(group, key=lambda window: -len(window.ids))
+    start = 0
+    while start < len(group):
+        size = max(1, batch_tokens // (len(group[start].ids) - 1))
+        batch = group[start : start + size]
+        for window, nats in zip(batch, _nats_or_halves(model, batch), strict=True):
+            score.by_source[window.source].nats += nats
+        start += size
+
+
+def _nats_or_halves(model: torch.nn.Module, batch: list[Window]) -> list[float]:
+    try:
+        return _nats(model, batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    return _nats_or_halves(model, batch[:middle]) + _nats_or_halves(model, batch[middle:])
+
+
+def _nats(model: torch.nn.Module, batch: list[Window]) -> list[float]:
+    """Nats of the scored tokens of each window.
+
+    Windows are padded on the right: a causal model never looks there, so no mask is needed.
+    """
+    device = next(model.parameters()).device
+    length = len(batch[0].ids) - 1
+    inputs = torch.zeros(len(batch), length, dtype=torch.long)  # (B, T)
+    targets = torch.full((len(batch), length), -100, dtype=torch.long)  # (B, T)
+    for row, window in enumerate(batch):
+        ids = torch.from_numpy(np.ascontiguousarray(window.ids, dtype=np.int64))
+        inputs[row, : len(ids) - 1] = ids[:-1]
+        first = len(ids) - 1 - window.num_scored
+        targets[row, first : len(ids) - 1] = ids[1 + first :]
+    logits = model(input_ids=inputs.to(device), use_cache=False).logits  # (B, T, V)
+    nats = []
+    for row in range(len(batch)):  # row by row: float32 copies of all logits would not fit
+        scored = targets[row] != -100
+        nats.append(_cross_entropy(logits[row, scored.to(device)], targets[row, scored]))
+    return nats
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Sum of -log p(target) over (K, V) logits: softmax in float32, sum in float64."""
+    logits = logits.float()
+    chosen = logits.gather(-1, targets.to(logits.device).unsqueeze(-1)).squeeze(-1)  # (K,)
+    nats = logits.logsumexp(-1) - chosen
+    return float(nats.double().sum())

@@ -1,0 +1,54 @@
+"""Leaks and contamination: exact, near, and not at all."""
+
+from __future__ import annotations
+
+from teenytinyllama.stages.evaluate.overlap import OverlapCheck
+
+
+def words(start: int, count: int) -> str:
+    return " ".join(f"palavra{i}" for i in range(start, start + count))
+
+
+def test_a_document_in_other_dress_is_an_exact_leak():
+    check = OverlapCheck()
+    check.add_heldout("same", "O gato, que mora AQUI; dorme.")
+    check.add_heldout("other", "O gato, que mora ali, dorme.")
+    leaks, _ = check.read_training(["o gato que mora aqui dorme"])
+    assert (leaks.num_documents, leaks.num_exact, leaks.num_near) == (2, 1, 0)
+    assert leaks.examples == ["same"]
+
+
+def test_a_document_that_lies_mostly_in_one_training_document_is_a_near_leak():
+    """112 words have 100 runs of 13; the training text shares 85 of them, or 75."""
+    check = OverlapCheck()
+    check.add_heldout("near", words(0, 112))
+    leaks, _ = check.read_training([words(0, 97) + " outro fim"])
+    assert (leaks.num_exact, leaks.num_near) == (0, 1)
+    check = OverlapCheck()
+    check.add_heldout("far", words(0, 112))
+    leaks, _ = check.read_training([words(0, 87) + " outro fim"])
+    assert (leaks.num_exact, leaks.num_near) == (0, 0)
+
+
+def test_runs_spread_over_many_training_documents_are_no_leak():
+    check = OverlapCheck()
+    check.add_heldout("spread", words(0, 112))
+    leaks, _ = check.read_training([words(start, 25) for start in range(0, 100, 12)])
+    assert leaks.num_near == 0
+
+
+def test_an_item_is_contaminated_by_thirteen_words_and_not_by_twelve():
+    check = OverlapCheck()
+    check.add_item("task", [words(0, 20), "curta"])
+    check.add_item("task", [words(100, 20), "curta"])
+    check.add_item("task", ["muito curta", "curta"])
+    _, found = check.read_training([words(3, 13), words(104, 12) + " fim"])
+    assert found["task"].num_items == 3
+    assert found["task"].num_contaminated == 1
+    assert found["task"].num_too_short == 1
+    assert found["task"].fraction == 1 / 3
+
+
+def test_no_training_text_and_no_items():
+    leaks, found = OverlapCheck().read_training([])
+    assert (leaks.num_documents, found) == (0, {})
