@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from teenytinyllama.cli.talk import add_commands
 from teenytinyllama.cli.walk import ROOMS, Room, Walk
 from teenytinyllama.errors import Interrupted, TtlError
 from teenytinyllama.progress import say
@@ -81,6 +82,7 @@ def _add_room(room: Room) -> None:
 
 for _room in ROOMS:
     _add_room(_room)
+add_commands(app)
 
 
 def _stop(number: int, frame: types.FrameType | None) -> NoReturn:

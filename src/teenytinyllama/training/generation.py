@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.training.decoder import Decoder
@@ -274,43 +274,32 @@ def stream(
         yield piece
 
 
-def vocabulary_bytes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bytes]:
-    """The bytes that each id stands for; special tokens and unused ids stand for none.
-
-    For SentencePiece-like vocabularies: `▁` is a space and `<0xC3>` one byte.
-    """
-    special = set(tokenizer.all_special_ids)
-    found = []
-    for index in range(vocab_size):
-        piece = tokenizer.convert_ids_to_tokens(index)
-        if piece is None or index in special:
-            found.append(b"")
-        elif len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-            found.append(bytes([int(piece[3:5], 16)]))
-        else:
-            found.append(piece.replace("▁", " ").encode("utf-8"))
-    return found
-
-
 class TextStream:
     r"""Turns token ids into text as they come.
 
     A character spelt in bytes is held back until it is whole (bytes that never become one are
     shown as U+FFFD), and so is text that may be the beginning of a stop string. The one space
-    that SentencePiece puts before a text's first word is left out.
+    that SentencePiece puts before a text's first word is left out with `strip_first_space`; where
+    a text is gone on with, that space is a real one. `vocabulary` holds the bytes of each id.
 
     >>> spoken = TextStream([b" ol", b"\xc3", b"\xa1", b"!"], stop=["!"])
     >>> [spoken.push(token) for token in (0, 1, 2, 3)], spoken.stopped
     (['ol', '', 'á', ''], True)
     """
 
-    def __init__(self, vocabulary: Sequence[bytes], stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        vocabulary: Sequence[bytes],
+        stop: Sequence[str] = (),
+        *,
+        strip_first_space: bool = True,
+    ) -> None:
         self.stopped = False
         self._vocabulary = vocabulary
         self._stop = [word for word in stop if word]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
-        self._at_start = True
+        self._strips = strip_first_space
 
     def push(self, token: int) -> str:
         """The text that this token makes certain; may be empty."""
@@ -327,9 +316,9 @@ class TextStream:
     def _release(self, text: str) -> str:
         if self.stopped:
             return ""
-        if self._at_start and text:
+        if self._strips and text:
             text = text.removeprefix(" ")
-            self._at_start = False
+            self._strips = False
         self._held += text
         ends = [at for at in (self._held.find(word) for word in self._stop) if at >= 0]
         if ends:

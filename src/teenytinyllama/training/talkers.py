@@ -1,0 +1,139 @@
+"""A model that can be talked to: weights ready to generate, its tokenizer, its way of being asked.
+
+Chat and server load models here, so that both mean the same by a run folder or a model folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.conversations import Message, fault_of
+from teenytinyllama.formats.encoding import MODEL_NAME, TextEncoder, load_tokenizer
+from teenytinyllama.formats.manifest import read_manifest
+from teenytinyllama.formats.pieces import check_fits, read_vocabulary
+from teenytinyllama.training.decoder import Decoder
+from teenytinyllama.training.generation import Request, Sampling, TextStream
+
+# What a run folder stands for: its chat model where there is one, else its base model.
+FOLDERS_OF_A_RUN = ("chat/final", "pretrain/final")
+
+
+@dataclass(frozen=True)
+class Talker:
+    """One loaded model. `answers` is false for a base model, which goes on with any text."""
+
+    name: str
+    folder: Path
+    decoder: Decoder
+    encoder: TextEncoder
+    vocabulary: Sequence[bytes]
+    answers: bool
+
+    def prompt_of(self, messages: Sequence[Message]) -> list[int]:
+        """Ids that the model goes on from: the conversation, then its own turn.
+
+        A base model gets BOS and the last message's words: it knows no turns. Raises UserError
+        for a conversation that cannot be rendered.
+        """
+        fault = fault_of(messages)
+        if fault is None and messages[-1]["role"] != "user":
+            fault = "the last message is not the user's"
+        if fault:
+            raise UserError("conversation", "messages", fault, "correct the messages")
+        if self.answers:
+            return self.encoder.render(messages, add_generation_prompt=True)
+        return [self.encoder.bos_id, *self.encoder.encode(messages[-1]["content"])]
+
+    def request(
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+    ) -> Request:
+        """A request that ends at the end of the turn."""
+        stop_ids = frozenset({self.encoder.eos_id})
+        return Request(prompt, max_new_tokens, sampling or Sampling(), stop_ids)
+
+    def text_stream(self, stop: Sequence[str] = ()) -> TextStream:
+        """A fresh stream from ids to text for one answer."""
+        return TextStream(self.vocabulary, stop, strip_first_space=self.answers)
+
+
+def find_model_folder(path: Path) -> Path:
+    """The folder with `config.json` that a path stands for: a run, a room or the folder itself.
+
+    Raises UserError where there is none; the Hub is never asked.
+    """
+    for name in ("", "final", *FOLDERS_OF_A_RUN):
+        folder = path / name if name else path
+        if (folder / "config.json").is_file():
+            return folder
+    if not path.exists():
+        what = "there is no such folder"
+    else:
+        what = f"no model here (looked for config.json, {', '.join(FOLDERS_OF_A_RUN)})"
+    raise UserError("model-missing", str(path), what, "name a run folder or a model folder")
+
+
+def load_talker(
+    path: Path, *, dtype: torch.dtype | None = None, device: str | None = None, name: str = ""
+) -> Talker:
+    """Load a run's model, or a model folder, for generation.
+
+    Unset, the device is CUDA where there is one, and weights stay as they are stored, except
+    that fp32 becomes bfloat16 on CUDA. Raises UserError for what is missing, damaged or of
+    another kind.
+    """
+    folder = find_model_folder(path)
+    tokenizer_dir = _tokenizer_folder(folder)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = _load_weights(folder).to(device)
+    if dtype is None and device.startswith("cuda") and model.dtype == torch.float32:
+        dtype = torch.bfloat16
+    decoder = Decoder(model, dtype=dtype)
+    vocabulary = read_vocabulary(tokenizer_dir)
+    check_fits(vocabulary, decoder.vocab_size, folder)
+    receipt = read_manifest(folder.parent)
+    return Talker(
+        name=name or path.resolve().name,
+        folder=folder,
+        decoder=decoder,
+        encoder=load_tokenizer(tokenizer_dir),
+        vocabulary=vocabulary.as_bytes(decoder.vocab_size),
+        answers=receipt is None or receipt.room != "pretrain",
+    )
+
+
+def _tokenizer_folder(folder: Path) -> Path:
+    """Where the model's tokenizer is: beside the weights, or in the run that the model is of."""
+    places = (folder, folder.parent.parent / "tokenizer")
+    for place in places:
+        if (place / MODEL_NAME).is_file():
+            return place
+    what = f"no {MODEL_NAME} beside the weights nor in {places[1]}"
+    raise UserError("tokenizer-missing", str(folder), what, f"copy {MODEL_NAME} there")
+
+
+def _load_weights(folder: Path) -> LlamaForCausalLM:
+    transformers_logging.disable_progress_bar()
+    try:
+        model: Any = LlamaForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _damaged(folder, error) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # a plain Exception in its library
+            raise
+        raise _damaged(folder, error) from error
+    return model.eval()
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return UserError(
+        "model-damaged", str(folder), f"cannot be loaded ({lines[0]})", "use another checkpoint"
+    )

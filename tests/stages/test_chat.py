@@ -1,0 +1,173 @@
+"""The terminal chat: commands, settings, several models, one line in and one line out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_run import make_run
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.stages import chat
+from teenytinyllama.stages.chat import Chat, ChatOptions
+from teenytinyllama.training.talkers import Talker, find_model_folder, load_talker
+
+GREEDY = ("temperature=0", "max_new_tokens=8")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("chat"), max_position_embeddings=96)
+
+
+@pytest.fixture(scope="module")
+def talker(run_dir: Path) -> Talker:
+    return load_talker(run_dir)
+
+
+def lines_of(models: list[Path], text: str, *assignments: str) -> list[str]:
+    out = io.StringIO()
+    chat.run(models=models, assignments=assignments, stdin=io.StringIO(text), stdout=out)
+    return out.getvalue().removesuffix("\n").split("\n")
+
+
+def test_piped_lines_get_one_line_each_and_the_same_ones_again(run_dir: Path) -> None:
+    first = lines_of([run_dir], "Olá\n\nE a raposa?\n", "seed=5", "max_new_tokens=8")
+    assert len(first) == 2
+    assert lines_of([run_dir], "Olá\nE a raposa?\n", "seed=5", "max_new_tokens=8") == first
+
+
+def test_several_models_answer_in_turn(run_dir: Path) -> None:
+    final = run_dir / "pretrain" / "final"
+    answers = lines_of([run_dir, final], "Olá\n", *GREEDY)
+    assert len(answers) == 2 and answers[0] == answers[1]
+
+
+def test_history_is_part_of_the_question_until_reset(run_dir: Path) -> None:
+    again = lines_of([run_dir], "Olá\nOlá\n/reset\nOlá\n", *GREEDY)
+    assert again[0] == again[2]
+
+
+def test_commands_change_what_they_say(talker: Talker, tmp_path: Path) -> None:
+    session = Chat([talker], ChatOptions().changed("max_new_tokens=4"))
+    assert "/reset" in session.command("/help")
+    assert "temperature=0.25" in session.command("/set temperature=0.25")
+    session.command("/system Seja breve.")
+    for _, pieces in session.ask("Olá?"):
+        list(pieces)
+    path = tmp_path / "saved.jsonl"
+    session.command(f"/save {path}")
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert [m["role"] for m in saved["messages"]] == ["system", "user", "assistant"]
+    assert saved["settings"]["temperature"] == 0.25
+    assert session.undo() == "Olá?"
+    assert [m["role"] for m in session.conversations[0].messages] == ["system"]
+    session.command("/quit")
+    assert session.done
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "fix"),
+    [
+        ("/rest", "chat-command", 'did you mean "reset"?'),
+        ("/set temprature=1", "chat-setting", 'did you mean "temperature"?'),
+        ("/set top_k=many", "chat-setting", "/set top_k=0"),
+        ("/set top_p=3", "sampling-value", "set top_p to above 0, at most 1"),
+        ("/set max_new_tokens=0", "chat-setting", "at least 1"),
+        ("/save /no/such/folder/x", "chat-save", "name another file"),
+        ("/undo", "chat-command", "ask something"),
+    ],
+)
+def test_wrong_commands_are_named_with_a_way_out(
+    talker: Talker, line: str, code: str, fix: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        Chat([talker], ChatOptions()).command(line)
+    assert (error.value.code, error.value.fix) == (code, fix)
+
+
+def test_oldest_turns_are_forgotten_when_the_context_is_full(
+    talker: Talker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Chat([talker], ChatOptions().changed("max_new_tokens=4"), system="Seja breve.")
+    for _ in range(8):
+        for _, pieces in session.ask("A raposa mora na floresta."):
+            list(pieces)  # a prompt of 96 tokens or more would be an error
+    assert "are forgotten" in capsys.readouterr().err
+
+
+def test_a_question_longer_than_the_context_is_an_error_and_is_not_kept(talker: Talker) -> None:
+    session = Chat([talker], ChatOptions())
+    with pytest.raises(UserError, match="prompt-too-long"):
+        for _, pieces in session.ask("A raposa " * 100):
+            list(pieces)
+    assert session.conversations[0].messages == []
+
+
+def test_an_answer_that_is_stopped_is_kept_as_far_as_it_went(talker: Talker) -> None:
+    session = Chat([talker], ChatOptions().changed("max_new_tokens=40"))
+    ((conversation, pieces),) = session.ask("Olá")
+    first = next(pieces)
+    pieces.close()
+    assert conversation.messages[-1] == {"role": "assistant", "content": first}
+
+
+def test_a_run_stands_for_its_chat_model_then_its_base_model(tmp_path: Path) -> None:
+    for name in ("pretrain", "chat"):
+        (tmp_path / name / "final").mkdir(parents=True)
+    (tmp_path / "pretrain" / "final" / "config.json").write_text("{}")
+    assert find_model_folder(tmp_path) == tmp_path / "pretrain" / "final"
+    (tmp_path / "chat" / "final" / "config.json").write_text("{}")
+    assert find_model_folder(tmp_path) == tmp_path / "chat" / "final"
+    assert find_model_folder(tmp_path / "pretrain") == tmp_path / "pretrain" / "final"
+
+
+def test_a_folder_without_a_model_is_named_and_nothing_is_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load_talker(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"looked for config\.json, chat/final, pretrain/final"):
+        load_talker(tmp_path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_terminal_stops_the_answer_and_not_the_program(run_dir: Path) -> None:
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "teenytinyllama.cli", "chat", str(run_dir)]
+    command += ["--set", "max_new_tokens=2000", "--set", "temperature=1.5"]
+    child = subprocess.Popen(
+        command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+    )
+    os.close(follower)
+    seen = ""
+
+    def read_until(words: str) -> None:
+        nonlocal seen
+        ends = time.monotonic() + 60
+        while words not in seen:
+            assert time.monotonic() < ends, f"no {words!r} in {seen!r}"
+            if select.select([leader], [], [], 0.2)[0]:
+                seen += os.read(leader, 65536).decode("utf-8", "replace")
+        seen = seen.split(words, 1)[1]
+
+    try:
+        read_until("> ")
+        os.write(leader, b"/set seed=1\n")
+        read_until("seed=1")
+        child.send_signal(signal.SIGINT)  # at the prompt: a hint, and it goes on
+        read_until("/quit leaves")
+        os.write(leader, "Olá\n".encode())
+        read_until("tokens/s")
+        os.write(leader, b"/quit\n")
+        assert child.wait(timeout=30) == 0
+    finally:
+        child.kill()
+        os.close(leader)
