@@ -1,0 +1,103 @@
+"""ROOM report: manifests to one page that one can believe.
+
+`report/index.html` opens anywhere, without a network; `recipe.toml` beside it makes the run again.
+The room reads, and never runs: every number comes from a manifest or a file of the run, and what
+is missing is called missing. It needs neither torch nor a plotting library.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from teenytinyllama.context import RoomContext
+from teenytinyllama.formats.manifest import Outcome, write_atomically
+from teenytinyllama.recipe import ReportSettings
+from teenytinyllama.stages.report.blocks import Page
+from teenytinyllama.stages.report.gather import RunRecord, read_receipts
+from teenytinyllama.stages.report.page import render
+from teenytinyllama.stages.report.sections_run import (
+    energy_section,
+    headline,
+    licences_section,
+    recipe_toml,
+    reproduce_section,
+    versions_section,
+)
+from teenytinyllama.stages.report.sections_scores import (
+    chat_section,
+    classifiers_section,
+    scores_section,
+    small_files_section,
+)
+from teenytinyllama.stages.report.sections_text import (
+    corpus_section,
+    tokenizer_section,
+    tokens_section,
+)
+from teenytinyllama.stages.report.sections_training import samples_section, training_section
+
+
+def run(  # noqa: PLR0913 (one folder per room)
+    *,
+    settings: ReportSettings,
+    context: RoomContext,
+    out_dir: Path,
+    corpus_dir: Path | None = None,
+    tokenizer_dir: Path | None = None,
+    pack_dir: Path | None = None,
+    pretrain_dir: Path | None = None,
+    evaluate_dir: Path | None = None,
+    finetune_dir: Path | None = None,
+    align_dir: Path | None = None,
+    quantize_dir: Path | None = None,
+) -> Outcome:
+    """Write the page of whatever rooms are there; a room that is not is shown as not run."""
+    folders = {
+        "corpus": corpus_dir,
+        "tokenizer": tokenizer_dir,
+        "pack": pack_dir,
+        "pretrain": pretrain_dir,
+        "evaluate": evaluate_dir,
+        "finetune": finetune_dir,
+        "align": align_dir,
+        "quantize": quantize_dir,
+    }
+    record = RunRecord(
+        name=context.run_name,
+        language=context.language,
+        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
+        usd_per_kwh=context.energy.usd_per_kwh,
+        country=context.energy.country,
+        rooms=read_receipts(folders),
+    )
+    html = render(make_page(record, settings))
+    write_atomically(out_dir / "index.html", html)
+    write_atomically(out_dir / "recipe.toml", recipe_toml(record))
+    return Outcome(counts={"rooms_shown": len(record.rooms)}, figures={"page_bytes": len(html)})
+
+
+def make_page(run: RunRecord, settings: ReportSettings) -> Page:
+    """All sections in pipeline order."""
+    sections = (
+        corpus_section(run),
+        tokenizer_section(run),
+        tokens_section(run),
+        training_section(run),
+        samples_section(run),
+        scores_section(run),
+        classifiers_section(run),
+        chat_section(run),
+        small_files_section(run),
+        energy_section(run),
+        licences_section(run),
+        versions_section(run),
+        reproduce_section(run),
+    )
+    return Page(settings.title or run.name, _subtitle(run), run.language, headline(run), sections)
+
+
+def _subtitle(run: RunRecord) -> str:
+    done = len(run.rooms)
+    missing = [s for s in ("corpus", "tokenizer", "pack", "pretrain") if s not in run.rooms]
+    state = f"Not finished: {', '.join(missing)} not run." if missing else f"{done} rooms finished."
+    return f"A language model built from scratch, language “{run.language}”. {state}"

@@ -1,0 +1,282 @@
+"""The parts of the page on the run itself: energy and money, licences, versions, how to redo it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from teenytinyllama.stages.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Fact,
+    Facts,
+    Note,
+    Section,
+    Table,
+)
+from teenytinyllama.stages.report.gather import FOLDERS, Receipt, RunRecord
+from teenytinyllama.stages.report.wording import (
+    NOT_RUN,
+    count,
+    decimal,
+    duration,
+    energy,
+    is_number,
+    mass,
+    money,
+    short,
+)
+
+PARTS = ("gpu_measured", "cpu_modelled", "ram_modelled")
+
+
+def room_kwh(room: Receipt) -> float:
+    """All energy of a room in kilowatt-hours, measured and modelled together."""
+    return sum(v for v in room.manifest.energy_kwh.values() if is_number(v))
+
+
+def cost_usd(run: RunRecord, room: Receipt) -> float | None:
+    """What a room cost at the recipe's prices, or None where it names none."""
+    if not run.usd_per_gpu_hour and not run.usd_per_kwh:
+        return None
+    hours = room.manifest.duration_s / 3600
+    return hours * run.usd_per_gpu_hour + room_kwh(room) * run.usd_per_kwh
+
+
+def headline(run: RunRecord) -> Facts:
+    """The figures that one looks for first."""
+    pretrain, evaluate = run.room("pretrain"), run.room("evaluate")
+    rooms = list(run.rooms.values())
+    costs = [cost_usd(run, room) for room in rooms]
+    usd = (
+        sum(cost for cost in costs if cost is not None) if costs and costs[0] is not None else None
+    )
+    kwh, kg = sum(map(room_kwh, rooms)), sum(r.manifest.emissions_kg for r in rooms)
+    seconds = sum(room.manifest.duration_s for room in rooms)
+    return Facts(
+        (
+            Fact("parameters", short(pretrain.count("parameters")) if pretrain else NOT_RUN),
+            Fact("tokens seen", short(pretrain.count("tokens")) if pretrain else NOT_RUN),
+            Fact(
+                "held-out bits per byte",
+                decimal(evaluate.figure("heldout_bits_per_byte")) if evaluate else NOT_RUN,
+            ),
+            Fact("time, all rooms", duration(seconds) if rooms else NOT_RUN),
+            Fact("energy, all rooms", energy(kwh) if rooms else NOT_RUN, f"{mass(kg)} CO₂eq"),
+            Fact("cost", money(usd) if usd is not None else "no price given"),
+        )
+    )
+
+
+def energy_section(run: RunRecord) -> Section:
+    """Time, energy, carbon and money per room; measured and modelled parts apart."""
+    title = "Energy and money"
+    lead = "The GPU is measured; CPU and memory are modelled from their rated power. Never mixed."
+    rows, total = [], [0.0] * 6
+    for name, folder in FOLDERS.items():
+        room = run.room(name)
+        if room is None:
+            rows.append((Cell(name), *(Cell(NOT_RUN, tone="quiet") for _ in range(6))))
+            continue
+        parts = [room.manifest.energy_kwh.get(part, 0.0) for part in PARTS]
+        usd = cost_usd(run, room)
+        values = [room.manifest.duration_s, *parts, room.manifest.emissions_kg, usd or 0.0]
+        total = [a + b for a, b in zip(total, values, strict=True)]
+        rows.append((Cell(name, note=f"{folder}/"), *_energy_cells(values, usd is not None)))
+    has_price = bool(run.usd_per_gpu_hour or run.usd_per_kwh)
+    table = Table(
+        "energy",
+        "Per room",
+        (
+            Column("room"),
+            Column("time", True),
+            Column("GPU, measured", True),
+            Column("CPU, modelled", True),
+            Column("memory, modelled", True),
+            Column("CO₂eq", True),
+            Column("cost", True),
+        ),
+        tuple(rows),
+        "*/manifest.json",
+        note=f"Carbon at the mean grid of {run.country}. "
+        + (
+            f"Prices of the recipe: {money(run.usd_per_gpu_hour)} per machine hour, "
+            f"{money(run.usd_per_kwh)} per kWh."
+            if has_price
+            else "No cost: the recipe's [energy] names no price."
+        ),
+        total=(Cell("all"), *_energy_cells(total, has_price)) if run.rooms else None,
+    )
+    return Section("energy", title, (_energy_facts(run), table), lead, bool(run.rooms))
+
+
+def _energy_cells(values: list[float], has_price: bool) -> list[Cell]:
+    seconds, *parts, kg, usd = values
+    return [
+        Cell(duration(seconds)),
+        *(Cell(energy(part), tone="quiet" if not part else "") for part in parts),
+        Cell(mass(kg)),
+        Cell(money(usd) if has_price else "–"),
+    ]
+
+
+def _energy_facts(run: RunRecord) -> Facts:
+    rooms = run.rooms.values()
+    measured = sum(room.manifest.energy_kwh.get("gpu_measured", 0.0) for room in rooms)
+    total = sum(map(room_kwh, rooms))
+    pretrain = run.room("pretrain")
+    joules = pretrain.figure("joules_per_token") if pretrain else None
+    return Facts(
+        (
+            Fact("measured", energy(measured), "GPU, through NVML" if measured else "no GPU read"),
+            Fact("modelled", energy(total - measured), "CPU and memory"),
+            Fact(
+                "per training token",
+                f"{joules * 1000:.3g} mJ"
+                if is_number(joules)
+                else (NOT_RUN if pretrain is None else "not recorded"),
+                "paper: 14.9 mJ for 160m, 41.4 mJ for 460m (A100)",
+            ),
+        ),
+        "*/manifest.json",
+    )
+
+
+def licences_section(run: RunRecord) -> Section:
+    """Where the text comes from and under what terms."""
+    title, lead = "Sources and licences", "A model can be no freer than the text it learnt from."
+    blocks: list[Block] = []
+    room = run.room("corpus")
+    if room is None:
+        blocks.append(Note("Not run: corpus/manifest.json is not in this run.", tone="quiet"))
+    else:
+        blocks.append(_source_table("sources", "Text", room, "corpus/manifest.json"))
+        licences = room.count("licenses")
+        if isinstance(licences, Mapping):
+            blocks.append(
+                Table(
+                    "licences",
+                    "Documents kept, by licence",
+                    (Column("licence"), Column("documents", True)),
+                    tuple(
+                        (Cell(name or "not given", tone="" if name else "warn"), Cell(count(n)))
+                        for name, n in licences.items()
+                    ),
+                    "corpus/manifest.json",
+                )
+            )
+    align = run.room("align")
+    if align is not None:
+        blocks.append(_source_table("chat_sources", "Conversations", align, "chat/manifest.json"))
+    return Section("licences", title, blocks, lead, room is not None)
+
+
+def _source_table(key: str, title: str, room: Receipt, source: str) -> Table:
+    rows = []
+    for found in room.setting("sources") or ():
+        kind, path = str(found.get("kind", "")), str(found.get("path", ""))
+        rows.append(
+            (
+                Cell(str(found.get("name") or path or kind)),
+                Cell(kind),
+                Cell(
+                    str(found.get("license") or "not given"),
+                    tone="" if found.get("license") else "warn",
+                ),
+                Cell(str(found.get("origin") or "–")),
+            )
+        )
+    columns = (Column("source"), Column("kind"), Column("licence"), Column("origin"))
+    return Table(key, title, columns, tuple(rows), source)
+
+
+def versions_section(run: RunRecord) -> Section:
+    """What software made this."""
+    names: list[str] = []
+    for room in run.rooms.values():
+        names += [name for name in room.manifest.versions if name not in names]
+    rows = []
+    for name in names:
+        found = {room.manifest.versions.get(name) for room in run.rooms.values()} - {None}
+        words = ", ".join(sorted(str(version) for version in found))
+        rows.append((Cell(name), Cell(words, tone="warn" if len(found) > 1 else "")))
+    started = [
+        (Cell(name), Cell(room.manifest.started_at), Cell(room.manifest.fingerprint))
+        for name, room in run.rooms.items()
+    ]
+    blocks: list[Block] = [
+        Table(
+            "versions",
+            "Software",
+            (Column("name"), Column("version")),
+            tuple(rows),
+            "*/manifest.json",
+        ),
+        Table(
+            "receipts",
+            "Rooms",
+            (Column("room"), Column("started"), Column("fingerprint")),
+            tuple(started),
+            "*/manifest.json",
+        ),
+    ]
+    if not run.rooms:
+        blocks = [Note("Not run: this folder holds no finished room.", tone="quiet")]
+    return Section("versions", "Versions", blocks, has_run=bool(run.rooms))
+
+
+def reproduce_section(run: RunRecord) -> Section:
+    """The recipe as it was resolved, every default written out, and the command."""
+    version = next((r.manifest.version for r in run.rooms.values()), None)
+    if version is None:
+        note = Note("Not run: this folder holds no finished room.", tone="quiet")
+        return Section("reproduce", "Do it again", (note,), has_run=False)
+    lead = "Every setting, defaults included, stands in recipe.toml beside this page."
+    command = f"pip install teenytinyllama=={version}\nttl run recipe.toml"
+    return Section(
+        "reproduce",
+        "Do it again",
+        (Note(code=command), Note("The recipe:", code=recipe_toml(run))),
+        lead,
+    )
+
+
+def recipe_toml(run: RunRecord) -> str:
+    """A recipe that makes this run again, from the manifests alone."""
+    lines = [f"name = {_toml(run.name)}", f"language = {_toml(run.language)}", "", "[energy]"]
+    lines += [
+        f"country = {_toml(run.country)}",
+        f"usd_per_gpu_hour = {_toml(run.usd_per_gpu_hour)}",
+        f"usd_per_kwh = {_toml(run.usd_per_kwh)}",
+    ]
+    for name, room in run.rooms.items():
+        lines += ["", f"[{name}]"]
+        settings = room.manifest.recipe
+        lines += [f"{k} = {_toml(v)}" for k, v in settings.items() if v is not None]
+    return "\n".join([*lines, "", "[report]", ""])
+
+
+def _toml(value: Any) -> str:
+    """A value as inline TOML.
+
+    >>> _toml({"a": [1, 2.5, True, "x"], "b": {}})
+    '{ a = [1, 2.5, true, "x"], b = {} }'
+    """
+    if isinstance(value, Mapping):
+        items = ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items() if v is not None)
+        return f"{{ {items} }}" if items else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

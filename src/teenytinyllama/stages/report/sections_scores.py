@@ -1,0 +1,329 @@
+"""The parts of the page on quality: scores with intervals, classifiers, chat, small files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from teenytinyllama.stages.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Excerpt,
+    Excerpts,
+    Fact,
+    Facts,
+    Note,
+    Section,
+    Strip,
+    Table,
+    not_run,
+)
+from teenytinyllama.stages.report.gather import Receipt, RunRecord, read_lines
+from teenytinyllama.stages.report.wording import (
+    count,
+    decimal,
+    is_number,
+    percent,
+    plain,
+    short,
+    size,
+)
+
+MAX_CHATS = 12
+
+
+def interval_of(found: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The 95 % interval of an accuracy: as recorded, else 1.96 standard errors, else Wilson's.
+
+    >>> [round(end, 3) for end in interval_of({"accuracy": 0.5, "num_items": 100})]
+    [0.404, 0.596]
+    """
+    accuracy, items = found.get("accuracy"), found.get("num_items")
+    recorded = found.get("interval95")
+    if isinstance(recorded, list | tuple) and len(recorded) == 2 and all(map(is_number, recorded)):
+        return float(recorded[0]), float(recorded[1])
+    if not is_number(accuracy):
+        return None
+    if is_number(found.get("standard_error")):
+        spread = 1.96 * found["standard_error"]
+        return max(accuracy - spread, 0.0), min(accuracy + spread, 1.0)
+    if not is_number(items) or not items:
+        return None
+    z = 1.96
+    middle = (accuracy + z * z / (2 * items)) / (1 + z * z / items)
+    half = z * math.sqrt(accuracy * (1 - accuracy) / items + z * z / (4 * items * items))
+    half /= 1 + z * z / items
+    return middle - half, middle + half
+
+
+def verdict(found: Mapping[str, Any]) -> tuple[str, Any]:
+    """Whether chance lies inside the interval, in words, and the tone to say it in."""
+    interval, chance = interval_of(found), found.get("chance")
+    if interval is None or not is_number(chance):
+        return "", ""
+    if interval[0] <= chance <= interval[1]:
+        return "at chance", "warn"
+    return ("above chance", "good") if interval[0] > chance else ("below chance", "warn")
+
+
+def task_rows(tasks: Mapping[str, Any]) -> Iterator[tuple[Cell, ...]]:
+    """One row per task: accuracy with its interval, chance, and which side of it."""
+    for name, found in tasks.items():
+        if not isinstance(found, Mapping):
+            continue
+        interval, accuracy, chance = interval_of(found), found.get("accuracy"), found.get("chance")
+        words, tone = verdict(found)
+        strip = None
+        ends = ""
+        if interval is not None and is_number(accuracy):
+            strip = Strip(interval[0], accuracy, interval[1], chance if is_number(chance) else None)
+            ends = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+        dirty = found.get("contaminated_fraction")
+        yield (
+            Cell(name),
+            Cell(percent(accuracy)),
+            Cell(ends, strip=strip),
+            Cell(percent(chance)),
+            Cell(words, tone=tone),
+            Cell(count(found.get("num_items"))),
+            Cell(percent(dirty) if is_number(dirty) else "–", tone="warn" if dirty else ""),
+        )
+
+
+def tasks_of(room: Receipt) -> Mapping[str, Any]:
+    """Scores by task, whether nested under `tasks` or beside the held-out figures."""
+    nested = room.figure("tasks")
+    if isinstance(nested, Mapping):
+        return nested
+    figures = room.manifest.figures
+    return {k: v for k, v in figures.items() if isinstance(v, Mapping) and "accuracy" in v}
+
+
+def scores_section(run: RunRecord) -> Section:
+    """Held-out bits per byte beside its yardsticks, then tasks with intervals."""
+    title, lead = "Scores", "Bits per byte first: it compares between tokenizers. Lower is better."
+    room = run.room("evaluate")
+    if room is None:
+        return not_run("scores", title, "scores", lead)
+    blocks: list[Block] = [
+        Facts(
+            (
+                Fact(
+                    "held-out bits per byte",
+                    decimal(room.figure("heldout_bits_per_byte"), 4),
+                    f"{percent(room.figure('below_bigram_fraction'))} under a bigram model"
+                    if is_number(room.figure("below_bigram_fraction"))
+                    else "",
+                ),
+                Fact(
+                    "perplexity",
+                    decimal(room.figure("heldout_perplexity"), 2),
+                    "per token, e to the loss in nats",
+                ),
+                Fact("held-out text", size(room.count("bytes_scored")), "never trained on"),
+            ),
+            "scores/manifest.json",
+        ),
+        _yardsticks(room),
+    ]
+    tasks = tasks_of(room)
+    if tasks:
+        blocks.append(
+            Table(
+                "scores",
+                "Multiple choice (paper, Table 4)",
+                (
+                    Column("task"),
+                    Column("accuracy", True),
+                    Column("95 % interval, 0 to 100"),
+                    Column("chance", True),
+                    Column("verdict"),
+                    Column("items", True),
+                    Column("seen in training", True),
+                ),
+                tuple(task_rows(tasks)),
+                "scores/manifest.json",
+                note="The line is the 95 % interval, the tick is chance. A score whose interval "
+                "holds chance says nothing about the model.",
+            )
+        )
+    sources = _by_source(room)
+    if sources is not None:
+        blocks.append(sources)
+    return Section("scores", title, blocks, lead)
+
+
+def _yardsticks(room: Receipt) -> Table:
+    names = {"heldout_bits_per_byte": "this model", "bigram_bits_per_byte": "a bigram of tokens"}
+    found = []
+    for key, value in room.manifest.figures.items():
+        if key.endswith("bits_per_byte") and is_number(value):
+            name = names.get(key, key.removesuffix("_bits_per_byte").replace("_", " "))
+            found.append((name, value))
+    found.sort(key=lambda pair: pair[1])
+    worst = max((value for _, value in found), default=1.0)
+    rows = tuple(
+        (
+            Cell(name, tone="good" if name == "this model" else ""),
+            Cell(decimal(value, 4), share=value / worst if worst else 0),
+        )
+        for name, value in found
+    )
+    return Table(
+        "yardsticks",
+        "The same held-out text, read by others",
+        (Column("reader"), Column("bits per byte", True)),
+        rows,
+        "scores/manifest.json",
+    )
+
+
+def _by_source(room: Receipt) -> Table | None:
+    found = room.figure("by_source")
+    if not isinstance(found, Mapping) or len(found) < 2:
+        return None
+    rows = tuple(
+        (
+            Cell(name),
+            Cell(decimal(part.get("heldout_bits_per_byte"), 4)),
+            Cell(decimal(part.get("heldout_perplexity"), 2)),
+            Cell(count(part.get("documents"))),
+        )
+        for name, part in found.items()
+    )
+    columns = (
+        Column("source"),
+        Column("bits per byte", True),
+        Column("perplexity", True),
+        Column("documents", True),
+    )
+    title = "Held-out text by source"
+    return Table("scores_by_source", title, columns, rows, "scores/manifest.json")
+
+
+def classifiers_section(run: RunRecord) -> Section:
+    """Paper Table 5: fine-tuned accuracy beside what needs no language model."""
+    title, lead = "Classifiers", "The base model, fine-tuned on labelled texts."
+    room = run.room("finetune")
+    if room is None:
+        return not_run("classifiers", title, "finetune", lead)
+    tasks = tasks_of(room) or {
+        k: v for k, v in room.manifest.figures.items() if isinstance(v, Mapping)
+    }
+    names: list[str] = []
+    for found in tasks.values():
+        names += [n for n, v in _flat(found) if n not in names and _is_shown(n, v)]
+    rows = []
+    for task, found in tasks.items():
+        flat = dict(_flat(found))
+        rows.append((Cell(task), *(Cell(_score(name, flat.get(name))) for name in names)))
+    table = Table(
+        "classifiers",
+        "Test sets (paper, Table 5)",
+        (Column("task"), *(Column(_spoken(name), True) for name in names)),
+        tuple(rows),
+        "finetune/manifest.json",
+        note="The paper chose the best epoch on the test set; here the test set is read once.",
+    )
+    return Section("classifiers", title, (table,), lead)
+
+
+def _flat(found: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(found, Mapping):
+        return
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_shown(name: str, value: Any) -> bool:
+    words = ("accuracy", "f1", "majority", "baseline", "bag", "chance", "error", "items", "correl")
+    return is_number(value) and any(word in name for word in words)
+
+
+def _spoken(name: str) -> str:
+    return name.replace(".", ": ").replace("_", " ").removeprefix("baselines: ")
+
+
+def _score(name: str, value: Any) -> str:
+    if not is_number(value):
+        return "–"
+    if "num" in name or "items" in name:
+        return count(value)
+    return percent(value) if 0 <= value <= 1 else plain(value)
+
+
+def chat_section(run: RunRecord) -> Section:
+    """What the chat model answers to questions it has not seen."""
+    title, lead = "Chat", "Questions kept out of training, answered greedily."
+    room = run.room("align")
+    if room is None:
+        return not_run("chat", title, "chat", lead)
+    facts = [
+        Fact(
+            key.replace("_", " "),
+            _score(key, value) if "fraction" in key or "accuracy" in key else short(value),
+        )
+        for key, value in {**room.manifest.counts, **room.manifest.figures}.items()
+        if is_number(value)
+    ][:8]
+    blocks: list[Block] = [Facts(tuple(facts), "chat/manifest.json")]
+    examples = [_chat(line) for line in read_lines(room.folder / "examples.jsonl")][:MAX_CHATS]
+    if examples:
+        blocks.append(Excerpts("Examples", tuple(examples), source="chat/examples.jsonl"))
+    else:
+        blocks.append(Note("Not recorded: chat/examples.jsonl is not in this run.", tone="quiet"))
+    return Section("chat", title, blocks, lead)
+
+
+def _chat(line: Mapping[str, Any]) -> Excerpt:
+    messages = line.get("messages")
+    asked = str(line.get("prompt") or line.get("question") or "")
+    if not asked and isinstance(messages, list):
+        said = [m for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
+        asked = str(said[-1].get("content", "")) if said else ""
+    expected, correct = line.get("expected"), line.get("correct")
+    note = f"expected: {expected}" if expected and correct is not True else ""
+    label = {True: "right", False: "wrong"}.get(correct, "") if isinstance(correct, bool) else ""
+    tone: Any = {"right": "good", "wrong": "warn"}.get(label, "")
+    return Excerpt(label, str(line.get("answer", "")), lead=asked, note=note, tone=tone)
+
+
+def small_files_section(run: RunRecord) -> Section:
+    """Sizes of the quantized files, and what each lost."""
+    title, lead = "Small files", "Loaded back and compared with the original on held-out text."
+    room = run.room("quantize")
+    if room is None:
+        return not_run("quantized", title, "quantized", lead)
+    rows = []
+    for name, found in room.manifest.figures.items():
+        if not isinstance(found, Mapping):
+            continue
+        growth, same = found.get("bits_per_byte_increase"), found.get("same_best_token")
+        rows.append(
+            (
+                Cell(name),
+                Cell(size(found.get("size_bytes"))),
+                Cell(decimal(found.get("bits_per_byte"), 4)),
+                Cell(percent(growth, 2) if is_number(growth) else "–"),
+                Cell(percent(same, 2) if is_number(same) else "–"),
+            )
+        )
+    table = Table(
+        "quantized",
+        "Size and loss",
+        (
+            Column("file"),
+            Column("size", True),
+            Column("bits per byte", True),
+            Column("growth", True),
+            Column("same most likely token", True),
+        ),
+        tuple(rows),
+        "quantized/manifest.json",
+    )
+    return Section("quantized", title, (table,), lead)

@@ -1,0 +1,307 @@
+"""The parts of the page on training: curves, checkpoints with their energy, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from teenytinyllama.stages.report import paper
+from teenytinyllama.stages.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Column,
+    Excerpt,
+    Excerpts,
+    Fact,
+    Facts,
+    Note,
+    Section,
+    Table,
+    not_run,
+)
+from teenytinyllama.stages.report.chart import Axes, Series, legend, line_chart
+from teenytinyllama.stages.report.gather import Receipt, RunRecord, read_last_lines, read_lines
+from teenytinyllama.stages.report.wording import (
+    count,
+    decimal,
+    duration,
+    energy,
+    is_number,
+    mass,
+    percent,
+    short,
+)
+
+MANIFEST, METRICS = "pretrain/manifest.json", "pretrain/metrics.jsonl"
+MAX_CHECKPOINT_ROWS = 16
+MAX_SAMPLE_STEPS, MAX_SAMPLE_PROMPTS = 5, 3
+
+Metrics = Sequence[Mapping[str, Any]]
+
+
+def make_chart(
+    key: str,
+    title: str,
+    series: Sequence[Series],
+    axes: Axes,
+    *,
+    is_small: bool = False,
+    **words: str,
+) -> Chart | None:
+    """The chart at two widths, or None where there is nothing to draw."""
+    sizes = ((380, 210), (340, 200)) if is_small else ((820, 330), (360, 270))
+    wide, narrow = (line_chart(series, axes, width=w, height=h) for w, h in sizes)
+    if not wide:
+        return None
+    keys = legend(series)
+    return Chart(key, title, keys + wide, keys + narrow, is_small=is_small, **words)
+
+
+def points(metrics: Metrics, y: str, x: str = "step") -> list[tuple[float, float]]:
+    """The pairs of two fields where both are numbers."""
+    return [(m[x], m[y]) for m in metrics if is_number(m.get(x)) and is_number(m.get(y))]
+
+
+def training_section(run: RunRecord) -> Section:
+    """Curves from `metrics.jsonl`, and what the manifest says of the whole training."""
+    title, lead = "Training", "From random weights to the base model."
+    room = run.room("pretrain")
+    if room is None:
+        return not_run("training", title, "pretrain", lead)
+    metrics = read_last_lines(room.folder / "metrics.jsonl")
+    blocks: list[Block] = [_facts(room)]
+    if not metrics:
+        blocks.append(Note(f"Not recorded: {METRICS} is not in this run.", tone="quiet"))
+    else:
+        blocks += _curves(room, metrics)
+        blocks.append(_checkpoints(room, metrics))
+    blocks.append(_shape(room))
+    return Section("training", title, blocks, lead)
+
+
+def _facts(room: Receipt) -> Facts:
+    skipped = room.figure("num_skipped_steps")
+    return Facts(
+        (
+            Fact("parameters", short(room.count("parameters")), count(room.count("parameters"))),
+            Fact("tokens seen", short(room.count("tokens")), f"{count(room.count('steps'))} steps"),
+            Fact("training time", duration(room.figure("training_seconds"))),
+            Fact("tokens per second", short(room.figure("mean_tokens_per_s")), "mean"),
+            Fact(
+                "FLOPs utilisation", percent(room.figure("mfu")), str(room.figure("device") or "")
+            ),
+            Fact("skipped steps", count(skipped), tone="warn" if skipped else ""),
+        ),
+        MANIFEST,
+    )
+
+
+def _curves(room: Receipt, metrics: Metrics) -> list[Block]:
+    loss = [Series("training loss", points(metrics, "loss"))]
+    uniform = room.figure("uniform_loss")
+    if is_number(uniform) and loss[0].points:
+        last = max(x for x, _ in loss[0].points)
+        loss.append(Series("a uniform guess", [(0, uniform), (last, uniform)], "quiet", True))
+    charts = [
+        make_chart(
+            "loss",
+            "Training loss",
+            loss,
+            Axes("steps", "loss, nats per token", write_x=short),
+            source=METRICS,
+            note="Nats per token. Where there are many steps, the line is a mean and the band "
+            "shows the lowest and the highest.",
+        ),
+        make_chart(
+            "heldout_bpb",
+            "Held-out bits per byte",
+            [Series("held-out bits per byte", points(metrics, "heldout_bpb"), "2", dots=True)],
+            Axes("steps", "bits per byte"),
+            is_small=True,
+            source=METRICS,
+        ),
+        make_chart(
+            "lr",
+            "Learning rate",
+            [Series("learning rate", points(metrics, "lr"), "3")],
+            Axes("steps", "learning rate", write_y=lambda v: f"{v:.1e}" if v else "0"),
+            is_small=True,
+            source=METRICS,
+        ),
+        make_chart(
+            "tokens_per_s",
+            "Tokens per second",
+            [Series("tokens per second", points(metrics, "tokens_per_s"), "3")],
+            Axes("steps", "tokens per second", write_y=short),
+            is_small=True,
+            source=METRICS,
+        ),
+        make_chart(
+            "grad_norm",
+            "Gradient norm",
+            [Series("gradient norm", points(metrics, "grad_norm"), "3")],
+            Axes("steps", "gradient norm"),
+            is_small=True,
+            source=METRICS,
+        ),
+        _over_the_paper(metrics),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def _over_the_paper(metrics: Metrics) -> Chart | None:
+    """Paper Figure 1: our curve over the paper's two, by tokens seen."""
+    ours = [(x, y) for x, y in points(metrics, "loss", "tokens") if x > 0]
+    if not ours:
+        return None
+    series = [
+        Series("this run, training", ours),
+        Series("paper, 160m, held out", paper.heldout_losses("160m"), "2", dots=True),
+        Series("paper, 460m, held out", paper.heldout_losses("460m"), "3", dots=True),
+    ]
+    return make_chart(
+        "over_the_paper",
+        "Over the paper's curves (its Figure 1)",
+        series,
+        Axes("tokens seen", "loss, nats per token", log_x=True),
+        source=f"{METRICS}; {paper.SOURCE}",
+        note="The axis of tokens is logarithmic. A loss per token depends on the tokenizer and on "
+        "the text: with a vocabulary or a corpus other than the paper's, only shapes compare.",
+    )
+
+
+def _checkpoints(room: Receipt, metrics: Metrics) -> Table:
+    """Paper Table 6: loss and energy along the training."""
+    measured = [m for m in metrics if is_number(m.get("heldout_bpb"))] or list(metrics)
+    step = max(1, -(-len(measured) // MAX_CHECKPOINT_ROWS))
+    chosen = [m for n, m in enumerate(measured) if n % step == 0 or n == len(measured) - 1]
+    used = room.manifest.energy_kwh
+    total = sum(v for v in used.values() if is_number(v))
+    carbon = room.manifest.emissions_kg / total if total else None
+    rows = []
+    for m in chosen:
+        kwh = m.get("energy_kwh")
+        kg = kwh * carbon if is_number(kwh) and carbon is not None else None
+        rows.append(
+            (
+                Cell(count(m.get("step"))),
+                Cell(short(m.get("tokens"))),
+                Cell(decimal(m.get("loss"))),
+                Cell(decimal(m.get("heldout_bpb")) if "heldout_bpb" in m else "–"),
+                Cell(energy(kwh)),
+                Cell(mass(kg)),
+            )
+        )
+    return Table(
+        "checkpoints",
+        "Loss and energy along the way (paper, Table 6)",
+        (
+            Column("step", True),
+            Column("tokens", True),
+            Column("training loss", True),
+            Column("held-out bits per byte", True),
+            Column("energy so far", True),
+            Column("CO₂eq so far", True),
+        ),
+        tuple(rows),
+        f"{METRICS}; {MANIFEST}",
+        note="Energy is measured GPU and modelled CPU and memory together; CO₂eq at this run's "
+        "mean carbon intensity.",
+    )
+
+
+def _shape(room: Receipt) -> Table:
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "tie_word_embeddings",
+    )
+    rows = [(Cell(f"model.{n}"), Cell(_plain(room.setting("model", n)))) for n in names]
+    for path in (
+        ("sequence_length",),
+        ("tokens_per_step",),
+        ("num_steps",),
+        ("precision",),
+        ("optimizer", "kind"),
+        ("optimizer", "peak_learning_rate"),
+        ("optimizer", "muon_learning_rate"),
+        ("optimizer", "weight_decay"),
+        ("optimizer", "max_grad_norm"),
+        ("schedule", "kind"),
+        ("schedule", "warmup_steps"),
+        ("seed",),
+    ):
+        if (
+            path == ("optimizer", "muon_learning_rate")
+            and room.setting(*path[:1], "kind") != "muon"
+        ):
+            continue
+        rows.append((Cell(".".join(path)), Cell(_plain(room.setting(*path)))))
+    return Table(
+        "shape",
+        "Sizes and settings (paper, Tables 2 and 3)",
+        (Column("setting"), Column("value", True)),
+        tuple(rows),
+        MANIFEST,
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value if value is not None else "–")
+
+
+def samples_section(run: RunRecord) -> Section:
+    """What the model wrote after some steps, from the same openings."""
+    title = "Samples along the way"
+    lead = "The same openings, continued by the model as it learnt. Greedy, so nothing is picked."
+    room = run.room("pretrain")
+    if room is None:
+        return not_run("samples", title, "pretrain", lead)
+    by_step: dict[int, list[Mapping[str, Any]]] = {}
+    for line in read_lines(room.folder / "samples.jsonl"):
+        if isinstance(line.get("step"), int):
+            found = by_step.setdefault(line["step"], [])
+            # A resumed run may write a step's samples again: the last stand.
+            found[:] = [old for old in found if old.get("prompt") != line.get("prompt")]
+            found.append(line)
+    if not by_step:
+        note = Note("Not recorded: pretrain/samples.jsonl is not in this run.", tone="quiet")
+        return Section("samples", title, (note,), lead)
+    blocks = []
+    for step in _spread(sorted(by_step), MAX_SAMPLE_STEPS):
+        lines = by_step[step][:MAX_SAMPLE_PROMPTS]
+        tokens = lines[0].get("tokens")
+        seen = f", {short(tokens)} tokens seen" if is_number(tokens) else ""
+        blocks.append(
+            Excerpts(
+                f"After {step:,} steps{seen}",
+                tuple(_sample(line) for line in lines),
+                source="pretrain/samples.jsonl",
+            )
+        )
+    return Section("samples", title, blocks, lead)
+
+
+def _sample(line: Mapping[str, Any]) -> Excerpt:
+    prompt, text = str(line.get("prompt", "")), str(line.get("text", ""))
+    lead = prompt if text.startswith(prompt) else ""
+    return Excerpt("", text[len(lead) :], lead=lead or prompt)
+
+
+def _spread(values: Sequence[int], at_most: int) -> list[int]:
+    """Up to so many values, the first and the last among them, evenly between.
+
+    >>> _spread([0, 100, 200, 300, 400, 500], 3)
+    [0, 200, 500]
+    """
+    if len(values) <= at_most:
+        return list(values)
+    last = len(values) - 1
+    return [values[last * n // (at_most - 1)] for n in range(at_most)]

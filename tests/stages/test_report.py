@@ -1,0 +1,360 @@
+"""The report: every number from a file of the run, what is missing is called missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teenytinyllama.context import RoomContext
+from teenytinyllama.energy import EnergyMeter
+from teenytinyllama.formats.documents import Document, DocumentWriter
+from teenytinyllama.formats.manifest import Manifest, write_manifest
+from teenytinyllama.recipe import EnergySettings, ReportSettings, load_recipe
+from teenytinyllama.stages import report
+
+FOLDERS = {
+    "corpus": "corpus",
+    "tokenizer": "tokenizer",
+    "pack": "tokens",
+    "pretrain": "pretrain",
+    "evaluate": "scores",
+    "finetune": "finetune",
+    "align": "chat",
+    "quantize": "quantized",
+}
+EVIL = '<script>alert(1)</script><img src="http://evil.example/x">'
+
+
+def _row(read: int, kept: int, filtered: int) -> dict[str, int]:
+    return {
+        "documents_read": read,
+        "documents_kept": kept,
+        "documents_filtered": filtered,
+        "documents_duplicate": 0,
+        "documents_quarantined": read - kept - filtered,
+        "bytes_read": 1000 * read,
+        "bytes_kept": 1000 * kept,
+        "bytes_filtered": 1000 * filtered,
+        "bytes_duplicate": 0,
+        "bytes_quarantined": 1000 * (read - kept - filtered),
+    }
+
+
+FIGURES: dict[str, dict[str, Any]] = {
+    "corpus": {},
+    "tokenizer": {
+        "all": {
+            "num_words": 7400,
+            "num_tokens": 9937,
+            "tokens_per_word": 1.3428,
+            "bytes_per_token": 4.634,
+            "byte_fallback_fraction": 0.0012,
+        },
+        "sources": {"livros": {"num_words": 7400, "num_tokens": 9937, "tokens_per_word": 1.3428}},
+    },
+    "pack": {},
+    "pretrain": {
+        "mfu": 0.453,
+        "mean_tokens_per_s": 26912.0,
+        "training_seconds": 139415.0,
+        "uniform_loss": 7.6246,
+        "epochs": 1.5,
+        "num_skipped_steps": 0,
+        "joules_per_token": 0.0149,
+        "device": "CPU",
+        "tokens": 1_638_400,
+    },
+    "evaluate": {
+        "heldout_bits_per_byte": 1.2345,
+        "heldout_perplexity": 11.77,
+        "bigram_bits_per_byte": 2.1,
+        "xz_bits_per_byte": 2.4,
+        "below_bigram_fraction": 0.412,
+        "tasks": {
+            "perguntas": {
+                "accuracy": 0.61,
+                "standard_error": 0.0244,
+                "chance": 0.25,
+                "num_items": 400,
+                "interval95": [0.561, 0.657],
+            },
+            "arc": {"accuracy": 0.26, "standard_error": 0.0219, "chance": 0.25, "num_items": 400},
+        },
+    },
+    "finetune": {
+        "sentimento": {
+            "accuracy": 0.953,
+            "majority_accuracy": 0.5,
+            "bag_of_words_accuracy": 0.91,
+            "num_items": 400,
+        }
+    },
+    "align": {"ends_answer_fraction": 0.99},
+    "quantize": {
+        "original": {"size_bytes": 12_000_000, "bits_per_byte": 1.2345},
+        "q8_0": {
+            "size_bytes": 3_400_000,
+            "bits_per_byte": 1.2351,
+            "bits_per_byte_increase": 0.0005,
+            "same_best_token": 0.9987,
+        },
+    },
+}
+COUNTS: dict[str, dict[str, Any]] = {
+    "corpus": {
+        **_row(1000, 870, 120),
+        "sources": {"livros": _row(600, 560, 35), f"leis {EVIL}": _row(400, 310, 85)},
+        "filtered_by_reason": {"too-short": 100, "repeated-lines": 20},
+        "duplicate_by_reason": {},
+        "quarantined_by_reason": {"not-utf8": 10},
+        "licenses": {"Apache-2.0": 560, "CC-BY-4.0": 310},
+        "documents_heldout": 20,
+    },
+    "tokenizer": {"vocab_size": 2048, "bytes_trained_on": 1_000_000},
+    "pack": {
+        "tokens_train": 1_100_000,
+        "tokens_heldout": 22_000,
+        "documents_train": 850,
+        "documents_heldout": 20,
+    },
+    "pretrain": {"steps": 400, "tokens": 1_638_400, "parameters": 2_753_664},
+    "evaluate": {"bytes_scored": 90_000},
+    "finetune": {},
+    "align": {"conversations_train": 2850},
+    "quantize": {},
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "corpus": {"sources": [{"kind": "storybook", "license": "Apache-2.0"}]},
+    "tokenizer": {"vocab_size": 2048},
+    "pretrain": {"num_steps": 400, "model": {"hidden_size": 192, "num_attention_heads": 4}},
+    "finetune": {"tasks": [{"name": "sentimento", "kind": "storybook"}]},
+    "align": {"sources": [{"kind": "storybook"}]},
+}  # fmt: skip
+
+
+def write_room(run_dir: Path, name: str, **changes: Any) -> None:
+    """A finished room with made-up results."""
+    folder = run_dir / FOLDERS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    fields: dict[str, Any] = {
+        "room": name, "version": "0.1.0", "fingerprint": "0123456789abcdef",
+        "recipe": RECIPES.get(name, {}), "inputs": {}, "outputs": {},
+        "counts": COUNTS[name], "figures": FIGURES[name],
+        "started_at": "2026-11-23T10:00:00+00:00", "duration_s": 61.5,
+        "energy_kwh": {"gpu_measured": 0.0, "cpu_modelled": 0.0011, "ram_modelled": 0.0004},
+        "emissions_kg": 0.00015, "versions": {"python": "3.11.9", "torch": "2.13.0"},
+    }  # fmt: skip
+    write_manifest(folder, Manifest(**{**fields, **changes}))
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    for name in FOLDERS:
+        write_room(folder, name)
+    lines = [
+        {"step": s, "tokens": 4096 * s, "loss": 7.6 * 0.99**s + 2, "lr": 1e-3, "grad_norm": 0.5,
+         "tokens_per_s": 9000.0, "mfu": 0.4, "energy_kwh": 1e-6 * s,
+         **({"heldout_bpb": 3.0 - s / 400} if s % 100 == 0 else {})}
+        for s in range(1, 401)
+    ]  # fmt: skip
+    (folder / "pretrain/metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    samples = [
+        {"step": s, "prompt": "Era uma vez", "text": f"Era uma vez no passo {s} {EVIL}"}
+        for s in (100, 200, 300, 400)
+    ]
+    (folder / "pretrain/samples.jsonl").write_text("".join(json.dumps(x) + "\n" for x in samples))
+    chat = {
+        "prompt": f"Quem é Ana? {EVIL}",
+        "answer": "É médica.",
+        "expected": "x",
+        "correct": True,
+    }
+    (folder / "chat/examples.jsonl").write_text(json.dumps(chat) + "\n")
+    with DocumentWriter(folder / "corpus/dropped/too-short", "part") as writer:
+        writer.write(Document("1", f"Curto demais {EVIL}", "livros", "MIT"))
+    with DocumentWriter(folder / "corpus/dropped/pii-heavy", "part") as writer:
+        writer.write(Document("2", "CPF 123.456.789-09", "livros", "MIT"))
+    return folder
+
+
+def make(run_dir: Path, **energy: Any) -> str:
+    """The page of a run folder, as text."""
+    out_dir = run_dir / "report"
+    out_dir.mkdir(exist_ok=True)
+    prices = EnergySettings(**energy)
+    context = RoomContext("quickstart", "pt", prices, EnergyMeter(prices))
+    folders = {f"{name}_dir": run_dir / folder for name, folder in FOLDERS.items()}
+    report.run(settings=ReportSettings(), context=context, out_dir=out_dir, **folders)
+    return (out_dir / "index.html").read_text(encoding="utf-8")
+
+
+def section(html: str, key: str) -> str:
+    """The words of one section, tags taken out."""
+    part = re.search(rf'<section id="{key}".*?</section>', html, re.DOTALL)
+    assert part, f"no section {key}"
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", part[0]))
+
+
+SHOWN = [
+    ("corpus", "corpus", "documents_kept", 870, "870", "871"),
+    ("corpus", "corpus", "documents_heldout", 20, "20", "31"),
+    ("tokenizer", "tokenizer", "vocab_size", 2048, "2,048", "4,096"),
+    ("tokens", "pack", "tokens_train", 1_100_000, "1,100,000", "1,234,567"),
+    ("training", "pretrain", "parameters", 2_753_664, "2,753,664", "9,999,999"),
+]
+
+
+@pytest.mark.parametrize(("key", "room", "name", "value", "before", "after"), SHOWN)
+def test_a_changed_count_changes_the_page(
+    run_dir: Path, key: str, room: str, name: str, value: int, before: str, after: str
+) -> None:
+    assert before in section(make(run_dir), key).split()
+    changed = {**COUNTS[room], name: int(after.replace(",", ""))}
+    write_room(run_dir, room, counts=changed)
+    assert after in section(make(run_dir), key).split()
+
+
+def test_a_changed_score_changes_the_page(run_dir: Path) -> None:
+    assert "1.2345" in section(make(run_dir), "scores")
+    write_room(run_dir, "evaluate", figures={**FIGURES["evaluate"], "heldout_bits_per_byte": 1.99})
+    words = section(make(run_dir), "scores")
+    assert "1.9900" in words
+    assert "1.2345" not in words
+
+
+@pytest.mark.parametrize(
+    ("room", "key"),
+    [
+        ("corpus", "corpus"),
+        ("tokenizer", "tokenizer"),
+        ("pack", "tokens"),
+        ("pretrain", "training"),
+        ("pretrain", "samples"),
+        ("evaluate", "scores"),
+        ("finetune", "classifiers"),
+        ("align", "chat"),
+        ("quantize", "quantized"),
+    ],
+)
+def test_a_missing_receipt_is_not_run_and_leaves_no_number(
+    run_dir: Path, room: str, key: str
+) -> None:
+    make(run_dir)
+    (run_dir / FOLDERS[room] / "manifest.json").unlink()
+    words = section(make(run_dir), key)
+    assert f"Not run: {FOLDERS[room]}/manifest.json" in words
+    said = words.partition("Not run:")[2].partition("in this run.")[2]
+    assert not re.search(r"\d", said)
+
+
+def test_an_empty_run_has_a_page_without_numbers(tmp_path: Path) -> None:
+    html = make(tmp_path)
+    for key in ("corpus", "training", "scores", "chat", "quantized", "reproduce"):
+        assert "Not run" in section(html, key)
+    facts = re.search(r"<dl.*?</dl>", html, re.DOTALL)
+    assert facts
+    assert facts[0].count("not run") == 5
+
+
+def test_at_chance_is_said(run_dir: Path) -> None:
+    rows = re.findall(r"<tr>.*?</tr>", make(run_dir), re.DOTALL)
+    arc = next(row for row in rows if ">arc<" in row)
+    questions = next(row for row in rows if ">perguntas<" in row)
+    assert "at chance" in arc
+    assert "21.7 to 30.3" in arc  # 0.26 +- 1.96 x 0.0219
+    assert "above chance" in questions
+
+
+def test_measured_and_modelled_energy_stand_apart(run_dir: Path) -> None:
+    write_room(
+        run_dir,
+        "pretrain",
+        energy_kwh={"gpu_measured": 12.66, "cpu_modelled": 1.65, "ram_modelled": 1.21},
+        duration_s=3600.0,
+    )
+    words = section(make(run_dir, usd_per_gpu_hour=1.29), "energy")
+    for part in ("12.66 kWh", "1.65 kWh", "1.21 kWh", "GPU, measured", "CPU, modelled", "$1.29"):
+        assert part in words
+
+
+class _Watcher(HTMLParser):
+    """Collects what a browser would fetch or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.scripts = 0
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        for name, value in attrs:
+            if name.startswith("on"):
+                self.handlers.append(name)
+            if name in ("src", "srcset", "data", "poster", "action") or (
+                name == "href" and not (value or "").startswith("#")
+            ):
+                self.fetched.append(f"{tag} {name}={value}")
+
+
+def test_nothing_is_fetched_and_no_foreign_word_is_run(run_dir: Path) -> None:
+    html = make(run_dir)
+    watcher = _Watcher()
+    watcher.feed(html)
+    assert watcher.fetched == []
+    assert watcher.handlers == []
+    assert watcher.scripts == 1
+    assert "url(" not in html
+    assert "@import" not in html
+    assert EVIL not in html
+    assert html.count("&lt;script&gt;alert(1)") >= 6  # source, samples, chat, dropped text
+
+
+def test_texts_dropped_for_personal_data_are_not_shown(run_dir: Path) -> None:
+    html = make(run_dir)
+    assert "pii-heavy" in html
+    assert "123.456.789-09" not in html
+
+
+def test_the_recipe_beside_the_page_loads_and_is_complete(run_dir: Path) -> None:
+    make(run_dir)
+    recipe = load_recipe(run_dir / "report" / "recipe.toml")
+    assert recipe.name == "quickstart"
+    assert recipe.pretrain is not None
+    assert recipe.pretrain.num_steps == 400
+    assert recipe.align is not None
+    assert recipe.report is not None
+
+
+def test_equal_runs_give_equal_bytes(run_dir: Path) -> None:
+    assert make(run_dir) == make(run_dir)
+
+
+def test_a_long_run_makes_a_small_page_in_three_seconds(run_dir: Path) -> None:
+    with (run_dir / "pretrain/metrics.jsonl").open("w") as file:
+        for s in range(1, 45_801):
+            line = {"step": s * 10, "tokens": 81920 * s, "loss": 3.0 + 3 / s, "lr": 6e-4,
+                    "grad_norm": 0.4, "tokens_per_s": 26912.0, "energy_kwh": s / 3000}  # fmt: skip
+            file.write(json.dumps(line) + "\n")
+    started = time.monotonic()
+    html = make(run_dir)
+    assert time.monotonic() - started < 3
+    assert len(html.encode()) < 3_000_000
+
+
+def test_the_room_needs_no_torch() -> None:
+    code = (
+        "import sys, teenytinyllama.stages.report as r; "
+        "print(sorted({'torch', 'transformers', 'matplotlib', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
