@@ -210,17 +210,23 @@ def _cut_spacy(
     closes = ~space
     closes[:-1] &= space[1:]
     ends = np.flatnonzero(closes) + 1
-    other = ~space & ((classes & LETTER) == 0)
-    mixed = np.flatnonzero(_any(other, starts, ends))
+    cutter = spacy_cuts(language)
+    mixed = np.arange(len(starts))
+    if cutter.letters_are_one_token:
+        mixed = np.flatnonzero(_any(~space & ((classes & LETTER) == 0), starts, ends))
     bounds = zip(starts[mixed].tolist(), ends[mixed].tolist(), strict=True)
     chunks = [joined[start:end] for start, end in bounds]
-    cuts = spacy_cuts(language).of(chunks)
+    cuts = cutter.of(chunks)
     counts = np.fromiter(map(len, cuts), dtype=np.int64, count=len(cuts))
     offsets = np.fromiter(chain.from_iterable(cuts), dtype=np.int64, count=int(counts.sum()))
     inner = np.repeat(starts[mixed], counts) + offsets
     opens[inner] = True
     closes[inner - 1] = True
     return np.flatnonzero(opens), np.flatnonzero(closes) + 1
+
+
+# Languages checked for it; others ("cannot" is two tokens in English) go through the memory whole.
+_LETTERS_ARE_ONE_TOKEN = frozenset({"pt"})
 
 
 class SpacyCuts:
@@ -237,6 +243,10 @@ class SpacyCuts:
             raise missing_extra("spacy", "spacy") from error
         self._tokenizer = spacy.blank(language).tokenizer
         self._vocab = self._tokenizer.vocab
+        # What spaCy notes of each new word (shape, likeness to a URL ...) decides no cut: without
+        # it a new word costs half.
+        self._vocab.lex_attr_getters = {}
+        self.letters_are_one_token = language in _LETTERS_ARE_ONE_TOKEN
         self._known: dict[str, tuple[int, ...]] = {}
         self._max_chunks = max_chunks
 
