@@ -19,6 +19,7 @@ from teenytinyllama.progress import Progress, say
 from teenytinyllama.recipe import CorpusSettings
 from teenytinyllama.stages.corpus.intake import Intake
 from teenytinyllama.stages.corpus.ledger import HEADINGS, Ledger
+from teenytinyllama.stages.corpus.near_duplicates import near_duplicates
 from teenytinyllama.stages.corpus.records import RawBatch
 from teenytinyllama.stages.corpus.sources import InputFile, find_files, read_file, read_made
 from teenytinyllama.stages.corpus.workers import prepare_all, usable_cores
@@ -48,9 +49,10 @@ def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Out
                 intake.take(batch)
                 work.advance(len(batch.entries) + len(batch.faults))
         intake.finish()
+    _drop_near_duplicates(settings, intake)
     limit = heldout_limit(intake.index, settings.heldout_fraction)
     closing = Closing(out_dir, intake.index, intake.ledger, limit)
-    written = closing.run(intake.spool_path)
+    written = closing.run(intake.spool)
     shutil.rmtree(work_dir)
     notes.update(intake.notes)
     outcome = _outcome(intake.ledger, written, notes)
@@ -82,6 +84,20 @@ def _read(
                     yield from read_file(file, source, settings, notes)
         else:
             yield from read_made(source, index)
+
+
+def _drop_near_duplicates(settings: CorpusSettings, intake: Intake) -> None:
+    if settings.near_duplicates is None or intake.keys is None:
+        return
+    with Progress("corpus: near duplicates", unit="copies") as work:
+        copies, left_out = near_duplicates(
+            intake.index, intake.keys, intake.spool, settings.near_duplicates
+        )
+        for copy in copies:
+            intake.index.drop(copy.dropped, "duplicate-near", duplicate_of=copy.kept)
+            intake.index.similarity[copy.dropped] = copy.similarity
+        work.advance(len(copies))
+    intake.notes["near-duplicate-comparisons-left-out"] += left_out
 
 
 def funnel(ledger: Ledger) -> str:

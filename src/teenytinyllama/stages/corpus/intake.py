@@ -6,74 +6,23 @@ Texts go to a spool on disk at once. What stays in memory is about 200 bytes per
 from __future__ import annotations
 
 import json
-from array import array
 from collections import Counter
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
-
-import zstandard
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.recipe import CorpusSettings
+from teenytinyllama.stages.corpus.index import Index
 from teenytinyllama.stages.corpus.ledger import QUARANTINED, Ledger
+from teenytinyllama.stages.corpus.near_duplicates import BandKeys
 from teenytinyllama.stages.corpus.prepare import LICENSE_MISSING, TEXT_MISSING
 from teenytinyllama.stages.corpus.records import Fault, Prepared
+from teenytinyllama.stages.corpus.spool import Spool
 
 DECIDED_AFTER = 100
 # A few bad records never stop a small corpus.
 ALWAYS_ALLOWED_FAULTS = 10
-
-
-class Names:
-    """Words as small numbers, in order of first appearance."""
-
-    def __init__(self, first: tuple[str, ...] = ()) -> None:
-        self.names = list(first)
-        self._codes = {name: code for code, name in enumerate(first)}
-
-    def code(self, name: str) -> int:
-        """The number of a word, new or known."""
-        code = self._codes.setdefault(name, len(self.names))
-        if code == len(self.names):
-            self.names.append(name)
-        return code
-
-
-class Index:
-    """One row per good record in reading order: its digest, source, size and verdict so far."""
-
-    def __init__(self) -> None:
-        self.digests = bytearray()
-        self.sources = array("i")
-        self.num_bytes = array("q")
-        self.reasons = array("i")
-        self.source_names = Names()
-        self.reason_names = Names(("",))
-        self.duplicate_of: dict[int, int] = {}
-        self.renamed: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        return len(self.reasons)
-
-    def reason(self, row: int) -> str:
-        """Why a document is dropped, or ""."""
-        return self.reason_names.names[self.reasons[row]]
-
-    def source(self, row: int) -> str:
-        """Name of a document's source."""
-        return self.source_names.names[self.sources[row]]
-
-    def drop(self, row: int, reason: str, duplicate_of: int | None = None) -> None:
-        """Give a document the reason that drops it."""
-        self.reasons[row] = self.reason_names.code(reason)
-        if duplicate_of is not None:
-            self.duplicate_of[row] = duplicate_of
-
-    def digest(self, row: int) -> bytes:
-        """128-bit hash of a document's text."""
-        return bytes(self.digests[16 * row : 16 * row + 16])
 
 
 class Intake:
@@ -84,8 +33,9 @@ class Intake:
         self.index = Index()
         self.ledger = Ledger()
         self.notes: Counter[str] = Counter()
-        self.spool_path = work_dir / "spool"
-        self._spool = self.spool_path.open("wb")
+        self.spool = Spool(work_dir / "spool")
+        near = settings.near_duplicates
+        self.keys = BandKeys(work_dir / "keys", near.num_bands) if near else None
         self._quarantine = quarantine
         self._first_of: dict[bytes, int] = {}
         self._ids: dict[bytes, int] = {}
@@ -108,7 +58,7 @@ class Intake:
                     f'add license = "CC-BY-4.0" (or what holds) to corpus.sources.{batch.source}',
                 )
             self._set_aside(fault)
-        self._spool.write(len(batch.frame).to_bytes(8, "little") + batch.frame)
+        self.spool.add(batch.frame, len(batch.entries))
         for entry in batch.entries:
             index, row = self.index, len(self.index)
             index.digests += entry.digest
@@ -118,6 +68,8 @@ class Intake:
             first = self._first_of.setdefault(entry.digest, row)
             if first != row:
                 index.drop(row, "duplicate-exact", duplicate_of=first)
+            elif entry.band_keys and self.keys is not None:
+                self.keys.add(row, entry.band_keys)
             copies = self._ids[entry.id_digest] = self._ids.get(entry.id_digest, 0) + 1
             if copies > 1:
                 index.renamed[row] = copies
@@ -149,7 +101,7 @@ class Intake:
 
     def finish(self) -> None:
         """Close the files. Raises UserError where nothing or too little could be read."""
-        self._spool.close()
+        self.spool.close()
         self._first_of.clear()
         self._ids.clear()
         bad, read = self.ledger.total(QUARANTINED), self.ledger.total(QUARANTINED) + len(self.index)
@@ -163,14 +115,3 @@ class Intake:
                 f"expected at most {allowed:.2%}",
                 f"mend the sources, or --set corpus.max_quarantined_fraction={bad / read:.2f}",
             )
-
-
-def read_spool(path: Path) -> Any:
-    """The documents of the spool as dictionaries, in index order."""
-    unpack = zstandard.ZstdDecompressor()
-    with path.open("rb") as file:
-        while head := file.read(8):
-            text = unpack.decompress(file.read(int.from_bytes(head, "little"))).decode("utf-8")
-            if text:
-                for line in text.split("\n"):
-                    yield json.loads(line)

@@ -74,7 +74,10 @@ class _Cutter:
     def end(self, fault: Damaged | None) -> Iterator[RawItem]:
         """The last line, where the file does not end with a line end or is damaged."""
         if self.giant is not None:
-            yield self.giant.item()
+            item = self.giant.item()
+            if fault is not None:
+                item.damage, item.detail = fault.reason, fault.detail
+            yield item
         elif fault is not None or self.rest.strip():
             item = RawItem(self.file, self.number + 1, self.offset, self.rest)
             if fault is not None:

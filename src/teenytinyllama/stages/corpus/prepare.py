@@ -23,6 +23,7 @@ from teenytinyllama.stages.corpus.records import (
     RawItem,
     make_fault,
 )
+from teenytinyllama.stages.corpus.shingles import Signer
 
 MAX_ID_CHARACTERS = 512
 NO_LICENSE = frozenset({"", "unknown", "none", "null", "n/a", "na", "?", "other"})
@@ -46,6 +47,7 @@ class _Candidate:
     digest: bytes
     num_bytes: int
     reason: str = ""
+    band_keys: bytes = b""
 
 
 class Preparer:
@@ -54,6 +56,7 @@ class Preparer:
     def __init__(self, settings: CorpusSettings, language: str) -> None:
         self.settings, self.language = settings, language
         self._chain = Chain(settings.filters, language) if settings.filters else None
+        self._signer = Signer(settings.near_duplicates) if settings.near_duplicates else None
         self._pack = zstandard.ZstdCompressor(level=1)
 
     def prepare(self, batch: RawBatch) -> Prepared:
@@ -72,6 +75,7 @@ class Preparer:
                 title = source.name or stem_of(item.file, source)
                 faults.append(make_fault(item, title, bad.reason, bad.detail))
         self._judge(kept, source)
+        self._sign([k for k in kept if not k.reason])
         lines = [json.dumps(asdict(k.document), ensure_ascii=False) for k in kept]
         return Prepared(
             source=batch.source,
@@ -84,6 +88,7 @@ class Preparer:
                     license=k.document.license,
                     num_bytes=k.num_bytes,
                     reason=k.reason,
+                    band_keys=k.band_keys,
                 )
                 for k in kept
             ],
@@ -136,6 +141,14 @@ class Preparer:
             candidate.document.scores = verdict.scores
             if verdict.text is not None:
                 candidate.document.text = verdict.text
+
+    def _sign(self, kept: list[_Candidate]) -> None:
+        """Give each document that is still kept the keys that near duplicates share."""
+        if self._signer is None or not kept:
+            return
+        keys = self._signer.band_keys([c.document.text for c in kept])
+        for candidate, row in zip(kept, keys, strict=True):
+            candidate.band_keys = row.tobytes() if row[0] else b""
 
 
 def digest_of(text: str) -> bytes:

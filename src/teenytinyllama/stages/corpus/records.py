@@ -66,6 +66,7 @@ class Entry:
     """One document of a prepared batch, as the ledger and the duplicate search see it.
 
     `num_bytes` is the length of the text as it was read; `reason` the rule that drops it, or "".
+    `band_keys`: what it shares with near duplicates, where they are looked for.
     """
 
     digest: bytes
@@ -74,6 +75,7 @@ class Entry:
     license: str
     num_bytes: int
     reason: str
+    band_keys: bytes = b""
 
 
 @dataclass(slots=True)

@@ -156,15 +156,15 @@ def read_file(
 def read_made(source: Source, index: int) -> Iterator[RawBatch]:
     """The records of a source that is no file: the storybook, or a dataset of the Hub."""
     if source.kind == "storybook":
-        from teenytinyllama.storybook.documents import documents
+        from teenytinyllama import storybook
 
         rows: Iterable[dict[str, Any]] = (
             {
                 source.id_key: made.id,
                 source.text_key: made.text,
-                "license": source.license or "Apache-2.0",
+                "license": source.license or storybook.LICENSE,
             }
-            for made in documents(seed=source.seed, num_documents=source.num_documents)
+            for made in storybook.documents(seed=source.seed, num_documents=source.num_documents)
         )
     else:
         rows = _hub_rows(source, index)

@@ -69,9 +69,9 @@ def chunks_of(path: Path, notes: Counter[str]) -> Iterator[bytes]:
         made = 0
         for chunk in unpack(file, notes):
             made += len(chunk)
+            yield chunk
             if made > BOMB_AFTER_BYTES and made > BOMB_RATIO * file.tell():
                 raise Damaged("decompression-bomb", f"grew {BOMB_RATIO} times, stopped at {made}")
-            yield chunk
 
 
 def _plain(file: BinaryIO, _notes: Counter[str]) -> Iterator[bytes]:

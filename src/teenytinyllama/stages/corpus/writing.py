@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import zstandard
@@ -13,8 +14,9 @@ import zstandard
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.documents import Document, DocumentWriter
 from teenytinyllama.progress import Progress
-from teenytinyllama.stages.corpus.intake import Index, read_spool
+from teenytinyllama.stages.corpus.index import Index
 from teenytinyllama.stages.corpus.ledger import Ledger, heading_of
+from teenytinyllama.stages.corpus.spool import Spool
 
 DROPPED_DIR = "dropped"
 
@@ -73,7 +75,7 @@ class Closing:
         self._ids: dict[int, str] = {}
         self._kept_rows = set(index.duplicate_of.values())
 
-    def run(self, spool_path: Path) -> Written:
+    def run(self, spool: Spool) -> Written:
         """Write everything. The two splits share no text: asserted."""
         splits: dict[str, set[bytes]] = {"train": set(), "heldout": set()}
         title = "corpus: write"
@@ -82,7 +84,7 @@ class Closing:
                 name: stack.enter_context(DocumentWriter(self.out_dir, name)) for name in splits
             }
             dropped: dict[str, DocumentWriter] = {}
-            for row, record in enumerate(read_spool(spool_path)):
+            for row, record in chain.from_iterable(spool.batches()):
                 work.advance()
                 document = Document(**record)
                 if row in self.index.renamed:
@@ -121,6 +123,7 @@ class Closing:
                     "kept": self._ids[kept],
                     "dropped": self._ids[row],
                     "kind": self.index.reason(row),
+                    "similarity": self.index.similarity.get(row, 1.0),
                 },
                 ensure_ascii=False,
             )

@@ -1,0 +1,1 @@
+from corpus_room import room as room
