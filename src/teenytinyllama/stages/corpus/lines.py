@@ -153,19 +153,29 @@ def foreign_encoding(head: bytes) -> str:
     ):
         if head.startswith(mark):
             return name
-    if head.count(0) * 5 >= len(head) > 8:
-        quarter = [head[k::4].count(0) for k in range(4)]
-        half = len(head) // 8
-        if sum(q > half for q in quarter) >= 3:
-            return "UTF-32LE" if quarter[0] < half else "UTF-32BE"
-        odd, even = head[1::2].count(0), head[0::2].count(0)
-        if max(odd, even) > 3 * min(odd, even) + 8:
-            return "UTF-16LE" if odd > even else "UTF-16BE"
+    wide = _wide_encoding(head)
+    if wide:
+        return wide
     text = head.decode("utf-8", "replace")
     wrong = text.count("�") - head.count("�".encode())
     right = sum(c > "\x7f" and c != "�" for c in text) if wrong >= MIN_WRONG_BYTES else 0
     if wrong >= MIN_WRONG_BYTES and wrong > 3 * right and head.count(0) * 20 < len(head):
         return _likeliest_legacy(head)
+    return ""
+
+
+def _wide_encoding(head: bytes) -> str:
+    """UTF-16 or UTF-32 without a mark: zeros in the high bytes of Latin letters, and only there."""
+    zeros = [head[k::4].count(0) * 4 / max(len(head), 1) for k in range(4)]
+    for name, high in (
+        ("UTF-32LE", (1, 2, 3)),
+        ("UTF-32BE", (0, 1, 2)),
+        ("UTF-16LE", (1, 3)),
+        ("UTF-16BE", (0, 2)),
+    ):
+        low = [zeros[k] for k in range(4) if k not in high]
+        if min(zeros[k] for k in high) > 0.7 and max(low) < 0.1:
+            return name
     return ""
 
 
