@@ -35,6 +35,7 @@ from teenytinyllama.stages.report.sections_text import (
     tokens_section,
 )
 from teenytinyllama.stages.report.sections_training import samples_section, training_section
+from teenytinyllama.stages.report.wording import duration, is_number, percent, short
 
 
 def run(  # noqa: PLR0913 (one folder per room)
@@ -97,7 +98,18 @@ def make_page(run: RunRecord, settings: ReportSettings) -> Page:
 
 
 def _subtitle(run: RunRecord) -> str:
-    done = len(run.rooms)
-    missing = [s for s in ("corpus", "tokenizer", "pack", "pretrain") if s not in run.rooms]
-    state = f"Not finished: {', '.join(missing)} not run." if missing else f"{done} rooms finished."
-    return f"A language model built from scratch, language “{run.language}”. {state}"
+    """One sentence on what there is, from the manifests."""
+    missing = [name for name in ("corpus", "tokenizer", "pack", "pretrain") if not run.room(name)]
+    pretrain, evaluate = run.room("pretrain"), run.room("evaluate")
+    if pretrain is None:
+        return f"Not finished: {', '.join(missing)} not run."
+    words = (
+        f"A language model of {short(pretrain.count('parameters'))} parameters, language "
+        f"“{run.language}”, trained from scratch on {short(pretrain.count('tokens'))} tokens in "
+        f"{duration(pretrain.manifest.duration_s)}."
+    )
+    below = evaluate.figure("below_bigram_fraction") if evaluate else None
+    if is_number(below):
+        side = "under" if below >= 0 else "above"
+        words += f" On text it never saw it is {percent(abs(below), 0)} {side} a bigram model."
+    return words

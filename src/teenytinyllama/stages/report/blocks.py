@@ -66,8 +66,15 @@ class Chart:
     narrow: str
     source: str = ""
     note: str = ""
-    is_small: bool = False
     kind: str = "chart"
+
+
+@dataclass(frozen=True)
+class ChartRow:
+    """Small charts side by side."""
+
+    charts: tuple[Chart, ...]
+    kind: str = "charts"
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ class Note:
     kind: str = "note"
 
 
-Block = Table | Chart | Facts | Excerpts | Note
+Block = Table | Chart | ChartRow | Facts | Excerpts | Note
 
 
 @dataclass(frozen=True)

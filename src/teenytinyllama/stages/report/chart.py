@@ -97,8 +97,8 @@ def _frame(series: Sequence[Series], axes: Axes, width: int, height: int) -> _Fr
     x_range = _padded(min(xs), max(xs), 0.0, whole=False)
     if axes.log_x:
         x_range = (min(xs), max(max(xs), min(xs) * 10))
-    y_range = _padded(min(ys), max(ys), 0.06, whole=True)
-    widest = max(len(axes.write_y(tick)) for tick in ticks(*y_range, 5))
+    y_range = _round_out(*_padded(min(ys), max(ys), 0.02, whole=True))
+    widest = max(len(axes.write_y(tick)) for tick in ticks(*y_range, 6))
     return _Frame(width, height, x_range, y_range, axes.log_x, left=20 + 6.6 * widest)
 
 
@@ -111,6 +111,13 @@ def _padded(low: float, high: float, share: float, *, whole: bool) -> Point:
     return (max(low - pad, 0.0) if whole and low >= 0 else low - pad), high + pad
 
 
+def _round_out(low: float, high: float) -> Point:
+    """The bounds moved out to the next tick, so that the top and the bottom line have a number."""
+    found = ticks(low, high, 6)
+    step = found[1] - found[0] if len(found) > 1 else high - low
+    return math.floor(low / step + 1e-6) * step, math.ceil(high / step - 1e-6) * step
+
+
 def ticks(low: float, high: float, wanted: int) -> list[float]:
     """Round numbers between two bounds, about `wanted` of them.
 
@@ -119,7 +126,7 @@ def ticks(low: float, high: float, wanted: int) -> list[float]:
     """
     rough = (high - low) / max(wanted - 1, 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(n * step, 12) for n in range(first, last + 1)]
@@ -138,7 +145,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 def _grid(frame: _Frame, axes: Axes) -> list[str]:
     right, bottom = frame.width - frame.right, frame.height - frame.bottom
     parts = []
-    for tick in ticks(*frame.y_range, 5):
+    for tick in ticks(*frame.y_range, 6):
         y = frame.y(tick)
         parts.append(
             f'<line class="grid" x1="{frame.left:.1f}" x2="{right:.1f}" y1="{y:.1f}" '

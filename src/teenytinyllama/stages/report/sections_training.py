@@ -10,6 +10,7 @@ from teenytinyllama.stages.report.blocks import (
     Block,
     Cell,
     Chart,
+    ChartRow,
     Column,
     Excerpt,
     Excerpts,
@@ -55,7 +56,7 @@ def make_chart(
     if not wide:
         return None
     keys = legend(series)
-    return Chart(key, title, keys + wide, keys + narrow, is_small=is_small, **words)
+    return Chart(key, title, keys + wide, keys + narrow, **words)
 
 
 def points(metrics: Metrics, y: str, x: str = "step") -> list[tuple[float, float]]:
@@ -103,16 +104,16 @@ def _curves(room: Receipt, metrics: Metrics) -> list[Block]:
     if is_number(uniform) and loss[0].points:
         last = max(x for x, _ in loss[0].points)
         loss.append(Series("a uniform guess", [(0, uniform), (last, uniform)], "quiet", True))
-    charts = [
-        make_chart(
-            "loss",
-            "Training loss",
-            loss,
-            Axes("steps", "loss, nats per token", write_x=short),
-            source=METRICS,
-            note="Nats per token. Where there are many steps, the line is a mean and the band "
-            "shows the lowest and the highest.",
-        ),
+    curve = make_chart(
+        "loss",
+        "Training loss",
+        loss,
+        Axes("steps", "loss, nats per token"),
+        source=METRICS,
+        note="Nats per token. Where there are many steps, the line is a mean and the band shows "
+        "the lowest and the highest.",
+    )
+    small = [
         make_chart(
             "heldout_bpb",
             "Held-out bits per byte",
@@ -145,9 +146,12 @@ def _curves(room: Receipt, metrics: Metrics) -> list[Block]:
             is_small=True,
             source=METRICS,
         ),
-        _over_the_paper(metrics),
     ]
-    return [chart for chart in charts if chart is not None]
+    row = ChartRow(tuple(chart for chart in small if chart is not None))
+    blocks: list[Block] = [chart for chart in (curve,) if chart is not None]
+    blocks += [row] if row.charts else []
+    over = _over_the_paper(metrics)
+    return [*blocks, over] if over is not None else blocks
 
 
 def _over_the_paper(metrics: Metrics) -> Chart | None:
