@@ -71,7 +71,7 @@ def test_greedy_equals_transformers_for_prompts_of_unequal_length(changes: dict)
 def test_bfloat16_logits_stay_near_those_of_transformers(model: LlamaForCausalLM) -> None:
     half = tiny_llama().to(torch.bfloat16)
     decoder = Decoder(half)
-    memory = decoder.new_memory(1)
+    memory = decoder.new_memory()
     logits = decoder.read(memory, [PROMPTS[2]])
     for token in (40, 41):  # the single-row step takes another kernel than the reading
         logits = decoder.step(memory, [token])

@@ -4,9 +4,11 @@ The weights are those of the `LlamaForCausalLM`, laid out for reading: query, ke
 matrix, gate and up in another. Keys and values go into memory set aside beforehand, one line per
 conversation, so that conversations of different lengths share a step and may come and go.
 
-On a CPU one new token costs one pass through all weights. Torch's oneDNN kernels reach half of
-the memory's speed there for a single row of bfloat16, the plain ones nearly all of it: that row is
-computed without oneDNN (bench/generation_speed.py measures it).
+On a CPU one new token costs one pass through all weights, and what `model.generate` loses there is
+how the pass is made (bench/generation_speed.py measures it): for a single row of bfloat16 torch's
+oneDNN kernels reach half of the memory's speed and the plain ones nearly all of it; for several
+rows oneDNN needs the weights rearranged beforehand; and attention of one token over bfloat16 keys
+is faster in fp32.
 """
 
 # R conversations (rows), T new tokens of each, N positions in memory, C hidden size,
@@ -25,50 +27,80 @@ from transformers import LlamaForCausalLM
 
 from teenytinyllama.errors import UserError
 
-POSITIONS_PER_GROWTH = 256
+POSITIONS_PER_GROWTH = 32
+ROWS_ARRANGED_FOR = 16  # oneDNN chooses the order of weights for about so many rows
+
+
+class Matrix:
+    """A weight matrix (out, in) and the fastest way to multiply a few rows by it."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self._arranged: Tensor | None = None
+        self._can_arrange = (
+            weight.device.type == "cpu"
+            and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+            and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        )
+
+    def apply(self, x: Tensor) -> Tensor:
+        """`x @ weight.T`, as `functional.linear` gives it."""
+        return functional.linear(x, self.weight)
+
+    def apply_to_rows(self, x: Tensor) -> Tensor:
+        """The same for several rows of one token each.
+
+        On a CPU the weights are kept rearranged from the first such step on: memory doubles,
+        and a step of 16 rows takes about 0.6 of the time.
+        """
+        if not self._can_arrange:
+            return self.apply(x)
+        if self._arranged is None:
+            self._arranged = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS_ARRANGED_FOR)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self._arranged, None, "none", [], ""
+        )
+        return product
 
 
 class Layer(NamedTuple):
     """One decoder layer's weights."""
 
     attention_norm: Tensor  # (C,)
-    qkv: Tensor  # ((H + 2 K) D, C)
-    attention_out: Tensor  # (C, H D)
+    qkv: Matrix  # ((H + 2 K) D, C)
+    attention_out: Matrix  # (C, H D)
     mlp_norm: Tensor  # (C,)
-    gate_up: Tensor  # (2 I, C)
-    down: Tensor  # (C, I)
+    gate_up: Matrix  # (2 I, C)
+    down: Matrix  # (C, I)
 
 
 class Memory:
     """Keys and values of the conversations in flight, and how many tokens each holds.
 
     Rows 0 to `len(lengths) - 1` are in use; they stay side by side, so that a step reads one
-    block. Room for positions grows as needed, up to `max_positions`.
+    block. Rows and positions are added as needed, positions up to the model's context: what is
+    read in a step is then nearly all of the memory, and nearly all of it is needed.
     """
 
-    def __init__(self, decoder: Decoder, num_rows: int, num_positions: int) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self.max_positions = decoder.max_positions
-        shape = (
-            len(decoder.layers),
-            num_rows,
-            decoder.num_key_value_heads,
-            min(num_positions, self.max_positions),
-            decoder.head_size,
-        )
+        shape = (len(decoder.layers), 0, decoder.num_key_value_heads, 0, decoder.head_size)
         self.keys = torch.zeros(shape, dtype=decoder.dtype, device=decoder.device)
         self.values = torch.zeros_like(self.keys)
         self.lengths: list[int] = []
 
-    def reserve(self, num_positions: int) -> None:
-        """Make room for this many positions per row; what is held stays."""
-        held = self.keys.shape[3]
-        if num_positions <= held:
+    def reserve(self, num_rows: int, num_positions: int) -> None:
+        """Make room for this many rows of this many positions; what is held stays."""
+        held_rows, held_positions = self.keys.shape[1], self.keys.shape[3]
+        if num_rows <= held_rows and num_positions <= held_positions:
             return
-        more = max(num_positions - held, POSITIONS_PER_GROWTH)
-        more = min(more, self.max_positions - held)
-        self.keys = functional.pad(self.keys, (0, 0, 0, more))
-        self.values = functional.pad(self.values, (0, 0, 0, more))
+        steps = -(-num_positions // POSITIONS_PER_GROWTH)
+        positions = max(held_positions, min(steps * POSITIONS_PER_GROWTH, self.max_positions))
+        more = (0, 0, 0, positions - held_positions, 0, 0, 0, max(num_rows - held_rows, 0))
+        self.keys = functional.pad(self.keys, more)
+        self.values = functional.pad(self.values, more)
 
+    @torch.inference_mode()
     def drop(self, row: int) -> None:
         """Forget one conversation; the last one takes its row."""
         last = len(self.lengths) - 1
@@ -104,11 +136,10 @@ class Decoder:
         self.epsilon = float(config.rms_norm_eps)
         self.embedding = model.model.embed_tokens.weight.detach().to(self.dtype)  # (V, C)
         tied = head.data_ptr() == model.model.embed_tokens.weight.data_ptr()
-        self.head = self.embedding if tied else head.to(self.dtype)  # (V, C)
+        self.head = Matrix(self.embedding if tied else head.to(self.dtype))  # (V, C)
         self.norm = model.model.norm.weight.detach().to(self.dtype)
         self.layers = [self._lay_out(layer) for layer in model.model.layers]
         self.cos, self.sin = self._rotations(model)  # (N, D)
-        self.enable_gqa = self.num_heads != self.num_key_value_heads
 
     def _lay_out(self, layer: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -119,11 +150,11 @@ class Decoder:
 
         return Layer(
             joined(layer.input_layernorm),
-            joined(attention.q_proj, attention.k_proj, attention.v_proj),
-            joined(attention.o_proj),
+            Matrix(joined(attention.q_proj, attention.k_proj, attention.v_proj)),
+            Matrix(joined(attention.o_proj)),
             joined(layer.post_attention_layernorm),
-            joined(mlp.gate_proj, mlp.up_proj),
-            joined(mlp.down_proj),
+            Matrix(joined(mlp.gate_proj, mlp.up_proj)),
+            Matrix(joined(mlp.down_proj)),
         )
 
     def _rotations(self, model: LlamaForCausalLM) -> tuple[Tensor, Tensor]:
@@ -135,9 +166,9 @@ class Decoder:
         sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
         return cos[0].to(self.dtype).contiguous(), sin.to(self.dtype).contiguous()
 
-    def new_memory(self, num_rows: int, num_positions: int = POSITIONS_PER_GROWTH) -> Memory:
-        """Empty memory for at most `num_rows` conversations at once."""
-        return Memory(self, num_rows, num_positions)
+    def new_memory(self) -> Memory:
+        """Empty memory, for any number of conversations at once."""
+        return Memory(self)
 
     @torch.inference_mode()
     def read(self, memory: Memory, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -149,7 +180,7 @@ class Decoder:
         first = len(memory.lengths)
         sizes = [len(prompt) for prompt in prompts]
         width = max(sizes)
-        memory.reserve(width)
+        memory.reserve(first + len(prompts), width)
         padded = [[*prompt, *([0] * (width - len(prompt)))] for prompt in prompts]
         ids = torch.tensor(padded, device=self.device)  # (R, T)
         hidden = self._layers(ids, memory, first, [0] * len(prompts))
@@ -161,7 +192,7 @@ class Decoder:
     def extend(self, memory: Memory, row: int, ids: Sequence[int]) -> Tensor:
         """Go on with one conversation by several tokens at once; the next one's logits, (1, V)."""
         start = memory.lengths[row]
-        memory.reserve(start + len(ids))
+        memory.reserve(row + 1, start + len(ids))
         hidden = self._layers(torch.tensor([list(ids)], device=self.device), memory, row, [start])
         memory.lengths[row] = start + len(ids)
         return self._logits(hidden[:, -1])
@@ -170,7 +201,7 @@ class Decoder:
     def step(self, memory: Memory, ids: Sequence[int]) -> Tensor:
         """Append one token to every conversation; the logits of the next ones, (R, V) in fp32."""
         starts = list(memory.lengths)
-        memory.reserve(max(starts) + 1)
+        memory.reserve(len(starts), max(starts) + 1)
         with _plain_kernels(len(ids) == 1 and self.device.type == "cpu"):
             tokens = torch.tensor(ids, device=self.device)[:, None]  # (R, 1)
             hidden = self._layers(tokens, memory, 0, starts)
@@ -178,8 +209,10 @@ class Decoder:
             return self._logits(hidden[:, -1])
 
     def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits (R, V) in fp32 of one hidden state (R, C) per row."""
         hidden = self._normed(hidden, self.norm)
-        return functional.linear(hidden, self.head).float()
+        apply = Matrix.apply if len(hidden) == 1 else Matrix.apply_to_rows
+        return apply(self.head, hidden).float()
 
     def _normed(self, hidden: Tensor, gain: Tensor) -> Tensor:
         wide = hidden.float()
@@ -190,55 +223,94 @@ class Decoder:
     def _layers(self, ids: Tensor, memory: Memory, first: int, starts: list[int]) -> Tensor:
         """All layers on new tokens (R, T) of rows `first` onwards; hidden states (R, T, C)."""
         num_rows, width = ids.shape
-        rows = slice(first, first + num_rows)
-        end = max(starts) + width
-        positions = torch.tensor(starts, device=self.device)[:, None] + torch.arange(
-            width, device=self.device
-        )  # (R, T)
-        together = len(set(starts)) == 1
-        if together:
-            cos, sin = self.cos[starts[0] : end, None], self.sin[starts[0] : end, None]  # (T, 1, D)
-        else:
-            last = self.max_positions - 1
-            cos = self.cos[positions.clamp(max=last)][:, :, None]  # (R, T, 1, D)
-            sin = self.sin[positions.clamp(max=last)][:, :, None]
-        causal = together and starts[0] == 0 and width > 1
-        mask = None
-        if not causal and (width > 1 or not together):
-            mask = torch.arange(end, device=self.device) <= positions[:, None, :, None]
-        line = torch.arange(num_rows, device=self.device)[:, None] + first  # (R, 1)
-        queries_keys = self.num_heads + self.num_key_value_heads
+        place = Place(self, first, starts, width)
+        apply = Matrix.apply_to_rows if width == 1 and num_rows > 1 else Matrix.apply
         half = self.head_size // 2
+        turning = self.num_heads + self.num_key_value_heads
         hidden: Tensor = self.embedding[ids]  # (R, T, C)
         for number, layer in enumerate(self.layers):
             keys, values = memory.keys[number], memory.values[number]  # (R, K, N, D)
-            x = functional.linear(self._normed(hidden, layer.attention_norm), layer.qkv)
+            x = apply(layer.qkv, self._normed(hidden, layer.attention_norm))
             x = x.view(num_rows, width, -1, self.head_size)  # (R, T, H + 2 K, D)
-            qk = x[:, :, :queries_keys]
+            qk = x[:, :, :turning]
             turned = torch.cat((qk[..., half:], qk[..., :half]), dim=-1)
-            qk = qk * cos + turned * sin
-            new_keys, new_values = qk[:, :, self.num_heads :], x[:, :, queries_keys:]
-            if together:
-                keys[rows, :, starts[0] : end] = new_keys.transpose(1, 2)
-                values[rows, :, starts[0] : end] = new_values.transpose(1, 2)
-            else:
-                keys[line, :, positions] = new_keys
-                values[line, :, positions] = new_values
-            mixed = functional.scaled_dot_product_attention(
-                qk[:, :, : self.num_heads].transpose(1, 2),  # (R, H, T, D)
-                keys[rows, :, :end],
-                values[rows, :, :end],
-                attn_mask=mask,
-                is_causal=causal,
-                enable_gqa=self.enable_gqa,
-            )
-            mixed = mixed.transpose(1, 2).reshape(num_rows, width, -1)  # (R, T, H D)
-            hidden = hidden + functional.linear(mixed, layer.attention_out)
-            gate, up = functional.linear(self._normed(hidden, layer.mlp_norm), layer.gate_up).chunk(
-                2, -1
-            )
-            hidden = hidden + functional.linear(functional.silu(gate) * up, layer.down)
+            qk = qk * place.cos + turned * place.sin
+            place.write(keys, qk[:, :, self.num_heads :])
+            place.write(values, x[:, :, turning:])
+            mixed = place.attend(qk[:, :, : self.num_heads], keys, values)  # (R, T, H D)
+            hidden = hidden + apply(layer.attention_out, mixed)
+            both = apply(layer.gate_up, self._normed(hidden, layer.mlp_norm))
+            gate, up = both.chunk(2, -1)
+            hidden = hidden + apply(layer.down, functional.silu(gate) * up)
         return hidden
+
+
+class Place:
+    """Where a pass's new tokens stand: their rotation, where they are written, what they see."""
+
+    def __init__(self, decoder: Decoder, first: int, starts: list[int], width: int) -> None:
+        device = decoder.device
+        self.first, self.starts, self.width = first, starts, width
+        self.rows = slice(first, first + len(starts))
+        self.end = max(starts) + width
+        self.together = len(set(starts)) == 1
+        self.enable_gqa = decoder.num_heads != decoder.num_key_value_heads
+        self.wide_rows = device.type == "cpu" and decoder.dtype != torch.float32 and width == 1
+        self.is_causal = self.together and starts[0] == 0 and width > 1
+        self.mask: Tensor | None = None  # (R, 1, T, N), true where a position is seen
+        if self.together:
+            self.cos = decoder.cos[starts[0] : self.end, None]  # (T, 1, D)
+            self.sin = decoder.sin[starts[0] : self.end, None]
+        new = torch.arange(width, device=device)
+        self.positions = torch.tensor(starts, device=device)[:, None] + new  # (R, T)
+        self.lines = torch.arange(len(starts), device=device)[:, None] + first  # (R, 1)
+        if not self.together:
+            self.cos = decoder.cos[self.positions][:, :, None]  # (R, T, 1, D)
+            self.sin = decoder.sin[self.positions][:, :, None]
+        if not self.is_causal and (width > 1 or not self.together):
+            seen = torch.arange(self.end, device=device)
+            self.mask = seen <= self.positions[:, None, :, None]
+
+    def write(self, memory: Tensor, new: Tensor) -> None:
+        """Put the keys or values of the new tokens, (R, T, K, D), where they belong."""
+        if self.together:
+            memory[self.rows, :, self.starts[0] : self.end] = new.transpose(1, 2)
+        else:
+            memory[self.lines, :, self.positions] = new
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention of the new tokens' queries (R, T, H, D) over all that is held: (R, T, H D)."""
+        num_rows, width = queries.shape[:2]
+        if self.wide_rows and num_rows > 1:
+            return self._attend_in_rows(queries, keys[self.rows], values[self.rows])
+        q = queries.transpose(1, 2)  # (R, H, T, D)
+        keys, values = keys[self.rows, :, : self.end], values[self.rows, :, : self.end]
+        if self.wide_rows:
+            q, keys, values = q.float(), keys.float(), values.float()
+        mixed = functional.scaled_dot_product_attention(
+            q,
+            keys,
+            values,
+            attn_mask=self.mask,
+            is_causal=self.is_causal,
+            enable_gqa=self.enable_gqa,
+        )
+        return mixed.transpose(1, 2).reshape(num_rows, width, -1).to(queries.dtype)
+
+    def _attend_in_rows(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The same for one token of several rows: products of bfloat16, softmax in fp32.
+
+        Keys and values are read to the end of the memory: cutting them off would copy them.
+        """
+        num_rows, num_kv_heads, end, size = keys.shape  # (R, K, N, D)
+        groups = queries.reshape(num_rows * num_kv_heads, -1, size)  # (R K, H / K, D)
+        scores = torch.bmm(keys.flatten(0, 1), groups.transpose(1, 2)).float() * size**-0.5
+        scores = scores.view(num_rows, num_kv_heads, end, -1)  # (R, K, N, H / K)
+        unseen = torch.arange(end) > self.positions  # (R, N)
+        scores = scores.masked_fill(unseen[:, None, :, None], -torch.inf)
+        weights = scores.softmax(2).to(values.dtype).flatten(0, 1)  # (R K, N, H / K)
+        mixed = torch.bmm(weights.transpose(1, 2), values.flatten(0, 1))  # (R K, H / K, D)
+        return mixed.view(num_rows, 1, -1)
 
 
 @contextmanager

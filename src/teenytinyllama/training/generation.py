@@ -125,7 +125,7 @@ class Batch:
     def __init__(self, decoder: Decoder, max_rows: int = MAX_ROWS) -> None:
         self.decoder, self.max_rows = decoder, max_rows
         self.active: list[Request] = []
-        self._memory = decoder.new_memory(max_rows)
+        self._memory = decoder.new_memory()
 
     @property
     def num_free(self) -> int:
