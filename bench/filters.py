@@ -118,7 +118,7 @@ def timed(judge: Judge, texts: Sequence[str]) -> tuple[list[str | None], float]:
 
 def explain(text: str, chain: Chain, ours: str | None, theirs: str | None) -> str:
     """Both reasons with the numbers they stand on."""
-    values = rules.measure(text, words_of(text, chain.settings.words, "pt"), chain.stop_words)
+    values = rules.measure(text, words_of(text, chain.settings.words, "pt"), chain.data.stop_words)
     shown = {name: round(values.get(name, -1), 5) for name in (ours, theirs) if name in values}
     return f"ours {ours}, datatrove {theirs}: {shown} in {text[:60]!r} ({len(text)} characters)"
 
@@ -147,7 +147,7 @@ def figure(
 
 
 def compare(words: str, goal: float, texts: list[str], every: int) -> None:
-    chain = Chain(FilterSettings(words=words), "pt")
+    chain = Chain(FilterSettings(words=words, families=("repetition", "fineweb", "quality")), "pt")
     language = word_tokenizers.load_word_tokenizer("por_Latn") if words == "spacy" else FastWords()
     theirs = datatrove_judge(language, chain.thresholds)
     ours = our_judge(chain)
@@ -187,9 +187,8 @@ def compare(words: str, goal: float, texts: list[str], every: int) -> None:
     figure(f"{name}_whole_corpus_mb_per_s", [whole], "MB/s", peer, goal, holds=whole >= goal)
     figure(f"{name}_times_datatrove", ratios, "ratio", "datatrove 0.10.1", 1, holds=min(ratios) > 1)
     same = 1 - len(differ) / checked
-    figure(
-        f"{name}_same_decision_and_reason", [same], f"share of {checked}", None, 0.998, holds=same >= 0.998
-    )  # fmt: skip
+    unit = f"share of {checked}"
+    figure(f"{name}_same_decision_and_reason", [same], unit, None, 0.998, holds=same >= 0.998)
 
 
 def main() -> None:

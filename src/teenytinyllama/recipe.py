@@ -108,12 +108,15 @@ def expand_path(pattern: str) -> list[Path]:
 class FilterSettings(Settings):
     """`[corpus.filters]`: which documents stay. Thresholds are data of the language."""
 
-    families: tuple[Literal["repetition", "fineweb", "quality"], ...] = (
+    families: tuple[Literal["address", "language", "repetition", "fineweb", "quality"], ...] = (
+        "address",
+        "language",
         "repetition",
         "fineweb",
         "quality",
     )
-    """Rules that judge: Gopher's on repetition, FineWeb's on lines, Gopher's on quality."""
+    """Rules that judge: on the URL where there is one, on the language, Gopher's on repetition,
+    FineWeb's on lines, Gopher's on quality. Their order is fixed; none: everything stays."""
     words: Literal["fast", "spacy"] = "fast"
     """What a word is: `fast`, our own rule; `spacy`: what datatrove counts (extra `spacy`). Each
     has thresholds of its own in `languages/<code>/filters.toml`."""
@@ -121,6 +124,17 @@ class FilterSettings(Settings):
     """Thresholds that differ from those of the language, by reason: `{ gopher_short_doc = 20 }`."""
     without: tuple[str, ...] = ()
     """Reasons whose rule is left out."""
+    language_model: str = "py3langid"
+    """What tells the language of a text: `py3langid` (offline, extra `corpus`), or the path of a
+    fastText model such as GlotLID (extra `glotlid`)."""
+    c4: Literal["off", "lines", "sentences"] = "off"
+    """C4's rules, which take lines out: `sentences` as C4 did, `lines` without its rule that a
+    line must end in a mark, as FineWeb did."""
+    blocked_domains: tuple[str, ...] = ()
+    """Documents with an address in one of these domains are dropped: `exemplo.com`."""
+    max_boilerplate_fraction: Fraction = 1.0
+    """A line that stands in more than this share of a source's documents is taken out of them;
+    1: off."""
 
 
 class NearDuplicateSettings(Settings):
@@ -155,6 +169,9 @@ class CorpusSettings(Settings):
     """Unicode normal form of all text; `none` leaves mixed forms as they are."""
     filters: FilterSettings = FilterSettings()
     """Which documents stay."""
+    replace_personal_data: bool = True
+    """Put typed marks, as `[E-MAIL]` or `[CPF]`, in the place of personal data; not in the
+    storybook, whose people are invented."""
     near_duplicates: NearDuplicateSettings | None = NearDuplicateSettings()
     """How near duplicates are found."""
 

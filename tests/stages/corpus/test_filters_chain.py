@@ -19,8 +19,12 @@ PROSE = (
 )
 
 
+WORD_RULES = ("repetition", "fineweb", "quality")
+
+
 def reason(text: str, **settings: object) -> str | None:
-    (verdict,) = Chain(FilterSettings(**settings), "pt").judge([text])
+    chain = Chain(FilterSettings(**{"families": WORD_RULES, **settings}), "pt")
+    (verdict,) = chain.judge([text])
     return verdict.reason
 
 
@@ -105,7 +109,7 @@ def plain_reason(text: str, chain: Chain) -> str | None:
     if not text.strip():
         return rules.EMPTY
     words = words_of(text, chain.settings.words, "pt")
-    values = rules.measure(text, words, chain.stop_words)
+    values = rules.measure(text, words, chain.data.stop_words)
     by_reason = {rule.reason: rule for rule in rules.RULES}
     for name, threshold in chain.thresholds.items():
         if by_reason[name].drops(values[name], threshold):
@@ -164,7 +168,7 @@ def test_arrays_decide_as_the_plain_rules_do(words: str) -> None:
         "dup_para_frac": 0.3, "dup_para_char_frac": 0.2, "dup_line_char_frac": 0.2,
         "short_line_ratio": 0.9, "gopher_short_doc": 20, "list_ratio": 0.4,
     }  # fmt: skip
-    chain = Chain(FilterSettings(words=words, thresholds=everything), "pt")
+    chain = Chain(FilterSettings(words=words, thresholds=everything, families=WORD_RULES), "pt")
     texts = [*random_texts(300, seed=1), PROSE, "\n" + PROSE + "\n", "\n", "a"]
     found = [verdict.reason for verdict in chain.judge(texts)]
     assert found == [plain_reason(text, chain) for text in texts]

@@ -5,5 +5,6 @@ their thresholds in `languages/<code>/filters.toml`; everything else here is how
 """
 
 from teenytinyllama.stages.corpus.filters.chain import Chain, Verdict
+from teenytinyllama.stages.corpus.filters.lines import Boilerplate, learn_boilerplate
 
-__all__ = ["Chain", "Verdict"]
+__all__ = ["Boilerplate", "Chain", "Verdict", "learn_boilerplate"]

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from teenytinyllama.recipe import FilterSettings
+from teenytinyllama.stages.corpus.filters.addresses import judge_address
+from teenytinyllama.stages.corpus.filters.language import language_probabilities
+from teenytinyllama.stages.corpus.filters.lines import Boilerplate, apply_c4
 from teenytinyllama.stages.corpus.filters.measures import measure_batch
-from teenytinyllama.stages.corpus.filters.rules import EMPTY, RULES
+from teenytinyllama.stages.corpus.filters.rules import EMPTY, LANGUAGE, RULES
 from teenytinyllama.stages.corpus.filters.thresholds import load_language, thresholds_for
 from teenytinyllama.stages.corpus.filters.words import read_words
 
@@ -40,29 +43,78 @@ class Verdict:
 
 
 class Chain:
-    """The filters of a recipe for one language. Pure and picklable: equal texts, equal verdicts."""
+    """The filters of a recipe for one language. Pure and picklable: equal texts, equal verdicts.
+
+    In order: boilerplate lines out, address, language, C4's rules, then the rules of `rules.py`.
+    """
 
     def __init__(self, settings: FilterSettings, language: str) -> None:
         self.settings, self.language = settings, language
         self.thresholds = thresholds_for(settings, language)
-        self.stop_words = load_language(language).stop_words
+        self.data = load_language(language)
+        self._domains = frozenset(domain.lower() for domain in settings.blocked_domains)
+        kind = "py3langid" if settings.language_model == "py3langid" else "fasttext"
+        self._min_language = self.data.min_language_probability.get(kind, 0.5)
 
-    def judge(self, texts: Sequence[str]) -> list[Verdict]:
-        """One verdict per text, in order."""
-        verdicts: list[Verdict | None] = [
-            Verdict(EMPTY) if not text or text.isspace() else None for text in texts
-        ]
-        filled = [place for place, verdict in enumerate(verdicts) if verdict is None]
-        for places in _batches(texts, filled):
-            batch = [texts[place] for place in places]
-            for place, verdict in zip(places, self._measure(batch), strict=True):
-                verdicts[place] = verdict
-        return [verdict for verdict in verdicts if verdict is not None]
+    def judge(
+        self,
+        texts: Sequence[str],
+        *,
+        urls: Sequence[str] | None = None,
+        boilerplate: Boilerplate | None = None,
+    ) -> list[Verdict]:
+        """One verdict per text, in order. `boilerplate` is that of the source they are from."""
+        verdicts = [Verdict(None) for _ in texts]
+        if boilerplate is not None:
+            for text, verdict in zip(texts, verdicts, strict=True):
+                verdict.text = boilerplate.clean(text)
+        for text, verdict in zip(texts, verdicts, strict=True):
+            here = text if verdict.text is None else verdict.text
+            if not here or here.isspace():
+                verdict.reason = EMPTY
+        if urls is not None and "address" in self.settings.families:
+            for url, verdict in zip(urls, verdicts, strict=True):
+                verdict.reason = verdict.reason or judge_address(
+                    url, self._domains, self.data.url_words
+                )
+        self._judge_language(texts, verdicts)
+        if self.settings.c4 != "off":
+            self._apply_c4(texts, verdicts)
+        left = [place for place, verdict in enumerate(verdicts) if verdict.reason is None]
+        now = [_now(texts[place], verdicts[place]) for place in left]
+        for places in _batches(now):
+            measured = self._measure([now[place] for place in places])
+            for place, (reason, scores) in zip(places, measured, strict=True):
+                verdicts[left[place]].reason = reason
+                verdicts[left[place]].scores |= scores
+        return verdicts
 
-    def _measure(self, texts: Sequence[str]) -> list[Verdict]:
-        """Repetition, line and quality rules on texts that are not empty."""
+    def _judge_language(self, texts: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+        model = self.settings.language_model
+        left = [(t, v) for t, v in zip(texts, verdicts, strict=True) if v.reason is None]
+        if "language" not in self.settings.families or not left:
+            return
+        found = language_probabilities(
+            [_now(text, verdict) for text, verdict in left], self.language, model, self.data.labels
+        )
+        for (_, verdict), probability in zip(left, found, strict=True):
+            verdict.scores[LANGUAGE] = round(probability, 4)
+            if probability < self._min_language:
+                verdict.reason = LANGUAGE
+
+    def _apply_c4(self, texts: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+        mode = self.settings.c4
+        for text, verdict in zip(texts, verdicts, strict=True):
+            if verdict.reason is None and mode != "off":
+                before = _now(text, verdict)
+                verdict.reason, after = apply_c4(before, self.data, mode)
+                if verdict.reason is None and after != before:
+                    verdict.text = after
+
+    def _measure(self, texts: Sequence[str]) -> list[tuple[str | None, dict[str, float]]]:
+        """Reason and scores by the repetition, line and quality rules; no text is empty."""
         words = read_words(texts, self.settings.words, self.language)
-        values = measure_batch(texts, words, self.thresholds, self.stop_words)
+        values = measure_batch(texts, words, self.thresholds, self.data.stop_words)
         names = list(self.thresholds)
         drops = np.zeros((len(names) + 1, len(texts)), dtype=bool)
         drops[-1] = True
@@ -72,24 +124,29 @@ class Chain:
         first = drops.argmax(axis=0).tolist()
         shown = [name for name in _KEPT_SCORES if name in values]
         columns = {name: values[name].tolist() for name in names}
-        verdicts = []
+        found: list[tuple[str | None, dict[str, float]]] = []
         for place, row in enumerate(first):
             reason = names[row] if row < len(names) else None
             scored = shown if reason is None or reason in shown else [*shown, reason]
             scores = {name: round(columns[name][place], 4) for name in scored}
-            verdicts.append(Verdict(reason, scores))
-        return verdicts
+            found.append((reason, scores))
+        return found
 
 
-def _batches(texts: Sequence[str], places: Sequence[int]) -> Iterator[list[int]]:
+def _now(text: str, verdict: Verdict) -> str:
+    """The text as the rules before have left it."""
+    return text if verdict.text is None else verdict.text
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[int]]:
     """Places of texts that are measured together."""
     batch: list[int] = []
     room = CHARACTERS_PER_BATCH
-    for place in places:
-        if batch and len(texts[place]) > room:
+    for place, text in enumerate(texts):
+        if batch and len(text) > room:
             yield batch
             batch, room = [], CHARACTERS_PER_BATCH
         batch.append(place)
-        room -= len(texts[place])
+        room -= len(text)
     if batch:
         yield batch

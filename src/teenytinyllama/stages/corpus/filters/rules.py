@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,9 +72,11 @@ SHORT_LINE_CHARACTERS = 30
 EMPTY = "empty"
 """Reason of a text without any character but white space."""
 
+LANGUAGE = "language"
+"""Reason of a text in another language."""
+
 _PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 _LINE_BREAK = re.compile(r"\n+")
-Measure = Callable[[str, Sequence[str], frozenset[str]], float]
 
 
 def repeated(items: Sequence[str]) -> tuple[int, int]:

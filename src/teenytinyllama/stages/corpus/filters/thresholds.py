@@ -20,7 +20,15 @@ class LanguageData:
     thresholds: dict[str, dict[str, float]]
     stop_words: frozenset[str]
     policy_phrases: tuple[str, ...] = ()
+    """Lines with one of these, in lower case, are about the site: C4's rules take them out."""
+    citation_marks: tuple[str, ...] = ()
+    """Marks that encyclopaedias leave in their text."""
+    url_words: frozenset[str] = frozenset()
+    """A document with one of these in its address goes."""
+    labels: frozenset[str] = frozenset()
+    """Names that models have for the language."""
     min_language_probability: dict[str, float] = field(default_factory=dict)
+    """Lowest probability that keeps a text, by kind of model."""
 
 
 @lru_cache(maxsize=8)
@@ -41,6 +49,9 @@ def load_language(language: str) -> LanguageData:
         thresholds={rule: data["thresholds"][rule] for rule in ("fast", "spacy")},
         stop_words=frozenset(data["stop_words"]),
         policy_phrases=tuple(data.get("policy_phrases", ())),
+        citation_marks=tuple(data.get("citation_marks", ())),
+        url_words=frozenset(data.get("url_words", ())),
+        labels=frozenset(data.get("labels", (language,))),
         min_language_probability=dict(data.get("min_language_probability", {})),
     )
 

@@ -1,0 +1,138 @@
+"""Language, addresses, C4 and boilerplate: the reason for each, and the text that is left."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.recipe import FilterSettings
+from teenytinyllama.stages.corpus.filters import Chain, learn_boilerplate
+from teenytinyllama.stages.corpus.filters.addresses import judge_address
+
+PORTUGUESE = (
+    "A chuva parou no fim da tarde e os meninos foram para a rua com uma bola nova. "
+    "Dona Rosa olhava tudo da janela, enquanto o café esfriava em cima da mesa."
+)
+OTHERS = {
+    "galician": (
+        "A choiva parou ao final da tarde e os nenos saíron á rúa cunha pelota nova. "
+        "Dona Rosa ollaba todo desde a fiestra mentres o café arrefriaba enriba da mesa."
+    ),
+    "spanish": (
+        "La lluvia paró al final de la tarde y los niños salieron a la calle con una pelota. "
+        "Doña Rosa lo miraba todo desde la ventana mientras el café se enfriaba en la mesa."
+    ),
+    "english": (
+        "The rain stopped late in the afternoon and the boys went out with a new ball. "
+        "Rose watched everything from the window while her coffee went cold on the table."
+    ),
+}
+
+
+def chain(*families: str, **settings: object) -> Chain:
+    return Chain(FilterSettings(families=families, **settings), "pt")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_languages_go_and_portuguese_stays(name: str) -> None:
+    pytest.importorskip("py3langid")
+    ours, other = chain("language").judge([PORTUGUESE, OTHERS[name]])
+    assert (ours.reason, other.reason) == (None, "language")
+    assert ours.scores["language"] > 0.5 > other.scores["language"]
+
+
+def test_the_middle_of_a_long_text_decides_its_language() -> None:
+    pytest.importorskip("py3langid")
+    text = OTHERS["english"] + " " + PORTUGUESE * 20 + " " + OTHERS["english"]
+    assert chain("language").judge([text])[0].reason is None
+
+
+def test_a_language_model_that_is_not_there_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("fasttext")
+    with pytest.raises(UserError, match=r"language-model-missing.*glotlid\.bin"):
+        chain("language", language_model=str(tmp_path / "glotlid.bin")).judge([PORTUGUESE])
+
+
+def test_a_fasttext_model_decides(tmp_path: Path) -> None:
+    fasttext = pytest.importorskip("fasttext")
+    lines = tmp_path / "lines.txt"
+    texts = {"por_Latn": PORTUGUESE, "glg_Latn": OTHERS["galician"], "eng_Latn": OTHERS["english"]}
+    rows = [f"__label__{label} {text}" for label, text in texts.items()] * 60
+    lines.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    model = fasttext.train_supervised(str(lines), epoch=40, dim=8, thread=1, verbose=0)
+    model.save_model(str(tmp_path / "tiny.bin"))
+    judge = chain("language", language_model=str(tmp_path / "tiny.bin")).judge
+    reasons = [verdict.reason for verdict in judge(list(texts.values()))]
+    assert reasons == [None, "language", "language"]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://jornal.exemplo.com.br/2024/chuva", "url_domain"),
+        ("EXEMPLO.com.br/a", "url_domain"),
+        ("https://outroexemplo.com.br/", None),
+        ("https://site.br/melhor-cassino-online", "url_word"),
+        ("https://site.br/assassino-de-reputacoes", None),
+        ("https://[quebrado/", None),
+        ("", None),
+    ],
+)
+def test_addresses(url: str, reason: str | None) -> None:
+    (verdict,) = chain("address", blocked_domains=("exemplo.com.br",)).judge(
+        [PORTUGUESE], urls=[url]
+    )
+    assert verdict.reason == reason
+    assert judge_address(url, frozenset(), frozenset()) is None
+
+
+SIX = "Uma frase de teste.\nOutra frase de teste.\nMais uma frase aqui.\nE a quarta frase.\n"
+SIX += "Depois vem a quinta.\nPor fim a sexta."
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason", "left"),
+    [
+        ("", None, None),
+        ("\nLeia a nossa política de privacidade agora.", None, SIX),
+        ("\nAtive o JavaScript para ver.", None, SIX),
+        ("\nMenu principal", None, SIX),
+        ("\n" + "x" * 1001 + " duas três.", None, SIX),
+        ("\nFoi assim em 1822.[3]", None, SIX + "\nFoi assim em 1822."),
+        ("\nLorem ipsum dolor sit.", "lorem_ipsum", None),
+        ("\nfunction a() { return b }", "curly_bracket", None),
+    ],
+)
+def test_c4_lines(extra: str, reason: str | None, left: str | None) -> None:
+    (verdict,) = chain(c4="lines").judge([SIX + extra])
+    assert (verdict.reason, verdict.text) == (reason, left)
+
+
+def test_c4_counts_sentences_and_asks_for_marks() -> None:
+    four = "\n".join(SIX.splitlines()[:4])
+    assert chain(c4="lines").judge([four])[0].reason == "too_few_sentences"
+    with_title = "Um título sem ponto\n" + SIX
+    assert chain(c4="lines").judge([with_title])[0].text is None
+    assert chain(c4="sentences").judge([with_title])[0].text == SIX
+
+
+def test_boilerplate_lines_leave_and_rare_lines_stay() -> None:
+    menu = "Início | Notícias | Contato"
+    texts = [f"  {menu}\nTexto número {n}.\nAssine já!" for n in range(20)]
+    texts[0] = "Texto sem menu.\nOutra linha."
+    found = learn_boilerplate(texts, max_documents_fraction=0.5)
+    assert found.lines == {menu, "Assine já!"}
+    assert found.clean(texts[0]) is None
+    assert found.clean(texts[1]) == "Texto número 1."
+    verdicts = chain().judge([*texts[:2], menu], boilerplate=pickle.loads(pickle.dumps(found)))
+    assert [(v.reason, v.text) for v in verdicts] == [
+        (None, None),
+        (None, "Texto número 1."),
+        ("empty", ""),
+    ]
+
+
+def test_a_small_source_has_no_boilerplate() -> None:
+    assert learn_boilerplate(["a mesma linha"] * 10, 0.1).lines == frozenset()
+    assert learn_boilerplate(["a mesma linha"] * 11, 0.1).lines == {"a mesma linha"}
