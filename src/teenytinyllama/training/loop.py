@@ -1,0 +1,634 @@
+"""The one training loop: accumulate, clip, step, log, evaluate, save, resume.
+
+A room gives it a `Job`: a module whose forward is the summed loss of a micro-batch, and a pure
+function from a step's number to its micro-batches. Everything that decides a result is a function
+of (seed, step) or stands in the checkpoint, so a killed run that is started again ends in the
+same bytes as one that was left alone. The host never waits for the device inside a step: losses
+and norms stay there until a line is logged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from teenytinyllama.context import RoomContext
+from teenytinyllama.energy import Energy
+from teenytinyllama.errors import Interrupted, UserError
+from teenytinyllama.progress import format_duration, say
+from teenytinyllama.recipe import CheckpointSettings, OptimizerSettings, ScheduleSettings
+from teenytinyllama.training import checkpoints, hardware
+from teenytinyllama.training.optimizer import (
+    build_optimizers,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rates,
+    step_if_finite,
+)
+from teenytinyllama.training.schedules import learning_rate_factor
+from teenytinyllama.training.trackers import Trackers
+
+METRICS_NAME = "metrics.jsonl"
+SAMPLES_NAME = "samples.jsonl"
+SKIPPED_NAME = "skipped.jsonl"
+MAX_BAD_IN_A_ROW = 3
+MAX_ROLLBACKS = 3
+SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_READINGS = 10.0
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one forward pass: how much they weigh in the step's mean, and where to get them."""
+
+    weight: float
+    """Supervised targets (or examples) in it; the step's loss is the sum divided by all weights."""
+    num_tokens: int
+    """Tokens that pass through the model, for tokens/s."""
+    load: Callable[[], Mapping[str, NDArray[Any]]]
+    """Makes the arrays that the job's module takes by name."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a room wants trained."""
+
+    objective: nn.Module
+    """Forward gives the summed loss of a micro-batch; `.model` is the model that is saved."""
+    micro_batches: Callable[[int, int], Sequence[MicroBatch]]
+    """(step, rows of one forward pass) -> all micro-batches of that step, in a fixed order."""
+    rows_per_step: int
+    """Rows behind one update: the largest micro-batch there can be."""
+    tokens_per_row: int
+    """For the memory estimate."""
+    flops_per_token: int
+    """Model FLOPs of one token, forward and backward."""
+    identity: Mapping[str, str]
+    """What a checkpoint must agree on to be gone on from: data, tokenizer, sizes."""
+    write_model_files: Callable[[Path], None]
+    """Adds configuration and tokenizer to a checkpoint."""
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+    """Held-out figures for the log, such as `heldout_bpb`."""
+    sample: Callable[[nn.Module], list[dict[str, Any]]] | None = None
+    """Continuations of fixed prompts."""
+    describe_step: Callable[[int], dict[str, Any]] | None = None
+    """What stands in a step's rows, for the record of a skipped step."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """The part of a room's settings that the loop reads."""
+
+    num_steps: int
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    checkpoints: CheckpointSettings
+    precision: hardware.Precision = "bf16-mixed"
+    compile: bool | None = None
+    activation_checkpointing: bool = False
+    micro_batch: int = 0
+    seed: int = 0
+    log_every_steps: int = 10
+    evaluate_every_steps: int = 0
+    sample_every_steps: int = 0
+    trackers: tuple[str, ...] = ()
+
+
+@dataclass
+class Progress:
+    """Everything a checkpoint must bring back beside weights and moments."""
+
+    step: int = 0
+    tokens: int = 0
+    micro_batch: int = 0
+    log_bytes: int = 0
+    samples_bytes: int = 0
+    pending: list[list[float]] = field(default_factory=list)
+    """Loss, norm and skip flag of the steps since the last logged line."""
+    energy: Energy = Energy()
+    seconds: float = 0.0
+    rollbacks: int = 0
+    num_skipped: int = 0
+
+
+class _RolledBack(Exception):  # noqa: N818 (a turn in the road, not a fault)
+    """Raised inside the loop after a return to an earlier checkpoint."""
+
+
+class Loop:
+    """Trains one job in one folder. `run` may be called in a folder with unfinished work."""
+
+    def __init__(
+        self, job: Job, settings: LoopSettings, out_dir: Path, context: RoomContext
+    ) -> None:
+        self.job, self.settings, self.out_dir, self.context = job, settings, out_dir, context
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+        self.device: torch.device = self.accelerator.device
+        self.is_main: bool = self.accelerator.is_main_process
+        self.world: int = self.accelerator.num_processes
+        hardware.check_precision(settings.precision, self.device)
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        self.peak_flops_per_s = hardware.matmul_flops_per_s(
+            hardware.compute_dtype(settings.precision), self.device
+        )
+        self._prepare_model()
+        self.progress = Progress(micro_batch=settings.micro_batch or self._guess_micro_batch())
+        self.stop_signal: str | None = None
+        self._skip_steps: set[int] = set()
+        self._stats: list[Tensor] = []
+        self._best_rate = 0.0
+        self._last_line = self._energy_read_at = 0.0
+        self._trackers = Trackers(settings.trackers if self.is_main else (), out_dir, context)
+
+    # --- preparation ---------------------------------------------------------------------------
+
+    def _prepare_model(self) -> None:
+        settings, job = self.settings, self.job
+        if settings.precision == "bf16":
+            job.objective.to(torch.bfloat16)
+        job.objective.to(self.device)
+        model = job.objective.model
+        assert isinstance(model, nn.Module)
+        self.model = model
+        if settings.activation_checkpointing:
+            self.model.gradient_checkpointing_enable(  # type: ignore[operator]
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        job.objective.train()
+        compiled = settings.compile
+        if compiled or (compiled is None and self.device.type == "cuda"):
+            decoder = self.model.get_submodule(self.model.base_model_prefix)  # type: ignore[arg-type]
+            decoder.compile(dynamic=False)
+        self.optimizers = build_optimizers(
+            self.model, settings.optimizer, compute_dtype=hardware.compute_dtype(settings.precision)
+        )
+        self.objective = self.accelerator.prepare_model(job.objective)
+
+    def _guess_micro_batch(self) -> int:
+        """Rows of one forward pass: a divisor of the step that should fit; halved if it does not."""
+        rows = self.job.rows_per_step // self.world
+        if rows * self.world != self.job.rows_per_step or rows == 0:
+            raise UserError(
+                "world-size",
+                f"{self.world} processes",
+                f"do not divide the {self.job.rows_per_step} rows of a step",
+                f"start a divisor of {self.job.rows_per_step} processes, or change tokens_per_step",
+            )
+        if self.device.type == "cuda":
+            config: Any = self.model.config
+            layer = 28 * config.hidden_size + 8 * config.intermediate_size
+            bytes_per_token = max(1, layer * config.num_hidden_layers)
+            free, _ = torch.cuda.mem_get_info(self.device)
+            max_tokens = min(int(0.6 * free) // bytes_per_token, 65_536)
+        else:
+            max_tokens = 2_048
+        fitting = [n for n in _divisors(rows) if n * self.job.tokens_per_row <= max_tokens]
+        return max(fitting, default=1)
+
+    # --- running -------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Train to the last step and return figures. Raises Interrupted when asked to stop."""
+        if self.is_main:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            checkpoints.clean_up(self.out_dir)
+        self.accelerator.wait_for_everyone()
+        self._resume()
+        self._check_disk()
+        self._energy_zero = self.context.meter.read()
+        self._energy_before = self.progress.energy
+        self._seconds_before = self.progress.seconds
+        self._started = self._saved_at = self._logged_at = time.monotonic()
+        self._logged_tokens = self.progress.tokens
+        with self._signals():
+            while self.progress.step < self.settings.num_steps:
+                try:
+                    self._one_step()
+                    self._after_step()
+                except _RolledBack:
+                    continue
+        self._trackers.close()
+        return self._figures()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """While training, a stop signal only sets a flag: the step and its save come first."""
+
+        def note(number: int, frame: Any) -> None:
+            self.stop_signal = signal.Signals(number).name
+
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {number: signal.signal(number, note) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _one_step(self) -> None:
+        step = self.progress.step
+        if step in self._skip_steps:
+            self._record(torch.full((3,), math.nan, device=self.device))
+            return
+        while True:
+            try:
+                batches = self.job.micro_batches(step, self.progress.micro_batch)
+                total = sum(batch.weight for batch in batches)
+                mine = self._mine(batches)
+                loss = self._accumulate(step, mine, total)
+                break
+            except torch.OutOfMemoryError:
+                self._halve_micro_batch()
+        norm = self._clip()
+        found_inf = (~torch.isfinite(norm)).to(torch.float32)
+        factor = learning_rate_factor(step, self.settings.schedule, self.settings.num_steps)
+        set_learning_rates(self.optimizers, factor)
+        step_if_finite(self.optimizers, found_inf)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.progress.tokens += sum(batch.num_tokens for batch in batches)
+        self._record(torch.stack([loss, norm.to(torch.float32), found_inf]))
+
+    def _mine(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        if len(batches) % self.world:
+            raise UserError(
+                "world-size",
+                f"{self.world} processes",
+                f"do not divide the {len(batches)} micro-batches of a step",
+                "set micro_batch so that every process gets as many",
+            )
+        return batches[self.accelerator.process_index :: self.world]
+
+    def _accumulate(self, step: int, batches: Sequence[MicroBatch], total: float) -> Tensor:
+        """Gradients of the step's mean loss; returns that loss, still on the device."""
+        loss = torch.zeros((), device=self.device)
+        for index, batch in enumerate(batches):
+            torch.manual_seed(_mix_seed(self.settings.seed, step, index))
+            tensors = {name: self._to_device(rows) for name, rows in batch.load().items()}
+            # Set before the forward pass: set after it, replicas drift apart (facts.md).
+            last = index == len(batches) - 1
+            waiting = nullcontext() if last else self.accelerator.no_sync(self.objective)
+            with waiting:
+                with hardware.autocast(self.settings.precision, self.device):
+                    part = self.objective(**tensors) / total
+                # Data parallelism averages over processes; the mean above is already over all.
+                (part * self.world if self.world > 1 else part).backward()
+            loss += part.detach()
+        return loss
+
+    def _to_device(self, rows: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(rows))
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
+
+    def _clip(self) -> Tensor:
+        limit = self.settings.optimizer.max_grad_norm or math.inf
+        norm: Tensor = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
+        return norm
+
+    def _halve_micro_batch(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        rows = self.progress.micro_batch
+        if rows == 1:
+            raise UserError(
+                "out-of-memory",
+                f"micro_batch = 1 x {self.job.tokens_per_row} tokens",
+                "does not fit on the device",
+                "--set pretrain.activation_checkpointing=true, or a shorter sequence_length",
+            )
+        torch.cuda.empty_cache()
+        smaller = [n for n in _divisors(self.job.rows_per_step // self.world) if n < rows]
+        self.progress.micro_batch = max(smaller)
+        say(f"out of memory with micro_batch = {rows}; going on with {self.progress.micro_batch}")
+
+    # --- after a step --------------------------------------------------------------------------
+
+    def _record(self, stats: Tensor) -> None:
+        self._stats.append(stats)
+        self.progress.step += 1
+
+    def _after_step(self) -> None:
+        settings, step = self.settings, self.progress.step
+        last = step == settings.num_steps
+        figures: dict[str, float] = {}
+        if self.job.evaluate and (last or _due(step, settings.evaluate_every_steps)):
+            self._fetch()
+            with hardware.autocast(settings.precision, self.device):
+                figures = self._out_of_training(self.job.evaluate)
+        if last or figures or _due(step, settings.log_every_steps):
+            self._log(figures)
+        if self.job.sample and (last or _due(step, settings.sample_every_steps)):
+            self._write_samples()
+        if self._should_save(last):
+            self._fetch()
+            self._save()
+        if self.stop_signal:
+            raise Interrupted(f"{self.stop_signal} after step {self.progress.step}")
+
+    def _should_save(self, last: bool) -> bool:
+        plan, step = self.settings.checkpoints, self.progress.step
+        by_time = time.monotonic() - self._saved_at >= 60 * plan.every_minutes
+        now = bool(self.stop_signal) or by_time
+        if self.world > 1:
+            # Clocks and signals differ between processes; they must agree, and seldom have to.
+            if not _due(step, self.settings.log_every_steps):
+                now = False
+            else:
+                flag = torch.tensor([float(now)], device=self.device)
+                now = bool(self.accelerator.reduce(flag, "sum") > 0)
+        return last or now or _due(step, plan.every_steps) or self._is_permanent(step)
+
+    def _is_permanent(self, step: int) -> bool:
+        every = self.settings.checkpoints.permanent_every_steps
+        return _due(step, every) or (bool(every) and step == self.settings.num_steps)
+
+    def _fetch(self) -> None:
+        """Bring losses and norms of the last steps to the host: the one place that waits."""
+        if not self._stats:
+            return
+        stats = torch.stack(self._stats)
+        if self.world > 1:
+            losses = self.accelerator.reduce(stats[:, 0].contiguous(), "sum")
+            stats = torch.cat([losses[:, None], stats[:, 1:]], dim=1)
+        rows = stats.tolist()
+        first = self.progress.step - len(rows)
+        self._stats = []
+        for offset, row in enumerate(rows):
+            self.progress.pending.append(row)
+            if row[2] or math.isnan(row[2]):
+                self._note_skipped(first + offset)
+        self._roll_back_if_lost()
+
+    def _note_skipped(self, step: int) -> None:
+        self.progress.num_skipped += 1
+        record = {"step": step, **(self.job.describe_step(step) if self.job.describe_step else {})}
+        if self.is_main and step not in self._skip_steps:
+            say(f"step {step}: gradient not finite, update skipped ({SKIPPED_NAME} names its rows)")
+            _append_line(self.out_dir / SKIPPED_NAME, record)
+
+    def _roll_back_if_lost(self) -> None:
+        bad = [bool(row[2]) for row in self.progress.pending]
+        if len(bad) < MAX_BAD_IN_A_ROW or not all(bad[-MAX_BAD_IN_A_ROW:]):
+            return
+        last = self.progress.step
+        if any(step in self._skip_steps for step in range(last - MAX_BAD_IN_A_ROW, last)):
+            return
+        rollbacks = self.progress.rollbacks + 1
+        if rollbacks > MAX_ROLLBACKS:
+            raise UserError(
+                "training-diverged",
+                f"step {last}",
+                f"the gradient is not finite, after {MAX_ROLLBACKS} returns to a checkpoint",
+                "lower optimizer.peak_learning_rate, or look at the rows in skipped.jsonl",
+            )
+        if not checkpoints.list_checkpoints(self.out_dir):
+            raise UserError(
+                "training-diverged",
+                f"step {last}",
+                f"{MAX_BAD_IN_A_ROW} gradients in a row are not finite, and nothing is saved yet",
+                "lower optimizer.peak_learning_rate, or look at the rows in skipped.jsonl",
+            )
+        say(f"{MAX_BAD_IN_A_ROW} bad steps in a row: back to the last checkpoint (no. {rollbacks})")
+        self._skip_steps |= set(range(last - MAX_BAD_IN_A_ROW, last))
+        self._update_energy()
+        spent, seconds = self.progress.energy, self.progress.seconds
+        self._resume()
+        self.progress.rollbacks = rollbacks
+        self._energy_before, self._seconds_before = spent, seconds
+        self._energy_zero, self._started = self.context.meter.read(), time.monotonic()
+        self._logged_tokens, self._logged_at = self.progress.tokens, time.monotonic()
+        raise _RolledBack
+
+    def _out_of_training(self, work: Callable[[nn.Module], Any]) -> Any:
+        self.model.eval()
+        try:
+            with (
+                torch.no_grad(),
+                # Documents of every length would each be compiled anew.
+                torch.compiler.set_stance("force_eager"),
+            ):
+                return work(self.model)
+        finally:
+            self.model.train()
+
+    def _log(self, figures: dict[str, float]) -> None:
+        self._fetch()
+        progress, now = self.progress, time.monotonic()
+        counted = [row for row in progress.pending if not row[2]]
+        progress.pending = []
+        self._update_energy(now=progress.step == self.settings.num_steps)
+        tokens_per_s = (progress.tokens - self._logged_tokens) / max(now - self._logged_at, 1e-9)
+        self._logged_tokens, self._logged_at = progress.tokens, now
+        line = {
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "loss": _mean([row[0] for row in counted]),
+            "lr": self.optimizers[-1].param_groups[0]["lr"],
+            "grad_norm": _mean([row[1] for row in counted]),
+            **figures,
+            "tokens_per_s": round(tokens_per_s, 1),
+            "mfu": round(self._utilisation(tokens_per_s), 4),
+            "energy_kwh": progress.energy.total_kwh,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        if self.is_main:
+            progress.log_bytes = _append_line(self.out_dir / METRICS_NAME, line)
+            self._trackers.log(line)
+            if now - self._last_line >= SECONDS_BETWEEN_LINES or figures:
+                self._last_line = now
+                say(self._line_for_people(line))
+        self._best_rate = max(self._best_rate, tokens_per_s)
+        # Evaluation and samples are not training time.
+        self._logged_at = time.monotonic()
+
+    def _line_for_people(self, line: dict[str, Any]) -> str:
+        done, total = line["step"], self.settings.num_steps
+        elapsed = time.monotonic() - self._started
+        share = (done - self._first_step) / max(total - self._first_step, 1)
+        left = format_duration(elapsed * (1 - share) / share) if share else "?"
+        loss = "-" if line["loss"] is None else f"{line['loss']:.3f}"
+        heldout = f", held-out {line['heldout_bpb']:.4f} bits/byte" if "heldout_bpb" in line else ""
+        price = self.context.energy.usd_per_gpu_hour * self.progress.seconds / 3600
+        money = f", ${price:.2f}" if price else ""
+        return (
+            f"  step {done}/{total}, loss {loss}{heldout}, {line['tokens_per_s']:,.0f} tokens/s, "
+            f"MFU {100 * line['mfu']:.0f} %, {line['energy_kwh'] * 1000:.2f} Wh{money}, {left} left"
+        )
+
+    def _utilisation(self, tokens_per_s: float) -> float:
+        return tokens_per_s * self.job.flops_per_token / (self.peak_flops_per_s * self.world)
+
+    def _update_energy(self, *, now: bool = True) -> None:
+        """Bring energy and seconds up to date; a reading costs 0.1 s, so a log line may be late."""
+        self.progress.seconds = self._seconds_before + time.monotonic() - self._started
+        if not now and time.monotonic() - self._energy_read_at < SECONDS_BETWEEN_READINGS:
+            return
+        used = self.context.meter.read().since(self._energy_zero)
+        self._energy_read_at = time.monotonic()
+        self.progress.energy = Energy(
+            *(a + b for a, b in zip(self._energy_before, used, strict=True))
+        )
+
+    def _write_samples(self) -> None:
+        assert self.job.sample is not None
+        rows = self._out_of_training(self.job.sample)
+        if self.is_main:
+            for row in rows:
+                line = {"step": self.progress.step, "tokens": self.progress.tokens, **row}
+                self.progress.samples_bytes = _append_line(self.out_dir / SAMPLES_NAME, line)
+        self._logged_at = time.monotonic()
+
+    # --- checkpoints ---------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        self._update_energy()
+        if self.is_main:
+            state = {
+                "identity": dict(self.job.identity),
+                "progress": _progress_to_json(self.progress),
+                "skip_steps": sorted(self._skip_steps),
+            }
+            checkpoints.save_checkpoint(
+                self.out_dir,
+                self.progress.step,
+                model=self.model.state_dict(),
+                optimizer=optimizer_tensors(self.model, self.optimizers),
+                state=state,
+                write_model_files=self.job.write_model_files,
+                keep=self._is_permanent,
+            )
+        self.accelerator.wait_for_everyone()
+        self._saved_at = self._logged_at = time.monotonic()
+
+    def _resume(self) -> None:
+        """Go on from the newest whole checkpoint; cut the logs back to what it had written."""
+        found = checkpoints.load_newest(self.out_dir)
+        if found is None:
+            self.progress = Progress(micro_batch=self.progress.micro_batch)
+        else:
+            _check_identity(found, self.job.identity)
+            self.progress = _progress_from_json(found.state["progress"])
+            self._skip_steps |= set(found.state["skip_steps"])
+            self.model.load_state_dict(found.model, strict=not _ties_weights(self.model))
+            load_optimizer_tensors(self.model, self.optimizers, found.optimizer)
+            say(f"going on from {found.path.name}")
+        self._stats = []
+        self._first_step = self.progress.step
+        if self.is_main:
+            _truncate(self.out_dir / METRICS_NAME, self.progress.log_bytes)
+            _truncate(self.out_dir / SAMPLES_NAME, self.progress.samples_bytes)
+
+    def _check_disk(self) -> None:
+        """Say before the first step what would otherwise be found out at the last."""
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        size = 3 * weights
+        every = self.settings.checkpoints.permanent_every_steps
+        permanent = (self.settings.num_steps - self.progress.step) // every if every else 0
+        need = size * (checkpoints.NUM_ROLLING_KEPT + 1 + permanent) + weights
+        free = shutil.disk_usage(self.out_dir).free
+        if need > free:
+            raise UserError(
+                "disk-too-small",
+                str(self.out_dir),
+                f"checkpoints will need {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+                "free space, choose another --run-dir, or keep fewer permanent checkpoints",
+            )
+
+    def _figures(self) -> dict[str, Any]:
+        progress = self.progress
+        return {
+            "num_steps": progress.step,
+            "tokens": progress.tokens,
+            "micro_batch": progress.micro_batch,
+            "num_skipped_steps": progress.num_skipped,
+            "num_devices": self.world,
+            "device": _device_name(self.device),
+            "precision": self.settings.precision,
+            "training_seconds": progress.seconds,
+            "mean_tokens_per_s": progress.tokens / max(progress.seconds, 1e-9),
+            "best_tokens_per_s": self._best_rate,
+            "matmul_peak_flops_per_s": self.peak_flops_per_s,
+            "mfu": self._utilisation(self._best_rate),
+            "energy_kwh": progress.energy.total_kwh,
+            "joules_per_token": 3.6e6 * progress.energy.total_kwh / max(progress.tokens, 1),
+        }
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _mix_seed(seed: int, step: int, index: int) -> int:
+    return int(np.random.SeedSequence([seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _ties_weights(model: nn.Module) -> bool:
+    config: Any = model.config
+    return bool(getattr(config, "tie_word_embeddings", False))
+
+
+def _append_line(path: Path, value: dict[str, Any]) -> int:
+    """Append one JSON line; returns the file's length after it."""
+    with path.open("ab") as file:
+        file.write((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
+        return file.tell()
+
+
+def _truncate(path: Path, length: int) -> None:
+    if path.is_file() and path.stat().st_size > length:
+        os.truncate(path, length)
+
+
+def _progress_to_json(progress: Progress) -> dict[str, Any]:
+    return {**vars(progress), "energy": list(progress.energy)}
+
+
+def _progress_from_json(value: dict[str, Any]) -> Progress:
+    return Progress(**{**value, "energy": Energy(*value["energy"])})
+
+
+def _check_identity(found: checkpoints.Checkpoint, identity: Mapping[str, str]) -> None:
+    saved = found.state["identity"]
+    rows = [f"{k}: {saved.get(k)} there, {v} here" for k, v in identity.items() if saved.get(k) != v]
+    if rows:
+        raise UserError(
+            "checkpoint-differs",
+            str(found.path),
+            "belongs to another training (" + "; ".join(rows) + ")",
+            "use the same data, tokenizer and sizes, or --redo to start anew",
+        )
+
+

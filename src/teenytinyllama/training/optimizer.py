@@ -1,0 +1,209 @@
+"""How weights follow gradients: AdamW, and Muon for the hidden matrices.
+
+A step whose gradient is not finite must not touch weight or moment, and must not make the host
+wait to find that out. Every optimizer here therefore takes a flag on the device: 1 skips the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from teenytinyllama.errors import missing_extra
+from teenytinyllama.recipe import OptimizerSettings
+
+# Newton-Schulz coefficients of Jordan et al. (2024), as in torch.optim.Muon.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+MUON_MOMENTUM = 0.95
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """True for the matrices inside decoder layers: what Muon may orthogonalise."""
+    outer = ("embed_tokens", "lm_head", "score")
+    return parameter.ndim == 2 and not any(part in name for part in outer)
+
+
+def is_decayed(parameter: Tensor) -> bool:
+    """Weight decay is for matrices; the paper's code decayed RMSNorm gains too."""
+    return parameter.ndim >= 2
+
+
+def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Nearest semi-orthogonal matrices, roughly: five Newton-Schulz steps on a stack (K, R, C).
+
+    Singular values end between about 0.7 and 1.2, which is all that Muon needs.
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).to(dtype)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon` with the matrices of one shape orthogonalised together.
+
+    A 12-layer model has 84 hidden matrices: one by one they are 1,500 small kernels a step. The
+    update is scaled to AdamW's size (`match_rms_adamw`: 0.2 * sqrt(max(rows, columns))), so that
+    one learning rate serves both.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        weight_decay: float,
+        compute_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+        self.compute_dtype = compute_dtype
+        self.found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update; does nothing where `found_inf` is 1."""
+        assert closure is None
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for parameters in by_shape.values():
+                self._update(parameters, group["lr"], group["weight_decay"])
+
+    def _update(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        momenta = []
+        for parameter in parameters:
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            momenta.append(state["momentum_buffer"])
+        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        keep = 1.0 if self.found_inf is None else 1.0 - self.found_inf
+        if isinstance(keep, Tensor):
+            # A gradient equal to the momentum leaves the momentum as it is.
+            gradients = [
+                torch.where(keep > 0, g, m) for g, m in zip(gradients, momenta, strict=True)
+            ]
+        torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
+        nesterov = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)
+        stack = orthogonalize(torch.stack(list(nesterov)), self.compute_dtype)
+        rate = lr * 0.2 * math.sqrt(max(parameters[0].shape))
+        for parameter, update in zip(parameters, stack.unbind(), strict=True):
+            parameter.mul_(1 - lr * weight_decay * keep)
+            parameter.add_(update.to(parameter.dtype) * (-rate * keep))
+
+
+def build_optimizers(
+    model: nn.Module, settings: OptimizerSettings, *, compute_dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model: one, or two for `muon`. Decay is set per group, by rule.
+
+    `compute_dtype` is what Muon orthogonalises in.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    muon = [p for n, p in named if settings.kind == "muon" and is_hidden_matrix(n, p)]
+    taken = {id(p) for p in muon}
+    rest = [p for _, p in named if id(p) not in taken]
+    groups = [
+        {
+            "params": [p for p in rest if is_decayed(p)],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [p for p in rest if not is_decayed(p)], "weight_decay": 0.0},
+    ]
+    optimizers = [_first_order([g for g in groups if g["params"]], settings)]
+    if muon:
+        optimizers.append(
+            Muon(
+                muon,
+                lr=settings.muon_learning_rate,
+                weight_decay=settings.weight_decay,
+                compute_dtype=compute_dtype,
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_learning_rate"] = group["lr"]
+    return optimizers
+
+
+def _first_order(
+    groups: list[dict[str, Any]], settings: OptimizerSettings
+) -> torch.optim.Optimizer:
+    lr, betas, eps = settings.peak_learning_rate, settings.betas, settings.epsilon
+    if settings.kind == "adafactor":
+        return torch.optim.Adafactor(groups, lr=lr)
+    if settings.kind == "adamw-8bit":
+        try:
+            import bitsandbytes
+        except ImportError as error:
+            raise missing_extra("bitsandbytes", "gpu") from error
+        eight_bit: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
+            groups, lr=lr, betas=betas, eps=eps
+        )
+        return eight_bit
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+
+
+def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Every group's rate becomes `factor` times its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["peak_learning_rate"]
+
+
+def step_if_finite(optimizers: Iterable[torch.optim.Optimizer], found_inf: Tensor) -> None:
+    """Update the weights unless `found_inf` (1.0 or 0.0, on the device) is 1.
+
+    AdamW and Muon read the flag on the device; the others have no such door, and the host waits.
+    """
+    for optimizer in optimizers:
+        if isinstance(optimizer, Muon) or optimizer.defaults.get("fused"):
+            optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+            optimizer.step()
+        elif not bool(found_inf):
+            optimizer.step()
+
+
+def optimizer_tensors(
+    model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    """All state as named tensors (`exp_avg/model.layers.0...`), for safetensors."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    tensors = {}
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+                tensors[f"{key}/{names[id(parameter)]}"] = tensor
+    return tensors
+
+
+def load_optimizer_tensors(
+    model: nn.Module,
+    optimizers: Iterable[torch.optim.Optimizer],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Put saved state back. Raises KeyError where a tensor names no parameter of the model."""
+    parameters = dict(model.named_parameters())
+    owner = {
+        id(p): optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    for full_name, tensor in tensors.items():
+        key, _, name = full_name.partition("/")
+        parameter = parameters[name]
+        device = torch.device("cpu") if key == "step" and not parameter.is_cuda else parameter.device
+        owner[id(parameter)].state[parameter][key] = tensor.to(device)
