@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,24 +73,26 @@ class TextEncoder:
         self._memo = _Memo(self._spell)
 
     def _spell(self, word: str) -> bytes:
-        return np.array(self._spell_ids(word), np.uint32).tobytes()
+        ids = self._words.encode(word) if SPACE_MARK not in word else self._spell_marks(word)
+        return array("I", ids).tobytes()
 
-    def _spell_ids(self, word: str) -> list[int]:
-        if SPACE_MARK not in word:
-            ids: list[int] = self._words.encode(word)
-            return ids
+    def _spell_marks(self, word: str) -> list[int]:
+        """Ids of a word that holds SentencePiece's space mark itself, which is then bytes."""
         first, *rest = word.split(SPACE_MARK)
-        ids = self._words.encode(first)
+        ids: list[int] = self._words.encode(first)
         for part in rest:
             ids += self._mark_bytes + self._words.encode(part)
         return ids
 
+    def encode_bytes(self, text: str) -> bytes:
+        """Ids of `text` as the bytes of unsigned 32-bit integers: for writing in bulk."""
+        if not text:
+            return b""
+        return b"".join(map(self._memo.__getitem__, self._find_words(" " + text)))
+
     def encode_array(self, text: str) -> NDArray[np.uint32]:
         """Ids of `text`, no special ones among them; empty text has none."""
-        if not text:
-            return np.zeros(0, np.uint32)
-        words = self._find_words(" " + text)
-        return np.frombuffer(b"".join(map(self._memo.__getitem__, words)), np.uint32)
+        return np.frombuffer(self.encode_bytes(text), np.uint32)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no special ones among them; empty text has none."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 
 from teenytinyllama.context import RoomContext
-from teenytinyllama.formats.documents import Split, read_documents
 from teenytinyllama.formats.encoding import load_tokenizer
 from teenytinyllama.formats.manifest import Outcome
 from teenytinyllama.progress import Progress
 from teenytinyllama.recipe import TokenizerSettings
-from teenytinyllama.stages.tokenizer.convert import prove_equal, write_files
+from teenytinyllama.stages.tokenizer.convert import EDGE_TEXTS, prove_equal, write_files
 from teenytinyllama.stages.tokenizer.measure import measure_sources
+from teenytinyllama.stages.tokenizer.sample import Sample
 from teenytinyllama.stages.tokenizer.train import count_words, train
 
-MAX_DOCUMENTS_COMPARED = 2_000
-MAX_DOCUMENTS_MEASURED = 2_000
+# The slow references read 2 MB/s; these texts are spread evenly over the corpus.
+MAX_BYTES_COMPARED = 2_000_000
+MAX_BYTES_MEASURED = 20_000_000
 
 
 def run(
@@ -28,7 +29,7 @@ def run(
     Leaves `tokenizer.model` and the Hugging Face files, proven equal on the run's own text. The
     figures are those of Table 1, taken on held-out documents.
     """
-    sample = _Sample(corpus_dir, settings.max_training_bytes)
+    sample = Sample(corpus_dir, "train", settings.max_training_bytes)
     with Progress("tokenizer: count words", total=sample.num_bytes_kept / 1e6, unit="MB") as work:
         counts = count_words(_watched(sample.texts(), work))
     with Progress("tokenizer: train", unit="words") as work:
@@ -36,8 +37,10 @@ def run(
         work.advance(len(counts))
     write_files(model, out_dir)
     encoder = load_tokenizer(out_dir)
-    compared = prove_equal(model, out_dir, _texts(corpus_dir, "train", MAX_DOCUMENTS_COMPARED))
-    heldout = islice(read_documents(corpus_dir, "heldout"), MAX_DOCUMENTS_MEASURED)
+    few = Sample(corpus_dir, "train", MAX_BYTES_COMPARED, sizes=sample.sizes)
+    with Progress("tokenizer: compare", total=few.num_bytes_kept / 1e6, unit="MB") as work:
+        compared = prove_equal(model, out_dir, _watched(chain(few.texts(), EDGE_TEXTS), work))
+    heldout = Sample(corpus_dir, "heldout", MAX_BYTES_MEASURED).documents()
     return Outcome(
         counts={
             "documents_read": sample.num_documents_read,
@@ -50,37 +53,6 @@ def run(
         },
         figures=measure_sources(heldout, encoder),
     )
-
-
-class _Sample:
-    """Documents spread evenly over the corpus, together at most `max_bytes` of text."""
-
-    def __init__(self, corpus_dir: Path, max_bytes: int) -> None:
-        self.corpus_dir = corpus_dir
-        sizes = [document.num_bytes for document in read_documents(corpus_dir, "train")]
-        self.num_documents_read, self.num_bytes_read = len(sizes), sum(sizes)
-        self._kept = bytearray(len(sizes))
-        self.num_documents_kept = self.num_bytes_kept = 0
-        seen = 0
-        for index, size in enumerate(sizes):
-            seen += size
-            # Keep up with the share of the text that has gone by, never ahead of it.
-            if (self.num_bytes_kept + size) * self.num_bytes_read <= seen * max_bytes:
-                self._kept[index] = 1
-                self.num_documents_kept += 1
-                self.num_bytes_kept += size
-
-    def texts(self) -> Iterator[str]:
-        """The texts kept, in corpus order."""
-        documents = read_documents(self.corpus_dir, "train")
-        for keep, document in zip(self._kept, documents, strict=True):
-            if keep:
-                yield document.text
-
-
-def _texts(corpus_dir: Path, split: Split, at_most: int) -> Iterator[str]:
-    for document in islice(read_documents(corpus_dir, split), at_most):
-        yield document.text
 
 
 def _watched(texts: Iterator[str], work: Progress) -> Iterator[str]:

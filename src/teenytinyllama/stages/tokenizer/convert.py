@@ -34,6 +34,24 @@ from teenytinyllama.formats.manifest import write_atomically, write_json
 TOKENIZER_JSON = "tokenizer.json"
 NORMAL_PIECE = 1  # sentencepiece_model.proto, ModelProto.SentencePiece.Type
 BPE_MODEL = 2  # TrainerSpec.ModelType
+# Compared in every run beside its own text: where tokenizers have been seen to part.
+EDGE_TEXTS: tuple[str, ...] = (
+    "",
+    " ",
+    "   ",
+    "  duas  palavras ",
+    "\n",
+    "\n\n  fim.\n\n\n",
+    "\ttab\r\n",
+    "1234567890 3,14 1º",
+    "ação AÇÃO a\u00e7a\u0303o",
+    "汉字 русский עברית",
+    "😀👩‍👩‍👧🇧🇷",
+    "\x00\x01\x7f\ufeff\ufffd\U0010ffff",
+    f"{SPACE_MARK}{SPACE_MARK} marca {SPACE_MARK}",
+    "-" * 37 + "=" * 53 + "a" * 71,
+    *(f"texto {token} dentro{token}" for token in SPECIAL_TOKENS),
+)
 
 
 def fast_tokenizer(model: bytes) -> Tokenizer:

@@ -20,17 +20,29 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.formats.conversations import BOS, EOS, IDS, PAD, ROLE_TOKENS, UNK
 from teenytinyllama.recipe import TokenizerSettings
 
-# A word with the spaces before it. Tabs and line ends stand alone: they are spelt in bytes.
-_WORDS = re.compile(r" *[^ \t\n\r]+")
+# A word with the spaces before it and the line ends after it, so that ".\n" can be one piece.
+# Tabs and carriage returns are left to the byte pieces: the trainer reads rows with tabs.
+_WORDS = re.compile(r" *[^ \t\n\r]+\n*|\n+")
+# A word counts once in this many words of running text (about 16 kB). A term that one manual
+# repeats on every line would else outweigh words that half of all documents use. Measured on
+# 166 MB, 32,000 pieces: 0.8 % fewer tokens on news that is not in the corpus, 0.2 % more on
+# held-out text of the corpus itself, against plain counts.
+WORDS_PER_WINDOW = 2_500
 MAX_WORD_CHARACTERS = 1024  # longer ones (encoded files, tables) are cut
 FEASIBLE = re.compile(r"Vocabulary size too high \(\d+\).*?<= (\d+)")
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """How often each word occurs, the space before it part of the word."""
+    r"""In how many windows of running text each word occurs.
+
+    >>> sorted(count_words(["um rato, um gato.\n"]).items())
+    [(' gato.\n', 1), (' rato,', 1), (' um', 1)]
+    """
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(_WORDS.findall(" " + text))
+        words = _WORDS.findall(" " + text)
+        for start in range(0, len(words), WORDS_PER_WINDOW):
+            counts.update(set(words[start : start + WORDS_PER_WINDOW]))
     return counts
 
 
