@@ -25,7 +25,20 @@ from typing import Any
 import zstandard
 
 TYPES: tuple[Any, ...] = (None, 7, 0.5, True, [], ["a"], {}, {"a": 1}, "", "  ", "\x00", "\ud800")
-WORDS = "a raposa mora longe e conta história à noite para ninguém pão ação coração você".split()
+WORDS = (
+    "a",
+    "raposa",
+    "mora",
+    "longe",
+    "e",
+    "conta",
+    "história",
+    "à",
+    "noite",
+    "pão",
+    "ação",
+    "você",
+)
 
 
 def good_text(rng: random.Random, number: int) -> str:

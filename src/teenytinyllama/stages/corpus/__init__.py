@@ -20,6 +20,7 @@ from teenytinyllama.recipe import CorpusSettings
 from teenytinyllama.stages.corpus.intake import Intake
 from teenytinyllama.stages.corpus.ledger import HEADINGS, Ledger
 from teenytinyllama.stages.corpus.near_duplicates import near_duplicates
+from teenytinyllama.stages.corpus.prepare import PERSONAL_DATA
 from teenytinyllama.stages.corpus.records import RawBatch
 from teenytinyllama.stages.corpus.sources import InputFile, find_files, read_file, read_made
 from teenytinyllama.stages.corpus.workers import prepare_all, usable_cores
@@ -124,7 +125,13 @@ def _outcome(ledger: Ledger, written: Written, notes: Counter[str]) -> Outcome:
     counts["bytes_train"] = written.bytes_train
     counts["bytes_heldout"] = written.bytes_heldout
     counts["licenses"] = dict(sorted(ledger.licenses.items()))
-    counts["notes"] = {name: count for name, count in sorted(notes.items()) if count}
+    found = {name: count for name, count in sorted(notes.items()) if count}
+    counts["personal_data"] = {
+        name.removeprefix(PERSONAL_DATA): count
+        for name, count in found.items()
+        if name.startswith(PERSONAL_DATA)
+    }
+    counts["notes"] = {n: count for n, count in found.items() if not n.startswith(PERSONAL_DATA)}
     read = counts["documents_read"]
     figures: dict[str, Any] = {
         f"{heading}_fraction": round(counts[f"documents_{heading}"] / read, 6)

@@ -15,6 +15,7 @@ from teenytinyllama.formats.documents import Document
 from teenytinyllama.recipe import CorpusSettings, Source
 from teenytinyllama.stages.corpus.cleaning import clean
 from teenytinyllama.stages.corpus.filters import Chain
+from teenytinyllama.stages.corpus.pii import PersonalData
 from teenytinyllama.stages.corpus.records import (
     Entry,
     Fault,
@@ -27,6 +28,7 @@ from teenytinyllama.stages.corpus.shingles import Signer
 
 MAX_ID_CHARACTERS = 512
 NO_LICENSE = frozenset({"", "unknown", "none", "null", "n/a", "na", "?", "other"})
+PERSONAL_DATA = "personal-data:"
 LICENSE_MISSING, TEXT_MISSING = "license-missing", "text-missing"
 TYPE_NAMES = {int: "number", float: "number", bool: "boolean", list: "list", dict: "object"}
 
@@ -44,7 +46,6 @@ class _Candidate:
     """A good record on its way through the rules."""
 
     document: Document
-    digest: bytes
     num_bytes: int
     reason: str = ""
     band_keys: bytes = b""
@@ -56,6 +57,7 @@ class Preparer:
     def __init__(self, settings: CorpusSettings, language: str) -> None:
         self.settings, self.language = settings, language
         self._chain = Chain(settings.filters, language) if settings.filters else None
+        self._personal_data = PersonalData(language) if settings.replace_personal_data else None
         self._signer = Signer(settings.near_duplicates) if settings.near_duplicates else None
         self._pack = zstandard.ZstdCompressor(level=1)
 
@@ -75,14 +77,16 @@ class Preparer:
                 title = source.name or stem_of(item.file, source)
                 faults.append(make_fault(item, title, bad.reason, bad.detail))
         self._judge(kept, source)
-        self._sign([k for k in kept if not k.reason])
+        remaining = [k for k in kept if not k.reason]
+        self._replace_personal_data(remaining, source, notes)
+        self._sign(remaining)
         lines = [json.dumps(asdict(k.document), ensure_ascii=False) for k in kept]
         return Prepared(
             source=batch.source,
             frame=self._pack.compress("\n".join(lines).encode("utf-8")),
             entries=[
                 Entry(
-                    digest=k.digest,
+                    digest=digest_of(k.document.text),
                     id_digest=digest_of(k.document.id)[:8],
                     source=k.document.source,
                     license=k.document.license,
@@ -120,7 +124,7 @@ class Preparer:
             license=license_,
             url=_string(record.get(source.url_key)),
         )
-        return _Candidate(document, digest_of(text), num_bytes)
+        return _Candidate(document, num_bytes)
 
     def _judge(self, kept: list[_Candidate], source: Source) -> None:
         """Give each document the reason that drops it, if any, and its scores.
@@ -135,12 +139,25 @@ class Preparer:
                 judged.append(candidate)
         if self._chain is None or not judged:
             return
-        verdicts = self._chain.judge([c.document.text for c in judged])
+        verdicts = self._chain.judge(
+            [c.document.text for c in judged], urls=[c.document.url for c in judged]
+        )
         for candidate, verdict in zip(judged, verdicts, strict=True):
             candidate.reason = verdict.reason or ""
             candidate.document.scores = verdict.scores
             if verdict.text is not None:
                 candidate.document.text = verdict.text
+
+    def _replace_personal_data(
+        self, kept: list[_Candidate], source: Source, notes: Counter[str]
+    ) -> None:
+        if self._personal_data is None or source.kind == "storybook":
+            return
+        found: Counter[str] = Counter()
+        for candidate in kept:
+            document = candidate.document
+            document.text = self._personal_data.replace(document.text, found)
+        notes.update({PERSONAL_DATA + kind: count for kind, count in found.items()})
 
     def _sign(self, kept: list[_Candidate]) -> None:
         """Give each document that is still kept the keys that near duplicates share."""

@@ -1,0 +1,186 @@
+"""Personal data replaced by typed marks: e-mail, IP, cards everywhere, and what the country has.
+
+Numbers count only where their check digits are right: a random one of eleven digits passes as a
+CPF once in a hundred. What a language adds is data: `languages/<code>/pii.toml`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+# What must stand in a text before any number is looked for.
+NUMBER_GATE = re.compile(
+    r"[0-9][0-9.\-/ ()]{5,}[0-9]|[0-9A-Z]{3}[./][0-9A-Z]{3,4}[/-]|[0-9A-Z]{14}"
+)
+# Looked for from the sign on: few texts have one, and every word could begin an address.
+EMAIL_NAME = re.compile(r"[\w.%+-]{1,64}\Z")
+EMAIL_DOMAIN = re.compile(
+    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w-])"
+)
+CARD = r"[3-6](?<![\w.,/+-].)(?:[0-9][ -]?){12,18}(?<=[0-9])(?![\w]|[-./][0-9])"
+IPV4 = r"[0-9](?<![\w.-].)(?:[0-9]{0,2}\.)(?:[0-9]{1,3}\.){2}[0-9]{1,3}(?![\w-]|\.[0-9])"
+IPV6 = (
+    r"[0-9A-Fa-f](?<![\w:.].)[0-9A-Fa-f]{0,3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{1,4}(?![\w:])"
+)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One kind of personal data: its name in the counts, its mark, how it looks, what proves it."""
+
+    name: str
+    mark: str
+    regex: re.Pattern[str]
+    proves: Callable[[str, str], bool]
+
+
+class PersonalData:
+    """Replaces personal data of one language's country in texts."""
+
+    def __init__(self, language: str) -> None:
+        self._numbers = _patterns(language)
+        self._ipv6 = Pattern("ip", "[IP]", re.compile(IPV6), _is_public_address)
+
+    def replace(self, text: str, counts: Counter[str]) -> str:
+        """The text with marks; `counts` grows by what was found, by kind.
+
+        >>> found = Counter()
+        >>> PersonalData("pt").replace("Ana, ana@x.com.br, CPF 529.982.247-25.", found), dict(found)
+        ('Ana, [E-MAIL], CPF [CPF].', {'email': 1, 'cpf': 1})
+        """
+        if "@" in text:
+            text = _replace_emails(text, counts)
+        if "::" in text or text.count(":") > 6:
+            text = _substitute(self._ipv6, text, counts)
+        if NUMBER_GATE.search(text):
+            for pattern in self._numbers:
+                text = _substitute(pattern, text, counts)
+        return text
+
+
+def _replace_emails(text: str, counts: Counter[str]) -> str:
+    parts, end = [], 0
+    for domain in EMAIL_DOMAIN.finditer(text):
+        name = EMAIL_NAME.search(text[max(end, domain.start() - 64) : domain.start()])
+        if name is not None:
+            parts += [text[end : domain.start() - len(name[0])], "[E-MAIL]"]
+            end = domain.end()
+            counts["email"] += 1
+    return "".join(parts) + text[end:] if end else text
+
+
+def _substitute(pattern: Pattern, text: str, counts: Counter[str]) -> str:
+    def mark(match: re.Match[str]) -> str:
+        before = text[max(match.start() - 12, 0) : match.start()]
+        if not pattern.proves(match[0], before):
+            return match[0]
+        counts[pattern.name] += 1
+        return pattern.mark
+
+    return pattern.regex.sub(mark, text)
+
+
+@cache
+def _patterns(language: str) -> tuple[Pattern, ...]:
+    """The country's numbers, then cards and addresses: what is checked best comes first."""
+    path = resources.files("teenytinyllama.languages") / language / "pii.toml"
+    rows = tomllib.loads(path.read_text("utf-8"))["patterns"] if path.is_file() else []
+    made = [
+        Pattern(row["name"], row["mark"], re.compile(row["pattern"]), _check_of(row))
+        for row in rows
+    ]
+    return (
+        *[pattern for pattern in made if pattern.name in ("cnpj", "cpf")],
+        Pattern("card", "[CARTÃO]" if language == "pt" else "[CARD]", re.compile(CARD), _is_card),
+        *[pattern for pattern in made if pattern.name not in ("cnpj", "cpf")],
+        Pattern("ip", "[IP]", re.compile(IPV4), _is_public_address),
+    )
+
+
+def _check_of(row: dict[str, object]) -> Callable[[str, str], bool]:
+    if row["check"] == "phone":
+        codes = {str(code) for code in row["area_codes"]}  # type: ignore[attr-defined]
+        return lambda found, _before: _is_phone(found, codes)
+    checks: dict[object, Callable[[str, str], bool]] = {
+        "cpf": lambda found, _before: is_cpf(found),
+        "cnpj": lambda found, _before: is_cnpj(found),
+        "none": lambda _found, _before: True,
+    }
+    return checks[row["check"]]
+
+
+def _digits(text: str) -> str:
+    return "".join(c for c in text if c.isdigit())
+
+
+def is_cpf(text: str) -> bool:
+    """Whether the two check digits of a CPF are right; eleven equal digits are none.
+
+    >>> [is_cpf(number) for number in ("529.982.247-25", "52998224724", "111.111.111-11")]
+    [True, False, False]
+    """
+    numbers = [int(c) for c in _digits(text)]
+    if len(numbers) != 11 or len(set(numbers)) == 1:
+        return False
+    return all(
+        sum(n * (size + 1 - k) for k, n in enumerate(numbers[:size])) * 10 % 11 % 10
+        == numbers[size]
+        for size in (9, 10)
+    )
+
+
+def is_cnpj(text: str) -> bool:
+    """Whether the two check digits of a CNPJ are right, of digits or of digits and letters.
+
+    A letter counts as its ASCII code less 48 (Receita Federal, alphanumeric CNPJ).
+
+    >>> [is_cnpj(number) for number in ("11.222.333/0001-81", "12.ABC.345/01DE-35", "0" * 14)]
+    [True, True, False]
+    """
+    values = [ord(c) - 48 for c in text if c.isalnum()]
+    if len(values) != 14 or len(set(values)) == 1:
+        return False
+    weights = (6, 5, 4, 3, 2, 9, 8, 7, 6, 5, 4, 3, 2)
+    for size in (12, 13):
+        rest = sum(w * v for w, v in zip(weights[-size:], values, strict=False)) % 11
+        if values[size] != (0 if rest < 2 else 11 - rest):
+            return False
+    return True
+
+
+def _is_card(text: str, _before: str) -> bool:
+    """Luhn's check over 13 to 19 digits that are not all one."""
+    digits = _digits(text)
+    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
+        return False
+    doubled = [int(c) for c in digits[-2::-2]]
+    return (sum(int(c) for c in digits[::-2]) + sum(d * 2 - 9 * (d > 4) for d in doubled)) % 10 == 0
+
+
+def _is_phone(text: str, area_codes: set[str]) -> bool:
+    digits = _digits(text)
+    if text.startswith("+"):
+        digits = digits.removeprefix("55")
+    digits = digits.removeprefix("0")
+    if len(digits) in (10, 11):
+        mobile = len(digits) == 11
+        return digits[:2] in area_codes and (digits[2] == "9" if mobile else digits[2] in "2345")
+    return len(digits) == 9
+
+
+def _is_public_address(text: str, before: str) -> bool:
+    """A public IP address that is not the number of a version."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return address.is_global and not re.search(
+        r"(?:vers\w*|revision|release|[^a-z]v|[<>=])\W{0,3}$", before.lower()
+    )
