@@ -194,6 +194,15 @@ class PackSettings(Settings):
 
     seed: Count = 0
     """Seed of the order in which documents are laid end to end."""
+    order: Literal["shuffled", "best-fit"] = "shuffled"
+    """`shuffled`: documents in random order, as in the paper; `best-fit`: documents chosen so
+    that rows of `sequence_length` tokens end where a document ends, as far as that is possible."""
+    sequence_length: Positive = 2048
+    """`best-fit`: tokens of one row; give `pretrain.sequence_length`."""
+    epochs: dict[str, Annotated[float, Field(ge=0, le=4)]] = {}
+    """How often the training documents of a source are packed, by the source's name; 1 where it
+    is not named. 0.5: half of them; 2.5: all twice and half of them a third time. At most 4,
+    beyond which repeated text teaches little (Muennighoff et al., 2023)."""
 
 
 class ModelSettings(Settings):

@@ -12,6 +12,7 @@ last row. A document opens with BOS and closes with EOS.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -26,10 +27,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.documents import Split
-from teenytinyllama.formats.manifest import sha256_file, write_json
+from teenytinyllama.formats.manifest import sha256_file, write_atomically
 
 INDEX_NAME = "index.json"
+INDEX_KEYS = ("dtype", "byte_order", "vocab_size", "tokenizer", "splits")
 MAX_UINT16_VOCABULARY = 65_536
+FIX = "run `ttl pack RECIPE --redo`"
 
 
 def dtype_for(vocab_size: int) -> np.dtype[Any]:
@@ -81,25 +84,39 @@ class TokenFile:
 
 
 def read_index(tokens_dir: Path) -> dict[str, Any]:
-    """The index of a tokens folder. Raises UserError where it is missing or not JSON."""
+    """The index of a tokens folder.
+
+    Raises UserError where it is missing, is not what `write_index` wrote to the byte, or was
+    packed in a number format that this package does not use.
+    """
     path = tokens_dir / INDEX_NAME
     try:
-        index: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            "tokens-index",
-            str(path),
-            f"cannot be read ({error})",
-            "run `ttl pack RECIPE` first",
-        ) from error
+        raw = path.read_bytes()
+        index: dict[str, Any] = json.loads(raw)
+        as_written = _seal({key: index[key] for key in INDEX_KEYS})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = (
+            f"has no field {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+        )
+        raise UserError("tokens-index", str(path), what, "run `ttl pack RECIPE` first") from error
+    if raw.decode("utf-8") != _to_text(as_written):
+        what = "changed since it was written: its check sum does not fit"
+        raise UserError("tokens-index", str(path), what, FIX)
+    expected = str(dtype_for(index["vocab_size"]))
+    if index["dtype"] != expected or index["byte_order"] != "little":
+        what = (
+            f"says {index['byte_order']}-endian {index['dtype']}, expected little-endian {expected}"
+        )
+        raise UserError("tokens-dtype", str(path), what, FIX)
     return index
 
 
 def open_tokens(tokens_dir: Path, split: Split, *, verify: bool = False) -> TokenFile:
-    """Map one split. Sizes are always checked against the index; hashes when `verify` is set.
+    """Map one split. Sizes and borders are always checked against the index; with `verify` the
+    hashes too, at the speed of the disk.
 
     Raises UserError where a file is missing, shorter or longer than the index says, or, with
-    `verify`, where its bytes changed since they were written.
+    `verify`, where a single bit changed since it was written.
     """
     index = read_index(tokens_dir)
     dtype = np.dtype(index["dtype"]).newbyteorder("<")
@@ -111,25 +128,29 @@ def open_tokens(tokens_dir: Path, split: Split, *, verify: bool = False) -> Toke
     for name, path in paths.items():
         _check_file(path, entry[name], verify=verify)
     empty = entry["tokens"]["bytes"] == 0
-    return TokenFile(
+    tokens = TokenFile(
         path=paths["tokens"],
         tokens=np.zeros(0, dtype) if empty else np.memmap(paths["tokens"], dtype, "r"),
         document_starts=np.fromfile(paths["documents"], np.dtype("<u8")),
         vocab_size=int(index["vocab_size"]),
     )
+    starts = tokens.document_starts
+    if starts[0] != 0 or int(starts[-1]) != tokens.num_tokens or (starts[1:] < starts[:-1]).any():
+        what = f"its borders do not run from 0 to the {tokens.num_tokens:,} tokens of the split"
+        raise UserError("tokens-borders", str(paths["documents"]), what, FIX)
+    return tokens
 
 
 def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
     found = path.stat().st_size if path.is_file() else None
-    fix = "run `ttl pack RECIPE --redo`"
     if found is None:
-        raise UserError("tokens-missing", str(path), "the index names this file, it is gone", fix)
+        raise UserError("tokens-missing", str(path), "the index names this file, it is gone", FIX)
     if found != entry["bytes"]:
         what = f"holds {found:,} bytes, the index says {entry['bytes']:,}"
-        raise UserError("tokens-size", str(path), what, fix)
+        raise UserError("tokens-size", str(path), what, FIX)
     if verify and sha256_file(path) != entry["sha256"]:
         raise UserError(
-            "tokens-damaged", str(path), "its bytes changed since they were packed", fix
+            "tokens-damaged", str(path), "its bytes changed since they were packed", FIX
         )
 
 
@@ -155,7 +176,10 @@ class TokenWriter:
     def write(self, ids: ArrayLike) -> None:
         """Append one document, BOS and EOS included."""
         assert self._file is not None
-        row = np.asarray(ids, np.int64)
+        given = np.asarray(ids)
+        if given.size and given.dtype.kind not in "ui":
+            raise TypeError(f"token ids are whole numbers, got {given.dtype}")
+        row = given.astype(np.int64, copy=False)
         if row.size and not (row.min() >= 0 and row.max() < self.vocab_size):
             wrong = row[(row < 0) | (row >= self.vocab_size)][0]
             raise UserError(
@@ -206,8 +230,18 @@ def write_index(
     """Write `index.json` from the `entry` of each split's writer; the last file of the folder."""
     index = {
         "dtype": str(dtype_for(vocab_size)),
+        "byte_order": "little",
         "vocab_size": vocab_size,
         "tokenizer": tokenizer_fingerprint,
         "splits": {split: dict(entry) for split, entry in entries.items()},
     }
-    write_json(out_dir / INDEX_NAME, index)
+    write_atomically(out_dir / INDEX_NAME, _to_text(_seal(index)))
+
+
+def _seal(index: dict[str, Any]) -> dict[str, Any]:
+    """The index with a check sum of itself."""
+    return {**index, "check_sum": hashlib.sha256(_to_text(index).encode("utf-8")).hexdigest()}
+
+
+def _to_text(index: dict[str, Any]) -> str:
+    return json.dumps(index, indent=2, sort_keys=True) + "\n"

@@ -8,11 +8,11 @@ does not grow with the text, and the result does not depend on the number of cor
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import UserError
@@ -22,7 +22,7 @@ from teenytinyllama.formats.manifest import Outcome
 from teenytinyllama.formats.tokens import TokenWriter, write_index
 from teenytinyllama.recipe import PackSettings
 from teenytinyllama.stages.pack.encode import Encoded, encode_split
-from teenytinyllama.stages.pack.order import order_documents
+from teenytinyllama.stages.pack.order import fraction_of_rows_cut, order_documents
 
 
 def run(
@@ -57,7 +57,7 @@ def run(
         for what in ("tokens", "documents"):
             counts[f"{what}_{split}"] = entries[split][f"num_{what}"]
         counts[f"bytes_{split}"] = encoded.num_bytes
-        figures[split] = _figures(encoded)
+        figures[split] = _figures(encoded, order, settings.sequence_length)
     write_index(out_dir, encoder.vocab_size, encoder.fingerprint, entries)
     return Outcome(counts=counts, figures=figures)
 
@@ -74,7 +74,7 @@ def _check_apart(train: Encoded, heldout_texts: set[bytes], corpus_dir: Path) ->
 
 
 def _write(
-    encoded: Encoded, order: Any, split: Split, encoder: TextEncoder, out_dir: Path
+    encoded: Encoded, order: NDArray[np.int64], split: Split, encoder: TextEncoder, out_dir: Path
 ) -> dict[str, Any]:
     """Copy the documents' ids into their final order."""
     ends = np.cumsum(encoded.num_tokens)
@@ -83,12 +83,10 @@ def _write(
         for index in order:
             end = int(ends[index])
             writer.write(ids[end - encoded.num_tokens[index] : end])
-    with suppress(AttributeError):
-        del ids
     return writer.entry
 
 
-def _figures(encoded: Encoded) -> dict[str, Any]:
+def _figures(encoded: Encoded, order: NDArray[np.int64], sequence_length: int) -> dict[str, Any]:
     lengths = encoded.num_tokens
     return {
         "bytes_per_token": encoded.num_bytes / int(lengths.sum()),
@@ -97,4 +95,6 @@ def _figures(encoded: Encoded) -> dict[str, Any]:
             "median": float(np.median(lengths)),
             "max": int(lengths.max()),
         },
+        "documents_longer_than_sequence": int((lengths > sequence_length).sum()),
+        "fraction_of_rows_cut": fraction_of_rows_cut(lengths[order], sequence_length),
     }
