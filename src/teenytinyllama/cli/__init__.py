@@ -80,8 +80,39 @@ def _add_room(room: Room) -> None:
     app.command(room.name, help=f"Room: {room.title}.")(command)
 
 
+def _add_corpus(room: Room) -> None:
+    def command(
+        recipe: RecipePath,
+        overrides: SetOption = [],  # noqa: B006
+        run_dir: RunDir = None,
+        redo: Redo = False,
+        explain: Annotated[
+            str | None,
+            typer.Option(metavar="ID", help="Show what each filter says of one document."),
+        ] = None,
+        calibrate: Annotated[
+            Path | None,
+            typer.Option(metavar="CLEAN.txt", help="Learn filter thresholds from clean text."),
+        ] = None,
+        debug: Debug = False,
+    ) -> None:
+        if explain is None and calibrate is None:
+            _walk([room.name], recipe, overrides, run_dir, redo)
+            return
+        from teenytinyllama.stages.corpus.filters import desk
+
+        loaded = load_recipe(recipe, overrides)
+        folder = (run_dir or Path("runs") / loaded.name) / room.folder
+        if explain is not None:
+            typer.echo(desk.explain(loaded, folder, explain))
+        if calibrate is not None:
+            typer.echo(desk.calibrate(loaded, calibrate))
+
+    app.command(room.name, help=f"Room: {room.title}.")(command)
+
+
 for _room in ROOMS:
-    _add_room(_room)
+    (_add_corpus if _room.name == "corpus" else _add_room)(_room)
 add_commands(app)
 
 

@@ -54,7 +54,7 @@ class Chain:
         self.data = load_language(language)
         self._domains = frozenset(domain.lower() for domain in settings.blocked_domains)
         kind = "py3langid" if settings.language_model == "py3langid" else "fasttext"
-        self._min_language = self.data.min_language_probability.get(kind, 0.5)
+        self.min_language = self.data.min_language_probability.get(kind, 0.5)
 
     def judge(
         self,
@@ -89,6 +89,11 @@ class Chain:
                 verdicts[left[place]].scores |= scores
         return verdicts
 
+    def language_probability(self, text: str) -> float:
+        """Probability that the text is in the recipe's language."""
+        model, labels = self.settings.language_model, self.data.labels
+        return language_probabilities([text], self.language, model, labels)[0]
+
     def _judge_language(self, texts: Sequence[str], verdicts: Sequence[Verdict]) -> None:
         model = self.settings.language_model
         left = [(t, v) for t, v in zip(texts, verdicts, strict=True) if v.reason is None]
@@ -99,7 +104,7 @@ class Chain:
         )
         for (_, verdict), probability in zip(left, found, strict=True):
             verdict.scores[LANGUAGE] = round(probability, 4)
-            if probability < self._min_language:
+            if probability < self.min_language:
                 verdict.reason = LANGUAGE
 
     def _apply_c4(self, texts: Sequence[str], verdicts: Sequence[Verdict]) -> None:
