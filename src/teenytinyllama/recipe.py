@@ -169,6 +169,12 @@ class CorpusSettings(Settings):
     """Unicode normal form of all text; `none` leaves mixed forms as they are."""
     filters: FilterSettings = FilterSettings()
     """Which documents stay."""
+    decontaminate: tuple[Task, ...] = ()
+    """Evaluation tasks whose texts must not be trained on: name and path of each."""
+    decontamination_words: Annotated[int, Field(ge=5)] = 13
+    """So many words in a row shared with a task's item are too many."""
+    decontaminate_by: Literal["cut", "drop"] = "cut"
+    """`cut`: take out the lines that the shared words stand in; `drop`: the whole document."""
     replace_personal_data: bool = True
     """Put typed marks, as `[E-MAIL]` or `[CPF]`, in the place of personal data; not in the
     storybook, whose people are invented."""
@@ -443,12 +449,17 @@ class AlignSettings(Settings):
 class QuantizeSettings(Settings):
     """`[quantize]`: model to small files (paper 4.1, 4.3)."""
 
-    formats: tuple[Literal["f16", "q8_0", "q4_0"], ...] = ("q8_0",)
-    """GGUF files to write."""
+    formats: tuple[Literal["f16", "q8_0", "q4_0", "q4_k_m", "awq"], ...] = ("q8_0",)
+    """Files to write: GGUF for llama.cpp (`q4_k_m` needs the extra `llama-cpp`), or a folder of
+    4-bit AWQ weights for vLLM and transformers (`awq` needs the extra `awq`)."""
     max_bits_per_byte_increase: Fraction = 0.03
     """Refuse a file whose held-out bits per byte grow by more than this share."""
     max_sample_tokens: Positive = 8192
     """Held-out tokens on which each file is compared with the original."""
+    num_calibration_rows: Positive = 64
+    """`awq`: rows of training text on which the scales are searched."""
+    calibration_row_tokens: Positive = 512
+    """`awq`: tokens of one such row."""
 
 
 class ReportSettings(Settings):

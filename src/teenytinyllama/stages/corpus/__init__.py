@@ -20,7 +20,7 @@ from teenytinyllama.recipe import CorpusSettings
 from teenytinyllama.stages.corpus.intake import Intake
 from teenytinyllama.stages.corpus.ledger import HEADINGS, Ledger
 from teenytinyllama.stages.corpus.near_duplicates import near_duplicates
-from teenytinyllama.stages.corpus.prepare import PERSONAL_DATA
+from teenytinyllama.stages.corpus.prepare import CONTAMINATED, PERSONAL_DATA
 from teenytinyllama.stages.corpus.records import RawBatch
 from teenytinyllama.stages.corpus.sources import InputFile, find_files, read_file, read_made
 from teenytinyllama.stages.corpus.workers import prepare_all, usable_cores
@@ -125,13 +125,9 @@ def _outcome(ledger: Ledger, written: Written, notes: Counter[str]) -> Outcome:
     counts["bytes_train"] = written.bytes_train
     counts["bytes_heldout"] = written.bytes_heldout
     counts["licenses"] = dict(sorted(ledger.licenses.items()))
-    found = {name: count for name, count in sorted(notes.items()) if count}
-    counts["personal_data"] = {
-        name.removeprefix(PERSONAL_DATA): count
-        for name, count in found.items()
-        if name.startswith(PERSONAL_DATA)
-    }
-    counts["notes"] = {n: count for n, count in found.items() if not n.startswith(PERSONAL_DATA)}
+    counts["personal_data"] = _with_prefix(notes, PERSONAL_DATA)
+    counts["contaminated_by_task"] = _with_prefix(notes, CONTAMINATED)
+    counts["notes"] = {name: n for name, n in sorted(notes.items()) if n and ":" not in name}
     read = counts["documents_read"]
     figures: dict[str, Any] = {
         f"{heading}_fraction": round(counts[f"documents_{heading}"] / read, 6)
@@ -146,3 +142,8 @@ def _outcome(ledger: Ledger, written: Written, notes: Counter[str]) -> Outcome:
             steps.append({"step": f"{heading}: {reason}", "documents": left, "dropped": count})
     figures["funnel"] = steps
     return Outcome(counts, figures)
+
+
+def _with_prefix(notes: Counter[str], prefix: str) -> dict[str, int]:
+    found = sorted(name for name in notes if name.startswith(prefix) and notes[name])
+    return {name.removeprefix(prefix): notes[name] for name in found}

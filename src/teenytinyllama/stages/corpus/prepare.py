@@ -14,6 +14,7 @@ import zstandard
 from teenytinyllama.formats.documents import Document
 from teenytinyllama.recipe import CorpusSettings, Source
 from teenytinyllama.stages.corpus.cleaning import clean
+from teenytinyllama.stages.corpus.decontaminate import Decontaminator
 from teenytinyllama.stages.corpus.filters import Chain
 from teenytinyllama.stages.corpus.pii import PersonalData
 from teenytinyllama.stages.corpus.records import (
@@ -28,7 +29,7 @@ from teenytinyllama.stages.corpus.shingles import Signer
 
 MAX_ID_CHARACTERS = 512
 NO_LICENSE = frozenset({"", "unknown", "none", "null", "n/a", "na", "?", "other"})
-PERSONAL_DATA = "personal-data:"
+PERSONAL_DATA, CONTAMINATED = "personal-data:", "contaminated:"
 LICENSE_MISSING, TEXT_MISSING = "license-missing", "text-missing"
 TYPE_NAMES = {int: "number", float: "number", bool: "boolean", list: "list", dict: "object"}
 
@@ -57,6 +58,7 @@ class Preparer:
     def __init__(self, settings: CorpusSettings, language: str) -> None:
         self.settings, self.language = settings, language
         self._chain = Chain(settings.filters, language) if settings.filters else None
+        self._decontaminator = Decontaminator(settings) if settings.decontaminate else None
         self._personal_data = PersonalData(language) if settings.replace_personal_data else None
         self._signer = Signer(settings.near_duplicates) if settings.near_duplicates else None
         self._pack = zstandard.ZstdCompressor(level=1)
@@ -77,6 +79,7 @@ class Preparer:
                 title = source.name or stem_of(item.file, source)
                 faults.append(make_fault(item, title, bad.reason, bad.detail))
         self._judge(kept, source)
+        self._decontaminate([k for k in kept if not k.reason], notes)
         remaining = [k for k in kept if not k.reason]
         self._replace_personal_data(remaining, source, notes)
         self._sign(remaining)
@@ -147,6 +150,25 @@ class Preparer:
             candidate.document.scores = verdict.scores
             if verdict.text is not None:
                 candidate.document.text = verdict.text
+
+    def _decontaminate(self, kept: list[_Candidate], notes: Counter[str]) -> None:
+        """Cut out, or drop, what the evaluation tasks ask about; counted by task."""
+        if self._decontaminator is None:
+            return
+        found = self._decontaminator.tasks_in([c.document.text for c in kept])
+        for candidate, tasks in zip(kept, found, strict=True):
+            if not tasks:
+                continue
+            notes.update({CONTAMINATED + name: 1 for name in tasks})
+            document = candidate.document
+            text, num_lines = self._decontaminator.cut(document.text)
+            if self.settings.decontaminate_by == "drop" or not text.strip():
+                candidate.reason = "contaminated"
+                continue
+            document.text = text
+            notes["contaminated-lines-cut"] += num_lines
+            if document.num_bytes < self.settings.min_document_bytes:
+                candidate.reason = "contaminated"
 
     def _replace_personal_data(
         self, kept: list[_Candidate], source: Source, notes: Counter[str]

@@ -25,7 +25,7 @@ BYTES_PER_BLOCK = 1 << 17
 # Shingles signed in one go.
 SHINGLES_PER_BLOCK = 1 << 15
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-_ONE = np.uint64(1)
+_ONE, _HIGH = np.uint64(1), np.uint64(32)
 
 # An odd number: it has an inverse modulo 2^64, so that a word's hash does not depend on its place.
 _BASE = 0xD6E8FEB86659FD93
@@ -81,7 +81,7 @@ def _word_hashes(block: bytes) -> tuple[Hashes64, Places]:
 
 
 class Shingler:
-    """Hashes of the word n-grams of texts, in order; of all words where a text has fewer than n."""
+    """Hashes of the runs of `ngram_words` words in texts, many texts at a time."""
 
     def __init__(self, ngram_words: int) -> None:
         self.ngram_words = ngram_words
@@ -89,50 +89,57 @@ class Shingler:
         self._places = random.integers(0, 1 << 63, ngram_words, dtype=np.uint64) | _ONE
 
     def shingles(self, texts: Sequence[str]) -> list[Hashes32]:
-        """One array per text; empty for a text without a word."""
-        made: list[Hashes32] = []
+        """The runs of each text in order; where a text has fewer words, one run of them all.
+
+        Empty for a text without a word.
+        """
+        return [
+            (self._runs(words, min(self.ngram_words, len(words))) >> _HIGH).astype(np.uint32)
+            for words in self.words(texts)
+        ]
+
+    def full_runs(self, texts: Sequence[str]) -> list[Hashes64]:
+        """The runs of each text; none where it has fewer words."""
+        return [self.runs_of_words(words) for words in self.words(texts)]
+
+    def runs_of_words(self, words: Hashes64) -> Hashes64:
+        """The runs of these words, in order."""
+        return self._runs(words, self.ngram_words)
+
+    def words(self, texts: Sequence[str]) -> list[Hashes64]:
+        """The hash of every word of each text."""
+        made: list[Hashes64] = []
         block: list[bytes] = []
         held = 0
         for text in texts:
             data = text.lower().encode("utf-8")
-            if held + len(data) + 1 > BYTES_PER_BLOCK and block:
-                made += self._of_block(block)
+            if block and held + len(data) + 1 > BYTES_PER_BLOCK:
+                made += _words_of_block(block)
                 block, held = [], 0
             if len(data) >= BYTES_PER_BLOCK:
-                made.append(self._ngrams(_long_words(data)))
+                made.append(_long_words(data))
                 continue
             block.append(data)
             held += len(data) + 1
-        if block:
-            made += self._of_block(block)
-        return made
+        return made + _words_of_block(block) if block else made
 
-    def _of_block(self, block: list[bytes]) -> list[Hashes32]:
-        hashes, starts = _word_hashes(b"\n".join(block))
-        borders = np.cumsum([len(data) + 1 for data in block])
-        cuts = np.searchsorted(starts, borders[:-1])
-        ngrams = self._ngrams(hashes)
-        parts = []
-        for first, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(hashes)], strict=True):
-            count = end - first - self.ngram_words + 1
-            if count >= 1:
-                parts.append(ngrams[first : first + count])
-            else:
-                parts.append(self._ngrams(hashes[first:end]))
-        return parts
-
-    def _ngrams(self, words: Hashes64) -> Hashes32:
-        size = min(self.ngram_words, len(words))
-        if size == 0:
-            return np.empty(0, np.uint32)
+    def _runs(self, words: Hashes64, size: int) -> Hashes64:
+        if size == 0 or len(words) < size:
+            return np.empty(0, np.uint64)
         last = len(words) - size + 1
         mixed: Hashes64 = words[:last] * self._places[0]
         for place in range(1, size):
             mixed += words[place : place + last] * self._places[place]
         mixed ^= mixed >> np.uint64(29)
         mixed *= _MIX
-        ngrams: Hashes32 = (mixed >> np.uint64(32)).astype(np.uint32)
-        return ngrams
+        return mixed
+
+
+def _words_of_block(block: list[bytes]) -> list[Hashes64]:
+    """Word hashes of short texts, laid end to end."""
+    hashes, starts = _word_hashes(b"\n".join(block))
+    borders = np.cumsum([len(data) + 1 for data in block[:-1]])
+    return np.split(hashes, np.searchsorted(starts, borders))
 
 
 def _long_words(data: bytes) -> Hashes64:
