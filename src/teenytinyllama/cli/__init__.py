@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from teenytinyllama.cli.talk import add_commands
+from teenytinyllama.cli import planning, talk
 from teenytinyllama.cli.walk import ROOMS, Room, Walk
 from teenytinyllama.errors import Interrupted, TtlError
 from teenytinyllama.progress import say
@@ -113,7 +113,8 @@ def _add_corpus(room: Room) -> None:
 
 for _room in ROOMS:
     (_add_corpus if _room.name == "corpus" else _add_room)(_room)
-add_commands(app)
+talk.add_commands(app)
+planning.add_commands(app)
 
 
 def _stop(number: int, frame: types.FrameType | None) -> NoReturn:

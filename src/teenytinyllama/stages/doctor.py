@@ -1,0 +1,197 @@
+"""What this machine can do: software, memory, disk, speed, what is missing for which room.
+
+Importing torch and one second of measuring is all that it costs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from teenytinyllama.model import num_parameters
+from teenytinyllama.recipe import ModelSettings
+
+# Libraries by room, and the extra that brings them; the base install brings the others.
+NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "corpus": ("corpus", ("datasets", "pyarrow", "py3langid", "xxhash")),
+    "evaluate": ("evaluate", ("lm_eval", "sklearn")),
+    "quantize": ("quantize", ("gguf",)),
+    "serve": ("serve", ("fastapi", "uvicorn", "bm25s")),
+}
+LOW_DISK_GB, LOW_MEMORY_GB = 5.0, 4.0
+# fp32 weights, gradients, two moments; activations of a small micro-batch come on top.
+TRAINING_BYTES_PER_PARAMETER = 16
+MATRIX_SIZES = {"cuda": 8192, "mps": 4096, "cpu": 1024}
+MEASURE_SECONDS = 1.0
+
+Health = Literal["good", "warn", "bad"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `fix` is what to type where something is missing."""
+
+    name: str
+    value: str
+    health: Health = "good"
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings, the measured peak in TFLOP/s (bf16 on a GPU, fp32 on a CPU), what to do."""
+
+    findings: tuple[Finding, ...]
+    device: str
+    peak_tflops: float
+    next_command: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def examine(folder: Path) -> Diagnosis:
+    """Look at the machine, and at the disk behind `folder`."""
+    findings = [*_software(), *_memory(), *_disk(folder)]
+    device, peak, found = _device()
+    findings += found
+    findings += list(_rooms())
+    return Diagnosis(tuple(findings), device, peak, _next(findings, device, peak, folder))
+
+
+def _software() -> Iterator[Finding]:
+    good = sys.version_info[:2] in ((3, 11), (3, 12))
+    yield Finding(
+        "python",
+        platform.python_version(),
+        "good" if good else "warn",
+        "" if good else "this package is tested on 3.11 and 3.12",
+    )
+    for name in ("torch", "transformers", "sentencepiece", "codecarbon"):
+        try:
+            yield Finding(name, version(name))
+        except PackageNotFoundError:
+            yield Finding(name, "missing", "bad", "pip install teenytinyllama")
+
+
+def _memory() -> Iterator[Finding]:
+    total_gb = available_memory_bytes() / 1e9
+    health: Health = "good" if total_gb >= LOW_MEMORY_GB else "warn"
+    fix = "" if health == "good" else "the quick start needs about 4 GB"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("cores", str(cores))
+    yield Finding("memory free", f"{total_gb:.1f} GB", health, fix)
+
+
+def available_memory_bytes() -> int:
+    """Memory that a new process can take: what the system says, less where a container caps it."""
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        available = int(rows["MemAvailable"].split()[0]) * 1024
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
+        available = min(available, int(limit.read_text()) - int(used.read_text()))
+    return max(available, 0)
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    here = folder
+    while not here.exists():
+        here = here.parent
+    free_gb = shutil.disk_usage(here).free / 1e9
+    writable = os.access(here, os.W_OK)
+    if not writable:
+        yield Finding("disk", f"{here} cannot be written", "bad", "choose another --run-dir")
+        return
+    low = free_gb < LOW_DISK_GB
+    fix = "make room: checkpoints take 12 bytes per parameter each" if low else ""
+    yield Finding("disk free", f"{free_gb:.0f} GB", "warn" if low else "good", fix)
+
+
+def _device() -> tuple[str, float, list[Finding]]:
+    if find_spec("torch") is None:
+        return "", 0.0, []
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        device, memory = "cuda", properties.total_memory
+        title = f"{torch.cuda.device_count()} x {properties.name}, {memory / 1e9:.0f} GB"
+    elif torch.backends.mps.is_available():
+        device, title, memory = "mps", "Apple GPU, memory shared", available_memory_bytes()
+    else:
+        device, title, memory = "cpu", "none: training runs on the processor", 0
+        memory = available_memory_bytes()
+    peak = measure_peak_tflops(device)
+    kind = "fp32" if device == "cpu" else "bf16"
+    found = [
+        Finding("GPU", title, "good" if device != "cpu" else "warn"),
+        Finding("matrix multiply", f"{peak:.3g} TFLOP/s measured, {kind}"),
+        Finding("model that fits", _largest(memory)),
+    ]
+    return device, peak, found
+
+
+def measure_peak_tflops(device: str) -> float:
+    """The best rate of square matrix products in about a second."""
+    import torch
+
+    size = MATRIX_SIZES[device]
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    left = torch.ones(size, size, device=device, dtype=dtype)
+    best, started = float("inf"), time.monotonic()
+    while time.monotonic() - started < MEASURE_SECONDS:
+        before = time.perf_counter()
+        product = left @ left
+        product[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - before)
+    return 2 * size**3 / best / 1e12
+
+
+def _largest(memory_bytes: int) -> str:
+    paper = {
+        "160m": ModelSettings(),
+        "460m": ModelSettings(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+        ),
+    }
+    room = memory_bytes * 0.6 / TRAINING_BYTES_PER_PARAMETER
+    fitting = [name for name, model in paper.items() if num_parameters(model, 32_000) <= room]
+    words = f", so the paper's {' and '.join(fitting)}" if fitting else ""
+    return f"up to {room / 1e6:,.0f} M parameters{words}"
+
+
+def _rooms() -> Iterator[Finding]:
+    for room, (extra, libraries) in NEEDED.items():
+        missing = [name for name in libraries if find_spec(name) is None]
+        if missing:
+            fix = f"pip install 'teenytinyllama[{extra}]'"
+            yield Finding(f"ttl {room}", f"without {', '.join(missing)}", "warn", fix)
+        else:
+            yield Finding(f"ttl {room}", "ready")
+
+
+def _next(findings: list[Finding], device: str, peak: float, folder: Path) -> str:
+    bad = [f for f in findings if f.health == "bad"]
+    if bad:
+        return bad[0].fix
+    if device == "cpu" and not (folder / "quickstart" / "report").is_dir():
+        return "ttl run recipes/quickstart.toml"
+    if device == "cpu":
+        return f"ttl plan --gpu cpu --peak-tflops {peak:.3g} --hours 10 --text-mb 50"
+    return "ttl plan --gpu a100-40gb --budget-usd 50 --text-mb 1000"
