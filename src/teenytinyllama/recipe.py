@@ -54,6 +54,10 @@ class Source(Settings):
     """Licence of the text (SPDX). A `license` field on a line wins over this."""
     origin: str = ""
     """Where the text comes from: a URL or a citation, for the cards."""
+    shape: Literal["text", "conversation"] = "text"
+    """`conversation`: each record is a dialogue or an instruction with its answer, in one of the
+    common layouts (`messages`, `conversations`, `instruction` and `output`, `prompt` and
+    `completion`)."""
     text_key: str = "text"
     """Field that holds the text of one record (`.jsonl`, `.parquet`, Hub)."""
     id_key: str = "id"
@@ -105,6 +109,35 @@ def expand_path(pattern: str) -> list[Path]:
 # --- the rooms --------------------------------------------------------------------------------
 
 
+class ToxicitySettings(Settings):
+    """`[corpus.filters.toxicity]`: how hurtful each document is, by windows of sentences.
+
+    Scores are turned so that higher is more toxic. Without `max_toxicity` and `clean_path` they
+    are written down and drop nothing.
+    """
+
+    model: str = "nicholasKluge/ToxicityModelPT"
+    """Hub id or folder of a sequence-classification model (the paper's by default), or labelled
+    lines (`.jsonl` with `text` and `toxic`, 0 or 1): a classifier for one CPU core is trained."""
+    toxic_label: str = ""
+    """Label whose probability counts, for a model with several; default: the one named so."""
+    higher_is_toxic: bool = False
+    """For a model with one output: whether a high number is toxic. The paper's model is a reward:
+    low is toxic."""
+    max_toxicity: float | None = None
+    """Documents above this score are dropped."""
+    clean_path: str = ""
+    """Clean text, from which `max_toxicity` is set where it is not given."""
+    max_clean_dropped_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Share of the clean documents that may be above that score."""
+    over: Literal["max", "mean"] = "max"
+    """A document's score: of its worst window, or of all on average."""
+    window_words: Positive = 40
+    """Words of one window at least; whole sentences, up to twice as many."""
+    micro_batch: Positive = 32
+    """Windows of one forward pass."""
+
+
 class FilterSettings(Settings):
     """`[corpus.filters]`: which documents stay. Thresholds are data of the language."""
 
@@ -132,6 +165,8 @@ class FilterSettings(Settings):
     line must end in a mark, as FineWeb did."""
     blocked_domains: tuple[str, ...] = ()
     """Documents with an address in one of these domains are dropped: `exemplo.com`."""
+    toxicity: ToxicitySettings | None = None
+    """Scores every document that is left; off unless this table stands in the recipe."""
     max_boilerplate_fraction: Fraction = 1.0
     """A line that stands in more than this share of a source's documents is taken out of them;
     1: off."""
@@ -149,6 +184,30 @@ class NearDuplicateSettings(Settings):
     rows_per_band: Positive = 5
     """Hashes of one band. 16 bands of 5 find 99.8 % of the pairs at 0.8; candidates are compared
     in full, so a pair below the threshold is never dropped."""
+
+
+class MixSettings(Settings):
+    """`[corpus.mix]`: how often each source is read in training; one of the three ways."""
+
+    epochs: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Passes over a source, by its name in the counts; a source that is not named gets one."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Share of the training text, by source, in any unit; a source not named gets none. A source
+    too small for its share is repeated up to `max_epochs`."""
+    instruction_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of sources with `shape = "conversation"` in the training text, 0 to 1 (paper: 0.4)."""
+    max_epochs: Annotated[float, Field(gt=0)] = 4.0
+    """Most passes over any source: beyond four, repeated text teaches little."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> MixSettings:
+        ways = [bool(self.epochs), bool(self.weights), self.instruction_share is not None]
+        if sum(ways) > 1:
+            raise ValueError("give one of epochs, weights and instruction_share")
+        for name, epochs in self.epochs.items():
+            if epochs > self.max_epochs:
+                raise ValueError(f"{name}: {epochs} epochs are more than {self.max_epochs}")
+        return self
 
 
 class CorpusSettings(Settings):
@@ -175,6 +234,8 @@ class CorpusSettings(Settings):
     """So many words in a row shared with a task's item are too many."""
     decontaminate_by: Literal["cut", "drop"] = "cut"
     """`cut`: take out the lines that the shared words stand in; `drop`: the whole document."""
+    mix: MixSettings = MixSettings()
+    """How often each source is read in training."""
     replace_personal_data: bool = True
     """Put typed marks, as `[E-MAIL]` or `[CPF]`, in the place of personal data; not in the
     storybook, whose people are invented."""
@@ -427,7 +488,7 @@ class AlignSettings(Settings):
     """`[align]`: base model to chat model (paper 4.3)."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Conversations to learn from."""
+    """Conversations to learn from: `messages`, ShareGPT, Alpaca, or prompt and completion."""
     num_epochs: Positive = 3
     """Passes over the conversations."""
     sequence_length: Positive = 2048
@@ -438,12 +499,32 @@ class AlignSettings(Settings):
     """Optimizer."""
     schedule: ScheduleSettings = ScheduleSettings(kind="cosine", warmup_steps=1000)
     """Learning-rate schedule."""
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    """Checkpoints."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of conversations kept out of training."""
+    """Share of conversations kept out of training; chosen by a hash of the first question."""
+    max_quarantined_fraction: Fraction = 0.01
+    """Stop with an error when more than this share of conversations cannot be used."""
+    num_questions: Positive = 200
+    """Unseen questions that the finished model answers, for the report."""
+    max_answer_tokens: Positive = 64
+    """Tokens of one such answer at most."""
     precision: Literal["fp32", "bf16-mixed", "bf16"] = "bf16-mixed"
     """As in `[pretrain]`."""
     seed: Count = 0
     """Seed of the order of rows."""
+
+    @model_validator(mode="after")
+    def _whole_rows(self) -> AlignSettings:
+        if self.tokens_per_step % self.sequence_length:
+            below = self.tokens_per_step // self.sequence_length * self.sequence_length
+            near = [n for n in (below, below + self.sequence_length) if n]
+            raise ValueError(
+                f"tokens_per_step = {self.tokens_per_step} is not a multiple of "
+                f"sequence_length = {self.sequence_length}; nearest: "
+                + " or ".join(str(n) for n in near)
+            )
+        return self
 
 
 class QuantizeSettings(Settings):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ from teenytinyllama.progress import Progress, say
 from teenytinyllama.recipe import CorpusSettings
 from teenytinyllama.stages.corpus.intake import Intake
 from teenytinyllama.stages.corpus.ledger import HEADINGS, Ledger
+from teenytinyllama.stages.corpus.mix import apply_mix, plan_mix, table_of
 from teenytinyllama.stages.corpus.near_duplicates import near_duplicates
 from teenytinyllama.stages.corpus.prepare import CONTAMINATED, PERSONAL_DATA
 from teenytinyllama.stages.corpus.records import RawBatch
 from teenytinyllama.stages.corpus.sources import InputFile, find_files, read_file, read_made
 from teenytinyllama.stages.corpus.workers import prepare_all, usable_cores
-from teenytinyllama.stages.corpus.writing import Closing, Written, heldout_limit
+from teenytinyllama.stages.corpus.writing import Closing, Written, heldout, heldout_limit
 
 # Below this size the start of worker processes costs more than it saves.
 ONE_PROCESS_BYTES = 8 << 20
@@ -52,11 +55,16 @@ def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Out
         intake.finish()
     _drop_near_duplicates(settings, intake)
     limit = heldout_limit(intake.index, settings.heldout_fraction)
-    closing = Closing(out_dir, intake.index, intake.ledger, limit)
+    is_heldout = partial(heldout, intake.index, limit)
+    mix = plan_mix(intake.index, is_heldout, settings.mix)
+    say(table_of(mix))
+    copies = apply_mix(intake.index, mix, is_heldout)
+    closing = Closing(out_dir, intake.index, intake.ledger, is_heldout, copies)
     written = closing.run(intake.spool)
     shutil.rmtree(work_dir)
     notes.update(intake.notes)
     outcome = _outcome(intake.ledger, written, notes)
+    outcome.figures["mix"] = [asdict(row) for row in mix]
     say(funnel(intake.ledger))
     return outcome
 

@@ -36,6 +36,7 @@ class Index:
         self.duplicate_of: dict[int, int] = {}
         self.similarity: dict[int, float] = {}
         self.renamed: dict[int, int] = {}
+        self.instruction_sources: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.reasons)

@@ -59,6 +59,8 @@ class Intake:
                 )
             self._set_aside(fault)
         self.spool.add(batch.frame, len(batch.entries))
+        if self.settings.sources[batch.source].shape == "conversation":
+            self.index.instruction_sources.update(entry.source for entry in batch.entries)
         for entry in batch.entries:
             index, row = self.index, len(self.index)
             index.digests += entry.digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -44,6 +45,11 @@ def heldout_limit(index: Index, fraction: float) -> int:
     return min(max(limit, min(hashes) + 1), max(hashes))
 
 
+def heldout(index: Index, limit: int, row: int) -> bool:
+    """Whether a document is held out."""
+    return _number(index.digest(row)) < limit
+
+
 def _number(digest: bytes) -> int:
     return int.from_bytes(digest[:8], "big")
 
@@ -69,8 +75,16 @@ def _nothing_remains(index: Index, remain: int) -> UserError:
 class Closing:
     """The last pass over the spool: every document to its file and into the ledger."""
 
-    def __init__(self, out_dir: Path, index: Index, ledger: Ledger, limit: int) -> None:
-        self.out_dir, self.index, self.ledger, self.limit = out_dir, index, ledger, limit
+    def __init__(
+        self,
+        out_dir: Path,
+        index: Index,
+        ledger: Ledger,
+        is_heldout: Callable[[int], bool],
+        copies: Mapping[int, int],
+    ) -> None:
+        self.out_dir, self.index, self.ledger = out_dir, index, ledger
+        self.is_heldout, self.copies = is_heldout, copies
         self.written = Written()
         self._ids: dict[int, str] = {}
         self._kept_rows = set(index.duplicate_of.values())
@@ -100,10 +114,13 @@ class Closing:
                         dropped[reason] = stack.enter_context(DocumentWriter(folder, "part"))
                     dropped[reason].write(document)
                     continue
-                digest = self.index.digest(row)
-                split = "heldout" if _number(digest) < self.limit else "train"
-                splits[split].add(digest)
+                split = "heldout" if self.is_heldout(row) else "train"
+                splits[split].add(self.index.digest(row))
                 writers[split].write(document)
+                first_id = document.id
+                for copy in range(2, self.copies.get(row, 1) + 1):
+                    document.id = f"{first_id}@{copy}"
+                    writers[split].write(document)
             assert not splits["train"] & splits["heldout"], "the splits share a text"
             self.written = Written(
                 writers["train"].num_documents,

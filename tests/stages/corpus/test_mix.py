@@ -1,0 +1,73 @@
+"""The mix: passes, shares, the cap of four, and that the held-out split is left alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from corpus_room import Left, Room, json_lines
+from pydantic import ValidationError
+
+from teenytinyllama.errors import UserError
+
+
+def texts(name: str, count: int) -> list[str]:
+    """`count` texts of 40 bytes each."""
+    return [f"{name} {n:05d} ".ljust(40, name[0]) for n in range(count)]
+
+
+@pytest.fixture
+def run(room: Room, tmp_path: Path):
+    (tmp_path / "grande.jsonl").write_bytes(json_lines(*texts("grande", 900)))
+    (tmp_path / "pequena.jsonl").write_bytes(json_lines(*texts("pequena", 100)))
+
+    def go(out: str = "out", **mix: object) -> Left:
+        return room(tmp_path / "*.jsonl", out=out, mix=mix, near_duplicates=None)
+
+    return go
+
+
+def by_source(left: Left) -> dict[str, int]:
+    return dict(Counter(row["source"] for row in left.rows("train-*.zst")))
+
+
+def test_plain_is_one_pass_over_everything(run) -> None:
+    left = run()
+    assert len(left.texts("train")) + len(left.texts("heldout")) == 1000
+    assert [(r["source"], r["epochs"]) for r in left.figures["mix"]] == [
+        ("grande", 1.0),
+        ("pequena", 1.0),
+    ]
+
+
+def test_epochs_repeat_and_thin_out_the_training_split_only(run) -> None:
+    plain, left = run("plain"), run(epochs={"pequena": 3.0, "grande": 0.5})
+    assert left.texts("heldout") == plain.texts("heldout")
+    once, mixed = by_source(plain), by_source(left)
+    assert mixed["pequena"] == 3 * once["pequena"]
+    assert mixed["grande"] == pytest.approx(once["grande"] / 2, rel=0.1)
+    ids = [row["id"] for row in left.rows("train-*.zst")]
+    assert len(ids) == len(set(ids))
+    counts = left.counts
+    assert counts["filtered_by_reason"] == {"mix": once["grande"] - mixed["grande"]}
+    assert counts["documents_read"] == 1000
+    assert counts["documents_kept"] + counts["documents_filtered"] == 1000
+    assert len(left.dropped()["mix"]) == counts["documents_filtered"]
+
+
+def test_weights_give_shares_and_are_capped_at_four_passes(run) -> None:
+    left = run(weights={"grande": 3, "pequena": 1})
+    shares = {row["source"]: row["share"] for row in left.figures["mix"]}
+    assert shares == {"grande": pytest.approx(0.75), "pequena": pytest.approx(0.25)}
+    capped = run(weights={"grande": 1, "pequena": 9})
+    assert {r["source"]: r["epochs"] for r in capped.figures["mix"]}["pequena"] == 4.0
+
+
+def test_unknown_source_and_too_many_epochs(run) -> None:
+    with pytest.raises(UserError, match=r'mix\.epochs\.pequeno .* did you mean "pequena"'):
+        run(epochs={"pequeno": 2.0})
+    with pytest.raises(ValidationError, match=r"pequena: 5\.0 epochs are more than 4\.0"):
+        run(epochs={"pequena": 5.0})
+    with pytest.raises(UserError, match="no source of conversations"):
+        run(instruction_share=0.4)
