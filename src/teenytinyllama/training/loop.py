@@ -123,6 +123,7 @@ class Progress:
     """Loss, norm and skip flag of the steps since the last logged line."""
     energy: Energy = Energy()
     seconds: float = 0.0
+    bad_in_a_row: int = 0
     rollbacks: int = 0
     num_skipped: int = 0
 
@@ -374,8 +375,11 @@ class Loop:
         self._stats = []
         for offset, row in enumerate(rows):
             self.progress.pending.append(row)
-            if row[2] or math.isnan(row[2]):
+            is_bad = bool(row[2])
+            if is_bad:
                 self._note_skipped(first + offset)
+            known = first + offset in self._skip_steps
+            self.progress.bad_in_a_row = self.progress.bad_in_a_row + 1 if is_bad and not known else 0
         self._roll_back_if_lost()
 
     def _note_skipped(self, step: int) -> None:
@@ -386,11 +390,8 @@ class Loop:
             _append_line(self.out_dir / SKIPPED_NAME, record)
 
     def _roll_back_if_lost(self) -> None:
-        bad = [bool(row[2]) for row in self.progress.pending]
-        if len(bad) < MAX_BAD_IN_A_ROW or not all(bad[-MAX_BAD_IN_A_ROW:]):
-            return
-        last = self.progress.step
-        if any(step in self._skip_steps for step in range(last - MAX_BAD_IN_A_ROW, last)):
+        num_bad, last = self.progress.bad_in_a_row, self.progress.step
+        if num_bad < MAX_BAD_IN_A_ROW:
             return
         rollbacks = self.progress.rollbacks + 1
         if rollbacks > MAX_ROLLBACKS:
@@ -404,11 +405,11 @@ class Loop:
             raise UserError(
                 "training-diverged",
                 f"step {last}",
-                f"{MAX_BAD_IN_A_ROW} gradients in a row are not finite, and nothing is saved yet",
+                f"{num_bad} gradients in a row are not finite, and nothing is saved yet",
                 "lower optimizer.peak_learning_rate, or look at the rows in skipped.jsonl",
             )
-        say(f"{MAX_BAD_IN_A_ROW} bad steps in a row: back to the last checkpoint (no. {rollbacks})")
-        self._skip_steps |= set(range(last - MAX_BAD_IN_A_ROW, last))
+        say(f"{num_bad} bad steps in a row: back to the last checkpoint (return no. {rollbacks})")
+        self._skip_steps |= set(range(last - num_bad, last))
         self._update_energy()
         spent, seconds = self.progress.energy, self.progress.seconds
         self._resume()

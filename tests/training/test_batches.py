@@ -1,0 +1,40 @@
+import time
+
+import numpy as np
+import pytest
+
+from teenytinyllama.training.batches import SequenceOrder, permute
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 4097])
+def test_every_epoch_holds_every_sequence_once(size):
+    for epoch in range(3):
+        order = permute(np.arange(size, dtype=np.uint64), size, seed=5, epoch=epoch)
+        assert sorted(order.tolist()) == list(range(size))
+
+
+def test_epochs_and_seeds_differ():
+    places = np.arange(1000, dtype=np.uint64)
+    orders = [permute(places, 1000, s, e).tolist() for s, e in ((0, 0), (0, 1), (1, 0))]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_the_order_looks_like_chance():
+    # A shuffle leaves neighbours apart by a third of the size on average, and fixes one point.
+    order = permute(np.arange(10_000, dtype=np.uint64), 10_000, 3, 0).astype(np.int64)
+    assert abs(np.abs(np.diff(order)).mean() / 10_000 - 1 / 3) < 0.01
+    assert (order == np.arange(10_000)).sum() <= 8
+
+
+def test_steps_cross_epoch_edges_without_loss():
+    order = SequenceOrder(num_sequences=10, rows_per_step=4, seed=0)
+    stream = np.concatenate([order.rows_of_step(step) for step in range(5)])  # 20 rows, 2 epochs
+    assert sorted(stream[:10].tolist()) == sorted(stream[10:].tolist()) == list(range(10))
+
+
+def test_step_one_million_of_ten_billion_tokens_is_found_at_once():
+    order = SequenceOrder(num_sequences=10_000_000_000 // 2048, rows_per_step=64, seed=0)
+    started = time.perf_counter()
+    rows = order.rows_of_step(1_000_000)
+    assert time.perf_counter() - started < 0.05
+    assert len(set(rows.tolist())) == 64

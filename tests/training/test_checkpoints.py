@@ -1,0 +1,110 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from teenytinyllama.errors import Interrupted, UserError
+from teenytinyllama.training import checkpoints
+
+
+def save(folder, step, *, value=1.0, permanent=0):
+    return checkpoints.save_checkpoint(
+        folder,
+        step,
+        model={"w": torch.full((4, 4), value)},
+        optimizer={"m/w": torch.zeros(4, 4)},
+        state={"progress": {"step": step}},
+        write_model_files=lambda path: (path / "config.json").write_text("{}"),
+        keep=lambda step: bool(permanent) and step % permanent == 0,
+    )
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    save(tmp_path, 7, value=3.5)
+    found = checkpoints.load_newest(tmp_path)
+    assert found.path.name == "step-0000007"
+    assert found.state == {"progress": {"step": 7}}
+    assert torch.equal(found.model["w"], torch.full((4, 4), 3.5))
+    assert checkpoints.load_newest(tmp_path / "nothing here") is None
+
+
+def test_two_rolling_and_all_permanent_ones_are_kept(tmp_path):
+    for step in range(1, 11):
+        save(tmp_path, step, permanent=4)
+    assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [4, 8, 9, 10]
+
+
+def damage(path, how):
+    data = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "emptied":
+        path.write_bytes(b"")
+    elif how == "deleted":
+        path.unlink()
+    elif how == "flipped":
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+
+
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "config.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["cut", "emptied", "deleted", "flipped"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(tmp_path, name, how, capsys):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    damage(path / name, how)
+    assert checkpoints.load_newest(tmp_path).path.name == "step-0000001"
+    assert (tmp_path / "damaged-step-0000002").is_dir()
+    assert "checkpoint of step 2 is damaged" in capsys.readouterr().err
+
+
+def test_nothing_whole_is_an_error_and_not_a_new_start(tmp_path):
+    damage(save(tmp_path, 1) / "model.safetensors", "flipped")
+    with pytest.raises(UserError, match="none of its checkpoints is whole") as caught:
+        checkpoints.load_newest(tmp_path)
+    assert caught.value.code == "checkpoints-damaged"
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    save(tmp_path, 1)
+    with pytest.raises(ValueError, match="w is not finite at step 2"):
+        save(tmp_path, 2, value=float("nan"))
+    assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [1]
+
+
+def test_a_folder_is_not_trusted_for_its_name(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "step-0000009").mkdir()
+    assert checkpoints.load_newest(tmp_path).path.name == "step-0000001"
+
+
+def test_a_full_disk_says_what_is_needed_and_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(Interrupted, match=r"step 2 could not be written .* it needs 128 bytes"):
+        save(tmp_path, 2)
+    assert checkpoints.load_newest(tmp_path).state["progress"]["step"] == 1
+    assert not list(tmp_path.glob(".partial*"))
+
+
+def test_what_a_crash_left_is_cleaned_and_never_read(tmp_path):
+    path = save(tmp_path, 1)
+    shutil.copytree(path, tmp_path / ".partial-step-0000005")
+    shutil.copytree(path, tmp_path / ".removed-step-0000000")
+    assert checkpoints.load_newest(tmp_path).path.name == "step-0000001"
+    checkpoints.clean_up(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
+
+
+def test_the_manifest_names_every_file(tmp_path):
+    path = save(tmp_path, 1)
+    files = json.loads((path / "manifest.json").read_bytes())["files"]
+    assert set(files) == {p.name for p in path.iterdir()} - {"manifest.json"}

@@ -1,0 +1,192 @@
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+from tiny import LENGTH, ROWS_PER_STEP, job, loss_log, train
+
+from teenytinyllama.errors import Interrupted, UserError
+from teenytinyllama.formats.manifest import sha256_file
+from teenytinyllama.recipe import CheckpointSettings
+from teenytinyllama.training import checkpoints
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # forked children must not share a thread pool
+    yield
+    torch.set_num_threads(before)
+
+
+def weights_of(folder, step=20):
+    return sha256_file(folder / checkpoints.folder_name(step) / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder)
+    return folder
+
+
+def test_it_learns(whole):
+    log = loss_log(whole)
+    assert log[-1][1] < 0.8 * log[0][1]
+    assert [row[0] for row in log] == [3, 6, 9, 12, 15, 18, 20]
+
+
+def test_two_runs_are_identical(whole, tmp_path):
+    train(tmp_path)
+    assert loss_log(tmp_path) == loss_log(whole)
+    assert weights_of(tmp_path) == weights_of(whole)
+
+
+def test_accumulation_is_a_bigger_micro_batch(tmp_path):
+    losses = []
+    for micro_batch in (1, ROWS_PER_STEP):
+        folder = tmp_path / str(micro_batch)
+        train(folder, micro_batch=micro_batch, num_steps=6)
+        losses.append([row[1] for row in loss_log(folder)])
+    # Sums in another order: single precision keeps seven digits.
+    assert losses[0] == pytest.approx(losses[1], rel=2e-5)
+
+
+def child(folder, kwargs):
+    torch.set_num_threads(1)
+    try:
+        train(folder, **kwargs)
+    except Interrupted:
+        os._exit(75)
+    os._exit(0)
+
+
+def start(folder, **kwargs):
+    process = multiprocessing.get_context("fork").Process(target=child, args=(folder, kwargs))
+    process.start()
+    return process
+
+
+def kill_until_done(folder, number, moments, **kwargs):
+    """Start again and again, sending `number` after each moment; returns how often it hit."""
+    hits = 0
+    for moment in moments:
+        process = start(folder, **kwargs)
+        process.join(moment)
+        if process.is_alive():
+            os.kill(process.pid, number)
+            hits += 1
+        process.join()
+    process = start(folder, **kwargs)
+    process.join()
+    assert process.exitcode == 0
+    return hits
+
+
+def test_killed_runs_end_in_the_same_bytes(whole, tmp_path):
+    moments = [0.05 + 0.037 * n for n in range(8)]
+    hits = kill_until_done(tmp_path, signal.SIGKILL, moments)
+    assert hits >= 3
+    assert loss_log(tmp_path) == loss_log(whole)
+    assert weights_of(tmp_path) == weights_of(whole)
+
+
+def test_a_stop_signal_saves_the_step_it_fell_into(tmp_path):
+    checkpoint_seldom = CheckpointSettings(every_minutes=1000)
+    process = start(tmp_path, num_steps=100_000, checkpoints=checkpoint_seldom)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(10)
+    assert process.exitcode == 75
+    (step, _), *_ = checkpoints.list_checkpoints(tmp_path)
+    found = checkpoints.load_newest(tmp_path)
+    assert found.state["progress"]["step"] == step > 0
+
+
+def test_dropout_survives_a_resume(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(whole, the_job=job(dropout=0.2))
+    for num_steps in (5, 10):  # stops at a checkpoint, twice
+        loop_job = job(dropout=0.2)
+        process_steps(cut, loop_job, num_steps)
+    train(cut, the_job=job(dropout=0.2))
+    assert weights_of(cut) == weights_of(whole)
+
+
+def process_steps(folder, the_job, num_steps):
+    """Train to `num_steps` of a 20-step plan and stop as a signal would."""
+    from tiny import context, settings
+
+    from teenytinyllama.training.loop import Loop
+
+    loop = Loop(the_job, settings(), folder, context())
+    after_step = loop._after_step
+
+    def stop_there():
+        if loop.progress.step == num_steps:
+            loop.stop_signal = "SIGTERM"
+        after_step()
+
+    loop._after_step = stop_there
+    with pytest.raises(Interrupted, match=f"SIGTERM after step {num_steps}"):
+        loop.run()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_a_poisoned_step_is_skipped_and_named(tmp_path, value):
+    train(tmp_path, the_job=job(poison={7: value}), num_steps=12)
+    skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").open()]
+    assert [row["step"] for row in skipped] == [7]
+    assert len(skipped[0]["sequences"]) == ROWS_PER_STEP
+    final = checkpoints.load_newest(tmp_path)
+    assert all(bool(t.isfinite().all()) for t in final.model.values())
+
+
+def test_three_bad_steps_in_a_row_go_back_and_past_them(tmp_path, capsys):
+    loop = train(tmp_path, the_job=job(poison=dict.fromkeys((7, 8, 9), float("nan"))))
+    assert "3 bad steps in a row" in capsys.readouterr().err
+    assert loop.progress.step == 20
+    assert loop.progress.rollbacks == 1
+    assert loop.progress.tokens == 17 * ROWS_PER_STEP * LENGTH
+
+
+def test_a_hopeless_run_stops_with_a_reason(tmp_path):
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, the_job=job(poison=dict.fromkeys(range(100), float("nan"))))
+    assert caught.value.code == "training-diverged"
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    train(tmp_path, num_steps=5)
+    other = job()
+    other = type(other)(**{**vars(other), "identity": {"data": "another"}})
+    with pytest.raises(UserError, match="data: tiny there, another here"):
+        train(tmp_path, the_job=other)
+
+
+def test_the_disk_is_measured_before_the_first_step(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("teenytinyllama.training.loop.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="will need .* GB, 0.0 GB are free"):
+        train(tmp_path)
+
+
+def test_a_dead_tracker_does_not_stop_training(tmp_path, monkeypatch, capsys):
+    from teenytinyllama.training import trackers
+
+    def broken(out_dir, run):
+        def write(line):
+            raise ConnectionError("network is down")
+
+        return write, lambda: None
+
+    monkeypatch.setattr(trackers, "_wandb", broken)
+    train(tmp_path, num_steps=6, trackers=("wandb",))
+    assert capsys.readouterr().err.count("network is down") == 1
+    assert len(loss_log(tmp_path)) == 2

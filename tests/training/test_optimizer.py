@@ -1,0 +1,114 @@
+import pytest
+import torch
+from tiny import VOCAB_SIZE, job
+
+from teenytinyllama.recipe import OptimizerSettings
+from teenytinyllama.training.optimizer import (
+    Muon,
+    build_optimizers,
+    is_hidden_matrix,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    orthogonalize,
+    set_learning_rates,
+    step_if_finite,
+)
+
+ONE, ZERO = torch.tensor(1.0), torch.tensor(0.0)
+
+
+def model_with_gradients(seed=0):
+    model = job().objective.model
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return model
+
+
+def build(model, kind="muon", **changes):
+    settings = OptimizerSettings(kind=kind, **changes)
+    return build_optimizers(model, settings, compute_dtype=torch.float32)
+
+
+def test_decay_is_on_matrices_and_never_on_gains():
+    model = model_with_gradients()
+    decayed = {
+        id(p)
+        for optimizer in build(model)
+        for group in optimizer.param_groups
+        if group["weight_decay"] > 0
+        for p in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in decayed) == ("norm" not in name), name
+
+
+def test_muon_gets_the_layers_matrices_and_adamw_the_rest():
+    model = model_with_gradients()
+    adamw, muon = build(model)
+    names = {id(p): n for n, p in model.named_parameters()}
+    in_muon = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    assert in_muon == {n for n in names.values() if "proj" in n}
+    in_adamw = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
+    assert in_muon | in_adamw == set(names.values())
+    assert not is_hidden_matrix("lm_head.weight", torch.zeros(VOCAB_SIZE, 32))
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in ((3, 32, 64), (2, 64, 32)):
+        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), torch.float32))
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+
+
+def test_muon_equals_the_library_s_over_several_steps():
+    ours, theirs = model_with_gradients(), model_with_gradients()
+    muon = build(ours, muon_learning_rate=0.02, weight_decay=0.1)[1]
+    hidden = [p for n, p in theirs.named_parameters() if is_hidden_matrix(n, p)]
+    library = torch.optim.Muon(hidden, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        muon.step()
+        library.step()
+    for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        # The library orthogonalises in bfloat16: about one part in a hundred of an update.
+        assert (a - b).abs().max() < 2e-3, name
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor"])
+def test_a_flagged_step_touches_neither_weights_nor_moments(kind):
+    model = model_with_gradients()
+    optimizers = build(model, kind)
+    step_if_finite(optimizers, ZERO)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    moments = {n: t.clone() for n, t in optimizer_tensors(model, optimizers).items()}
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    step_if_finite(optimizers, ONE)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+    for name, tensor in optimizer_tensors(model, optimizers).items():
+        assert torch.equal(tensor, moments[name]), name
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor"])
+def test_state_goes_out_and_comes_back(kind):
+    first, second = model_with_gradients(), model_with_gradients()
+    a, b = build(first, kind), build(second, kind)
+    step_if_finite(a, ZERO)
+    second.load_state_dict(first.state_dict())
+    saved = {name: tensor.clone() for name, tensor in optimizer_tensors(first, a).items()}
+    load_optimizer_tensors(second, b, saved)
+    for optimizers in (a, b):
+        set_learning_rates(optimizers, 0.5)
+        step_if_finite(optimizers, ZERO)
+    for (name, x), (_, y) in zip(first.named_parameters(), second.named_parameters(), strict=True):
+        assert torch.equal(x, y), name
+
+
+def test_one_rate_drives_all_groups():
+    optimizers = build(model_with_gradients(), peak_learning_rate=1e-3, muon_learning_rate=4e-3)
+    set_learning_rates(optimizers, 0.25)
+    rates = {group["lr"] for optimizer in optimizers for group in optimizer.param_groups}
+    assert rates == {0.25e-3, 1e-3}
+    assert isinstance(optimizers[1], Muon)
