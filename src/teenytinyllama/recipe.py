@@ -186,6 +186,15 @@ class NearDuplicateSettings(Settings):
     in full, so a pair below the threshold is never dropped."""
 
 
+class RepeatedParagraphSettings(Settings):
+    """`[corpus.repeated_paragraphs]`: lines that stand in many documents are cut from the later."""
+
+    max_documents: Positive = 10
+    """Documents, in reading order, in which such a line stays."""
+    min_characters: Positive = 40
+    """Shorter lines are never cut."""
+
+
 class MixSettings(Settings):
     """`[corpus.mix]`: how often each source is read in training; one of the three ways."""
 
@@ -234,6 +243,8 @@ class CorpusSettings(Settings):
     """So many words in a row shared with a task's item are too many."""
     decontaminate_by: Literal["cut", "drop"] = "cut"
     """`cut`: take out the lines that the shared words stand in; `drop`: the whole document."""
+    repeated_paragraphs: RepeatedParagraphSettings | None = RepeatedParagraphSettings()
+    """How menus, footers and licences that stand everywhere are cut; not in the storybook."""
     mix: MixSettings = MixSettings()
     """How often each source is read in training."""
     replace_personal_data: bool = True
@@ -465,22 +476,78 @@ class EvaluateSettings(Settings):
     """Read the training text once to count held-out documents and test items that stand in it."""
 
 
+class LabelledSet(Settings):
+    """One labelled set of `[finetune]`: texts or pairs of texts, with one label each."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Name in scores and folders."""
+    kind: Literal["storybook", "files", "hub"] = "files"
+    """Where the examples come from."""
+    path: str = ""
+    """`files`: a folder with one .jsonl, .csv, .tsv, .json or .parquet for each split, named as
+    the split; `hub`: the dataset's id, or a local folder in the same layout."""
+    config: str = ""
+    """`hub`: configuration (subset) of the dataset."""
+    revision: str = ""
+    """`hub`: commit of the dataset, 40 hexadecimal digits, so that the texts cannot change."""
+    text_columns: tuple[str, ...] = Field(("text",), min_length=1, max_length=2)
+    """Column of the text, or the two columns of a pair."""
+    label_column: str = "label"
+    """Column of the label: a word, or a number from 0."""
+    label_names: tuple[str, ...] = ()
+    """Names for the labels, in the order of their numbers or of the alphabet; empty: as they
+    stand in the data."""
+    train_split: Annotated[str, Field(min_length=1)] = "train"
+    """Split to learn from."""
+    validation_split: str = "validation"
+    """Split that chooses the epoch; empty: a share of the train split."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """That share, where `validation_split` is empty; chosen by a hash of the text."""
+    test_split: Annotated[str, Field(min_length=1)] = "test"
+    """Split that is scored, once."""
+    num_items: Positive = 2000
+    """`storybook`: training examples; validation and test get a quarter each."""
+    seed: Count = 0
+    """`storybook`: seed of its world."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> LabelledSet:
+        if self.kind != "storybook" and not self.path:
+            raise ValueError(f'a labelled set of kind "{self.kind}" needs a path')
+        if self.test_split in (self.train_split, self.validation_split):
+            raise ValueError(f'test_split = "{self.test_split}" is learnt from or chosen by')
+        return self
+
+    def local_paths(self) -> list[Path]:
+        """The files on this machine that the set names, sorted; empty where there are none."""
+        return expand_path(self.path) if self.kind != "storybook" else []
+
+
 class FinetuneSettings(Settings):
     """`[finetune]`: base model to classifiers, one per labelled set (paper Table 5)."""
 
-    tasks: tuple[Task, ...] = Field(min_length=1)
+    tasks: tuple[LabelledSet, ...] = Field(min_length=1)
     """Labelled sets; each gets a classifier of its own."""
+    models: tuple[str, ...] = ()
+    """Other models to fine-tune beside the run's own in the same way: Hugging Face folders or ids
+    (`neuralmind/bert-base-portuguese-cased`)."""
+    random_twin: bool = False
+    """Also train the same sizes from random weights: what pre-training was worth."""
     num_epochs: Positive = 3
     """Passes over the training split."""
     examples_per_step: Positive = 16
     """Labelled texts behind one optimizer step."""
     learning_rate: Annotated[float, Field(gt=0)] = 4e-5
     """Peak learning rate; falls linearly to zero."""
+    warmup_steps: Count = 0
+    """Steps of linear rise before that."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay, matrices only."""
-    max_length: Positive = 256
+    max_length: Annotated[int, Field(ge=8)] = 256
     """Tokens of one text at most; the rest is cut off and counted."""
-    seeds: tuple[Count, ...] = (0,)
+    precision: Literal["fp32", "bf16-mixed"] = "fp32"
+    """As in `[pretrain]`."""
+    seeds: tuple[Count, ...] = Field((0,), min_length=1)
     """One training per seed; mean and spread are reported."""
 
 
@@ -548,6 +615,9 @@ class ReportSettings(Settings):
 
     title: str = ""
     """Heading of the page; default: the run's name."""
+    license: str = ""
+    """Licence of the model on its card (SPDX); empty: the most restrictive of its sources. One
+    that is freer than a source allows is refused."""
 
 
 class EnergySettings(Settings):

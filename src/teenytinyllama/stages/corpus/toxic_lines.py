@@ -34,9 +34,11 @@ def read_labelled(path: Path) -> tuple[list[str], list[int]]:
     """Texts and labels of a `.jsonl` with `text` and `toxic`. Raises UserError where it is none."""
     texts: list[str] = []
     labels: list[int] = []
+    number = 0
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, start=1):
+        for line in lines:
+            number += 1
             row = json.loads(line)
             texts.append(str(row["text"]))
             labels.append(int(row["toxic"]))

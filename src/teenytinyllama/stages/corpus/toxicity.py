@@ -92,6 +92,27 @@ class Toxicity:
         return np.sort([self.counted(score) for score in self.score(documents[::step])])
 
 
+CURVE = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+"""Shares of the clean text for which the curve shows the cut."""
+
+
+def show_curve(toxicity: Toxicity, identity_sentences: Sequence[str]) -> str:
+    """How the cut goes with the share of clean text it costs, and what harmless sentences score.
+
+    A sentence above the cut is marked: the classifier has learnt the word for the people.
+    """
+    settings, scores = toxicity.settings, toxicity.clean_scores()
+    chosen = cut_at(scores, settings.max_clean_dropped_fraction)
+    lines = [f"# Toxicity ({settings.over} over windows) of {len(scores)} clean documents."]
+    lines += [f"# drops {share:6.1%} of them: above {cut_at(scores, share):.4f}" for share in CURVE]
+    single = toxicity.score(identity_sentences)
+    for sentence, score in zip(identity_sentences, single, strict=True):
+        mark = "ABOVE" if score[0] > chosen else "     "
+        lines.append(f"# {score[0]:8.4f} {mark} {sentence}")
+    lines += ["[corpus.filters.toxicity]", f"max_toxicity = {chosen:.4f}"]
+    return "\n".join(lines)
+
+
 def cut_at(clean_scores: Scores, dropped_fraction: float) -> float:
     """The lowest score above which at most this share of the clean documents lies.
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from teenytinyllama.recipe import FilterSettings
+from teenytinyllama.recipe import FilterSettings, ToxicitySettings
 from teenytinyllama.stages.corpus.filters.addresses import judge_address
 from teenytinyllama.stages.corpus.filters.language import language_probabilities
 from teenytinyllama.stages.corpus.filters.lines import Boilerplate, apply_c4
 from teenytinyllama.stages.corpus.filters.measures import measure_batch
-from teenytinyllama.stages.corpus.filters.rules import EMPTY, LANGUAGE, RULES
+from teenytinyllama.stages.corpus.filters.rules import EMPTY, LANGUAGE, RULES, TOXICITY
 from teenytinyllama.stages.corpus.filters.thresholds import load_language, thresholds_for
 from teenytinyllama.stages.corpus.filters.words import read_words
 
@@ -45,7 +45,8 @@ class Verdict:
 class Chain:
     """The filters of a recipe for one language. Pure and picklable: equal texts, equal verdicts.
 
-    In order: boilerplate lines out, address, language, C4's rules, then the rules of `rules.py`.
+    In order: boilerplate lines out, address, language, C4's rules, the rules of `rules.py`,
+    and toxicity on what is left.
     """
 
     def __init__(self, settings: FilterSettings, language: str) -> None:
@@ -87,7 +88,23 @@ class Chain:
             for place, (reason, scores) in zip(places, measured, strict=True):
                 verdicts[left[place]].reason = reason
                 verdicts[left[place]].scores |= scores
+        if self.settings.toxicity is not None:
+            self._judge_toxicity(texts, verdicts, self.settings.toxicity)
         return verdicts
+
+    def _judge_toxicity(
+        self, texts: Sequence[str], verdicts: Sequence[Verdict], settings: ToxicitySettings
+    ) -> None:
+        from teenytinyllama.stages.corpus.toxicity import load_toxicity  # torch, transformers
+
+        model = load_toxicity(settings, self.language)
+        left = [(t, v) for t, v in zip(texts, verdicts, strict=True) if v.reason is None]
+        found = model.score([_now(text, verdict) for text, verdict in left])
+        for (_, verdict), score in zip(left, found, strict=True):
+            verdict.scores["toxicity_max"] = round(score[0], 4)
+            verdict.scores["toxicity_mean"] = round(score[1], 4)
+            if model.max_toxicity is not None and model.counted(score) > model.max_toxicity:
+                verdict.reason = TOXICITY
 
     def language_probability(self, text: str) -> float:
         """Probability that the text is in the recipe's language."""

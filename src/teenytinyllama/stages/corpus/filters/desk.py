@@ -8,6 +8,7 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.recipe import FilterSettings, Recipe
 from teenytinyllama.stages.corpus.filters import calibrate as calibration
 from teenytinyllama.stages.corpus.filters.explain import explain_document
+from teenytinyllama.stages.corpus.filters.thresholds import load_language
 
 
 def explain(recipe: Recipe, corpus_dir: Path, document_id: str) -> str:
@@ -20,7 +21,14 @@ def calibrate(recipe: Recipe, clean_path: Path) -> str:
     settings = _settings(recipe)
     documents = calibration.read_clean(clean_path)
     found = calibration.calibrate(documents, settings, recipe.language)
-    return calibration.as_toml(found, settings, recipe.language)
+    shown = calibration.as_toml(found, settings, recipe.language)
+    if settings.toxicity is not None:
+        from teenytinyllama.stages.corpus.toxicity import Toxicity, show_curve
+
+        chosen = settings.toxicity.model_copy(update={"clean_path": str(clean_path)})
+        sentences = load_language(recipe.language).identity_sentences
+        shown += "\n\n" + show_curve(Toxicity(chosen, recipe.language), sentences)
+    return shown
 
 
 def _settings(recipe: Recipe) -> FilterSettings:

@@ -74,6 +74,8 @@ EMPTY = "empty"
 
 LANGUAGE = "language"
 """Reason of a text in another language."""
+TOXICITY = "toxicity"
+"""Reason of a text that hurts."""
 
 _PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 _LINE_BREAK = re.compile(r"\n+")

@@ -25,6 +25,8 @@ class LanguageData:
     """Marks that encyclopaedias leave in their text."""
     url_words: frozenset[str] = frozenset()
     """A document with one of these in its address goes."""
+    identity_sentences: tuple[str, ...] = ()
+    """Harmless sentences about people, to see what a toxicity classifier has learnt."""
     labels: frozenset[str] = frozenset()
     """Names that models have for the language."""
     min_language_probability: dict[str, float] = field(default_factory=dict)
@@ -50,6 +52,7 @@ def load_language(language: str) -> LanguageData:
         stop_words=frozenset(data["stop_words"]),
         policy_phrases=tuple(data.get("policy_phrases", ())),
         citation_marks=tuple(data.get("citation_marks", ())),
+        identity_sentences=tuple(data.get("identity_sentences", ())),
         url_words=frozenset(data.get("url_words", ())),
         labels=frozenset(data.get("labels", (language,))),
         min_language_probability=dict(data.get("min_language_probability", {})),

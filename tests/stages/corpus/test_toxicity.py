@@ -1,0 +1,162 @@
+"""Windows, both kinds of classifier, all kinds of head, and the cut on clean text."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.recipe import FilterSettings, ToxicitySettings
+from teenytinyllama.stages.corpus.filters import Chain
+from teenytinyllama.stages.corpus.toxic_lines import LineClassifier, read_labelled
+from teenytinyllama.stages.corpus.toxicity import Toxicity, cut_at, toxic_label, windows_of
+
+GOOD = ["que dia lindo", "gosto de café com pão", "bom trabalho a todos", "a rua está calma"]
+BAD = ["seu besta feio", "que gente besta", "cala a boca besta", "feio e besta demais"]
+
+
+def labelled(folder: Path) -> Path:
+    path = folder / "lines.jsonl"
+    rows = [(text, 0) for text in GOOD] + [(text, 1) for text in BAD]
+    lines = [json.dumps({"text": text, "toxic": label}) for text, label in rows * 5]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_windows_are_whole_sentences_and_bounded() -> None:
+    assert windows_of("Um dois. Três quatro. Cinco", 3) == ["Um dois. Três quatro.", "Cinco"]
+    assert windows_of("a b c d e f g", 3) == ["a b c", "d e f g"]
+    assert windows_of("linha um\nlinha dois", 2) == ["linha um", "linha dois"]
+    assert windows_of("", 3) == []
+    text = " ".join(str(n) for n in range(100)) + ". Fim. E mais."
+    windows = windows_of(text, 10)
+    assert " ".join(windows) == text
+    assert max(len(window.split()) for window in windows) < 20
+
+
+def test_lines_train_the_same_classifier_every_time(tmp_path: Path) -> None:
+    texts, labels = read_labelled(labelled(tmp_path))
+    first = LineClassifier.train(texts, labels, "pt")
+    second = LineClassifier.train(texts, labels, "pt")
+    seen = ["que besta", "que dia calmo", "@alguem https://t.co/x", ""]
+    scores = first.score(seen)
+    assert scores[0] > 0.7 > 0.3 > scores[1]
+    assert scores[2] == scores[3]  # traces of the place where a line was written say nothing
+    assert np.array_equal(scores, second.score(seen))
+
+
+def test_labelled_lines_that_are_none_are_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="toxicity-lines"):
+        read_labelled(tmp_path / "none.jsonl")
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "a", "toxic": 0}\n{"text": "b"}\n')
+    with pytest.raises(UserError, match=r"bad\.jsonl:2"):
+        read_labelled(path)
+    path.write_text('{"text": "a", "toxic": 0}\n')
+    with pytest.raises(UserError, match="expected both 0 and 1"):
+        read_labelled(path)
+
+
+def test_the_cut_leaves_the_share_of_clean_text_above_it() -> None:
+    scores = np.arange(200.0)
+    assert cut_at(scores, 0.01) == 197.0  # 198 and 199 are above
+    assert cut_at(scores, 0.001) == 199.0  # none is
+
+
+def test_a_document_goes_for_its_worst_window(tmp_path: Path) -> None:
+    clean = tmp_path / "clean.txt"
+    clean.write_text("\n\n".join((text + ". ") * 60 for text in GOOD), encoding="utf-8")
+    settings = ToxicitySettings(
+        model=str(labelled(tmp_path)), clean_path=str(clean), window_words=5
+    )
+    chain = Chain(FilterSettings(families=(), toxicity=settings), "pt")
+    calm = "Que dia lindo, gosto de café. " * 20
+    mean_only = settings.model_copy(update={"over": "mean"})
+    rude = calm + "Cala a boca, seu besta feio!"
+    first, second = chain.judge([calm, rude])
+    assert (first.reason, second.reason) == (None, "toxicity")
+    assert second.scores["toxicity_max"] > 0.8 > second.scores["toxicity_mean"]
+    by_mean = Toxicity(mean_only, "pt")
+    assert by_mean.counted(by_mean.score([rude])[0]) < 0.5
+
+
+def test_without_a_cut_scores_are_written_and_nothing_goes(tmp_path: Path) -> None:
+    settings = ToxicitySettings(model=str(labelled(tmp_path)))
+    (verdict,) = Chain(FilterSettings(families=(), toxicity=settings), "pt").judge(["seu besta"])
+    assert verdict.reason is None
+    assert verdict.scores["toxicity_max"] > 0.8
+
+
+@pytest.fixture(scope="module")
+def bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two layers with one output, and its word list."""
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words += ["que", "dia", "lindo", "seu", "besta", "a", "b", "c"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    save_bert(folder, {0: "REWARD"}, None)
+    return folder
+
+
+def save_bert(folder: Path, labels: dict[int, str], problem: str | None) -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=13, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64, num_labels=len(labels),
+        id2label=labels, label2id={name: index for index, name in labels.items()},
+        problem_type=problem,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+
+
+WINDOWS = ["que dia lindo", "seu besta", "a b c " * 40, "a"]
+
+
+def logits_of(folder: Path) -> torch.Tensor:
+    """What the model says of each window alone, without padding."""
+    model = BertForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = BertTokenizerFast.from_pretrained(folder)
+    rows = []
+    for window in WINDOWS:
+        batch = tokenizer(window, truncation=True, max_length=64, return_tensors="pt")
+        rows.append(model(**batch).logits[0])
+    return torch.stack(rows).detach()
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem", "asked", "expected"),
+    [
+        ({0: "REWARD"}, None, {}, lambda x: -x[:, 0]),
+        ({0: "SCORE"}, "regression", {"higher_is_toxic": True}, lambda x: x[:, 0]),
+        ({0: "LABEL_0", 1: "LABEL_1"}, None, {}, lambda x: x.softmax(-1)[:, 1]),
+        ({0: "toxic", 1: "non-toxic"}, None, {}, lambda x: x.softmax(-1)[:, 0]),
+        ({0: "insult", 1: "threat"}, "multi_label_classification", {"toxic_label": "threat"},
+         lambda x: x.sigmoid()[:, 1]),
+    ],
+)  # fmt: skip
+def test_every_head_gives_a_score_in_which_high_is_toxic(
+    bert_dir: Path, labels: dict, problem: str | None, asked: dict, expected
+) -> None:
+    save_bert(bert_dir, labels, problem)
+    settings = ToxicitySettings(model=str(bert_dir), micro_batch=3, **asked)
+    found = Toxicity(settings, "pt")._classifier.score(WINDOWS)
+    # A batch pads the shorter windows: the same numbers to float32's precision.
+    np.testing.assert_allclose(found, expected(logits_of(bert_dir)).numpy(), atol=1e-6)
+
+
+def test_labels_that_do_not_tell_are_asked_for() -> None:
+    assert toxic_label({0: "ok", 1: "ódio tóxico"}, "") == 1
+    with pytest.raises(UserError, match="toxic_label = one of: positivo, negativo"):
+        toxic_label({0: "positivo", 1: "negativo"}, "")
+    with pytest.raises(UserError, match='"hate" is none'):
+        toxic_label({0: "a", 1: "b"}, "hate")
+
+
+def test_a_model_that_is_not_there_is_said(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="toxicity-model-missing"):
+        Toxicity(ToxicitySettings(model=str(tmp_path / "none")), "pt")
