@@ -604,7 +604,7 @@ class QuantizeSettings(Settings):
     """Refuse a file whose held-out bits per byte grow by more than this share."""
     max_sample_tokens: Positive = 8192
     """Held-out tokens on which each file is compared with the original."""
-    num_calibration_rows: Positive = 64
+    num_calibration_rows: Positive = 32
     """`awq`: rows of training text on which the scales are searched."""
     calibration_row_tokens: Positive = 512
     """`awq`: tokens of one such row."""

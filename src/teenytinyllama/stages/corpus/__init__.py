@@ -23,6 +23,7 @@ from teenytinyllama.stages.corpus.intake import Intake
 from teenytinyllama.stages.corpus.ledger import HEADINGS, Ledger
 from teenytinyllama.stages.corpus.mix import apply_mix, plan_mix, table_of
 from teenytinyllama.stages.corpus.near_duplicates import near_duplicates
+from teenytinyllama.stages.corpus.paragraphs import Cuts
 from teenytinyllama.stages.corpus.prepare import CONTAMINATED, PERSONAL_DATA
 from teenytinyllama.stages.corpus.records import RawBatch
 from teenytinyllama.stages.corpus.sources import InputFile, find_files, read_file, read_made
@@ -59,10 +60,18 @@ def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Out
     mix = plan_mix(intake.index, is_heldout, settings.mix)
     say(table_of(mix))
     copies = apply_mix(intake.index, mix, is_heldout)
-    closing = Closing(out_dir, intake.index, intake.ledger, is_heldout, copies)
-    written = closing.run(intake.spool)
+    written = Closing(
+        out_dir,
+        intake.index,
+        intake.ledger,
+        is_heldout=is_heldout,
+        copies=copies,
+        cuts=_paragraphs_to_cut(settings, intake),
+        min_document_bytes=settings.min_document_bytes,
+    ).run(intake.spool)
     shutil.rmtree(work_dir)
     notes.update(intake.notes)
+    notes["repeated-paragraphs-cut"] = written.lines_cut
     outcome = _outcome(intake.ledger, written, notes)
     outcome.figures["mix"] = [asdict(row) for row in mix]
     say(funnel(intake.ledger))
@@ -107,6 +116,12 @@ def _drop_near_duplicates(settings: CorpusSettings, intake: Intake) -> None:
             intake.index.similarity[copy.dropped] = copy.similarity
         work.advance(len(copies))
     intake.notes["near-duplicate-comparisons-left-out"] += left_out
+
+
+def _paragraphs_to_cut(settings: CorpusSettings, intake: Intake) -> Cuts | None:
+    if settings.repeated_paragraphs is None or intake.paragraphs is None:
+        return None
+    return intake.paragraphs.cuts(intake.index, settings.repeated_paragraphs)
 
 
 def funnel(ledger: Ledger) -> str:

@@ -11,11 +11,14 @@ from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
 
+import numpy as np
+
 from teenytinyllama.errors import UserError
 from teenytinyllama.recipe import CorpusSettings
 from teenytinyllama.stages.corpus.index import Index
 from teenytinyllama.stages.corpus.ledger import QUARANTINED, Ledger
 from teenytinyllama.stages.corpus.near_duplicates import BandKeys
+from teenytinyllama.stages.corpus.paragraphs import ParagraphStore
 from teenytinyllama.stages.corpus.prepare import LICENSE_MISSING, TEXT_MISSING
 from teenytinyllama.stages.corpus.records import Fault, Prepared
 from teenytinyllama.stages.corpus.spool import Spool
@@ -36,6 +39,8 @@ class Intake:
         self.spool = Spool(work_dir / "spool")
         near = settings.near_duplicates
         self.keys = BandKeys(work_dir / "keys", near.num_bands) if near else None
+        repeated = settings.repeated_paragraphs
+        self.paragraphs = ParagraphStore(work_dir / "paragraphs") if repeated else None
         self._quarantine = quarantine
         self._first_of: dict[bytes, int] = {}
         self._ids: dict[bytes, int] = {}
@@ -61,6 +66,7 @@ class Intake:
         self.spool.add(batch.frame, len(batch.entries))
         if self.settings.sources[batch.source].shape == "conversation":
             self.index.instruction_sources.update(entry.source for entry in batch.entries)
+        rows, paragraphs = [], []
         for entry in batch.entries:
             index, row = self.index, len(self.index)
             index.digests += entry.digest
@@ -72,11 +78,16 @@ class Intake:
                 index.drop(row, "duplicate-exact", duplicate_of=first)
             elif entry.band_keys and self.keys is not None:
                 self.keys.add(row, entry.band_keys)
+            if entry.paragraphs and first == row:
+                rows.append(row)
+                paragraphs.append(np.frombuffer(entry.paragraphs, np.uint64))
             copies = self._ids[entry.id_digest] = self._ids.get(entry.id_digest, 0) + 1
             if copies > 1:
                 index.renamed[row] = copies
                 self.notes["duplicate-id"] += 1
             self.ledger.licenses[entry.license] += 1
+        if self.paragraphs is not None:
+            self.paragraphs.add(rows, paragraphs)
 
     def _set_aside(self, fault: Fault) -> None:
         self._quarantine.write(json.dumps(asdict(fault), ensure_ascii=True) + "\n")

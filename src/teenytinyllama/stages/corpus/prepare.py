@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from teenytinyllama.recipe import CorpusSettings, Source
 from teenytinyllama.stages.corpus.cleaning import clean
 from teenytinyllama.stages.corpus.decontaminate import Decontaminator
 from teenytinyllama.stages.corpus.filters import Chain
+from teenytinyllama.stages.corpus.paragraphs import paragraph_hashes
 from teenytinyllama.stages.corpus.pii import PersonalData
 from teenytinyllama.stages.corpus.records import (
     Entry,
@@ -50,6 +52,7 @@ class _Candidate:
     num_bytes: int
     reason: str = ""
     band_keys: bytes = b""
+    paragraphs: bytes = b""
 
 
 class Preparer:
@@ -83,6 +86,7 @@ class Preparer:
         remaining = [k for k in kept if not k.reason]
         self._replace_personal_data(remaining, source, notes)
         self._sign(remaining)
+        self._hash_paragraphs(remaining, source)
         lines = [json.dumps(asdict(k.document), ensure_ascii=False) for k in kept]
         return Prepared(
             source=batch.source,
@@ -96,6 +100,7 @@ class Preparer:
                     num_bytes=k.num_bytes,
                     reason=k.reason,
                     band_keys=k.band_keys,
+                    paragraphs=k.paragraphs,
                 )
                 for k in kept
             ],
@@ -188,6 +193,15 @@ class Preparer:
         keys = self._signer.band_keys([c.document.text for c in kept])
         for candidate, row in zip(kept, keys, strict=True):
             candidate.band_keys = row.tobytes() if row[0] else b""
+
+    def _hash_paragraphs(self, kept: list[_Candidate], source: Source) -> None:
+        """Give each document the hashes of its lines that are long enough to count."""
+        settings = self.settings.repeated_paragraphs
+        if settings is None or source.kind == "storybook":
+            return
+        for candidate in kept:
+            hashes = paragraph_hashes(candidate.document.text, settings.min_characters)
+            candidate.paragraphs = array("Q", filter(None, hashes)).tobytes()
 
 
 def digest_of(text: str) -> bytes:

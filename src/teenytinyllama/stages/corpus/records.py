@@ -66,7 +66,8 @@ class Entry:
     """One document of a prepared batch, as the ledger and the duplicate search see it.
 
     `num_bytes` is the length of the text as it was read; `reason` the rule that drops it, or "".
-    `band_keys`: what it shares with near duplicates, where they are looked for.
+    `band_keys`: what it shares with near duplicates, where they are looked for;
+    `paragraphs`: hashes of its lines, 8 bytes each.
     """
 
     digest: bytes
@@ -76,6 +77,7 @@ class Entry:
     num_bytes: int
     reason: str
     band_keys: bytes = b""
+    paragraphs: bytes = b""
 
 
 @dataclass(slots=True)

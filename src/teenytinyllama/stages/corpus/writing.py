@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from teenytinyllama.formats.documents import Document, DocumentWriter
 from teenytinyllama.progress import Progress
 from teenytinyllama.stages.corpus.index import Index
 from teenytinyllama.stages.corpus.ledger import Ledger, heading_of
+from teenytinyllama.stages.corpus.paragraphs import Cuts
+from teenytinyllama.stages.corpus.prepare import digest_of
 from teenytinyllama.stages.corpus.spool import Spool
 
 DROPPED_DIR = "dropped"
@@ -30,6 +32,7 @@ class Written:
     documents_heldout: int = 0
     bytes_train: int = 0
     bytes_heldout: int = 0
+    lines_cut: int = 0
 
 
 def heldout_limit(index: Index, fraction: float) -> int:
@@ -82,70 +85,98 @@ class Closing:
         ledger: Ledger,
         is_heldout: Callable[[int], bool],
         copies: Mapping[int, int],
+        cuts: Cuts | None,
+        min_document_bytes: int,
     ) -> None:
         self.out_dir, self.index, self.ledger = out_dir, index, ledger
-        self.is_heldout, self.copies = is_heldout, copies
-        self.written = Written()
-        self._ids: dict[int, str] = {}
-        self._kept_rows = set(index.duplicate_of.values())
+        self.is_heldout, self.copies, self.cuts = is_heldout, copies, cuts
+        self.min_document_bytes = max(min_document_bytes, 1)
+        self.num_lines_cut = 0
+        self._final: dict[bytes, int] = {}
 
     def run(self, spool: Spool) -> Written:
         """Write everything. The two splits share no text: asserted."""
-        splits: dict[str, set[bytes]] = {"train": set(), "heldout": set()}
         title = "corpus: write"
         with ExitStack() as stack, Progress(title, total=len(self.index), unit="documents") as work:
             writers = {
-                name: stack.enter_context(DocumentWriter(self.out_dir, name)) for name in splits
+                name: stack.enter_context(DocumentWriter(self.out_dir, name))
+                for name in ("train", "heldout")
             }
-            dropped: dict[str, DocumentWriter] = {}
             for row, record in chain.from_iterable(spool.batches()):
                 work.advance()
-                document = Document(**record)
-                if row in self.index.renamed:
-                    document.id += f"#{self.index.renamed[row]}"
+                document = self._finished(row, Document(**record))
                 reason = self.index.reason(row)
                 source, size = self.index.source(row), self.index.num_bytes[row]
                 self.ledger.add(source, heading_of(reason), reason, size)
-                if row in self._kept_rows or row in self.index.duplicate_of:
-                    self._ids[row] = document.id
-                if reason:
-                    if reason not in dropped:
-                        folder = self.out_dir / DROPPED_DIR / reason
-                        dropped[reason] = stack.enter_context(DocumentWriter(folder, "part"))
-                    dropped[reason].write(document)
-                    continue
+                if reason and reason not in writers:
+                    folder = self.out_dir / DROPPED_DIR / reason
+                    writers[reason] = stack.enter_context(DocumentWriter(folder, "part"))
                 split = "heldout" if self.is_heldout(row) else "train"
-                splits[split].add(self.index.digest(row))
-                writers[split].write(document)
-                first_id = document.id
-                for copy in range(2, self.copies.get(row, 1) + 1):
-                    document.id = f"{first_id}@{copy}"
-                    writers[split].write(document)
-            assert not splits["train"] & splits["heldout"], "the splits share a text"
-            self.written = Written(
-                writers["train"].num_documents,
-                writers["heldout"].num_documents,
-                writers["train"].num_bytes,
-                writers["heldout"].num_bytes,
-            )
-        self._write_duplicates()
-        return self.written
+                writers[reason or split].write(document)
+                for copy in range(2, 1 if reason else self.copies.get(row, 1) + 1):
+                    writers[split].write(replace(document, id=f"{document.id}@{copy}"))
+        self._assert_apart()
+        self._write_duplicates(spool)
+        return Written(
+            writers["train"].num_documents,
+            writers["heldout"].num_documents,
+            writers["train"].num_bytes,
+            writers["heldout"].num_bytes,
+            self.num_lines_cut,
+        )
 
-    def _write_duplicates(self) -> None:
+    def _finished(self, row: int, document: Document) -> Document:
+        """The document with its own id and without repeated paragraphs.
+
+        Where nothing much remains, or what remains is another document's text, it is dropped.
+        """
+        document.id = self._id_of(row, document.id)
+        if self.index.reasons[row]:
+            return document
+        digest = self.index.digest(row)
+        text, num_cut = self.cuts.cut(row, document.text) if self.cuts else (document.text, 0)
+        if num_cut:
+            if len(text.encode("utf-8")) < self.min_document_bytes or not text.strip():
+                self.index.drop(row, "repeated-paragraphs")
+                return document
+            digest = digest_of(text)
+            document.text = text
+            self.num_lines_cut += num_cut
+        first = self._final.setdefault(digest, row)
+        if first != row:
+            self.index.drop(row, "duplicate-exact", duplicate_of=first)
+        return document
+
+    def _id_of(self, row: int, given: str) -> str:
+        """The document's id, told apart from equal ones before it."""
+        return f"{given}#{self.index.renamed[row]}" if row in self.index.renamed else given
+
+    def _assert_apart(self) -> None:
+        splits: dict[bool, set[bytes]] = {True: set(), False: set()}
+        for digest, row in self._final.items():
+            splits[self.is_heldout(row)].add(digest)
+        assert not splits[True] & splits[False], "the splits share a text"
+
+    def _write_duplicates(self, spool: Spool) -> None:
         """`duplicates.jsonl.zst`: who was dropped as a copy of whom, clusters together."""
-        pairs = sorted((kept, row) for row, kept in self.index.duplicate_of.items())
+        index = self.index
+        pairs = sorted((kept, row) for row, kept in index.duplicate_of.items())
+        if not pairs:
+            return
+        wanted = {row for pair in pairs for row in pair}
+        found = chain.from_iterable(spool.batches(wanted))
+        ids = {row: self._id_of(row, record["id"]) for row, record in found}
         lines = [
             json.dumps(
                 {
-                    "kept": self._ids[kept],
-                    "dropped": self._ids[row],
-                    "kind": self.index.reason(row),
-                    "similarity": self.index.similarity.get(row, 1.0),
+                    "kept": ids[kept],
+                    "dropped": ids[row],
+                    "kind": index.reason(row),
+                    "similarity": index.similarity.get(row, 1.0),
                 },
                 ensure_ascii=False,
             )
             for kept, row in pairs
         ]
-        if lines:
-            packed = zstandard.ZstdCompressor(level=3).compress(("\n".join(lines) + "\n").encode())
-            (self.out_dir / "duplicates.jsonl.zst").write_bytes(packed)
+        packed = zstandard.ZstdCompressor(level=3).compress(("\n".join(lines) + "\n").encode())
+        (self.out_dir / "duplicates.jsonl.zst").write_bytes(packed)
