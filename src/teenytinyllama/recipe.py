@@ -385,6 +385,9 @@ class PretrainSettings(Settings):
     """Optimizer steps."""
     micro_batch: Count = 0
     """Rows of one forward pass on one device; 0: found automatically."""
+    gradient_shards: Annotated[int, Field(ge=1, le=2)] = 1
+    """2: gradients are summed in two fixed halves, so that one process and two give the same
+    bits; one process then needs memory for the gradients twice."""
     precision: Literal["fp32", "bf16-mixed", "bf16"] = "bf16-mixed"
     """`bf16-mixed`: autocast with fp32 weights; `bf16`: weights too."""
     compile: bool | None = None

@@ -1,6 +1,7 @@
 """ROOM report: manifests to one page that one can believe.
 
-`report/index.html` opens anywhere, without a network; `recipe.toml` beside it makes the run again.
+`report/index.html` opens anywhere, without a network; `recipe.toml` beside it makes the run again,
+`model_card.md` and `dataset_card.md` are ready for the Hub, `tables/` and `plots/` are the page's.
 The room reads, and never runs: every number comes from a manifest or a file of the run, and what
 is missing is called missing. It needs neither torch nor a plotting library.
 """
@@ -13,7 +14,10 @@ from teenytinyllama.context import RoomContext
 from teenytinyllama.formats.manifest import Outcome, write_atomically
 from teenytinyllama.recipe import ReportSettings
 from teenytinyllama.stages.report.blocks import Page
+from teenytinyllama.stages.report.cards import dataset_card, licenses_of, model_card
+from teenytinyllama.stages.report.exports import export
 from teenytinyllama.stages.report.gather import RunRecord, read_receipts
+from teenytinyllama.stages.report.licenses import model_license
 from teenytinyllama.stages.report.page import render
 from teenytinyllama.stages.report.sections_run import (
     energy_section,
@@ -71,10 +75,33 @@ def run(  # noqa: PLR0913 (one folder per room)
         country=context.energy.country,
         rooms=read_receipts(folders),
     )
-    html = render(make_page(record, settings))
+    page = make_page(record, settings)
+    html = render(page)
     write_atomically(out_dir / "index.html", html)
     write_atomically(out_dir / "recipe.toml", recipe_toml(record))
-    return Outcome(counts={"rooms_shown": len(record.rooms)}, figures={"page_bytes": len(html)})
+    num_files = export(page, out_dir) + _write_cards(record, settings, out_dir)
+    return Outcome(
+        counts={"rooms_shown": len(record.rooms), "files_beside_the_page": num_files},
+        figures={"page_bytes": len(html.encode("utf-8"))},
+    )
+
+
+def _write_cards(run: RunRecord, settings: ReportSettings, out_dir: Path) -> int:
+    """The cards of what is there: no model, no model card. Raises UserError on a licence clash."""
+    cards = {}
+    if run.room("pretrain") is not None:
+        sources = licenses_of(run, "corpus", "align")
+        cards["model_card.md"] = model_card(
+            run, license_name=model_license(settings.license, sources)
+        )
+    if run.room("corpus") is not None:
+        cards["dataset_card.md"] = dataset_card(run)
+    for name in ("model_card.md", "dataset_card.md"):
+        if name in cards:
+            write_atomically(out_dir / name, cards[name])
+        else:
+            (out_dir / name).unlink(missing_ok=True)
+    return len(cards)
 
 
 def make_page(run: RunRecord, settings: ReportSettings) -> Page:

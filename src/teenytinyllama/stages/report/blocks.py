@@ -58,12 +58,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing in two widths, for a desk and for a phone; both are SVG made by `chart`."""
+    """A drawing in two widths, for a desk and for a phone; both are SVG made by `chart`.
+
+    `lines` are the names of its lines with their colours; `legend` is the same as HTML.
+    """
 
     key: str
     title: str
     wide: str
     narrow: str
+    legend: str = ""
+    lines: tuple[tuple[str, str], ...] = ()
     source: str = ""
     note: str = ""
     kind: str = "chart"

@@ -7,15 +7,17 @@ own for a file that lives alone. All words are escaped.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from teenytinyllama.stages.report.blocks import Strip
+from teenytinyllama.stages.report.blocks import Chart, Strip
 from teenytinyllama.stages.report.wording import short
 
 MAX_POINTS = 320
+_VIEW_BOX = re.compile(r'viewBox="([^"]*)"')
 Point = tuple[float, float]
 
 
@@ -257,7 +259,7 @@ def strip_svg(strip: Strip) -> str:
 
 
 STANDALONE_STYLE = (
-    "svg{background:#fff;font-family:system-ui,sans-serif}"
+    "svg{font-family:system-ui,sans-serif}.title{font-size:15px;font-weight:600}"
     ".grid{stroke:#e4e4e0}.axis{stroke:#8a8a84}.tick{fill:#5a5a55;font-size:11px}"
     ".line{fill:none;stroke-width:2;stroke-linejoin:round}.dashed{stroke-dasharray:5 4}"
     ".band{opacity:.18;stroke:none}.mark{fill:transparent}"
@@ -267,7 +269,25 @@ STANDALONE_STYLE = (
 )
 
 
-def standalone(svg: str) -> str:
-    """The chart as a file of its own, on white paper."""
-    head, _, rest = svg.partition(">")
-    return f"{head}><style>{STANDALONE_STYLE}</style>{rest}\n"
+def standalone(chart: Chart) -> str:
+    """The chart as a file of its own: white paper, title and names of the lines above it."""
+    inner = chart.wide.replace("<svg ", '<svg y="44" ', 1)
+    _, _, width, height = _VIEW_BOX.search(chart.wide)[1].split()  # type: ignore[index]
+    names, x = [], 12.0
+    for name, tone in chart.lines if len(chart.lines) > 1 else ():
+        names.append(
+            f'<line class="line s{tone}" x1="{x}" x2="{x + 16}" y1="37" y2="37"/>'
+            f'<text class="tick" x="{x + 22}" y="41">{escape(name)}</text>'
+        )
+        x += 44 + 6.4 * len(name)
+    total = int(height) + 44
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" width="{width}" '
+        f'height="{total}"><style>{STANDALONE_STYLE}</style><rect width="{width}" '
+        f'height="{total}" fill="#fff"/><text class="title" x="12" y="20">{escape(chart.title)}'
+        f"</text>{''.join(names)}{_sized(inner, width, height)}</svg>\n"
+    )
+
+
+def _sized(svg: str, width: str, height: str) -> str:
+    return svg.replace("<svg ", f'<svg width="{width}" height="{height}" ', 1)

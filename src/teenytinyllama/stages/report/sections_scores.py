@@ -27,11 +27,18 @@ from teenytinyllama.stages.report.wording import (
     is_number,
     percent,
     plain,
-    short,
     size,
 )
 
 MAX_CHATS = 12
+CHAT_FIGURES = {
+    "questions_asked": "questions asked",
+    "right_answer_fraction": "right answers",
+    "ends_answer_fraction": "answers that end",
+    "language_kept_fraction": "in its language",
+    "repeats_itself_fraction": "repeats itself",
+    "quoted_answer_fraction": "quoted from training",
+}
 
 
 def interval_of(found: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -252,7 +259,7 @@ def _spoken(name: str) -> str:
 def _score(name: str, value: Any) -> str:
     if not is_number(value):
         return "–"
-    if "num" in name or "items" in name:
+    if "num" in name or "items" in name or "asked" in name:
         return count(value)
     return percent(value) if 0 <= value <= 1 else plain(value)
 
@@ -264,13 +271,15 @@ def chat_section(run: RunRecord) -> Section:
     if room is None:
         return not_run("chat", title, "chat", lead)
     facts = [
-        Fact(
-            key.replace("_", " "),
-            _score(key, value) if "fraction" in key or "accuracy" in key else short(value),
-        )
-        for key, value in {**room.manifest.counts, **room.manifest.figures}.items()
-        if is_number(value)
-    ][:8]
+        Fact(name, _score(key, room.figure(key)))
+        for key, name in CHAT_FIGURES.items()
+        if is_number(room.figure(key))
+    ]
+    before, after = room.figure("heldout_answer_loss_before"), room.figure("heldout_answer_loss")
+    if is_number(after):
+        facts.append(Fact("loss of held-out answers", decimal(after), f"before: {decimal(before)}"))
+    learnt = room.count("conversations_train")
+    facts.insert(0, Fact("conversations learnt", count(learnt)))
     blocks: list[Block] = [Facts(tuple(facts), "chat/manifest.json")]
     examples = [_chat(line) for line in read_lines(room.folder / "examples.jsonl")][:MAX_CHATS]
     if examples:

@@ -55,8 +55,8 @@ def make_chart(
     wide, narrow = (line_chart(series, axes, width=w, height=h) for w, h in sizes)
     if not wide:
         return None
-    keys = legend(series)
-    return Chart(key, title, keys + wide, keys + narrow, **words)
+    lines = tuple((one.name, one.tone) for one in series if one.points)
+    return Chart(key, title, wide, narrow, legend(series), lines, **words)
 
 
 def points(metrics: Metrics, y: str, x: str = "step") -> list[tuple[float, float]]:

@@ -1,0 +1,97 @@
+"""The most restrictive licence among a model's sources, and whether a model may carry another.
+
+The card never makes a model freer than the text it learnt from.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
+
+from teenytinyllama.errors import UserError
+
+UNKNOWN = "unknown"
+UNKNOWN_LEVEL = 7
+SHARE_ALIKE = 4
+NAME_THE_SOURCE = 3
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A licence with the level of what it asks, 1 (nothing) to 7 (closed or unknown)."""
+
+    license: str
+    level: int
+    name: str
+
+
+@cache
+def _rows() -> tuple[tuple[int, str, tuple[str, ...]], ...]:
+    text = (files(__package__) / "licenses.toml").read_text(encoding="utf-8")
+    return tuple(
+        (row["level"], row["name"], tuple(pattern.lower() for pattern in row["licenses"]))
+        for row in tomllib.loads(text)["rows"]
+    )
+
+
+def terms_of(license_name: str) -> Terms:
+    """What a licence asks. A licence that is not given or not known counts as closed.
+
+    >>> terms_of("CC-BY-SA-4.0").name, terms_of("").level
+    ('share alike', 7)
+    """
+    plain = license_name.strip().lower() or UNKNOWN
+    for level, name, patterns in _rows():
+        if any(fnmatchcase(plain, pattern) for pattern in patterns):
+            return Terms(license_name.strip() or UNKNOWN, level, name)
+    return Terms(license_name.strip(), UNKNOWN_LEVEL, "not known to this project")
+
+
+def most_restrictive(licenses: Iterable[str]) -> Terms:
+    """The licence that asks most; UNKNOWN where there is none.
+
+    >>> most_restrictive(["MIT", "CC-BY-SA-4.0", "CC0-1.0"]).license
+    'CC-BY-SA-4.0'
+    """
+    found = sorted((terms_of(name) for name in set(licenses)), key=lambda t: (-t.level, t.license))
+    return found[0] if found else terms_of("")
+
+
+def model_license(wanted: str, licenses: Iterable[str]) -> str:
+    """The licence for the model's card: the one asked for, where the sources allow it.
+
+    Where none is asked for, the most restrictive of the sources; `other` where two of them
+    exclude each other. Raises UserError where a source asks for more than the wanted one gives.
+    """
+    found = {terms_of(name) for name in licenses}
+    hardest = most_restrictive(terms.license for terms in found)
+    alike = {_family(terms.license) for terms in found if terms.level == SHARE_ALIKE}
+    if not wanted:
+        mixed = len(alike) > 1 or (alike and SHARE_ALIKE < hardest.level < UNKNOWN_LEVEL)
+        return "other" if mixed else hardest.license
+    mine = terms_of(wanted)
+    # Text to be named, or under no conditions, may end in any model; its card names it.
+    too_free = hardest.level > max(mine.level, NAME_THE_SOURCE)
+    if too_free or alike - {_family(wanted)}:
+        clash = hardest.license if too_free else sorted(alike - {_family(wanted)})[0]
+        raise UserError(
+            "license-clash",
+            "report.license",
+            f'"{wanted}" does not fit a source under "{clash}" ({terms_of(clash).name})',
+            "leave out that source, or set report.license to what it allows",
+        )
+    return wanted
+
+
+def _family(license_name: str) -> str:
+    """The licence without its version: share-alike asks for the same one.
+
+    >>> _family("CC-BY-SA-4.0"), _family("GPL-3.0-or-later")
+    ('CC-BY-SA', 'GPL')
+    """
+    return re.split(r"-v?\d", license_name)[0].upper()
