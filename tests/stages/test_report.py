@@ -184,9 +184,9 @@ def test_a_long_run_makes_a_small_page_in_three_seconds(run_dir: Path) -> None:
             line = {"step": s * 10, "tokens": 81920 * s, "loss": 3.0 + 3 / s, "lr": 6e-4,
                     "grad_norm": 0.4, "tokens_per_s": 26912.0, "energy_kwh": s / 3000}  # fmt: skip
             file.write(json.dumps(line) + "\n")
-    started = time.monotonic()
+    started = time.process_time()  # of this process: the tests' machine is shared
     html = make(run_dir)
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
     assert len(html.encode()) < 3_000_000
 
 
