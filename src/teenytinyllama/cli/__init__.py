@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from teenytinyllama.cli import planning, talk
+from teenytinyllama.cli import label, planning, talk
 from teenytinyllama.cli.walk import ROOMS, Room, Walk
 from teenytinyllama.errors import Interrupted, TtlError
 from teenytinyllama.progress import say
@@ -115,6 +115,7 @@ for _room in ROOMS:
     (_add_corpus if _room.name == "corpus" else _add_room)(_room)
 talk.add_commands(app)
 planning.add_commands(app)
+label.add_commands(app)
 
 
 def _stop(number: int, frame: types.FrameType | None) -> NoReturn:

@@ -43,8 +43,7 @@ def load_base(pretrain_dir: Path, tokenizer_dir: Path) -> tuple[LlamaForCausalLM
         raise UserError(
             "tokenizer-other-model",
             str(final_dir),
-            f"the model knows {model.config.vocab_size} pieces, the tokenizer "
-            f"{encoder.vocab_size}",
+            f"the model knows {model.config.vocab_size} pieces, the tokenizer {encoder.vocab_size}",
             "use the tokenizer that the model was trained with",
         )
     return model, encoder

@@ -1,0 +1,9 @@
+"""ROOM align: base model to chat model.
+
+In reading order: `room` (the run), `intake` (conversations in), `packing` (rows), `answers`
+(what the model says to unseen questions).
+"""
+
+from teenytinyllama.stages.align.room import run
+
+__all__ = ["run"]

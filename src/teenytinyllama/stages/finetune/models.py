@@ -1,0 +1,127 @@
+"""The models that are fine-tuned: the run's own, its random twin, and any other beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaForSequenceClassification,
+)
+from transformers.utils import logging as transformers_logging
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.encoding import TextEncoder
+from teenytinyllama.stages.finetune.encoding import Encoded, encode_with
+from teenytinyllama.stages.finetune.labelled import Example
+from teenytinyllama.training.base_model import check_tokenizer, copy_tokenizer
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One model to fine-tune: how it reads, how it is made, what stands beside its weights."""
+
+    name: str
+    encode: Callable[[Example], Encoded]
+    make: Callable[[list[str], int], Any]
+    """(label names, seed) -> classifier in fp32; the seed decides the new head."""
+    pad_id: int
+    max_length: int
+    """Tokens of one text at most."""
+    write_files: Callable[[Path], None]
+
+
+def own_learner(
+    pretrain_dir: Path,
+    tokenizer_dir: Path,
+    encoder: TextEncoder,
+    max_length: int,
+    *,
+    is_random: bool = False,
+) -> Learner:
+    """The run's base model, or with `is_random` the same sizes with fresh weights."""
+    final_dir = pretrain_dir / "final"
+    check_tokenizer(final_dir, encoder, tokenizer_dir)
+
+    def make(label_names: list[str], seed: int) -> Any:
+        config = AutoConfig.from_pretrained(final_dir, **_labels(label_names))
+        config.pad_token_id = encoder.pad_id
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if is_random:
+                return LlamaForSequenceClassification(config).float()
+            return _load(LlamaForSequenceClassification, final_dir, config)
+
+    return Learner(
+        name="random-twin" if is_random else "own",
+        encode=encode_with(encoder, max_length),
+        make=make,
+        pad_id=encoder.pad_id,
+        max_length=max_length,
+        write_files=lambda folder: copy_tokenizer(tokenizer_dir, folder),
+    )
+
+
+def other_learner(place: str, max_length: int) -> Learner:
+    """Any Hugging Face model, by id or folder, with its own tokenizer: BERTimbau, for one."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise _unreadable(place, error) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+    def encode(example: Example) -> Encoded:
+        ids = tokenizer(*example.texts, truncation=True, max_length=max_length)["input_ids"]
+        was_cut = len(ids) >= max_length and len(tokenizer(*example.texts)["input_ids"]) > len(ids)
+        return Encoded(tuple(ids), example.label, was_cut)
+
+    def make(label_names: list[str], seed: int) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                config = AutoConfig.from_pretrained(place, **_labels(label_names))
+                config.pad_token_id = tokenizer.pad_token_id
+                return _load(AutoModelForSequenceClassification, place, config)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise _unreadable(place, error) from error
+
+    return Learner(
+        name=place.strip("/").replace("/", "--"),
+        encode=encode,
+        make=make,
+        pad_id=int(tokenizer.pad_token_id),
+        max_length=max_length,
+        write_files=lambda folder: tokenizer.save_pretrained(folder),
+    )
+
+
+def _load(kind: Any, place: Path | str, config: Any) -> Any:
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    # That the head is new is what we want, and no news.
+    transformers_logging.set_verbosity_error()
+    try:
+        return kind.from_pretrained(place, config=config, dtype=torch.float32)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _labels(names: list[str]) -> dict[str, Any]:
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+
+
+def _unreadable(place: str, error: Exception) -> UserError:
+    what = f"cannot be loaded ({(str(error).splitlines() or ['?'])[0][:160]})"
+    fix = "check the id and the network, or name a folder"
+    return UserError("model-missing", f"finetune.models {place}", what, fix)
