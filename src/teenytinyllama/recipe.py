@@ -261,7 +261,7 @@ class TokenizerSettings(Settings):
     """Pieces in all: the 256 byte pieces and the special tokens included."""
     model: Literal["bpe", "unigram"] = "bpe"
     """SentencePiece algorithm."""
-    character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 0.9999
+    character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
     """Share of characters that get a piece of their own; the rest are spelt in bytes."""
     max_training_bytes: Positive = 500_000_000
     """Text that the trainer reads at most, in bytes, sampled evenly over the documents."""

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from teenytinyllama.context import RoomContext
+from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.formats.documents import Document, DocumentWriter
-from teenytinyllama.recipe import TokenizerSettings
-from teenytinyllama.stages.tokenizer.convert import write_files
-from teenytinyllama.stages.tokenizer.train import count_words, train
+from teenytinyllama.recipe import EnergySettings, TokenizerSettings
+from teenytinyllama.stages import tokenizer
 
 WORDS = ("gato", "cão", "pássaro", "navio", "coração")
 TEXTS = [
@@ -29,8 +30,13 @@ def make_run(root: Path, **changes: object) -> Path:
             for number, text in enumerate(texts):
                 writer.write(Document(f"{split}-{number}", text, "made", "CC0-1.0"))
     (root / "tokenizer").mkdir()
-    model = train(count_words(TEXTS), TokenizerSettings(vocab_size=VOCAB_SIZE))
-    write_files(model, root / "tokenizer")
+    energy = EnergySettings()
+    tokenizer.run(
+        settings=TokenizerSettings(vocab_size=VOCAB_SIZE),
+        context=RoomContext("test", "pt", energy, EnergyMeter(energy)),
+        out_dir=root / "tokenizer",
+        corpus_dir=root / "corpus",
+    )
     sizes = {
         "vocab_size": VOCAB_SIZE + 8,
         "hidden_size": 64,

@@ -1,22 +1,31 @@
 """ROOM quantize: a model to small files, each loaded back and compared before it is called done.
 
-`quantized/model-<format>.gguf`: for llama.cpp, Ollama, LM Studio. The chat model where there is
-one, else the base model. A file that loses more than the recipe allows is refused.
+`quantized/model-<format>.gguf`: for llama.cpp, Ollama, LM Studio. `quantized/awq/`: for vLLM and
+transformers on a GPU. The chat model where there is one, else the base model. A file that loses
+more than the recipe allows is refused.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from teenytinyllama.context import RoomContext
-from teenytinyllama.formats.encoding import load_tokenizer
+from teenytinyllama.errors import missing_extra
+from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
 from teenytinyllama.formats.manifest import Outcome
-from teenytinyllama.formats.pieces import read_vocabulary
+from teenytinyllama.formats.pieces import Vocabulary, read_vocabulary
 from teenytinyllama.progress import say
 from teenytinyllama.recipe import QuantizeSettings
+from teenytinyllama.stages.quantize.weights import ModelFolder
+
+if importlib.util.find_spec("gguf") is None:
+    raise missing_extra("gguf", "quantize")
+
+from teenytinyllama.stages.quantize import awq, kquants
 from teenytinyllama.stages.quantize.compare import (
     load_gguf,
     load_original,
@@ -26,7 +35,6 @@ from teenytinyllama.stages.quantize.compare import (
     take_sample,
 )
 from teenytinyllama.stages.quantize.gguf_file import check_vocabulary, write_gguf
-from teenytinyllama.stages.quantize.weights import ModelFolder
 
 
 def run(
@@ -42,13 +50,13 @@ def run(
     """Write one file per format and measure what each lost on held-out documents.
 
     The figures are nested by format: size, bits per byte, their increase, how often the most
-    likely token is the same, and the largest difference of a logit.
+    likely token is the same, and the largest difference of a logit; where llama.cpp is
+    installed, its speed and memory on the file.
     """
     folder = (align_dir or pretrain_dir) / "final"
     model = ModelFolder(folder)
     vocabulary, encoder = read_vocabulary(tokenizer_dir), load_tokenizer(tokenizer_dir)
-    check_vocabulary(model, vocabulary)
-    model.check()
+    _check(settings, model, vocabulary)
     sample = take_sample(
         corpus_dir,
         encoder,
@@ -62,18 +70,25 @@ def run(
     figures: dict[str, Any] = {
         "original": {
             "bits_per_byte": original.bits_per_byte,
-            "size_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+            "size_bytes": awq.weights_bytes(folder),
         }
     }
     for name in settings.formats:
-        path = out_dir / f"model-{name}.gguf"
-        write_gguf(model, vocabulary, name, path, title=context.run_name)
-        back = read_sample(load_gguf(path, device), sample, f"quantize: read with {path.name}")
+        if name == "awq":
+            path = out_dir / "awq"
+            awq.write_awq(model, tokenizer_dir, _rows(settings, corpus_dir, encoder), path)
+            small, size_bytes = load_original(path, device), awq.weights_bytes(path)
+        else:
+            path = out_dir / f"model-{name}.gguf"
+            write_gguf(model, vocabulary, name, path, title=context.run_name)
+            small, size_bytes = load_gguf(path, device), path.stat().st_size
+        back = read_sample(small, sample, f"quantize: read with {path.name}")
+        del small
         found = losses(original, back)
-        refuse_if_worse(found, settings.max_bits_per_byte_increase, [path])
-        figures[name] = {"size_bytes": path.stat().st_size, **found}
+        refuse_if_worse(found, settings.max_bits_per_byte_increase, path)
+        figures[name] = {"size_bytes": size_bytes, **found, **_speed(path, model)}
         say(
-            f"quantize: {path.name} {path.stat().st_size / 1e6:.1f} MB, bits per byte "
+            f"quantize: {path.name} {size_bytes / 1e6:.1f} MB, bits per byte "
             f"{original.bits_per_byte:.4f} -> {back.bits_per_byte:.4f}, most likely token the "
             f"same at {found['same_best_token']:.2%} of places"
         )
@@ -84,3 +99,34 @@ def run(
         "files": len(settings.formats),
     }
     return Outcome(counts=counts, figures=figures)
+
+
+def _check(settings: QuantizeSettings, model: ModelFolder, vocabulary: Vocabulary) -> None:
+    """Say what cannot work before any work is done."""
+    check_vocabulary(model, vocabulary)
+    if "q4_k_m" in settings.formats:
+        kquants.check_installed()
+    if "awq" in settings.formats:
+        awq.group_size_for(model)
+        if importlib.util.find_spec("llmcompressor") is None:
+            raise missing_extra("llmcompressor", "awq")
+    model.check()
+
+
+def _rows(settings: QuantizeSettings, corpus_dir: Path, encoder: TextEncoder) -> list[list[int]]:
+    return awq.calibration_rows(
+        corpus_dir,
+        encoder,
+        num_rows=settings.num_calibration_rows,
+        row_length=settings.calibration_row_tokens,
+    )
+
+
+def _speed(path: Path, model: ModelFolder) -> dict[str, float]:
+    """llama.cpp's speed and peak memory on a GGUF file; nothing where it cannot be measured."""
+    if path.suffix != ".gguf" or importlib.util.find_spec("xllamacpp") is None:
+        return {}
+    from teenytinyllama.stages.quantize.llama_cpp import measure
+
+    vocab_size = model.config["vocab_size"]
+    return measure(path, vocab_size=vocab_size, num_threads=torch.get_num_threads())

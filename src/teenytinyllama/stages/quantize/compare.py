@@ -8,8 +8,10 @@ the same text is known far better than either loss.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
-from collections.abc import Iterable
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,39 +114,40 @@ def losses(original: Reading, small: Reading) -> dict[str, float]:
     }
 
 
-def refuse_if_worse(found: dict[str, float], allowed: float, paths: Iterable[Path]) -> None:
-    """Raise UserError, and remove the files, where bits per byte grew by more than `allowed`."""
+def refuse_if_worse(found: dict[str, float], allowed: float, path: Path) -> None:
+    """Raise UserError, and remove what was written, where bits per byte grew too much."""
     increase = found["bits_per_byte_increase"]
     if increase <= allowed:
         return
-    names = []
-    for path in paths:
-        names.append(path.name)
-        path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
     raise UserError(
         "quantize-loss",
-        ", ".join(names),
+        path.name,
         f"bits per byte grow by {increase:.2%}, the recipe allows {allowed:.2%}",
         "choose a finer format, or raise quantize.max_bits_per_byte_increase",
     )
 
 
 def load_original(folder: Path, device: str) -> LlamaForCausalLM:
-    """The model as it was trained, in fp32."""
-    transformers_logging.disable_progress_bar()
-    model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval().to(device)
+    """A model folder in fp32, whatever it is stored in."""
+    return _load(folder, device, folder)
 
 
 def load_gguf(path: Path, device: str) -> LlamaForCausalLM:
     """A GGUF file read by transformers, which shares no code with our writer."""
+    return _load(path.parent, device, path, gguf_file=path.name)
+
+
+def _load(folder: Path, device: str, shown: Path, **options: str) -> LlamaForCausalLM:
     transformers_logging.disable_progress_bar()
     try:
-        model: Any = LlamaForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # bars of libraries that have no switch
+            model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
     except (ValueError, KeyError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        what = f"does not load back ({reason})"
-        raise UserError("quantize-unreadable", str(path), what, "report it: a bug") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        what = f"does not load ({reason})"
+        raise UserError("quantize-unreadable", str(shown), what, "report it: a bug") from error
     return model.eval().to(device)

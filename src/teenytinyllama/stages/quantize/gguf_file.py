@@ -11,27 +11,26 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.errors import UserError
 from teenytinyllama.formats.conversations import BOS, CHAT_TEMPLATE, EOS, IDS, PAD, UNK
 from teenytinyllama.formats.manifest import sync_folder
 from teenytinyllama.formats.pieces import PieceKind, Vocabulary, check_fits
 from teenytinyllama.progress import Progress
+from teenytinyllama.stages.quantize.kquants import encode_k_quant, q4_k_m_kind
 from teenytinyllama.stages.quantize.weights import LAYER, Array, ModelFolder
-
-try:
-    import gguf
-except ImportError as error:  # pragma: no cover (the extra is installed where tests run)
-    raise missing_extra("gguf", "quantize") from error
 
 Kind = gguf.GGMLQuantizationType
 FILE_TYPES = {
     "f16": gguf.LlamaFileType.MOSTLY_F16,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+    "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M,
 }
+K_QUANTS = (Kind.Q4_K, Kind.Q6_K)
 MAX_FLOAT16 = 65_504.0
 LAYER_NAMES = {
     "input_layernorm": "attn_norm",
@@ -76,13 +75,22 @@ def interleave_rotary_rows(weight: Array, num_heads: int) -> Array:
     )
 
 
-def storage_kind(name: str, shape: tuple[int, ...], file_format: str, tied: bool) -> Any:
-    """How one tensor is stored: gains in fp32, the output matrix never below 8 bits."""
-    if len(shape) == 1:
-        return Kind.F32
-    is_output = name == "lm_head.weight" or (tied and name == "model.embed_tokens.weight")
-    wanted = {"f16": Kind.F16, "q8_0": Kind.Q8_0, "q4_0": Kind.Q4_0}[file_format]
-    return Kind.Q8_0 if wanted == Kind.Q4_0 and is_output else wanted
+def storage_kinds(model: ModelFolder, file_format: str) -> dict[str, Any]:
+    """How each tensor is stored: gains in fp32, the output matrix never below 6 bits."""
+    tied = bool(model.config.get("tie_word_embeddings", False))
+    output = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    kinds: dict[str, Any] = {}
+    for name, shape in model.shapes().items():
+        if len(shape) == 1:
+            kinds[name] = Kind.F32
+        elif file_format == "q4_k_m":
+            num_layers = model.config["num_hidden_layers"]
+            kinds[name] = q4_k_m_kind(name, shape, num_layers, is_output=name == output)
+        elif file_format == "q4_0":
+            kinds[name] = Kind.Q8_0 if name == output else Kind.Q4_0
+        else:
+            kinds[name] = {"f16": Kind.F16, "q8_0": Kind.Q8_0}[file_format]
+    return kinds
 
 
 def encode_tensor(name: str, weight: Array, kind: Any) -> NDArray[Any]:
@@ -94,6 +102,8 @@ def encode_tensor(name: str, weight: Array, kind: Any) -> NDArray[Any]:
     if kind == Kind.F16 and np.abs(weight).max() > MAX_FLOAT16:
         what = f"holds {np.abs(weight).max():.3g}, float16 ends at {MAX_FLOAT16:,.0f}"
         raise UserError("weights-too-large", name, what, "train with weight decay, or use bf16")
+    if kind in K_QUANTS:
+        return encode_k_quant(weight, kind)
     stored: NDArray[Any] = gguf.quants.quantize(weight, kind)
     return stored
 
@@ -105,9 +115,8 @@ def write_gguf(
 
     Memory holds one tensor at a time. Equal input gives equal bytes.
     """
-    tied = bool(model.config.get("tie_word_embeddings", False))
     shapes = model.shapes()
-    kinds = {name: storage_kind(name, shape, file_format, tied) for name, shape in shapes.items()}
+    kinds = storage_kinds(model, file_format)
     temporary = path.with_name(f".{path.name}.part")
     writer = gguf.GGUFWriter(temporary, "llama")
     _add_sizes(writer, model, title)
