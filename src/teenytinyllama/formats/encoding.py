@@ -72,6 +72,10 @@ class TextEncoder:
         self._find_words = _cuts([piece.piece for piece in proto.pieces if piece.type == 1])
         self._memo = _Memo(self._spell)
 
+    def pieces(self) -> list[str]:
+        """The vocabulary in the order of its ids."""
+        return [self._words.id_to_piece(index) for index in range(self.vocab_size)]
+
     def _spell(self, word: str) -> bytes:
         ids = self._words.encode(word) if SPACE_MARK not in word else self._spell_marks(word)
         return array("I", ids).tobytes()
@@ -181,7 +185,7 @@ def load_tokenizer(tokenizer_dir: Path) -> TextEncoder:
         if type(error).__name__ != "DecodeError":  # protobuf's, which has no public place
             raise
         raise _damaged(path, "not a SentencePiece model") from error
-    found = [encoder._words.id_to_piece(index) for index in range(NUM_SPECIAL_TOKENS)]
+    found = encoder.pieces()[:NUM_SPECIAL_TOKENS]
     if found != list(SPECIAL_TOKENS):
         raise _damaged(path, f"its first pieces are {found}, expected {list(SPECIAL_TOKENS)}")
     return encoder

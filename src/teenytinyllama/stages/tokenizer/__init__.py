@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -9,12 +10,18 @@ from pathlib import Path
 from teenytinyllama.context import RoomContext
 from teenytinyllama.formats.encoding import load_tokenizer
 from teenytinyllama.formats.manifest import Outcome
-from teenytinyllama.progress import Progress
+from teenytinyllama.progress import Progress, say
 from teenytinyllama.recipe import TokenizerSettings
 from teenytinyllama.stages.tokenizer.convert import EDGE_TEXTS, prove_equal, write_files
 from teenytinyllama.stages.tokenizer.measure import measure_sources
 from teenytinyllama.stages.tokenizer.sample import Sample
-from teenytinyllama.stages.tokenizer.train import count_words, train
+from teenytinyllama.stages.tokenizer.train import (
+    check_letters,
+    check_memory,
+    count_words,
+    train_model,
+    without_rare_words,
+)
 
 # The slow references read 2 MB/s; these texts are spread evenly over the corpus.
 MAX_BYTES_COMPARED = 2_000_000
@@ -30,13 +37,21 @@ def run(
     figures are those of Table 1, taken on held-out documents.
     """
     sample = Sample(corpus_dir, "train", settings.max_training_bytes)
+    if sample.num_bytes_kept < sample.num_bytes_read:
+        say(
+            f"tokenizer: trains on {sample.num_documents_kept:,} of "
+            f"{sample.num_documents_read:,} documents, spread evenly (max_training_bytes)"
+        )
+    check_memory(sample.num_bytes_kept, _free_memory_bytes())
     with Progress("tokenizer: count words", total=sample.num_bytes_kept / 1e6, unit="MB") as work:
         counts = count_words(_watched(sample.texts(), work))
+    common = without_rare_words(counts, settings.vocab_size)
     with Progress("tokenizer: train", unit="words") as work:
-        model = train(counts, settings)
-        work.advance(len(counts))
+        model = train_model(common, settings)
+        work.advance(len(common))
     write_files(model, out_dir)
     encoder = load_tokenizer(out_dir)
+    check_letters(counts, encoder.pieces())
     few = Sample(corpus_dir, "train", MAX_BYTES_COMPARED, sizes=sample.sizes)
     with Progress("tokenizer: compare", total=few.num_bytes_kept / 1e6, unit="MB") as work:
         compared = prove_equal(model, out_dir, _watched(chain(few.texts(), EDGE_TEXTS), work))
@@ -48,6 +63,7 @@ def run(
             "bytes_read": sample.num_bytes_read,
             "bytes_trained_on": sample.num_bytes_kept,
             "different_words": len(counts),
+            "words_trained_on": len(common),
             "vocab_size": encoder.vocab_size,
             **compared,
         },
@@ -59,3 +75,13 @@ def _watched(texts: Iterator[str], work: Progress) -> Iterator[str]:
     for text in texts:
         yield text
         work.advance(len(text.encode("utf-8")) / 1e6)
+
+
+def _free_memory_bytes() -> int:
+    """Memory that can be had without swapping; a machine that does not say has enough."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return sys.maxsize
+    free = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return sys.maxsize if free is None else int(free.split()[1]) * 1024

@@ -50,22 +50,25 @@ EDGE_TEXTS: tuple[str, ...] = (
     "\x00\x01\x7f\ufeff\ufffd\U0010ffff",
     f"{SPACE_MARK}{SPACE_MARK} marca {SPACE_MARK}",
     "-" * 37 + "=" * 53 + "a" * 71,
-    *(f"texto {token} dentro{token}" for token in SPECIAL_TOKENS),
+    *(f"texto {token} dentro{token}" for token in (*SPECIAL_TOKENS, "<0x41>", "<0x0A>")),
 )
 
 
 def fast_tokenizer(model: bytes) -> Tokenizer:
     """The same tokenizer for the `tokenizers` library; BOS comes from its post-processor."""
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     if proto.trainer_spec.model_type == BPE_MODEL:
         normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL_PIECE}
-        vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
+        vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
         core: models.Model = models.BPE(
             vocabulary, _merges(normal), unk_token=UNK, fuse_unk=True, byte_fallback=True
         )
     else:
-        core = models.Unigram(pieces, unk_id=IDS[UNK], byte_fallback=True)
+        # This library finds every piece in text, SentencePiece only the normal ones. A score so
+        # low keeps `<s>` and `<0x41>` from being read where a text spells them.
+        worst = min(p.score for p in proto.pieces if p.type == NORMAL_PIECE) - 1000
+        scored = [(p.piece, p.score if p.type == NORMAL_PIECE else worst) for p in proto.pieces]
+        core = models.Unigram(scored, unk_id=IDS[UNK], byte_fallback=True)
     tokenizer = Tokenizer(core)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend(SPACE_MARK), normalizers.Replace(" ", SPACE_MARK)]
