@@ -1,7 +1,8 @@
 """Documents: what the corpus room leaves, as zstandard-compressed JSON Lines.
 
 `corpus/train-00000.jsonl.zst` ... and `corpus/heldout-00000.jsonl.zst` ...: one object a line with
-`id, text, source, license, url, scores`. The two splits share no document.
+`id, text, source, license, url, scores`, and `messages` where it is a conversation. The two
+splits share no document.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Literal, Self
 import zstandard
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.formats.conversations import Message
 
 Split = Literal["train", "heldout"]
 BYTES_PER_SHARD = 256 * 1024 * 1024
@@ -33,11 +35,21 @@ class Document:
     license: str
     url: str = ""
     scores: dict[str, float] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
+    """Where the document is a conversation: its turns, whose words are also its `text`."""
 
     @property
     def num_bytes(self) -> int:
         """Length of the text in UTF-8 bytes: the unit of every size in this project."""
         return len(self.text.encode("utf-8"))
+
+
+def row_of(document: Document) -> dict[str, Any]:
+    """The document as one line holds it: `messages` only where it is a conversation."""
+    row = asdict(document)
+    if not document.messages:
+        del row["messages"]
+    return row
 
 
 class DocumentWriter:
@@ -77,7 +89,7 @@ class DocumentWriter:
 
     def write(self, document: Document) -> None:
         """Append one document."""
-        line = (json.dumps(asdict(document), ensure_ascii=False) + "\n").encode("utf-8")
+        line = (json.dumps(row_of(document), ensure_ascii=False) + "\n").encode("utf-8")
         if self._room < len(line) and self._room < self.bytes_per_shard:
             self._close()
             self._shard += 1

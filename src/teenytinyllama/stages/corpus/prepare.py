@@ -6,13 +6,15 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import zstandard
 
-from teenytinyllama.formats.documents import Document
+from teenytinyllama.formats.conversation_files import Conversation, Unusable, conversation_of
+from teenytinyllama.formats.conversations import Message
+from teenytinyllama.formats.documents import Document, row_of
 from teenytinyllama.recipe import CorpusSettings, Source
 from teenytinyllama.stages.corpus.cleaning import clean
 from teenytinyllama.stages.corpus.decontaminate import Decontaminator
@@ -87,7 +89,7 @@ class Preparer:
         self._replace_personal_data(remaining, source, notes)
         self._sign(remaining)
         self._hash_paragraphs(remaining, source)
-        lines = [json.dumps(asdict(k.document), ensure_ascii=False) for k in kept]
+        lines = [json.dumps(row_of(k.document), ensure_ascii=False) for k in kept]
         return Prepared(
             source=batch.source,
             frame=self._pack.compress("\n".join(lines).encode("utf-8")),
@@ -113,7 +115,12 @@ class Preparer:
     def _candidate(
         self, item: RawItem, record: dict[str, Any], source: Source, notes: Counter[str]
     ) -> _Candidate:
-        raw = text_of(record, source.text_key)
+        messages: list[Message] = []
+        if source.shape == "conversation":
+            messages = _messages_of(record)
+            raw = "\n\n".join(message["content"] for message in messages)
+        else:
+            raw = text_of(record, source.text_key)
         num_bytes = len(raw.encode("utf-8"))
         license_ = str(record.get("license") or "").strip()
         if license_.lower() in NO_LICENSE:
@@ -131,19 +138,21 @@ class Preparer:
             source=source.name or named or stem_of(item.file, source),
             license=license_,
             url=_string(record.get(source.url_key)),
+            messages=[_cleaned(m, self.settings.unicode_form) for m in messages],
         )
         return _Candidate(document, num_bytes)
 
     def _judge(self, kept: list[_Candidate], source: Source) -> None:
         """Give each document the reason that drops it, if any, and its scores.
 
-        The storybook is not judged: it is written by this package, and its tales are short.
+        Only prose is: the storybook is written by this package and its tales are short, and a
+        good answer may be one word.
         """
         judged = []
         for candidate in kept:
             if candidate.document.num_bytes < self.settings.min_document_bytes:
                 candidate.reason = "too-short"
-            elif self._chain is not None and source.kind != "storybook":
+            elif self._chain is not None and _is_prose(source):
                 judged.append(candidate)
         if self._chain is None or not judged:
             return
@@ -167,7 +176,8 @@ class Preparer:
             notes.update({CONTAMINATED + name: 1 for name in tasks})
             document = candidate.document
             text, num_lines = self._decontaminator.cut(document.text)
-            if self.settings.decontaminate_by == "drop" or not text.strip():
+            must_drop = self.settings.decontaminate_by == "drop" or document.messages
+            if must_drop or not text.strip():
                 candidate.reason = "contaminated"
                 continue
             document.text = text
@@ -184,6 +194,8 @@ class Preparer:
         for candidate in kept:
             document = candidate.document
             document.text = self._personal_data.replace(document.text, found)
+            for message in document.messages:
+                message["content"] = self._personal_data.replace(message["content"], Counter())
         notes.update({PERSONAL_DATA + kind: count for kind, count in found.items()})
 
     def _sign(self, kept: list[_Candidate]) -> None:
@@ -197,16 +209,38 @@ class Preparer:
     def _hash_paragraphs(self, kept: list[_Candidate], source: Source) -> None:
         """Give each document the hashes of its lines that are long enough to count."""
         settings = self.settings.repeated_paragraphs
-        if settings is None or source.kind == "storybook":
+        if settings is None or not _is_prose(source):
             return
         for candidate in kept:
             hashes = paragraph_hashes(candidate.document.text, settings.min_characters)
             candidate.paragraphs = array("Q", filter(None, hashes)).tobytes()
 
 
+def _is_prose(source: Source) -> bool:
+    """Whether rules for found text hold for a source."""
+    return source.kind != "storybook" and source.shape == "text"
+
+
+def _messages_of(record: dict[str, Any]) -> Conversation:
+    try:
+        return conversation_of(record)
+    except Unusable as error:
+        raise _UnusableError("no-conversation", str(error)) from error
+
+
+def _cleaned(message: Message, form: Literal["NFC", "NFKC", "none"]) -> Message:
+    """The message under the same rules as any text; what they touch is counted once, there."""
+    return {"role": message["role"], "content": clean(message["content"], form, Counter())}
+
+
 def digest_of(text: str) -> bytes:
-    """128-bit hash of a text: equal texts, equal digests."""
-    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+    r"""128-bit hash of a text's words: white space does not make a text another.
+
+    >>> digest_of("um  dois\n") == digest_of("um dois")
+    True
+    """
+    words = " ".join(text.split()).encode("utf-8", "replace")
+    return hashlib.blake2b(words, digest_size=16).digest()
 
 
 def stem_of(file: str, source: Source) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.documents import Document, Split, document_paths, read_documents
 from teenytinyllama.progress import Progress
-from teenytinyllama.stages.pack.worker import Batch, Worker, encoder_of
+from teenytinyllama.stages.pack.worker import Batch, Item, Worker, encoder_of
 
 CHARACTERS_PER_BATCH = 2_000_000
 BATCHES_UNDER_WAY_PER_WORKER = 2
@@ -49,10 +49,10 @@ def encode_split(corpus_dir: Path, split: Split, model: bytes, path: Path) -> En
     num_tokens, hashes, num_bytes = array("q"), [], 0
     sources: list[str] = []
 
-    def texts() -> Iterator[list[str]]:
+    def texts() -> Iterator[list[Item]]:
         for documents in _batches(read_documents(corpus_dir, split)):
             sources.extend(document.source for document in documents)
-            yield [document.text for document in documents]
+            yield [document.messages or document.text for document in documents]
 
     with path.open("wb") as file, Progress(f"pack: encode {split}", unit="MB") as work:
         for batch in _encode_all(texts(), model, num_workers):
@@ -85,7 +85,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _encode_all(texts: Iterator[list[str]], model: bytes, num_workers: int) -> Iterator[Batch]:
+def _encode_all(texts: Iterator[list[Item]], model: bytes, num_workers: int) -> Iterator[Batch]:
     """Every batch encoded, in the order given, whatever the number of workers (0: none)."""
     if num_workers == 0:
         encode = encoder_of(model)
@@ -99,7 +99,7 @@ def _encode_all(texts: Iterator[list[str]], model: bytes, num_workers: int) -> I
         # A thread only waits for its worker process.
         pool = stack.enter_context(ThreadPoolExecutor(num_workers))
 
-        def ask(batch: list[str]) -> Batch:
+        def ask(batch: list[Item]) -> Batch:
             worker = idle.get()
             try:
                 return worker.encode(batch)

@@ -18,8 +18,11 @@ from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
+from teenytinyllama.formats.conversations import Message
 from teenytinyllama.formats.encoding import TextEncoder
 
+# What is encoded: a text, or the messages of a conversation.
+Item = str | list[Message]
 _LENGTH = struct.Struct("<Q")
 
 
@@ -32,17 +35,25 @@ class Batch(NamedTuple):
     num_bytes: int
 
 
-def encoder_of(model: bytes) -> Callable[[list[str]], Batch]:
-    """A function that encodes a list of texts with this SentencePiece model."""
+def encoder_of(model: bytes) -> Callable[[list[Item]], Batch]:
+    """A function that encodes a list of texts with this SentencePiece model.
+
+    A conversation comes as its messages, and is laid out by the chat template.
+    """
     encoder = TextEncoder(model)
     bos = np.array([encoder.bos_id], np.uint32).tobytes()
     eos = np.array([encoder.eos_id], np.uint32).tobytes()
 
-    def encode(texts: list[str]) -> Batch:
+    def encode(texts: list[Item]) -> Batch:
         parts: list[bytes] = []
         num_tokens, hashes, num_bytes = [], [], 0
-        for text in texts:
-            ids = encoder.encode_bytes(text)
+        for item in texts:
+            if isinstance(item, str):
+                text, ids = item, encoder.encode_bytes(item)
+            else:
+                text = "\n\n".join(message["content"] for message in item)
+                rendered = encoder.render(item, add_generation_prompt=False)
+                ids = np.array(rendered[1:-1], np.uint32).tobytes()  # BOS and EOS are added below
             parts += (bos, ids, eos)
             num_tokens.append(len(ids) // 4 + 2)
             num_bytes += len(text.encode("utf-8"))
@@ -68,7 +79,7 @@ class Worker:
         assert self._process.stdin is not None
         _write(self._process.stdin, value)
 
-    def encode(self, texts: list[str]) -> Batch:
+    def encode(self, texts: list[Item]) -> Batch:
         """The batch made of `texts`."""
         assert self._process.stdout is not None
         self._send(texts)
