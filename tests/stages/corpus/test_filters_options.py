@@ -1,7 +1,9 @@
 """Language, addresses, C4 and boilerplate: the reason for each, and the text that is left."""
 
 import pickle
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,23 +50,45 @@ def test_the_middle_of_a_long_text_decides_its_language() -> None:
     assert chain("language").judge([text])[0].reason is None
 
 
-def test_a_language_model_that_is_not_there_is_said(tmp_path: Path) -> None:
-    pytest.importorskip("fasttext")
-    with pytest.raises(UserError, match=r"language-model-missing.*glotlid\.bin"):
+class FakeModel:
+    """Answers as a fastText model does: pairs of probability and label."""
+
+    f: "FakeModel"
+
+    def __init__(self) -> None:
+        self.f = self
+
+    def get_labels(self) -> list[str]:
+        return ["__label__por_Latn", "__label__glg_Latn"]
+
+    def predict(self, line: str, k: int, threshold: float, on_error: str) -> list:
+        assert line.endswith("\n")
+        assert line.count("\n") == 1  # fastText reads one line
+        ours = 0.9 if " em " in line else 0.7
+        return [(ours, "__label__por_Latn"), (1 - ours, "__label__glg_Latn")]
+
+
+@pytest.fixture
+def fake_fasttext(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(load_model=lambda path: FakeModel())
+    monkeypatch.setitem(sys.modules, "fasttext", module)
+
+
+def test_a_fasttext_model_decides_at_fineweb2s_probability(
+    tmp_path: Path, fake_fasttext: None
+) -> None:
+    path = tmp_path / "glotlid.bin"
+    path.touch()
+    verdicts = chain("language", language_model=str(path)).judge(
+        ["O café esfriava\nem cima da mesa.", "O café esfriava."]
+    )
+    assert [v.scores["language"] for v in verdicts] == [0.9, 0.7]
+    assert [v.reason for v in verdicts] == [None, "language"]  # 0.799 is the lowest that stays
+
+
+def test_a_language_model_that_is_not_there_is_said(tmp_path: Path, fake_fasttext: None) -> None:
+    with pytest.raises(UserError, match=r"language-model-missing|glotlid\.bin"):
         chain("language", language_model=str(tmp_path / "glotlid.bin")).judge([PORTUGUESE])
-
-
-def test_a_fasttext_model_decides(tmp_path: Path) -> None:
-    fasttext = pytest.importorskip("fasttext")
-    lines = tmp_path / "lines.txt"
-    texts = {"por_Latn": PORTUGUESE, "glg_Latn": OTHERS["galician"], "eng_Latn": OTHERS["english"]}
-    rows = [f"__label__{label} {text}" for label, text in texts.items()] * 60
-    lines.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    model = fasttext.train_supervised(str(lines), epoch=40, dim=8, thread=1, verbose=0)
-    model.save_model(str(tmp_path / "tiny.bin"))
-    judge = chain("language", language_model=str(tmp_path / "tiny.bin")).judge
-    reasons = [verdict.reason for verdict in judge(list(texts.values()))]
-    assert reasons == [None, "language", "language"]
 
 
 @pytest.mark.parametrize(
