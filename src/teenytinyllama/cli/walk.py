@@ -16,7 +16,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama import __version__
+from teenytinyllama.cli.processes import Processes
 from teenytinyllama.context import RoomContext
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.formats import manifest as receipts
-from teenytinyllama.formats.manifest import Input, Manifest
+from teenytinyllama.formats.manifest import Input, Manifest, Outcome
 from teenytinyllama.progress import format_duration, say
-from teenytinyllama.recipe import Recipe, Settings, Source, Task
+from teenytinyllama.recipe import LabelledSet, Recipe, Settings, Source, Task
 
 UNFINISHED = ".unfinished.json"
 VERSIONED = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "accelerate")
@@ -109,6 +110,7 @@ class Walk:
     def __init__(self, recipe: Recipe, run_dir: Path, recipe_path: Path) -> None:
         self.recipe, self.run_dir, self.recipe_path = recipe, run_dir, recipe_path
         self.meter = EnergyMeter(recipe.energy)
+        self.processes = Processes()
 
     def run_rooms(self, names: list[str] | None, *, redo: bool) -> None:
         """Run the named rooms, or all rooms of the recipe, in pipeline order.
@@ -119,7 +121,7 @@ class Walk:
         wanted = [room for room in ROOMS if self._settings(room) is not None]
         if names is not None:
             wanted = [self._named(name) for name in names]
-        with self._locked():
+        with self._locked() if self.processes.is_leader else nullcontext():
             try:
                 for room in wanted:
                     self._visit(room, redo=redo)
@@ -150,7 +152,8 @@ class Walk:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             lock = (self.run_dir / ".lock").open("a+")
         except OSError as error:
-            raise _explain_os_error(error, self.run_dir) from error
+            explained = _explain_os_error(error, self.run_dir)
+            raise _unwritable(error, self.run_dir) if explained is error else explained from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,6 +208,13 @@ class Walk:
     def _visit(self, room: Room, *, redo: bool) -> None:
         settings = self._settings(room)
         assert settings is not None
+        if self.processes.is_leader:
+            self._lead(room, settings, redo=redo)
+        elif self.processes.share(None):
+            self._enter(room, settings, self._inputs(room))
+
+    def _lead(self, room: Room, settings: Settings, *, redo: bool) -> None:
+        """Skip the room or run it, and tell the helpers of a room that trains."""
         room_dir = self.run_dir / room.folder
         inputs = self._inputs(room)
         asked = settings.model_dump(mode="json")
@@ -226,9 +236,11 @@ class Walk:
             gone = receipts.missing_outputs(room_dir, done.outputs)
             if not gone:
                 say(f"{room.name}: unchanged, skipped")
+                self.processes.share(False)
                 return
             say(f"{room.name}: {len(gone)} of its files are gone or changed ({gone[0]}), again")
         self._clear(room, room_dir, fingerprint, asked, redo=redo)
+        self.processes.share(room.keeps_checkpoints)
         self._run(room, settings, room_dir, fingerprint, inputs)
 
     def _clear(
@@ -261,6 +273,19 @@ class Walk:
             with suppress(FileExistsError, PermissionError, NotImplementedError):
                 (self.run_dir / room.name).symlink_to(room.folder, target_is_directory=True)
 
+    def _enter(self, room: Room, settings: Settings, inputs: dict[str, Input]) -> Outcome:
+        """Call the room's `run` with its settings and its folders."""
+        context = RoomContext(
+            self.recipe.name, self.recipe.language, self.recipe.energy, self.meter
+        )
+        folders = {f"{name}_dir": self.run_dir / i.path for name, i in inputs.items()}
+        for name in room.reads_if_there:
+            folders.setdefault(f"{name}_dir", None)  # type: ignore[arg-type]
+        outcome: Outcome = importlib.import_module(room.module).run(
+            settings=settings, context=context, out_dir=self.run_dir / room.folder, **folders
+        )
+        return outcome
+
     def _run(
         self,
         room: Room,
@@ -272,15 +297,7 @@ class Walk:
         say(f"{room.name}: {room.title}")
         before, started = self.meter.read(), time.monotonic()
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        context = RoomContext(
-            self.recipe.name, self.recipe.language, self.recipe.energy, self.meter
-        )
-        folders = {f"{name}_dir": self.run_dir / i.path for name, i in inputs.items()}
-        for name in room.reads_if_there:
-            folders.setdefault(f"{name}_dir", None)  # type: ignore[arg-type]
-        outcome = importlib.import_module(room.module).run(
-            settings=settings, context=context, out_dir=room_dir, **folders
-        )
+        outcome = self._enter(room, settings, inputs)
         used = self.meter.read().since(before)
         duration_s = time.monotonic() - started
         receipts.write_manifest(
@@ -311,7 +328,7 @@ def _external_fingerprints(settings: Settings) -> dict[str, str]:
     for field in type(settings).model_fields:
         value = getattr(settings, field)
         for item in value if isinstance(value, tuple) else ():
-            if isinstance(item, Source | Task):
+            if isinstance(item, LabelledSet | Source | Task):
                 prints[item.path] = receipts.fingerprint_files(item.local_paths())
     return prints
 
@@ -344,11 +361,14 @@ def _explain_os_error(error: OSError, folder: Path) -> Exception:
         free = shutil.disk_usage(folder).free if folder.exists() else 0
         return Interrupted(f"no space left for {error.filename or folder} ({free:,} bytes free)")
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-        where = str(error.filename or folder)
-        return UserError(
-            "folder-unwritable",
-            where,
-            f"cannot be written ({os.strerror(error.errno)})",
-            "choose a folder of yours with --run-dir",
-        )
+        return _unwritable(error, folder)
     return error
+
+
+def _unwritable(error: OSError, folder: Path) -> UserError:
+    return UserError(
+        "folder-unwritable",
+        str(error.filename or folder),
+        f"cannot be written ({error.strerror})",
+        "choose a folder of yours with --run-dir",
+    )

@@ -84,7 +84,8 @@ def run(
     )
     loop = Loop(job, _loop_settings(settings), out_dir, context)
     figures = loop.run()
-    _save_final(model, out_dir / "final", tokenizer_dir)
+    if loop.is_main:
+        _save_final(model, out_dir / "final", tokenizer_dir)
     return Outcome(
         counts={
             "steps": figures["num_steps"],
@@ -110,6 +111,7 @@ def _loop_settings(settings: PretrainSettings) -> LoopSettings:
         compile=settings.compile,
         activation_checkpointing=settings.activation_checkpointing,
         micro_batch=settings.micro_batch,
+        gradient_shards=settings.gradient_shards,
         seed=settings.seed,
         log_every_steps=settings.log_every_steps,
         evaluate_every_steps=settings.evaluate_every_steps,

@@ -103,6 +103,7 @@ class LoopSettings:
     compile: bool | None = None
     activation_checkpointing: bool = False
     micro_batch: int = 0
+    gradient_shards: int = 1
     seed: int = 0
     log_every_steps: int = 10
     evaluate_every_steps: int = 0
@@ -252,8 +253,7 @@ class Loop:
             try:
                 batches = self.job.micro_batches(step, self.progress.micro_batch)
                 total = sum(batch.weight for batch in batches)
-                mine = self._mine(batches)
-                loss = self._accumulate(step, mine, total)
+                loss = self._gradients(step, self._mine(batches), total)
                 break
             except torch.OutOfMemoryError:
                 self._halve_micro_batch()
@@ -267,7 +267,8 @@ class Loop:
         self.progress.tokens += sum(batch.num_tokens for batch in batches)
         self._record(torch.stack([loss, norm.to(torch.float32), found_inf]))
 
-    def _mine(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+    def _mine(self, batches: Sequence[MicroBatch]) -> Sequence[tuple[int, MicroBatch]]:
+        """This process's micro-batches with their number in the step."""
         if len(batches) % self.world:
             raise UserError(
                 "world-size",
@@ -275,16 +276,37 @@ class Loop:
                 f"do not divide the {len(batches)} micro-batches of a step",
                 "set micro_batch so that every process gets as many",
             )
-        return batches[self.accelerator.process_index :: self.world]
+        return list(enumerate(batches))[self.accelerator.process_index :: self.world]
 
-    def _accumulate(self, step: int, batches: Sequence[MicroBatch], total: float) -> Tensor:
-        """Gradients of the step's mean loss; returns that loss, still on the device."""
+    def _gradients(
+        self, step: int, batches: Sequence[tuple[int, MicroBatch]], total: float
+    ) -> Tensor:
+        """Gradients of the step's mean loss; returns this process's part of it, on the device.
+
+        With two shards, one process sums the even and the odd micro-batches apart and then the
+        two sums: the very additions that two processes make.
+        """
+        shards = self.settings.gradient_shards if self.world == 1 else 1
+        if shards == 1:
+            return self._accumulate(step, batches, total)
+        loss = self._accumulate(step, batches[0::shards], total)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        first = [p.grad for p in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        loss = loss + self._accumulate(step, batches[1::shards], total)
+        torch._foreach_add_([p.grad for p in parameters], first)
+        return loss
+
+    def _accumulate(
+        self, step: int, batches: Sequence[tuple[int, MicroBatch]], total: float
+    ) -> Tensor:
         loss = torch.zeros((), device=self.device)
-        for index, batch in enumerate(batches):
+        for place, (index, batch) in enumerate(batches):
             torch.manual_seed(_mix_seed(self.settings.seed, step, index))
             tensors = {name: self._to_device(rows) for name, rows in batch.load().items()}
             # Set before the forward pass: set after it, replicas drift apart (facts.md).
-            last = index == len(batches) - 1
+            last = place == len(batches) - 1
             waiting = nullcontext() if last else self.accelerator.no_sync(self.objective)
             with waiting:
                 with hardware.autocast(self.settings.precision, self.device):
@@ -522,7 +544,8 @@ class Loop:
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint; cut the logs back to what it had written."""
-        found = checkpoints.load_newest(self.out_dir)
+        with self.accelerator.main_process_first():  # only one may set a damaged one aside
+            found = checkpoints.load_newest(self.out_dir)
         if found is None:
             self.progress = Progress(micro_batch=self.progress.micro_batch)
         else:

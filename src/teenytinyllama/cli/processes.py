@@ -1,0 +1,38 @@
+"""The processes that `torchrun` or `accelerate launch` started: one leads, the others help.
+
+The leader walks, locks, decides and writes; the helpers join it inside the rooms that train. A
+walk of one process never loads torch for this.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+# Helpers wait while the leader evaluates or writes reports: far longer than a broken network.
+PATIENCE = timedelta(days=1)
+
+
+class Processes:
+    """How many there are, which one this is, and a way to agree."""
+
+    def __init__(self) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.is_leader = os.environ.get("RANK", "0") == "0"
+        self._state: Any = None
+
+    def share(self, value: T | None) -> T:
+        """The leader's `value`, in every process."""
+        if self.count == 1:
+            return value  # type: ignore[return-value]
+        if self._state is None:
+            from accelerate import PartialState
+
+            self._state = PartialState(timeout=PATIENCE)
+        from accelerate.utils import broadcast_object_list
+
+        box = [value]
+        broadcast_object_list(box, from_process=0)
+        return box[0]  # type: ignore[return-value]
