@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from teenytinyllama.cli import label, planning, talk
+from teenytinyllama.cli import label, planning, reporting, serving, talk
 from teenytinyllama.cli.walk import ROOMS, Room, Walk
 from teenytinyllama.errors import Interrupted, TtlError
 from teenytinyllama.progress import say
@@ -111,9 +111,15 @@ def _add_corpus(room: Room) -> None:
     app.command(room.name, help=f"Room: {room.title}.")(command)
 
 
+def _add_report(room: Room) -> None:
+    reporting.add_report(app, lambda *asked: _walk([room.name], *asked), room.title)
+
+
+_SPECIAL = {"corpus": _add_corpus, "report": _add_report}
 for _room in ROOMS:
-    (_add_corpus if _room.name == "corpus" else _add_room)(_room)
+    _SPECIAL.get(_room.name, _add_room)(_room)
 talk.add_commands(app)
+serving.add_commands(app)
 planning.add_commands(app)
 label.add_commands(app)
 

@@ -8,6 +8,7 @@ is missing is called missing. It needs neither torch nor a plotting library.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from teenytinyllama.context import RoomContext
@@ -15,9 +16,11 @@ from teenytinyllama.formats.manifest import Outcome, write_atomically
 from teenytinyllama.recipe import ReportSettings
 from teenytinyllama.stages.report.blocks import Page
 from teenytinyllama.stages.report.cards import dataset_card, licenses_of, model_card
+from teenytinyllama.stages.report.compare import compare_page
 from teenytinyllama.stages.report.exports import export
 from teenytinyllama.stages.report.gather import RunRecord, read_receipts
 from teenytinyllama.stages.report.licenses import model_license
+from teenytinyllama.stages.report.live import page_of, serve
 from teenytinyllama.stages.report.page import render
 from teenytinyllama.stages.report.sections_run import (
     energy_section,
@@ -40,6 +43,8 @@ from teenytinyllama.stages.report.sections_text import (
 )
 from teenytinyllama.stages.report.sections_training import samples_section, training_section
 from teenytinyllama.stages.report.wording import duration, is_number, percent, short
+
+__all__ = ["html_of", "make_page", "run", "serve"]
 
 
 def run(  # noqa: PLR0913 (one folder per room)
@@ -104,6 +109,13 @@ def _write_cards(run: RunRecord, settings: ReportSettings, out_dir: Path) -> int
     return len(cards)
 
 
+def html_of(run_dirs: Sequence[Path]) -> str:
+    """The page of one run folder, finished or not, or of several beside each other."""
+    if len(run_dirs) == 1:
+        return render(page_of(run_dirs[0], make_page))
+    return render(compare_page(run_dirs))
+
+
 def make_page(run: RunRecord, settings: ReportSettings) -> Page:
     """All sections in pipeline order."""
     sections = (
@@ -128,6 +140,8 @@ def _subtitle(run: RunRecord) -> str:
     """One sentence on what there is, from the manifests."""
     missing = [name for name in ("corpus", "tokenizer", "pack", "pretrain") if not run.room(name)]
     pretrain, evaluate = run.room("pretrain"), run.room("evaluate")
+    if pretrain is None and "pretrain" in run.unfinished:
+        return "In training now."
     if pretrain is None:
         return f"Not finished: {', '.join(missing)} not run."
     words = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,15 @@ class RunRecord:
     usd_per_kwh: float
     country: str
     rooms: Mapping[str, Receipt]
+    # Folders of rooms that have begun and not finished, and the whole recipe: of a run folder that
+    # is looked at while it grows. The room itself reads finished rooms alone.
+    unfinished: Mapping[str, Path] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+    def folder(self, name: str) -> Path | None:
+        """Where a room's files are, finished or not; None where it has not begun."""
+        room = self.rooms.get(name)
+        return room.folder if room else self.unfinished.get(name)
 
     def room(self, name: str) -> Receipt | None:
         """The receipt of a room, or None where it has not finished."""

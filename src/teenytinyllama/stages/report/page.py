@@ -17,8 +17,8 @@ from teenytinyllama.stages.report.blocks import Page
 from teenytinyllama.stages.report.chart import strip_svg
 
 
-def render(page: Page) -> str:
-    """The page as HTML."""
+def render(page: Page, *, refresh_s: int = 0) -> str:
+    """The page as HTML; with `refresh_s`, one that the browser loads again so often."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -28,7 +28,11 @@ def render(page: Page) -> str:
     script = _file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return environment.from_string(_file("page.html")).render(
-        page=page, style=Markup(_file("page.css")), script=Markup(script), script_hash=digest
+        page=page,
+        style=Markup(_file("page.css")),
+        script=Markup(script),
+        script_hash=digest,
+        refresh_s=refresh_s,
     )
 
 

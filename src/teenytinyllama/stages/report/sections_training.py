@@ -22,7 +22,13 @@ from teenytinyllama.stages.report.blocks import (
     not_run,
 )
 from teenytinyllama.stages.report.chart import Axes, Series, legend, line_chart
-from teenytinyllama.stages.report.gather import Receipt, RunRecord, read_last_lines, read_lines
+from teenytinyllama.stages.report.gather import (
+    Receipt,
+    RunRecord,
+    dig,
+    read_last_lines,
+    read_lines,
+)
 from teenytinyllama.stages.report.wording import (
     count,
     decimal,
@@ -68,6 +74,8 @@ def training_section(run: RunRecord) -> Section:
     """Curves from `metrics.jsonl`, and what the manifest says of the whole training."""
     title, lead = "Training", "From random weights to the base model."
     room = run.room("pretrain")
+    if room is None and "pretrain" in run.unfinished:
+        return _in_training(run, title)
     if room is None:
         return not_run("training", title, "pretrain", lead)
     metrics = read_last_lines(room.folder / "metrics.jsonl")
@@ -79,6 +87,27 @@ def training_section(run: RunRecord) -> Section:
         blocks.append(_checkpoints(room, metrics))
     blocks.append(_shape(room))
     return Section("training", title, blocks, lead)
+
+
+def _in_training(run: RunRecord, title: str) -> Section:
+    """Curves so far, of a training that has not finished."""
+    metrics = read_last_lines(run.unfinished["pretrain"] / "metrics.jsonl")
+    if not metrics:
+        note = Note("Not finished: it has begun and logged nothing yet.", tone="quiet")
+        return Section("training", title, (note,), has_run=False)
+    last = metrics[-1]
+    of = dig(run.asked, "pretrain", "num_steps")
+    facts = Facts(
+        (
+            Fact("steps so far", count(last.get("step")), f"of {count(of)}"),
+            Fact("tokens seen", short(last.get("tokens"))),
+            Fact("training loss", decimal(last.get("loss"))),
+            Fact("tokens per second", short(last.get("tokens_per_s"))),
+            Fact("energy so far", energy(last.get("energy_kwh"))),
+        ),
+        METRICS,
+    )
+    return Section("training", title, (facts, *_curves(None, metrics)), "Not finished.")
 
 
 def _facts(room: Receipt) -> Facts:
@@ -98,9 +127,9 @@ def _facts(room: Receipt) -> Facts:
     )
 
 
-def _curves(room: Receipt, metrics: Metrics) -> list[Block]:
+def _curves(room: Receipt | None, metrics: Metrics) -> list[Block]:
     loss = [Series("training loss", points(metrics, "loss"))]
-    uniform = room.figure("uniform_loss")
+    uniform = room.figure("uniform_loss") if room else None
     if is_number(uniform) and loss[0].points:
         last = max(x for x, _ in loss[0].points)
         loss.append(Series("a uniform guess", [(0, uniform), (last, uniform)], "quiet", True))
@@ -265,11 +294,11 @@ def samples_section(run: RunRecord) -> Section:
     """What the model wrote after some steps, from the same openings."""
     title = "Samples along the way"
     lead = "The same openings, continued by the model as it learnt. Greedy, so nothing is picked."
-    room = run.room("pretrain")
-    if room is None:
+    folder = run.folder("pretrain")
+    if folder is None:
         return not_run("samples", title, "pretrain", lead)
     by_step: dict[int, list[Mapping[str, Any]]] = {}
-    for line in read_lines(room.folder / "samples.jsonl"):
+    for line in read_lines(folder / "samples.jsonl"):
         if isinstance(line.get("step"), int):
             found = by_step.setdefault(line["step"], [])
             # A resumed run may write a step's samples again: the last stand.
