@@ -66,7 +66,11 @@ def headline(run: RunRecord) -> Facts:
             ),
             Fact("time, all rooms", duration(seconds) if rooms else NOT_RUN),
             Fact("energy, all rooms", energy(kwh) if rooms else NOT_RUN, f"{mass(kg)} CO₂eq"),
-            Fact("cost", money(usd) if usd is not None else "no price given"),
+            Fact(
+                "cost",
+                money(usd) if usd is not None else "–",
+                "" if usd is not None else "no price given",
+            ),
         )
     )
 

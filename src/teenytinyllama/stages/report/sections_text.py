@@ -226,4 +226,4 @@ def tokens_section(run: RunRecord) -> Section:
                 "tokens/manifest.json, pretrain/manifest.json",
             ),
         )
-    return Section("tokens", "Tokens", blocks)
+    return Section("tokens", "Tokens", blocks, "The text as the model reads it.")
