@@ -19,7 +19,7 @@ from teenytinyllama.stages.corpus.index import Index
 from teenytinyllama.stages.corpus.ledger import QUARANTINED, Ledger
 from teenytinyllama.stages.corpus.near_duplicates import BandKeys
 from teenytinyllama.stages.corpus.paragraphs import ParagraphStore
-from teenytinyllama.stages.corpus.prepare import LICENSE_MISSING, TEXT_MISSING
+from teenytinyllama.stages.corpus.parse import LICENSE_MISSING, TEXT_MISSING
 from teenytinyllama.stages.corpus.records import Fault, Prepared
 from teenytinyllama.stages.corpus.spool import Spool
 

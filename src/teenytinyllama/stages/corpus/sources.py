@@ -17,6 +17,7 @@ from teenytinyllama.recipe import CorpusSettings, Source
 from teenytinyllama.stages.corpus.lines import lines_of
 from teenytinyllama.stages.corpus.records import RawBatch, RawItem
 from teenytinyllama.stages.corpus.texts import pieces_of
+from teenytinyllama.stages.corpus.web import WEB_SUFFIXES, pages_of
 
 BATCH_BYTES = 2 << 20
 BATCH_ITEMS = 2000
@@ -55,6 +56,8 @@ def kind_of(path: Path) -> str:
         return "lines"
     if last in TEXT_SUFFIXES:
         return "text"
+    if last in WEB_SUFFIXES:
+        return "web"
     return "parquet" if last == ".parquet" else ""
 
 
@@ -145,6 +148,8 @@ def read_file(
     """The records of one file as batches."""
     if file.kind == "parquet":
         items = _table_rows(file.path, source)
+    elif file.kind == "web":
+        items = pages_of(file.path, max_bytes=settings.max_line_bytes, notes=notes)
     elif file.kind == "text":
         items = pieces_of(file.path, max_bytes=settings.max_line_bytes, notes=notes)
     else:

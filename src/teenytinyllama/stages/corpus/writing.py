@@ -18,7 +18,7 @@ from teenytinyllama.progress import Progress
 from teenytinyllama.stages.corpus.index import Index
 from teenytinyllama.stages.corpus.ledger import Ledger, heading_of
 from teenytinyllama.stages.corpus.paragraphs import Cuts
-from teenytinyllama.stages.corpus.prepare import digest_of
+from teenytinyllama.stages.corpus.parse import digest_of
 from teenytinyllama.stages.corpus.spool import Spool
 
 DROPPED_DIR = "dropped"
