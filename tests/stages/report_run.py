@@ -79,11 +79,18 @@ FIGURES: dict[str, dict[str, Any]] = {
         },
     },
     "finetune": {
-        "sentimento": {
-            "accuracy": 0.953,
-            "majority_accuracy": 0.5,
-            "bag_of_words_accuracy": 0.91,
-            "num_items": 400,
+        "tasks": {
+            "sentimento": {
+                "accuracy": 0.953,
+                "accuracy_spread": 0.004,
+                "standard_error": 0.0106,
+                "macro_f1": 0.951,
+                "majority_accuracy": 0.512,
+                "bag_of_words_accuracy": 0.91,
+                "bertimbau_accuracy": 0.97,
+                "num_items": 400,
+                "seeds": [{"seed": 0}, {"seed": 1}],
+            }
         }
     },
     "align": {"ends_answer_fraction": 0.99},

@@ -125,6 +125,30 @@ def test_measured_and_modelled_energy_stand_apart(run_dir: Path) -> None:
         assert part in words
 
 
+def test_a_classifier_stands_beside_what_needs_no_language_model(run_dir: Path) -> None:
+    words = section(make(run_dir), "classifiers")
+    for part in ("95.3 %", "± 0.4 % over 2 seeds", "93.2 to 97.4", "bag of words", "91.0 %",
+                 "bertimbau", "97.0 %", "51.2 %"):  # fmt: skip
+        assert part in words
+
+
+def test_other_models_and_checkpoints(run_dir: Path) -> None:
+    figures = FIGURES["evaluate"]
+    line = {"heldout_bits_per_byte": 1.9, "tasks": {"arc": {"accuracy": 0.31, "num_items": 100}}}
+    more = {
+        "models": {"outro": line},
+        "checkpoints": [
+            {"step": 100 * n, "tokens": 1000 * n, "energy": [0.0, 1.0, 0.5, 9.0], **line}
+            for n in (1, 2)
+        ],
+    }
+    write_room(run_dir, "evaluate", figures={**figures, **more})
+    words = section(make(run_dir), "scores")
+    assert "outro 1.9000 – 22.8 to 40.6" in words  # Wilson's interval of 31 in 100
+    assert "200 2 k 1.50 kWh 1.9000 not recorded 31.0 %" in words
+    assert "paper, 460m, ARC-Challenge" in words
+
+
 class _Watcher(HTMLParser):
     """Collects what a browser would fetch or run."""
 

@@ -9,12 +9,13 @@ is missing is called missing. It needs neither torch nor a plotting library.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from teenytinyllama.context import RoomContext
 from teenytinyllama.formats.manifest import Outcome, write_atomically
 from teenytinyllama.recipe import ReportSettings
-from teenytinyllama.stages.report.blocks import Page
+from teenytinyllama.stages.report.blocks import Page, Section
 from teenytinyllama.stages.report.cards import dataset_card, licenses_of, model_card
 from teenytinyllama.stages.report.compare import compare_page
 from teenytinyllama.stages.report.exports import export
@@ -22,6 +23,7 @@ from teenytinyllama.stages.report.gather import RunRecord, read_receipts
 from teenytinyllama.stages.report.licenses import model_license
 from teenytinyllama.stages.report.live import page_of, serve
 from teenytinyllama.stages.report.page import render
+from teenytinyllama.stages.report.sections_checkpoints import checkpoints, other_models
 from teenytinyllama.stages.report.sections_run import (
     energy_section,
     headline,
@@ -124,7 +126,7 @@ def make_page(run: RunRecord, settings: ReportSettings) -> Page:
         tokens_section(run),
         training_section(run),
         samples_section(run),
-        scores_section(run),
+        _scores(run),
         classifiers_section(run),
         chat_section(run),
         small_files_section(run),
@@ -134,6 +136,13 @@ def make_page(run: RunRecord, settings: ReportSettings) -> Page:
         reproduce_section(run),
     )
     return Page(settings.title or run.name, _subtitle(run), run.language, headline(run), sections)
+
+
+def _scores(run: RunRecord) -> Section:
+    """The scores, with other models and checkpoints where they were scored too."""
+    section, room = scores_section(run), run.room("evaluate")
+    more = [*other_models(room), *checkpoints(room)] if room else []
+    return replace(section, blocks=[*section.blocks, *more])
 
 
 def _subtitle(run: RunRecord) -> str:

@@ -103,13 +103,17 @@ class Facts:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A piece of text by a model or of a corpus. `lead` is what it was given to go on from."""
+    """A piece of text by a model or of a corpus. `lead` is what it was given to go on from.
+
+    `is_answer`: the text answers the lead, and stands on a line of its own.
+    """
 
     label: str
     text: str
     lead: str = ""
     note: str = ""
     tone: Tone = ""
+    is_answer: bool = False
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,7 @@ def strip_svg(strip: Strip) -> str:
         f'aria-hidden="true"><line class="axis" x1="3" x2="{width - 3}" y1="{middle}" '
         f'y2="{middle}"/>{chance}<line class="interval" x1="{at(strip.low):.1f}" '
         f'x2="{at(strip.high):.1f}" y1="{middle}" y2="{middle}"/><circle class="dot s1" '
-        f'cx="{at(strip.value):.1f}" cy="{middle}" r="4"/></svg>'
+        f'cx="{at(strip.value):.1f}" cy="{middle}" r="3"/></svg>'
     )
 
 

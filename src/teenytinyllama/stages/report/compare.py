@@ -16,14 +16,13 @@ from teenytinyllama.stages.report.blocks import (
     Note,
     Page,
     Section,
-    Strip,
     Table,
 )
 from teenytinyllama.stages.report.chart import Axes, Series
 from teenytinyllama.stages.report.gather import RunRecord, read_last_lines
 from teenytinyllama.stages.report.live import different_settings, read_run
 from teenytinyllama.stages.report.sections_run import cost_usd, room_kwh
-from teenytinyllama.stages.report.sections_scores import interval_of, tasks_of, verdict
+from teenytinyllama.stages.report.sections_scores import score_cells, tasks_of
 from teenytinyllama.stages.report.sections_training import make_chart, points
 from teenytinyllama.stages.report.wording import (
     NOT_RUN,
@@ -172,11 +171,7 @@ def _scores(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
 
 
 def _score(found: Mapping[str, Any] | None) -> tuple[Cell, Cell, Cell]:
-    interval = interval_of(found) if found else None
-    if not found or interval is None or not is_number(found.get("accuracy")):
+    if not found:
         return Cell(NOT_RUN, tone="quiet"), Cell("–"), Cell("")
-    chance = found.get("chance")
-    strip = Strip(interval[0], found["accuracy"], interval[1], chance)
-    words, tone = verdict(found)
-    ends = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
-    return Cell(percent(found["accuracy"])), Cell(ends, strip=strip), Cell(words, tone=tone)
+    accuracy, interval, _, words = score_cells(found)
+    return accuracy, interval, words
