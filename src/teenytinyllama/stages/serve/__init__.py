@@ -1,0 +1,91 @@
+"""Serve models over HTTP: OpenAI's API, a page to chat on, and a search of the chat data.
+
+One process, one thread that generates for everybody, uvicorn for HTTP; on 127.0.0.1 unless told
+otherwise. Nothing is ever downloaded: the models are those that were named at the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.progress import say
+from teenytinyllama.stages.serve.guard import Guard
+from teenytinyllama.stages.serve.limits import Limits
+from teenytinyllama.stages.serve.lookup import Lookup, sources_of
+from teenytinyllama.training.talkers import Talker, load_talker
+
+MIN_KEY_CHARACTERS = 16
+
+
+def run(
+    *,
+    models: Sequence[Path],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key_path: Path | None = None,
+    allowed_hosts: Sequence[str] = (),
+    data: Sequence[Path] = (),
+    assignments: Sequence[str] = (),
+) -> None:
+    """Load the models and answer until SIGTERM or Ctrl-C; answers under way are finished."""
+    try:
+        from teenytinyllama.stages.serve.app import App
+        from teenytinyllama.stages.serve.wire import listen, serve
+    except ImportError as error:
+        raise missing_extra(error.name or "uvicorn", "serve") from error
+    limits = Limits()
+    for assignment in assignments:
+        limits = limits.changed(assignment)
+    guard = Guard((*allowed_hosts, host), read_key(api_key_path) if api_key_path else "")
+    with listen(host, port) as listener:
+        talkers = load_all(models)
+        sources = sources_of(models, data)
+        lookup = Lookup(sources) if sources else None
+        app = App(talkers, limits, guard, lookup)
+        app.engine.start()
+        if lookup is not None:
+            lookup.start()
+        shown = f"[{host}]" if ":" in host else host
+        for talker in talkers:
+            kind = "answers" if talker.answers else "a base model: it goes on with text"
+            say(f"{talker.name}: {talker.folder} ({kind})")
+        say(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl-C stops)")
+        asyncio.run(_until_signal(lambda stop: serve(app, listener, stop)))
+        app.engine.stop()
+        say("serve: stopped, all answers given")
+
+
+async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+    await serve(stop)
+
+
+def load_all(models: Sequence[Path]) -> list[Talker]:
+    """Every model under its folder's name, or under its path where two folders share a name."""
+    names = [path.resolve().name for path in models]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in models]
+    if len(set(names)) < len(names):
+        raise UserError("model-twice", "MODEL", "a model is named twice", "name it once")
+    return [load_talker(path, name=name) for path, name in zip(models, names, strict=True)]
+
+
+def read_key(path: Path) -> str:
+    """The key in a file: its only line. Raises UserError for a missing or too short one."""
+    fix = f"write a line of at least {MIN_KEY_CHARACTERS} characters there"
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UserError("api-key-file", str(path), "cannot be read", fix) from error
+    if len(key) < MIN_KEY_CHARACTERS or any(character.isspace() for character in key):
+        raise UserError("api-key-file", str(path), f"a key of {len(key)} characters", fix)
+    return key

@@ -1,0 +1,225 @@
+"""What the page asks the chat data: is this answer quoting, and what is there at all?"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.progress import format_duration, say
+from teenytinyllama.stages.serve.chat_data import ChatSources, sources_of
+from teenytinyllama.stages.serve.fields import Fields, bad
+from teenytinyllama.stages.serve.index import Example, Index, build_index, open_index
+from teenytinyllama.stages.serve.words import plain, spans_of
+
+__all__ = ["Finder", "Lookup", "sources_of"]
+
+MAX_WORDS = 1500
+NUM_SHOWN = 5
+NUM_CANDIDATES = 50
+MIN_RUN_WORDS = 6
+"""A shorter run than this is shared by chance and not called a quote."""
+COMMON_SHARE = 0.2
+"""A word that more examples than this hold is not marked as shared."""
+PLAIN, SHARED, RUN = 0, 1, 2
+MAX_PAGE_SIZE = 50
+
+Segments = list[tuple[str, int]]
+
+
+class Lookup:
+    """Opens the index, or builds it, beside the server's other work."""
+
+    def __init__(self, sources: ChatSources) -> None:
+        self.sources = sources
+        self.ready: Finder | None = None
+        self.state = "the search index is being built"
+        self._thread = threading.Thread(target=self._prepare, name="index", daemon=True)
+
+    def start(self) -> None:
+        """Begin to open or build."""
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when it is ready or has failed."""
+        self._thread.join(timeout_s)
+
+    def _prepare(self) -> None:
+        try:
+            self.ready = Finder(self._open())
+            self.state = "ready"
+        except (UserError, OSError, ValueError) as error:
+            self.state = f"the chat data cannot be searched: {error}"
+            say(f"serve: {self.state}")
+
+    def _open(self) -> Index:
+        fingerprint = self.sources.fingerprint()
+        folder, language = self.sources.index_dir, self.sources.language
+        kept = open_index(folder, fingerprint, language)
+        if kept is not None:
+            return kept
+        started_at = time.monotonic()
+        try:
+            index = build_index(folder, self.sources.conversations(), fingerprint, language)
+        except PermissionError:
+            folder = Path(tempfile.mkdtemp(prefix="ttl-search-")) / "index"
+            index = build_index(folder, self.sources.conversations(), fingerprint, language)
+        took = format_duration(time.monotonic() - started_at)
+        say(f"serve: {len(index):,} chat examples indexed in {took}, kept in {folder}")
+        return index
+
+
+class Finder:
+    """Answers the page's questions from an open index."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+
+    def examples(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Examples that a query finds, or all of them in order; a page of them at a time."""
+        started_at = time.perf_counter()
+        fields = Fields(values, frozenset({"query", "offset", "limit"}))
+        query = fields.text("query", "").strip()
+        if len(query) > 2000:
+            raise bad("query", f"query has {len(query)} characters, at most 2000 are allowed")
+        offset = fields.whole("offset", 0, 0, 10**9)
+        limit = fields.whole("limit", 10, 1, MAX_PAGE_SIZE)
+        if query:
+            ranked = self.index.nearest(query, min(offset + limit + 1, 1000))
+            page = [number for number, _ in ranked[offset : offset + limit]]
+            more = len(ranked) > offset + limit
+        else:
+            page = list(range(offset, min(offset + limit, len(self.index))))
+            more = offset + limit < len(self.index)
+        stems = self._telling_stems(query)
+        return {
+            "total": len(self.index),
+            "more": more,
+            "examples": [self._shown(self.index.example(number), stems, []) for number in page],
+            "duration_ms": round(1000 * (time.perf_counter() - started_at), 2),
+        }
+
+    def quotes(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Where an answer's words may come from: its longest shared run and nearest examples."""
+        started_at = time.perf_counter()
+        text = Fields(values, frozenset({"text"})).text("text")
+        spans = spans_of(text)[:MAX_WORDS]
+        if spans:
+            text = text[: spans[-1][1] if len(spans) == MAX_WORDS else len(text)]
+        sizes, numbers = self.index.shared_runs(text)
+        sizes, numbers = sizes[: len(spans)], numbers[: len(spans)]
+        longest = int(sizes.max(initial=0))
+        quoted = _covered(sizes, MIN_RUN_WORDS)
+        ranked = self.index.nearest(text, NUM_CANDIDATES)
+        chosen = [number for number, _ in ranked[:NUM_SHOWN]]
+        if longest >= MIN_RUN_WORDS:
+            first = int(sizes.argmax())
+            words = self.index.words_of(text)[first : first + longest]
+            origin = self._holder_of(words, [number for number, _ in ranked], numbers[first])
+            chosen = [origin, *(number for number in chosen if number != origin)][:NUM_SHOWN]
+        stems = self._telling_stems(text)
+        words = self.index.words_of(text)
+        return {
+            "num_words": len(spans),
+            "longest_run_words": longest,
+            "quoted_share": round(float(quoted.mean()) if len(spans) else 0.0, 4),
+            "min_run_words": MIN_RUN_WORDS,
+            "answer": _segments(text, spans, np.where(quoted, RUN, PLAIN).tolist()),
+            "examples": [self._shown(self.index.example(n), stems, words) for n in chosen],
+            "duration_ms": round(1000 * (time.perf_counter() - started_at), 2),
+        }
+
+    def _holder_of(self, words: list[str], candidates: list[int], otherwise: int) -> int:
+        """The nearest example that holds this run; many may."""
+        for number in candidates:
+            messages = self.index.example(number).messages
+            if any(_holds(self.index.words_of(m["content"]), words) for m in messages):
+                return number
+        return otherwise
+
+    def _telling_stems(self, text: str) -> set[str]:
+        """Stems of a text that do not stand in every other example."""
+        stems = {self.index.stemmer(word) for word in self.index.words_of(text)}
+        return {stem for stem in stems if 0 < self.index.share_of(stem) <= COMMON_SHARE}
+
+    def _shown(self, example: Example, stems: set[str], words: list[str]) -> dict[str, Any]:
+        """An example for the page: its words in segments, marked where they are shared."""
+        messages, longest = [], (0, 0, 0)
+        for number, message in enumerate(example.messages):
+            start, size = _longest_common_run(self.index.words_of(message["content"]), words)
+            longest = max(longest, (size, number, start), key=lambda run: run[0])
+        for number, message in enumerate(example.messages):
+            text = message["content"]
+            spans = spans_of(text)
+            shared = [self.index.stemmer(plain(text[a:b])) in stems for a, b in spans]
+            kinds = [SHARED if is_shared else PLAIN for is_shared in shared]
+            size, owner, start = longest
+            if owner == number and size > 2:
+                kinds[start : start + size] = [RUN] * min(size, len(kinds) - start)
+            messages.append({"role": message["role"], "segments": _segments(text, spans, kinds)})
+        return {
+            "number": example.number,
+            "source": example.source,
+            "messages": messages,
+            "run_words": longest[0],
+        }
+
+
+def _covered(sizes: Any, min_words: int) -> Any:
+    """Which words lie in a run of at least `min_words`."""
+    covered = np.zeros(len(sizes), bool)
+    for start in np.flatnonzero(sizes >= min_words):
+        covered[start : start + sizes[start]] = True
+    return covered
+
+
+def _segments(text: str, spans: list[tuple[int, int]], kinds: list[int]) -> Segments:
+    """The text cut where its marks change; what lies between two words of a run belongs to it.
+
+    >>> _segments("a raposa, Lila!", [(0, 1), (2, 8), (10, 14)], [0, 2, 2])
+    [('a ', 0), ('raposa, Lila', 2), ('!', 0)]
+    """
+    pieces: Segments = []
+    at, last = 0, PLAIN
+    for (start, end), kind in zip(spans, kinds, strict=False):
+        between = RUN if kind == last == RUN else PLAIN
+        pieces += [(text[at:start], between), (text[start:end], kind)]
+        at, last = end, kind
+    pieces.append((text[at:], PLAIN))
+    joined: Segments = []
+    for words, kind in pieces:
+        if joined and joined[-1][1] == kind:
+            joined[-1] = (joined[-1][0] + words, kind)
+        elif words:
+            joined.append((words, kind))
+    return joined
+
+
+def _holds(words: list[str], run: list[str]) -> bool:
+    size = len(run)
+    return any(words[at : at + size] == run for at in range(len(words) - size + 1))
+
+
+def _longest_common_run(words: list[str], others: list[str]) -> tuple[int, int]:
+    """Where in `words` the longest run begins that is also in `others`, and its length.
+
+    >>> _longest_common_run("o rei viu a raposa".split(), "e viu a raposa".split())
+    (2, 3)
+    """
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(others):
+        places.setdefault(word, []).append(place)
+    best, before = (0, 0), dict[int, int]()
+    for at, word in enumerate(words):
+        now = {place: before.get(place - 1, 0) + 1 for place in places.get(word, ())}
+        size = max(now.values(), default=0)
+        if size > best[1]:
+            best = (at - size + 1, size)
+        before = now
+    return best
