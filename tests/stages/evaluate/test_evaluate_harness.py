@@ -6,9 +6,11 @@ import random
 from types import SimpleNamespace
 
 import pytest
+import torch
 from lm_eval.models.huggingface import HFLM
 
 from teenytinyllama import storybook
+from teenytinyllama.errors import UserError
 from teenytinyllama.stages.evaluate.harness import PackedLM
 
 CONTEXT = 96  # of the models in conftest.py
@@ -32,7 +34,7 @@ def requests(count: int = 12) -> list[SimpleNamespace]:
 
 
 def packed(model, tokenizer, **options) -> PackedLM:
-    settings = {"row_tokens": 256, "max_length": CONTEXT, **options}
+    settings = {"batch_tokens": 256, "max_length": CONTEXT, **options}
     return PackedLM(model, tokenizer, **settings)
 
 
@@ -56,15 +58,99 @@ def test_equals_the_harness_own_backend(kind, add_bos, build, tokenizer):
     for (logprob, greedy), (their_logprob, their_greedy) in zip(found, expected, strict=True):
         assert logprob == pytest.approx(their_logprob, abs=1e-4)
         assert greedy == their_greedy
-    assert ours.num_truncated > 0
+    assert ours.truncated
 
 
 def test_same_for_any_row_length(build, tokenizer):
     model = build("llama")
     answers = [
-        packed(model, tokenizer, row_tokens=tokens).loglikelihood(requests())
+        packed(model, tokenizer, batch_tokens=tokens).loglikelihood(requests())
         for tokens in (1, 64, 300, 5000)
     ]
     for other in answers[1:]:
         for (logprob, _), (first, _) in zip(other, answers[0], strict=True):
             assert logprob == pytest.approx(first, abs=1e-5)
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_same_bits(build, tokenizer, tmp_path):
+    model = build("llama")
+    options = {"batch_tokens": 128, "identity": {"weights": "a"}}
+    undisturbed = packed(model, tokenizer, **options).loglikelihood(requests())
+    calls = 0
+    for stop_at in range(1, 30):
+        lm = packed(model, tokenizer, **options, log_dir=tmp_path)
+        score, done = lm._score_batch, 0
+
+        def stopping(batch, score=score, stop_at=stop_at):
+            nonlocal calls, done
+            calls, done = calls + 1, done + 1
+            if done == stop_at % 3 + 1:
+                raise KeyboardInterrupt
+            return score(batch)
+
+        lm._score_batch = stopping
+        try:
+            answers = lm.loglikelihood(requests())
+            break
+        except KeyboardInterrupt:
+            for path in tmp_path.glob("*.jsonl"):  # a kill may also cut a line in two
+                path.write_bytes(path.read_bytes()[: -5 if stop_at % 4 == 0 else None])
+    assert answers == undisturbed
+    again = packed(model, tokenizer, **options, log_dir=tmp_path)
+    again._score_batch = lambda batch: pytest.fail("answered before, must not be scored again")
+    assert again.loglikelihood(requests()) == undisturbed
+
+
+def test_answers_are_never_served_to_another_model(build, tokenizer, tmp_path):
+    first = packed(build("llama"), tokenizer, identity={"weights": "a"}, log_dir=tmp_path)
+    other = packed(build("llama", seed=1), tokenizer, identity={"weights": "b"}, log_dir=tmp_path)
+    asked = requests()
+    mine, theirs = first.loglikelihood(asked), other.loglikelihood(asked)
+    assert len(list(tmp_path.glob("*.jsonl"))) == 2
+    assert mine != theirs
+    fresh = packed(build("llama", seed=1), tokenizer).loglikelihood(asked)
+    assert theirs == fresh
+
+
+def test_nan_is_an_error_and_not_a_score(build, tokenizer):
+    model = build("llama")
+    lm = packed(model, tokenizer)
+    with torch.no_grad():
+        model.lm_head.weight[7] = float("nan")
+    with pytest.raises(UserError, match="logprob-not-finite"):
+        lm.loglikelihood(requests(3))
+
+
+def test_a_batch_too_large_for_memory_is_halved(build, tokenizer):
+    model = build("llama")
+    expected = packed(model, tokenizer).loglikelihood(requests())
+    lm = packed(model, tokenizer, batch_tokens=1024)
+    forward, sizes = lm._forward, []
+
+    def limited(batch, wanted):
+        sizes.append(len(batch.lanes))
+        if len(batch.lanes) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return forward(batch, wanted)
+
+    lm._forward = limited
+    found = lm.loglikelihood(requests())
+    assert max(sizes) > 2
+    for (logprob, _), (before, _) in zip(found, expected, strict=True):
+        assert logprob == pytest.approx(before, abs=1e-5)
+
+
+def test_a_model_that_cannot_take_our_masks_is_scored_plainly(build, tokenizer):
+    model = build("llama")
+    expected = packed(model, tokenizer).loglikelihood(requests(4))
+    model.config.sliding_window = 8
+    lm = packed(model, tokenizer)
+    assert not lm.is_packed
+    for (logprob, _), (before, _) in zip(lm.loglikelihood(requests(4)), expected, strict=True):
+        assert logprob == pytest.approx(before, abs=1e-4)
+
+
+def test_a_choice_longer_than_the_context_is_named(build, tokenizer):
+    lm = packed(build("llama"), tokenizer, max_length=4)
+    with pytest.raises(UserError, match=r"choice-too-long.*tokens, the model reads 4"):
+        lm.loglikelihood([SimpleNamespace(args=("Pergunta:", " uma resposta muito comprida"))])

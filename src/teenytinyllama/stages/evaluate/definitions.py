@@ -115,6 +115,9 @@ def load_benchmark(task: Task, overrides: dict[str, Any] | None = None) -> Bench
     wanted = [split]
     if config.get("num_fewshot"):
         wanted.append(config.get("fewshot_split") or config.get("training_split") or split)
+    else:  # the harness would open a split that nobody needs
+        for key in ("fewshot_split", "fewshot_config", "training_split"):
+            config.pop(key, None)
     config.pop("validation_split", None)
     config["test_split"] = split
     bench = Benchmark(task.name, config, {}, split)
@@ -266,6 +269,8 @@ def _hub_rows(bench: Benchmark, task: Task, split: str) -> tuple[Iterator[tuple[
     try:
         offered = datasets.get_dataset_split_names(path, name)
         found = [n for n in SPLIT_NAMES.get(split, (split,)) if n in offered]
+        if not found and len(offered) == 1 and split == bench.split:
+            found = offered  # published in one piece, whatever its name
         if not found:
             what = f'has no split like "{split}" (found: {", ".join(offered)})'
             raise UserError("task-split", path, what, "name another dataset in path")

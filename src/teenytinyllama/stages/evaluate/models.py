@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.manifest import sha256_file
 
-WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.gguf")
+WEIGHTS = ("*.safetensors", "*.bin", "config.json")
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "special_tokens_map.json")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -29,6 +29,16 @@ class LoadedModel:
     tokenizer: Any
     identity: dict[str, Any]
     context_length: int
+
+    def encode_document(self, text: str) -> list[int]:
+        """Ids of a whole document by the model's own tokenizer, between its start and end marks.
+
+        A tokenizer without a start mark opens with its end mark, as its training did.
+        """
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        end = self.tokenizer.eos_token_id
+        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else end
+        return [*([] if start is None else [start]), *ids, *([] if end is None else [end])]
 
 
 def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
@@ -78,6 +88,7 @@ def fingerprint_of_files(folder: Path, patterns: tuple[str, ...]) -> str:
     """SHA-256 over names and bytes of the files that match, so that a swapped file is seen."""
     digest = hashlib.sha256()
     paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    paths -= set(folder.glob("optimizer*"))  # in our checkpoints it lies beside the model
     for path in sorted(paths):
         digest.update(path.name.encode() + b"\0" + sha256_file(path).encode() + b"\n")
     return digest.hexdigest()

@@ -7,14 +7,18 @@ Scored one by one, 25 examples are read again for every choice of every question
 1. requests with the same context become one *tree*: the context, and a branch for each choice;
    equal beginnings of choices are one branch;
 2. contexts that begin alike form a *cluster*, whose shared *prefix* is read once and kept;
-3. trees are laid end to end in *rows* of bounded length, without padding. A mask lets each token
-   see the prefix and its own ancestors, and its position is its depth:
+3. short trees are laid end to end in *lanes*, without padding. A mask lets each token see the
+   prefix and its own ancestors, and its position is its depth:
 
        tokens     A B C x y z D E u v        two trees after a prefix of 3
        parents    . 0 1 2 3 2 . 6 7 7        x y and z are choices after A B C, u and v after D E
        positions  3 4 5 6 7 6 3 4 5 5
 
-The plan depends on the requests alone, so an interrupted evaluation goes on with the same rows.
+4. a long context gets a lane of its own and is read first as plain text (its *stem*: cheaper
+   attention, and the last layer is needed for keys and values only), then its branches;
+5. lanes of like length form a *batch*: one forward pass, two where there are stems.
+
+The plan depends on the requests alone, so an interrupted evaluation goes on with the same batches.
 """
 
 from __future__ import annotations
@@ -29,6 +33,10 @@ from numpy.typing import NDArray
 
 # A prefix is worth a pass of its own when its cluster shares at least this many tokens.
 MIN_PREFIX_TOKENS = 16
+# Attention inside a lane grows with its square, and a pass over few tokens is slow: between them.
+LANE_TOKENS = 256
+# Contexts longer than this, the shared prefix not counted, are read as a stem.
+MAX_PACKED_CONTEXT = 192
 MAX_SPLITS = 64
 
 Ids = tuple[int, ...]
@@ -50,10 +58,10 @@ class Branch(NamedTuple):
 
 @dataclass
 class Tree:
-    """One context after the prefix, and its continuations as branches.
+    """One context, what is read before it left out, and its continuations as branches.
 
-    Node `i` holds `tokens[i]` and hangs on `parents[i]` (-1: on the prefix). The context is the
-    first `trunk` nodes, one after the other.
+    Node `i` holds `tokens[i]` and hangs on `parents[i]` (-1: on what was read before). The
+    context is the first `trunk` nodes, one after the other.
     """
 
     tokens: list[int]
@@ -68,20 +76,40 @@ class Tree:
 
 
 @dataclass
-class Row:
-    """Trees that share one forward pass after the same prefix."""
+class Lane:
+    """Trees laid end to end; `stem` is read before them, and only where there is a single tree."""
 
-    prefix: Ids
     trees: list[Tree]
+    stem: Ids = ()
 
     @property
     def size(self) -> int:
-        """Tokens of the row, the prefix not counted."""
+        """Tokens of the lane, its stem not counted."""
         return sum(tree.size for tree in self.trees)
 
+
+@dataclass
+class Batch:
+    """Lanes that share a forward pass after the same prefix."""
+
+    prefix: Ids
+    lanes: list[Lane]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest lane, stems not counted."""
+        return max(lane.size for lane in self.lanes)
+
+    @property
+    def stem_length(self) -> int:
+        """Tokens of the longest stem."""
+        return max(len(lane.stem) for lane in self.lanes)
+
     def requests(self) -> list[Request]:
-        """All requests that this row answers."""
-        return [branch.request for tree in self.trees for branch in tree.branches]
+        """All requests that this batch answers."""
+        return [
+            branch.request for lane in self.lanes for tree in lane.trees for branch in tree.branches
+        ]
 
 
 def fit(context: Sequence[int], continuation: Sequence[int], max_length: int) -> Request:
@@ -96,50 +124,83 @@ def fit(context: Sequence[int], continuation: Sequence[int], max_length: int) ->
     return Request(tuple(context[-kept:]), tuple(continuation))
 
 
-def plan_rows(requests: Sequence[Request], row_tokens: int) -> list[Row]:
-    """Rows that answer all requests, each different request once; the largest rows first.
+def plan_batches(
+    requests: Sequence[Request],
+    batch_tokens: int,
+    *,
+    max_packed_context: int = MAX_PACKED_CONTEXT,
+) -> list[Batch]:
+    """Batches that answer all requests, each different request once; the largest first.
 
-    `row_tokens` bounds a row; a tree larger than that gets a row of its own.
+    `batch_tokens` bounds the tokens of a forward pass, padding included, unless a single lane is
+    longer. Batches with the same prefix follow one another, so that it is read once.
     """
     by_context: dict[Ids, set[Ids]] = {}
     for request in requests:
         by_context.setdefault(request.context, set()).add(request.continuation)
     contexts = sorted(by_context)
-    rows: list[Row] = []
+    batches: list[Batch] = []
     for start, end, shared in clusters(contexts):
         prefix = contexts[start][:shared]
-        trees = [grow(c, shared, sorted(by_context[c])) for c in contexts[start:end]]
-        rows.extend(_fill(prefix, trees, row_tokens))
-    rows.sort(key=lambda row: -(len(row.prefix) + row.size))
-    # Rows with the same prefix follow one another, so that it is read once.
-    first_place: dict[Ids, int] = {}
-    for place, row in enumerate(rows):
-        first_place.setdefault(row.prefix, place)
-    rows.sort(key=lambda row: first_place[row.prefix])
-    return rows
+        trees, stems = [], []
+        for context in contexts[start:end]:
+            continuations = sorted(by_context[context])
+            if len(context) - shared <= max_packed_context:
+                trees.append(grow(context, shared, continuations))
+            else:
+                tree = grow(context, len(context) - 1, continuations)
+                stems.append(Lane([tree], context[shared:-1]))
+        lanes = _fill(trees, min(LANE_TOKENS, batch_tokens))
+        batches.extend(_group(prefix, lanes, batch_tokens))
+        batches.extend(_group(prefix, stems, batch_tokens))
+    batches.sort(key=lambda batch: -len(batch.lanes) * (batch.length + batch.stem_length))
+    place: dict[Ids, int] = {}
+    for batch in batches:
+        place.setdefault(batch.prefix, len(place))
+    batches.sort(key=lambda batch: place[batch.prefix])
+    return batches
 
 
-def _fill(prefix: Ids, trees: list[Tree], row_tokens: int) -> list[Row]:
-    rows: list[Row] = []
-    room = 0
+def _fill(trees: list[Tree], lane_tokens: int) -> list[Lane]:
+    """Lay trees into lanes, the largest first, each into the first lane with room among the last.
+
+    Only the 64 youngest lanes are tried: that leaves little room unused and stays linear.
+    """
+    lanes: list[Lane] = []
+    open_lanes: list[tuple[int, Lane]] = []  # (room, lane)
     for tree in sorted(trees, key=lambda tree: -tree.size):
-        if not rows or tree.size > room:
-            rows.append(Row(prefix, []))
-            room = max(row_tokens, tree.size)
-        rows[-1].trees.append(tree)
-        room -= tree.size
-    return rows
+        for index, (room, lane) in enumerate(open_lanes):
+            if tree.size <= room:
+                lane.trees.append(tree)
+                open_lanes[index] = (room - tree.size, lane)
+                break
+        else:
+            lane = Lane([tree])
+            lanes.append(lane)
+            open_lanes = [*open_lanes[-63:], (lane_tokens - tree.size, lane)]
+    return lanes
 
 
-def grow(context: Ids, shared: int, continuations: Sequence[Ids]) -> Tree:
-    """The tree of one context, its first `shared` tokens left to the prefix.
+def _group(prefix: Ids, lanes: list[Lane], batch_tokens: int) -> list[Batch]:
+    """Lanes of like length side by side."""
+    lanes = sorted(lanes, key=lambda lane: (-len(lane.stem) - lane.size, -lane.size))
+    batches: list[Batch] = []
+    while lanes:
+        count = max(1, batch_tokens // (len(lanes[0].stem) + lanes[0].size))
+        batches.append(Batch(prefix, lanes[:count]))
+        lanes = lanes[count:]
+    return batches
+
+
+def grow(context: Ids, before: int, continuations: Sequence[Ids]) -> Tree:
+    """The tree of one context, its first `before` tokens left to what is read before.
 
     >>> tree = grow((7, 8, 9), 1, [(1, 2), (1, 3), (4,)])
     >>> tree.tokens, tree.parents, [branch.nodes for branch in tree.branches]
     ([8, 9, 1], [-1, 0, 1], [(1, 2), (1, 2), (1,)])
     """
-    trunk = len(context) - shared
-    tree = Tree(list(context[shared:]), list(range(-1, trunk - 1)), trunk)
+    trunk = len(context) - before
+    tree = Tree(list(context[before:]), list(range(-1, trunk - 1)), trunk)
     children: dict[tuple[int, int], int] = {}
     for continuation in continuations:
         node = trunk - 1
@@ -174,16 +235,14 @@ def clusters(contexts: Sequence[Ids]) -> list[tuple[int, int, int]]:
         if end - start < 1:
             continue
         inner = common[start : end - 1]
-        shared = min([*inner, min(lengths[start:end]) - 1]) if inner else 0
         lowest = min(inner, default=0)
+        shared = min(lowest, min(lengths[start:end]) - 1)
         cuts = [start + 1 + i for i, value in enumerate(inner) if value == lowest]
-        bounds = [start, *cuts, end]
-        parts = list(pairwise(bounds))
+        parts = list(pairwise([start, *cuts, end]))
         worth = shared >= MIN_PREFIX_TOKENS
         if inner and (not worth or _better_split(parts, common, shared)) and splits < MAX_SPLITS:
-            loose = [(a, b) for a, b in parts if b - a == 1]
             waiting.extend((a, b, splits + 1) for a, b in parts if b - a > 1)
-            found.extend((a, b, 0) for a, b in loose)
+            found.extend((a, b, 0) for a, b in parts if b - a == 1)
         else:
             found.append((start, end, shared if worth else 0))
     return _join_loose(sorted(found))
@@ -202,7 +261,7 @@ def _better_split(parts: list[tuple[int, int]], common: list[int], shared: int) 
 
 
 def _join_loose(found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Neighbouring contexts without a prefix may share rows: make them one run."""
+    """Neighbouring contexts without a prefix may share lanes: make them one run."""
     joined: list[tuple[int, int, int]] = []
     for start, end, shared in found:
         if joined and shared == 0 and joined[-1][2] == 0 and joined[-1][1] == start:
@@ -224,28 +283,51 @@ def _common(a: Ids, b: Ids) -> int:
     return low
 
 
-def visibility(row: Row) -> NDArray[np.bool_]:
-    """Which positions each token of a row may see: (size, len(prefix) + size), True is visible."""
-    before = len(row.prefix)
-    seen = np.zeros((row.size, before + row.size), dtype=bool)
-    seen[:, :before] = True
-    offset = 0
-    for tree in row.trees:
-        start, trunk = before + offset, tree.trunk
-        seen[offset : offset + trunk, start : start + trunk] = np.tri(trunk, dtype=bool)
-        for node in range(trunk, tree.size):
-            seen[offset + node] = seen[offset + tree.parents[node]]
-            seen[offset + node, start + node] = True
-        offset += tree.size
+def visibility(batch: Batch) -> NDArray[np.bool_]:
+    """What each token may see: (lanes, length, prefix + stem + length), True is visible."""
+    prefix, stems, length = len(batch.prefix), batch.stem_length, batch.length
+    seen = np.zeros((len(batch.lanes), length, prefix + stems + length), dtype=bool)
+    seen[:, :, :prefix] = True  # padding too: a token that sees nothing has no softmax
+    if not prefix:
+        seen[:, :, prefix + stems :][:, np.arange(length), np.arange(length)] = True
+    for own, lane in zip(seen, batch.lanes, strict=True):
+        own[: lane.size, prefix : prefix + len(lane.stem)] = True
+        offset = 0
+        for tree in lane.trees:
+            start, trunk = prefix + stems + offset, tree.trunk
+            own[offset : offset + trunk, start : start + trunk] = np.tri(trunk, dtype=bool)
+            for node in range(trunk, tree.size):
+                own[offset + node, start:] = own[offset + tree.parents[node], start:]
+                own[offset + node, start + node] = True
+            offset += tree.size
     return seen
 
 
-def positions(row: Row) -> list[int]:
-    """Depth of each token of a row, the prefix counted."""
-    depths: list[int] = []
-    for tree in row.trees:
-        own: list[int] = []
-        for parent in tree.parents:
-            own.append(len(row.prefix) if parent < 0 else own[parent] + 1)
-        depths.extend(own)
+def positions(batch: Batch) -> NDArray[np.int64]:
+    """Depth of each token, prefix and stem counted: (lanes, length)."""
+    depths = np.zeros((len(batch.lanes), batch.length), np.int64)
+    for row, lane in zip(depths, batch.lanes, strict=True):
+        before = len(batch.prefix) + len(lane.stem)
+        offset = 0
+        for tree in lane.trees:
+            for node, parent in enumerate(tree.parents):
+                row[offset + node] = before if parent < 0 else row[offset + parent] + 1
+            offset += tree.size
     return depths
+
+
+def tokens(batch: Batch) -> NDArray[np.int64]:
+    """The lanes' tokens, padded with 0: (lanes, length)."""
+    ids = np.zeros((len(batch.lanes), batch.length), np.int64)
+    for row, lane in zip(ids, batch.lanes, strict=True):
+        flat = [token for tree in lane.trees for token in tree.tokens]
+        row[: len(flat)] = flat
+    return ids
+
+
+def stems(batch: Batch) -> NDArray[np.int64]:
+    """The lanes' stems, padded with 0: (lanes, stem length)."""
+    ids = np.zeros((len(batch.lanes), batch.stem_length), np.int64)
+    for row, lane in zip(ids, batch.lanes, strict=True):
+        row[: len(lane.stem)] = lane.stem
+    return ids

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,29 @@ from teenytinyllama.formats.manifest import Outcome, write_json
 from teenytinyllama.formats.tokens import open_tokens
 from teenytinyllama.progress import Progress, say
 from teenytinyllama.recipe import EvaluateSettings
+from teenytinyllama.stages.evaluate import run_tasks
 from teenytinyllama.stages.evaluate.bigram import train_bigram
 from teenytinyllama.stages.evaluate.compressors import compressed_bits_per_byte
-from teenytinyllama.stages.evaluate.definitions import Benchmark, load_benchmark
+from teenytinyllama.stages.evaluate.definitions import Benchmark
 from teenytinyllama.stages.evaluate.models import LoadedModel, folder_name, load_model
 from teenytinyllama.stages.evaluate.overlap import OverlapCheck
-from teenytinyllama.stages.evaluate.run_tasks import score_task
+from teenytinyllama.stages.evaluate.suites import load_benchmarks
+from teenytinyllama.training.checkpoints import list_checkpoints
 from teenytinyllama.training.heldout import EncodedDocument, HeldoutScore, score_documents
 
 BASE = "base"
-HEADLINES = ("accuracy", "standard_error", "chance", "num_items", "at_chance", "interval95")
+HEADLINES = (
+    "accuracy",
+    "metric",
+    "standard_error",
+    "interval95",
+    "chance",
+    "at_chance",
+    "num_items",
+    "num_truncated",
+    "right_answer_perplexity",
+    "right_answer_bits_per_byte",
+)
 
 
 def run(
@@ -43,10 +58,7 @@ def run(
 
     Everything that can be wrong with a task is found before the first model is loaded.
     """
-    benchmarks = [
-        load_benchmark(task, {"num_fewshot": task.num_fewshot} if task.num_fewshot >= 0 else None)
-        for task in settings.tasks
-    ]
+    benchmarks = load_benchmarks(settings.tasks)
     encoder = load_tokenizer(tokenizer_dir)
     documents = list(_heldout(settings, corpus_dir))
     yardsticks = _yardsticks(settings, documents, encoder, pack_dir)
@@ -54,28 +66,99 @@ def run(
     overlap = _overlap(settings, benchmarks, documents, corpus_dir)
     write_json(out_dir / "overlap.json", overlap)
 
-    loaded = load_model(BASE, pretrain_dir / "final", precision=settings.precision)
-    heldout = score_documents(
-        loaded.model,
-        _encoded(documents, encoder),
-        context_length=loaded.context_length,
-        batch_tokens=settings.batch_tokens,
-        num_documents=len(documents),
-    )
-    figures = _heldout_figures(heldout, yardsticks, overlap)
-    _check_finite(figures["heldout_bits_per_byte"], pretrain_dir)
-    (out_dir / BASE).mkdir(exist_ok=True)
-    write_json(out_dir / BASE / "heldout.json", figures)
-    figures["tasks"] = _score_tasks(settings, loaded, benchmarks, overlap, out_dir)
-    _say_summary(figures)
+    room = _Room(settings, out_dir, benchmarks, overlap, documents)
+    figures = room.score(BASE, pretrain_dir / "final", encoder)
+    figures = {**_beside(figures, yardsticks, overlap), **figures}
+    figures["models"] = {
+        folder_name(name): room.score(folder_name(name), name, None) for name in settings.models
+    }
+    figures["checkpoints"] = [
+        {**_progress_of(path), **room.score(path.name, path, encoder)}
+        for path in _checkpoints(settings, pretrain_dir)
+    ]
     counts = {
-        "documents_heldout": heldout.overall.num_documents,
-        "tokens_scored": heldout.overall.num_tokens,
-        "bytes_scored": heldout.overall.num_bytes,
+        "documents_heldout": len(documents),
+        "tokens_scored": figures["tokens_scored"],
+        "bytes_scored": sum(document.num_bytes for document in documents),
         "tasks": len(benchmarks),
         "items": sum(len(benchmark.scored_items) for benchmark in benchmarks),
     }
     return Outcome(counts, figures)
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What every model of this run is scored on."""
+
+    settings: EvaluateSettings
+    out_dir: Path
+    benchmarks: list[Benchmark]
+    overlap: dict[str, Any]
+    documents: list[Document]
+
+    def score(self, name: str, place: str | Path, encoder: TextEncoder | None) -> dict[str, Any]:
+        """One model's figures; `encoder` None: the model brings its own tokenizer."""
+        loaded = load_model(name, place, precision=self.settings.precision)
+        folder = self.out_dir / name
+        folder.mkdir(exist_ok=True)
+        heldout = score_documents(
+            loaded.model,
+            _encoded(self.documents, encoder or loaded),
+            context_length=loaded.context_length,
+            batch_tokens=self.settings.batch_tokens,
+            num_documents=len(self.documents),
+        )
+        figures = _heldout_figures(heldout)
+        _check_finite(figures["heldout_bits_per_byte"], place)
+        write_json(folder / "heldout.json", figures)
+        say(f"evaluate: {name}: held-out {figures['heldout_bits_per_byte']:.4f} bits per byte")
+        figures["tasks"] = {}
+        for group in run_tasks.group(self.benchmarks):
+            figures["tasks"].update(self._score_group(loaded, group, folder))
+        return figures
+
+    def _score_group(
+        self, loaded: LoadedModel, group: list[Benchmark], folder: Path
+    ) -> dict[str, Any]:
+        keeps = self.settings.reuse_answers
+        results = run_tasks.score_tasks(
+            loaded,
+            group,
+            batch_tokens=self.settings.batch_tokens,
+            log_dir=self.out_dir.parent / ".cache" / "evaluate" if keeps else None,
+        )
+        figures = {}
+        for benchmark, result in zip(group, results, strict=True):
+            found = self.overlap.get("tasks", {}).get(benchmark.name, {})
+            write_json(folder / f"{folder_name(benchmark.name)}.json", {**result, **found})
+            shown = {name: result[name] for name in HEADLINES}
+            if found:
+                shown["contaminated_fraction"] = found["contaminated_fraction"]
+            figures[benchmark.name] = shown
+            _say_score(loaded.name, benchmark.name, shown)
+        return figures
+
+
+def _checkpoints(settings: EvaluateSettings, pretrain_dir: Path) -> list[Path]:
+    """Every checkpoint that the training kept, oldest first, where the recipe asks for them."""
+    if not settings.checkpoints:
+        return []
+    found = [path for _, path in list_checkpoints(pretrain_dir)]
+    if not found:
+        raise UserError(
+            "checkpoints-missing",
+            str(pretrain_dir),
+            "evaluate.checkpoints = true, and no step-* folder is here",
+            "set pretrain.checkpoints.permanent_every_steps and train again",
+        )
+    return found
+
+
+def _progress_of(path: Path) -> dict[str, Any]:
+    """Step, tokens and energy of a checkpoint, as its training noted them."""
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    progress = state["progress"]
+    return {"step": progress["step"], "tokens": progress["tokens"], "energy": progress["energy"]}
 
 
 def _heldout(settings: EvaluateSettings, corpus_dir: Path) -> Iterator[Document]:
@@ -85,7 +168,9 @@ def _heldout(settings: EvaluateSettings, corpus_dir: Path) -> Iterator[Document]
         yield document
 
 
-def _encoded(documents: list[Document], encoder: TextEncoder) -> Iterator[EncodedDocument]:
+def _encoded(
+    documents: list[Document], encoder: TextEncoder | LoadedModel
+) -> Iterator[EncodedDocument]:
     for document in documents:
         ids = np.array(encoder.encode_document(document.text), dtype=np.int64)
         yield EncodedDocument(ids, document.num_bytes, document.source)
@@ -150,14 +235,11 @@ def _overlap(
     }
 
 
-def _heldout_figures(
-    heldout: HeldoutScore, yardsticks: dict[str, float], overlap: dict[str, Any]
-) -> dict[str, Any]:
-    figures: dict[str, Any] = {
+def _heldout_figures(heldout: HeldoutScore) -> dict[str, Any]:
+    return {
         "heldout_bits_per_byte": heldout.bits_per_byte,
         "heldout_perplexity": heldout.perplexity,
-        **{name: value for name, value in yardsticks.items() if name.endswith("per_byte")},
-        "below_bigram_fraction": 1 - heldout.bits_per_byte / yardsticks["bigram_bits_per_byte"],
+        "tokens_scored": heldout.overall.num_tokens,
         "by_source": {
             name: {
                 "heldout_bits_per_byte": part.bits_per_byte,
@@ -169,55 +251,38 @@ def _heldout_figures(
             for name, part in sorted(heldout.by_source.items())
         },
     }
-    figures.update({k: v for k, v in overlap.items() if k in _LEAKS})
-    return figures
+
+
+def _beside(
+    figures: dict[str, Any], yardsticks: dict[str, float], overlap: dict[str, Any]
+) -> dict[str, Any]:
+    """The yardsticks and leaks that belong beside the base model's held-out score."""
+    bigram = yardsticks["bigram_bits_per_byte"]
+    say(f"evaluate: a bigram model needs {bigram:.4f} bits per byte")
+    return {
+        **{name: value for name, value in yardsticks.items() if name.endswith("per_byte")},
+        "below_bigram_fraction": 1 - figures["heldout_bits_per_byte"] / bigram,
+        **{name: overlap[name] for name in _LEAKS if name in overlap},
+    }
 
 
 _LEAKS = ("heldout_leaks_exact", "heldout_leaks_near")
 
 
-def _check_finite(bits_per_byte: float, pretrain_dir: Path) -> None:
+def _check_finite(bits_per_byte: float, place: str | Path) -> None:
     if not math.isfinite(bits_per_byte):
         raise UserError(
             "heldout-not-finite",
-            str(pretrain_dir / "final"),
+            str(place),
             f"held-out bits per byte is {bits_per_byte}",
             "the weights are damaged or the training diverged; look at metrics.jsonl",
         )
 
 
-def _score_tasks(
-    settings: EvaluateSettings,
-    loaded: LoadedModel,
-    benchmarks: list[Benchmark],
-    overlap: dict[str, Any],
-    out_dir: Path,
-) -> dict[str, Any]:
-    log_dir = out_dir.parent / ".cache" / "evaluate" if settings.reuse_answers else None
-    figures = {}
-    folder = out_dir / folder_name(loaded.name)
-    folder.mkdir(exist_ok=True)
-    for benchmark in benchmarks:
-        result = score_task(loaded, benchmark, row_tokens=settings.batch_tokens, log_dir=log_dir)
-        found = overlap.get("tasks", {}).get(benchmark.name, {})
-        write_json(folder / f"{folder_name(benchmark.name)}.json", {**result, **found})
-        figures[benchmark.name] = {
-            **{name: result[name] for name in HEADLINES},
-            "right_answer_perplexity": result["right_answer_perplexity"],
-            **({"contaminated_fraction": found["contaminated_fraction"]} if found else {}),
-        }
-    return figures
-
-
-def _say_summary(figures: dict[str, Any]) -> None:
+def _say_score(model: str, task: str, found: dict[str, Any]) -> None:
+    low, high = found["interval95"]
+    mark = ", at chance" if found["at_chance"] else ""
     say(
-        f"evaluate: held-out {figures['heldout_bits_per_byte']:.4f} bits per byte "
-        f"(bigram {figures['bigram_bits_per_byte']:.4f})"
+        f"evaluate: {model}: {task} {100 * found['accuracy']:.1f} % "
+        f"({100 * low:.1f} to {100 * high:.1f}; chance {100 * found['chance']:.1f}{mark})"
     )
-    for name, found in figures["tasks"].items():
-        low, high = found["interval95"]
-        mark = ", at chance" if found["at_chance"] else ""
-        say(
-            f"evaluate: {name} {100 * found['accuracy']:.1f} % "
-            f"({100 * low:.1f} to {100 * high:.1f}; chance {100 * found['chance']:.1f}{mark})"
-        )

@@ -1,4 +1,4 @@
-"""One model on one task: through the harness, then what the score is worth."""
+"""One model on tasks: through the harness, then what the score is worth."""
 
 from __future__ import annotations
 
@@ -9,46 +9,68 @@ from typing import Any
 
 from lm_eval import evaluator
 
+from teenytinyllama.errors import UserError
 from teenytinyllama.stages.evaluate import scores
 from teenytinyllama.stages.evaluate.definitions import Benchmark
 from teenytinyllama.stages.evaluate.harness import PackedLM
 from teenytinyllama.stages.evaluate.models import LoadedModel
 
 
-def score_task(
-    loaded: LoadedModel, benchmark: Benchmark, *, row_tokens: int, log_dir: Path | None
-) -> dict[str, Any]:
-    """The task's score with its error, chance and interval, and one line per item.
+def group(benchmarks: list[Benchmark]) -> list[list[Benchmark]]:
+    """Benchmarks over the same files belong together: requests that they share are scored once."""
+    groups: dict[str, list[Benchmark]] = {}
+    for benchmark in benchmarks:
+        add_bos = benchmark.metadata.get("add_bos")
+        groups.setdefault(f"{add_bos} {sorted(benchmark.files.items())}", []).append(benchmark)
+    return list(groups.values())
+
+
+def score_tasks(
+    loaded: LoadedModel, benchmarks: list[Benchmark], *, batch_tokens: int, log_dir: Path | None
+) -> list[dict[str, Any]]:
+    """The scores of a `group` of tasks, each with error, chance, interval and one line per item.
 
     Accuracy is the task's headline metric; every metric of the harness stands beside it.
     """
+    names = ", ".join(benchmark.name for benchmark in benchmarks)
     lm = PackedLM(
         loaded.model,
         loaded.tokenizer,
-        row_tokens=row_tokens,
+        batch_tokens=batch_tokens,
         max_length=loaded.context_length,
-        add_bos=benchmark.metadata.get("add_bos"),
+        add_bos=benchmarks[0].metadata.get("add_bos"),
         identity=loaded.identity,
         log_dir=log_dir,
-        title=f"evaluate: {loaded.name}, {benchmark.name}",
+        title=f"evaluate: {loaded.name}, {names}",
     )
-    task = benchmark.harness_task()
+    tasks = {benchmark.name: benchmark.harness_task() for benchmark in benchmarks}
     quiet = logging.getLogger("lm_eval")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        results = evaluator.evaluate(
-            lm=lm, task_dict={benchmark.name: task}, bootstrap_iters=0, log_samples=True
-        )
+        results = evaluator.evaluate(lm=lm, task_dict=tasks, bootstrap_iters=0, log_samples=True)
     finally:
         quiet.setLevel(level)
-    samples = sorted(results["samples"][benchmark.name], key=lambda sample: sample["doc_id"])
+    return [_score(loaded, lm, benchmark, results["samples"]) for benchmark in benchmarks]
+
+
+def _score(
+    loaded: LoadedModel, lm: PackedLM, benchmark: Benchmark, logged: dict[str, Any]
+) -> dict[str, Any]:
+    samples = sorted(logged[benchmark.name], key=lambda sample: sample["doc_id"])
     headline = benchmark.metadata.get("headline", "acc")
     metrics = {
         name: [float(sample[name]) for sample in samples]
         for name in samples[0]["metrics"]
         if isinstance(samples[0][name], int | float)
     }
+    if headline not in metrics:
+        raise UserError(
+            "task-headline",
+            benchmark.name,
+            f'metadata.headline "{headline}" is none of its metrics ({", ".join(metrics)})',
+            "correct the task file",
+        )
     values = metrics[headline]
     low, high = scores.interval95(values)
     return {
@@ -64,7 +86,7 @@ def score_task(
         "num_left_out": benchmark.num_left_out,
         "num_equal_choices": benchmark.num_equal_choices,
         "num_fewshot": benchmark.config.get("num_fewshot") or 0,
-        "num_truncated": lm.num_truncated,
+        "num_truncated": _num_truncated(lm, samples),
         "metrics": {name: sum(found) / len(found) for name, found in metrics.items()},
         "metrics_standard_error": {n: scores.standard_error(v) for n, v in metrics.items()},
         **_right_answers(lm, samples),
@@ -73,6 +95,11 @@ def score_task(
         "files": benchmark.files,
         "items": [_item(sample, headline) for sample in samples],
     }
+
+
+def _num_truncated(lm: PackedLM, samples: list[dict[str, Any]]) -> int:
+    """Items whose prompt was cut from the left to fit the model's context."""
+    return sum(any(pair in lm.truncated for pair in _arguments(sample)) for sample in samples)
 
 
 def _right_answers(lm: PackedLM, samples: list[dict[str, Any]]) -> dict[str, float]:

@@ -169,6 +169,17 @@ def truthfulqa_prompt(doc: Row) -> str:
     return f"{TRUTHFULQA_PRESET}\n\nQ: {doc['question']}\nA:"
 
 
+def exam_prompt(doc: Row) -> str:
+    """A question with its lettered choices, in Portuguese."""
+    lines = [f"{LETTERS[i]}) {choice}" for i, choice in enumerate(doc["choices"])]
+    return "\n".join([f"Questão: {doc['question']}", "Alternativas:", *lines, "Resposta:"])
+
+
+def letters(doc: Row) -> list[str]:
+    """One letter for each choice."""
+    return list(LETTERS[: len(doc["choices"])])
+
+
 def probability_of_true(doc: Row, results: list[tuple[float, bool]]) -> dict[str, float]:
     """Share of the choices' probability that lies on the true ones (TruthfulQA MC2)."""
     import numpy as np

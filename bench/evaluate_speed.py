@@ -1,0 +1,126 @@
+"""How much faster our harness class answers the same requests than lm-evaluation-harness's own.
+
+Both score the same documents of the same task with the same model, in turn, pair by pair; a pair
+takes other documents than the one before. The model has the 160m shape and random weights: time
+does not depend on what the weights know. Agreement is measured on the very same requests.
+
+    python bench/evaluate_speed.py --tokenizer DIR [--tasks-dir ../shared/data/tasks] [--only arc]
+
+`--tokenizer` is a tokenizer folder with 32,000 pieces (any run's `tokenizer/`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from transformers import AutoTokenizer
+
+from teenytinyllama.model import build_model, llama_config
+from teenytinyllama.recipe import ModelSettings, Task
+from teenytinyllama.stages.evaluate.definitions import load_benchmark
+from teenytinyllama.stages.evaluate.harness import PackedLM
+
+# name: (task files, folder, documents of a pair, goal). The peer's batch size is its best of 1-16.
+CASES = {
+    "arc_25_shot": (("arc_pt",), "arc_challenge_pt", 2, 5.0),
+    "mmlu_5_shot": (("mmlu_pt",), "mmlu_pt", 24, 6.0),
+    "truthfulqa": (("truthfulqa_pt_mc1", "truthfulqa_pt_mc2"), "truthfulqa_pt", 6, 8.0),
+    "hellaswag_like_0_shot": (("hellaswag_pt",), "continuation_pt", 40, 1.8),
+}
+
+
+def requests_of(names, folder, start, count):
+    found = []
+    for name in names:
+        bench = load_benchmark(Task(name=name, path=str(folder)))
+        task = bench.harness_task()
+        indices = {name: list(range(start, start + count))}
+        task.build_all_requests(samples=indices[name], rank=0, world_size=1)
+        found += [SimpleNamespace(args=instance.args) for instance in task.instances]
+    return found
+
+
+def timed(lm, requests):
+    started = time.perf_counter()
+    answers = lm.loglikelihood(requests, disable_tqdm=True)
+    return time.perf_counter() - started, answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--tasks-dir", type=Path, default=Path("../shared/data/tasks"))
+    parser.add_argument("--only", default="")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peer-batch", type=int, default=4)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--docs", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    config = llama_config(ModelSettings(), len(tokenizer), bos_id=1, eos_id=2, pad_id=3)
+    model = build_model(config, seed=0).eval()
+    theirs = HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=options.peer_batch,
+        max_length=2048,
+        softmax_dtype="float32",
+    )
+    ours = PackedLM(model, tokenizer, batch_tokens=options.batch_tokens, max_length=2048)
+    assert ours.is_packed
+    lines = []
+    for case, (names, folder, count, goal) in CASES.items():
+        if options.only not in case:
+            continue
+        count = options.docs or count
+        ratios, differences, same = [], [], []
+        for pair in range(options.pairs):
+            requests = requests_of(names, options.tasks_dir / folder, 40 + pair * count, count)
+            if pair % 2:
+                ours_s, found = timed(ours, requests)
+                theirs_s, expected = timed(theirs, requests)
+            else:
+                theirs_s, expected = timed(theirs, requests)
+                ours_s, found = timed(ours, requests)
+            ratios.append(theirs_s / ours_s)
+            differences += [abs(a[0] - b[0]) for a, b in zip(found, expected, strict=True)]
+            same += [a[1] == b[1] for a, b in zip(found, expected, strict=True)]
+            print(f"{case} pair {pair}: lm-eval {theirs_s:.2f} s, ours {ours_s:.2f} s", flush=True)
+        value = statistics.median(ratios)
+        lines.append(
+            {
+                "figure": f"evaluate_speed_{case}",
+                "value": round(value, 2),
+                "spread": [round(min(ratios), 2), round(max(ratios), 2)],
+                "unit": "times lm-eval's HF backend, 160m shape, fp32",
+                "peer": f"lm_eval 0.4.13 HFLM, batch_size {options.peer_batch}",
+                "goal": f">= {goal}",
+                "holds": value >= goal,
+            }
+        )
+        lines.append(
+            {
+                "figure": f"evaluate_agreement_{case}",
+                "value": max(differences),
+                "spread": None,
+                "unit": f"largest difference of {len(differences)} log-probabilities, nats",
+                "peer": "lm_eval 0.4.13 HFLM",
+                "goal": "<= 1e-4 and the same greedy flags",
+                "holds": max(differences) <= 1e-4 and all(same),
+            }
+        )
+    for line in lines:
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Suites: several tasks under one name, with the numbers of examples that make them comparable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from teenytinyllama.errors import UserError, did_you_mean
+from teenytinyllama.progress import say
+from teenytinyllama.recipe import Task
+from teenytinyllama.stages.evaluate.definitions import Benchmark, load_benchmark
+
+SUITES_DIR = Path(__file__).parent / "suites"
+
+
+def load_benchmarks(tasks: tuple[Task, ...]) -> list[Benchmark]:
+    """Every task of a recipe, suites opened, items read and checked.
+
+    Raises UserError for a wrong item, an unknown suite, and two tasks of one name.
+    """
+    found: list[Benchmark] = []
+    for task in tasks:
+        overrides = {"num_fewshot": task.num_fewshot} if task.num_fewshot >= 0 else {}
+        if task.kind == "suite":
+            found.extend(_open_suite(task, overrides))
+        else:
+            found.append(load_benchmark(task, overrides))
+    seen: set[str] = set()
+    for benchmark in found:
+        if benchmark.name in seen:
+            what = f'two tasks are called "{benchmark.name}"'
+            raise UserError("task-twice", "evaluate.tasks", what, "give one another name")
+        seen.add(benchmark.name)
+    return found
+
+
+def _open_suite(task: Task, overrides: dict[str, Any]) -> list[Benchmark]:
+    """The tasks of one suite: from folders below `path`, or from the hub where path is empty.
+
+    A folder that is not there leaves its task out, and that is said: published sets come one by
+    one, and nobody has all of them at hand.
+    """
+    path = SUITES_DIR / f"{task.name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in SUITES_DIR.glob("*.yaml"))
+        what = f'no suite "{task.name}"'
+        raise UserError("suite-unknown", "evaluate.tasks", what, did_you_mean(task.name, known))
+    suite = load_yaml(path)
+    found, absent = [], []
+    for entry in suite["tasks"]:
+        name = f"{task.name}.{entry['definition']}"
+        changes: dict[str, Any] = {"num_fewshot": entry["num_fewshot"], **overrides}
+        if "add_bos" in suite:
+            changes["metadata"] = {"add_bos": suite["add_bos"]}
+        if not task.path:
+            single = Task(name=name, kind="hub", definition=entry["definition"])
+        else:
+            folders = [Path(task.path).expanduser() / folder for folder in entry["folders"]]
+            there = next((folder for folder in folders if folder.is_dir()), None)
+            if there is None:
+                absent.append(entry["definition"])
+                continue
+            single = Task(name=name, path=str(there), definition=entry["definition"])
+        found.append(load_benchmark(single, changes))
+    if not found:
+        what = f"none of the suite's folders is here ({', '.join(absent)})"
+        raise UserError("suite-empty", task.path, what, "put one folder per task there")
+    if absent:
+        say(f"evaluate: suite {task.name} without {', '.join(absent)}: no such folder in its path")
+    return found
