@@ -9,7 +9,7 @@ import pytest
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.recipe import FilterSettings
-from teenytinyllama.stages.corpus.filters import Chain, learn_boilerplate
+from teenytinyllama.stages.corpus.filters import Boilerplate, BoilerplateCounter, Chain
 from teenytinyllama.stages.corpus.filters.addresses import judge_address
 
 PORTUGUESE = (
@@ -141,22 +141,31 @@ def test_c4_counts_sentences_and_asks_for_marks() -> None:
     assert chain(c4="sentences").judge([with_title])[0].text == SIX
 
 
+def learn(texts: list[str], fraction: float) -> Boilerplate:
+    counter = BoilerplateCounter()
+    for text in texts:
+        counter.add(text)
+    return counter.boilerplate(fraction)
+
+
 def test_boilerplate_lines_leave_and_rare_lines_stay() -> None:
     menu = "Início | Notícias | Contato"
     texts = [f"  {menu}\nTexto número {n}.\nAssine já!" for n in range(20)]
     texts[0] = "Texto sem menu.\nOutra linha."
-    found = learn_boilerplate(texts, max_documents_fraction=0.5)
+    found = learn(texts, 0.5)
     assert found.lines == {menu, "Assine já!"}
     assert found.clean(texts[0]) is None
     assert found.clean(texts[1]) == "Texto número 1."
-    verdicts = chain().judge([*texts[:2], menu], boilerplate=pickle.loads(pickle.dumps(found)))
+    copy = pickle.loads(pickle.dumps(found))
+    verdicts = chain().judge([*texts[:2], menu, menu], boilerplate=[copy, copy, copy, None])
     assert [(v.reason, v.text) for v in verdicts] == [
         (None, None),
         (None, "Texto número 1."),
         ("empty", ""),
+        (None, None),
     ]
 
 
 def test_a_small_source_has_no_boilerplate() -> None:
-    assert learn_boilerplate(["a mesma linha"] * 10, 0.1).lines == frozenset()
-    assert learn_boilerplate(["a mesma linha"] * 11, 0.1).lines == {"a mesma linha"}
+    assert learn(["a mesma linha"] * 10, 0.1).lines == frozenset()
+    assert learn(["a mesma linha"] * 11, 0.1).lines == {"a mesma linha"}

@@ -19,6 +19,8 @@ from teenytinyllama.context import RoomContext
 from teenytinyllama.formats.manifest import MANIFEST_NAME, Outcome
 from teenytinyllama.progress import Progress, say
 from teenytinyllama.recipe import CorpusSettings
+from teenytinyllama.stages.corpus.boilerplate import BoilerplateLearner
+from teenytinyllama.stages.corpus.filters import Boilerplate
 from teenytinyllama.stages.corpus.intake import Intake
 from teenytinyllama.stages.corpus.ledger import HEADINGS, Ledger
 from teenytinyllama.stages.corpus.mix import apply_mix, plan_mix, table_of
@@ -48,9 +50,16 @@ def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Out
         intake = Intake(settings, work_dir, quarantine)
         size = sum(file.size_bytes for file in files)
         num_workers = usable_cores() if size > ONE_PROCESS_BYTES else 0
+        boilerplate = _boilerplate(settings, files)
         with Progress("corpus: read", unit="documents") as work:
             batches = _read(settings, files, notes)
-            for batch in prepare_all(batches, settings, context.language, num_workers=num_workers):
+            for batch in prepare_all(
+                batches,
+                settings,
+                context.language,
+                num_workers=num_workers,
+                boilerplate=boilerplate,
+            ):
                 intake.take(batch)
                 work.advance(len(batch.entries) + len(batch.faults))
         intake.finish()
@@ -102,6 +111,17 @@ def _read(
                     yield from read_file(file, source, settings, notes)
         else:
             yield from read_made(source, index)
+
+
+def _boilerplate(settings: CorpusSettings, files: list[InputFile]) -> dict[str, Boilerplate]:
+    """Lines that the sources repeat, by source; none where the recipe lets them stay."""
+    if settings.filters.max_boilerplate_fraction == 1:
+        return {}
+    learner = BoilerplateLearner(settings)
+    for file in files:
+        source = settings.sources[file.source]
+        learner.read(source, read_file(file, source, settings, Counter()))
+    return learner.result()
 
 
 def _drop_near_duplicates(settings: CorpusSettings, intake: Intake) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import zstandard
@@ -12,7 +13,7 @@ import zstandard
 from teenytinyllama.formats.documents import Document, row_of
 from teenytinyllama.recipe import CorpusSettings, Source
 from teenytinyllama.stages.corpus.decontaminate import Decontaminator
-from teenytinyllama.stages.corpus.filters import Chain
+from teenytinyllama.stages.corpus.filters import Boilerplate, Chain
 from teenytinyllama.stages.corpus.paragraphs import paragraph_hashes
 from teenytinyllama.stages.corpus.parse import UnusableError, digest_of, document_of, parse, stem_of
 from teenytinyllama.stages.corpus.pii import PersonalData
@@ -43,7 +44,13 @@ class _Candidate:
 class Preparer:
     """Turns raw batches into prepared ones. One per worker process."""
 
-    def __init__(self, settings: CorpusSettings, language: str) -> None:
+    def __init__(
+        self,
+        settings: CorpusSettings,
+        language: str,
+        boilerplate: Mapping[str, Boilerplate] | None = None,
+    ) -> None:
+        self._boilerplate = boilerplate or {}
         self.settings, self.language = settings, language
         self._chain = Chain(settings.filters, language) if settings.filters else None
         self._decontaminator = Decontaminator(settings) if settings.decontaminate else None
@@ -117,7 +124,9 @@ class Preparer:
         if self._chain is None or not judged:
             return
         verdicts = self._chain.judge(
-            [c.document.text for c in judged], urls=[c.document.url for c in judged]
+            [c.document.text for c in judged],
+            urls=[c.document.url for c in judged],
+            boilerplate=[self._boilerplate.get(c.document.source) for c in judged],
         )
         for candidate, verdict in zip(judged, verdicts, strict=True):
             candidate.reason = verdict.reason or ""

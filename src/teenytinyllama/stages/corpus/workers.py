@@ -10,11 +10,12 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import connection
 
 from teenytinyllama.recipe import CorpusSettings
+from teenytinyllama.stages.corpus.filters import Boilerplate
 from teenytinyllama.stages.corpus.prepare import Preparer
 from teenytinyllama.stages.corpus.records import Prepared, RawBatch
 
@@ -24,16 +25,22 @@ _preparer: Preparer | None = None
 
 
 def prepare_all(
-    batches: Iterable[RawBatch], settings: CorpusSettings, language: str, *, num_workers: int
+    batches: Iterable[RawBatch],
+    settings: CorpusSettings,
+    language: str,
+    *,
+    num_workers: int,
+    boilerplate: Mapping[str, Boilerplate] | None = None,
 ) -> Iterator[Prepared]:
     """Every batch prepared, in the order given, whatever the number of workers (0: none)."""
     if num_workers == 0:
-        preparer = Preparer(settings, language)
+        preparer = Preparer(settings, language, boilerplate)
         for batch in batches:
             yield preparer.prepare(batch)
         return
     start = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, start, _begin, (settings, language)) as pool:
+    given = (settings, language, boilerplate)
+    with ProcessPoolExecutor(num_workers, start, _begin, given) as pool:
         under_way: deque[Future[Prepared]] = deque()
         try:
             for batch in batches:
@@ -51,10 +58,12 @@ def usable_cores() -> int:
     return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
-def _begin(settings: CorpusSettings, language: str) -> None:
+def _begin(
+    settings: CorpusSettings, language: str, boilerplate: Mapping[str, Boilerplate] | None
+) -> None:
     global _preparer
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    _preparer = Preparer(settings, language)
+    _preparer = Preparer(settings, language, boilerplate)
 
 
 def _prepare(batch: RawBatch) -> Prepared:

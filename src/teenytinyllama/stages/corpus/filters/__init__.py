@@ -5,6 +5,6 @@ their thresholds in `languages/<code>/filters.toml`; everything else here is how
 """
 
 from teenytinyllama.stages.corpus.filters.chain import Chain, Verdict
-from teenytinyllama.stages.corpus.filters.lines import Boilerplate, learn_boilerplate
+from teenytinyllama.stages.corpus.filters.lines import Boilerplate, BoilerplateCounter
 
-__all__ = ["Boilerplate", "Chain", "Verdict", "learn_boilerplate"]
+__all__ = ["Boilerplate", "BoilerplateCounter", "Chain", "Verdict"]

@@ -62,13 +62,13 @@ class Chain:
         texts: Sequence[str],
         *,
         urls: Sequence[str] | None = None,
-        boilerplate: Boilerplate | None = None,
+        boilerplate: Sequence[Boilerplate | None] | None = None,
     ) -> list[Verdict]:
-        """One verdict per text, in order. `boilerplate` is that of the source they are from."""
+        """One verdict per text, in order. `boilerplate`: what each text's source repeats."""
         verdicts = [Verdict(None) for _ in texts]
         if boilerplate is not None:
-            for text, verdict in zip(texts, verdicts, strict=True):
-                verdict.text = boilerplate.clean(text)
+            for text, lines, verdict in zip(texts, boilerplate, verdicts, strict=True):
+                verdict.text = lines.clean(text) if lines else None
         for text, verdict in zip(texts, verdicts, strict=True):
             here = text if verdict.text is None else verdict.text
             if not here or here.isspace():

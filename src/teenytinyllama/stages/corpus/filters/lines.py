@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,16 +83,25 @@ class Boilerplate:
         return None if len(kept) == len(lines) else "\n".join(kept).strip("\n")
 
 
-def learn_boilerplate(texts: Iterable[str], max_documents_fraction: float) -> Boilerplate:
-    """Lines that stand in more than this share of the documents of one source.
+class BoilerplateCounter:
+    """Counts in how many documents of one source each line stands; once a document.
 
-    A few thousand documents tell it; each line counts once a document, and white space round it
-    does not count. Lines of one or two characters are structure, not boilerplate.
+    White space round a line does not count. Lines of one or two characters are structure, not
+    boilerplate.
     """
-    documents = 0
-    seen: Counter[str] = Counter()
-    for text in texts:
-        documents += 1
-        seen.update({line for raw in text.split("\n") if len(line := raw.strip()) > 2})
-    least = max(MIN_BOILERPLATE_DOCUMENTS, max_documents_fraction * documents)
-    return Boilerplate(frozenset(line for line, times in seen.items() if times > least))
+
+    def __init__(self) -> None:
+        self.num_documents = 0
+        self._documents_with: Counter[str] = Counter()
+
+    def add(self, text: str) -> None:
+        """Count one document."""
+        self.num_documents += 1
+        lines = {line for raw in text.split("\n") if len(line := raw.strip()) > 2}
+        self._documents_with.update(lines)
+
+    def boilerplate(self, max_documents_fraction: float) -> Boilerplate:
+        """Lines in more than this share of the documents."""
+        least = max(MIN_BOILERPLATE_DOCUMENTS, max_documents_fraction * self.num_documents)
+        found = (line for line, times in self._documents_with.items() if times > least)
+        return Boilerplate(frozenset(found))
