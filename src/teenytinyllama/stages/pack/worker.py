@@ -23,6 +23,7 @@ from teenytinyllama.formats.encoding import TextEncoder
 
 # What is encoded: a text, or the messages of a conversation.
 Item = str | list[Message]
+WHITE_SPACE = b" \t\n\r\v\f"
 _LENGTH = struct.Struct("<Q")
 
 
@@ -31,7 +32,7 @@ class Batch(NamedTuple):
 
     ids: bytes  # uint32, BOS and EOS included
     num_tokens: list[int]
-    text_hashes: list[bytes]  # of the words alone: white space does not make a text another
+    text_hashes: list[bytes]  # without white space, which makes no text another
     num_bytes: int
 
 
@@ -56,9 +57,10 @@ def encoder_of(model: bytes) -> Callable[[list[Item]], Batch]:
                 ids = np.array(rendered[1:-1], np.uint32).tobytes()  # BOS and EOS are added below
             parts += (bos, ids, eos)
             num_tokens.append(len(ids) // 4 + 2)
-            num_bytes += len(text.encode("utf-8"))
-            words = " ".join(text.split()).encode("utf-8")
-            hashes.append(hashlib.blake2b(words, digest_size=16).digest())
+            data = text.encode("utf-8")
+            num_bytes += len(data)
+            letters = data.translate(None, WHITE_SPACE)
+            hashes.append(hashlib.blake2b(letters, digest_size=16).digest())
         return Batch(b"".join(parts), num_tokens, hashes, num_bytes)
 
     return encode
