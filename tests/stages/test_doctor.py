@@ -9,11 +9,6 @@ import pytest
 from teenytinyllama.stages import doctor
 
 
-@pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "MEASURE_SECONDS", 0.01)
-
-
 def test_everything_is_looked_at(tmp_path: Path) -> None:
     found = doctor.examine(tmp_path / "not" / "there")
     names = [row.name for row in found.findings]

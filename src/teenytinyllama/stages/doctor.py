@@ -9,7 +9,6 @@ import os
 import platform
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -30,8 +29,8 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
 LOW_DISK_GB, LOW_MEMORY_GB = 5.0, 4.0
 # fp32 weights, gradients, two moments; activations of a small micro-batch come on top.
 TRAINING_BYTES_PER_PARAMETER = 16
-MATRIX_SIZES = {"cuda": 8192, "mps": 4096, "cpu": 1024}
-MEASURE_SECONDS = 1.0
+MEMORY_SHARE = 0.85
+PAPER_VOCAB_SIZE = 32_000
 
 Health = Literal["good", "warn", "bad"]
 
@@ -139,41 +138,48 @@ def _device() -> tuple[str, float, list[Finding]]:
     found = [
         Finding("GPU", title, "good" if device != "cpu" else "warn"),
         Finding("matrix multiply", f"{peak:.3g} TFLOP/s measured, {kind}"),
-        Finding("model that fits", _largest(memory)),
+        *_fitting(memory),
     ]
     return device, peak, found
 
 
 def measure_peak_tflops(device: str) -> float:
-    """The best rate of square matrix products in about a second."""
+    """The rate that a training's FLOPs utilisation will be a share of: same sizes, same code."""
     import torch
 
-    size = MATRIX_SIZES[device]
+    from teenytinyllama.training.hardware import matmul_flops_per_s
+
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    left = torch.ones(size, size, device=device, dtype=dtype)
-    best, started = float("inf"), time.monotonic()
-    while time.monotonic() - started < MEASURE_SECONDS:
-        before = time.perf_counter()
-        product = left @ left
-        product[0, 0].item()  # waits for the device
-        best = min(best, time.perf_counter() - before)
-    return 2 * size**3 / best / 1e12
+    return matmul_flops_per_s(dtype, torch.device(device)) / 1e12
 
 
-def _largest(memory_bytes: int) -> str:
-    paper = {
-        "160m": ModelSettings(),
-        "460m": ModelSettings(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-        ),
-    }
-    room = memory_bytes * 0.6 / TRAINING_BYTES_PER_PARAMETER
-    fitting = [name for name, model in paper.items() if num_parameters(model, 32_000) <= room]
-    words = f", so the paper's {' and '.join(fitting)}" if fitting else ""
-    return f"up to {room / 1e6:,.0f} M parameters{words}"
+def _fitting(memory_bytes: int) -> Iterator[Finding]:
+    """Sizes that train here, and the rows of the paper's 160m that one forward pass can hold."""
+    budget = memory_bytes * MEMORY_SHARE
+    room = budget * 0.6 / TRAINING_BYTES_PER_PARAMETER
+    yield Finding("model that fits", f"up to {room / 1e6:,.0f} M parameters")
+    model = ModelSettings()
+    left = budget - num_parameters(model, PAPER_VOCAB_SIZE) * TRAINING_BYTES_PER_PARAMETER
+    rows = int(left // activation_bytes(model, PAPER_VOCAB_SIZE, model.max_position_embeddings))
+    words = (
+        f"about {rows} rows of {model.max_position_embeddings:,} tokens" if rows >= 1 else "none"
+    )
+    fix = "" if rows >= 1 else "a smaller model, or pretrain.activation_checkpointing = true"
+    yield Finding("micro-batch, paper's 160m", words, "good" if rows >= 1 else "warn", fix)
+
+
+def activation_bytes(model: ModelSettings, vocab_size: int, sequence_length: int) -> int:
+    """Memory that one row keeps between forward and backward pass, roughly, in bf16.
+
+    Per token and layer: some 20 vectors of the hidden size and 4 of the intermediate one, two
+    bytes each; and the logits three times over in fp32. Attention keeps no square matrix.
+
+    >>> activation_bytes(ModelSettings(), 32_000, 2048) // 1_000_000
+    2145
+    """
+    layer = 2 * (20 * model.hidden_size + 4 * model.intermediate_size)
+    logits = 3 * 4 * vocab_size
+    return sequence_length * (model.num_hidden_layers * layer + logits)
 
 
 def _rooms() -> Iterator[Finding]:

@@ -135,6 +135,7 @@ def scores_section(run: RunRecord) -> Section:
                     "per token, e to the loss in nats",
                 ),
                 Fact("held-out text", size(room.count("bytes_scored")), "never trained on"),
+                *_leaks(room),
             ),
             "scores/manifest.json",
         ),
@@ -165,6 +166,15 @@ def scores_section(run: RunRecord) -> Section:
     if sources is not None:
         blocks.append(sources)
     return Section("scores", title, blocks, lead)
+
+
+def _leaks(room: Receipt) -> Iterator[Fact]:
+    """How many held-out documents stand in the training text, where that was looked for."""
+    exact, near = room.figure("heldout_leaks_exact"), room.figure("heldout_leaks_near")
+    if is_number(exact) and is_number(near):
+        tone: Any = "warn" if exact + near else "good"
+        words = f"{count(exact)} word for word, {count(near)} nearly"
+        yield Fact("held-out seen in training", count(exact + near), words, tone)
 
 
 def _yardsticks(room: Receipt) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def corpus_section(run: RunRecord) -> Section:
     reasons = _reasons(room)
     if reasons is not None:
         blocks.append(reasons)
+    blocks += [*_personal(room), *_notes(room)]
     examples = _dropped_examples(room.folder)
     if examples:
         blocks.append(
@@ -122,6 +123,25 @@ def _reasons(room: Receipt) -> Table | None:
         ),
         MANIFEST,
     )
+
+
+def _personal(room: Receipt) -> Iterator[Table]:
+    """Personal data that was replaced by marks, by kind."""
+    found = room.count("personal_data")
+    if isinstance(found, Mapping) and found:
+        rows = tuple((Cell(kind), Cell(count(n))) for kind, n in found.items())
+        columns = (Column("kind"), Column("replaced", True))
+        title = "Personal data replaced by marks"
+        yield Table("corpus_personal", title, columns, rows, MANIFEST)
+
+
+def _notes(room: Receipt) -> Iterator[Table]:
+    """What else the room counted on its way."""
+    found = room.count("notes")
+    if isinstance(found, Mapping) and found:
+        rows = tuple((Cell(name.replace("_", " ")), Cell(count(n))) for name, n in found.items())
+        columns = (Column("what"), Column("times", True))
+        yield Table("corpus_notes", "Also counted", columns, rows, MANIFEST)
 
 
 def _dropped_examples(corpus_dir: Path) -> list[Excerpt]:
