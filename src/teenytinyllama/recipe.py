@@ -48,6 +48,9 @@ class Source(Settings):
     dataset by id, or a local folder in the same layout."""
     name: str = ""
     """Name in counts and reports; default: the kind, the file's name, or the dataset's id."""
+    preset: str = ""
+    """`hub`: a source that the language knows by name (`languages/<code>/sources.toml`): its id,
+    fields and licence. A `path` given beside it names a local copy."""
     path: str = ""
     """`files`: a file, a folder or a glob (`**` works). `hub`: a dataset's id or local folder."""
     license: str = ""
@@ -58,6 +61,14 @@ class Source(Settings):
     """`conversation`: each record is a dialogue or an instruction with its answer, in one of the
     common layouts (`messages`, `conversations`, `instruction` and `output`, `prompt` and
     `completion`)."""
+    question_key: str = ""
+    """Conversations in fields of other names: the field of what is asked ..."""
+    context_key: str = ""
+    """... of a text that the question is about, put after it ..."""
+    answer_key: str = ""
+    """... and of the answer; `answer{label}` takes the number from the field `label`."""
+    only: dict[str, str] = {}
+    """Records with these values in these fields are taken, others are dropped and counted."""
     text_key: str = "text"
     """Field that holds the text of one record (`.jsonl`, `.parquet`, Hub)."""
     id_key: str = "id"
@@ -77,14 +88,14 @@ class Source(Settings):
 
     @model_validator(mode="after")
     def _complete(self) -> Source:
-        if self.kind != "storybook" and not self.path:
+        if self.kind != "storybook" and not self.path and not self.preset:
             raise ValueError(f'a source of kind "{self.kind}" needs a path')
         return self
 
     @property
     def title(self) -> str:
         """The name that counts and reports use."""
-        return self.name or (Path(self.path).name if self.path else self.kind)
+        return self.name or self.preset or (Path(self.path).name if self.path else self.kind)
 
     def local_paths(self) -> list[Path]:
         """The files on this machine that the source names, sorted; empty where there are none."""
@@ -170,6 +181,13 @@ class FilterSettings(Settings):
     max_boilerplate_fraction: Fraction = 1.0
     """A line that stands in more than this share of a source's documents is taken out of them;
     1: off."""
+
+    def local_paths(self) -> list[Path]:
+        """The files on this machine that the filters read, sorted: models and labelled text."""
+        named = [self.language_model] if self.language_model != "py3langid" else []
+        if self.toxicity is not None:
+            named += [self.toxicity.model, self.toxicity.clean_path]
+        return sorted({path for name in named if name for path in expand_path(name)})
 
 
 class NearDuplicateSettings(Settings):
@@ -265,6 +283,10 @@ class TokenizerSettings(Settings):
     """Share of characters that get a piece of their own; the rest are spelt in bytes."""
     max_training_bytes: Positive = 500_000_000
     """Text that the trainer reads at most, in bytes, sampled evenly over the documents."""
+    measure_text: str = ""
+    """A text file to measure too, as in the paper's Table 1; the figure is `table_1`."""
+    measure_against: tuple[str, ...] = ()
+    """Other tokenizers for Table 1: folders with `tokenizer.json`, such files, or `.model` files."""
 
 
 class PackSettings(Settings):
@@ -377,6 +399,12 @@ class PretrainSettings(Settings):
     """Learning-rate schedule."""
     checkpoints: CheckpointSettings = CheckpointSettings()
     """Checkpoints."""
+    start_from: str = ""
+    """Folder (or Hub id) of a Llama to go on from, such as `runs/a/pretrain/step-0001000`; its
+    sizes are taken. Another tokenizer's embedding is transplanted. Empty: fresh weights."""
+    attention: Literal["sdpa", "flash-attn"] = "sdpa"
+    """`sdpa`: PyTorch's own, FlashAttention where the chip has it; `flash-attn`: the separate
+    package of that name, to be installed by hand."""
     sequence_length: Positive = 2048
     """Tokens of one row; at most `model.max_position_embeddings`."""
     tokens_per_step: Positive = 8192
@@ -515,7 +543,7 @@ class LabelledSet(Settings):
 
     @model_validator(mode="after")
     def _complete(self) -> LabelledSet:
-        if self.kind != "storybook" and not self.path:
+        if self.kind != "storybook" and not self.path and not self.preset:
             raise ValueError(f'a labelled set of kind "{self.kind}" needs a path')
         if self.test_split in (self.train_split, self.validation_split):
             raise ValueError(f'test_split = "{self.test_split}" is learnt from or chosen by')

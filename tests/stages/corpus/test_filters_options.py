@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import FilterSettings
+from teenytinyllama.recipe import FilterSettings, ToxicitySettings
 from teenytinyllama.stages.corpus.filters import Boilerplate, BoilerplateCounter, Chain
 from teenytinyllama.stages.corpus.filters.addresses import judge_address
 
@@ -169,3 +169,15 @@ def test_boilerplate_lines_leave_and_rare_lines_stay() -> None:
 def test_a_small_source_has_no_boilerplate() -> None:
     assert learn(["a mesma linha"] * 10, 0.1).lines == frozenset()
     assert learn(["a mesma linha"] * 11, 0.1).lines == {"a mesma linha"}
+
+
+def test_the_files_that_filters_read_are_named(tmp_path: Path) -> None:
+    for name in ("glotlid.bin", "lines.jsonl", "clean.txt"):
+        (tmp_path / name).touch()
+    toxicity = ToxicitySettings(
+        model=str(tmp_path / "lines.jsonl"), clean_path=str(tmp_path / "clean.txt")
+    )
+    settings = FilterSettings(language_model=str(tmp_path / "glotlid.bin"), toxicity=toxicity)
+    found = [path.name for path in settings.local_paths()]
+    assert found == ["clean.txt", "glotlid.bin", "lines.jsonl"]
+    assert FilterSettings(toxicity=ToxicitySettings()).local_paths() == []
