@@ -27,6 +27,7 @@ from teenytinyllama.stages.corpus.mix import apply_mix, plan_mix, table_of
 from teenytinyllama.stages.corpus.near_duplicates import near_duplicates
 from teenytinyllama.stages.corpus.paragraphs import Cuts
 from teenytinyllama.stages.corpus.prepare import CONTAMINATED, PERSONAL_DATA
+from teenytinyllama.stages.corpus.presets import with_presets
 from teenytinyllama.stages.corpus.records import RawBatch
 from teenytinyllama.stages.corpus.sources import InputFile, find_files, read_file, read_made
 from teenytinyllama.stages.corpus.workers import prepare_all, usable_cores
@@ -43,6 +44,7 @@ def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Out
     Raises UserError for sources that cannot be right, before or while they are read.
     """
     notes: Counter[str] = Counter()
+    settings = with_presets(settings, context.language)
     files = find_files(settings, notes)
     work_dir = _clear(out_dir)
     quarantine_path = out_dir / "quarantine.jsonl"

@@ -44,7 +44,7 @@ def document_of(
     url = _string(record.get(source.url_key))
     messages: Conversation = []
     if source.shape == "conversation":
-        messages = _messages_of(record)
+        messages = _messages_of(record, source)
         raw = "\n\n".join(message["content"] for message in messages)
     elif isinstance(record.get("html"), bytes):
         raw = text_of_page(record["html"], url)
@@ -71,9 +71,21 @@ def document_of(
     return document, len(raw.encode("utf-8")) if raw else item.num_bytes
 
 
-def _messages_of(record: dict[str, Any]) -> Conversation:
+def is_selected(record: dict[str, Any], source: Source) -> bool:
+    """Whether the record has the values that the source asks for."""
+    return all(str(record.get(key)) == value for key, value in source.only.items())
+
+
+def _messages_of(record: dict[str, Any], source: Source) -> Conversation:
     try:
+        if source.answer_key:
+            asked = [record.get(key) for key in (source.question_key, source.context_key) if key]
+            answer = record.get(source.answer_key.format_map(record))
+            prompt = "\n\n".join(part for part in asked if isinstance(part, str) and part.strip())
+            record = {"prompt": prompt, "completion": answer if isinstance(answer, str) else ""}
         return conversation_of(record)
+    except KeyError as error:
+        raise UnusableError("no-conversation", f"no field {error}") from error
     except Unusable as error:
         raise UnusableError("no-conversation", str(error)) from error
 

@@ -15,7 +15,14 @@ from teenytinyllama.recipe import CorpusSettings, Source
 from teenytinyllama.stages.corpus.decontaminate import Decontaminator
 from teenytinyllama.stages.corpus.filters import Boilerplate, Chain
 from teenytinyllama.stages.corpus.paragraphs import paragraph_hashes
-from teenytinyllama.stages.corpus.parse import UnusableError, digest_of, document_of, parse, stem_of
+from teenytinyllama.stages.corpus.parse import (
+    UnusableError,
+    digest_of,
+    document_of,
+    is_selected,
+    parse,
+    stem_of,
+)
 from teenytinyllama.stages.corpus.pii import PersonalData
 from teenytinyllama.stages.corpus.records import (
     Entry,
@@ -27,7 +34,7 @@ from teenytinyllama.stages.corpus.records import (
 from teenytinyllama.stages.corpus.shingles import Signer
 
 PERSONAL_DATA, CONTAMINATED = "personal-data:", "contaminated:"
-NO_MAIN_TEXT = "no-main-text"
+NO_MAIN_TEXT, NOT_SELECTED = "no-main-text", "not-selected"
 
 
 @dataclass(slots=True)
@@ -73,6 +80,7 @@ class Preparer:
                     record, item, source, self.settings.unicode_form, notes
                 )
                 reason = "" if document.text else NO_MAIN_TEXT
+                reason = reason if is_selected(record, source) else NOT_SELECTED
                 kept.append(_Candidate(document, size, reason))
             except UnusableError as bad:
                 title = source.name or stem_of(item.file, source)

@@ -1,0 +1,83 @@
+"""The paper's sources by name, read from local folders of the same layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus_room import Room
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.recipe import Source
+from teenytinyllama.stages.corpus.presets import presets_of
+
+QUESTION, ANSWER = "Onde mora a raposa?", "A raposa mora na floresta."
+TEXT_ROW = {"text": "Um artigo inteiro sobre a floresta.", "url": "https://x.br/1"}
+# One record in the layout of each dataset's card, and the text that must come out.
+RECORDS: dict[str, dict[str, Any]] = {
+    "wikipedia": {"id": "220", "title": "Floresta", **TEXT_ROW},
+    "culturax": {**TEXT_ROW, "timestamp": "2020-01-01", "source": "mC4"},
+    "oscar": {"id": 1, **TEXT_ROW, "meta": {"warc_headers": {}}},
+    "cc100": {"id": 1, **TEXT_ROW, "meta": {}},
+    "roots-wikiquote": {**TEXT_ROW, "meta": "{}"},
+    "roots-ted-talks": {**TEXT_ROW, "meta": "{}"},
+    "instruct-ptbr": {"INSTRUCTION": QUESTION, "RESPONSE": ANSWER, "LANGUAGE": "pt"},
+    "gpt4all-j": {"prompt": QUESTION, "response": ANSWER, "source": "unified_chip2"},
+    "bactrian-x": {"instruction": QUESTION, "input": "", "id": "a-1", "output": ANSWER},
+    "dolly": {"instruction": QUESTION, "context": "", "response": ANSWER, "category": "qa"},
+    "cosmos-qa": {
+        "context": "",
+        "question": QUESTION,
+        "label": 1,
+        "answer0": "?",
+        "answer1": ANSWER,
+    },
+}
+
+
+def test_every_preset_is_a_valid_source_and_has_an_example_here() -> None:
+    assert sorted(presets_of("pt")) == sorted(RECORDS)
+    for name, fields in presets_of("pt").items():
+        source = Source(kind="hub", name=name, **fields)
+        assert source.license and source.origin.endswith(source.path)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_local_copy_is_read_by_the_presets_fields(name: str, room: Room, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "copia"
+    folder.mkdir()
+    record = RECORDS[name]
+    other = {
+        k: f"Outro: {v}" if isinstance(v, str) and k != "LANGUAGE" else v for k, v in record.items()
+    }
+    lines = [json.dumps(row) for row in (record, other)]
+    (folder / "train.jsonl").write_text("\n".join(lines), "utf-8")
+    source = {"kind": "hub", "preset": name, "path": str(folder), "config": ""}
+    rows = room(source, near_duplicates=None).rows("*-*.zst")
+    (row,) = [r for r in rows if not r["text"].startswith("Outro")]
+    assert row["license"] == presets_of("pt")[name]["license"]
+    assert row["source"] == name
+    if "text" in record:
+        assert (row["text"], row["url"]) == (TEXT_ROW["text"], TEXT_ROW["url"])
+    else:
+        assert [m["content"] for m in row["messages"]] == [QUESTION, ANSWER]
+
+
+def test_rows_of_another_language_are_dropped_and_counted(room: Room, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    rows = [
+        {"INSTRUCTION": f"{q}?", "RESPONSE": f"{q}!", "LANGUAGE": language}
+        for q, language in (("Um", "pt"), ("Dois", "pt"), ("Three", "en"))
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    left = room({"kind": "hub", "preset": "instruct-ptbr", "path": str(tmp_path)})
+    assert left.counts["filtered_by_reason"] == {"not-selected": 1}
+    assert left.counts["documents_kept"] == 2
+
+
+def test_unknown_preset(room: Room) -> None:
+    with pytest.raises(UserError, match=r'no source of the name "wikipedja" .*"wikipedia"'):
+        room({"kind": "hub", "preset": "wikipedja"})
