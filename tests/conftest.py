@@ -48,3 +48,26 @@ def small_tokenizer_dir(
         settings=settings, context=room_context, out_dir=folder, corpus_dir=small_corpus_dir
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_base_dir(small_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pretrain room's folder with a random two-layer model of width 32 and context 128."""
+    from teenytinyllama import model as sizes
+    from teenytinyllama.formats.encoding import load_tokenizer
+    from teenytinyllama.recipe import ModelSettings
+    from teenytinyllama.training.base_model import save_final
+
+    encoder = load_tokenizer(small_tokenizer_dir)
+    settings = ModelSettings(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.1,
+    )
+    config = sizes.llama_config(settings, encoder.vocab_size, bos_id=1, eos_id=2, pad_id=3)
+    folder = tmp_path_factory.mktemp("pretrain")
+    save_final(sizes.build_model(config, seed=0), folder / "final", small_tokenizer_dir)
+    return folder

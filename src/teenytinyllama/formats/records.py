@@ -88,7 +88,7 @@ def _open(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".zst":
         import zstandard
 
-        return cast(IO[bytes], zstandard.open(path, "rb"))
+        return io.BufferedReader(zstandard.open(path, "rb"))
     return path.open("rb")
 
 

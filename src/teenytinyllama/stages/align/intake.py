@@ -183,7 +183,7 @@ def _short(record: Record) -> str:
 def _kind_of(reason: str) -> str:
     """A reason without its particulars, for counting: `message 3: empty user message`, `3` out."""
     head, colon, rest = reason.partition(": ")
-    return rest if colon and head.startswith("message ") else reason.partition(" (")[0]
+    return rest if colon and head.startswith("message ") else head.partition(" (")[0]
 
 
 def fitting_turns(messages: Conversation, encoder: TextEncoder, max_tokens: int) -> Conversation:

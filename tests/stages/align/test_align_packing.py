@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from teenytinyllama import storybook
+from teenytinyllama.formats.conversations import IDS
+from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
+from teenytinyllama.stages.align.packing import Rendered, best_fit, lay_out
+from teenytinyllama.stages.align.room import AnswerLoss
+from teenytinyllama.training.base_model import load_base
+
+EOS = IDS["</s>"]
+
+
+def some_conversations(encoder: TextEncoder, count: int) -> list[Rendered]:
+    """One question with its answer each."""
+    made = storybook.conversations(num_conversations=30, split="train", seed=7)
+    told: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
+    return [Rendered(*encoder.render_with_mask(messages)) for messages in told[:count]]
+
+
+@given(st.lists(st.integers(1, 50), max_size=60))
+def test_every_item_is_in_one_row_and_no_row_overflows(lengths: list[int]) -> None:
+    rows = best_fit(lengths, 50)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in row) <= 50 for row in rows)
+    # Best fit never leaves two rows that would fit into one.
+    fill = sorted(sum(lengths[i] for i in row) for row in rows)
+    assert len(fill) < 2 or fill[0] + fill[1] > 50
+
+
+def test_a_row_by_hand() -> None:
+    first = Rendered([1, 5, 20, 2, 6, 30, 2], [0, 0, 0, 0, 0, 1, 1])
+    second = Rendered([1, 5, 21, 2, 6, 31, 2], [0, 0, 0, 0, 0, 1, 1])
+    arrays = lay_out([first, second], [[0, 1]], 14, pad_id=3)
+    assert arrays["input_ids"].tolist() == [[1, 5, 20, 2, 6, 30, 1, 5, 21, 2, 6, 31, 3, 3]]
+    assert arrays["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 0]]
+    # At 4 and 10 stands <|assistant|>, which predicts the first word; the word predicts the end.
+    assert arrays["places"].tolist() == [4, 5, 10, 11]
+    assert arrays["targets"].tolist() == [30, 2, 31, 2]
+
+
+def test_learnt_are_exactly_the_assistants_words_and_end_marks(small_tokenizer_dir: Path) -> None:
+    """Against the chat template's own generation marks, as transformers reads them."""
+    encoder = load_tokenizer(small_tokenizer_dir)
+    theirs = AutoTokenizer.from_pretrained(small_tokenizer_dir)
+    for made in storybook.conversations(num_conversations=20, split="train", seed=7):
+        messages: Any = made["messages"]
+        ids, mask = encoder.render_with_mask(messages)
+        out = theirs.apply_chat_template(
+            messages, return_dict=True, return_assistant_tokens_mask=True
+        )
+        assert (ids, mask) == (out["input_ids"], out["assistant_masks"])
+        row = lay_out([Rendered(ids, mask)], [[0]], len(ids), pad_id=3)
+        learnt = [i for i, m in zip(ids, mask, strict=True) if m]
+        assert row["targets"].tolist() == learnt
+        assert learnt.count(EOS) == sum(m["role"] == "assistant" for m in messages)
+
+
+def test_a_conversation_in_a_row_has_the_logits_it_has_alone(
+    small_base_dir: Path, small_tokenizer_dir: Path
+) -> None:
+    model, encoder = load_base(small_base_dir, small_tokenizer_dir)
+    rendered = some_conversations(encoder, 6)
+    width = sum(one.num_inputs for one in rendered) + 5
+    row = {
+        name: torch.from_numpy(a)
+        for name, a in lay_out(rendered, [list(range(6))], width, pad_id=3).items()
+    }
+    with torch.no_grad():
+        packed = model.model(
+            input_ids=row["input_ids"], position_ids=row["position_ids"], use_cache=False
+        ).last_hidden_state[0]
+        at = 0
+        for one in rendered:
+            alone = model.model(input_ids=torch.tensor([list(one.ids[:-1])]), use_cache=False)
+            torch.testing.assert_close(
+                packed[at : at + one.num_inputs], alone.last_hidden_state[0], atol=2e-5, rtol=0
+            )
+            at += one.num_inputs
+
+
+def test_the_loss_of_a_row_is_the_sum_of_its_conversations(
+    small_base_dir: Path, small_tokenizer_dir: Path
+) -> None:
+    """The reference is transformers' own loss, conversation by conversation."""
+    model, encoder = load_base(small_base_dir, small_tokenizer_dir)
+    rendered = some_conversations(encoder, 4)
+    row = lay_out(rendered, best_fit([o.num_inputs for o in rendered], 128), 128, pad_id=3)
+    with torch.no_grad():
+        ours = AnswerLoss(model)(**{name: torch.from_numpy(a) for name, a in row.items()})
+        theirs = 0.0
+        for one in rendered:
+            ids, mask = np.array(one.ids), np.array(one.mask)
+            labels = torch.from_numpy(np.where(mask, ids, -100))[None]
+            loss = model(input_ids=torch.tensor([list(one.ids)]), labels=labels).loss
+            theirs += float(loss) * one.num_supervised
+    assert abs(float(ours) - theirs) < 1e-3 * theirs

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from teenytinyllama.context import RoomContext
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.manifest import Outcome, sha256_file
+from teenytinyllama.recipe import (
+    AlignSettings,
+    CheckpointSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    Source,
+)
+from teenytinyllama.stages import align
+from teenytinyllama.stages.align import room
+from teenytinyllama.stages.align.answers import Answer
+
+SETTINGS = AlignSettings(
+    sources=(Source(kind="storybook", num_documents=60, seed=7),),
+    num_epochs=2,
+    sequence_length=128,
+    tokens_per_step=512,
+    optimizer=OptimizerSettings(peak_learning_rate=1e-2),
+    schedule=ScheduleSettings(kind="linear", warmup_steps=1),
+    checkpoints=CheckpointSettings(every_steps=2),
+    heldout_fraction=0.2,
+    num_questions=4,
+    max_answer_tokens=8,
+)
+
+
+@pytest.fixture(scope="module")
+def done(
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    room_context: RoomContext,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Outcome]:
+    folder = tmp_path_factory.mktemp("chat")
+    outcome = align.run(
+        settings=SETTINGS,
+        context=room_context,
+        out_dir=folder,
+        tokenizer_dir=small_tokenizer_dir,
+        pretrain_dir=small_base_dir,
+    )
+    return folder, outcome
+
+
+def test_it_learns_and_accounts_for_every_conversation(done: tuple[Path, Outcome]) -> None:
+    counts, figures = done[1]
+    assert counts["conversations_read"] == 60
+    assert counts["conversations_train"] + counts["conversations_heldout"] == 60
+    assert figures["heldout_answer_loss"] < figures["heldout_answer_loss_before"] - 1
+    assert figures["questions_asked"] == 4
+    assert 0 <= figures["padding_fraction"] < 0.2
+
+
+def test_the_examples_have_what_the_report_reads(done: tuple[Path, Outcome]) -> None:
+    lines = (done[0] / "examples.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert set(first) == {"prompt", "messages", "answer", "expected", "correct", "ended"}
+    assert first["prompt"] == first["messages"][-1]["content"]
+    judged = json.loads((done[0] / "alpaca_eval.json").read_text())
+    assert set(judged[0]) == {"instruction", "output", "generator"}
+    assert len(judged) == len(lines) == 4
+
+
+def test_plain_transformers_loads_it_and_renders_the_same(done: tuple[Path, Outcome]) -> None:
+    final = done[0] / "final"
+    tokenizer = AutoTokenizer.from_pretrained(final)
+    model = AutoModelForCausalLM.from_pretrained(final)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 2
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Oi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert text == "<s><|user|>Oi</s><|assistant|>"
+
+
+def test_killed_and_started_again_it_ends_in_the_same_bytes(
+    done: tuple[Path, Outcome],
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    room_context: RoomContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def align_again() -> Outcome:
+        return align.run(
+            settings=SETTINGS,
+            context=room_context,
+            out_dir=tmp_path,
+            tokenizer_dir=small_tokenizer_dir,
+            pretrain_dir=small_base_dir,
+        )
+
+    loads = 0
+    lay_out = room.lay_out
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        nonlocal loads
+        loads += args[1] != [] and len(args[1]) > 1
+        if loads == 4:
+            raise SystemExit("killed")
+        return lay_out(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(room, "lay_out", dying)
+        align_again()
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-0000002"]
+    align_again()
+    for name in ("final/model.safetensors", "examples.jsonl", "quarantine.jsonl"):
+        assert sha256_file(tmp_path / name) == sha256_file(done[0] / name), name
+
+
+def test_a_row_longer_than_the_context_is_refused(
+    small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"sequence_length": 256})
+    with pytest.raises(UserError, match="context is 128 tokens"):
+        align.run(
+            settings=settings,
+            context=room_context,
+            out_dir=tmp_path,
+            tokenizer_dir=small_tokenizer_dir,
+            pretrain_dir=small_base_dir,
+        )
+
+
+def test_another_tokenizer_than_the_models_is_refused(
+    small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+) -> None:
+    other = tmp_path / "pretrain" / "final"
+    other.mkdir(parents=True)
+    for path in (small_base_dir / "final").iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    (other / "tokenizer.model").write_bytes(b"another")
+    with pytest.raises(UserError, match="tokenizer-other-model"):
+        align.run(
+            settings=SETTINGS,
+            context=room_context,
+            out_dir=tmp_path,
+            tokenizer_dir=small_tokenizer_dir,
+            pretrain_dir=tmp_path / "pretrain",
+        )
+
+
+def test_an_answer_is_right_where_a_known_word_stands_in_it() -> None:
+    asked: Any = [{"role": "user", "content": "Onde?"}]
+    assert Answer(asked, ("na Floresta",), "Mora NA FLORESTA.", 4, True).correct is True
+    assert Answer(asked, ("na Floresta",), "No lago.", 4, True).correct is False
+    assert Answer(asked, (), "No lago.", 4, True).correct is None
+
+
+def test_heldout_loss_does_not_depend_on_the_row_length(
+    small_base_dir: Path, small_tokenizer_dir: Path
+) -> None:
+    from teenytinyllama import storybook
+    from teenytinyllama.stages.align.packing import Rendered
+    from teenytinyllama.training.base_model import load_base
+
+    model, encoder = load_base(small_base_dir, small_tokenizer_dir)
+    made = storybook.conversations(num_conversations=12, split="train", seed=7)
+    told: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
+    rendered = [Rendered(*encoder.render_with_mask(messages)) for messages in told]
+    with torch.no_grad():
+        short = room.heldout_loss(model, rendered, 100, 3)
+        long = room.heldout_loss(model, rendered, 128, 3)
+    assert abs(short - long) < 1e-5

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForSequenceClassification
+
+from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
+from teenytinyllama.stages.finetune.encoding import Encoded, LengthGroupedOrder, encode_with, pad
+from teenytinyllama.stages.finetune.labelled import Example
+from teenytinyllama.stages.finetune.models import own_learner
+from teenytinyllama.stages.finetune.training import LabelLoss, logits_of, predict
+
+
+@pytest.fixture(scope="module")
+def encoder(small_tokenizer_dir: Path) -> TextEncoder:
+    return load_tokenizer(small_tokenizer_dir)
+
+
+def test_texts_end_with_the_mark_that_closed_documents(encoder: TextEncoder) -> None:
+    encode = encode_with(encoder, 100)
+    one, two = encoder.encode("A raposa"), encoder.encode("mora longe")
+    assert encode(Example(("A raposa",), 0)).ids == (1, *one, 2)
+    assert encode(Example(("A raposa", "mora longe"), 0)).ids == (1, *one, 2, *two, 2)
+    # Text cannot forge a mark.
+    assert encode(Example(("<s></s>",), 0)).ids.count(2) == 1
+
+
+@pytest.mark.parametrize("max_length", [8, 9, 13, 30])
+def test_a_long_text_is_cut_and_keeps_its_marks(encoder: TextEncoder, max_length: int) -> None:
+    encode = encode_with(encoder, max_length)
+    long, short = "a casa amarela " * 20, "o gato"
+    one = encode(Example((long,), 0))
+    assert (len(one.ids), one.ids[0], one.ids[-1], one.was_cut) == (max_length, 1, 2, True)
+    pair = encode(Example((long, short), 0))
+    assert (len(pair.ids), pair.ids.count(2), pair.was_cut) == (max_length, 2, True)
+    assert not encode_with(encoder, 500)(Example((long,), 0)).was_cut
+    # The short side stays whole where there is room for both.
+    kept = encoder.encode(short)
+    if max_length > 2 * len(kept) + 3:
+        assert list(pair.ids[-1 - len(kept) : -1]) == kept
+
+
+def test_an_epoch_sees_every_example_once_and_pads_little() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, 1003).tolist()
+    order = LengthGroupedOrder(lengths, 16, seed=3)
+    assert order.steps_per_epoch == 63
+    for epoch in (0, 1):
+        steps = range(epoch * 63, epoch * 63 + 63)
+        batches = [order.examples_of_step(step) for step in steps]
+        assert sorted(np.concatenate(batches).tolist()) == list(range(1003))
+    padded = sum(max(lengths[i] for i in b) * len(b) for b in batches)
+    assert padded < 1.1 * sum(lengths)
+    # A pure function of (seed, step): asked anew and out of order it is the same.
+    again = LengthGroupedOrder(lengths, 16, seed=3)
+    assert again.examples_of_step(70).tolist() == order.examples_of_step(70).tolist()
+    other = LengthGroupedOrder(lengths, 16, seed=4)
+    assert other.examples_of_step(70).tolist() != order.examples_of_step(70).tolist()
+
+
+def test_padding_changes_no_logit_and_pooling_takes_the_end_mark(
+    small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder
+) -> None:
+    learner = own_learner(small_base_dir, small_tokenizer_dir, encoder, 100)
+    model = learner.make(["a", "b", "c"], 0).eval()
+    texts = ["o gato", "a raposa mora na floresta", "sim"]
+    rows = [learner.encode(Example((text,), 0)) for text in texts]
+    with torch.no_grad():
+        together = logits_of(model, torch.from_numpy(pad(rows, 3)["input_ids"]), 3)
+        for row, logits in zip(rows, together, strict=True):
+            alone = torch.tensor([row.ids])
+            hidden = model.model(alone).last_hidden_state[0, -1]
+            torch.testing.assert_close(logits, model.score(hidden), atol=1e-5, rtol=0)
+            # transformers itself, with its own mask, says the same.
+            theirs = model(input_ids=alone, attention_mask=torch.ones_like(alone)).logits[0]
+            torch.testing.assert_close(logits, theirs, atol=1e-5, rtol=0)
+    found = predict(model, rows, 3)
+    assert np.allclose(np.stack(found), together.numpy(), atol=1e-5)
+
+
+def test_the_loss_is_the_sum_over_examples(
+    small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder
+) -> None:
+    learner = own_learner(small_base_dir, small_tokenizer_dir, encoder, 100)
+    model = learner.make(["a", "b"], 0).eval()
+    loss = LabelLoss(model, 3)
+    rows = [Encoded((1, 9, 2), 0, False), Encoded((1, 9, 9, 9, 2), 1, False)]
+    both = {k: torch.from_numpy(v) for k, v in pad(rows, 3).items()}
+    parts = [{k: torch.from_numpy(v) for k, v in pad([row], 3).items()} for row in rows]
+    with torch.no_grad():
+        whole = float(loss(**both))
+        apart = sum(float(loss(**part)) for part in parts)
+    assert whole == pytest.approx(apart, abs=1e-5)
+
+
+def test_the_seed_decides_the_head_and_nothing_else(
+    small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder
+) -> None:
+    learner = own_learner(small_base_dir, small_tokenizer_dir, encoder, 100)
+    one, same, other = (learner.make(["a", "b"], seed) for seed in (0, 0, 1))
+    assert isinstance(one, LlamaForSequenceClassification)
+    assert torch.equal(one.score.weight, same.score.weight)
+    assert not torch.equal(one.score.weight, other.score.weight)
+    assert torch.equal(one.model.norm.weight, other.model.norm.weight)
+    assert torch.equal(one.model.embed_tokens.weight, other.model.embed_tokens.weight)
+    twin = own_learner(small_base_dir, small_tokenizer_dir, encoder, 100, is_random=True)
+    assert not torch.equal(
+        twin.make(["a", "b"], 5).model.embed_tokens.weight, one.model.embed_tokens.weight
+    )

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from teenytinyllama.context import RoomContext
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.manifest import Outcome, sha256_file
+from teenytinyllama.recipe import FinetuneSettings, LabelledSet
+from teenytinyllama.stages import finetune
+from teenytinyllama.stages.finetune import classify, training
+
+SETTINGS = FinetuneSettings(
+    tasks=(LabelledSet(name="sentimento", kind="storybook", num_items=64, seed=7),),
+    num_epochs=2,
+    learning_rate=3e-3,
+    seeds=(0, 1),
+)
+
+
+@pytest.fixture(scope="module")
+def done(
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    room_context: RoomContext,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Outcome]:
+    folder = tmp_path_factory.mktemp("finetune")
+    outcome = finetune.run(
+        settings=SETTINGS,
+        context=room_context,
+        out_dir=folder,
+        tokenizer_dir=small_tokenizer_dir,
+        pretrain_dir=small_base_dir,
+    )
+    return folder, outcome
+
+
+def test_figures_stand_beside_their_yardsticks(done: tuple[Path, Outcome]) -> None:
+    found = done[1].figures["tasks"]["sentimento"]
+    assert found["majority_accuracy"] == 0.5
+    assert found["num_items"] == 200
+    assert sum(map(sum, found["confusion"])) == 200
+    assert [one["seed"] for one in found["seeds"]] == [0, 1]
+    assert found["accuracy"] == pytest.approx(sum(o["accuracy"] for o in found["seeds"]) / 2)
+    assert all(len(one["validation_accuracy"]) == 2 for one in found["seeds"])
+    assert "bag_of_words_accuracy" in found
+    counts = done[1].counts["tasks"]["sentimento"]
+    assert (counts["examples_train"], counts["texts_truncated"]) == (64, 0)
+
+
+def test_what_is_left_is_a_plain_classifier_and_no_checkpoint(done: tuple[Path, Outcome]) -> None:
+    task_dir = done[0] / "sentimento"
+    model = AutoModelForSequenceClassification.from_pretrained(task_dir / "final")
+    assert model.config.id2label == {0: "negativo", 1: "positivo"}
+    assert (
+        model.config.pad_token_id == AutoTokenizer.from_pretrained(task_dir / "final").pad_token_id
+    )
+    assert not list(done[0].glob("**/step-*"))
+    assert not list(done[0].glob("**/.best"))
+
+
+def test_the_chosen_epoch_is_the_best_on_validation(done: tuple[Path, Outcome]) -> None:
+    for one in done[1].figures["tasks"]["sentimento"]["seeds"]:
+        scores = one["validation_accuracy"]
+        assert one["best_epoch"] == 1 + scores.index(max(scores))
+
+
+def test_killed_and_started_again_it_ends_in_the_same_bytes(
+    done: tuple[Path, Outcome],
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    room_context: RoomContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_again() -> None:
+        finetune.run(
+            settings=SETTINGS,
+            context=room_context,
+            out_dir=tmp_path,
+            tokenizer_dir=small_tokenizer_dir,
+            pretrain_dir=small_base_dir,
+        )
+
+    calls_left = 0
+    pad = training.pad
+
+    def dying(*args: Any) -> Any:
+        nonlocal calls_left
+        calls_left -= 1
+        if calls_left == 0:
+            raise SystemExit("killed")
+        return pad(*args)
+
+    # In the second epoch of the first seed, and in the second seed.
+    for calls in (10, 12):
+        calls_left = calls
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(training, "pad", dying)
+            run_again()
+    run_again()
+    files = ["sentimento/final/model.safetensors", "sentimento/final/config.json"]
+    for name in files:
+        assert sha256_file(tmp_path / name) == sha256_file(done[0] / name), name
+
+
+def test_two_tasks_of_one_name_are_refused(
+    small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="2 tasks have this name"):
+        finetune.run(
+            settings=SETTINGS.model_copy(update={"tasks": SETTINGS.tasks * 2}),
+            context=room_context,
+            out_dir=tmp_path,
+            tokenizer_dir=small_tokenizer_dir,
+            pretrain_dir=small_base_dir,
+        )
+
+
+def test_classify_labels_new_files(
+    done: tuple[Path, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("Adorei o bolo.\n\nDetestei.\n")
+    (tmp_path / "b.csv").write_text("id,frase\n7,Que festa boa!\n")
+    classify.run(model=done[0], files=[tmp_path / "a.txt"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == ["Adorei o bolo.", "Detestei."]
+    assert all(line["predicted"] in ("negativo", "positivo") for line in lines)
+    assert all(0.5 <= line["probability"] <= 1 for line in lines)
+    with pytest.raises(UserError, match=r"b\.csv:2:text - no text in the column.*id, frase"):
+        classify.run(model=done[0], files=[tmp_path / "b.csv"])
+    classify.run(model=done[0] / "sentimento", files=[tmp_path / "b.csv"], columns=["frase"])
+    assert json.loads(capsys.readouterr().out)["id"] == "7"
+
+
+def test_classify_without_a_classifier_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no classifier here - fix: run `ttl finetune RECIPE`"):
+        classify.run(model=tmp_path, files=[])
+    with pytest.raises(UserError, match="there is no such folder"):
+        classify.run(model=tmp_path / "no", files=[])
