@@ -543,7 +543,7 @@ class LabelledSet(Settings):
 
     @model_validator(mode="after")
     def _complete(self) -> LabelledSet:
-        if self.kind != "storybook" and not self.path and not self.preset:
+        if self.kind != "storybook" and not self.path:
             raise ValueError(f'a labelled set of kind "{self.kind}" needs a path')
         if self.test_split in (self.train_split, self.validation_split):
             raise ValueError(f'test_split = "{self.test_split}" is learnt from or chosen by')
