@@ -196,7 +196,7 @@ def trainer(args: argparse.Namespace, *, compiled: bool = False) -> list[float]:
 
 
 def paper(args: argparse.Namespace) -> list[float]:
-    """The published loop: Accelerate's steps, eager, non-fused AdamW, loss read every micro-step."""
+    """The published loop: eager, AdamW not fused, the loss read at every micro-step."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

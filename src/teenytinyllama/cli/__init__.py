@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the user's input is wrong, 75 stopped but resumable by the
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import types
@@ -111,11 +112,31 @@ def _add_corpus(room: Room) -> None:
     app.command(room.name, help=f"Room: {room.title}.")(command)
 
 
+def _add_pretrain(room: Room) -> None:
+    def command(
+        recipe: RecipePath,
+        overrides: SetOption = [],  # noqa: B006
+        run_dir: RunDir = None,
+        redo: Redo = False,
+        start_from: Annotated[
+            str | None,
+            typer.Option(
+                "--from", metavar="FOLDER", help="Start from a checkpoint or another Llama."
+            ),
+        ] = None,
+        debug: Debug = False,
+    ) -> None:
+        start = [] if start_from is None else [f"pretrain.start_from={json.dumps(start_from)}"]
+        _walk([room.name], recipe, [*overrides, *start], run_dir, redo)
+
+    app.command(room.name, help=f"Room: {room.title}.")(command)
+
+
 def _add_report(room: Room) -> None:
     reporting.add_report(app, lambda *asked: _walk([room.name], *asked), room.title)
 
 
-_SPECIAL = {"corpus": _add_corpus, "report": _add_report}
+_SPECIAL = {"corpus": _add_corpus, "pretrain": _add_pretrain, "report": _add_report}
 for _room in ROOMS:
     _SPECIAL.get(_room.name, _add_room)(_room)
 talk.add_commands(app)

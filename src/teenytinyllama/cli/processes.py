@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
 # Helpers wait while the leader evaluates or writes reports: far longer than a broken network.
 PATIENCE = timedelta(days=1)
 
@@ -23,16 +22,21 @@ class Processes:
         self.is_leader = os.environ.get("RANK", "0") == "0"
         self._state: Any = None
 
-    def share(self, value: T | None) -> T:
-        """The leader's `value`, in every process."""
-        if self.count == 1:
-            return value  # type: ignore[return-value]
-        if self._state is None:
-            from accelerate import PartialState
+    def lead(self, *, enter: bool) -> None:
+        """Tell the helpers whether the room that comes next is one to enter."""
+        if self.count > 1:
+            self._broadcast(enter)
 
-            self._state = PartialState(timeout=PATIENCE)
+    def follow(self) -> bool:
+        """Wait for the leader's word on the room that comes next."""
+        return self._broadcast(None)
+
+    def _broadcast(self, value: bool | None) -> bool:
+        from accelerate import PartialState
         from accelerate.utils import broadcast_object_list
 
+        if self._state is None:
+            self._state = PartialState(timeout=PATIENCE)
         box = [value]
         broadcast_object_list(box, from_process=0)
-        return box[0]  # type: ignore[return-value]
+        return bool(box[0])

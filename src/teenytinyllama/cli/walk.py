@@ -31,7 +31,7 @@ from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.formats import manifest as receipts
 from teenytinyllama.formats.manifest import Input, Manifest, Outcome
 from teenytinyllama.progress import format_duration, say
-from teenytinyllama.recipe import LabelledSet, Recipe, Settings, Source, Task
+from teenytinyllama.recipe import FilterSettings, LabelledSet, Recipe, Settings, Source, Task
 
 UNFINISHED = ".unfinished.json"
 VERSIONED = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "accelerate")
@@ -210,7 +210,7 @@ class Walk:
         assert settings is not None
         if self.processes.is_leader:
             self._lead(room, settings, redo=redo)
-        elif self.processes.share(None):
+        elif self.processes.follow():
             self._enter(room, settings, self._inputs(room))
 
     def _lead(self, room: Room, settings: Settings, *, redo: bool) -> None:
@@ -236,11 +236,11 @@ class Walk:
             gone = receipts.missing_outputs(room_dir, done.outputs)
             if not gone:
                 say(f"{room.name}: unchanged, skipped")
-                self.processes.share(False)
+                self.processes.lead(enter=False)
                 return
             say(f"{room.name}: {len(gone)} of its files are gone or changed ({gone[0]}), again")
         self._clear(room, room_dir, fingerprint, asked, redo=redo)
-        self.processes.share(room.keeps_checkpoints)
+        self.processes.lead(enter=room.keeps_checkpoints)
         self._run(room, settings, room_dir, fingerprint, inputs)
 
     def _clear(
@@ -330,6 +330,8 @@ def _external_fingerprints(settings: Settings) -> dict[str, str]:
         for item in value if isinstance(value, tuple) else ():
             if isinstance(item, LabelledSet | Source | Task):
                 prints[item.path] = receipts.fingerprint_files(item.local_paths())
+        if isinstance(value, FilterSettings):
+            prints[field] = receipts.fingerprint_files(value.local_paths())
     return prints
 
 

@@ -8,7 +8,6 @@ checkpoint and ends in the same bytes.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,13 @@ from teenytinyllama.formats.manifest import Outcome, fingerprint_of
 from teenytinyllama.formats.tokens import TokenFile, open_tokens, read_index
 from teenytinyllama.languages import prompts_of
 from teenytinyllama.recipe import PretrainSettings
+from teenytinyllama.training.base_model import copy_tokenizer, save_final
 from teenytinyllama.training.batches import SequenceOrder
 from teenytinyllama.training.generation import generate
 from teenytinyllama.training.heldout import EncodedDocument, score_documents
 from teenytinyllama.training.loop import Job, Loop, LoopSettings, MicroBatch
 from teenytinyllama.training.losses import IGNORED, NextTokenLoss
+from teenytinyllama.training.starting import Start, fresh, from_folder
 
 SAMPLE_TOKENS = 64
 # Held-out tokens read during training; the evaluate room reads all of them.
@@ -51,18 +52,12 @@ def run(
     tokens = open_tokens(pack_dir, "train", verify=True)
     heldout = open_tokens(pack_dir, "heldout")
     order = _order(tokens, settings, pack_dir)
-    config = sizes.llama_config(
-        settings.model,
-        encoder.vocab_size,
-        bos_id=encoder.bos_id,
-        eos_id=encoder.eos_id,
-        pad_id=encoder.pad_id,
-    )
-    model = sizes.build_model(config, seed=settings.seed)
+    start = _start(settings, encoder, tokenizer_dir)
+    model = start.model
 
     def write_model_files(folder: Path) -> None:
         model.config.save_pretrained(folder)
-        _copy_tokenizer(tokenizer_dir, folder)
+        copy_tokenizer(tokenizer_dir, folder)
 
     job = Job(
         objective=NextTokenLoss(model, z_loss=settings.z_loss),
@@ -70,35 +65,75 @@ def run(
         rows_per_step=order.rows_per_step,
         tokens_per_row=settings.sequence_length,
         flops_per_token=sizes.flops_per_token(
-            settings.model, encoder.vocab_size, settings.sequence_length
+            start.settings, encoder.vocab_size, settings.sequence_length
         ),
         identity={
             "tokens": str(index["splits"]["train"]["tokens"]["sha256"])[:16],
             "tokenizer": encoder.fingerprint[:16],
-            "model": fingerprint_of(settings.model.model_dump(mode="json")),
+            "model": fingerprint_of(start.settings.model_dump(mode="json")),
         },
         write_model_files=write_model_files,
+        initial_optimizer=start.optimizer,
         evaluate=_evaluation(heldout, encoder, settings),
         sample=_sampling(encoder, settings, context.language),
         describe_step=lambda step: _describe_step(tokens, order, settings, step),
     )
     loop = Loop(job, _loop_settings(settings), out_dir, context)
+    before = job.evaluate(loop.model) if settings.start_from and job.evaluate else {}
     figures = loop.run()
     if loop.is_main:
-        _save_final(model, out_dir / "final", tokenizer_dir)
+        save_final(model, out_dir / "final", tokenizer_dir)
     return Outcome(
         counts={
             "steps": figures["num_steps"],
             "tokens": figures["tokens"],
             "sequences_in_data": order.num_sequences,
-            "parameters": sizes.num_parameters(settings.model, encoder.vocab_size),
+            "parameters": sizes.num_parameters(start.settings, encoder.vocab_size),
         },
         figures={
             **figures,
             "epochs": round(order.epochs_at(figures["num_steps"]), 4),
             "uniform_loss": math.log(encoder.vocab_size),
+            **_start_figures(start, before),
         },
     )
+
+
+def _start(settings: PretrainSettings, encoder: TextEncoder, tokenizer_dir: Path) -> Start:
+    special_ids = {
+        "bos_id": encoder.bos_id,
+        "eos_id": encoder.eos_id,
+        "pad_id": encoder.pad_id,
+    }
+    if settings.start_from:
+        start = from_folder(settings.start_from, settings.model, tokenizer_dir, special_ids)
+        if settings.sequence_length > start.settings.max_position_embeddings:
+            raise UserError(
+                "sequence-too-long",
+                f"pretrain.sequence_length = {settings.sequence_length}",
+                f"{settings.start_from} reads {start.settings.max_position_embeddings} tokens",
+                f"--set pretrain.sequence_length={start.settings.max_position_embeddings}",
+            )
+    else:
+        start = fresh(settings.model, encoder.vocab_size, special_ids, settings.seed)
+    if settings.attention == "flash-attn":
+        try:
+            start.model.set_attn_implementation("flash_attention_2")
+        except (ImportError, ValueError) as error:
+            raise UserError(
+                "flash-attn-missing",
+                'pretrain.attention = "flash-attn"',
+                str(error).splitlines()[0],
+                'pip install flash-attn, or --set pretrain.attention="sdpa"',
+            ) from error
+    return start
+
+
+def _start_figures(start: Start, before: dict[str, float]) -> dict[str, Any]:
+    figures: dict[str, Any] = {f"{name}_at_start": value for name, value in before.items()}
+    if start.num_shared_pieces is not None:
+        figures["num_shared_pieces"] = start.num_shared_pieces
+    return figures
 
 
 def _loop_settings(settings: PretrainSettings) -> LoopSettings:
@@ -221,9 +256,10 @@ def _sampling(
 
     def sample(model: nn.Module) -> list[dict[str, Any]]:
         ids = [[encoder.bos_id, *encoder.encode(prompt)] for prompt in prompts]
-        room = settings.model.max_position_embeddings - max(len(row) for row in ids)
+        positions: int = model.config.max_position_embeddings  # type: ignore[union-attr, assignment]
+        room = positions - max(len(row) for row in ids)
         outputs = generate(
-            model,  # type: ignore[arg-type]
+            model,
             ids,
             max_new_tokens=max(1, min(SAMPLE_TOKENS, room)),
             stop_ids=[encoder.eos_id],
@@ -247,25 +283,3 @@ def _describe_step(
     last = np.searchsorted(tokens.document_starts, ends, side="left") - 1
     documents = sorted({int(d) for a, b in zip(first, last, strict=True) for d in range(a, b + 1)})
     return {"sequences": [int(row) for row in rows], "documents": documents}
-
-
-def _copy_tokenizer(tokenizer_dir: Path, folder: Path) -> None:
-    for name in (
-        "tokenizer.model",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-    ):
-        if (tokenizer_dir / name).is_file():
-            shutil.copyfile(tokenizer_dir / name, folder / name)
-
-
-def _save_final(model: Any, final_dir: Path, tokenizer_dir: Path) -> None:
-    """`final/`: what `AutoModelForCausalLM.from_pretrained` loads, weights as trained."""
-    shutil.rmtree(final_dir, ignore_errors=True)
-    partial = final_dir.with_name(".partial-final")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    _copy_tokenizer(tokenizer_dir, partial)
-    partial.rename(final_dir)

@@ -22,9 +22,7 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def permute(
-    positions: NDArray[np.uint64], size: int, seed: int, epoch: int
-) -> NDArray[np.uint64]:
+def permute(positions: NDArray[np.uint64], size: int, seed: int, epoch: int) -> NDArray[np.uint64]:
     """Where a seeded shuffle of `range(size)` puts each position, without making the shuffle.
 
     A bijection of [0, size) for every (seed, epoch).
@@ -36,8 +34,8 @@ def permute(
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
     with np.errstate(over="ignore"):
-        key = _mix(np.array([seed], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-        key = _mix(key + np.uint64(epoch))
+        start: NDArray[np.uint64] = np.full(1, (seed + 0x9E3779B97F4A7C15) % 2**64, np.uint64)
+        key = _mix(_mix(start) ^ np.full(1, epoch, np.uint64))
         keys = _mix(key + np.arange(1, ROUNDS + 1, dtype=np.uint64))
         values = positions.copy()
         todo = np.ones(len(values), bool)

@@ -1,10 +1,10 @@
 """Checkpoints that cannot betray: whole or not there, verified by hash, never trusted by name.
 
     step-0001200/
-        config.json, model.safetensors, tokenizer files    a plain Hugging Face model
-        optimizer.safetensors                              moments, by parameter name
-        state.json                                         step, tokens, energy, log length, settings
-        manifest.json                                      size and SHA-256 of each file; written last
+        config.json, model.safetensors, tokenizer files   a plain Hugging Face model
+        optimizer.safetensors                             moments, by parameter name
+        state.json                                        step, tokens, energy, log length
+        manifest.json                                     sizes and SHA-256; written last
 
 A save writes a hidden folder, syncs every file, writes the manifest, renames, syncs the parent,
 and only then prunes older rolling checkpoints. A load takes the newest folder whose every hash

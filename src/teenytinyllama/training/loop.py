@@ -83,6 +83,8 @@ class Job:
     """What a checkpoint must agree on to be gone on from: data, tokenizer, sizes."""
     write_model_files: Callable[[Path], None]
     """Adds configuration and tokenizer to a checkpoint."""
+    initial_optimizer: Mapping[str, Tensor] | None = None
+    """Moments to begin with, where the job goes on from another training's checkpoint."""
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     """Held-out figures for the log, such as `heldout_bpb`."""
     sample: Callable[[nn.Module], list[dict[str, Any]]] | None = None
@@ -122,7 +124,7 @@ class Progress:
     samples_bytes: int = 0
     pending: list[list[float]] = field(default_factory=list)
     """Loss, norm and skip flag of the steps since the last logged line."""
-    energy: Energy = Energy()
+    energy: Energy = field(default_factory=Energy)
     seconds: float = 0.0
     bad_in_a_row: int = 0
     rollbacks: int = 0
@@ -184,7 +186,7 @@ class Loop:
         self.objective = self.accelerator.prepare_model(job.objective)
 
     def _guess_micro_batch(self) -> int:
-        """Rows of one forward pass: a divisor of the step that should fit; halved if it does not."""
+        """Rows of one forward pass: a divisor of the step that should fit (else it is halved)."""
         rows = self.job.rows_per_step // self.world
         if rows * self.world != self.job.rows_per_step or rows == 0:
             raise UserError(
@@ -268,7 +270,7 @@ class Loop:
         self._record(torch.stack([loss, norm.to(torch.float32), found_inf]))
 
     def _mine(self, batches: Sequence[MicroBatch]) -> Sequence[tuple[int, MicroBatch]]:
-        """This process's micro-batches with their number in the step."""
+        """Micro-batches of this process, with their number in the step."""
         if len(batches) % self.world:
             raise UserError(
                 "world-size",
@@ -290,12 +292,13 @@ class Loop:
         if shards == 1:
             return self._accumulate(step, batches, total)
         loss = self._accumulate(step, batches[0::shards], total)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        first = [p.grad for p in parameters]
-        for parameter in parameters:
+        first = {p: p.grad for p in self.model.parameters() if p.grad is not None}
+        for parameter in first:
             parameter.grad = None
         loss = loss + self._accumulate(step, batches[1::shards], total)
-        torch._foreach_add_([p.grad for p in parameters], first)
+        for parameter, gradient in first.items():
+            assert parameter.grad is not None
+            parameter.grad.add_(gradient)
         return loss
 
     def _accumulate(
@@ -401,7 +404,9 @@ class Loop:
             if is_bad:
                 self._note_skipped(first + offset)
             known = first + offset in self._skip_steps
-            self.progress.bad_in_a_row = self.progress.bad_in_a_row + 1 if is_bad and not known else 0
+            self.progress.bad_in_a_row = (
+                self.progress.bad_in_a_row + 1 if is_bad and not known else 0
+            )
         self._roll_back_if_lost()
 
     def _note_skipped(self, step: int) -> None:
@@ -548,6 +553,8 @@ class Loop:
             found = checkpoints.load_newest(self.out_dir)
         if found is None:
             self.progress = Progress(micro_batch=self.progress.micro_batch)
+            if self.job.initial_optimizer is not None:
+                load_optimizer_tensors(self.model, self.optimizers, self.job.initial_optimizer)
         else:
             _check_identity(found, self.job.identity)
             self.progress = _progress_from_json(found.state["progress"])
@@ -646,7 +653,9 @@ def _progress_from_json(value: dict[str, Any]) -> Progress:
 
 def _check_identity(found: checkpoints.Checkpoint, identity: Mapping[str, str]) -> None:
     saved = found.state["identity"]
-    rows = [f"{k}: {saved.get(k)} there, {v} here" for k, v in identity.items() if saved.get(k) != v]
+    rows = [
+        f"{k}: {saved.get(k)} there, {v} here" for k, v in identity.items() if saved.get(k) != v
+    ]
     if rows:
         raise UserError(
             "checkpoint-differs",
@@ -654,5 +663,3 @@ def _check_identity(found: checkpoints.Checkpoint, identity: Mapping[str, str]) 
             "belongs to another training (" + "; ".join(rows) + ")",
             "use the same data, tokenizer and sizes, or --redo to start anew",
         )
-
-

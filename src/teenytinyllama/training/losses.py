@@ -19,9 +19,7 @@ CHUNK_BYTES_CPU = 64 * 1024 * 1024
 CHUNK_BYTES_GPU = 1024 * 1024 * 1024
 
 
-def _softmax_gradient(
-    logits: Tensor, targets: Tensor, z_loss: float
-) -> tuple[Tensor, Tensor]:
+def _softmax_gradient(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
     """Summed loss of some rows and its gradient by the logits, in the logits' dtype."""
     wide = logits.float()  # (N, V)
     log_partition = torch.logsumexp(wide, dim=-1)  # (N,)
@@ -55,7 +53,7 @@ def _softmax_gradient_on(device: torch.device) -> Any:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, dtype: torch.dtype
     ) -> Tensor:
         softmax_gradient = _softmax_gradient_on(hidden.device)
@@ -80,8 +78,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         by_hidden, by_weight = ctx.saved_tensors
         scaled_hidden = None if by_hidden is None else by_hidden * upstream.to(by_hidden.dtype)
         scaled_weight = None if by_weight is None else by_weight.mul_(upstream.to(by_weight.dtype))
@@ -106,7 +104,7 @@ def linear_cross_entropy(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     rows = hidden.reshape(-1, hidden.shape[-1])
     with torch.autocast(kind, enabled=False):
-        total: Tensor = _LinearCrossEntropy.apply(
+        total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
             rows, weight, targets.reshape(-1), z_loss, dtype
         )
     return total

@@ -205,5 +205,7 @@ def load_optimizer_tensors(
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition("/")
         parameter = parameters[name]
-        device = torch.device("cpu") if key == "step" and not parameter.is_cuda else parameter.device
+        device = (
+            torch.device("cpu") if key == "step" and not parameter.is_cuda else parameter.device
+        )
         owner[id(parameter)].state[parameter][key] = tensor.to(device)

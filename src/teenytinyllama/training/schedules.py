@@ -26,8 +26,7 @@ def learning_rate_factor(step: int, schedule: ScheduleSettings, num_steps: int) 
         start = max(start, num_steps - round(schedule.decay_fraction * num_steps))
     fall = max(num_steps - start, 1)
     progress = max(0.0, (step - start) / fall)
+    share = 1 - progress
     if schedule.kind == "cosine":
         share = 0.5 * (1 + math.cos(math.pi * progress))
-    else:
-        share = 1 - progress
     return schedule.final_fraction + (1 - schedule.final_fraction) * max(share, 0.0)

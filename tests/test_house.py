@@ -1,0 +1,90 @@
+"""The house: imports only go down, stages do not know each other, the front door opens fast."""
+
+import ast
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import teenytinyllama
+
+ROOT = Path(teenytinyllama.__file__).parent
+FLOORS = {"cli": 5, "stages": 4, "training": 3, "formats": 2}
+HEAVY = ("torch", "transformers", "datatrove", "datasets", "numpy", "lm_eval")
+
+
+def modules():
+    return {
+        ".".join(("teenytinyllama", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): path
+        for path in sorted(ROOT.rglob("*.py"))
+    }
+
+
+def floor(module):
+    """5 for the front door down to 1 for the ground."""
+    parts = module.split(".")[1:]
+    return FLOORS.get(parts[0], 1) if parts else 6
+
+
+def room(module):
+    return module.split(".")[2] if floor(module) == 4 and module.count(".") >= 2 else None
+
+
+def imports(module, path, known):
+    """Modules of the package that `module` imports anywhere in its file."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*up, base] if base else up)
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                yield from (name for name in (whole if whole in known else base,) if name in known)
+
+
+def test_imports_only_go_down_and_stages_never_meet():
+    known = modules()
+    assert len(known) > 50
+    faults = []
+    for module, path in known.items():
+        for target in imports(module, path, known):
+            if floor(target) > floor(module) and target != "teenytinyllama":
+                faults.append(f"up: {module} -> {target}")
+            if room(module) and room(target) and room(module) != room(target):
+                faults.append(f"across: {module} -> {target}")
+    assert faults == []
+
+
+def test_a_function_can_be_read_at_a_glance():
+    long = []
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > 80:
+                    long.append(f"{module}.{node.name}: {lines} lines")
+    assert long == []
+
+
+def test_the_front_door_loads_nothing_heavy():
+    code = f"import sys, teenytinyllama.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_comes_in_half_a_second():
+    command = [sys.executable, "-m", "teenytinyllama.cli", "--help"]
+    seconds = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert "run" in done.stdout
+    assert min(seconds) < 0.5, seconds  # of the processor: other work may share the machine

@@ -1,0 +1,59 @@
+import pytest
+
+from teenytinyllama import model as sizes
+from teenytinyllama.recipe import ModelSettings
+
+PAPER_460M = ModelSettings(
+    hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16
+)
+SHAPES = {
+    "paper, 160m": (ModelSettings(), 32_000),
+    "paper, 460m": (PAPER_460M, 32_000),
+    "tied": (ModelSettings(tie_word_embeddings=True), 32_000),
+    "grouped queries": (ModelSettings(num_key_value_heads=4), 32_000),
+    "deep and thin": (
+        ModelSettings(
+            hidden_size=64, intermediate_size=192, num_hidden_layers=40, num_attention_heads=2
+        ),
+        1000,
+    ),
+    "2 B": (
+        ModelSettings(
+            hidden_size=2048,
+            intermediate_size=8192,
+            num_hidden_layers=26,
+            num_attention_heads=16,
+            num_key_value_heads=4,
+        ),
+        32_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_arithmetic_counts_what_the_model_has(name):
+    import torch
+    from transformers import LlamaForCausalLM
+
+    settings, vocab_size = SHAPES[name]
+    config = sizes.llama_config(settings, vocab_size, bos_id=1, eos_id=2, pad_id=3)
+    with torch.device("meta"):  # shapes without memory: 2 B parameters cost nothing
+        model = LlamaForCausalLM(config)
+    assert sum(p.numel() for p in model.parameters()) == sizes.num_parameters(settings, vocab_size)
+
+
+def test_the_papers_sizes():
+    assert sizes.num_parameters(ModelSettings(), 32_000) == 162_417_408
+    assert sizes.num_parameters(PAPER_460M, 32_000) == 468_239_360
+
+
+def test_weights_depend_on_the_seed_alone():
+    import torch
+
+    small = ModelSettings(hidden_size=16, intermediate_size=32, num_attention_heads=2)
+    config = sizes.llama_config(small, 50, bos_id=1, eos_id=2, pad_id=3)
+    torch.manual_seed(1)
+    first = sizes.build_model(config, seed=4).state_dict()
+    torch.manual_seed(2)
+    second = sizes.build_model(config, seed=4).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)

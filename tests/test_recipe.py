@@ -1,0 +1,113 @@
+import pytest
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.recipe import Recipe, load_recipe
+
+GOOD = """
+name = "small"
+
+[corpus]
+sources = [{ kind = "storybook", license = "Apache-2.0" }]
+
+[pretrain]
+num_steps = 10
+model = { hidden_size = 64, num_attention_heads = 4 }
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "recipe.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def fault(path, *overrides):
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, overrides)
+    return caught.value
+
+
+def test_a_recipe_names_its_rooms_and_the_rest_is_default(write):
+    recipe = load_recipe(write(GOOD))
+    assert recipe.pretrain.num_steps == 10
+    assert recipe.pretrain.model.num_hidden_layers == 12
+    assert recipe.tokenizer is None
+
+
+def test_overrides_are_toml_and_may_open_a_section(write):
+    path = write(GOOD)
+    recipe = load_recipe(
+        path, ["pretrain.optimizer.peak_learning_rate=3e-4", "tokenizer.vocab_size=500", "name=b"]
+    )
+    assert recipe.pretrain.optimizer.peak_learning_rate == 3e-4
+    assert recipe.tokenizer.vocab_size == 500
+    assert recipe.name == "b"
+
+
+def test_a_misspelt_key_suggests_the_right_one_and_names_its_line(write):
+    error = fault(write(GOOD.replace("num_steps", "num_stps")))
+    assert error.code == "recipe-unknown-key"
+    assert error.where.endswith("recipe.toml:8:pretrain.num_stps")
+    assert error.fix == 'did you mean "num_steps"?'
+
+
+def test_a_misspelt_room_suggests_the_right_one(write):
+    assert fault(write(GOOD.replace("[pretrain]", "[pretrian]"))).fix == 'did you mean "pretrain"?'
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ('"3e-4"', "valid number"),
+        ("-0.1", "greater than 0"),
+        ("inf", "finite number"),
+        ("true", "valid number"),
+    ],
+)
+def test_a_wrong_value_is_shown_with_what_was_expected(write, value, words):
+    error = fault(write(GOOD), f"pretrain.optimizer.peak_learning_rate={value}")
+    assert error.code == "recipe-value"
+    assert error.where == "--set pretrain.optimizer.peak_learning_rate"
+    assert words in error.what
+
+
+@pytest.mark.parametrize("value", ["true", "10.5", '"10"', "0"])
+def test_an_integer_is_an_integer(write, value):
+    assert fault(write(GOOD), f"pretrain.num_steps={value}").code == "recipe-value"
+
+
+def test_settings_that_do_not_fit_each_other_say_how_to_make_them_fit(write):
+    error = fault(write(GOOD), "pretrain.tokens_per_step=300000")
+    assert "300000 is not a multiple of sequence_length = 2048; nearest: 299008 or 301056" in (
+        error.what
+    )
+    error = fault(write(GOOD), "pretrain.model.num_attention_heads=5")
+    assert "hidden_size = 64 is not a multiple of num_attention_heads = 5" in error.what
+
+
+def test_several_faults_are_counted(write):
+    error = fault(write(GOOD), "pretrain.num_steps=0", "pretrain.log_every_steps=0")
+    assert "(1 more faults after this one)" in error.what
+
+
+def test_what_is_no_toml_and_what_is_not_there(write, tmp_path):
+    assert fault(write("name = ")).code == "recipe-syntax"
+    assert fault(tmp_path / "absent.toml").code == "recipe-missing"
+    assert fault(write(GOOD), "pretrain.num_steps").code == "set-syntax"
+    assert fault(write(GOOD), "name.x=1").code == "set-syntax"
+
+
+def test_every_setting_says_what_it_is():
+    def fields(model, path=""):
+        for name, field in model.model_fields.items():
+            yield f"{path}{name}", field.description
+            for option in (field.annotation, *getattr(field.annotation, "__args__", ())):
+                if isinstance(option, type) and hasattr(option, "model_fields"):
+                    yield from fields(option, f"{path}{name}.")
+
+    silent = [name for name, description in fields(Recipe) if not description]
+    assert silent == []
