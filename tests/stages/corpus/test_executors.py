@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,13 @@ def test_ray_writes_the_same_bytes(
 def test_a_folder_without_shards_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shards-missing"):
         shards_of(tmp_path)
+
+
+def test_without_datatrove_the_extra_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['datatrove'] = None\n"
+        "from teenytinyllama.stages.corpus.executors import executor_for\n"
+        "executor_for('local', None, 'pt', None, None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install 'teenytinyllama[machines]'" in done.stderr

@@ -38,8 +38,10 @@ try:
     )
     from datatrove.pipeline.base import PipelineStep
     from datatrove.pipeline.filters.base_filter import BaseFilter
-except ImportError as error:
-    raise missing_extra("datatrove", "machines") from error
+except ImportError:
+    # The module can be read without the extra; `executor_for` says what to install.
+    Item = PipelineStep = BaseFilter = object
+    LocalPipelineExecutor = RayPipelineExecutor = SlurmPipelineExecutor = None
 
 Kind = Literal["local", "ray", "slurm"]
 DOCUMENTS_PER_BATCH = 200
@@ -217,9 +219,12 @@ def executor_for(
 ) -> Any:
     """A datatrove executor, ready to `run()`: all tasks at once, or `workers` at a time.
 
-    `options` go to it as they are: `time` and `partition` for Slurm. On several machines both
-    folders must be seen from each of them.
+    Raises UserError where datatrove is not installed or there is nothing to read. `options` go to
+    it as they are: `time` and `partition` for Slurm. On several machines both folders must be seen
+    from each of them.
     """
+    if LocalPipelineExecutor is None:
+        raise missing_extra("datatrove", "machines")
     blocks = pipeline(settings, language, input_dir, output_dir)
     tasks, logs = len(shards_of(input_dir)), str(output_dir / "logs")
     # Worker processes carry one core each; numpy's threads would only compete.
