@@ -18,6 +18,7 @@ from teenytinyllama.recipe import TokenizerSettings
 from teenytinyllama.stages import tokenizer
 from teenytinyllama.stages.tokenizer import convert
 from teenytinyllama.stages.tokenizer import train as training
+from teenytinyllama.stages.tokenizer.compare import open_tokenizer
 from teenytinyllama.stages.tokenizer.measure import Measure
 from teenytinyllama.stages.tokenizer.sample import Sample
 
@@ -178,6 +179,42 @@ def test_measure_counts_by_hand(small_tokenizer_dir: Path) -> None:
     assert (figures["num_words"], figures["num_bytes"], figures["num_tokens"]) == (2, 7, 8)
     assert (figures["num_byte_tokens"], figures["byte_fallback_fraction"]) == (6, 0.75)
     assert figures["tokens_per_word"] == 4
+
+
+def test_table_1_sets_other_tokenizers_beside_ours(
+    small_corpus_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Lila é uma raposa.\n汉字\n", encoding="utf-8")
+    against = (str(small_tokenizer_dir), str(small_tokenizer_dir / "tokenizer.model"))
+    _, figures = run_room(
+        small_corpus_dir,
+        tmp_path / "t",
+        room_context,
+        vocab_size=640,
+        measure_text=str(text),
+        measure_against=against,
+    )
+    rows = figures["table_1"]
+    assert [row.pop("tokenizer") for row in rows] == ["this run", *against]
+    assert rows[0] == rows[1] == rows[2]  # the same vocabulary, in both forms
+    assert (rows[0]["num_words"], rows[0]["is_lossless"]) == (5, True)
+    assert rows[0]["byte_fallback_fraction"] == 6 / rows[0]["num_tokens"]
+    assert rows[0]["unknown_fraction"] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "code"), [(None, "measure-missing"), (b"\x80\x04}.", "measure-unreadable")]
+)
+def test_what_is_no_tokenizer_is_named(tmp_path: Path, content: bytes | None, code: str) -> None:
+    for name in ("x.model", "tokenizer.json"):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            open_tokenizer("x", tmp_path / name)
+        assert caught.value.code == code
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 # --- what a user can get wrong (reliability.md, 40 to 49) --------------------------------------

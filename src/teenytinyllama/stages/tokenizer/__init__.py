@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from teenytinyllama.context import RoomContext
-from teenytinyllama.formats.encoding import load_tokenizer
+from teenytinyllama.formats.encoding import MODEL_NAME, load_tokenizer
 from teenytinyllama.formats.manifest import Outcome
 from teenytinyllama.progress import Progress, say
 from teenytinyllama.recipe import TokenizerSettings
+from teenytinyllama.stages.tokenizer.compare import open_tokenizer, read_text, table_row
 from teenytinyllama.stages.tokenizer.convert import EDGE_TEXTS, prove_equal, write_files
 from teenytinyllama.stages.tokenizer.measure import measure_sources
 from teenytinyllama.stages.tokenizer.sample import Sample
@@ -67,8 +69,20 @@ def run(
             "vocab_size": encoder.vocab_size,
             **compared,
         },
-        figures=measure_sources(heldout, encoder),
+        figures={**measure_sources(heldout, encoder), **_table_1(settings, out_dir)},
     )
+
+
+def _table_1(settings: TokenizerSettings, out_dir: Path) -> dict[str, list[dict[str, Any]]]:
+    if not settings.measure_text:
+        return {}
+    text = read_text(Path(settings.measure_text).expanduser())
+    rows = [table_row(open_tokenizer("this run", out_dir / MODEL_NAME), text)]
+    for name in settings.measure_against:
+        rows.append(table_row(open_tokenizer(name, Path(name).expanduser()), text))
+    for row in rows:
+        say(f"tokenizer: {row['tokens_per_word']:.3f} tokens per word, {row['tokenizer']}")
+    return {"table_1": rows}
 
 
 def _watched(texts: Iterator[str], work: Progress) -> Iterator[str]:
