@@ -246,6 +246,8 @@ class CorpusSettings(Settings):
     """Share of documents, 0 to 1, kept out of training; chosen by a hash of the text."""
     max_quarantined_fraction: Fraction = 0.01
     """Stop with an error when more than this share of records cannot be read."""
+    max_foreign_fraction: Fraction = 0.9
+    """Stop with an error when more than this share of documents is in another language."""
     min_document_bytes: Count = 32
     """Documents shorter than this many UTF-8 bytes are dropped."""
     max_line_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 16 << 20

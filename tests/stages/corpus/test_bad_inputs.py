@@ -308,6 +308,31 @@ def test_30_nothing_but_duplicates(room: Room, tmp_path: Path) -> None:
         room(tmp_path / "a.jsonl")
 
 
+ENGLISH = "The fox lives in the forest and she likes to tell the same old stories to everyone."
+
+
+def test_31_another_language_is_said_and_too_much_of_it_stops(
+    room: Room, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("py3langid")
+    foreign = [ENGLISH.replace("fox", f"fox {n}") for n in range(6)]
+    (tmp_path / "a.jsonl").write_bytes(json_lines(*GOOD, *foreign))
+    language = {"families": ["language"]}
+    left = room(tmp_path / "a.jsonl", filters=language)
+    assert sorted(left.dropped()["language"]) == sorted(foreign)
+    assert "60% of the documents are not in the language pt" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r'60% of 10 documents are not in the language "pt"'):
+        room(tmp_path / "a.jsonl", filters=language, max_foreign_fraction=0.5)
+
+
+def test_addresses_reach_the_filters(room: Room, tmp_path: Path) -> None:
+    lines = json_lines(*GOOD[:3]) + json_lines(GOOD[3], url="https://ruim.example/a")
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    filters = {"families": ["address"], "blocked_domains": ["ruim.example"]}
+    left = room(tmp_path / "a.jsonl", filters=filters)
+    assert [texts for texts in left.dropped().values()] == [[GOOD[3]]]
+
+
 def test_32_missing_licence_names_the_line_to_add(room: Room, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINES)
     with pytest.raises(UserError, match=r'a\.jsonl:1:license .*add license = "CC-BY-4\.0"'):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.context import RoomContext
+from teenytinyllama.errors import UserError
 from teenytinyllama.formats.manifest import MANIFEST_NAME, Outcome
 from teenytinyllama.progress import Progress, say
 from teenytinyllama.recipe import CorpusSettings
@@ -36,6 +37,7 @@ from teenytinyllama.stages.corpus.writing import Closing, Written, heldout, held
 # Below this size the start of worker processes costs more than it saves.
 ONE_PROCESS_BYTES = 8 << 20
 WORK_DIR = ".work"
+FOREIGN, FOREIGN_SHARE_SAID = "language", 0.1
 
 
 def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Outcome:
@@ -65,6 +67,7 @@ def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Out
                 intake.take(batch)
                 work.advance(len(batch.entries) + len(batch.faults))
         intake.finish()
+    _check_language(settings, intake, context.language)
     _drop_near_duplicates(settings, intake)
     limit = heldout_limit(intake.index, settings.heldout_fraction)
     is_heldout = partial(heldout, intake.index, limit)
@@ -124,6 +127,23 @@ def _boilerplate(settings: CorpusSettings, files: list[InputFile]) -> dict[str, 
         source = settings.sources[file.source]
         learner.read(source, read_file(file, source, settings, Counter()))
     return learner.result()
+
+
+def _check_language(settings: CorpusSettings, intake: Intake, language: str) -> None:
+    """Say how much is in another language. Raises UserError where it is nearly everything."""
+    index = intake.index
+    foreign = sum(index.reason(row) == FOREIGN for row in range(len(index)))
+    share = foreign / max(len(index), 1)
+    if share > settings.max_foreign_fraction:
+        raise UserError(
+            "corpus-language",
+            "corpus.sources",
+            f'{share:.0%} of {len(index)} documents are not in the language "{language}", '
+            f"expected at most {settings.max_foreign_fraction:.0%}",
+            "set the recipe's language, take other sources, or raise corpus.max_foreign_fraction",
+        )
+    if share > FOREIGN_SHARE_SAID:
+        say(f"corpus: {share:.0%} of the documents are not in the language {language}, dropped")
 
 
 def _drop_near_duplicates(settings: CorpusSettings, intake: Intake) -> None:
