@@ -31,6 +31,47 @@ def chat_command(
     chat.run(models=models, system=system, assignments=assignments)
 
 
+BenchModels = Annotated[
+    list[str],
+    typer.Argument(
+        help="Run folders, model folders or sizes (160m, 460m: random weights).", metavar="MODEL"
+    ),
+]
+Batches = Annotated[list[int], typer.Option("--batch", help="Conversations at once; repeatable.")]
+Precisions = Annotated[list[str], typer.Option("--precision", help="fp32 or bf16; repeatable.")]
+PromptTokens = Annotated[int, typer.Option("--prompt-tokens", help="Tokens of each prompt.")]
+NewTokens = Annotated[int, typer.Option("--new-tokens", help="Tokens generated after each.")]
+Repeats = Annotated[int, typer.Option("--repeats", help="Measured runs of each row.")]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads; 0: all cores.")]
+JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the rows here.")]
+
+
+def bench_command(
+    models: BenchModels,
+    batches: Batches = [1, 16],  # noqa: B006
+    precisions: Precisions = ["bf16"],  # noqa: B006
+    prompt_tokens: PromptTokens = 128,
+    new_tokens: NewTokens = 64,
+    repeats: Repeats = 5,
+    threads: Threads = 0,
+    json_path: JsonPath = None,
+    debug: Debug = False,
+) -> None:
+    """`ttl bench MODEL...`: speed, memory and energy of generation, one table."""
+    from teenytinyllama.stages import bench
+
+    cases = [
+        bench.Case(model, precision, batch, prompt_tokens, new_tokens, repeats, threads)
+        for model in models
+        for precision in precisions
+        for batch in batches
+    ]
+    typer.echo(bench.run(cases=cases, json_path=json_path))
+
+
 def add_commands(app: typer.Typer) -> None:
     """Hang these commands on the front door."""
     app.command("chat", help="Talk to a model in the terminal.")(chat_command)
+    app.command("bench", help="Speed, memory and energy of generation, in one table.")(
+        bench_command
+    )

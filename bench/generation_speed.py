@@ -1,0 +1,165 @@
+"""Generated tokens per second on one CPU core: ours, transformers.generate and llama.cpp in turn.
+
+    python bench/generation_speed.py --rounds 5        # the paper's 160m, random weights, minutes
+
+Everyone gets the same random weights, prompt, number of new tokens and one thread. Rates are of
+decoding alone (a run of one token is taken off) and per second of CPU time, which says what one
+free core gives, also on a busy machine. Ratios are taken round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM
+
+from teenytinyllama.model import build_model, llama_config
+from teenytinyllama.recipe import ModelSettings
+from teenytinyllama.stages.bench import SIZES, random_prompts
+from teenytinyllama.training.decoder import Decoder
+
+VOCAB_SIZE = 32_000
+
+
+def ours(decoder: Decoder, batch: int, prompt_tokens: int, new_tokens: int) -> float:
+    memory = decoder.new_memory()
+    prompts = random_prompts(batch, prompt_tokens, VOCAB_SIZE)
+    tokens = decoder.read(memory, prompts).argmax(-1).tolist()
+    started = time.process_time()
+    for _ in range(new_tokens):
+        tokens = decoder.step(memory, tokens).argmax(-1).tolist()
+    return batch * new_tokens / (time.process_time() - started)
+
+
+def transformers_generate(model: LlamaForCausalLM, prompt_tokens: int, new_tokens: int) -> float:
+    ids = torch.tensor(random_prompts(1, prompt_tokens, VOCAB_SIZE))
+    seconds = []
+    for count in (1, 1 + new_tokens):
+        started = time.process_time()
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            min_new_tokens=count,
+            max_new_tokens=count,
+            do_sample=False,
+            pad_token_id=3,
+        )
+        seconds.append(time.process_time() - started)
+    return new_tokens / (seconds[1] - seconds[0])
+
+
+def llama_cpp(runtime: object, prompt_tokens: int, new_tokens: int) -> float:
+    (ids,) = random_prompts(1, prompt_tokens, VOCAB_SIZE)
+    seconds = []
+    for count in (1, 1 + new_tokens):
+        started = time.process_time()
+        runtime.generate(ids, count)
+        seconds.append(time.process_time() - started)
+    return new_tokens / (seconds[1] - seconds[0])
+
+
+def write_files(model: LlamaForCausalLM, folder: Path) -> dict[str, Path]:
+    """GGUF files of the random model, with the paper's number of made-up pieces."""
+    from teenytinyllama.formats.pieces import Piece, PieceKind, Vocabulary
+    from teenytinyllama.stages.quantize.gguf_file import write_gguf
+    from teenytinyllama.stages.quantize.weights import ModelFolder
+
+    special = ["<unk>", "<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>"]
+    pieces = [
+        Piece(t, 0.0, PieceKind.CONTROL if n else PieceKind.UNKNOWN) for n, t in enumerate(special)
+    ]
+    pieces += [Piece(f"<0x{byte:02X}>", 0.0, PieceKind.BYTE) for byte in range(256)]
+    rest = range(VOCAB_SIZE - len(pieces))
+    pieces += [Piece(f"w{index}", -float(index), PieceKind.NORMAL) for index in rest]
+    model.save_pretrained(folder / "model")
+    paths = {}
+    for name in ("f16", "q4_k_m"):
+        paths[name] = folder / f"model-{name}.gguf"
+        write_gguf(
+            ModelFolder(folder / "model"),
+            Vocabulary(tuple(pieces), True),
+            name,
+            paths[name],
+            title="random",
+        )
+    return paths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=SIZES, default="160m")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    settings: ModelSettings = SIZES[given.model]
+    config = llama_config(settings, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
+    model = build_model(config, seed=0).eval().to(torch.bfloat16)
+    prompt, new = given.prompt_tokens, given.new_tokens
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_files(model, Path(folder))
+        decoder = Decoder(model)
+        from teenytinyllama.stages.quantize.llama_cpp import Runtime
+
+        context = prompt + new + 64
+        with (
+            Runtime(paths["f16"], context=context) as f16,
+            Runtime(paths["q4_k_m"], context=context) as q4,
+        ):
+            contestants: dict[str, Callable[[], float]] = {
+                "ours, one stream": lambda: ours(decoder, 1, prompt, new),
+                "transformers.generate": lambda: transformers_generate(model, prompt, new),
+                "llama.cpp F16": lambda: llama_cpp(f16, prompt, new),
+                "llama.cpp our Q4_K_M": lambda: llama_cpp(q4, prompt, new),
+                f"ours, batch {given.batch}": lambda: ours(decoder, given.batch, prompt, new),
+            }
+            for contest in contestants.values():
+                contest()
+            rounds: list[dict[str, float]] = []
+            gc.disable()
+            for _ in range(given.rounds):
+                rounds.append({name: contest() for name, contest in contestants.items()})
+    report(rounds, given.model, f"ours, batch {given.batch}")
+
+
+def report(rounds: list[dict[str, float]], size: str, batch_name: str) -> None:
+    for name in rounds[0]:
+        rates = [row[name] for row in rounds]
+        middle, low, high = statistics.median(rates), min(rates), max(rates)
+        print(f"{name:26} {middle:8.1f} tokens/CPU-s ({low:.1f} to {high:.1f})")
+    one, generate, f16 = "ours, one stream", "transformers.generate", "llama.cpp F16"
+    for figure, name, peer, goal in (
+        ("one stream, bf16", one, generate, 2.0),
+        ("one stream, 16 bits", one, f16, 1 / 1.5),
+        ("our Q4_K_M in llama.cpp", "llama.cpp our Q4_K_M", generate, 7.0),
+        ("batch in total tokens", batch_name, one, 6.0),
+    ):
+        ratios = [row[name] / row[peer] for row in rounds]
+        value = statistics.median(ratios)
+        print(
+            json.dumps(
+                {
+                    "figure": f"generation {size}: {figure}",
+                    "value": round(value, 3),
+                    "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+                    "unit": "times the peer's tokens per CPU-second",
+                    "peer": peer,
+                    "goal": f">= {goal:.3g}",
+                    "holds": value >= goal,
+                }
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
