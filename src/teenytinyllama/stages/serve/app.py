@@ -35,8 +35,10 @@ PAGE_FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/words.js": ("words.js", "text/javascript; charset=utf-8"),
-    "/quotes.js": ("quotes.js", "text/javascript; charset=utf-8"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
+        for name in ("chat", "explore", "quotes", "words")
+    },
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 RETRY_AFTER_S = 2

@@ -1,0 +1,75 @@
+// "Is it quoting?": the card beside an answer, and examples of the chat data with their marks.
+
+import { make, number, say } from "./words.js";
+
+const KINDS = ["", "shared", "run"]; // as the server numbers them
+
+export function showSegments(place, segments) {
+  place.replaceChildren(...segments.map(([text, kind]) =>
+    kind ? make("mark", KINDS[kind], text) : document.createTextNode(text)));
+}
+
+export function exampleBody(example) {
+  const list = make("dl", "example-turns");
+  for (const message of example.messages) {
+    list.append(make("dt", message.role, message.role));
+    const words = make("dd");
+    showSegments(words, message.segments);
+    list.append(words);
+  }
+  return list;
+}
+
+function foldedExample(example) {
+  const box = make("details", "near");
+  const head = make("summary");
+  const asked = example.messages.find((message) => message.role === "user") ?? example.messages[0];
+  head.append(make("span", "near-title", asked.segments.map(([text]) => text).join("").slice(0, 90)));
+  if (example.run_words > 2) head.append(make("span", "badge", say("runOf", { run: example.run_words })));
+  box.append(head, exampleBody(example));
+  return box;
+}
+
+function verdictOf(found) {
+  if (found.quoted_share >= 0.6) return ["quotesAll", "high"];
+  return found.quoted_share > 0 ? ["quotesSome", "middle"] : ["quotesNone", "low"];
+}
+
+// `ask` posts to the server and gives its JSON, or null where there is no chat data.
+export async function showQuotes(card, answerText, text, ask) {
+  card.hidden = false;
+  card.replaceChildren(make("h3", "", say("quoting")), make("p", "soft", say("looking")));
+  const found = await ask("/api/quotes", { text });
+  if (!found) {
+    card.hidden = true;
+    return;
+  }
+  showSegments(answerText, found.answer);
+  const [word, level] = verdictOf(found);
+  const verdict = make("p", `verdict ${level}`, say(word));
+  const bar = make("meter", level);
+  bar.max = 1;
+  bar.value = found.quoted_share;
+  bar.setAttribute("aria-label", say("quoting"));
+  const values = { run: found.longest_run_words, words: found.num_words };
+  const share = { share: number(100 * found.quoted_share), min: found.min_run_words };
+  card.replaceChildren(
+    make("h3", "", say("quoting")),
+    verdict,
+    bar,
+    make("p", "", say("longest", values)),
+    make("p", "soft", say("share", share)),
+  );
+  if (!found.examples.length) {
+    card.append(make("p", "soft", say("noNear")));
+    return;
+  }
+  card.append(make("h4", "", say("near")), ...found.examples.map(foldedExample));
+}
+
+export function exampleCard(example) {
+  const card = make("article", "example");
+  const where = `${example.source} · ${say("example", { number: number(example.number + 1) })}`;
+  card.append(exampleBody(example), make("p", "soft", where));
+  return card;
+}

@@ -1,0 +1,52 @@
+// The second tab: look through the chat data, all of it or what a search finds.
+
+import { exampleCard } from "./quotes.js";
+import { number, say } from "./words.js";
+
+const PAGE_SIZE = 12;
+const PAUSE_MS = 180;
+
+export class Explorer {
+  constructor({ $, ask }) {
+    Object.assign(this, { $, ask, offset: 0, total: null, asked: 0, last: null, timer: 0 });
+    $("query").addEventListener("input", () => {
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.find(0), PAUSE_MS);
+    });
+    $("more").addEventListener("click", () => this.find(this.offset + PAGE_SIZE));
+  }
+
+  open() {
+    this.$("query").focus();
+    if (this.total === null) this.find(0);
+  }
+
+  async find(offset) {
+    const turn = ++this.asked;
+    const asked = { query: this.$("query").value, offset, limit: PAGE_SIZE };
+    const found = await this.ask("/api/examples", asked);
+    if (turn !== this.asked) return; // a later question is under way
+    this.offset = offset;
+    this.last = found;
+    this.total = found ? found.total : null;
+    const cards = found ? found.examples.map(exampleCard) : [];
+    if (offset) this.$("examples").append(...cards);
+    else this.$("examples").replaceChildren(...cards);
+    if (offset && cards.length) {
+      cards[0].tabIndex = -1;
+      cards[0].focus({ preventScroll: true });
+    }
+    this.$("more").hidden = !found?.more;
+    this.showWords();
+  }
+
+  showWords() {
+    const { $, last } = this;
+    const about = this.total === null
+      ? (this.asked ? say("dataNone") : "") : say("dataAbout", { total: number(this.total) });
+    $("data-about").textContent = about;
+    const count = $("examples").children.length;
+    $("found").textContent = !last ? "" : !count ? say("nothing")
+      : say("found", { count: number(count), ms: number(last.duration_ms, 1) });
+  }
+}
