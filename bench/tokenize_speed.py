@@ -82,21 +82,21 @@ def train_one(kind: str, text_path: Path, model_path: Path) -> None:
     """In a process of its own: train, and print CPU seconds and peak memory."""
     if kind == "ours":
         texts = text_path.read_bytes().decode("utf-8").split("\0")
-        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        held = memory_mb(os.getpid(), "VmHWM")
         started = time.process_time()
         counts = training.count_words(texts)
         common = training.without_rare_words(counts, VOCAB_SIZE)
         model = training.train_model(common, TokenizerSettings(vocab_size=VOCAB_SIZE))
         model_path.write_bytes(model)
     else:
-        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        held = memory_mb(os.getpid(), "VmHWM")
         started = time.process_time()
         sentencepiece.SentencePieceTrainer.train(
             input=str(text_path), model_prefix=str(model_path.with_suffix("")), **PLAIN
         )
     seconds = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "mb": (peak - held) / 1024}))
+    peak = memory_mb(os.getpid(), "VmHWM")
+    print(json.dumps({"seconds": seconds, "mb": peak - held}))
 
 
 def train(kind: str, texts: list[str], folder: Path, name: str) -> tuple[dict[str, float], Path]:
@@ -286,10 +286,10 @@ class Watch:
         self._thread.join()
 
 
-def memory_mb(process: int) -> float:
+def memory_mb(process: int, field: str = "VmRSS") -> float:
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
-        return next(int(x.split()[1]) / 1024 for x in lines if x.startswith("VmRSS"))
+        return next(int(x.split()[1]) / 1024 for x in lines if x.startswith(field))
     except (OSError, StopIteration):
         return 0.0
 
