@@ -26,7 +26,8 @@ NUM_CANDIDATES = 50
 MIN_RUN_WORDS = 6
 """A shorter run than this is shared by chance and not called a quote."""
 COMMON_SHARE = 0.2
-"""A word that more examples than this hold is not marked as shared."""
+MIN_LETTERS = 3
+"""A shorter word, or one that more than this share of the examples holds, is not marked."""
 PLAIN, SHARED, RUN = 0, 1, 2
 MAX_PAGE_SIZE = 50
 
@@ -145,7 +146,8 @@ class Finder:
 
     def _telling_stems(self, text: str) -> set[str]:
         """Stems of a text that do not stand in every other example."""
-        stems = {self.index.stemmer(word) for word in self.index.words_of(text)}
+        words = {word for word in self.index.words_of(text) if len(word) >= MIN_LETTERS}
+        stems = {self.index.stemmer(word) for word in words}
         return {stem for stem in stems if 0 < self.index.share_of(stem) <= COMMON_SHARE}
 
     def _shown(self, example: Example, stems: set[str], words: list[str]) -> dict[str, Any]:

@@ -115,6 +115,7 @@ export class Chat {
     this.$("question").value = "";
     this.fitQuestion();
     this.note("");
+    document.querySelectorAll(".nearest").forEach((near) => { near.open = false; });
     const row = make("section", "turn");
     const asked = make("div", "asked");
     asked.append(make("span", "hidden", `${say("you")}: `), make("p", "", question));
@@ -148,7 +149,7 @@ export class Chat {
   card(place, name) {
     const box = make("div", "pair");
     const article = make("article", "answer");
-    article.append(make("h3", "name", name));
+    article.append(make("h2", "name", name));
     const text = make("div", "text");
     const foot = make("footer");
     const status = make("span", "soft", say("thinking"));
@@ -205,7 +206,8 @@ export class Chat {
       for await (const event of eventsOf(response.body)) {
         if (event.error) throw new Error(event.error.message);
         usage = event.usage ?? usage;
-        const piece = event.choices?.[0]?.delta?.content;
+        const words = event.choices?.[0]?.delta?.content;
+        const piece = card.said ? words : words?.trimStart();
         if (piece) {
           card.said += piece;
           card.text.append(piece);

@@ -12,7 +12,8 @@ export function showSegments(place, segments) {
 export function exampleBody(example) {
   const list = make("dl", "example-turns");
   for (const message of example.messages) {
-    list.append(make("dt", message.role, message.role));
+    const role = message.role === "system" ? "systemRole" : message.role;
+    list.append(make("dt", message.role, say(role)));
     const words = make("dd");
     showSegments(words, message.segments);
     list.append(words);
@@ -64,7 +65,10 @@ export async function showQuotes(card, answerText, text, ask) {
     card.append(make("p", "soft", say("noNear")));
     return;
   }
-  card.append(make("h4", "", say("near")), ...found.examples.map(foldedExample));
+  const near = make("details", "nearest");
+  near.open = matchMedia("(min-width: 44rem)").matches; // on a phone it would hide the chat
+  near.append(make("summary", "", say("near")), ...found.examples.map(foldedExample));
+  card.append(near);
 }
 
 export function exampleCard(example) {

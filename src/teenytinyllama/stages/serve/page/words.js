@@ -2,11 +2,11 @@
 
 const WORDS = {
   pt: {
-    language: "English", languageLabel: "Switch to English",
+    language: "EN", languageLabel: "EN: switch to English",
     skip: "Ir para a pergunta", views: "Vistas", chat: "Conversa", data: "Dados",
     newChat: "Nova conversa", settings: "Ajustes", conversation: "Conversa",
     themeAuto: "Tema: automático", themeLight: "Tema: claro", themeDark: "Tema: escuro",
-    model: "Modelo", compareWith: "Comparar com", nobody: "ninguém",
+    model: "Modelo", compareWith: "Comparar", user: "pessoa", assistant: "assistente", systemRole: "sistema", nobody: "ninguém",
     question: "Sua mensagem", ask: "Escreva uma mensagem…", send: "Enviar", stop: "Parar",
     hint: "Enter envia · Shift+Enter quebra a linha · Esc para",
     welcome: "Converse com {model}", welcomeBase: "{model} continua textos",
@@ -37,11 +37,11 @@ const WORDS = {
     seed: "Semente", seedHelp: "vazio: outra resposta a cada vez",
   },
   en: {
-    language: "Português", languageLabel: "Mudar para português",
+    language: "PT", languageLabel: "PT: mudar para português",
     skip: "Skip to the question", views: "Views", chat: "Chat", data: "Data",
     newChat: "New chat", settings: "Settings", conversation: "Conversation",
     themeAuto: "Theme: automatic", themeLight: "Theme: light", themeDark: "Theme: dark",
-    model: "Model", compareWith: "Compare with", nobody: "nobody",
+    model: "Model", compareWith: "Compare", user: "person", assistant: "assistant", systemRole: "system", nobody: "nobody",
     question: "Your message", ask: "Write a message…", send: "Send", stop: "Stop",
     hint: "Enter sends · Shift+Enter for a new line · Esc stops",
     welcome: "Chat with {model}", welcomeBase: "{model} goes on with text",
