@@ -11,6 +11,7 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.recipe import FilterSettings, ToxicitySettings
 from teenytinyllama.stages.corpus.filters import Boilerplate, BoilerplateCounter, Chain
 from teenytinyllama.stages.corpus.filters.addresses import judge_address
+from teenytinyllama.stages.corpus.filters.language import Py3langid
 
 PORTUGUESE = (
     "A chuva parou no fim da tarde e os meninos foram para a rua com uma bola nova. "
@@ -42,6 +43,18 @@ def test_other_languages_go_and_portuguese_stays(name: str) -> None:
     ours, other = chain("language").judge([PORTUGUESE, OTHERS[name]])
     assert (ours.reason, other.reason) == (None, "language")
     assert ours.scores["language"] > 0.5 > other.scores["language"]
+
+
+def test_many_texts_at_once_have_the_librarys_probabilities() -> None:
+    langid = pytest.importorskip("py3langid.langid")
+    library = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+    texts = [PORTUGUESE, *OTHERS.values(), PORTUGUESE.upper(), "", "a", "日本語の文", "e\u0301 ção"]
+    texts += [PORTUGUESE[:cut] + OTHERS["galician"][:40] for cut in range(0, 120, 10)]
+    expected = [dict(library.rank(text))["pt"] for text in texts]
+    # The library adds the same float32 numbers in another order.
+    assert Py3langid("pt").probabilities(texts) == pytest.approx(expected, abs=1e-4)
+    serbian = [dict(library.rank(text))["sr"] for text in texts]  # a label with two columns
+    assert Py3langid("sr").probabilities(texts) == pytest.approx(serbian, abs=1e-4)
 
 
 def test_the_middle_of_a_long_text_decides_its_language() -> None:

@@ -82,6 +82,7 @@ class Chain:
         if self.settings.c4 != "off":
             self._apply_c4(texts, verdicts)
         left = [place for place, verdict in enumerate(verdicts) if verdict.reason is None]
+        left = left if self.thresholds else []
         now = [_now(texts[place], verdicts[place]) for place in left]
         for places in _batches(now):
             measured = self._measure([now[place] for place in places])

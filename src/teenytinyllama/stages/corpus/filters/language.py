@@ -8,17 +8,24 @@ fastText model file (GlotLID, lid.176) can take its place.
 
 from __future__ import annotations
 
+import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from teenytinyllama.errors import UserError, missing_extra
 
 PIECE_CHARACTERS = 400
 PIECES = 3
+TEXTS_PER_WALK = 256
+"""Texts of which one step is taken together."""
 
-Identify = Callable[[str], float]
+Identify = Callable[[Sequence[str]], list[float]]
 
 
 def sample(text: str) -> str:
@@ -44,38 +51,90 @@ def language_probabilities(
     `model` is `py3langid` or the path of a fastText model; `labels` are the names that such a
     model may have for the language.
     """
-    probability = _identifier(language, model, labels)
-    return [probability(sample(text)) for text in texts]
+    return _identifier(language, model, labels)([sample(text) for text in texts])
 
 
 @lru_cache(maxsize=2)
 def _identifier(language: str, model: str, labels: frozenset[str]) -> Identify:
     """One model per process."""
-    return _py3langid(language) if model == "py3langid" else _fasttext(Path(model), labels)
+    if model == "py3langid":
+        return Py3langid(language).probabilities
+    return _fasttext(Path(model), labels)
 
 
-def _py3langid(language: str) -> Identify:
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise missing_extra("py3langid", "corpus") from error
-    identifier: Any = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    if language not in identifier.labels:
-        raise UserError(
-            "language-unknown",
-            "corpus.filters.language_model",
-            f'py3langid does not know the language "{language}"',
-            'language_model = the path of a GlotLID model, or leave "language" out of families',
-        )
+class Py3langid:
+    """py3langid's model on many texts at once: its probabilities, several times its speed.
 
-    def probability(text: str) -> float:
-        best, confidence = identifier.classify(text)
-        # Below one half another language may be first; only then the whole ranking is needed.
-        if best == language:
-            return float(confidence)
-        return float(dict(identifier.rank(text))[language])
+    The library walks an automaton over the bytes of one text in a Python loop. Here each step is
+    taken for a batch of texts together.
+    """
 
-    return probability
+    def __init__(self, language: str) -> None:
+        try:
+            from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        except ImportError as error:
+            raise missing_extra("py3langid", "corpus") from error
+        model: Any = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        if language not in model.labels:
+            raise UserError(
+                "language-unknown",
+                "corpus.filters.language_model",
+                f'py3langid does not know the language "{language}"',
+                'language_model = the path of a GlotLID model, or leave "language" out of families',
+            )
+        rows = np.asarray(model.tk_row, dtype=np.int32) << 8
+        moves = np.asarray(model.tk_nextmove)
+        self._start = int(rows[0])
+        self._next_row = rows[moves]
+        self._feature = np.asarray(model.tk_output, dtype=np.int32)[moves]
+        self._weights = np.asarray(model.nb_ptc, dtype=np.float32)
+        self._prior = np.asarray(model.nb_pc)
+        self._ours = np.flatnonzero([label == language for label in model.nb_classes])
+
+    def probabilities(self, texts: Sequence[str]) -> list[float]:
+        """Probability of the language for each text."""
+        encoded = [_encode(text) for text in texts]
+        order = sorted(range(len(texts)), key=lambda place: -len(encoded[place]))
+        found = [0.0] * len(texts)
+        for start in range(0, len(order), TEXTS_PER_WALK):
+            places = order[start : start + TEXTS_PER_WALK]
+            features = self._walk([encoded[place] for place in places])
+            for place, row in zip(places, features, strict=True):
+                found[place] = self._probability(row[row >= 0], len(encoded[place]))
+        return found
+
+    def _walk(self, texts: Sequence[bytes]) -> npt.NDArray[np.int32]:
+        """The feature after each byte of each text, -1 for none; longest text first."""
+        lengths = np.array([len(text) for text in texts])
+        longest = int(lengths[0])
+        padded = b"".join(text.ljust(longest, b"\0") for text in texts)
+        table = np.frombuffer(padded, dtype=np.uint8).reshape(len(texts), longest)
+        steps = np.ascontiguousarray(table.T)  # (bytes, texts)
+        under_way = np.searchsorted(-lengths, -np.arange(longest), side="left").tolist()
+        moves = np.zeros((longest, len(texts)), dtype=np.int32)
+        row = np.full(len(texts), self._start, dtype=np.int32)
+        for step, count in enumerate(under_way):
+            now = moves[step, :count]
+            np.add(row[:count], steps[step, :count], out=now)
+            np.take(self._next_row, now, out=row[:count], mode="clip")
+        features = self._feature[moves]
+        features[np.arange(longest)[:, None] >= lengths] = -1
+        return np.ascontiguousarray(features.T)
+
+    def _probability(self, features: npt.NDArray[np.int32], num_bytes: int) -> float:
+        if not len(features):
+            return len(self._ours) / len(self._prior)
+        kinds, times = np.unique(features, return_counts=True)
+        scores = np.log1p(times.astype(np.float32)) @ self._weights[kinds] + self._prior
+        scores *= 1.0 / math.sqrt(num_bytes)  # as the library does, so that lengths compare
+        odds = np.exp(scores - scores.max())
+        return float(odds[self._ours].sum() / odds.sum())
+
+
+def _encode(text: str) -> bytes:
+    """Bytes as py3langid reads them."""
+    text = text.lower() if text.isupper() else text
+    return unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")
 
 
 def _fasttext(path: Path, labels: frozenset[str]) -> Identify:
@@ -106,4 +165,4 @@ def _fasttext(path: Path, labels: frozenset[str]) -> Identify:
         found = model.f.predict(line + "\n", -1, 0.0, "strict")
         return float(sum(p for p, label in found if label.removeprefix("__label__") in known))
 
-    return probability
+    return lambda texts: [probability(text) for text in texts]
