@@ -178,10 +178,10 @@ def _fail(error: TtlError, *, debug: bool) -> int:
 
 
 def _fail_unknown(error: Exception, *, debug: bool) -> int:
-    import click
-
-    if isinstance(error, click.ClickException):
-        say(f"error[usage] ttl - {error.format_message()} - fix: ttl --help")
+    # Typer carries a click of its own: a usage error is known by what it can do.
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:
+        say(f"error[usage] ttl - {format_message()} - fix: ttl --help")
         return 2
     if debug:
         raise error

@@ -1,0 +1,89 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.toml"
+
+
+def ttl(*arguments, code):
+    command = [sys.executable, "-m", "teenytinyllama.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip()
+
+
+def test_a_misspelt_key_is_one_line_and_code_2(tmp_path):
+    said = ttl("run", RECIPE, "--run-dir", tmp_path, "--set", "pretrain.num_stps=3", code=2)
+    assert said == (
+        "error[recipe-unknown-key] --set pretrain.num_stps - unknown setting, "
+        'got "num_stps" - fix: did you mean "num_steps"?'
+    )
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_a_wrong_type_is_one_line_and_code_2(tmp_path):
+    said = ttl("run", RECIPE, "--run-dir", tmp_path, "--set", 'pretrain.seed="a"', code=2)
+    assert said.startswith("error[recipe-value] --set pretrain.seed - input should be a valid int")
+
+
+def test_a_missing_recipe_and_a_missing_source(tmp_path):
+    assert ttl("run", tmp_path / "no.toml", code=2).startswith("error[recipe-missing]")
+    sources = "corpus.sources=[{ kind = 'files', path = 'nowhere/*.txt', license = 'CC0-1.0' }]"
+    said = ttl("corpus", RECIPE, "--run-dir", tmp_path, "--set", sources, code=2)
+    assert "nowhere/*.txt" in said.splitlines()[-1]
+
+
+def test_an_empty_corpus_names_what_emptied_it(tmp_path):
+    (tmp_path / "short.txt").write_text("Oi.\n")
+    sources = (
+        f"corpus.sources=[{{ kind = 'files', path = '{tmp_path}/short.txt', license = 'CC0-1.0' }}]"
+    )
+    said = ttl("corpus", RECIPE, "--run-dir", tmp_path / "run", "--set", sources, code=2)
+    assert "0 documents remain" in said.splitlines()[-1]
+
+
+def test_a_room_before_the_room_it_needs(tmp_path):
+    said = ttl("pack", RECIPE, "--run-dir", tmp_path, code=2)
+    assert said.startswith("error[room-before-room] ttl pack - reads corpus/manifest.json")
+    assert said.endswith(f"fix: run `ttl corpus {RECIPE}` first")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    said = ttl("corpus", RECIPE, "--run-dir", tmp_path / "run", code=2)
+    assert said.startswith("error[folder-unwritable]")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    said = ttl("corpus", RECIPE, "--run-dir", tmp_path / "file" / "run", code=2)
+    assert said.startswith("error[folder-unwritable]")
+    assert said.endswith("fix: choose a folder of yours with --run-dir")
+
+
+def test_a_busy_run_is_named(tmp_path):
+    import fcntl
+
+    with (tmp_path / ".lock").open("w") as lock:
+        lock.write("process 7 on laptop\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = ttl("corpus", RECIPE, "--run-dir", tmp_path, code=2)
+    assert "another ttl works here (process 7 on laptop)" in said
+
+
+def test_an_unknown_command_and_an_unknown_option():
+    assert ttl("corpsu", RECIPE, code=2).startswith("error[usage]")
+    assert ttl("run", RECIPE, "--redoo", code=2).startswith("error[usage]")
+
+
+def test_a_room_that_the_recipe_does_not_name(tmp_path):
+    recipe = tmp_path / "small.toml"
+    recipe.write_text('name = "small"\n[corpus]\nsources = [{ kind = "storybook" }]\n')
+    said = ttl("align", recipe, "--run-dir", tmp_path / "run", code=2)
+    assert said.startswith("error[room-not-in-recipe]")

@@ -1,0 +1,177 @@
+"""The walk of the quick start, smaller: every room, by the front door, killed and gone on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from teenytinyllama.cli.walk import ROOMS
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
+SMALLER = (
+    "corpus.sources=[{ kind = 'storybook', num_documents = 600, license = 'Apache-2.0' }]",
+    "tokenizer.vocab_size=600",
+    "pretrain.num_steps=60",
+    "pretrain.tokens_per_step=1024",
+    "pretrain.sequence_length=128",
+    "pretrain.evaluate_every_steps=30",
+    "pretrain.sample_every_steps=30",
+    "pretrain.checkpoints.every_steps=5",
+    "pretrain.model={ hidden_size = 64, intermediate_size = 160, num_hidden_layers = 2, "
+    "num_attention_heads = 2, max_position_embeddings = 256 }",
+    "evaluate.tasks=[{ name = 'perguntas', kind = 'storybook', num_items = 12 }]",
+    "finetune.tasks=[{ name = 'sentimento', kind = 'storybook', num_items = 64 }]",
+    "finetune.num_epochs=1",
+    "align.sources=[{ kind = 'storybook', num_documents = 60, license = 'Apache-2.0' }]",
+    "align.num_epochs=1",
+    "align.sequence_length=128",
+    "align.tokens_per_step=512",
+    "align.num_questions=4",
+    "align.max_answer_tokens=8",
+    "quantize.max_sample_tokens=512",
+    # A model of sixty steps may lose anything.
+    "quantize.max_bits_per_byte_increase=1.0",
+)
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def command(folder, *rooms, changes=()):
+    sets = [part for change in (*SMALLER, *changes) for part in ("--set", change)]
+    run_dir = ["--run-dir", str(folder)]
+    return [sys.executable, "-m", "teenytinyllama.cli", *rooms, str(RECIPE), *run_dir, *sets]
+
+
+def ttl(folder, *rooms, changes=(), code=0):
+    done = subprocess.run(
+        command(folder, *rooms, changes=changes), capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert done.returncode == code, done.stderr[-4000:]
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    """A whole walk, not disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "quickstart"
+    ttl(folder, "run")
+    return folder
+
+
+def manifest(folder, room):
+    return json.loads((folder / room / "manifest.json").read_text(encoding="utf-8"))
+
+
+def test_every_room_leaves_its_receipt(walked):
+    for room in ROOMS:
+        receipt = manifest(walked, room.name)  # a room's name leads to its folder
+        assert receipt["room"] == room.name
+        assert (walked / room.folder).is_dir()
+        for name, output in receipt["outputs"].items():
+            assert (walked / room.folder / name).stat().st_size == output["bytes"]
+
+
+def test_counts_add_up(walked):
+    counts = manifest(walked, "corpus")["counts"]
+    for unit in ("documents", "bytes"):
+        parts = [counts[f"{unit}_{p}"] for p in ("kept", "filtered", "duplicate", "quarantined")]
+        assert counts[f"{unit}_read"] == sum(parts) > 0
+    packed = manifest(walked, "pack")["counts"]
+    assert packed["documents_train"] + packed["documents_heldout"] == counts["documents_kept"]
+
+
+def test_it_learns_more_than_a_uniform_guess(walked):
+    lines = (walked / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert losses[-1] < manifest(walked, "pretrain")["figures"]["uniform_loss"] - 1
+    assert manifest(walked, "evaluate")["figures"]["heldout_bits_per_byte"] < 4
+
+
+def test_plain_transformers_loads_what_was_made(walked):
+    for room in ("pretrain", "align"):
+        folder = walked / room / "final"
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        messages = [{"role": "user", "content": "Onde mora a onça?"}]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        assert ids[:2] == [1, 5]
+        assert ids[-1] == 6
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits
+        assert logits.shape == (1, len(ids), len(tokenizer))
+
+
+def test_again_everything_is_skipped_at_once(walked):
+    started = time.perf_counter()
+    said = ttl(walked, "run")
+    assert said.count("unchanged, skipped") == len(ROOMS)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.fixture
+def copied(walked, tmp_path):
+    """A walked run of one's own, to change."""
+    folder = tmp_path / "quickstart"
+    shutil.copytree(walked, folder, symlinks=True)
+    return folder
+
+
+def test_one_changed_setting_runs_its_room_and_the_later_ones(copied):
+    said = ttl(copied, "run", changes=["pretrain.num_steps=10"])
+    for room in ("corpus", "tokenizer", "pack"):
+        assert f"{room}: unchanged, skipped" in said
+    for room in ("pretrain", "evaluate", "finetune", "align", "quantize", "report"):
+        assert f"{room}: done in" in said
+    assert (copied / ".previous" / "pretrain" / "metrics.jsonl").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [room.name for room in ROOMS])
+def test_a_room_killed_three_times_ends_the_same(walked, copied, room):
+    folder = copied / next(r.folder for r in ROOMS if r.name == room)
+    shutil.rmtree(folder)
+    for seconds in (3, 4.5, 6):
+        process = subprocess.Popen(
+            command(copied, "run"), stderr=subprocess.DEVNULL, env=ENVIRONMENT
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    ttl(copied, "run")
+    same = ("corpus", "tokenizer", "pack", "align", "quantize")
+    if room in same:
+        assert manifest(copied, room)["outputs"] == manifest(walked, room)["outputs"]
+    for room_with_model in ("pretrain", "align"):
+        before, after = manifest(walked, room_with_model), manifest(copied, room_with_model)
+        name = "final/model.safetensors"
+        assert before["outputs"][name] == after["outputs"][name]
+
+
+def last_line(folder, *rooms, changes=()):
+    lines = ttl(folder, *rooms, changes=changes, code=2).strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_run_of_another_recipe_is_refused(walked):
+    line = last_line(walked, "run", changes=["name=other"])
+    assert line.startswith("error[run-of-other-recipe]")
+    assert line.endswith("fix: --run-dir runs/other")
+
+
+def test_unfinished_training_with_other_settings_is_not_thrown_away(copied):
+    (copied / "pretrain" / "manifest.json").unlink()
+    unfinished = {"fingerprint": "x", "settings": {"num_steps": 60}}
+    (copied / "pretrain" / ".unfinished.json").write_text(json.dumps(unfinished))
+    line = last_line(copied, "pretrain", changes=["pretrain.num_steps=20"])
+    assert "num_steps 60 -> 20" in line
+    assert (copied / "pretrain" / "metrics.jsonl").is_file()
