@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.formats.documents import read_documents
@@ -82,6 +81,21 @@ def write_awq(
 
 
 def _compress(folder: Path, rows: Sequence[Sequence[int]], out: Path, group_size: int) -> None:
+    # Its lines and bars go past our one line of progress; it chooses where on being imported.
+    silence = io.StringIO()
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)
+    with (
+        contextlib.redirect_stdout(silence),
+        contextlib.redirect_stderr(silence),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        _compress_loudly(folder, rows, out, group_size)
+
+
+def _compress_loudly(
+    folder: Path, rows: Sequence[Sequence[int]], out: Path, group_size: int
+) -> None:
     try:
         import datasets
         from compressed_tensors.quantization import (
@@ -93,14 +107,11 @@ def _compress(folder: Path, rows: Sequence[Sequence[int]], out: Path, group_size
         from llmcompressor.modifiers.quantization import QuantizationModifier
         from llmcompressor.modifiers.transform.awq import AWQModifier
         from llmcompressor.pipelines.cache import IntermediatesCache
-        from loguru import logger
     except ImportError as error:
         raise missing_extra("llmcompressor", "awq") from error
     if not torch.accelerator.is_available():
         # llm-compressor 0.14 asks for pinned memory of a device that is not there.
         IntermediatesCache.pin_memory = lambda self, *args, **options: None
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("datasets").setLevel(logging.ERROR)
     loaded: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     weights = QuantizationArgs(
         num_bits=4,
@@ -113,22 +124,18 @@ def _compress(folder: Path, rows: Sequence[Sequence[int]], out: Path, group_size
     calibration = datasets.Dataset.from_dict(
         {"input_ids": [list(row) for row in rows], "attention_mask": [[1] * len(r) for r in rows]}
     )
-    for library in ("llmcompressor", "compressed_tensors"):
-        logger.disable(library)  # its lines and bars go past our one line of progress
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        oneshot(
-            model=loaded,
-            dataset=calibration,
-            recipe=[
-                AWQModifier(duo_scaling="both"),
-                QuantizationModifier(ignore=["lm_head"], config_groups={"group_0": scheme}),
-            ],
-            max_seq_length=len(rows[0]),
-            num_calibration_samples=len(rows),
-            shuffle_calibration_samples=False,
-        )
-        loaded.save_pretrained(out, save_compressed=True)
+    oneshot(
+        model=loaded,
+        dataset=calibration,
+        recipe=[
+            AWQModifier(duo_scaling="both"),
+            QuantizationModifier(ignore=["lm_head"], config_groups={"group_0": scheme}),
+        ],
+        max_seq_length=len(rows[0]),
+        num_calibration_samples=len(rows),
+        shuffle_calibration_samples=False,
+    )
+    loaded.save_pretrained(out, save_compressed=True)
 
 
 def weights_bytes(path: Path) -> int:

@@ -146,6 +146,8 @@ def _load(folder: Path, device: str, shown: Path, **options: str) -> LlamaForCau
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # bars of libraries that have no switch
             model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+            with torch.inference_mode():
+                model(torch.tensor([[0]]))  # packed weights are unpacked by their first use
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = f"does not load ({reason})"
