@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Literal
 
@@ -30,6 +30,8 @@ class Series:
     tone: Literal["1", "2", "3", "quiet"] = "1"
     dashed: bool = False
     dots: bool = False
+    # The lowest and highest value of each stretch, where the points are means of stretches.
+    band: Sequence[tuple[Point, Point]] = ()
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,8 @@ class _Frame:
 
 
 def line_chart(series: Sequence[Series], axes: Axes, *, width: int, height: int) -> str:
-    """SVG of the lines. Empty where no line has a point.
-
-    Long lines are thinned to means of equal stretches; where that is done a pale band shows the
-    lowest and the highest value of each.
-    """
-    drawn = [s for s in series if s.points]
+    """SVG of the lines, thinned where they are long. Empty where no line has a point."""
+    drawn = [thinned(s) for s in series if s.points]
     if not drawn:
         return ""
     frame = _frame(drawn, axes, width, height)
@@ -96,6 +94,7 @@ def line_chart(series: Sequence[Series], axes: Axes, *, width: int, height: int)
 def _frame(series: Sequence[Series], axes: Axes, width: int, height: int) -> _Frame:
     xs = [x for s in series for x, _ in s.points if x > 0 or not axes.log_x]
     ys = [y for s in series for _, y in s.points]
+    ys += [y for s in series for ends in s.band for _, y in ends]
     x_range = _padded(min(xs), max(xs), 0.0, whole=False)
     if axes.log_x:
         x_range = (min(xs), max(max(xs), min(xs) * 10))
@@ -105,7 +104,7 @@ def _frame(series: Sequence[Series], axes: Axes, width: int, height: int) -> _Fr
 
 
 def _padded(low: float, high: float, share: float, *, whole: bool) -> Point:
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # flat, but for rounding
         spread = abs(low) * 0.1 or 1.0
         return low - spread, high + spread
     pad = (high - low) * share
@@ -131,7 +130,7 @@ def ticks(low: float, high: float, wanted: int) -> list[float]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(n * step, 12) for n in range(first, last + 1)]
+    return [float(f"{n * step:.10g}") for n in range(first, last + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -189,8 +188,16 @@ def thin(points: Sequence[Point], at_most: int) -> tuple[list[Point], list[tuple
     return means, bands
 
 
+def thinned(series: Series) -> Series:
+    """The line with at most MAX_POINTS points: means of equal stretches, and their band."""
+    if len(series.points) <= MAX_POINTS:
+        return series
+    points, band = thin(series.points, MAX_POINTS)
+    return replace(series, points=points, band=band)
+
+
 def _line(series: Series, frame: _Frame) -> list[str]:
-    points, bands = thin(series.points, MAX_POINTS)
+    points, bands = series.points, series.band
     parts = []
     if bands:
         upper = [f"{frame.x(x):.1f},{frame.y(y):.1f}" for _, (x, y) in bands]

@@ -125,9 +125,7 @@ def scores_section(run: RunRecord) -> Section:
                 Fact(
                     "held-out bits per byte",
                     decimal(room.figure("heldout_bits_per_byte"), 4),
-                    f"{percent(room.figure('below_bigram_fraction'))} under a bigram model"
-                    if is_number(room.figure("below_bigram_fraction"))
-                    else "",
+                    _beside_bigram(room.figure("below_bigram_fraction")),
                 ),
                 Fact(
                     "perplexity",
@@ -166,6 +164,12 @@ def scores_section(run: RunRecord) -> Section:
     if sources is not None:
         blocks.append(sources)
     return Section("scores", title, blocks, lead)
+
+
+def _beside_bigram(below: Any) -> str:
+    if not is_number(below):
+        return ""
+    return f"{percent(abs(below))} {'under' if below >= 0 else 'above'} a bigram model"
 
 
 def _leaks(room: Receipt) -> Iterator[Fact]:

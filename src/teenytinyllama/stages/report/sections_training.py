@@ -21,7 +21,7 @@ from teenytinyllama.stages.report.blocks import (
     Table,
     not_run,
 )
-from teenytinyllama.stages.report.chart import Axes, Series, legend, line_chart
+from teenytinyllama.stages.report.chart import Axes, Series, legend, line_chart, thinned
 from teenytinyllama.stages.report.gather import (
     Receipt,
     RunRecord,
@@ -58,6 +58,7 @@ def make_chart(
 ) -> Chart | None:
     """The chart at two widths, or None where there is nothing to draw."""
     sizes = ((380, 210), (340, 200)) if is_small else ((820, 330), (360, 270))
+    series = [thinned(one) for one in series]  # once, for both widths
     wide, narrow = (line_chart(series, axes, width=w, height=h) for w, h in sizes)
     if not wide:
         return None
