@@ -65,7 +65,7 @@ def read_chat_data(settings: AlignSettings, encoder: TextEncoder, max_tokens: in
         where = f"align.sources.{index}"
         before = data.counts["conversations_read"]
         bad_before = sum(data.reasons.values()) - data.reasons[TOO_LONG]
-        for record in _records(source, where):
+        for record in records_of(source, where):
             _take(record, data, settings, encoder, max_tokens)
         num_read = data.counts["conversations_read"] - before
         if num_read == 0:
@@ -95,7 +95,8 @@ def _check_share(data: ChatData, where: str, bad: int, num_read: int, allowed: f
         )
 
 
-def _records(source: Source, where: str) -> Iterator[Record]:
+def records_of(source: Source, where: str) -> Iterator[Record]:
+    """All records of a source in order, each with its place."""
     if source.kind == "storybook":
         made = storybook.conversations(
             seed=source.seed, num_conversations=source.num_documents, split="train"
@@ -125,7 +126,7 @@ def _take(
 ) -> None:
     data.counts["conversations_read"] += 1
     if record.fault:
-        _set_aside(data, record, record.fault)
+        set_aside(data, record, record.fault)
         return
     if is_preference(record.fields):
         raise UserError(
@@ -137,12 +138,12 @@ def _take(
     try:
         messages = conversation_of(record.fields)
     except Unusable as reason:
-        _set_aside(data, record, str(reason))
+        set_aside(data, record, str(reason))
         return
     whole = len(messages)
     messages = fitting_turns(messages, encoder, max_tokens)
     if not messages:
-        _set_aside(data, record, TOO_LONG)
+        set_aside(data, record, TOO_LONG)
         return
     counts = data.counts
     counts["conversations_truncated"] += len(messages) < whole
@@ -152,7 +153,7 @@ def _take(
     )
     rendered = Rendered(*encoder.render_with_mask(messages))
     _check(rendered, encoder, record)
-    if _is_heldout(messages, settings.heldout_fraction):
+    if is_heldout(messages, settings.heldout_fraction):
         data.heldout.append(rendered)
         data.heldout_messages.append(messages)
         counts["conversations_heldout"] += 1
@@ -162,7 +163,8 @@ def _take(
         counts["conversations_train"] += 1
 
 
-def _set_aside(data: ChatData, record: Record, reason: str) -> None:
+def set_aside(data: ChatData, record: Record, reason: str) -> None:
+    """Put a record into quarantine, with its place, its reason and how it begins."""
     raw = record.raw or json.dumps(record.fields, ensure_ascii=False, default=str)
     data.counts["conversations_quarantined"] += 1
     data.reasons[_kind_of(reason)] += 1
@@ -201,8 +203,11 @@ def _check(rendered: Rendered, encoder: TextEncoder, record: Record) -> None:
     assert list(rendered.ids).count(encoder.bos_id) == 1, record.place
 
 
-def _is_heldout(messages: Sequence[Any], fraction: float) -> bool:
-    """By a hash of what the user says first: equal questions stay on one side."""
+def is_heldout(messages: Sequence[Any], fraction: float) -> bool:
+    """Whether a conversation is kept out of training.
+
+    By a hash of what the user says first: equal questions stay on one side.
+    """
     asked = next(m["content"] for m in messages if m["role"] == "user")
     number = int.from_bytes(hashlib.sha256(asked.encode("utf-8")).digest()[:8], "big")
     return number < fraction * 2**64

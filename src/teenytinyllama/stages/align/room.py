@@ -31,6 +31,7 @@ from teenytinyllama.stages.align.intake import (
     write_quarantine,
 )
 from teenytinyllama.stages.align.packing import Rendered, best_fit, lay_out
+from teenytinyllama.stages.align.preferences import read_pairs, train_on_preferences
 from teenytinyllama.training.base_model import (
     copy_tokenizer,
     flops_per_token,
@@ -39,6 +40,7 @@ from teenytinyllama.training.base_model import (
 )
 from teenytinyllama.training.batches import SequenceOrder
 from teenytinyllama.training.loop import Job, Loop, LoopSettings, MicroBatch
+from teenytinyllama.training.lora import add_lora
 from teenytinyllama.training.losses import linear_cross_entropy
 
 # B micro-batch, T sequence, H hidden, S supervised places of a micro-batch
@@ -87,6 +89,7 @@ def run(
             f"--set align.sequence_length={model.config.max_position_embeddings}",
         )
     data = read_chat_data(settings, encoder, max_tokens=length + 1)
+    pairs = read_pairs(settings, encoder, data, length + 1) if settings.preferences else None
     write_quarantine(data, out_dir)
     rows = best_fit([one.num_inputs for one in data.train], length)
     order = SequenceOrder(len(rows), settings.tokens_per_step // length, settings.seed)
@@ -97,9 +100,24 @@ def run(
     model.generation_config = GenerationConfig(
         bos_token_id=encoder.bos_id, eos_token_id=encoder.eos_id, pad_token_id=encoder.pad_id
     )
+    fold = add_lora(model, settings.lora, seed=settings.seed) if settings.lora else None
     job = _job(model, data, rows, order, settings, encoder, tokenizer_dir)
     figures = Loop(job, _loop_settings(settings, num_steps), out_dir, context).run()
+    if fold:
+        fold()
     model.float().eval()
+    loss_after = heldout_loss(model, data.heldout, length, encoder.pad_id)
+    if pairs:
+        figures["dpo"] = train_on_preferences(
+            model,
+            *pairs,
+            settings,
+            encoder,
+            out_dir=out_dir / "dpo",
+            context=context,
+            write_model_files=job.write_model_files,
+        )
+        model.eval()
     save_final(model, out_dir / "final", tokenizer_dir)
     answers = answer_all(
         model,
@@ -115,7 +133,7 @@ def run(
         figures={
             **figures_of(answers, data.train_answers, context.language),
             "heldout_answer_loss_before": loss_before,
-            "heldout_answer_loss": heldout_loss(model, data.heldout, length, encoder.pad_id),
+            "heldout_answer_loss": loss_after,
             "padding_fraction": counted["padding_tokens"] / (len(rows) * length),
             "supervised_fraction": counted["supervised_tokens"] / (len(rows) * length),
             "supervised_tokens_per_s": learnt / max(figures["training_seconds"], 1e-9),
@@ -217,7 +235,7 @@ def heldout_loss(model: Any, conversations: Sequence[Rendered], length: int, pad
 
 def _counts(data: ChatData, rows: Sequence[Sequence[int]], length: int) -> dict[str, Any]:
     used = sum(one.num_inputs for one in data.train)
-    names = (
+    names: tuple[str, ...] = (
         "conversations_read",
         "conversations_train",
         "conversations_heldout",
@@ -226,6 +244,8 @@ def _counts(data: ChatData, rows: Sequence[Sequence[int]], length: int) -> dict[
         "turns_cut",
         "conversations_with_special_text",
     )
+    if data.counts["preferences_read"]:
+        names += ("preferences_read", "preferences_train", "preferences_heldout")
     return {
         **{name: data.counts[name] for name in names},
         "rows": len(rows),

@@ -33,6 +33,7 @@ from teenytinyllama.stages.finetune.measures import confusion, scores_of
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.base_model import flops_per_token
 from teenytinyllama.training.loop import METRICS_NAME, Job, Loop, LoopSettings, MicroBatch
+from teenytinyllama.training.lora import add_lora
 
 # B micro-batch, T sequence, C labels
 RESULT_NAME = "result.json"
@@ -103,6 +104,8 @@ def train_one(
         found: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))
         return found
     model = make_model()
+    lora = settings.lora
+    fold = add_lora(model, lora, seed=seed, free=("score",)) if lora else None
     order = LengthGroupedOrder(
         [len(row.ids) for row in splits.train], settings.examples_per_step, seed
     )
@@ -114,6 +117,8 @@ def train_one(
     best = max(epochs, key=lambda epoch: (epochs[epoch], -epoch))
     checkpoint = out_dir / checkpoints.folder_name(best * per_epoch)
     model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    if fold:
+        fold()
     model.float().eval()
     table = confusion(
         [row.label for row in splits.test],

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from teenytinyllama.context import RoomContext
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
+from teenytinyllama.recipe import (
+    AlignSettings,
+    DpoSettings,
+    LoraSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    Source,
+)
+from teenytinyllama.stages import align
+from teenytinyllama.stages.align.preferences import (
+    Pair,
+    PreferenceLoss,
+    lay_out_pairs,
+    reference_of,
+    render_last,
+)
+from teenytinyllama.training.base_model import load_base
+
+WORDS = ("bosque", "lago", "vale", "mercado", "circo")
+
+
+def said(question: str, answer: str) -> Any:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def some_pairs(encoder: TextEncoder, count: int) -> list[Pair]:
+    return [
+        Pair(
+            render_last(said(f"Onde {n}?", f"No {WORDS[n % 5]}."), encoder),
+            render_last(said(f"Onde {n}?", "Não sei " * (1 + n % 3)), encoder),
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def encoder(small_tokenizer_dir: Path) -> TextEncoder:
+    return load_tokenizer(small_tokenizer_dir)
+
+
+def test_only_the_last_answer_is_weighed(encoder: TextEncoder) -> None:
+    messages = said("Oi", "Olá!") + said("E aí?", "Tudo bem.")
+    one = render_last(messages, encoder)
+    weighed = [i for i, m in zip(one.ids, one.mask, strict=True) if m]
+    assert weighed == [*encoder.encode("Tudo bem."), 2]
+
+
+def test_log_probabilities_are_those_of_each_answer_alone(
+    small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder
+) -> None:
+    model, _ = load_base(small_base_dir, small_tokenizer_dir)
+    pairs = some_pairs(encoder, 5)
+    found = reference_of(model, pairs, 100, 3)
+    for pair, both in zip(pairs, found, strict=True):
+        for one, value in zip((pair.chosen, pair.rejected), both, strict=True):
+            ids = torch.tensor([list(one.ids)])
+            with torch.no_grad():
+                each = model(ids, use_cache=False).logits[0, :-1].log_softmax(-1)
+            picked = each.gather(-1, ids[0, 1:, None])[:, 0]
+            alone = float(picked[torch.tensor(one.mask[1:]) == 1].sum())
+            assert value == pytest.approx(alone, abs=1e-3)
+
+
+def test_the_loss_by_hand(
+    small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder
+) -> None:
+    """-log sigmoid(beta ((c - c_ref) - (r - r_ref))), summed over pairs."""
+    model, _ = load_base(small_base_dir, small_tokenizer_dir)
+    pairs = some_pairs(encoder, 3)
+    now = reference_of(model, pairs, 100, 3)
+    reference = now - np.array([[0.5, -0.25], [0.0, 0.0], [-1.0, 1.0]], np.float32)
+    arrays = {**lay_out_pairs(pairs, 100, pad_id=3), "reference": reference}
+    with torch.no_grad():
+        loss = PreferenceLoss(model, beta=0.2)(
+            **{name: torch.from_numpy(a) for name, a in arrays.items()}
+        )
+    gains = np.array([0.75, 0.0, -2.0])
+    assert float(loss) == pytest.approx(float(np.log1p(np.exp(-0.2 * gains)).sum()), abs=1e-4)
+
+
+def settings_for(path: Path, **changes: Any) -> AlignSettings:
+    return AlignSettings(
+        sources=(Source(kind="storybook", num_documents=40, seed=7),),
+        num_epochs=1,
+        sequence_length=128,
+        tokens_per_step=512,
+        optimizer=OptimizerSettings(peak_learning_rate=1e-2),
+        schedule=ScheduleSettings(kind="linear", warmup_steps=1),
+        heldout_fraction=0.25,
+        num_questions=2,
+        max_answer_tokens=4,
+        precision="fp32",
+        preferences=(Source(kind="files", path=str(path)),),
+        dpo=DpoSettings(
+            num_epochs=4,
+            pairs_per_step=8,
+            optimizer=OptimizerSettings(peak_learning_rate=3e-3, weight_decay=0.0),
+        ),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)])
+def test_preferences_are_learnt_and_leave_a_plain_model(
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    room_context: RoomContext,
+    tmp_path: Path,
+    lora: LoraSettings | None,
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"Onde {n}?", "chosen": f"No {WORDS[n % 5]}.", "rejected": "Não sei nada."}
+        for n in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chat_dir = tmp_path / "chat"
+    chat_dir.mkdir()
+    outcome = align.run(
+        settings=settings_for(path, lora=lora),
+        context=room_context,
+        out_dir=chat_dir,
+        tokenizer_dir=small_tokenizer_dir,
+        pretrain_dir=small_base_dir,
+    )
+    assert outcome.counts["preferences_read"] == 40
+    assert outcome.figures["dpo"]["reward_accuracy"] > 0.9
+    assert outcome.figures["dpo"]["reward_margin_mean"] > 0
+    model, _ = load_base(chat_dir, small_tokenizer_dir)
+    assert not [name for name, _ in model.named_parameters() if "lora" in name]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": "a", "output": "b"}, "expected prompt, chosen and rejected, found"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "0 pairs to learn from remain of 1"),
+    ],
+)
+def test_what_is_no_preference_stops(
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    room_context: RoomContext,
+    tmp_path: Path,
+    row: dict[str, str],
+    message: str,
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=message):
+        align.run(
+            settings=settings_for(path),
+            context=room_context,
+            out_dir=tmp_path,
+            tokenizer_dir=small_tokenizer_dir,
+            pretrain_dir=small_base_dir,
+        )
