@@ -509,6 +509,15 @@ class EvaluateSettings(Settings):
     """Read the training text once to count held-out documents and test items that stand in it."""
 
 
+class LoraSettings(Settings):
+    """`[<room>.lora]`: train low-rank additions to the matrices instead of all weights."""
+
+    rank: Positive = 16
+    """Rank of each addition."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Additions are scaled by alpha / rank."""
+
+
 class LabelledSet(Settings):
     """One labelled set of `[finetune]`: texts or pairs of texts, with one label each."""
 
@@ -582,6 +591,23 @@ class FinetuneSettings(Settings):
     """As in `[pretrain]`."""
     seeds: tuple[Count, ...] = Field((0,), min_length=1)
     """One training per seed; mean and spread are reported."""
+    lora: LoraSettings | None = None
+    """Low-rank additions (extra `lora`), folded into the weights at the end; unset: all weights."""
+
+
+class DpoSettings(Settings):
+    """`[align.dpo]`: learning from preferences, after the conversations."""
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """How dear it is to move away from the reference: larger moves less."""
+    num_epochs: Positive = 1
+    """Passes over the pairs."""
+    pairs_per_step: Positive = 16
+    """Pairs behind one optimizer step."""
+    optimizer: OptimizerSettings = OptimizerSettings(peak_learning_rate=1e-6, weight_decay=0.0)
+    """Optimizer."""
+    schedule: ScheduleSettings = ScheduleSettings(kind="linear", warmup_steps=0)
+    """Learning-rate schedule."""
 
 
 class AlignSettings(Settings):
@@ -611,6 +637,13 @@ class AlignSettings(Settings):
     """Tokens of one such answer at most."""
     precision: Literal["fp32", "bf16-mixed", "bf16"] = "bf16-mixed"
     """As in `[pretrain]`."""
+    lora: LoraSettings | None = None
+    """Low-rank additions (extra `lora`), folded into the weights at the end; unset: all weights."""
+    preferences: tuple[Source, ...] = ()
+    """Pairs of a better and a worse answer (`prompt`, `chosen`, `rejected`) to learn from after
+    the conversations, by DPO."""
+    dpo: DpoSettings = DpoSettings()
+    """How, where there are preferences."""
     seed: Count = 0
     """Seed of the order of rows."""
 
