@@ -124,7 +124,7 @@ class Decoder:
 
     def __init__(self, model: LlamaForCausalLM, *, dtype: torch.dtype | None = None) -> None:
         config = model.config
-        _check_supported(config)
+        check_supported(config)
         head = model.lm_head.weight.detach()
         self.device: torch.device = head.device
         self.dtype: torch.dtype = dtype or head.dtype
@@ -326,7 +326,7 @@ def _plain_kernels(wanted: bool) -> Iterator[None]:
         backend.enabled = before
 
 
-def _check_supported(config: object) -> None:
+def check_supported(config: object) -> None:
     """Raise UserError for what this forward pass does not compute."""
     kind = str(getattr(config, "model_type", "unknown"))
     if kind != "llama":

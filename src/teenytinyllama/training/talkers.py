@@ -5,12 +5,18 @@ Chat and server load models here, so that both mean the same by a run folder or 
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -19,7 +25,7 @@ from teenytinyllama.formats.conversations import Message, fault_of
 from teenytinyllama.formats.encoding import MODEL_NAME, TextEncoder, load_tokenizer
 from teenytinyllama.formats.manifest import read_manifest
 from teenytinyllama.formats.pieces import check_fits, read_vocabulary
-from teenytinyllama.training.decoder import Decoder
+from teenytinyllama.training.decoder import Decoder, check_supported
 from teenytinyllama.training.generation import Request, Sampling, TextStream
 
 # What a run folder stands for: its chat model where there is one, else its base model.
@@ -120,20 +126,47 @@ def _tokenizer_folder(folder: Path) -> Path:
 
 
 def _load_weights(folder: Path) -> LlamaForCausalLM:
+    """The model with every weight read from its files; none may be made up."""
+    _check_config(folder)
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report on weights becomes our one line
     transformers_logging.disable_progress_bar()
     try:
-        model: Any = LlamaForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        with contextlib.redirect_stderr(io.StringIO()):
+            model: Any
+            model, info = LlamaForCausalLM.from_pretrained(
+                folder,
+                dtype="auto",
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # said below, with the name
+                output_loading_info=True,
+            )
+            if getattr(model.config, "quantization_config", None) is not None:
+                with torch.inference_mode(False), torch.no_grad():
+                    model(torch.tensor([[0]]))  # packed weights are unpacked by their first use
+    except (OSError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
         raise _damaged(folder, error) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # a plain Exception in its library
-            raise
-        raise _damaged(folder, error) from error
+    finally:
+        transformers_logging.set_verbosity(before)
+    for key, fault in (
+        ("missing_keys", "are not in its files"),
+        ("mismatched_keys", "have other shapes than config.json asks for"),
+    ):
+        if found := sorted(str(name) for name in info[key]):
+            raise _damaged(folder, ValueError(f"{len(found)} weights {fault}: {found[0]}"))
     return model.eval()
+
+
+def _check_config(folder: Path) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except ValueError as error:
+        raise _damaged(folder / "config.json", error) from error
+    check_supported(SimpleNamespace(**config))
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:
     lines = str(error).splitlines() or [type(error).__name__]
     return UserError(
-        "model-damaged", str(folder), f"cannot be loaded ({lines[0]})", "use another checkpoint"
+        "model-damaged", str(folder), f"cannot be loaded ({lines[-1].strip()})", "save it again"
     )

@@ -1,0 +1,106 @@
+"""Loading a model to talk to: everything that can be wrong with its folder is said in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.manifest import Manifest, write_manifest
+from teenytinyllama.training.talkers import load_talker
+
+
+@pytest.fixture(scope="module")
+def model_dir(small_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    config = LlamaConfig(
+        vocab_size=640,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for path in small_tokenizer_dir.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def setting(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (setting(model_type="mistral"), "model-unsupported", 'model_type is "mistral"'),
+        (setting(attention_bias=True), "model-unsupported", "attention_bias is true"),
+        (setting(hidden_act="gelu"), "model-unsupported", 'hidden_act is "gelu"'),
+        (setting(num_hidden_layers=3), "model-damaged", "9 weights are not in its files"),
+        (setting(vocab_size=650), "model-damaged", "2 weights have other shapes"),
+        (setting(num_attention_heads=3), "model-damaged", "not a multiple"),
+        (cut_weights, "model-damaged", "cannot be loaded"),
+        (lambda d: (d / "model.safetensors").unlink(), "model-damaged", "no file named"),
+        (lambda d: (d / "config.json").write_text("{"), "model-damaged", "config.json"),
+        (lambda d: (d / "tokenizer.model").unlink(), "tokenizer-missing", "tokenizer.model"),
+        (lambda d: (d / "tokenizer.model").write_bytes(b"x"), "tokenizer-damaged", "SentencePiece"),
+    ],
+)
+def test_a_folder_that_cannot_be_right_is_refused_in_one_line(
+    model_dir: Path, tmp_path: Path, change: Callable[[Path], None], code: str, words: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_dir, folder)
+    change(folder)
+    with pytest.raises(UserError) as error:
+        load_talker(folder)
+    assert error.value.code == code
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def receipt(room: str) -> Manifest:
+    names = ("recipe", "inputs", "outputs", "counts", "figures", "energy_kwh", "versions")
+    empty: dict[str, object] = {name: {} for name in names}
+    times = {"started_at": "", "duration_s": 0.0, "emissions_kg": 0.0}
+    return Manifest.model_validate(
+        {"room": room, "version": "0", "fingerprint": "", **empty, **times}
+    )
+
+
+@pytest.mark.parametrize(("room", "answers"), [("pretrain", False), ("align", True)])
+def test_a_base_model_goes_on_and_a_chat_model_answers(
+    model_dir: Path, tmp_path: Path, room: str, answers: bool
+) -> None:
+    shutil.copytree(model_dir, tmp_path / "room" / "final")
+    write_manifest(tmp_path / "room", receipt(room))
+    talker = load_talker(tmp_path / "room")
+    prompt = talker.prompt_of([{"role": "user", "content": "Era uma vez"}])
+    encoder = talker.encoder
+    plain = [encoder.bos_id, *encoder.encode("Era uma vez")]
+    chat = [1, 5, *encoder.encode("Era uma vez"), 2, 6]  # <s> <|user|> ... </s> <|assistant|>
+    assert (talker.answers, prompt) == (answers, chat if answers else plain)
+
+
+def test_a_conversation_that_ends_with_an_answer_is_refused(model_dir: Path) -> None:
+    talker = load_talker(model_dir)
+    with pytest.raises(UserError, match="the last message is not the user's"):
+        talker.prompt_of([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
