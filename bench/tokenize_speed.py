@@ -5,6 +5,7 @@
 
 - `train`: a 32,000-piece BPE on 100 MB, ours and SentencePiece's own trainer in turn, each in a
   process of its own (CPU seconds, peak memory); then Table 1 with both on all of the raw text.
+- `alternatives`: Table 1 for byte-level BPE (the `tokenizers` library) and for our unigram.
 - `encode`: one core, rounds over other documents; speeds are UTF-8 bytes per CPU second.
 - `pack`: the pack room on the whole text with two cores (wall clock and memory).
 - `equal`: our ids against SentencePiece's on every document, and on as many lines as
@@ -30,7 +31,7 @@ import time
 from pathlib import Path
 
 import sentencepiece
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from teenytinyllama.formats.documents import Document, DocumentWriter
 from teenytinyllama.formats.encoding import TextEncoder
@@ -42,7 +43,7 @@ from teenytinyllama.stages.tokenizer.convert import fast_tokenizer, write_files
 ROUNDS = 5
 WORDS_IN_TABLE_1 = 7_400
 VOCAB_SIZE = 32_000
-PARTS = ("train", "encode", "pack", "equal")
+PARTS = ("train", "alternatives", "encode", "pack", "equal")
 # The options that corpus.md found to work, as one would give them to SentencePiece by hand.
 PLAIN = {
     "model_type": "bpe",
@@ -156,6 +157,39 @@ def part_train(texts: list[str], data: Path, folder: Path, measured: list[str]) 
             goal=1.48,
             holds=tokens / words <= 1.48 and lossless,
             tokens=tokens,
+        )
+
+
+def part_alternatives(texts: list[str], data: Path) -> None:
+    text = (data / "tokenizer" / "porttinari_7400w.txt").read_text(encoding="utf-8")
+    fast = Tokenizer(models.BPE())
+    fast.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE, initial_alphabet=alphabet, show_progress=False
+    )
+    started = time.process_time()
+    fast.train_from_iterator(texts, trainer)
+    counts = training.count_words(texts)
+    halfway = time.process_time()
+    model = training.train_model(
+        training.without_rare_words(counts, VOCAB_SIZE),
+        TokenizerSettings(vocab_size=VOCAB_SIZE, model="unigram"),
+    )
+    done = time.process_time()
+    unigram = sentencepiece.SentencePieceProcessor(model_proto=model)
+    for name, num_tokens, seconds in (
+        ("byte-level BPE, digits apart", len(fast.encode(text).ids), halfway - started),
+        ("unigram on counted words", len(unigram.encode(text)), done - halfway),
+    ):
+        say(
+            f"Table 1, tokens per word, whole text, {name}",
+            num_tokens / WORDS_IN_TABLE_1,
+            "tokens/word",
+            tokens=num_tokens,
+            training_cpu_s=round(seconds, 1),
         )
 
 
@@ -348,7 +382,9 @@ def main() -> None:
         folder = Path(name)
         if "train" in parts:
             part_train(texts, options.data, folder, options.measure)
-        if set(parts) == {"train"}:
+        if "alternatives" in parts:
+            part_alternatives(texts, options.data)
+        if set(parts) <= {"train", "alternatives"}:
             return
         path = options.model or train("ours", texts, folder, "all")[1]
         model = path.read_bytes()

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOMS = ("tokenizer", "tokens")
 SECONDS_FOR_WORKERS_TO_END = 10
-WORDS = [f"{a}{b}{c}" for a in ("ca", "re", "mi") for b in ("ba", "lo", "tu") for c in ("s", "ndo")]
+SYLLABLES = [a + b for a in "bcdfglmnprstv" for b in "aeiou"]
 
 
 def make_corpus(path: Path, megabytes: float) -> None:
@@ -29,7 +29,7 @@ def make_corpus(path: Path, megabytes: float) -> None:
     with path.open("w", encoding="utf-8") as file:
         size = 0
         while size < megabytes * 1e6:
-            words = (rng.choice(WORDS) + str(rng.randrange(10**6)) for _ in range(300))
+            words = ("".join(rng.choices(SYLLABLES, k=rng.randrange(1, 5))) for _ in range(300))
             text = " ".join(words) + ".\n"
             file.write(json.dumps({"text": text}) + "\n")
             size += len(text)
