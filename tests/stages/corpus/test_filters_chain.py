@@ -183,6 +183,24 @@ def test_a_verdict_does_not_depend_on_the_other_texts() -> None:
     assert together == pickle.loads(pickle.dumps(chain)).judge(texts)
 
 
+@pytest.mark.parametrize("words", ["fast", "spacy"])
+def test_strange_texts_get_a_verdict(words: str) -> None:
+    if words == "spacy":
+        pytest.importorskip("spacy")
+    chain = Chain(FilterSettings(words=words, families=WORD_RULES), "pt")
+    texts = [
+        "a " * 200_000,
+        "x" * 10**6,
+        "\0" * 50,
+        "abc \ud800 def " * 9,
+        "\n" * 10**5 + "a",
+        "😀 " * 99,
+    ]
+    reasons = [verdict.reason for verdict in chain.judge(texts)]
+    assert reasons[0] == "top_2_gram"
+    assert None not in reasons
+
+
 def test_scores_hold_the_number_that_dropped_the_text() -> None:
     (verdict,) = Chain(FilterSettings(without=("top_2_gram", "top_3_gram")), "pt").judge(
         [PROSE + "\n" + "\n".join(PROSE.splitlines()[:2])]

@@ -91,7 +91,8 @@ def calibrate(documents: list[str], settings: FilterSettings, language: str) -> 
     for start in range(0, len(documents), DOCUMENTS_PER_BATCH):
         batch = documents[start : start + DOCUMENTS_PER_BATCH]
         words = read_words(batch, settings.words, language)
-        for reason, values in measure_batch(batch, words, exact, data.stop_words).items():
+        found = measure_batch(batch, words, exact, data.stop_words, first_reason_only=False)
+        for reason, values in found.items():
             columns[reason].append(values)
     thresholds: dict[str, float] = {}
     dropped = np.zeros(len(documents), dtype=bool)

@@ -18,7 +18,7 @@ from teenytinyllama.stages.corpus.filters.repeats import (
     repeated_share,
     top_runs,
 )
-from teenytinyllama.stages.corpus.filters.words import Ints, WordTable, hash_word
+from teenytinyllama.stages.corpus.filters.words import Flags, Ints, WordTable, hash_word
 
 Values = npt.NDArray[np.float64]
 
@@ -31,25 +31,38 @@ def measure_batch(
     words: WordTable,
     thresholds: Mapping[str, float],
     stop_words: frozenset[str],
+    *,
+    first_reason_only: bool = True,
 ) -> dict[str, Values]:
     """Values of every rule that has a threshold, one per text. No text is empty.
 
-    Decisions taken on them are those of `rules.measure`. A value that does not drop its text may
-    be an upper bound (repeated runs) or 0 (bullets, ellipses at line ends) where that is cheaper.
+    The first rule that drops a text on them is the first on `rules.measure`. A value that does
+    not drop its text may be an upper bound (repeated runs) or 0 (bullets, ellipses at line ends)
+    where that is cheaper; so may any of a rule after the first that drops, unless all are asked.
     """
     sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     values = _line_values(texts, thresholds)
-    values |= _repeat_values(words, sizes, thresholds)
+    wanted = np.ones(len(texts), dtype=bool)
+    if first_reason_only:
+        for rule in rules.RULES[:4]:
+            if rule.reason in thresholds:
+                wanted &= values[rule.reason] <= thresholds[rule.reason]
+    values |= _repeat_values(words, sizes, thresholds, wanted, first_reason_only=first_reason_only)
     values |= _word_values(texts, words, stop_words)
     return {reason: value for reason, value in values.items() if reason in thresholds}
 
 
 def _repeat_values(
-    words: WordTable, sizes: Ints, thresholds: Mapping[str, float]
+    words: WordTable,
+    sizes: Ints,
+    thresholds: Mapping[str, float],
+    wanted: Flags,
+    *,
+    first_reason_only: bool,
 ) -> dict[str, Values]:
     longest = max((n for n, reason in (_TOP | _SEEN).items() if reason in thresholds), default=0)
     values = {}
-    for repeats in find_repeats(words, longest):
+    for repeats in find_repeats(words, longest, wanted):
         reason = (_TOP | _SEEN)[repeats.num_words]
         if reason not in thresholds:
             continue
@@ -57,6 +70,8 @@ def _repeat_values(
             values[reason] = top_runs(words, repeats) / sizes
         else:
             values[reason] = repeated_share(words, repeats, sizes, thresholds[reason])
+        if first_reason_only:
+            wanted &= values[reason] <= thresholds[reason]
     return values
 
 

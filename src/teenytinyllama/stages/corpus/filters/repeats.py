@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from teenytinyllama.stages.corpus.filters.words import Hashes, Ints, WordTable, powers
+from teenytinyllama.stages.corpus.filters.words import Flags, Hashes, Ints, WordTable, powers
 
 LONGEST_COUNTED = 4
 """Up to this many words the most frequent run counts; above, every run seen before."""
@@ -41,8 +41,11 @@ class Repeats:
         return np.sort(self.at[again])
 
 
-def find_repeats(words: WordTable, max_words: int) -> Iterator[Repeats]:
-    """Repeats of runs of 2, 3 ... `max_words` words."""
+def find_repeats(words: WordTable, max_words: int, wanted: Flags) -> Iterator[Repeats]:
+    """Repeats of runs of 2, 3 ... `max_words` words, in the texts that are wanted.
+
+    `wanted` has one flag a text; the caller may lower flags between two lengths.
+    """
     num = len(words.lengths)
     salts = words.documents.astype(np.uint64) * _SALT
     hashes = words.hashes * _SEPARATOR + words.hashes
@@ -55,6 +58,7 @@ def find_repeats(words: WordTable, max_words: int) -> Iterator[Repeats]:
         hashes = hashes[:reach] * _SEPARATOR + words.hashes[last]
         joined = joined[:reach] * length_powers[last] + words.hashes[last]
         candidates = candidates[candidates < reach]
+        candidates = candidates[wanted[words.documents[candidates]]]
         ends = words.documents[candidates + num_words - 1]
         candidates = candidates[words.documents[candidates] == ends]
         keys = (hashes if num_words <= LONGEST_COUNTED else joined)[candidates]

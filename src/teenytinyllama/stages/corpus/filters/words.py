@@ -225,6 +225,7 @@ def _cut_spacy(
     return np.flatnonzero(opens), np.flatnonzero(closes) + 1
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # Languages checked for it; others ("cannot" is two tokens in English) go through the memory whole.
 _LETTERS_ARE_ONE_TOKEN = frozenset({"pt"})
 
@@ -266,7 +267,9 @@ class SpacyCuts:
         starts = np.zeros(len(chunks) + 1, dtype=np.int64)
         np.cumsum(lengths + 1, out=starts[1:])
         with self._vocab.memory_zone():
-            found = self._tokenizer(" ".join(chunks)).to_array(["IDX"]).astype(np.int64)
+            # spaCy cannot hash half of a surrogate pair; any sign without a meaning cuts alike.
+            text = _SURROGATE.sub("\ufffd", " ".join(chunks))
+            found = self._tokenizer(text).to_array(["IDX"]).astype(np.int64)
         owner = np.searchsorted(starts, found, side="right") - 1
         offsets = found - starts[owner]
         inner = offsets > 0
