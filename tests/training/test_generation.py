@@ -81,6 +81,21 @@ def test_bfloat16_logits_stay_near_those_of_transformers(model: LlamaForCausalLM
     assert (logits[0] - expected).abs().max() < 0.15
 
 
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_bfloat16_rows_of_unequal_length_stay_near_each_one_alone(num_kv_heads: int) -> None:
+    half = tiny_llama(num_key_value_heads=num_kv_heads).to(torch.bfloat16)
+    decoder = Decoder(half)
+    memory = decoder.new_memory()
+    decoder.read(memory, PROMPTS)
+    for _ in range(3):  # several rows take other kernels than one
+        logits = decoder.step(memory, [40, 41, 42, 43])
+    for row, prompt in enumerate(PROMPTS):
+        with torch.no_grad():
+            ids = torch.tensor([[*prompt, *[40 + row] * 3]])
+            expected = half(ids).logits[0, -1].float()
+        assert (logits[row] - expected).abs().max() < 0.15
+
+
 def test_a_stop_id_ends_a_text_and_is_left_out(model: LlamaForCausalLM) -> None:
     whole = generate(model, [PROMPTS[0]], max_new_tokens=12)[0]
     cut = generate(model, [PROMPTS[0]], max_new_tokens=12, stop_ids=[whole[5]])[0]
