@@ -1,10 +1,10 @@
-"""Tokens to the paper recipe's final held-out loss: our recipe against the paper's and a tuned AdamW.
+"""Tokens to the held-out loss that the paper recipe ends at: ours, the paper, a tuned AdamW.
 
     python bench/time_to_loss.py --run-dir runs/real          # a run with tokenizer and pack done
-    python bench/time_to_loss.py --run-dir runs/real --steps 500 --seeds 0,1,2 --tokens-per-step 8192
+    python bench/time_to_loss.py --run-dir runs/real --seeds 0,1,2      # hours on two cores
 
-Every contestant trains the same small Llama on the same packed tokens in the same order. The paper's
-recipe (AdamW 6e-4, betas 0.9 and 0.999, decay 0.01, cosine) sets the loss to reach at its last step;
+Every contestant trains the same small Llama on the same packed tokens in the same order. The paper
+recipe (AdamW 6e-4, betas 0.9 and 0.999, decay 0.01, cosine) sets the loss to reach at its end;
 `adamw` is tuned over five peak rates first; ours is Muon with warm-up, stay, fall. The value is the
 share of the paper recipe's tokens after which a contestant is below that loss for the first time.
 """

@@ -97,7 +97,8 @@ def ours(args: argparse.Namespace) -> list[float]:
         OptimizerSettings,
         ScheduleSettings,
     )
-    from teenytinyllama.training.loop import Job, Loop, LoopSettings, MicroBatch
+    from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
+    from teenytinyllama.training.loop import Loop
     from teenytinyllama.training.losses import NextTokenLoss
 
     length = args.sequence_length

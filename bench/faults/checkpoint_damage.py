@@ -30,7 +30,7 @@ import torch
 
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.loop import _append_line
+from teenytinyllama.training.journal import append_line
 
 SHAPE = (64, 64)
 
@@ -45,7 +45,7 @@ def save(folder: Path, step: int) -> None:
         write_model_files=lambda path: (path / "config.json").write_text("{}"),
         keep=lambda step: False,
     )
-    _append_line(folder / "metrics.jsonl", {"step": step})
+    append_line(folder / "metrics.jsonl", {"step": step})
 
 
 def newest_step(folder: Path) -> int | None:

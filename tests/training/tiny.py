@@ -18,7 +18,8 @@ from teenytinyllama.recipe import (
     ScheduleSettings,
 )
 from teenytinyllama.training.batches import SequenceOrder
-from teenytinyllama.training.loop import Job, Loop, LoopSettings, MicroBatch
+from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import NextTokenLoss
 
 VOCAB_SIZE = 64

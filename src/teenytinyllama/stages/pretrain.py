@@ -28,7 +28,8 @@ from teenytinyllama.training.base_model import copy_tokenizer, save_final
 from teenytinyllama.training.batches import SequenceOrder
 from teenytinyllama.training.generation import generate
 from teenytinyllama.training.heldout import EncodedDocument, score_documents
-from teenytinyllama.training.loop import Job, Loop, LoopSettings, MicroBatch
+from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import IGNORED, NextTokenLoss
 from teenytinyllama.training.starting import Start, fresh, from_folder
 

@@ -9,9 +9,7 @@ and norms stay there until a line is logged.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import shutil
 import signal
 import time
@@ -31,9 +29,10 @@ from torch import Tensor, nn
 from teenytinyllama.context import RoomContext
 from teenytinyllama.energy import Energy
 from teenytinyllama.errors import Interrupted, UserError
-from teenytinyllama.progress import format_duration, say
-from teenytinyllama.recipe import CheckpointSettings, OptimizerSettings, ScheduleSettings
+from teenytinyllama.progress import say
 from teenytinyllama.training import checkpoints, hardware
+from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.journal import Journal
 from teenytinyllama.training.optimizer import (
     build_optimizers,
     load_optimizer_tensors,
@@ -42,75 +41,10 @@ from teenytinyllama.training.optimizer import (
     step_if_finite,
 )
 from teenytinyllama.training.schedules import learning_rate_factor
-from teenytinyllama.training.trackers import Trackers
 
-METRICS_NAME = "metrics.jsonl"
-SAMPLES_NAME = "samples.jsonl"
-SKIPPED_NAME = "skipped.jsonl"
 MAX_BAD_IN_A_ROW = 3
 MAX_ROLLBACKS = 3
-SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_READINGS = 10.0
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Rows of one forward pass: how much they weigh in the step's mean, and where to get them."""
-
-    weight: float
-    """Supervised targets (or examples) in it; the step's loss is the sum divided by all weights."""
-    num_tokens: int
-    """Tokens that pass through the model, for tokens/s."""
-    load: Callable[[], Mapping[str, NDArray[Any]]]
-    """Makes the arrays that the job's module takes by name."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a room wants trained."""
-
-    objective: nn.Module
-    """Forward gives the summed loss of a micro-batch; `.model` is the model that is saved."""
-    micro_batches: Callable[[int, int], Sequence[MicroBatch]]
-    """(step, rows of one forward pass) -> all micro-batches of that step, in a fixed order."""
-    rows_per_step: int
-    """Rows behind one update: the largest micro-batch there can be."""
-    tokens_per_row: int
-    """For the memory estimate."""
-    flops_per_token: int
-    """Model FLOPs of one token, forward and backward."""
-    identity: Mapping[str, str]
-    """What a checkpoint must agree on to be gone on from: data, tokenizer, sizes."""
-    write_model_files: Callable[[Path], None]
-    """Adds configuration and tokenizer to a checkpoint."""
-    initial_optimizer: Mapping[str, Tensor] | None = None
-    """Moments to begin with, where the job goes on from another training's checkpoint."""
-    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
-    """Held-out figures for the log, such as `heldout_bpb`."""
-    sample: Callable[[nn.Module], list[dict[str, Any]]] | None = None
-    """Continuations of fixed prompts."""
-    describe_step: Callable[[int], dict[str, Any]] | None = None
-    """What stands in a step's rows, for the record of a skipped step."""
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """The part of a room's settings that the loop reads."""
-
-    num_steps: int
-    optimizer: OptimizerSettings
-    schedule: ScheduleSettings
-    checkpoints: CheckpointSettings
-    precision: hardware.Precision = "bf16-mixed"
-    compile: bool | None = None
-    activation_checkpointing: bool = False
-    micro_batch: int = 0
-    gradient_shards: int = 1
-    seed: int = 0
-    log_every_steps: int = 10
-    evaluate_every_steps: int = 0
-    sample_every_steps: int = 0
-    trackers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -158,8 +92,8 @@ class Loop:
         self._skip_steps: set[int] = set()
         self._stats: list[Tensor] = []
         self._best_rate = 0.0
-        self._last_line = self._energy_read_at = 0.0
-        self._trackers = Trackers(settings.trackers if self.is_main else (), out_dir, context)
+        self._energy_read_at = 0.0
+        self._journal = Journal(out_dir, context, settings, is_main=self.is_main)
 
     # --- preparation ---------------------------------------------------------------------------
 
@@ -228,7 +162,7 @@ class Loop:
                     self._after_step()
                 except _RolledBack:
                     continue
-        self._trackers.close()
+        self._journal.close()
         return self._figures()
 
     @contextmanager
@@ -412,9 +346,8 @@ class Loop:
     def _note_skipped(self, step: int) -> None:
         self.progress.num_skipped += 1
         record = {"step": step, **(self.job.describe_step(step) if self.job.describe_step else {})}
-        if self.is_main and step not in self._skip_steps:
-            say(f"step {step}: gradient not finite, update skipped ({SKIPPED_NAME} names its rows)")
-            _append_line(self.out_dir / SKIPPED_NAME, record)
+        if step not in self._skip_steps:
+            self._journal.skipped(record)
 
     def _roll_back_if_lost(self) -> None:
         num_bad, last = self.progress.bad_in_a_row, self.progress.step
@@ -478,29 +411,18 @@ class Loop:
             "energy_kwh": progress.energy.total_kwh,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        if self.is_main:
-            progress.log_bytes = _append_line(self.out_dir / METRICS_NAME, line)
-            self._trackers.log(line)
-            if now - self._last_line >= SECONDS_BETWEEN_LINES or figures:
-                self._last_line = now
-                say(self._line_for_people(line))
+        progress.log_bytes = self._journal.metrics(line)
+        elapsed = now - self._started
+        share = (progress.step - self._first_step) / (self.settings.num_steps - self._first_step)
+        self._journal.show(
+            line,
+            seconds_left=elapsed * (1 - share) / share,
+            seconds=progress.seconds,
+            at_once=bool(figures),
+        )
         self._best_rate = max(self._best_rate, tokens_per_s)
         # Evaluation and samples are not training time.
         self._logged_at = time.monotonic()
-
-    def _line_for_people(self, line: dict[str, Any]) -> str:
-        done, total = line["step"], self.settings.num_steps
-        elapsed = time.monotonic() - self._started
-        share = (done - self._first_step) / max(total - self._first_step, 1)
-        left = format_duration(elapsed * (1 - share) / share) if share else "?"
-        loss = "-" if line["loss"] is None else f"{line['loss']:.3f}"
-        heldout = f", held-out {line['heldout_bpb']:.4f} bits/byte" if "heldout_bpb" in line else ""
-        price = self.context.energy.usd_per_gpu_hour * self.progress.seconds / 3600
-        money = f", ${price:.2f}" if price else ""
-        return (
-            f"  step {done}/{total}, loss {loss}{heldout}, {line['tokens_per_s']:,.0f} tokens/s, "
-            f"MFU {100 * line['mfu']:.0f} %, {line['energy_kwh'] * 1000:.2f} Wh{money}, {left} left"
-        )
 
     def _utilisation(self, tokens_per_s: float) -> float:
         return tokens_per_s * self.job.flops_per_token / (self.peak_flops_per_s * self.world)
@@ -519,10 +441,8 @@ class Loop:
     def _write_samples(self) -> None:
         assert self.job.sample is not None
         rows = self._out_of_training(self.job.sample)
-        if self.is_main:
-            for row in rows:
-                line = {"step": self.progress.step, "tokens": self.progress.tokens, **row}
-                self.progress.samples_bytes = _append_line(self.out_dir / SAMPLES_NAME, line)
+        where = {"step": self.progress.step, "tokens": self.progress.tokens}
+        self.progress.samples_bytes = self._journal.samples([{**where, **row} for row in rows])
         self._logged_at = time.monotonic()
 
     # --- checkpoints ---------------------------------------------------------------------------
@@ -564,9 +484,7 @@ class Loop:
             say(f"going on from {found.path.name}")
         self._stats = []
         self._first_step = self.progress.step
-        if self.is_main:
-            _truncate(self.out_dir / METRICS_NAME, self.progress.log_bytes)
-            _truncate(self.out_dir / SAMPLES_NAME, self.progress.samples_bytes)
+        self._journal.cut(self.progress.log_bytes, self.progress.samples_bytes)
 
     def _check_disk(self) -> None:
         """Say before the first step what would otherwise be found out at the last."""
@@ -629,18 +547,6 @@ def _device_name(device: torch.device) -> str:
 def _ties_weights(model: nn.Module) -> bool:
     config: Any = model.config
     return bool(getattr(config, "tie_word_embeddings", False))
-
-
-def _append_line(path: Path, value: dict[str, Any]) -> int:
-    """Append one JSON line; returns the file's length after it."""
-    with path.open("ab") as file:
-        file.write((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
-        return file.tell()
-
-
-def _truncate(path: Path, length: int) -> None:
-    if path.is_file() and path.stat().st_size > length:
-        os.truncate(path, length)
 
 
 def _progress_to_json(progress: Progress) -> dict[str, Any]:

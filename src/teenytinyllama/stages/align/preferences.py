@@ -29,7 +29,8 @@ from teenytinyllama.stages.align.intake import ChatData, is_heldout, records_of,
 from teenytinyllama.stages.align.packing import Rendered, best_fit, lay_out
 from teenytinyllama.training.base_model import flops_per_token
 from teenytinyllama.training.batches import SequenceOrder
-from teenytinyllama.training.loop import Job, Loop, LoopSettings, MicroBatch
+from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.loop import Loop
 
 # B rows, T sequence, S supervised places, P pairs
 PAIRS_PER_READING = 8

@@ -39,7 +39,8 @@ from teenytinyllama.training.base_model import (
     save_final,
 )
 from teenytinyllama.training.batches import SequenceOrder
-from teenytinyllama.training.loop import Job, Loop, LoopSettings, MicroBatch
+from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.lora import add_lora
 from teenytinyllama.training.losses import linear_cross_entropy
 

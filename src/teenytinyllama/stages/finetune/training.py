@@ -32,7 +32,9 @@ from teenytinyllama.stages.finetune.encoding import Encoded, LengthGroupedOrder,
 from teenytinyllama.stages.finetune.measures import confusion, scores_of
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.base_model import flops_per_token
-from teenytinyllama.training.loop import METRICS_NAME, Job, Loop, LoopSettings, MicroBatch
+from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.journal import METRICS_NAME
+from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.lora import add_lora
 
 # B micro-batch, T sequence, C labels
