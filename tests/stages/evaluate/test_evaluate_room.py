@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from teenytinyllama import storybook
+from teenytinyllama.errors import UserError
 from teenytinyllama.formats.documents import Document, DocumentWriter
 from teenytinyllama.model import build_model, llama_config
 from teenytinyllama.recipe import (
@@ -19,6 +20,7 @@ from teenytinyllama.recipe import (
     TokenizerSettings,
 )
 from teenytinyllama.stages import evaluate, pack, tokenizer
+from teenytinyllama.stages.evaluate import models, room  # noqa: F401 (as evaluate.models)
 
 MODEL = ModelSettings(
     hidden_size=32,
@@ -108,3 +110,80 @@ def test_a_leaked_document_is_counted(run_dir, tmp_path):
         pretrain_dir=run_dir / "pretrain",
     )
     assert outcome.figures["heldout_leaks_exact"] == 1
+
+
+def test_other_models_and_checkpoints_are_scored_beside(run_dir, tmp_path):
+    """The last checkpoint has the base model's weights: the same scores, and one answer file."""
+    pretrain = tmp_path / "run" / "pretrain"
+    shutil.copytree(run_dir / "pretrain", pretrain)
+    for step, seed in ((10, 1), (20, 0)):
+        folder = pretrain / f"step-{step:07d}"
+        shutil.copytree(pretrain / "final", folder)
+        config = llama_config(MODEL, 600, bos_id=1, eos_id=2, pad_id=3)
+        build_model(config, seed=seed).save_pretrained(folder)
+        progress = {"step": step, "tokens": step * 100, "energy": [0.0, step / 1000, 0.0, 0.0]}
+        (folder / "state.json").write_text(json.dumps({"progress": progress}))
+        (folder / "optimizer.safetensors").write_bytes(b"not part of the model")
+    out_dir = tmp_path / "run" / "scores"
+    out_dir.mkdir()
+    outcome = evaluate.run(
+        settings=EvaluateSettings(
+            tasks=(Task(name="storybook", kind="storybook", num_items=10),),
+            models=(str(pretrain / "step-0000010"),),
+            checkpoints=True,
+            check_overlap=False,
+        ),
+        context=None,
+        out_dir=out_dir,
+        corpus_dir=run_dir / "corpus",
+        tokenizer_dir=run_dir / "tokenizer",
+        pack_dir=run_dir / "tokens",
+        pretrain_dir=pretrain,
+    )
+    figures = outcome.figures
+    first, last = figures["checkpoints"]
+    assert (first["step"], first["tokens"], last["tokens"]) == (10, 1000, 2000)
+    assert last["heldout_bits_per_byte"] == figures["heldout_bits_per_byte"]
+    assert last["tasks"] == figures["tasks"]
+    assert first["heldout_bits_per_byte"] != last["heldout_bits_per_byte"]
+    [other] = figures["models"].values()
+    # Its own tokenizer is the run's in Hugging Face form: the same ids, the same score.
+    assert other["heldout_bits_per_byte"] == pytest.approx(first["heldout_bits_per_byte"])
+    assert other["tasks"] == first["tasks"]
+    answered = list((tmp_path / "run" / ".cache" / "evaluate").glob("*.jsonl"))
+    assert len(answered) == 2, "two different models, one file each"
+    assert (out_dir / "step-0000020" / "storybook.json").is_file()
+
+
+def test_a_swapped_checkpoint_is_scored_anew(run_dir, tmp_path):
+    pretrain = tmp_path / "pretrain"
+    shutil.copytree(run_dir / "pretrain", pretrain)
+    found = []
+    for seed in (0, 1):
+        config = llama_config(MODEL, 600, bos_id=1, eos_id=2, pad_id=3)
+        build_model(config, seed=seed).save_pretrained(pretrain / "final")
+        loaded = evaluate.models.load_model("base", pretrain / "final", precision="fp32")
+        found.append(loaded.identity["weights"])
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("missing", ["weights", "folder", "damaged"])
+def test_a_model_that_cannot_be_loaded_is_named_in_one_line(run_dir, tmp_path, missing):
+    final = tmp_path / "final"
+    shutil.copytree(run_dir / "pretrain" / "final", final)
+    if missing == "weights":
+        (final / "model.safetensors").unlink()
+    elif missing == "damaged":
+        data = (final / "model.safetensors").read_bytes()
+        (final / "model.safetensors").write_bytes(data[: len(data) // 2])
+    else:
+        final = tmp_path / "not here at all"
+    with pytest.raises(UserError) as caught:
+        evaluate.models.load_model("base", final, precision="fp32")
+    assert "\n" not in str(caught.value)
+    assert str(final) in str(caught.value)
+
+
+def test_no_checkpoints_where_the_recipe_asks_for_them(run_dir, tmp_path):
+    with pytest.raises(UserError, match="checkpoints-missing"):
+        run(run_dir, tmp_path / "scores", checkpoints=True, check_overlap=False)

@@ -363,9 +363,8 @@ def _read_off(
     Softmax in float32, sums in float64.
     """
     normal, best = [], []
-    for part in torch.split(logits, SOFTMAX_ROWS):  # type: ignore[no-untyped-call]
-        part = part.float()
-        normal.append(part.logsumexp(-1))
+    for part in torch.split(logits, SOFTMAX_ROWS):
+        normal.append(part.float().logsumexp(-1))
         best.append(part.argmax(-1))
     rows = torch.tensor([row for _, places in branches for row in places], device=logits.device)
     target = torch.tensor(
@@ -376,7 +375,7 @@ def _read_off(
     answers = {}
     start = 0
     for request, places in branches:
-        part = slice(start, start + len(places))
-        answers[request] = Answer(float(logprobs[part].sum()), bool(greedy[part].all()))
+        own = slice(start, start + len(places))
+        answers[request] = Answer(float(logprobs[own].sum()), bool(greedy[own].all()))
         start += len(places)
     return answers

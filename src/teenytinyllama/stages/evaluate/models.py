@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -53,7 +54,7 @@ def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         what = f"cannot be loaded as a causal language model ({str(error).splitlines()[0][:200]})"
         fix = "name a folder with config.json, weights and tokenizer files"
         raise UserError("model-unreadable", str(place), what, fix) from error

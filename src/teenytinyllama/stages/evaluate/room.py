@@ -59,6 +59,7 @@ def run(
     Everything that can be wrong with a task is found before the first model is loaded.
     """
     benchmarks = load_benchmarks(settings.tasks)
+    checkpoints = _checkpoints(settings, pretrain_dir)
     encoder = load_tokenizer(tokenizer_dir)
     documents = list(_heldout(settings, corpus_dir))
     yardsticks = _yardsticks(settings, documents, encoder, pack_dir)
@@ -73,8 +74,7 @@ def run(
         folder_name(name): room.score(folder_name(name), name, None) for name in settings.models
     }
     figures["checkpoints"] = [
-        {**_progress_of(path), **room.score(path.name, path, encoder)}
-        for path in _checkpoints(settings, pretrain_dir)
+        {**_progress_of(path), **room.score(path.name, path, encoder)} for path in checkpoints
     ]
     counts = {
         "documents_heldout": len(documents),
