@@ -71,6 +71,16 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def still_there(workers: list[int], patience_s: float = 30) -> int:
+    """Workers that have not ended by themselves; one that is still importing needs some seconds."""
+    until = time.monotonic() + patience_s
+    left = workers
+    while left and time.monotonic() < until:
+        time.sleep(0.2)
+        left = [pid for pid in left if Path(f"/proc/{pid}").exists()]
+    return len(left)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=30)
@@ -104,10 +114,10 @@ def main() -> None:
                     kills += 1
                     process.send_signal(signal.SIGKILL)
                     process.wait()
-                    time.sleep(0.5)
-                    orphans += sum(Path(f"/proc/{pid}").exists() for pid in workers)
+                    orphans += still_there(workers)
             assert start(recipe, run_dir).wait() == 0
             equal += files_of(run_dir) == calm
+            print(f"{kills} kills, {equal} of {rounds} runs equal", file=sys.stderr, flush=True)
     row = {"figure": "F13 corpus: runs equal after kills", "value": equal / rounds, "spread": 0}
     row |= {"unit": f"of {rounds} runs, {kills} kills", "peer": "datatrove: same config needed"}
     print(json.dumps({**row, "goal": 1.0, "holds": equal == rounds}))
