@@ -5,7 +5,7 @@
 
 - `train`: a 32,000-piece BPE on 100 MB, ours and SentencePiece's own trainer in turn, each in a
   process of its own (CPU seconds, peak memory); then Table 1 with both on all of the raw text.
-- `alternatives`: Table 1 for byte-level BPE (the `tokenizers` library) and for our unigram.
+- `alternatives`: Table 1 for byte-level BPE (the `tokenizers` library).
 - `encode`: one core, rounds over other documents; speeds are UTF-8 bytes per CPU second.
 - `pack`: the pack room on the whole text with two cores (wall clock and memory).
 - `equal`: our ids against SentencePiece's on every document, and on as many lines as
@@ -166,31 +166,21 @@ def part_alternatives(texts: list[str], data: Path) -> None:
     fast.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
     )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE, initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCAB_SIZE,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     started = time.process_time()
     fast.train_from_iterator(texts, trainer)
-    counts = training.count_words(texts)
-    halfway = time.process_time()
-    model = training.train_model(
-        training.without_rare_words(counts, VOCAB_SIZE),
-        TokenizerSettings(vocab_size=VOCAB_SIZE, model="unigram"),
+    num_tokens = len(fast.encode(text).ids)
+    say(
+        "Table 1, tokens per word, whole text, byte-level BPE with digits apart",
+        num_tokens / WORDS_IN_TABLE_1,
+        "tokens/word",
+        tokens=num_tokens,
+        training_cpu_s=round(time.process_time() - started, 1),
     )
-    done = time.process_time()
-    unigram = sentencepiece.SentencePieceProcessor(model_proto=model)
-    for name, num_tokens, seconds in (
-        ("byte-level BPE, digits apart", len(fast.encode(text).ids), halfway - started),
-        ("unigram on counted words", len(unigram.encode(text)), done - halfway),
-    ):
-        say(
-            f"Table 1, tokens per word, whole text, {name}",
-            num_tokens / WORDS_IN_TABLE_1,
-            "tokens/word",
-            tokens=num_tokens,
-            training_cpu_s=round(seconds, 1),
-        )
 
 
 def encoder_of(path: Path):

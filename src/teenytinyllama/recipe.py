@@ -280,7 +280,8 @@ class TokenizerSettings(Settings):
     vocab_size: Annotated[int, Field(ge=300)] = 32_000
     """Pieces in all: the 256 byte pieces and the special tokens included."""
     model: Literal["bpe", "unigram"] = "bpe"
-    """SentencePiece algorithm."""
+    """SentencePiece algorithm. `unigram` needs more tokens and trains longer; where its Hugging
+    Face form breaks a tie differently on this run's text, the room stops and says so."""
     character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
     """Share of characters that get a piece of their own; the rest are spelt in bytes."""
     max_training_bytes: Positive = 500_000_000

@@ -157,5 +157,8 @@ def _compare(text: str, ids: list[int], others: dict[str, list[int]]) -> None:
 def _unequal(code: str, text: str, what: str) -> UserError:
     shown = json.dumps(text[:60], ensure_ascii=True)
     return UserError(
-        code, f"tokenizer, text {shown}", what, "report it with this text: no setting can cause it"
+        code,
+        f"tokenizer, text {shown}",
+        what,
+        "--set tokenizer.model=bpe (the libraries break a unigram's ties differently), or report it",
     )
