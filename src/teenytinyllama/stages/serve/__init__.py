@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from teenytinyllama.stages.serve.lookup import Lookup, sources_of
 from teenytinyllama.training.talkers import Talker, load_talker
 
 MIN_KEY_CHARACTERS = 16
+SWITCH_INTERVAL_S = 0.0005  # the generating thread waits no longer than this for the interpreter
 
 
 def run(
@@ -55,6 +57,7 @@ def run(
             kind = "answers" if talker.answers else "a base model: it goes on with text"
             say(f"{talker.name}: {talker.folder} ({kind})")
         say(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl-C stops)")
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         asyncio.run(_until_signal(lambda stop: serve(app, listener, stop)))
         app.engine.stop()
         say("serve: stopped, all answers given")

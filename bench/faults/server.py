@@ -1,0 +1,276 @@
+"""F17: the server under 10,000 bad requests, 200 slow ones, 1,000 disconnects and 64 clients.
+
+    python bench/faults/server.py [--requests 10000] [--slow 200] [--disconnects 1000]
+
+A small random model behind `ttl serve` in a process of its own. Counted: crashes, answers of 500
+and above, refusals that name no field, growth of memory, greedy texts of 64 clients that differ
+from a single client's, and how long a well-behaved client waits while the others misbehave.
+The single cases are tests: tests/stages/serve/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+TESTS = Path(__file__).parents[2] / "tests" / "stages"
+sys.path[:0] = [str(TESTS), str(TESTS / "serve")]
+
+from bad_requests import bad_bytes, bad_json  # noqa: E402
+from small_run import make_run  # noqa: E402
+
+PEER = "llama.cpp and vLLM: published crash and fan-out reports, no such test"
+TIMEOUT_S = 3
+HEAD = {"content-type": "application/json"}
+
+
+class Server:
+    """`ttl serve` as a child process."""
+
+    def __init__(self, run_dir: Path) -> None:
+        command = [sys.executable, "-m", "teenytinyllama.cli", "serve", str(run_dir), "--port", "0"]
+        command += [
+            "--set",
+            f"header_timeout_s={TIMEOUT_S}",
+            "--set",
+            f"body_timeout_s={TIMEOUT_S}",
+        ]
+        self.child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.child.stderr is not None
+        self.log: list[str] = []
+        for line in self.child.stderr:
+            self.log.append(line)
+            if line.startswith("http://"):
+                self.port = int(line.split()[0].rpartition(":")[2])
+                break
+        threading.Thread(
+            target=lambda: self.log.extend(self.child.stderr or ()), daemon=True
+        ).start()
+        self.model = run_dir.name
+
+    def ask(self, prompt: str, max_tokens: int = 8) -> tuple[int, str, float]:
+        """Status, text and duration of one good request."""
+        started_at = time.perf_counter()
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
+        asked = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+        connection.request("POST", "/v1/completions", json.dumps(asked), HEAD)
+        response = connection.getresponse()
+        body = json.loads(response.read())
+        connection.close()
+        text = body["choices"][0]["text"] if response.status == 200 else ""
+        return response.status, text, time.perf_counter() - started_at
+
+    def metric(self, name: str) -> float:
+        """A value from /metrics."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("GET", "/metrics")
+        rows = connection.getresponse().read().decode().splitlines()
+        connection.close()
+        return float(next(row.split()[-1] for row in rows if row.startswith(f"ttl_{name} ")))
+
+    def rss_mb(self) -> float:
+        """Memory now, in MiB."""
+        rows = Path(f"/proc/{self.child.pid}/status").read_text().splitlines()
+        return int(next(row.split()[1] for row in rows if row.startswith("VmRSS"))) / 1024
+
+
+def send_bad_json(server: Target, seed: int, num_requests: int) -> dict[str, int]:
+    """Bad bodies over kept connections; counts of what came back."""
+    rng, counts = random.Random(seed), {"sent": 0, "500": 0, "unnamed": 0}
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+    for _ in range(num_requests):
+        path, body = bad_json(rng)
+        body = body.replace(b'"tiny"', json.dumps(server.model).encode())
+        try:
+            connection.request("POST", path, body, HEAD)
+            response = connection.getresponse()
+            answer = response.read()
+        except (OSError, HTTPException):
+            connection.close()
+            continue
+        counts["sent"] += 1
+        counts["500"] += response.status >= 500 and response.status != 503
+        if 400 <= response.status < 500:
+            counts["unnamed"] += json.loads(answer)["error"]["param"] is None
+    connection.close()
+    return counts
+
+
+def send_bad_bytes(server: Target, seed: int, num_requests: int) -> dict[str, int]:
+    """Bytes that are no proper HTTP, each on a connection of its own."""
+    rng, counts = random.Random(seed), {"sent": 0, "500": 0, "unnamed": 0}
+    for _ in range(num_requests):
+        sent = bad_bytes(rng, b"127.0.0.1:%d" % server.port)
+        answer = b""
+        try:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=0.06) as plug:
+                plug.sendall(sent)
+                while part := plug.recv(65536):
+                    answer += part
+        except OSError:
+            pass
+        counts["sent"] += 1
+        status = answer[9:12].decode("ascii", "replace")
+        counts["500"] += status.startswith("5") and status != "503"
+        counts["unnamed"] += status.startswith("4") and b'"param":null' in answer
+    return counts
+
+
+class Target(NamedTuple):
+    """What an attacking process has to know."""
+
+    port: int
+    model: str
+
+
+def attack(running: Server, num_requests: int) -> tuple[dict[str, int], list[float]]:
+    """All bad requests from four processes as fast as they can, and a good client's waits.
+
+    The attackers yield the processor: they shall load the server, not starve it of cores.
+    """
+    waits: list[float] = []
+    server = Target(running.port, running.model)
+    with ProcessPoolExecutor(4, get_context("spawn"), initializer=os.nice, initargs=(5,)) as pool:
+        share = num_requests // 10
+        tasks = [pool.submit(send_bad_json, server, n, share * 7 // 2) for n in (1, 2)]
+        tasks += [pool.submit(send_bad_bytes, server, n, share * 3 // 2) for n in (3, 4)]
+        while not all(task.done() for task in tasks):
+            status, _, wait_s = running.ask("A raposa")
+            assert status == 200
+            waits.append(wait_s)
+            time.sleep(0.05)
+    counts: dict[str, int] = {}
+    for task in tasks:
+        for name, number in task.result().items():
+            counts[name] = counts.get(name, 0) + number
+    return counts, waits
+
+
+def hold_slowly(server: Server, num_slow: int) -> tuple[int, list[float]]:
+    """Connections that never finish their request: how many were told 408, others' waits."""
+    plugs = []
+    for number in range(num_slow):
+        plug = socket.create_connection(("127.0.0.1", server.port), timeout=4 * TIMEOUT_S)
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n"
+        whole = head + b"content-type: application/json\r\n\r\n{"
+        plug.sendall(b"GET / HT" if number % 2 else whole)
+        plugs.append(plug)
+    waits = [server.ask("A raposa")[2] for _ in range(40)]
+    told = sum(plug.recv(4096).startswith(b"HTTP/1.1 408") for plug in plugs)
+    for plug in plugs:
+        plug.close()
+    return told, waits
+
+
+def disconnect(server: Server, num_disconnects: int) -> float:
+    """Clients that leave in the middle; seconds until nobody is generated for any more."""
+
+    def one(number: int) -> None:
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+        asked = {"model": server.model, "prompt": f"A raposa {number}", "max_tokens": 100}
+        connection.request(
+            "POST", "/v1/completions", json.dumps(asked | {"stream": number % 4 > 0}), HEAD
+        )
+        if number % 4 > 0:
+            connection.getresponse().read(1)
+        else:
+            time.sleep(0.01)
+        connection.close()
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(one, range(num_disconnects)))
+    started_at = time.perf_counter()
+    while server.metric("active_requests") + server.metric("waiting_requests"):
+        time.sleep(0.01)
+    return time.perf_counter() - started_at
+
+
+def differing_texts(server: Server) -> int:
+    """How many of 64 clients at once get another greedy text than a client alone."""
+    prompts = [f"A raposa número {i} " * (1 + i % 5) for i in range(64)]
+    alone = [server.ask(prompt, 24)[1] for prompt in prompts]
+    with ThreadPoolExecutor(64) as pool:
+        together = [text for _, text, _ in pool.map(lambda p: server.ask(p, 24), prompts)]
+    return sum(a != b for a, b in zip(alone, together, strict=True))
+
+
+def p95(waits: list[float]) -> float:
+    return statistics.quantiles(waits, n=20)[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--slow", type=int, default=200)
+    parser.add_argument("--disconnects", type=int, default=1000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(make_run(Path(folder) / "tiny", max_position_embeddings=256))
+        try:
+            attack(server, 1000)
+            disconnect(server, 100)
+            differing_texts(server)
+            calm = [server.ask("A raposa")[2] for _ in range(200)]
+            before_mb = server.rss_mb()
+            counts, under_attack = attack(server, options.requests)
+            told, beside_slow = hold_slowly(server, options.slow)
+            settled_s = disconnect(server, options.disconnects)
+            differ = differing_texts(server)
+            alive = server.ask("A raposa")[0] == 200 and server.child.poll() is None
+            growth = server.rss_mb() / before_mb - 1
+            server.child.terminate()
+            code = server.child.wait(timeout=30)
+        finally:
+            server.child.kill()
+    calm_s = p95(calm)
+    for figure, value, unit, goal, holds in (
+        ("F17 crashes", int(not alive), "crashes", 0, alive),
+        (
+            "F17 bad requests answered",
+            counts["sent"],
+            "requests",
+            options.requests,
+            counts["sent"] >= 0.95 * options.requests,
+        ),
+        ("F17 answers of 500", counts["500"], "answers", 0, counts["500"] == 0),
+        ("F17 refusals without a field", counts["unnamed"], "answers", 0, counts["unnamed"] == 0),
+        ("F17 slow clients told 408", told, "clients", options.slow, told == options.slow),
+        ("F17 idle again after disconnects", settled_s, "s", 1.0, settled_s <= 1),
+        ("F17 greedy texts that differ", differ, "of 64", 0, differ == 0),
+        ("F17 memory growth", growth, "fraction", 0.05, growth <= 0.05),
+        (
+            "F17 healthy p95 under attack",
+            p95(under_attack) / calm_s,
+            "times calm",
+            2.0,
+            p95(under_attack) <= 2 * calm_s,
+        ),
+        (
+            "F17 healthy p95 beside slow clients",
+            p95(beside_slow) / calm_s,
+            "times calm",
+            2.0,
+            p95(beside_slow) <= 2 * calm_s,
+        ),
+        ("F17 exit code after SIGTERM", code, "code", 0, code == 0),
+    ):
+        row = {"figure": figure, "value": value, "spread": 0, "unit": unit, "peer": PEER}
+        print(json.dumps({**row, "goal": goal, "holds": bool(holds)}))
+
+
+if __name__ == "__main__":
+    main()
