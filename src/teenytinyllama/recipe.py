@@ -280,8 +280,7 @@ class TokenizerSettings(Settings):
     vocab_size: Annotated[int, Field(ge=300)] = 32_000
     """Pieces in all: the 256 byte pieces and the special tokens included."""
     model: Literal["bpe", "unigram"] = "bpe"
-    """SentencePiece algorithm. `unigram` needs more tokens and trains longer; where its Hugging
-    Face form breaks a tie differently on this run's text, the room stops and says so."""
+    """SentencePiece algorithm. `unigram` needs more tokens and trains several times longer."""
     character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
     """Share of characters that get a piece of their own; the rest are spelt in bytes."""
     max_training_bytes: Positive = 500_000_000
@@ -289,7 +288,7 @@ class TokenizerSettings(Settings):
     measure_text: str = ""
     """A text file to measure too, as in the paper's Table 1; the figure is `table_1`."""
     measure_against: tuple[str, ...] = ()
-    """Other tokenizers for Table 1: folders with `tokenizer.json`, such files, or `.model` files."""
+    """Other tokenizers for Table 1: folders with `tokenizer.json`, or `.model` files."""
 
 
 class PackSettings(Settings):
