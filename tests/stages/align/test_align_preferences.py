@@ -136,7 +136,7 @@ def test_preferences_are_learnt_and_leave_a_plain_model(
         tokenizer_dir=small_tokenizer_dir,
         pretrain_dir=small_base_dir,
     )
-    assert outcome.counts["preferences_read"] == 40
+    assert outcome.counts["preferences"]["read"] == 40
     assert outcome.figures["dpo"]["reward_accuracy"] > 0.9
     assert outcome.figures["dpo"]["reward_margin_mean"] > 0
     model, _ = load_base(chat_dir, small_tokenizer_dir)

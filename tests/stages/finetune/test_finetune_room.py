@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.manifest import Outcome, sha256_file
-from teenytinyllama.recipe import FinetuneSettings, LabelledSet
+from teenytinyllama.recipe import FinetuneSettings, LabelledSet, LoraSettings
 from teenytinyllama.stages import finetune
 from teenytinyllama.stages.finetune import classify, training
 
@@ -143,3 +143,26 @@ def test_classify_without_a_classifier_says_what_to_run(tmp_path: Path) -> None:
         classify.run(model=tmp_path, files=[])
     with pytest.raises(UserError, match="there is no such folder"):
         classify.run(model=tmp_path / "no", files=[])
+
+
+def test_lora_leaves_a_plain_classifier(
+    small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(
+        update={"lora": LoraSettings(rank=2), "seeds": (0,), "num_epochs": 1}
+    )
+    finetune.run(
+        settings=settings,
+        context=room_context,
+        out_dir=tmp_path,
+        tokenizer_dir=small_tokenizer_dir,
+        pretrain_dir=small_base_dir,
+    )
+    final = tmp_path / "sentimento" / "final"
+    model = AutoModelForSequenceClassification.from_pretrained(final)
+    base = AutoModelForCausalLM.from_pretrained(small_base_dir / "final")
+    assert not [name for name in model.state_dict() if "lora" in name]
+    first = "model.layers.0.self_attn.q_proj.weight"
+    assert not model.state_dict()[first].equal(base.state_dict()[first])
+    frozen = "model.embed_tokens.weight"
+    assert model.state_dict()[frozen].equal(base.state_dict()[frozen])

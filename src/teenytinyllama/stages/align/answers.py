@@ -92,7 +92,6 @@ def figures_of(
     judged = [a.correct for a in answers if a.correct is not None]
     words = [a.text.split() for a in answers]
     return {
-        "questions_asked": len(answers),
         "right_answer_fraction": _mean([float(c) for c in judged]),
         "ends_answer_fraction": _mean([float(a.ended) for a in answers]),
         "language_kept_fraction": language_kept(answers, language),
@@ -101,6 +100,7 @@ def figures_of(
         "distinct_2": distinct(words, 2),
         "repeats_itself_fraction": _mean([float(repeats(one)) for one in words]),
         "quoted_answer_fraction": _mean([float(a.text in learnt) for a in answers]),
+        "questions_asked": len(answers),
     }
 
 

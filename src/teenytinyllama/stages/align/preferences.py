@@ -157,7 +157,7 @@ def reference_of(
     device = next(model.parameters()).device
     found = []
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for at in range(0, len(pairs), PAIRS_PER_READING):
             part = pairs[at : at + PAIRS_PER_READING]
             arrays = lay_out_pairs(part, length, pad_id=pad_id)

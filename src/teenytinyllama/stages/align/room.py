@@ -97,13 +97,15 @@ def run(
     num_steps = max(1, math.ceil(settings.num_epochs * len(rows) / order.rows_per_step))
     if settings.schedule.warmup_steps >= num_steps:
         say(f"align: all {num_steps} steps warm up: schedule.warmup_steps is as large or larger")
-    loss_before = heldout_loss(model, data.heldout, length, encoder.pad_id)
     model.generation_config = GenerationConfig(
         bos_token_id=encoder.bos_id, eos_token_id=encoder.eos_id, pad_token_id=encoder.pad_id
     )
     fold = add_lora(model, settings.lora, seed=settings.seed) if settings.lora else None
     job = _job(model, data, rows, order, settings, encoder, tokenizer_dir)
-    figures = Loop(job, _loop_settings(settings, num_steps), out_dir, context).run()
+    loop = Loop(job, _loop_settings(settings, num_steps), out_dir, context)
+    # The loop has put the base model on its device and has not yet looked for a checkpoint.
+    loss_before = heldout_loss(model, data.heldout, length, encoder.pad_id)
+    figures = loop.run()
     if fold:
         fold()
     model.float().eval()
@@ -128,15 +130,16 @@ def run(
     )
     write_answers(answers, out_dir, context.run_name)
     counted = _counts(data, rows, length)
-    learnt = order.epochs_at(figures["num_steps"]) * counted["supervised_tokens"]
+    packing = counted["packing"]
+    learnt = order.epochs_at(figures["num_steps"]) * packing["supervised_tokens"]
     return Outcome(
         counts=counted,
         figures={
+            "heldout_answer_loss": loss_after,
             **figures_of(answers, data.train_answers, context.language),
             "heldout_answer_loss_before": loss_before,
-            "heldout_answer_loss": loss_after,
-            "padding_fraction": counted["padding_tokens"] / (len(rows) * length),
-            "supervised_fraction": counted["supervised_tokens"] / (len(rows) * length),
+            "padding_fraction": packing["padding_tokens"] / (len(rows) * length),
+            "supervised_fraction": packing["supervised_tokens"] / (len(rows) * length),
             "supervised_tokens_per_s": learnt / max(figures["training_seconds"], 1e-9),
             **figures,
         },
@@ -223,7 +226,8 @@ def heldout_loss(model: Any, conversations: Sequence[Rendered], length: int, pad
     rows = best_fit([one.num_inputs for one in conversations], length)
     total, was_training = 0.0, model.training
     model.eval()
-    with torch.no_grad():
+    # Compiled training steps have one shape; held-out rows would each be compiled anew.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for row in rows:
             arrays: Mapping[str, np.ndarray[Any, Any]] = lay_out(
                 conversations, [row], length, pad_id=pad_id
@@ -235,22 +239,19 @@ def heldout_loss(model: Any, conversations: Sequence[Rendered], length: int, pad
 
 
 def _counts(data: ChatData, rows: Sequence[Sequence[int]], length: int) -> dict[str, Any]:
-    used = sum(one.num_inputs for one in data.train)
-    names: tuple[str, ...] = (
-        "conversations_read",
-        "conversations_train",
-        "conversations_heldout",
-        "conversations_quarantined",
-        "conversations_truncated",
-        "turns_cut",
-        "conversations_with_special_text",
-    )
-    if data.counts["preferences_read"]:
-        names += ("preferences_read", "preferences_train", "preferences_heldout")
-    return {
-        **{name: data.counts[name] for name in names},
-        "rows": len(rows),
-        "supervised_tokens": sum(one.num_supervised for one in data.train),
-        "padding_tokens": len(rows) * length - used,
+    kinds = ("read", "train", "heldout", "quarantined")
+    cut = ("conversations_truncated", "turns_cut", "conversations_with_special_text")
+    counts: dict[str, Any] = {
+        **{f"conversations_{kind}": data.counts[f"conversations_{kind}"] for kind in kinds},
         "quarantined_by_reason": dict(sorted(data.reasons.items())),
+        "cleaning": {name: data.counts[name] for name in cut},
+        "packing": {
+            "rows": len(rows),
+            "supervised_tokens": sum(one.num_supervised for one in data.train),
+            "padding_tokens": len(rows) * length - sum(one.num_inputs for one in data.train),
+        },
     }
+    if data.counts["preferences_read"]:
+        names = ("read", "train", "heldout")
+        counts["preferences"] = {name: data.counts[f"preferences_{name}"] for name in names}
+    return counts
