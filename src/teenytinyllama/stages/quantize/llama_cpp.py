@@ -91,15 +91,20 @@ class Runtime:
         found = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]
         return int(found["id"]), float(found["logprob"])
 
-    def generate(self, ids: Sequence[int], num_tokens: int) -> dict[str, float]:
-        """llama.cpp's own timings for a prompt and exactly so many greedy tokens after it."""
+    def generate(
+        self, ids: Sequence[int], num_tokens: int, *, remember_prompt: bool = False
+    ) -> dict[str, float]:
+        """llama.cpp's own timings for a prompt and exactly so many greedy tokens after it.
+
+        With `remember_prompt` a prompt read before is not read again.
+        """
         answer = self._server.handle_completions(
             {
                 "prompt": list(ids),
                 "n_predict": num_tokens,
                 "temperature": 0,
                 "ignore_eos": True,
-                "cache_prompt": False,
+                "cache_prompt": remember_prompt,
             }
         )
         timings: dict[str, float] = answer["timings"]
