@@ -35,6 +35,7 @@ format: install
 
 docs: install
 	$(BIN)/ttl settings --markdown > docs/settings.md
+	$(BIN)/ttl settings --commands > docs/cli.md
 
 faults: install
 	set -e; for script in bench/faults/[a-z]*.py; do $(BIN)/python $$script; done
