@@ -73,6 +73,7 @@ def save_final(model: Any, final_dir: Path, tokenizer_dir: Path) -> None:
     shutil.rmtree(final_dir, ignore_errors=True)
     partial = final_dir.with_name(f".partial-{final_dir.name}")
     shutil.rmtree(partial, ignore_errors=True)
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(partial)
     copy_tokenizer(tokenizer_dir, partial)
     partial.rename(final_dir)
