@@ -43,9 +43,13 @@ class Interrupted(TtlError):  # noqa: N818 (it is no fault of anybody)
         self.reason = reason
 
 
-def missing_extra(library: str, extra: str) -> UserError:
+class MissingExtraError(UserError, ImportError):
+    """An optional library is not installed. An ImportError too, for those who look for one."""
+
+
+def missing_extra(library: str, extra: str) -> MissingExtraError:
     """The error for an optional library that is not installed: names the extra to install."""
-    return UserError(
+    return MissingExtraError(
         "extra-missing",
         library,
         f"this room needs the library {library}, which is not installed",
