@@ -57,7 +57,7 @@ class EnergyMeter:
             country_iso_code=self._settings.country,
             measure_power_secs=15,
             tracking_mode="machine",
-            save_to_file=False,
+            output_methods=[],
             log_level="error",
             allow_multiple_runs=True,
         )
