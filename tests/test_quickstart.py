@@ -156,6 +156,24 @@ def test_a_room_killed_three_times_ends_the_same(walked, copied, room):
         assert before["outputs"][name] == after["outputs"][name]
 
 
+@pytest.mark.slow
+def test_two_processes_walk_together(copied):
+    changes = ["pretrain.num_steps=6", "pretrain.micro_batch=4"]
+    walk = command(copied, "run", changes=changes)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *walk[1:]],
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stderr.count("pretrain: done in") == 1  # the leader speaks, the helper helps
+    assert manifest(copied, "pretrain")["figures"]["num_devices"] == 2
+    assert manifest(copied, "report")["room"] == "report"
+
+
 def last_line(folder, *rooms, changes=()):
     lines = ttl(folder, *rooms, changes=changes, code=2).strip().splitlines()
     assert len(lines) == 1, lines
