@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def main(folder: Path, stop_after: int) -> None:
         checkpoints=CheckpointSettings(every_minutes=1000, every_steps=1),
     )
     loop = Loop(job(), plan, folder, context())
+    assert loop.world == int(os.environ.get("WORLD_SIZE", "1")), loop.world
     after_step = loop._after_step
 
     def stop_there() -> None:

@@ -32,11 +32,12 @@ class Processes:
         return self._broadcast(None)
 
     def _broadcast(self, value: bool | None) -> bool:
+        import torch
         from accelerate import PartialState
         from accelerate.utils import broadcast_object_list
 
         if self._state is None:
-            self._state = PartialState(timeout=PATIENCE)
+            self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
         box = [value]
         broadcast_object_list(box, from_process=0)
         return bool(box[0])

@@ -43,7 +43,7 @@ class Room:
 
     `revision` grows when the room's code makes other results from the same settings; finished
     work of an older revision is then stale. `keeps_checkpoints`: unfinished work is dear, and is
-    never set aside unless the user says so.
+    never set aside unless the user says so. `many_processes`: helpers of `torchrun` join in.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Room:
     reads: tuple[str, ...] = ()
     reads_if_there: tuple[str, ...] = ()
     keeps_checkpoints: bool = False
+    many_processes: bool = False
     revision: int = 1
 
     @property
@@ -70,6 +71,7 @@ ROOMS: tuple[Room, ...] = (
         "pretrain",
         ("tokenizer", "pack"),
         keeps_checkpoints=True,
+        many_processes=True,
     ),
     Room("evaluate", "model -> scores", "scores", ("corpus", "tokenizer", "pack", "pretrain")),
     Room(
@@ -239,8 +241,15 @@ class Walk:
                 self.processes.lead(enter=False)
                 return
             say(f"{room.name}: {len(gone)} of its files are gone or changed ({gone[0]}), again")
+        if self.processes.count > 1 and room.keeps_checkpoints and not room.many_processes:
+            raise UserError(
+                "one-process",
+                f"ttl {room.name}",
+                f"was started as {self.processes.count} processes, and trains with one",
+                f"`ttl run {self.recipe_path}` without torchrun: what is done is skipped",
+            )
         self._clear(room, room_dir, fingerprint, asked, redo=redo)
-        self.processes.lead(enter=room.keeps_checkpoints)
+        self.processes.lead(enter=room.many_processes)
         self._run(room, settings, room_dir, fingerprint, inputs)
 
     def _clear(

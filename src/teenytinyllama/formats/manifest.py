@@ -19,7 +19,7 @@ from teenytinyllama.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
 # Files that differ between two equal runs (times, rates): they do not make a later room stale.
-RECORDS = ("metrics.jsonl", "log.txt")
+RECORDS = ("metrics.jsonl", "state.json", "manifest.json")
 
 
 class Outcome(NamedTuple):
@@ -68,7 +68,7 @@ class Manifest(BaseModel):
         Equal bytes give an equal fingerprint, whenever and however they were made: a room that
         is done again with the same result does not make the later ones stale.
         """
-        files = {name: o.sha256 for name, o in self.outputs.items() if name not in RECORDS}
+        files = {n: o.sha256 for n, o in self.outputs.items() if Path(n).name not in RECORDS}
         return fingerprint_of(files)
 
 
