@@ -117,7 +117,12 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
         """Not offered: held-out text is scored by `training.heldout`."""
-        raise NotImplementedError("use training.heldout for whole texts")
+        raise UserError(
+            "task-rolling",
+            "evaluate.tasks",
+            "a task with output_type loglikelihood_rolling scores whole texts",
+            "leave it out: held-out text is scored by the room itself",
+        )
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         """Not offered: no task here generates text."""
