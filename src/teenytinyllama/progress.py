@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from types import TracebackType
 from typing import Any, Self
 
+from teenytinyllama.redaction import redact
+
 SECONDS_BETWEEN_LINES = 10.0
+# C0 and C1 signs, and the marks that turn the direction of writing round.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def say(message: str) -> None:
-    """One line to the user, on standard error: standard output is for what scripts read."""
-    sys.stderr.write(message + "\n")
+    """One line to the user, on standard error: standard output is for what scripts read.
+
+    Logs are kept and passed on: a secret in a message is taken out, and so are signs that would
+    steer the terminal.
+    """
+    sys.stderr.write(harmless(redact(message)) + "\n")
     sys.stderr.flush()
+
+
+def harmless(text: str) -> str:
+    r"""The text with control signs written out, but for line ends and tabs.
+
+    >>> harmless("a\x1b[2Jb\x07")
+    'a\\x1b[2Jb\\x07'
+    """
+    return _CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def format_duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import traceback
 import types
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -171,9 +172,7 @@ def main() -> NoReturn:
 
 
 def _fail(error: TtlError, *, debug: bool) -> int:
-    if debug:
-        raise error
-    say(str(error))
+    say(_traceback(error) if debug else str(error))
     return error.exit_code
 
 
@@ -184,6 +183,12 @@ def _fail_unknown(error: Exception, *, debug: bool) -> int:
         say(f"error[usage] ttl - {format_message()} - fix: ttl --help")
         return 2
     if debug:
-        raise error
+        say(_traceback(error))
+        return 1
     say(f"error[bug] {type(error).__name__}: {error} - fix: run again with --debug and report it")
     return 1
+
+
+def _traceback(error: Exception) -> str:
+    # Through `say`, which takes out secrets: a traceback is what people paste into an issue.
+    return "".join(traceback.format_exception(error)).rstrip()

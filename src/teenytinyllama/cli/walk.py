@@ -32,6 +32,7 @@ from teenytinyllama.formats import manifest as receipts
 from teenytinyllama.formats.manifest import Input, Manifest, Outcome
 from teenytinyllama.progress import format_duration, say
 from teenytinyllama.recipe import FilterSettings, LabelledSet, Recipe, Settings, Source, Task
+from teenytinyllama.redaction import redact_values
 
 UNFINISHED = ".unfinished.json"
 VERSIONED = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "accelerate")
@@ -184,7 +185,7 @@ class Walk:
                     f'was made by the recipe "{owner}", this one is "{self.recipe.name}"',
                     f"--run-dir runs/{self.recipe.name}",
                 )
-        whole = self.recipe.model_dump(mode="json", exclude_none=True)
+        whole = redact_values(self.recipe.model_dump(mode="json", exclude_none=True))
         receipts.write_json(path, {"name": self.recipe.name, "recipe": whole})
 
     def _inputs(self, room: Room) -> dict[str, Input]:
@@ -248,7 +249,7 @@ class Walk:
                 f"was started as {self.processes.count} processes, and trains with one",
                 f"`ttl run {self.recipe_path}` without torchrun: what is done is skipped",
             )
-        self._clear(room, room_dir, fingerprint, asked, redo=redo)
+        self._clear(room, room_dir, fingerprint, redact_values(asked), redo=redo)
         self.processes.lead(enter=room.many_processes)
         self._run(room, settings, room_dir, fingerprint, inputs)
 
@@ -315,11 +316,11 @@ class Walk:
                 room=room.name,
                 version=__version__,
                 fingerprint=fingerprint,
-                recipe=settings.model_dump(mode="json"),
+                recipe=redact_values(settings.model_dump(mode="json")),
                 inputs=inputs,
                 outputs=receipts.hash_outputs(room_dir),
-                counts=outcome.counts,
-                figures=outcome.figures,
+                counts=redact_values(outcome.counts),
+                figures=redact_values(outcome.figures),
                 started_at=started_at,
                 duration_s=round(duration_s, 3),
                 energy_kwh={k: v for k, v in used._asdict().items() if k != "emissions_kg"},
