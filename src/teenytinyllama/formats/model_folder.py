@@ -1,0 +1,147 @@
+"""A model folder from anywhere, looked at before anything in it is loaded.
+
+Weights are safetensors, whose header is checked here as JSON of bounded size; nothing is unpickled.
+Code that a folder brings (`auto_map`) is never run, and a file it names must lie in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from teenytinyllama.errors import UserError
+
+INDEX_NAME = "model.safetensors.index.json"
+PICKLED_SUFFIXES = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".npz",
+    ".joblib",
+    ".msgpack",
+)
+CODE_SUFFIXES = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh")
+# Keys that make a loader fetch or run code.
+CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
+MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library itself
+MAX_JSON_BYTES = 64 << 20
+_TYPES_OF_WIDTH = {
+    8: ("F64", "I64", "U64"),
+    4: ("F32", "I32", "U32"),
+    2: ("F16", "BF16", "I16", "U16"),
+    1: ("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"),
+}
+BYTES_PER_ITEM = {name: width for width, names in _TYPES_OF_WIDTH.items() for name in names}
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises UserError for a model folder that must not be loaded, naming the file and why."""
+    for path in sorted(folder.glob("*.json")):
+        check_no_code(path)
+    weights = sorted(folder.glob("*.safetensors"))
+    pickled = [path for path in sorted(folder.iterdir()) if path.suffix in PICKLED_SUFFIXES]
+    if pickled and not weights:
+        raise _unsafe(pickled[0], "is pickled: loading it may run any code")
+    for path in weights:
+        read_safetensors_header(path)
+    index = folder / INDEX_NAME
+    if index.is_file():
+        for name in indexed_files(index):
+            if not (folder / name).is_file():
+                raise _unsafe(index, f"names {name!r}, which is not in its folder")
+
+
+def check_no_code(path: Path) -> None:
+    """Raises UserError for a JSON file that is not JSON, or asks its loader to run code."""
+    keys = set(_keys(read_json(path)))
+    for key in CODE_KEYS:
+        if key in keys:
+            raise _unsafe(path, f'holds "{key}", which makes a loader run foreign code')
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of bounded size and depth. Raises UserError for anything else."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise _unsafe(path, f"holds {path.stat().st_size:,} bytes, at most {MAX_JSON_BYTES:,}")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _unsafe(path, f"is not JSON ({error})") from error
+
+
+def indexed_files(index: Path) -> list[str]:
+    """The weight files that an index names. Raises UserError where one lies outside its folder."""
+    found = read_json(index)
+    names = found.get("weight_map") if isinstance(found, Mapping) else None
+    if not isinstance(names, Mapping):
+        raise _unsafe(index, "has no weight_map")
+    for name in names.values():
+        if not isinstance(name, str) or not is_plain_name(name):
+            raise _unsafe(index, f"names {name!r}, which is no file of its folder")
+    return sorted(set(names.values()))
+
+
+def is_plain_name(name: str) -> bool:
+    r"""Whether a name can only mean something below the folder it is used in.
+
+    >>> [is_plain_name(n) for n in ("a/b.bin", "../a", "/a", "a\\b", "C:x", "a/./b", "")]
+    [True, False, False, False, False, False, False]
+    """
+    parts = name.split("/")
+    plain = not PurePosixPath(name).is_absolute() and not {"", ".", ".."} & set(parts)
+    return plain and name.isprintable() and not {"\\", ":"} & set(name)
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, by tensor name, with `__metadata__`.
+
+    Raises UserError where its length, its JSON, a type, a shape or a place in the file is wrong.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise _unsafe(path, f"says that its header has {length:,} bytes, the file has {size:,}")
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
+            raise _unsafe(path, "has a header that is not JSON") from error
+    if not isinstance(header, dict):
+        raise _unsafe(path, "has a header that is no object")
+    for name, found in header.items():
+        if name != "__metadata__" and not _fits(found, size - 8 - length):
+            raise _unsafe(path, f"places {name[:80]!r} wrongly")
+    return header
+
+
+def _fits(found: Any, num_bytes: int) -> bool:
+    """Whether a tensor's type and shape fill exactly the place the header gives it."""
+    try:
+        start, end = found["data_offsets"]
+        shape, width = found["shape"], BYTES_PER_ITEM[found["dtype"]]
+        plain = all(type(n) is int and n >= 0 for n in (start, end, *shape))
+        return plain and start <= end <= num_bytes and prod(shape) * width == end - start
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _keys(value: Any) -> Iterator[str]:
+    rest = [value]
+    while rest:
+        here = rest.pop()
+        if isinstance(here, Mapping):
+            yield from here
+            rest += here.values()
+        elif isinstance(here, list):
+            rest += here
+
+
+def _unsafe(path: Path, what: str) -> UserError:
+    fix = "save it again as safetensors, with `save_pretrained`, without code of its own"
+    return UserError("model-unsafe", str(path), what, fix)
