@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,10 @@ def input_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(kind: str, input_dir: Path, output_dir: Path, workers: int) -> dict[str, bytes]:
     """Every file that the run wrote, marks and logs left out."""
     executor_for(kind, SETTINGS, "pt", input_dir, output_dir, workers=workers).run()
+    return files_of(output_dir)
+
+
+def files_of(output_dir: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(output_dir)): path.read_bytes()
         for path in sorted(output_dir.rglob("*"))
@@ -118,6 +125,55 @@ def test_ray_writes_the_same_bytes(
         assert run("ray", input_dir, tmp_path, workers=2) == alone[1]
     finally:
         ray.shutdown()
+
+
+STAND_IN = {
+    # One task of the array after another; the job's number is the last word, as Slurm says it.
+    "sbatch": """#!/bin/bash
+script="${@: -1}"
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")
+for task in $(seq 0 "${last:-0}"); do
+    SLURM_ARRAY_TASK_ID=$task SLURM_NODELIST=localhost bash "$script" >> "$STAND_IN_LOG" 2>&1
+done
+echo Submitted batch job 1
+""",
+    "srun": '#!/bin/bash\nshift 3\nexec "$@"\n',  # srun -l -n 1 COMMAND
+    "scontrol": "#!/bin/bash\necho localhost\n",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", ["slurm", "stand-in"])
+def test_slurm_writes_the_same_bytes(
+    cluster: str,
+    alone: tuple[Path, dict],
+    input_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a real Slurm where there is one, and with commands that stand in for it."""
+    options: dict = {"time": "00:10:00", "partition": "main", "qos": "", "mem_per_cpu_gb": 1}
+    if cluster == "stand-in":
+        for name, script in STAND_IN.items():
+            (tmp_path / "bin").mkdir(exist_ok=True)
+            (tmp_path / "bin" / name).write_text(script)
+            (tmp_path / "bin" / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+        monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
+    elif shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode:
+        pytest.skip("no Slurm answers on this machine")
+    else:
+        options["partition"] = subprocess.run(
+            ["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, check=True
+        ).stdout.split()[0]
+    output_dir = tmp_path / "out"
+    executor_for("slurm", SETTINGS, "pt", input_dir, output_dir, workers=2, **options).run()
+    marks = output_dir / "logs" / "completions"
+    until = time.monotonic() + 120
+    while len(list(marks.glob("*"))) < 3 and time.monotonic() < until:
+        time.sleep(0.5)
+    assert len(list(marks.glob("*"))) == 3
+    assert files_of(output_dir) == alone[1]
 
 
 def test_a_folder_without_shards_is_said(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import gzip
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields
@@ -220,8 +221,8 @@ def executor_for(
     """A datatrove executor, ready to `run()`: all tasks at once, or `workers` at a time.
 
     Raises UserError where datatrove is not installed or there is nothing to read. `options` go to
-    it as they are: `time` and `partition` for Slurm. On several machines both folders must be seen
-    from each of them.
+    it as they are: `time` and `partition` for Slurm, where `run()` hands the job over and returns.
+    On several machines both folders, and this Python's, must be seen from each of them.
     """
     if LocalPipelineExecutor is None:
         raise missing_extra("datatrove", "machines")
@@ -237,4 +238,7 @@ def executor_for(
         return RayPipelineExecutor(
             blocks, tasks=tasks, workers=workers, logging_dir=logs, **options
         )
+    # The job's shell finds this Python's commands, unless another environment is named.
+    if not options.keys() & {"env_command", "condaenv", "venv_path"}:
+        options["env_command"] = f'export PATH="{Path(sys.executable).parent}:$PATH"'
     return SlurmPipelineExecutor(blocks, tasks=tasks, workers=workers, logging_dir=logs, **options)
