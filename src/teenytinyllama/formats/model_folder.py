@@ -54,7 +54,7 @@ def check_model_folder(folder: Path) -> None:
     if index.is_file():
         for name in indexed_files(index):
             if not (folder / name).is_file():
-                raise _unsafe(index, f"names {name!r}, which is not in its folder")
+                raise _damaged(index, f"names {name!r}, which is not in its folder")
 
 
 def check_no_code(path: Path) -> None:
@@ -68,11 +68,11 @@ def check_no_code(path: Path) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file of bounded size and depth. Raises UserError for anything else."""
     if path.stat().st_size > MAX_JSON_BYTES:
-        raise _unsafe(path, f"holds {path.stat().st_size:,} bytes, at most {MAX_JSON_BYTES:,}")
+        raise _damaged(path, f"holds {path.stat().st_size:,} bytes, at most {MAX_JSON_BYTES:,}")
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise _unsafe(path, f"is not JSON ({error})") from error
+        raise _damaged(path, f"is not JSON ({error})") from error
 
 
 def indexed_files(index: Path) -> list[str]:
@@ -80,7 +80,7 @@ def indexed_files(index: Path) -> list[str]:
     found = read_json(index)
     names = found.get("weight_map") if isinstance(found, Mapping) else None
     if not isinstance(names, Mapping):
-        raise _unsafe(index, "has no weight_map")
+        raise _damaged(index, "has no weight_map")
     for name in names.values():
         if not isinstance(name, str) or not is_plain_name(name):
             raise _unsafe(index, f"names {name!r}, which is no file of its folder")
@@ -107,16 +107,18 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-            raise _unsafe(path, f"says that its header has {length:,} bytes, the file has {size:,}")
+            raise _damaged(
+                path, f"says that its header has {length:,} bytes, the file has {size:,}"
+            )
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
-            raise _unsafe(path, "has a header that is not JSON") from error
+            raise _damaged(path, "has a header that is not JSON") from error
     if not isinstance(header, dict):
-        raise _unsafe(path, "has a header that is no object")
+        raise _damaged(path, "has a header that is no object")
     for name, found in header.items():
         if name != "__metadata__" and not _fits(found, size - 8 - length):
-            raise _unsafe(path, f"places {name[:80]!r} wrongly")
+            raise _damaged(path, f"has no room for {name[:80]!r} as its header says")
     return header
 
 
@@ -140,6 +142,11 @@ def _keys(value: Any) -> Iterator[str]:
             rest += here.values()
         elif isinstance(here, list):
             rest += here
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    what = f"cannot be loaded: it {what}"
+    return UserError("model-damaged", str(path), what, "save it again, or fetch it again")
 
 
 def _unsafe(path: Path, what: str) -> UserError:

@@ -7,6 +7,8 @@ it. The paper swapped embeddings without this and saw the loss jump for a quarte
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from teenytinyllama import model as sizes
 from teenytinyllama.errors import UserError
+from teenytinyllama.formats.model_folder import check_model_folder
+from teenytinyllama.formats.spelling import bytes_of_piece
 from teenytinyllama.recipe import ModelSettings
 
 
@@ -49,8 +53,10 @@ def from_folder(
     where = f'pretrain.start_from = "{place}"'
     if not Path(place).is_dir() and place.startswith((".", "/", "runs")):
         raise UserError("start-missing", where, "no such folder", "give a folder with config.json")
+    if Path(place).is_dir():
+        check_model_folder(Path(place))
     try:
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError("start-missing", where, reason, "give a folder with config.json") from error
@@ -67,7 +73,7 @@ def from_folder(
         )
     model = LlamaForCausalLM.from_pretrained(place, dtype=torch.float32)
     new_tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    old_tokenizer = AutoTokenizer.from_pretrained(place)
+    old_tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     for name, value in special_ids.items():
         setattr(model.config, name.replace("_id", "_token_id"), value)
     if old_tokenizer.get_vocab() == new_tokenizer.get_vocab():
@@ -125,27 +131,48 @@ def _origins(old_tokenizer: Any, new_tokenizer: Any) -> tuple[list[list[int]], i
     old_vocabulary = old_tokenizer.get_vocab()
     roles = ("unk_token", "bos_token", "eos_token", "pad_token")
     by_role = {getattr(new_tokenizer, r): getattr(old_tokenizer, r) for r in roles}
+    text_of, old_text_of = _reader(new_tokenizer), _reader(old_tokenizer)
+    is_written_alike = text_of("\u0120") == old_text_of("\u0120")
+    special = set(new_tokenizer.all_special_tokens)
+    old_ids = {old_text_of(piece): index for piece, index in old_vocabulary.items()}
     origins: list[list[int]] = []
     num_shared = 0
     for piece in new_tokenizer.convert_ids_to_tokens(list(range(len(new_tokenizer)))):
-        name = by_role.get(piece) or piece
-        if name in old_vocabulary:
+        name, text = by_role.get(piece) or piece, text_of(piece)
+        if name in old_vocabulary and (is_written_alike or piece in special):
             origins.append([old_vocabulary[name]])
-            num_shared += 1
+        elif text is not None and text in old_ids:
+            origins.append([old_ids[text]])
+        else:
+            origins.append(_spelling(text, old_tokenizer) if text else [])
             continue
-        is_word = not (piece.startswith("<") and piece.endswith(">"))
-        origins.append(_spelling(piece, old_tokenizer) if is_word else [])
+        num_shared += 1
     return origins, num_shared
 
 
-def _spelling(piece: str, tokenizer: Any) -> list[int]:
-    """Ids of the pieces that spell `piece` (`▁` for a space) in a tokenizer of another kind."""
+def _reader(tokenizer: Any) -> Callable[[str], str | None]:
+    """The text of a piece of this tokenizer; None for a special token and for part of a letter."""
+    decoder = json.loads(tokenizer.backend_tokenizer.to_str())["decoder"]
+    special = set(tokenizer.all_special_tokens)
+    if "ByteLevel" not in json.dumps(decoder):
+        return lambda p: None if p.startswith("<") and p.endswith(">") else p.replace("▁", " ")
+
+    def read(piece: str) -> str | None:
+        try:
+            return None if piece in special else bytes_of_piece(piece).decode("utf-8")
+        except (KeyError, UnicodeDecodeError):  # a token that was added as text; half a letter
+            return None
+
+    return read
+
+
+def _spelling(text: str, tokenizer: Any) -> list[int]:
+    """Ids of the pieces that spell `text` in a tokenizer of another kind."""
 
     def encode(text: str) -> list[int]:
         ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
-    text = piece.replace("▁", " ")
     # SentencePiece puts a space before every text, byte-level BPE does not.
     adds_space = tokenizer.convert_ids_to_tokens(encode("a")[0]).startswith("▁")
     if not adds_space:

@@ -146,8 +146,10 @@ class ModelClassifier:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(settings.model)
-            model = AutoModelForSequenceClassification.from_pretrained(settings.model)
+            self._tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                settings.model, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise UserError(
                 "toxicity-model-missing",

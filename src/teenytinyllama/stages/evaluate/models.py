@@ -52,8 +52,10 @@ def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
         folder = _download(str(place))
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision])
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[precision], trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         what = f"cannot be loaded as a causal language model ({str(error).splitlines()[0][:200]})"
         fix = "name a folder with config.json, weights and tokenizer files"

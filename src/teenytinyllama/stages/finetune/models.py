@@ -71,7 +71,7 @@ def own_learner(
 def other_learner(place: str, max_length: int) -> Learner:
     """Any Hugging Face model, by id or folder, with its own tokenizer: BERTimbau, for one."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreadable(place, error) from error
     if tokenizer.pad_token_id is None:
@@ -86,7 +86,9 @@ def other_learner(place: str, max_length: int) -> Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                config = AutoConfig.from_pretrained(place, **_labels(label_names))
+                config = AutoConfig.from_pretrained(
+                    place, trust_remote_code=False, **_labels(label_names)
+                )
                 config.pad_token_id = tokenizer.pad_token_id
                 return _load(AutoModelForSequenceClassification, place, config)
             except (OSError, ValueError, RuntimeError) as error:
