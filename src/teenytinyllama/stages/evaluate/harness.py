@@ -28,8 +28,9 @@ from teenytinyllama.progress import Progress
 from teenytinyllama.stages.evaluate import packing
 from teenytinyllama.stages.evaluate.packing import Batch, Request
 from teenytinyllama.stages.evaluate.request_log import Answer, RequestLog, request_key
+from teenytinyllama.training.cpu_linear import faster_linear
 
-REVISION = 1  # grows when the same request may get other bits
+REVISION = 2  # grows when the same request may get other bits
 SOFTMAX_ROWS = 512  # rows of logits turned to float32 at a time
 MAX_PACKING_ERROR = 1e-3  # nats; a model that differs more on random tokens is scored plainly
 
@@ -167,7 +168,11 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
             if any(request_key(request) not in log.answers for request in batch.requests())
         ]
         total = sum(len(batch.requests()) for batch in missing)
-        with torch.inference_mode(), Progress(self.title, total=total, unit="choices") as progress:
+        with (
+            torch.inference_mode(),
+            faster_linear(self.model),
+            Progress(self.title, total=total, unit="choices") as progress,
+        ):
             for batch in missing:
                 answers = self._score_batch(batch)
                 self._check(answers)
@@ -311,6 +316,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         try:
             with torch.inference_mode():
                 plain = {k: v for batch in batches for k, v in self._score_plainly(batch).items()}
+            with torch.inference_mode(), faster_linear(self.model):
                 packed = {k: v for batch in batches for k, v in self._score_packed(batch).items()}
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
             _log.info("packed scoring is not possible for this model: %s", error)
