@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 
@@ -11,9 +12,12 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from running import Running, running, wait_until
 
+from teenytinyllama.stages.serve import engine as engine_module
+from teenytinyllama.stages.serve.engine import Job, Lane, Piece
 from teenytinyllama.stages.serve.guard import Guard
 from teenytinyllama.stages.serve.limits import Limits
-from teenytinyllama.training.generation import generate
+from teenytinyllama.stages.serve.metrics import Metrics
+from teenytinyllama.training.generation import Request, generate
 from teenytinyllama.training.talkers import Talker
 
 HELLO = [{"role": "user", "content": "Olá, raposa! 🦊"}]
@@ -151,6 +155,45 @@ def test_a_client_that_leaves_costs_at_most_one_more_token(talker: Talker) -> No
             wait_until(lambda: engine.num_active == 0)
         finally:
             del lane.decoder.step
+
+
+def test_an_answer_that_nobody_reads_along_wakes_the_loop_once(talker: Talker) -> None:
+    """So that a crowd of waiting clients does not slow the thread that generates for them."""
+    with running([talker]) as server:
+        given: list[Job] = []
+        asked = {"model": "tiny", "prompt": "A", "max_tokens": 30, "temperature": 0}
+        hand_over = engine_module._hand_over
+
+        def counted(pieces: list[tuple[Job, Piece]]) -> None:
+            given.extend(job for job, _ in pieces)
+            hand_over(pieces)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine_module, "_hand_over", counted)
+            whole = server.ask("/v1/completions", asked)[1]
+            assert len(given) == 1
+            streamed = server.ask("/v1/completions", {**asked, "stream": True})[1]
+        assert len(given) > 5
+    assert whole["usage"]["completion_tokens"] > 5
+    pieces = [json.loads(row[6:]) for row in streamed.split("\n\n")[:-2]]
+    assert "".join(p["choices"][0]["text"] for p in pieces) == whole["choices"][0]["text"]
+
+
+def test_many_long_prompts_do_not_hold_up_an_answer_under_way(talker: Talker) -> None:
+    lane = Lane(talker, Limits(), Metrics())
+    loop = asyncio.new_event_loop()
+
+    def job(num_tokens: int) -> Job:
+        return Job("tiny", Request([1] * num_tokens, 20), talker.text_stream(), loop)
+
+    lane.turn([job(100) for _ in range(20)])  # nobody waits: 2,000 tokens in one pass
+    assert len(lane.jobs) == 20
+    lane.turn([job(100) for _ in range(20)])  # 512 tokens a pass, between two tokens of the others
+    assert len(lane.jobs) == 25
+    for _ in range(3):
+        lane.turn([])
+    assert len(lane.jobs) == 40
+    loop.close()
 
 
 def test_a_full_queue_is_told_when_to_come_again(talker: Talker) -> None:

@@ -178,6 +178,35 @@ def test_idle_connections_make_room_for_new_ones(talker: Talker) -> None:
             plug.close()
 
 
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_a_head_of_many_lines_is_refused_before_it_is_taken_apart(
+    server: Running, line_end: bytes
+) -> None:
+    small = [b"GET /health HTTP/1.1", b"host: localhost", b"connection: close"]
+    for num_lines, status in ((90, b"200"), (4000, b"431")):
+        rows = [*small, *(b"x-%d: y" % number for number in range(num_lines)), b"", b""]
+        answer = server.raw(line_end.join(rows), wait_s=3)
+        assert answer.startswith(b"HTTP/1.1 " + status), answer[:200]
+    assert b'"param":"head"' in answer
+    # A second request behind a first one is looked at in the same way.
+    first = line_end.join([*small[:2], b"", b""])
+    assert b"HTTP/1.1 431 " in server.raw(first + line_end.join(rows), wait_s=3)
+
+
+def test_lines_of_a_body_are_not_lines_of_its_head(server: Running) -> None:
+    body = json.dumps(RIGHT_COMPLETION, indent=0).encode().replace(b"\n", b"\n" * 200)
+    assert server.ask("/v1/completions", body=body)[0] == 200
+
+
+def test_a_long_prompt_is_read_beside_the_loop_and_refused_with_its_counts(
+    server: Running,
+) -> None:
+    for prompt in ("lua " * 20_000, "a\ud800" + "b" * 20_000):
+        status, answer, _ = server.ask("/v1/completions", {**RIGHT_COMPLETION, "prompt": prompt})
+        assert (status, answer["error"]["param"]) == (400, "prompt")
+    assert server.ask("/v1/completions", RIGHT_COMPLETION)[0] == 200
+
+
 def test_refusals_have_no_line_that_a_sender_could_forge(server: Running) -> None:
     name = "a\r\nset-cookie: x"
     status, answer, response = server.ask("/v1/completions", {**RIGHT_COMPLETION, name: 1})

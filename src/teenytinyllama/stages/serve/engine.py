@@ -24,6 +24,7 @@ from teenytinyllama.training.decoder import Decoder
 from teenytinyllama.training.generation import TOKENS_PER_READ, Batch, Request, TextStream
 from teenytinyllama.training.talkers import Talker
 
+TOKENS_PER_READ_BESIDE_OTHERS = 512
 MEMORY_SHARE = 0.5  # of the memory that is free when a model is loaded, for its conversations
 
 
@@ -37,16 +38,22 @@ class Piece(NamedTuple):
 
 @dataclass(eq=False)
 class Job:
-    """One answer on its way from the generating thread to the client's coroutine."""
+    """One answer on its way from the generating thread to the client's coroutine.
+
+    Where nobody reads along (`whole`), it is handed over once, at its end: each time the loop is
+    woken, the generating thread waits for the interpreter.
+    """
 
     model: str
     request: Request
     text: TextStream
     loop: asyncio.AbstractEventLoop
+    whole: bool = False
     pieces: asyncio.Queue[Piece] = field(default_factory=asyncio.Queue)
     started_at: float = field(default_factory=time.monotonic)
     cancelled: bool = False
     num_given: int = 0
+    held: str = ""
 
     async def stream(self) -> AsyncIterator[Piece]:
         """The pieces up to and with the last one. Raises what went wrong in the thread."""
@@ -117,12 +124,16 @@ class Lane:
                 request.finish = "length"
 
     def _next_to_read(self) -> list[Job]:
-        """Jobs that are read in one pass: as many as have a row, bounded in padded tokens."""
+        """Jobs that are read in one pass: as many as have a row, bounded in padded tokens.
+
+        Few tokens while others are being answered: they stand still as long as the pass takes.
+        """
         taken: list[Job] = []
         width = 0
+        limit = TOKENS_PER_READ_BESIDE_OTHERS if self.jobs else TOKENS_PER_READ
         while self.waiting and len(taken) < self.batch.num_free:
             width = max(width, len(self.waiting[0].request.prompt))
-            if taken and width * (len(taken) + 1) > TOKENS_PER_READ:
+            if taken and width * (len(taken) + 1) > limit:
                 break
             taken.append(self.waiting.popleft())
         return taken
@@ -144,8 +155,10 @@ class Lane:
             if finish is not None:
                 text += job.text.finish()
                 del self.jobs[request]
-            if text or finish is not None:
-                out.append((job, Piece(text, finish)))
+            job.held += text
+            if finish is not None or (job.held and not job.whole):
+                out.append((job, Piece(job.held, finish)))
+                job.held = ""
         return out
 
 

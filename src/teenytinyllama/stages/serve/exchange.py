@@ -73,6 +73,7 @@ class Exchange:
         self.query: bytes = scope["query_string"]
         self.limits = limits
         self.status = 0
+        self.num_body_bytes = 0
         self._receive, self._send = receive, send
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._body_ended = False
@@ -110,6 +111,7 @@ class Exchange:
             raise Disconnected
         self._body_ended = not event.get("more_body", False)
         part: bytes = event.get("body", b"")
+        self.num_body_bytes += len(part)
         return part
 
     async def read_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ from teenytinyllama.stages.serve.app import App
 from teenytinyllama.stages.serve.exchange import Refusal, to_json
 
 MAX_HEAD_BYTES = 32 * 1024
+MAX_HEAD_LINES = 100  # h11 reads a line of a head in 10 us, in which nobody else is answered
+END_OF_HEAD = re.compile(rb"\n\r?\n")
 
 
 class Wire(H11Protocol):
@@ -64,6 +67,18 @@ class Wire(H11Protocol):
             self._unwatch()
         elif self._late is None and not self.transport.is_closing():
             self._watch()
+
+    def handle_events(self) -> None:
+        """Look at a head's size before it is read: what is too large is not even taken apart."""
+        if self.conn.their_state is h11.IDLE and self._awaits_head:
+            held, _ = self.conn.trailing_data
+            found = END_OF_HEAD.search(held)
+            size = found.start() if found else len(held)
+            if size > MAX_HEAD_BYTES or held.count(b"\n", 0, size) > MAX_HEAD_LINES:
+                message = f"at most {MAX_HEAD_LINES} lines and {MAX_HEAD_BYTES} bytes are allowed"
+                self._close_with(Refusal(431, "head-too-large", message, field="head"))
+                return
+        super().handle_events()
 
     def _watch(self) -> None:
         if not self.transport.is_closing():
