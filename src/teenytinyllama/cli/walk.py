@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import importlib
 import json
 import os
 import shutil
@@ -30,6 +29,7 @@ from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.formats import manifest as receipts
 from teenytinyllama.formats.manifest import Input, Manifest, Outcome
+from teenytinyllama.loading import load_room
 from teenytinyllama.progress import format_duration, say
 from teenytinyllama.recipe import FilterSettings, LabelledSet, Recipe, Settings, Source, Task
 from teenytinyllama.redaction import redact_values
@@ -60,6 +60,11 @@ class Room:
     def module(self) -> str:
         """Where its `run` is."""
         return f"teenytinyllama.stages.{self.name}"
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether it trains, scores or converts a Llama."""
+        return "pretrain" in (self.name, *self.reads)
 
 
 ROOMS: tuple[Room, ...] = (
@@ -291,7 +296,7 @@ class Walk:
         folders = {f"{name}_dir": self.run_dir / i.path for name, i in inputs.items()}
         for name in room.reads_if_there:
             folders.setdefault(f"{name}_dir", None)  # type: ignore[arg-type]
-        outcome: Outcome = importlib.import_module(room.module).run(
+        outcome: Outcome = load_room(room.module, uses_model=room.uses_model).run(
             settings=settings, context=context, out_dir=self.run_dir / room.folder, **folders
         )
         return outcome
