@@ -168,6 +168,8 @@ class FilterSettings(Settings):
     """Thresholds that differ from those of the language, by reason: `{ gopher_short_doc = 20 }`."""
     without: tuple[str, ...] = ()
     """Reasons whose rule is left out."""
+    stop_words: tuple[str, ...] = ()
+    """Words that nearly every text of the language has; empty: those of `languages/<code>/`."""
     language_model: str = "py3langid"
     """What tells the language of a text: `py3langid` (offline, extra `corpus`), or the path of a
     fastText model such as GlotLID (extra `glotlid`)."""
@@ -277,12 +279,14 @@ class CorpusSettings(Settings):
 class TokenizerSettings(Settings):
     """`[tokenizer]`: documents to a vocabulary (paper 3.3)."""
 
-    vocab_size: Annotated[int, Field(ge=300)] = 32_000
+    vocab_size: Annotated[int, Field(ge=264)] = 32_000
     """Pieces in all: the 256 byte pieces and the special tokens included."""
-    model: Literal["bpe", "unigram"] = "bpe"
-    """SentencePiece algorithm. `unigram` needs more tokens and trains several times longer."""
+    model: Literal["bpe", "unigram", "byte-level"] = "bpe"
+    """How pieces are found: `bpe` and `unigram` are SentencePiece's (`unigram` trains several times
+    longer); `byte-level` is BPE over bytes by the `tokenizers` library, as GPT-2 and Qwen have."""
     character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
-    """Share of characters that get a piece of their own; the rest are spelt in bytes."""
+    """Share of characters that get a piece of their own; the rest are spelt in bytes. Not for
+    `byte-level`."""
     max_training_bytes: Positive = 500_000_000
     """Text that the trainer reads at most, in bytes, sampled evenly over the documents."""
     measure_text: str = ""
@@ -464,8 +468,10 @@ class Task(Settings):
 
     name: str
     """Name in scores and folders; for a `suite`, which one."""
-    kind: Literal["storybook", "files", "hub", "suite"] = "files"
-    """Where the items come from. `suite`: several tasks at once, as `evaluate` lists them."""
+    kind: Literal["storybook", "files", "hub", "suite", "cloze"] = "files"
+    """Where the items come from. `suite`: several tasks at once, as `evaluate` lists them;
+    `cloze`: made from the run's own held-out text, in any language: the last word of a sentence
+    among four."""
     path: str = ""
     """`files`: a folder with train/validation/test in .jsonl or .csv; `hub`: the dataset's id.
     `suite`: the folder that holds one folder per task; empty: everything from the Hub."""
@@ -475,9 +481,9 @@ class Task(Settings):
     num_fewshot: Annotated[int, Field(ge=-1)] = -1
     """`evaluate`: solved examples before each question; -1: as the task file says."""
     num_items: Count = 400
-    """`storybook`: items to make (of each split)."""
+    """`storybook`, `cloze`: items to make (of each split)."""
     seed: Count = 0
-    """`storybook`: seed of its world."""
+    """`storybook`: seed of its world; `cloze`: seed of the choices."""
 
     def local_paths(self) -> list[Path]:
         """The files on this machine that the task names, sorted; empty where there are none."""

@@ -1,13 +1,65 @@
 """What is particular to a language, one folder per ISO 639 code; data only.
 
-`languages/<code>/prompts.toml` holds openings to sample from during training. Other files belong
-to the room that reads them.
+`languages/<code>/prompts.toml` holds openings to sample from during training, `letters.toml` the
+letters that a vocabulary must have. Other files belong to the room that reads them. A language
+without a folder needs none: `ttl new --clean-sample` learns from clean text what stands here.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
+import unicodedata
+from functools import cache
 from importlib import resources
+from itertools import chain
+
+# The planes that have combining marks.
+_MARKED_PLANES = (range(0x20000), range(0xE0100, 0xE01F0))
+# Marks that end a sentence: Latin's, the danda of the Indic scripts and its double, Chinese,
+# Arabic, Urdu, Ethiopic, Armenian, Burmese, Khmer, Tibetan.
+SENTENCE_ENDS = ".!?…।॥。！？؟۔፧።៕"
+
+
+@cache
+def mark_class() -> str:
+    r"""Combining marks as ranges for a character class: `\w` leaves them out.
+
+    The vowel signs of Bengali, Hindi, Thai or Burmese are such marks: without them a word of these
+    scripts falls into pieces.
+    """
+    points = [
+        point
+        for point in chain(*_MARKED_PLANES)
+        if unicodedata.category(chr(point)) in ("Mn", "Mc", "Me")
+    ]
+    ranges: list[list[int]] = []
+    for point in points:
+        if ranges and point == ranges[-1][1] + 1:
+            ranges[-1][1] = point
+        else:
+            ranges.append([point, point])
+    return "".join(f"{chr(low)}-{chr(high)}" for low, high in ranges)
+
+
+@cache
+def word_pattern() -> re.Pattern[str]:
+    """A run of letters, digits and marks, in any script.
+
+    >>> word_pattern().findall("বাংলা ভাষা, 2 gatos.")
+    ['বাংলা', 'ভাষা', '2', 'gatos']
+    """
+    return re.compile(rf"[\w{mark_class()}\u200c\u200d]+")
+
+
+def known_languages() -> tuple[str, ...]:
+    """Languages that have a folder of their own.
+
+    >>> known_languages()
+    ('bn', 'gl', 'pt')
+    """
+    found = resources.files(__name__).iterdir()
+    return tuple(sorted(one.name for one in found if (one / "filters.toml").is_file()))
 
 
 def prompts_of(language: str) -> tuple[str, ...]:
@@ -19,3 +71,12 @@ def prompts_of(language: str) -> tuple[str, ...]:
     if not path.is_file():
         return ("",)
     return tuple(tomllib.loads(path.read_text(encoding="utf-8"))["openings"])
+
+
+def letters_of(language: str) -> str:
+    """Letters and marks of the language in NFC, without spaces; empty where they are not listed."""
+    path = resources.files(__name__) / language / "letters.toml"
+    if not path.is_file():
+        return ""
+    listed = tomllib.loads(path.read_text(encoding="utf-8"))["letters"]
+    return unicodedata.normalize("NFC", "".join(listed.split()))

@@ -1,4 +1,4 @@
-"""The storybook: a small invented world told in Brazilian Portuguese, of any size, from a seed.
+"""The storybook: a small invented world of any size, from a seed; in Portuguese, and in little.
 
 It is what the quick start trains on and what the tests stand on: a model that has read enough of
 it knows its characters, and how much it knows can be measured. Nothing is downloaded, nothing
@@ -15,11 +15,14 @@ In reading order:
 - `tasks`: `sentiment` (classifier) and `questions` (multiple choice)
 - `stories`: `documents` (pretraining text)
 - `conversations`: `conversations` (chat data)
+- `tales`: a smaller world for other languages, all of it data (`languages/<code>/storybook.toml`)
+- `shelf`: the functions below, by language
 """
 
-from teenytinyllama.storybook.conversations import Conversation, Message, conversations
-from teenytinyllama.storybook.stories import KINDS, StoryDocument, documents
-from teenytinyllama.storybook.tasks import QuestionItem, SentimentItem, questions, sentiment
+from teenytinyllama.storybook.conversations import Conversation, Message
+from teenytinyllama.storybook.shelf import conversations, documents, questions, sentiment
+from teenytinyllama.storybook.stories import KINDS, StoryDocument
+from teenytinyllama.storybook.tasks import QuestionItem, SentimentItem
 from teenytinyllama.storybook.world import ATTRIBUTES, Character, World, world
 
 LICENSE = "Apache-2.0"

@@ -63,6 +63,7 @@ ROWS = {
         "answerKey": "B",
     },
     "storybook": {"question": "Quem mora lá?", "choices": ["o gato", "o cão"], "answer": 1},
+    "cloze": {"question": "Quem mora lá?", "choices": ["o gato", "o cão"], "answer": 1},
 }
 
 

@@ -54,8 +54,12 @@ class ChatData:
         return digest.hexdigest()[:16]
 
 
-def read_chat_data(settings: AlignSettings, encoder: TextEncoder, max_tokens: int) -> ChatData:
-    """Read all sources. `max_tokens`: what one conversation may take with its end mark.
+def read_chat_data(
+    settings: AlignSettings, encoder: TextEncoder, max_tokens: int, language: str = "pt"
+) -> ChatData:
+    """Read all sources; a storybook tells in `language`.
+
+    `max_tokens`: what one conversation may take with its end mark.
 
     Raises UserError for a source without conversations, with preferences in place of
     conversations, or with more than the allowed share of broken ones.
@@ -65,7 +69,7 @@ def read_chat_data(settings: AlignSettings, encoder: TextEncoder, max_tokens: in
         where = f"align.sources.{index}"
         before = data.counts["conversations_read"]
         bad_before = sum(data.reasons.values()) - data.reasons[TOO_LONG]
-        for record in records_of(source, where):
+        for record in records_of(source, where, language):
             _take(record, data, settings, encoder, max_tokens)
         num_read = data.counts["conversations_read"] - before
         if num_read == 0:
@@ -95,11 +99,14 @@ def _check_share(data: ChatData, where: str, bad: int, num_read: int, allowed: f
         )
 
 
-def records_of(source: Source, where: str) -> Iterator[Record]:
+def records_of(source: Source, where: str, language: str = "pt") -> Iterator[Record]:
     """All records of a source in order, each with its place."""
     if source.kind == "storybook":
         made = storybook.conversations(
-            seed=source.seed, num_conversations=source.num_documents, split="train"
+            seed=source.seed,
+            num_conversations=source.num_documents,
+            split="train",
+            language=language,
         )
         for number, one in enumerate(made, start=1):
             yield Record(Path("storybook"), number, {"messages": one["messages"]})
@@ -220,7 +227,7 @@ def write_quarantine(data: ChatData, out_dir: Path) -> None:
 
 
 def heldout_questions(
-    settings: AlignSettings, data: ChatData
+    settings: AlignSettings, data: ChatData, language: str = "pt"
 ) -> list[tuple[Conversation, tuple[str, ...]]]:
     """Questions to put to the model, each with the words of which a right answer has one.
 
@@ -231,7 +238,10 @@ def heldout_questions(
     for source in settings.sources:
         if source.kind == "storybook":
             made = storybook.conversations(
-                seed=source.seed, num_conversations=settings.num_questions, split="heldout"
+                seed=source.seed,
+                num_conversations=settings.num_questions,
+                split="heldout",
+                language=language,
             )
             for one in made:
                 messages: Any = one["messages"][:-1]

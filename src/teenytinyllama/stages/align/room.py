@@ -89,7 +89,7 @@ def run(
             f"the model's context is {model.config.max_position_embeddings} tokens",
             f"--set align.sequence_length={model.config.max_position_embeddings}",
         )
-    data = read_chat_data(settings, encoder, max_tokens=length + 1)
+    data = read_chat_data(settings, encoder, length + 1, context.language)
     pairs = read_pairs(settings, encoder, data, length + 1) if settings.preferences else None
     write_quarantine(data, out_dir)
     rows = best_fit([one.num_inputs for one in data.train], length)
@@ -125,7 +125,7 @@ def run(
     answers = answer_all(
         model,
         encoder,
-        heldout_questions(settings, data),
+        heldout_questions(settings, data, context.language),
         max_new_tokens=settings.max_answer_tokens,
     )
     write_answers(answers, out_dir, context.run_name)

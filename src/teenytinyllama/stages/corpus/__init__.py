@@ -56,7 +56,7 @@ def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Out
         num_workers = usable_cores() if size > ONE_PROCESS_BYTES else 0
         boilerplate = _boilerplate(settings, files)
         with Progress("corpus: read", unit="documents") as work:
-            batches = _read(settings, files, notes)
+            batches = _read(settings, context.language, files, notes)
             for batch in prepare_all(
                 batches,
                 settings,
@@ -106,7 +106,7 @@ def _clear(out_dir: Path) -> Path:
 
 
 def _read(
-    settings: CorpusSettings, files: list[InputFile], notes: Counter[str]
+    settings: CorpusSettings, language: str, files: list[InputFile], notes: Counter[str]
 ) -> Iterator[RawBatch]:
     """The records of all sources in the recipe's order."""
     for index, source in enumerate(settings.sources):
@@ -115,7 +115,7 @@ def _read(
                 if file.source == index:
                     yield from read_file(file, source, settings, notes)
         else:
-            yield from read_made(source, index)
+            yield from read_made(source, index, language)
 
 
 def _boilerplate(settings: CorpusSettings, files: list[InputFile]) -> dict[str, Boilerplate]:

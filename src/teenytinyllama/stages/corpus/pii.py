@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 # What must stand in a text before any number is looked for.
 NUMBER_GATE = re.compile(
@@ -46,6 +47,7 @@ class PersonalData:
 
     def __init__(self, language: str) -> None:
         self._numbers = _patterns(language)
+        self._gate = re.compile(gate) if (gate := _data(language).get("gate")) else NUMBER_GATE
         self._ipv6 = Pattern("ip", "[IP]", re.compile(IPV6), _is_public_address)
 
     def replace(self, text: str, counts: Counter[str]) -> str:
@@ -59,7 +61,7 @@ class PersonalData:
             text = _replace_emails(text, counts)
         if "::" in text or text.count(":") > 6:
             text = _substitute(self._ipv6, text, counts)
-        if NUMBER_GATE.search(text):
+        if self._gate.search(text) or NUMBER_GATE.search(text):
             for pattern in self._numbers:
                 text = _substitute(pattern, text, counts)
         return text
@@ -88,17 +90,23 @@ def _substitute(pattern: Pattern, text: str, counts: Counter[str]) -> str:
 
 
 @cache
+def _data(language: str) -> dict[str, Any]:
+    path = resources.files("teenytinyllama.languages") / language / "pii.toml"
+    return tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+@cache
 def _patterns(language: str) -> tuple[Pattern, ...]:
     """The country's numbers, then cards and addresses: what is checked best comes first."""
-    path = resources.files("teenytinyllama.languages") / language / "pii.toml"
-    rows = tomllib.loads(path.read_text("utf-8"))["patterns"] if path.is_file() else []
+    data = _data(language)
+    rows = data.get("patterns", [])
     made = [
         Pattern(row["name"], row["mark"], re.compile(row["pattern"]), _check_of(row))
         for row in rows
     ]
     return (
         *[pattern for pattern in made if pattern.name in ("cnpj", "cpf")],
-        Pattern("card", "[CARTÃO]" if language == "pt" else "[CARD]", re.compile(CARD), _is_card),
+        Pattern("card", data.get("card_mark", "[CARD]"), re.compile(CARD), _is_card),
         *[pattern for pattern in made if pattern.name not in ("cnpj", "cpf")],
         Pattern("ip", "[IP]", re.compile(IPV4), _is_public_address),
     )
@@ -111,6 +119,7 @@ def _check_of(row: dict[str, object]) -> Callable[[str, str], bool]:
     checks: dict[object, Callable[[str, str], bool]] = {
         "cpf": lambda found, _before: is_cpf(found),
         "cnpj": lambda found, _before: is_cnpj(found),
+        "dni": lambda found, _before: is_dni(found),
         "none": lambda _found, _before: True,
     }
     return checks[row["check"]]
@@ -153,6 +162,16 @@ def is_cnpj(text: str) -> bool:
         if values[size] != (0 if rest < 2 else 11 - rest):
             return False
     return True
+
+
+def is_dni(text: str) -> bool:
+    """Whether the letter of a Spanish DNI or NIE is the one of its number, modulo 23.
+
+    >>> [is_dni(number) for number in ("12345678Z", "12345678A", "X1234567L")]
+    [True, False, True]
+    """
+    digits = text[:8].translate(str.maketrans("XYZ", "012"))
+    return "TRWAGMYFPDXBNJZSQVHLCKE"[int(digits) % 23] == text[-1]
 
 
 def _is_card(text: str, _before: str) -> bool:

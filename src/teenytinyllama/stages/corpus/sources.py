@@ -158,8 +158,8 @@ def read_file(
     file.check_unchanged()
 
 
-def read_made(source: Source, index: int) -> Iterator[RawBatch]:
-    """The records of a source that is no file: the storybook, or a dataset of the Hub."""
+def read_made(source: Source, index: int, language: str) -> Iterator[RawBatch]:
+    """The records of a source that is no file: the language's storybook, or a Hub dataset."""
     if source.kind == "storybook":
         from teenytinyllama import storybook
 
@@ -169,7 +169,9 @@ def read_made(source: Source, index: int) -> Iterator[RawBatch]:
                 source.text_key: made.text,
                 "license": source.license or storybook.LICENSE,
             }
-            for made in storybook.documents(seed=source.seed, num_documents=source.num_documents)
+            for made in storybook.documents(
+                seed=source.seed, num_documents=source.num_documents, language=language
+            )
         )
     else:
         rows = _hub_rows(source, index)

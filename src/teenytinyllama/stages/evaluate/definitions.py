@@ -11,7 +11,7 @@ import copy
 import csv
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,16 @@ class Benchmark:
         return task
 
 
-def load_benchmark(task: Task, overrides: dict[str, Any] | None = None) -> Benchmark:
+def load_benchmark(
+    task: Task,
+    overrides: dict[str, Any] | None = None,
+    *,
+    language: str = "pt",
+    made: list[Item] | None = None,
+) -> Benchmark:
     """The benchmark of a recipe's task: definition read, items read and checked.
+
+    `made` are the items of a task that is read from nowhere.
 
     `overrides` replace keys of the definition (a suite's number of examples). Raises UserError
     naming file and line for anything that does not fit.
@@ -122,14 +130,16 @@ def load_benchmark(task: Task, overrides: dict[str, Any] | None = None) -> Bench
     config["test_split"] = split
     bench = Benchmark(task.name, config, {}, split)
     for name in dict.fromkeys(wanted):
-        _read_split(bench, task, name, reader)
+        rows, origin = _made_rows(task, language, made) or _rows(bench, task, name)
+        _keep_split(bench, name, READERS[reader], rows, origin)
     _check_fewshot(bench, wanted[-1])
     return bench
 
 
 def _definition(task: Task) -> dict[str, Any]:
     """The task file: one of ours by name, or a path to another."""
-    name = task.definition or ("storybook" if task.kind == "storybook" else task.name)
+    made = task.kind in ("storybook", "cloze")
+    name = task.definition or (task.kind if made else task.name)
     path = Path(name) if name.endswith((".yaml", ".yml")) else TASKS_DIR / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in TASKS_DIR.glob("*.yaml"))
@@ -143,14 +153,19 @@ def _definition(task: Task) -> dict[str, Any]:
     return config
 
 
-def _read_split(bench: Benchmark, task: Task, split: str, reader: str) -> None:
-    """Read, check and keep one split."""
-    rows, origin = _rows(bench, task, split)
+def _keep_split(
+    bench: Benchmark,
+    split: str,
+    reader: Callable[[Item], Item | None],
+    rows: Iterator[tuple[str, Item]],
+    origin: str,
+) -> None:
+    """Check and keep the items of one split."""
     items = []
     equal_at = []
     for where, row in rows:
         try:
-            item = READERS[reader](row)
+            item = reader(row)
         except ValueError as error:
             raise UserError("task-item", where, str(error), "correct that line") from error
         if item is None:
@@ -185,11 +200,21 @@ def _check_fewshot(bench: Benchmark, split: str) -> None:
         )
 
 
-def _rows(bench: Benchmark, task: Task, split: str) -> tuple[Iterator[tuple[str, Item]], str]:
+def _made_rows(
+    task: Task, language: str, made: list[Item] | None
+) -> tuple[Iterator[tuple[str, Item]], str] | None:
+    """Items that are made instead of read; None for a task of files or of the Hub."""
     if task.kind == "storybook":
-        made = storybook.questions(seed=task.seed, num_items=task.num_items)
-        rows = ((f"storybook question {i}", dict(item)) for i, item in enumerate(made))
+        told = storybook.questions(seed=task.seed, num_items=task.num_items, language=language)
+        rows = ((f"storybook question {i}", dict(item)) for i, item in enumerate(told))
         return rows, "storybook"
+    if task.kind == "cloze":
+        rows = ((f"cloze item {i}", item) for i, item in enumerate(made or []))
+        return rows, "held-out text"
+    return None
+
+
+def _rows(bench: Benchmark, task: Task, split: str) -> tuple[Iterator[tuple[str, Item]], str]:
     if task.kind == "hub":
         return _hub_rows(bench, task, split)
     return _file_rows(task, split)

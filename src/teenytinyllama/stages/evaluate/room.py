@@ -27,6 +27,7 @@ from teenytinyllama.stages.evaluate.models import LoadedModel, folder_name, load
 from teenytinyllama.stages.evaluate.overlap import OverlapCheck
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
 from teenytinyllama.training.checkpoints import list_checkpoints
+from teenytinyllama.training.cpu_linear import faster_linear
 from teenytinyllama.training.heldout import EncodedDocument, HeldoutScore, score_documents
 
 BASE = "base"
@@ -58,10 +59,10 @@ def run(
 
     Everything that can be wrong with a task is found before the first model is loaded.
     """
-    benchmarks = load_benchmarks(settings.tasks)
+    documents = list(_heldout(settings, corpus_dir))
+    benchmarks = load_benchmarks(settings.tasks, context.language, documents)
     checkpoints = _checkpoints(settings, pretrain_dir)
     encoder = load_tokenizer(tokenizer_dir)
-    documents = list(_heldout(settings, corpus_dir))
     yardsticks = _yardsticks(settings, documents, encoder, pack_dir)
     write_json(out_dir / "yardsticks.json", yardsticks)
     overlap = _overlap(settings, benchmarks, documents, corpus_dir)
@@ -101,13 +102,14 @@ class _Room:
         loaded = load_model(name, place, precision=self.settings.precision)
         folder = self.out_dir / name
         folder.mkdir(exist_ok=True)
-        heldout = score_documents(
-            loaded.model,
-            _encoded(self.documents, encoder or loaded),
-            context_length=loaded.context_length,
-            batch_tokens=self.settings.batch_tokens,
-            num_documents=len(self.documents),
-        )
+        with faster_linear(loaded.model):
+            heldout = score_documents(
+                loaded.model,
+                _encoded(self.documents, encoder or loaded),
+                context_length=loaded.context_length,
+                batch_tokens=self.settings.batch_tokens,
+                num_documents=len(self.documents),
+            )
         figures = _heldout_figures(heldout)
         _check_finite(figures["heldout_bits_per_byte"], place)
         write_json(folder / "heldout.json", figures)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from teenytinyllama.errors import UserError, did_you_mean
+from teenytinyllama.formats.documents import Document
 from teenytinyllama.progress import say
 from teenytinyllama.recipe import Task
+from teenytinyllama.stages.evaluate.cloze import cloze_rows
 from teenytinyllama.stages.evaluate.definitions import Benchmark, load_benchmark
 
 SUITES_DIR = Path(__file__).parent / "suites"
 
 
-def load_benchmarks(tasks: tuple[Task, ...]) -> list[Benchmark]:
+def load_benchmarks(
+    tasks: tuple[Task, ...], language: str = "pt", heldout: Sequence[Document] = ()
+) -> list[Benchmark]:
     """Every task of a recipe, suites opened, items read and checked.
+
+    A storybook tells in `language`; a cloze task is made from the held-out documents, and left
+    out, which is said, where they hold no sentence for it.
 
     Raises UserError for a wrong item, an unknown suite, and two tasks of one name.
     """
@@ -26,7 +34,11 @@ def load_benchmarks(tasks: tuple[Task, ...]) -> list[Benchmark]:
         if task.kind == "suite":
             found.extend(_open_suite(task, overrides))
         else:
-            found.append(load_benchmark(task, overrides))
+            rows = cloze_rows(heldout, task.num_items, task.seed) if task.kind == "cloze" else None
+            if rows == []:
+                say(f"evaluate: {task.name} is left out: no sentence of the held-out text fits")
+                continue
+            found.append(load_benchmark(task, overrides, language=language, made=rows))
     seen: set[str] = set()
     for benchmark in found:
         if benchmark.name in seen:

@@ -57,9 +57,9 @@ class LabelledData:
         return sum(one.texts in seen for one in self.splits["test"])
 
 
-def read_labelled(task: LabelledSet) -> LabelledData:
-    """Read one set. Raises UserError, with file and line where there are any."""
-    raw = {name: list(_rows(task, name)) for name in SPLITS if _is_named(task, name)}
+def read_labelled(task: LabelledSet, language: str = "pt") -> LabelledData:
+    """Read one set; a storybook tells in `language`. Raises UserError, with file and line."""
+    raw = {name: list(_rows(task, name, language)) for name in SPLITS if _is_named(task, name)}
     for name, rows in raw.items():
         if not rows:
             raise UserError(
@@ -96,11 +96,16 @@ Row = tuple[tuple[str, ...], str, str]
 """Texts, label, place."""
 
 
-def _rows(task: LabelledSet, split: str) -> Iterator[Row]:
+def _rows(task: LabelledSet, split: str, language: str) -> Iterator[Row]:
     if task.kind == "storybook":
         # Validation and test need no more than a quarter to tell models apart.
         num_items = task.num_items if split == "train" else max(200, task.num_items // 4)
-        made = storybook.sentiment(seed=task.seed, num_items=num_items, split=split)  # type: ignore[arg-type]
+        made = storybook.sentiment(
+            seed=task.seed,
+            num_items=num_items,
+            split=split,  # type: ignore[arg-type]
+            language=language,
+        )
         for number, item in enumerate(made, start=1):
             yield (item["text"],), item["label"], f"storybook:{number}"
         return

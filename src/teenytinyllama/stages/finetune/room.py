@@ -44,7 +44,7 @@ def run(
         others.append(own_learner(pretrain_dir, tokenizer_dir, encoder, max_length, is_random=True))
     _check_names(settings)
     # All sets are read before the first training: a fault in the last one is said at once.
-    sets = {task.name: read_labelled(task) for task in settings.tasks}
+    sets = {task.name: read_labelled(task, context.language) for task in settings.tasks}
     counts: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     for task in settings.tasks:

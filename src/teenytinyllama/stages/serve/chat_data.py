@@ -6,6 +6,7 @@ the user names with `--data`. A run without a chat model has none.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class ChatSources:
     def conversations(self) -> Iterator[tuple[str, Conversation]]:
         """Every usable conversation with its source's title, in order."""
         for source in self.sources:
-            yield from ((source.title, one) for one in _read(source))
+            yield from ((source.title, one) for one in _read(source, self.language))
 
 
 def sources_of(models: Sequence[Path], data: Sequence[Path]) -> ChatSources | None:
@@ -67,14 +68,27 @@ def sources_of(models: Sequence[Path], data: Sequence[Path]) -> ChatSources | No
                 else:
                     rows = receipt.recipe.get("sources", ())
                     sources = tuple(Source.model_validate(row) for row in rows)
-                return ChatSources(sources, folder.parent / ".search")
+                language = _language_of(folder.parent)
+                return ChatSources(sources, folder.parent / ".search", language)
     return None
 
 
-def _read(source: Source) -> Iterator[Conversation]:
+def _language_of(run_dir: Path) -> str:
+    """The language that a run's recipe names."""
+    path = run_dir / "run.json"
+    if not path.is_file():
+        return "pt"
+    recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+    return str(recipe.get("language", "pt"))
+
+
+def _read(source: Source, language: str) -> Iterator[Conversation]:
     if source.kind == "storybook":
         made = storybook.conversations(
-            seed=source.seed, num_conversations=source.num_documents, split="train"
+            seed=source.seed,
+            num_conversations=source.num_documents,
+            split="train",
+            language=language,
         )
         for row in made:
             yield conversation_of({"messages": row["messages"]})

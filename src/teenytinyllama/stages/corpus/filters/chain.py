@@ -13,7 +13,7 @@ from teenytinyllama.stages.corpus.filters.language import language_probabilities
 from teenytinyllama.stages.corpus.filters.lines import Boilerplate, apply_c4
 from teenytinyllama.stages.corpus.filters.measures import measure_batch
 from teenytinyllama.stages.corpus.filters.rules import EMPTY, LANGUAGE, RULES, TOXICITY
-from teenytinyllama.stages.corpus.filters.thresholds import load_language, thresholds_for
+from teenytinyllama.stages.corpus.filters.thresholds import language_data, thresholds_for
 from teenytinyllama.stages.corpus.filters.words import read_words
 
 CHARACTERS_PER_BATCH = 1 << 19
@@ -52,7 +52,7 @@ class Chain:
     def __init__(self, settings: FilterSettings, language: str) -> None:
         self.settings, self.language = settings, language
         self.thresholds = thresholds_for(settings, language)
-        self.data = load_language(language)
+        self.data = language_data(settings, language)
         self._domains = frozenset(domain.lower() for domain in settings.blocked_domains)
         kind = "py3langid" if settings.language_model == "py3langid" else "fasttext"
         self.min_language = self.data.min_language_probability.get(kind, 0.5)

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from teenytinyllama.stages.corpus.filters.thresholds import LanguageData
+from teenytinyllama.stages.corpus.filters.words import TERMINAL_MARKS
 
 _CITATION = re.compile(r"\[\d*\]")
-_END_MARKS = (".", "?", "!", '"', "'")
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s|$)")
+# C4's five, and the marks of scripts that have their own, as the danda of Bengali and Hindi.
+_OTHER_ENDS = "".join(sorted(mark for mark in TERMINAL_MARKS if not mark.isascii()))
+_END_MARKS = (".", "?", "!", '"', "'", *_OTHER_ENDS)
+_SENTENCE_END = re.compile(rf"[.!?…{re.escape(_OTHER_ENDS)}]+[\"'”’»)\]]*(?=\s|$)")
 MIN_SENTENCES, MIN_WORDS, MAX_WORD_CHARACTERS = 5, 3, 1000
 MIN_BOILERPLATE_DOCUMENTS = 10
 """A line in fewer documents than this is never boilerplate, however small the source."""
@@ -24,8 +27,8 @@ MIN_BOILERPLATE_DOCUMENTS = 10
 def num_sentences(line: str) -> int:
     """Sentences of a line: its ends of sentence, and the rest after the last one.
 
-    >>> [num_sentences(line) for line in ("Sim. Não!", "Custa R$ 1.500 hoje", "")]
-    [2, 1, 0]
+    >>> [num_sentences(line) for line in ("Sim. Não!", "Custa R$ 1.500 hoje", "", "সে এল। বসল।")]
+    [2, 1, 0, 2]
     """
     ends = [end.end() for end in _SENTENCE_END.finditer(line)]
     rest = line[ends[-1] :] if ends else line

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
+from unicodedata import normalize
 
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.recipe import FilterSettings
@@ -35,21 +36,15 @@ class LanguageData:
 
 @lru_cache(maxsize=8)
 def load_language(language: str) -> LanguageData:
-    """The data of a language. Raises UserError where its folder has none."""
+    """The data of a language; without thresholds and words where it has no folder."""
     path = files("teenytinyllama.languages").joinpath(language, "filters.toml")
-    try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(
-            "language-without-filters",
-            f"languages/{language}/filters.toml",
-            "no thresholds for this language",
-            "copy languages/pt/filters.toml and learn its numbers with "
-            "`ttl corpus RECIPE --calibrate CLEAN.txt`",
-        ) from error
+    if not path.is_file():
+        return LanguageData(thresholds={}, stop_words=frozenset(), labels=frozenset((language,)))
+    data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     return LanguageData(
-        thresholds={rule: data["thresholds"][rule] for rule in ("fast", "spacy")},
-        stop_words=frozenset(data["stop_words"]),
+        thresholds=data["thresholds"],
+        # Some letters of Indic scripts have two spellings; the corpus keeps NFC's.
+        stop_words=frozenset(normalize("NFC", word) for word in data["stop_words"]),
         policy_phrases=tuple(data.get("policy_phrases", ())),
         citation_marks=tuple(data.get("citation_marks", ())),
         identity_sentences=tuple(data.get("identity_sentences", ())),
@@ -59,12 +54,30 @@ def load_language(language: str) -> LanguageData:
     )
 
 
+def language_data(settings: FilterSettings, language: str) -> LanguageData:
+    """The data of a language, with the stop words of the recipe where it names some."""
+    data = load_language(language)
+    if not settings.stop_words:
+        return data
+    return replace(data, stop_words=frozenset(settings.stop_words))
+
+
 def thresholds_for(settings: FilterSettings, language: str) -> dict[str, float]:
     """Threshold of every rule that is on, by reason, in the order of the rules.
 
-    Raises UserError for a name that no rule has.
+    Raises UserError for a name that no rule has, and where rules that count are wanted and
+    neither the language nor the recipe has a number for any of them.
     """
-    chosen = load_language(language).thresholds[settings.words] | settings.thresholds
+    known_numbers = load_language(language).thresholds.get(settings.words, {})
+    chosen = known_numbers | settings.thresholds
+    counting = {rule.family for rule in RULES}.intersection(settings.families)
+    if not chosen and counting:
+        raise UserError(
+            "language-without-filters",
+            f"languages/{language}/filters.toml",
+            f'no thresholds for the language "{language}" and words = "{settings.words}"',
+            f"`ttl new --language {language} --clean-sample CLEAN.txt` learns them from clean text",
+        )
     known = {rule.reason: rule for rule in RULES}
     for name in (*chosen, *settings.without):
         if name not in known:

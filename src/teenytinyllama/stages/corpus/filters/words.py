@@ -4,7 +4,8 @@ A text is turned into code points (one numpy array for a whole batch), each code
 by one table lookup, and words into runs of classes. No string is made for a word: its length, its
 class and a 64-bit hash of its characters are enough for every rule. About 10 ns a character.
 
-Two word rules. `fast` is ours: `\w+(?:[-'’.,]\w+)*|[^\w\s]`. `spacy` gives the tokens of
+Two word rules. `fast` is ours: `\w+(?:[-'’.,]\w+)*|[^\w\s]`, where `\w` takes in combining
+marks, as the vowel signs of Bengali and Hindi are. `spacy` gives the tokens of
 `spacy.blank(language)`, which is what datatrove counts: a chunk of letters is one token, any other
 chunk between white space is cut by spaCy once and remembered.
 """
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teenytinyllama.errors import missing_extra
+from teenytinyllama.languages import mark_class
 
 WordRule = Literal["fast", "spacy"]
 Ints = npt.NDArray[np.int64]
@@ -32,7 +34,12 @@ Flags = npt.NDArray[np.bool_]
 # Classes of a code point; one may be several.
 SPACE, WORD, LETTER, SOLID, CONNECTOR = (np.uint8(1 << bit) for bit in range(5))
 
-FAST_WORD = re.compile(r"\w+(?:[-'’.,]\w+)*|[^\w\s]")
+_IN_WORD = rf"[\w{mark_class()}]"
+# Between two letters; the last two say how Indic letters join, and are not seen.
+_CONNECTORS = "-'’.,\u200c\u200d"
+FAST_WORD = re.compile(
+    rf"{_IN_WORD}+(?:[{_CONNECTORS}]{_IN_WORD}+)*|[^\w\s{mark_class()}]",
+)
 """The word rule `fast`, as one expression. The arrays below give the same words."""
 
 # Code points in hexadecimal. The two lists are datatrove's PUNCTUATION and TERMINAL_PUNCTUATION:
@@ -74,11 +81,11 @@ def _class_table() -> npt.NDArray[np.uint8]:
     count = len(everything)
     table = np.where(np.fromiter(map(str.isspace, everything), bool, count), SPACE, np.uint8(0))
     table |= np.where(np.fromiter(map(str.isalpha, everything), bool, count), LETTER, np.uint8(0))
-    for run in re.finditer(r"\w+", everything):
+    for run in re.finditer(rf"{_IN_WORD}+", everything):
         table[run.start() : run.end()] |= WORD
     table |= SOLID
     table[[ord(mark) for mark in PUNCTUATION_MARKS]] &= ~SOLID
-    table[[ord(mark) for mark in "-'’.,"]] |= CONNECTOR
+    table[[ord(mark) for mark in _CONNECTORS]] |= CONNECTOR
     return table
 
 

@@ -1,0 +1,1 @@
+"""Data of one language per folder: thresholds, stop words, patterns, prompts."""

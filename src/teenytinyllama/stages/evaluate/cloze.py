@@ -1,0 +1,106 @@
+"""A cloze task from held-out text: which of four words ends the sentence. For any language.
+
+A language without benchmarks still has text that its model has not seen. The context is what
+stands before the word in its paragraph; the wrong choices end other held-out sentences, are about
+as long and about as frequent, so that neither form nor frequency alone gives the answer.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from teenytinyllama.formats.documents import Document
+from teenytinyllama.languages import SENTENCE_ENDS, word_pattern
+
+NUM_CHOICES = 4
+MIN_WORDS = 5
+"""Words that stand before the one asked for, in its own sentence."""
+MIN_CHARACTERS = 3
+MAX_CONTEXT_CHARACTERS = 400
+_LENGTH_BAND = 2  # characters that a wrong choice may be longer or shorter
+_FREQUENCY_BAND = 1.6  # natural logarithm: five times as frequent, or a fifth
+
+
+@dataclass(frozen=True)
+class _Gap:
+    context: str
+    word: str
+
+
+@cache
+def _end_of_sentence() -> re.Pattern[str]:
+    return re.compile(rf"[{re.escape(SENTENCE_ENDS)}]+[\"'”’»)]*(?=\s|$)")
+
+
+def cloze_rows(documents: Sequence[Document], num_items: int, seed: int) -> list[dict[str, Any]]:
+    """Items `question, choices, answer`, at most `num_items`, spread over the documents.
+
+    Empty where no sentence fits: too little text, or a script that writes no spaces.
+    """
+    counts: Counter[str] = Counter()
+    gaps: list[_Gap] = []
+    for document in documents:
+        counts.update(word_pattern().findall(document.text))
+        gaps.extend(_gaps(document.text))
+    endings = sorted({gap.word for gap in gaps})
+    rng = random.Random(f"cloze/{seed}")
+    rng.shuffle(gaps)
+    rows: list[dict[str, Any]] = []
+    asked: set[tuple[str, str]] = set()
+    for gap in gaps:
+        if len(rows) == num_items:
+            break
+        wrong = _wrong_words(gap, endings, counts, rng)
+        if len(wrong) < NUM_CHOICES - 1 or (gap.context, gap.word) in asked:
+            continue
+        asked.add((gap.context, gap.word))
+        choices = [*wrong, gap.word]
+        rng.shuffle(choices)
+        rows.append(
+            {"question": gap.context, "choices": choices, "answer": choices.index(gap.word)}
+        )
+    return rows
+
+
+def _gaps(text: str) -> Iterator[_Gap]:
+    for line in text.split("\n"):
+        start = 0
+        for end in _end_of_sentence().finditer(line):
+            words = list(word_pattern().finditer(line, start, end.start()))
+            start = end.end()
+            if len(words) <= MIN_WORDS or words[-1].end() != end.start():
+                continue
+            word, before = words[-1][0], line[: words[-1].start()]
+            # The model is asked for a word after a space; "guarda-" or an apostrophe is none.
+            if not before.endswith(" ") or len(word) < MIN_CHARACTERS or not word[0].isalpha():
+                continue
+            yield _Gap(_shortened(before.rstrip()), word)
+
+
+def _shortened(context: str) -> str:
+    """The end of a long context, from a word on."""
+    if len(context) <= MAX_CONTEXT_CHARACTERS:
+        return context
+    return context[-MAX_CONTEXT_CHARACTERS:].partition(" ")[2]
+
+
+def _wrong_words(
+    gap: _Gap, endings: Sequence[str], counts: Counter[str], rng: random.Random
+) -> list[str]:
+    level = math.log(counts[gap.word])
+    alike = [
+        word
+        for word in endings
+        if word.casefold() != gap.word.casefold()
+        and abs(len(word) - len(gap.word)) <= _LENGTH_BAND
+        and abs(math.log(counts[word]) - level) <= _FREQUENCY_BAND
+        and word not in gap.context
+    ]
+    return rng.sample(alike, min(NUM_CHOICES - 1, len(alike)))
