@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.encoding import MODEL_NAME, TextEncoder, load_tokenizer
+from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer, tokenizer_file
 from teenytinyllama.formats.manifest import sha256_file
 
 TOKENIZER_NAMES = (
@@ -26,19 +28,13 @@ TOKENIZER_NAMES = (
 def load_base(pretrain_dir: Path, tokenizer_dir: Path) -> tuple[LlamaForCausalLM, TextEncoder]:
     """The base model in fp32 and the encoder of its tokenizer.
 
-    Raises UserError where model and tokenizer are not of the same run.
+    Raises UserError where a weight is missing, unknown or of another shape, and where model and
+    tokenizer are not of the same run.
     """
     encoder = load_tokenizer(tokenizer_dir)
     final_dir = pretrain_dir / "final"
     check_tokenizer(final_dir, encoder, tokenizer_dir)
-    transformers_logging.disable_progress_bar()
-    try:
-        model: Any = LlamaForCausalLM.from_pretrained(
-            final_dir, dtype=torch.float32, local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        what = f"cannot be loaded ({(str(error).splitlines() or ['?'])[0][:160]})"
-        raise UserError("model-damaged", str(final_dir), what, "ttl pretrain RECIPE") from error
+    model = load_whole(LlamaForCausalLM, final_dir, local_files_only=True)
     if model.config.vocab_size < encoder.vocab_size:
         raise UserError(
             "tokenizer-other-model",
@@ -49,9 +45,52 @@ def load_base(pretrain_dir: Path, tokenizer_dir: Path) -> tuple[LlamaForCausalLM
     return model, encoder
 
 
+def load_whole(
+    kind: Any,
+    place: Path | str,
+    *,
+    may_be_new: Callable[[str], bool] = lambda _: False,
+    may_be_unused: Callable[[str], bool] = lambda _: False,
+    fix: str = "ttl pretrain RECIPE",
+    **options: Any,
+) -> Any:
+    """A `transformers` model in fp32 (or `dtype`), every weight of it read from its files.
+
+    `transformers` fills a weight that the files lack with random numbers, leaves out one that
+    the model does not know, and only warns. Here both are errors (UserError), but for names that
+    `may_be_new` (a classifier's head) or `may_be_unused` (the head it replaces).
+    """
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report on weights becomes our one line
+    transformers_logging.disable_progress_bar()
+    try:
+        model, info = kind.from_pretrained(
+            place,
+            **{"dtype": torch.float32, **options},
+            ignore_mismatched_sizes=True,  # said below, with the name
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        what = f"cannot be loaded ({(str(error).splitlines() or ['?'])[0][:160]})"
+        raise UserError("model-damaged", str(place), what, fix) from error
+    finally:
+        transformers_logging.set_verbosity(before)
+    for key, fault, is_fine in (
+        ("missing_keys", "are not in its files", may_be_new),
+        ("mismatched_keys", "have other shapes than config.json asks for", may_be_new),
+        ("unexpected_keys", "are in its files and not in the model", may_be_unused),
+    ):
+        # A mismatch is reported as (name, shape in the file, shape in the model).
+        names = [name if isinstance(name, str) else str(name[0]) for name in info[key]]
+        if found := sorted(name for name in names if not is_fine(name)):
+            what = f"{len(found)} of its weights {fault}: {', '.join(found[:3])}"
+            raise UserError("model-damaged", str(place), what, fix)
+    return model
+
+
 def check_tokenizer(final_dir: Path, encoder: TextEncoder, tokenizer_dir: Path) -> None:
     """Raises UserError where the tokenizer beside the weights is another one."""
-    own = final_dir / MODEL_NAME
+    own = tokenizer_file(final_dir)
     if own.is_file() and sha256_file(own) != encoder.fingerprint:
         raise UserError(
             "tokenizer-other-model",

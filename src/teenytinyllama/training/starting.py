@@ -50,6 +50,8 @@ def from_folder(
     """
     from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
+    from teenytinyllama.training.base_model import load_whole
+
     where = f'pretrain.start_from = "{place}"'
     if not Path(place).is_dir() and place.startswith((".", "/", "runs")):
         raise UserError("start-missing", where, "no such folder", "give a folder with config.json")
@@ -71,7 +73,7 @@ def from_folder(
             f"its sizes ({_sizes(found)}) are not those of [pretrain.model] ({_sizes(settings)})",
             "leave out [pretrain.model]: the sizes come from the model",
         )
-    model = LlamaForCausalLM.from_pretrained(place, dtype=torch.float32)
+    model = load_whole(LlamaForCausalLM, place, fix="start from a model with all its weights")
     new_tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     old_tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     for name, value in special_ids.items():

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from teenytinyllama import storybook
+from teenytinyllama.context import RoomContext
+from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.documents import Document, DocumentWriter
 from teenytinyllama.model import build_model, llama_config
 from teenytinyllama.recipe import (
+    EnergySettings,
     EvaluateSettings,
     ModelSettings,
     PackSettings,
@@ -22,6 +25,7 @@ from teenytinyllama.recipe import (
 from teenytinyllama.stages import evaluate, pack, tokenizer
 from teenytinyllama.stages.evaluate import models, room  # noqa: F401 (as evaluate.models)
 
+CONTEXT = RoomContext("test", "pt", EnergySettings(), EnergyMeter(EnergySettings()))
 MODEL = ModelSettings(
     hidden_size=32,
     intermediate_size=64,
@@ -65,7 +69,7 @@ def run(run_dir: Path, out_dir: Path, **settings):
     out_dir.mkdir(exist_ok=True)
     return evaluate.run(
         settings=EvaluateSettings(**settings),
-        context=None,
+        context=CONTEXT,
         out_dir=out_dir,
         corpus_dir=run_dir / "corpus",
         tokenizer_dir=run_dir / "tokenizer",
@@ -102,7 +106,7 @@ def test_a_leaked_document_is_counted(run_dir, tmp_path):
     (tmp_path / "scores").mkdir()
     outcome = evaluate.run(
         settings=EvaluateSettings(),
-        context=None,
+        context=CONTEXT,
         out_dir=tmp_path / "scores",
         corpus_dir=corpus,
         tokenizer_dir=run_dir / "tokenizer",
@@ -133,7 +137,7 @@ def test_other_models_and_checkpoints_are_scored_beside(run_dir, tmp_path):
             checkpoints=True,
             check_overlap=False,
         ),
-        context=None,
+        context=CONTEXT,
         out_dir=out_dir,
         corpus_dir=run_dir / "corpus",
         tokenizer_dir=run_dir / "tokenizer",

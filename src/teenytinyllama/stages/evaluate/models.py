@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.manifest import sha256_file
+from teenytinyllama.training.base_model import load_whole
 
 WEIGHTS = ("*.safetensors", "*.bin", "config.json")
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "special_tokens_map.json")
@@ -50,15 +50,20 @@ def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
     folder = Path(place).expanduser()
     if not folder.is_dir():
         folder = _download(str(place))
-    transformers_logging.disable_progress_bar()
+    fix = "name a folder with config.json, weights and tokenizer files"
+    model = load_whole(
+        AutoModelForCausalLM,
+        folder,
+        dtype=DTYPES[precision],
+        trust_remote_code=False,
+        # Published folders often carry buffers or heads of another use.
+        may_be_unused=lambda _: True,
+        fix=fix,
+    )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[precision], trust_remote_code=False
-        )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        what = f"cannot be loaded as a causal language model ({str(error).splitlines()[0][:200]})"
-        fix = "name a folder with config.json, weights and tokenizer files"
+        what = f"its tokenizer cannot be loaded ({str(error).splitlines()[0][:200]})"
         raise UserError("model-unreadable", str(place), what, fix) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()

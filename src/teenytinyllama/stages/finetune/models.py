@@ -14,13 +14,12 @@ from transformers import (
     AutoTokenizer,
     LlamaForSequenceClassification,
 )
-from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.encoding import TextEncoder
 from teenytinyllama.stages.finetune.encoding import Encoded, encode_with
 from teenytinyllama.stages.finetune.labelled import Example
-from teenytinyllama.training.base_model import check_tokenizer, copy_tokenizer
+from teenytinyllama.training.base_model import check_tokenizer, copy_tokenizer, load_whole
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def own_learner(
             torch.manual_seed(seed)
             if is_random:
                 return LlamaForSequenceClassification(config).float()
-            return _load(LlamaForSequenceClassification, final_dir, config)
+            return _load(LlamaForSequenceClassification, final_dir, config, is_own=True)
 
     return Learner(
         name="random-twin" if is_random else "own",
@@ -89,10 +88,10 @@ def other_learner(place: str, max_length: int) -> Learner:
                 config = AutoConfig.from_pretrained(
                     place, trust_remote_code=False, **_labels(label_names)
                 )
-                config.pad_token_id = tokenizer.pad_token_id
-                return _load(AutoModelForSequenceClassification, place, config)
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError) as error:
                 raise _unreadable(place, error) from error
+            config.pad_token_id = tokenizer.pad_token_id
+            return _load(AutoModelForSequenceClassification, place, config, is_own=False)
 
     return Learner(
         name=place.strip("/").replace("/", "--"),
@@ -104,15 +103,26 @@ def other_learner(place: str, max_length: int) -> Learner:
     )
 
 
-def _load(kind: Any, place: Path | str, config: Any) -> Any:
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    # That the head is new is what we want, and no news.
-    transformers_logging.set_verbosity_error()
-    try:
-        return kind.from_pretrained(place, config=config, dtype=torch.float32)
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+def _load(kind: Any, place: Path | str, config: Any, *, is_own: bool) -> Any:
+    """A classifier on the body of the model at `place`; only its head may be new.
+
+    Our own files hold exactly a causal model. Another model may bring heads of other uses, and
+    lacks ours and, where it never had one, the layer that pools for it.
+    """
+
+    def may_be_new(name: str) -> bool:
+        heads = ("score",) if is_own else ("score", "classifier", "pooler")
+        return any(part in heads for part in name.split("."))
+
+    return load_whole(
+        kind,
+        place,
+        config=config,
+        trust_remote_code=False,
+        may_be_new=may_be_new,
+        may_be_unused=lambda name: not is_own or name == "lm_head.weight",
+        fix="ttl pretrain RECIPE" if is_own else "name a folder with all its weights",
+    )
 
 
 def _labels(names: list[str]) -> dict[str, Any]:

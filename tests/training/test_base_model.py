@@ -1,0 +1,82 @@
+"""A base model is loaded whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.encoding import load_tokenizer
+from teenytinyllama.stages.evaluate import models as evaluated
+from teenytinyllama.stages.finetune.models import other_learner, own_learner
+from teenytinyllama.training.base_model import load_base, load_whole
+
+LAYER = "model.layers.0.mlp.up_proj.weight"
+
+
+def without(weights):
+    del weights[LAYER]
+
+
+def unknown(weights):
+    weights["model.layers.9.mlp.up_proj.weight"] = weights[LAYER].clone()
+
+
+def reshaped(weights):
+    weights[LAYER] = weights[LAYER][:-1].clone()
+
+
+def damaged(base_dir: Path, folder: Path, change) -> Path:
+    shutil.copytree(base_dir, folder)
+    path = folder / "final" / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without, f"1 of its weights are not in its files: {LAYER}"),
+        (unknown, "1 of its weights are in its files and not in the model: model.layers.9"),
+        (reshaped, f"1 of its weights have other shapes than config.json asks for: {LAYER}"),
+    ],
+)
+def test_a_weight_is_never_made_up(change, said, small_base_dir, small_tokenizer_dir, tmp_path):
+    folder = damaged(small_base_dir, tmp_path / "pretrain", change)
+    with pytest.raises(UserError) as caught:
+        load_base(folder, small_tokenizer_dir)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    encoder = load_tokenizer(small_tokenizer_dir)
+    with pytest.raises(UserError, match="model-damaged"):
+        own_learner(folder, small_tokenizer_dir, encoder, 32).make(["a", "b"], 0)
+
+
+@pytest.mark.parametrize("change", [without, reshaped])
+def test_another_model_is_refused_too(change, small_base_dir, tmp_path):
+    final = damaged(small_base_dir, tmp_path / "pretrain", change) / "final"
+    with pytest.raises(UserError, match="model-damaged"):
+        evaluated.load_model("other", final, precision="fp32")
+    with pytest.raises(UserError, match="model-damaged"):
+        other_learner(str(final), 32).make(["a", "b"], 0)
+
+
+def test_another_model_may_bring_what_it_does_not_need(small_base_dir, tmp_path):
+    final = damaged(small_base_dir, tmp_path / "pretrain", unknown) / "final"
+    assert evaluated.load_model("other", final, precision="fp32").context_length > 0
+
+
+def test_a_whole_model_has_the_weights_of_its_file(small_base_dir, small_tokenizer_dir):
+    model, _ = load_base(small_base_dir, small_tokenizer_dir)
+    weights = load_file(small_base_dir / "final" / "model.safetensors")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    bf16 = load_whole(LlamaForCausalLM, small_base_dir / "final", dtype=torch.bfloat16)
+    assert bf16.dtype == torch.bfloat16
