@@ -16,6 +16,7 @@ def reference(hidden, weight, targets, z_loss=0.0):
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 def test_loss_and_gradients_equal_the_plain_ones_over_several_chunks(z_loss, monkeypatch):
     monkeypatch.setattr(losses, "CHUNK_BYTES_CPU", 1)  # the smallest chunk: 128 rows
+    monkeypatch.setattr(losses, "BLOCK_BYTES_CPU", 4 * 50 * 5)  # five rows
     torch.manual_seed(0)
     hidden = torch.randn(300, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(50, 8, dtype=torch.float64, requires_grad=True)
