@@ -2,9 +2,9 @@
 
     python bench/executors.py [--corpus ../shared/data/corpus] [--kinds local ray slurm]
 
-Every `.jsonl.gz` of the folder is one task of datatrove's executor, all default filters on. `slurm`
-needs a Slurm that answers `sinfo`; one machine is enough (`docs/filters.md`). Compared are all files
-but datatrove's own logs.
+Every `.jsonl.gz` of the folder is one task of datatrove's executor, all default filters on.
+`slurm` needs a Slurm that answers `sinfo`; one machine is enough. Compared are all files but
+datatrove's own logs.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def write_files(model: LlamaForCausalLM, folder: Path) -> dict[str, Path]:
         paths[name] = folder / f"model-{name}.gguf"
         write_gguf(
             ModelFolder(folder / "model"),
-            Vocabulary(tuple(pieces), True),
+            Vocabulary(tuple(pieces), "bpe"),
             name,
             paths[name],
             title="random",

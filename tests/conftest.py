@@ -51,6 +51,21 @@ def small_tokenizer_dir(
 
 
 @pytest.fixture(scope="session")
+def small_bytes_tokenizer_dir(
+    small_corpus_dir: Path, room_context: RoomContext, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same as a byte-level BPE."""
+    from teenytinyllama.stages import tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    settings = TokenizerSettings(vocab_size=SMALL_VOCAB_SIZE, model="byte-level")
+    tokenizer.run(
+        settings=settings, context=room_context, out_dir=folder, corpus_dir=small_corpus_dir
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_base_dir(small_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pretrain room's folder with a random two-layer model of width 32 and context 128."""
     from teenytinyllama import model as sizes

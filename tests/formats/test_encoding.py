@@ -8,7 +8,8 @@ import sentencepiece
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.conversations import IDS, SPECIAL_TOKENS, Message
-from teenytinyllama.formats.encoding import SPACE_MARK, TextEncoder, load_tokenizer
+from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
+from teenytinyllama.formats.spelling import SPACE_MARK
 
 MODEL = "tokenizer.model"
 CONVERSATION: list[Message] = [

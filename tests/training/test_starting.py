@@ -56,6 +56,23 @@ def test_a_transplant_copies_shared_pieces_and_means_the_others(
     assert start.model.config.vocab_size == len(new_vocabulary)
 
 
+def test_a_transplant_to_bytes_keeps_the_pieces_of_the_same_text(
+    small_base_dir, small_tokenizer_dir, small_bytes_tokenizer_dir
+):
+    place = str(small_base_dir / "final")
+    start = from_folder(place, ModelSettings(), small_bytes_tokenizer_dir, IDS)
+    before = AutoModelForCausalLM.from_pretrained(place).get_input_embeddings().weight
+    after = start.model.get_input_embeddings().weight
+    old, new = _vocabulary(small_tokenizer_dir), _vocabulary(small_bytes_tokenizer_dir)
+    assert torch.equal(after[new["</s>"]], before[old["</s>"]])
+    both = [piece for piece in new if piece.startswith("Ġ") and "▁" + piece[1:] in old]
+    assert len(both) > 100
+    for piece in both:
+        assert torch.equal(after[new[piece]], before[old["▁" + piece[1:]]]), piece
+    half_a_letter = torch.equal(after[new["Ã"]], before.mean(dim=0))
+    assert half_a_letter
+
+
 def _vocabulary(folder):
     return AutoTokenizer.from_pretrained(folder).get_vocab()
 

@@ -1,9 +1,8 @@
 """Text to token ids and back: one fast, exact encoder for every room that needs ids.
 
-The ids are SentencePiece's. They are found faster because no piece of our vocabularies has a
-space after another character: text can be cut before every run of spaces, and a word met before
-is looked up instead of merged again. That this holds is checked against the vocabulary on
-loading, not assumed.
+The ids are those of SentencePiece, or of the `tokenizers` library for a byte-level vocabulary.
+They are found faster because text can be cut where no piece lies across (`formats.spelling`), and
+a word met before is looked up instead of merged again.
 
 Text is only text here: a literal `<s>` or `<|user|>` in a document is spelt in ordinary pieces,
 never read as a special token. Special ids are added by `encode_document` and `render` alone.
@@ -12,29 +11,20 @@ never read as a special token. Special ids are added by `encode_document` and `r
 from __future__ import annotations
 
 import hashlib
-import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import sentencepiece
 from numpy.typing import NDArray
-from sentencepiece import sentencepiece_model_pb2
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.conversations import IDS, ROLE_TOKENS, SPECIAL_TOKENS, Message
+from teenytinyllama.formats.spelling import MODEL_NAME, TOKENIZER_JSON, speller_of
 
-MODEL_NAME = "tokenizer.model"
-SPACE_MARK = "\u2581"  # SentencePiece's sign for a space; text that holds it is spelt in bytes
 NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
 MAX_REMEMBERED_WORDS = 1_000_000  # about 200 MB
 MAX_REMEMBERED_CHARACTERS = 64
-
-# A word with the spaces before it; with the line ends after it where no piece starts inside them.
-_AT_SPACES = re.compile(r" *[^ ]+| +")
-_AT_SPACES_AND_LINES = re.compile(r" +[^ \n]*\n*|[^ \n]+\n*|\n+")
 
 
 class _Memo(dict[str, bytes]):
@@ -54,45 +44,41 @@ class _Memo(dict[str, bytes]):
 
 
 class TextEncoder:
-    """Encodes text as SentencePiece does, conversations as the chat template does."""
+    """Encodes text as the vocabulary's own library does, conversations as the chat template does.
+
+    `model` is the content of `tokenizer.model`, or of a byte-level `tokenizer.json`.
+    """
 
     bos_id, eos_id, pad_id = IDS["<s>"], IDS["</s>"], IDS["<pad>"]
 
     def __init__(self, model: bytes) -> None:
-        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
         self.fingerprint = hashlib.sha256(model).hexdigest()
-        self._decoder = sentencepiece.SentencePieceProcessor(model_proto=model)
-        # The space before the first word is added by us, once per text, not once per word.
-        proto.normalizer_spec.add_dummy_prefix = False
-        self._words = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
-        self.vocab_size: int = self._words.vocab_size()
-        self._mark_bytes = [
-            self._words.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()
-        ]
-        self._find_words = _cuts([piece.piece for piece in proto.pieces if piece.type == 1])
+        self._speller = speller_of(model)
+        self.vocab_size = len(self._speller.pieces)
         self._memo = _Memo(self._spell)
+
+    @property
+    def adds_space(self) -> bool:
+        """Whether a text's first word is spelt with a space that the text does not have."""
+        return self._speller.adds_space
+
+    @property
+    def makeshift_ids(self) -> range:
+        """Ids of pieces that are less than a character."""
+        return self._speller.makeshift_ids
 
     def pieces(self) -> list[str]:
         """The vocabulary in the order of its ids."""
-        return [self._words.id_to_piece(index) for index in range(self.vocab_size)]
+        return list(self._speller.pieces)
 
     def _spell(self, word: str) -> bytes:
-        ids = self._words.encode(word) if SPACE_MARK not in word else self._spell_marks(word)
-        return array("I", ids).tobytes()
-
-    def _spell_marks(self, word: str) -> list[int]:
-        """Ids of a word that holds SentencePiece's space mark itself, which is then bytes."""
-        first, *rest = word.split(SPACE_MARK)
-        ids: list[int] = self._words.encode(first)
-        for part in rest:
-            ids += self._mark_bytes + self._words.encode(part)
-        return ids
+        return array("I", self._speller.spell(word)).tobytes()
 
     def encode_bytes(self, text: str) -> bytes:
         """Ids of `text` as the bytes of unsigned 32-bit integers: for writing in bulk."""
         if not text:
             return b""
-        return b"".join(map(self._memo.__getitem__, self._find_words(" " + text)))
+        return b"".join(map(self._memo.__getitem__, self._speller.words(text)))
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
         """Ids of `text`, no special ones among them; empty text has none."""
@@ -104,9 +90,8 @@ class TextEncoder:
         return ids
 
     def encode_plainly(self, text: str) -> list[int]:
-        """What SentencePiece itself answers, text in one piece: slow, the reference."""
-        ids: list[int] = self._decoder.encode(text)
-        return ids
+        """What the vocabulary's library answers, text in one piece: slow, the reference."""
+        return self._speller.spell_plainly(text)
 
     def encode_document(self, text: str) -> list[int]:
         """BOS, the ids of `text`, EOS."""
@@ -120,7 +105,7 @@ class TextEncoder:
                 runs.append([])
             else:
                 runs[-1].append(int(index))
-        return "".join(self._decoder.decode(run) for run in runs if run)
+        return "".join(self._speller.text_of(run) for run in runs if run)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
         """Ids of a conversation, as the chat template lays it out.
@@ -146,30 +131,24 @@ class TextEncoder:
         return ids, mask
 
 
-def _cuts(pieces: Iterable[str]) -> Callable[[str], list[Any]]:
-    """How to cut text into words such that no piece of the vocabulary lies across a cut."""
-    line_ends_close_pieces = True
-    for piece in pieces:
-        body = piece.lstrip(SPACE_MARK)
-        if SPACE_MARK in body:
-            raise UserError(
-                "tokenizer-crosses-spaces",
-                MODEL_NAME,
-                f"its piece {piece!r} has a space after another character",
-                "train it with split_by_whitespace (the default)",
-            )
-        if "\n" in piece.rstrip("\n"):
-            line_ends_close_pieces = False
-    return (_AT_SPACES_AND_LINES if line_ends_close_pieces else _AT_SPACES).findall
+def tokenizer_file(folder: Path) -> Path:
+    """The one file that a folder's tokenizer is made from; its hash is the tokenizer's.
+
+    `tokenizer.model`, or `tokenizer.json` where that is a byte-level vocabulary on its own.
+    """
+    model, single = folder / MODEL_NAME, folder / TOKENIZER_JSON
+    is_single = not model.is_file() and single.is_file() and b'"ByteLevel"' in single.read_bytes()
+    return single if is_single else model
 
 
 def load_tokenizer(tokenizer_dir: Path) -> TextEncoder:
     """The encoder of a tokenizer folder.
 
-    Raises UserError where `tokenizer.model` is missing, is no SentencePiece model, or has other
-    special tokens than `formats.conversations` names.
+    Raises UserError where its file is missing, is no vocabulary of a kind that this package makes,
+    or has other special tokens than `formats.conversations` names.
     """
-    path = tokenizer_dir / MODEL_NAME
+    path = tokenizer_file(tokenizer_dir)
+    kind = "SentencePiece model" if path.name == MODEL_NAME else "byte-level tokenizer of ours"
     fix = "run `ttl tokenizer RECIPE --redo`"
     try:
         model = path.read_bytes()
@@ -177,14 +156,19 @@ def load_tokenizer(tokenizer_dir: Path) -> TextEncoder:
         raise UserError(
             "tokenizer-missing", str(path), f"cannot be read ({error.strerror})", fix
         ) from error
+    if path.name == MODEL_NAME and model.startswith(b"{"):
+        raise _damaged(path, f"not a {kind}")
     try:
         encoder = TextEncoder(model)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise _damaged(path, "not a SentencePiece model") from error
+    except (RuntimeError, OSError) as error:
+        raise _damaged(path, f"not a {kind}") from error
+    except ValueError as error:
+        what = f"not a {kind}" + (f": {error}" if path.name == TOKENIZER_JSON else "")
+        raise _damaged(path, what) from error
     except Exception as error:
         if type(error).__name__ != "DecodeError":  # protobuf's, which has no public place
             raise
-        raise _damaged(path, "not a SentencePiece model") from error
+        raise _damaged(path, f"not a {kind}") from error
     found = encoder.pieces()[:NUM_SPECIAL_TOKENS]
     if found != list(SPECIAL_TOKENS):
         raise _damaged(path, f"its first pieces are {found}, expected {list(SPECIAL_TOKENS)}")

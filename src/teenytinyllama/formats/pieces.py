@@ -1,4 +1,4 @@
-"""The pieces of a vocabulary as they stand in `tokenizer.model`: text, score and kind.
+"""The pieces of a vocabulary as they stand in its file: text, score and kind.
 
 What writes a vocabulary into another file needs the scores exactly (a wrong score is another
 text to tokens, silently); what streams text needs the bytes behind each id.
@@ -6,14 +6,16 @@ text to tokens, silently); what streams text needs the bytes behind each id.
 
 from __future__ import annotations
 
+import json
 from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sentencepiece import sentencepiece_model_pb2
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.encoding import MODEL_NAME, SPACE_MARK, load_tokenizer
+from teenytinyllama.formats.encoding import NUM_SPECIAL_TOKENS, load_tokenizer, tokenizer_file
+from teenytinyllama.formats.spelling import MODEL_NAME, SPACE_MARK, bytes_of_piece
 
 BPE_MODEL = 2  # TrainerSpec.ModelType
 
@@ -52,24 +54,41 @@ class Piece(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """All pieces, and whether they are joined by score (BPE) or by probability (unigram)."""
+    """All pieces, and how they are joined.
+
+    `bpe` joins by score, `unigram` by probability, `byte-level` in the order of `merges`, each
+    written as the two pieces with a space between.
+    """
 
     pieces: tuple[Piece, ...]
-    is_bpe: bool
+    model: Literal["bpe", "unigram", "byte-level"]
+    merges: tuple[str, ...] = ()
 
     def as_bytes(self, vocab_size: int) -> list[bytes]:
         """The bytes behind each id; ids that only pad the model's matrix stand for none."""
-        known = [piece.as_bytes() for piece in self.pieces]
+        if self.model == "byte-level":
+            known = [
+                bytes_of_piece(p.text) if p.kind == PieceKind.NORMAL else b"" for p in self.pieces
+            ]
+        else:
+            known = [piece.as_bytes() for piece in self.pieces]
         return known + [b""] * (vocab_size - len(known))
 
 
 def read_vocabulary(tokenizer_dir: Path) -> Vocabulary:
     """The vocabulary of a tokenizer folder. Raises UserError where it is missing or damaged."""
-    load_tokenizer(tokenizer_dir)  # says what is wrong with it
-    model = (tokenizer_dir / MODEL_NAME).read_bytes()
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    encoder = load_tokenizer(tokenizer_dir)  # says what is wrong with it
+    path = tokenizer_file(tokenizer_dir)
+    if path.name != MODEL_NAME:
+        merges = json.loads(path.read_bytes())["model"]["merges"]
+        special = [Piece(text, 0.0, PieceKind.CONTROL) for text in encoder.pieces()]
+        normal = [Piece(text, 0.0, PieceKind.NORMAL) for text in encoder.pieces()]
+        pieces = (*special[:NUM_SPECIAL_TOKENS], *normal[NUM_SPECIAL_TOKENS:])
+        return Vocabulary(pieces, "byte-level", tuple(map(" ".join, merges)))
+    proto = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
     pieces = tuple(Piece(p.piece, p.score, PieceKind(p.type)) for p in proto.pieces)
-    return Vocabulary(pieces, proto.trainer_spec.model_type == BPE_MODEL)
+    is_bpe = proto.trainer_spec.model_type == BPE_MODEL
+    return Vocabulary(pieces, "bpe" if is_bpe else "unigram")
 
 
 def check_fits(vocabulary: Vocabulary, vocab_size: int, where: Path) -> None:

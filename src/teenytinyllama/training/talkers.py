@@ -22,9 +22,11 @@ from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.conversations import Message, fault_of
-from teenytinyllama.formats.encoding import MODEL_NAME, TextEncoder, load_tokenizer
+from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer, tokenizer_file
 from teenytinyllama.formats.manifest import read_manifest
+from teenytinyllama.formats.model_folder import check_model_folder
 from teenytinyllama.formats.pieces import check_fits, read_vocabulary
+from teenytinyllama.formats.spelling import MODEL_NAME
 from teenytinyllama.training.decoder import Decoder, check_supported
 from teenytinyllama.training.generation import Request, Sampling, TextStream
 
@@ -67,7 +69,8 @@ class Talker:
 
     def text_stream(self, stop: Sequence[str] = ()) -> TextStream:
         """A fresh stream from ids to text for one answer."""
-        return TextStream(self.vocabulary, stop, strip_first_space=self.answers)
+        strips = self.answers and self.encoder.adds_space
+        return TextStream(self.vocabulary, stop, strip_first_space=strips)
 
 
 def find_model_folder(path: Path) -> Path:
@@ -119,7 +122,7 @@ def _tokenizer_folder(folder: Path) -> Path:
     """Where the model's tokenizer is: beside the weights, or in the run that the model is of."""
     places = (folder, folder.parent.parent / "tokenizer")
     for place in places:
-        if (place / MODEL_NAME).is_file():
+        if tokenizer_file(place).is_file():
             return place
     what = f"no {MODEL_NAME} beside the weights nor in {places[1]}"
     raise UserError("tokenizer-missing", str(folder), what, f"copy {MODEL_NAME} there")
@@ -127,6 +130,7 @@ def _tokenizer_folder(folder: Path) -> Path:
 
 def _load_weights(folder: Path) -> LlamaForCausalLM:
     """The model with every weight read from its files; none may be made up."""
+    check_model_folder(folder)
     _check_config(folder)
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report on weights becomes our one line

@@ -18,7 +18,7 @@ from teenytinyllama.recipe import TokenizerSettings
 from teenytinyllama.stages import tokenizer
 from teenytinyllama.stages.tokenizer import convert
 from teenytinyllama.stages.tokenizer import train as training
-from teenytinyllama.stages.tokenizer.compare import open_tokenizer
+from teenytinyllama.stages.tokenizer.compare import open_tokenizer, table_row
 from teenytinyllama.stages.tokenizer.measure import Measure
 from teenytinyllama.stages.tokenizer.sample import Sample
 
@@ -86,7 +86,7 @@ def test_counts_and_figures_add_up(
     assert 1 < total["tokens_per_word"] == total["num_tokens"] / total["num_words"] < 4
 
 
-@pytest.mark.parametrize("model", ["bpe", "unigram"])
+@pytest.mark.parametrize("model", ["bpe", "unigram", "byte-level"])
 def test_hugging_face_gives_the_same_ids(
     model: str, small_corpus_dir: Path, room_context: RoomContext, tmp_path: Path
 ) -> None:
@@ -181,6 +181,15 @@ def test_measure_counts_by_hand(small_tokenizer_dir: Path) -> None:
     assert figures["tokens_per_word"] == 4
 
 
+def test_of_bytes_the_parts_of_a_letter_are_makeshift(small_bytes_tokenizer_dir: Path) -> None:
+    measure = Measure()
+    measure.add("x 汉", load_tokenizer(small_bytes_tokenizer_dir))  # x, space, 3 bytes
+    figures = measure.figures()
+    assert (figures["num_tokens"], figures["num_byte_tokens"]) == (5, 3)
+    row = table_row(open_tokenizer("bytes", small_bytes_tokenizer_dir), "x 汉")
+    assert (row["byte_fallback_fraction"], row["is_lossless"]) == (0.6, True)
+
+
 def test_table_1_sets_other_tokenizers_beside_ours(
     small_corpus_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
 ) -> None:
@@ -220,15 +229,16 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path, content: bytes | None, co
 # --- what a user can get wrong (reliability.md, 40 to 49) --------------------------------------
 
 
+@pytest.mark.parametrize(("model", "most"), [("bpe", 309), ("byte-level", 282)])
 def test_vocabulary_larger_than_the_corpus_allows(
-    room_context: RoomContext, tmp_path: Path
+    model: str, most: int, room_context: RoomContext, tmp_path: Path
 ) -> None:
     corpus_dir = write_corpus(tmp_path / "c", ["o rato roeu a roupa do rei de roma"] * 3)
     with pytest.raises(UserError) as caught:
-        run_room(corpus_dir, tmp_path / "t", room_context, vocab_size=5000)
+        run_room(corpus_dir, tmp_path / "t", room_context, vocab_size=5000, model=model)
     assert caught.value.code == "vocabulary-too-large"
-    assert "at most 309 fit" in str(caught.value)
-    run_room(corpus_dir, tmp_path / "t", room_context, vocab_size=309)
+    assert f"at most {most} fit" in str(caught.value)
+    run_room(corpus_dir, tmp_path / "t", room_context, vocab_size=most, model=model)
 
 
 def test_no_words(room_context: RoomContext, tmp_path: Path) -> None:

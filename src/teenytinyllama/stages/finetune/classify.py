@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.formats.encoding import MODEL_NAME, load_tokenizer
+from teenytinyllama.formats.encoding import load_tokenizer, tokenizer_file
 from teenytinyllama.formats.records import read_records
 from teenytinyllama.progress import say
 from teenytinyllama.stages.finetune.encoding import encode_with
@@ -64,7 +64,7 @@ def run(*, model: Path, files: Sequence[Path], task: str = "", columns: Sequence
 def find_classifier(path: Path, task: str) -> Path:
     """The folder of a classifier behind a run, a room, a task's folder or the folder itself."""
     for folder in (path, path / "final"):
-        if (folder / CLASSIFIER_NAME).is_file() and (folder / MODEL_NAME).is_file():
+        if (folder / CLASSIFIER_NAME).is_file() and tokenizer_file(folder).is_file():
             return folder
     room = path / "finetune" if (path / "finetune").is_dir() else path
     found = {p.parent.parent.name: p.parent for p in room.glob(f"*/final/{CLASSIFIER_NAME}")}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.documents import Split
-from teenytinyllama.formats.encoding import MODEL_NAME, TextEncoder, load_tokenizer
+from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer, tokenizer_file
 from teenytinyllama.formats.manifest import Outcome
 from teenytinyllama.formats.tokens import TokenWriter, write_index
 from teenytinyllama.recipe import PackSettings
@@ -38,7 +38,7 @@ def run(
     Raises UserError where a split is empty, or a held-out document is in the training text too.
     """
     encoder = load_tokenizer(tokenizer_dir)
-    model = (tokenizer_dir / MODEL_NAME).read_bytes()
+    model = tokenizer_file(tokenizer_dir).read_bytes()
     counts: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     entries: dict[Split, dict[str, Any]] = {}

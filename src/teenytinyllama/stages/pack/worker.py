@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 def encoder_of(model: bytes) -> Callable[[list[Item]], Batch]:
-    """A function that encodes a list of texts with this SentencePiece model.
+    """A function that encodes a list of texts with the vocabulary of these bytes.
 
     A conversation comes as its messages, and is laid out by the chat template.
     """

@@ -19,6 +19,7 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.formats.conversations import BOS, CHAT_TEMPLATE, EOS, IDS, PAD, UNK
 from teenytinyllama.formats.manifest import sync_folder
 from teenytinyllama.formats.pieces import PieceKind, Vocabulary, check_fits
+from teenytinyllama.formats.spelling import BYTE_LEVEL_CUTS_NAME
 from teenytinyllama.progress import Progress
 from teenytinyllama.stages.quantize.kquants import encode_k_quant, q4_k_m_kind
 from teenytinyllama.stages.quantize.weights import LAYER, Array, ModelFolder
@@ -192,7 +193,7 @@ def _add_sizes(writer: Any, model: ModelFolder, title: str) -> None:
 def check_vocabulary(model: ModelFolder, vocabulary: Vocabulary) -> None:
     """Raise UserError where the vocabulary is another model's, or none that GGUF can hold."""
     check_fits(vocabulary, model.config["vocab_size"], model.folder)
-    if not vocabulary.is_bpe:
+    if vocabulary.model == "unigram":
         raise UserError(
             "tokenizer-not-bpe",
             str(model.folder),
@@ -204,13 +205,17 @@ def check_vocabulary(model: ModelFolder, vocabulary: Vocabulary) -> None:
 def _add_tokenizer(writer: Any, model: ModelFolder, vocabulary: Vocabulary) -> None:
     num_missing = model.config["vocab_size"] - len(vocabulary.pieces)
     pieces = vocabulary.pieces
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
+    is_byte_level = vocabulary.model == "byte-level"
+    writer.add_tokenizer_model("gpt2" if is_byte_level else "llama")
+    writer.add_tokenizer_pre(BYTE_LEVEL_CUTS_NAME if is_byte_level else "default")
     writer.add_token_list(
         [p.text.encode("utf-8") for p in pieces]
         + [f"[PAD{index}]".encode() for index in range(num_missing)]
     )
-    writer.add_token_scores([p.score for p in pieces] + [-1e4] * num_missing)
+    if is_byte_level:
+        writer.add_token_merges(vocabulary.merges)
+    else:
+        writer.add_token_scores([p.score for p in pieces] + [-1e4] * num_missing)
     writer.add_token_types([int(p.kind) for p in pieces] + [int(PieceKind.UNUSED)] * num_missing)
     writer.add_bos_token_id(IDS[BOS])
     writer.add_eos_token_id(IDS[EOS])  # ends a document, and every turn of a conversation
@@ -218,7 +223,7 @@ def _add_tokenizer(writer: Any, model: ModelFolder, vocabulary: Vocabulary) -> N
     writer.add_pad_token_id(IDS[PAD])
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(True)
+    writer.add_add_space_prefix(not is_byte_level)
     writer.add_chat_template(runtime_chat_template())
 
 

@@ -260,7 +260,9 @@ def _ask(
         talker=talker,
         request=Request(prompt, max_new_tokens, _sampling(fields), stop_ids),
         text=TextStream(
-            talker.vocabulary, _stops(fields.get("stop")), strip_first_space=strips_first_space
+            talker.vocabulary,
+            _stops(fields.get("stop")),
+            strip_first_space=strips_first_space and talker.encoder.adds_space,
         ),
         streams=streams,
         include_usage=_include_usage(fields.get("stream_options"), streams),

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.context import RoomContext
-from teenytinyllama.formats.encoding import MODEL_NAME, load_tokenizer
+from teenytinyllama.formats.encoding import load_tokenizer
 from teenytinyllama.formats.manifest import Outcome
 from teenytinyllama.progress import Progress, say
 from teenytinyllama.recipe import TokenizerSettings
+from teenytinyllama.stages.tokenizer.byte_level import train_byte_level
 from teenytinyllama.stages.tokenizer.compare import open_tokenizer, read_text, table_row
 from teenytinyllama.stages.tokenizer.convert import EDGE_TEXTS, prove_equal, write_files
 from teenytinyllama.stages.tokenizer.measure import measure_sources
@@ -33,10 +34,10 @@ MAX_BYTES_MEASURED = 20_000_000
 def run(
     *, settings: TokenizerSettings, context: RoomContext, out_dir: Path, corpus_dir: Path
 ) -> Outcome:
-    """Train a vocabulary on the training documents and write it in both common forms.
+    """Train a vocabulary on the training documents and write it in the common forms.
 
-    Leaves `tokenizer.model` and the Hugging Face files, proven equal on the run's own text. The
-    figures are those of Table 1, taken on held-out documents.
+    Leaves the Hugging Face files and, of a SentencePiece vocabulary, `tokenizer.model`, proven
+    equal on the run's own text. The figures are those of Table 1, taken on held-out documents.
     """
     sample = Sample(corpus_dir, "train", settings.max_training_bytes)
     if sample.num_bytes_kept < sample.num_bytes_read:
@@ -49,11 +50,14 @@ def run(
         counts = count_words(_watched(sample.texts(), work))
     common = without_rare_words(counts, settings.vocab_size)
     with Progress("tokenizer: train", unit="words") as work:
-        model = train_model(common, settings)
+        if settings.model == "byte-level":
+            model = write_files(train_byte_level(common, settings.vocab_size), out_dir)
+        else:
+            model = write_files(train_model(common, settings), out_dir)
         work.advance(len(common))
-    write_files(model, out_dir)
     encoder = load_tokenizer(out_dir)
-    check_letters(counts, encoder.pieces())
+    if settings.model != "byte-level":  # whose pieces are bytes: no letter is without
+        check_letters(counts, encoder.pieces())
     few = Sample(corpus_dir, "train", MAX_BYTES_COMPARED, sizes=sample.sizes)
     with Progress("tokenizer: compare", total=few.num_bytes_kept / 1e6, unit="MB") as work:
         compared = prove_equal(model, out_dir, _watched(chain(few.texts(), EDGE_TEXTS), work))
@@ -77,7 +81,7 @@ def _table_1(settings: TokenizerSettings, out_dir: Path) -> dict[str, list[dict[
     if not settings.measure_text:
         return {}
     text = read_text(Path(settings.measure_text).expanduser())
-    rows = [table_row(open_tokenizer("this run", out_dir / MODEL_NAME), text)]
+    rows = [table_row(open_tokenizer("this run", out_dir), text)]
     for name in settings.measure_against:
         rows.append(table_row(open_tokenizer(name, Path(name).expanduser()), text))
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import sentencepiece
 from tokenizers import Tokenizer
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.formats.spelling import byte_alphabet
 
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
@@ -24,7 +26,7 @@ class OtherTokenizer:
     vocab_size: int
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
-    piece: Callable[[int], str]
+    is_makeshift: Callable[[int], bool]
     unknown_ids: frozenset[int]
 
 
@@ -54,7 +56,7 @@ def _from_model(name: str, path: Path) -> OtherTokenizer:
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
     unknown = frozenset({model.unk_id()})
     return OtherTokenizer(
-        name, model.vocab_size(), model.encode, model.decode, model.id_to_piece, unknown
+        name, model.vocab_size(), model.encode, model.decode, model.is_byte, unknown
     )
 
 
@@ -65,20 +67,32 @@ def _from_json(name: str, path: Path) -> OtherTokenizer:
     fast.no_padding()
     unknown = getattr(fast.model, "unk_token", None) or "<unk>"
     ids = frozenset(i for i in [fast.token_to_id(unknown)] if i is not None)
+    of_bytes = "ByteLevel" in str(json.loads(fast.to_str()).get("decoder"))
     return OtherTokenizer(
         name,
         fast.get_vocab_size(),
         lambda text: list(fast.encode(text, add_special_tokens=False).ids),
         lambda ids: str(fast.decode(ids, skip_special_tokens=False)),
-        lambda index: str(fast.id_to_token(index)),
+        lambda index: is_part_of_character(str(fast.id_to_token(index)), of_bytes=of_bytes),
         ids,
     )
+
+
+def is_part_of_character(piece: str, *, of_bytes: bool) -> bool:
+    """Whether a piece is a lone byte; in a byte-level vocabulary, one of several of a character.
+
+    >>> is_part_of_character("<0x0A>", of_bytes=False), is_part_of_character("a", of_bytes=True)
+    (True, False)
+    """
+    if of_bytes:
+        return len(piece) == 1 and piece in byte_alphabet()[0x80:]
+    return BYTE_PIECE.fullmatch(piece) is not None
 
 
 def table_row(tokenizer: OtherTokenizer, text: str) -> dict[str, Any]:
     """One row of Table 1. Words are what stands between white space."""
     ids = tokenizer.encode(text)
-    num_bytes_pieces = sum(BYTE_PIECE.fullmatch(tokenizer.piece(i)) is not None for i in ids)
+    num_bytes_pieces = sum(map(tokenizer.is_makeshift, ids))
     return {
         "tokenizer": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,

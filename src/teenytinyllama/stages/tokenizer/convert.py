@@ -1,4 +1,4 @@
-"""The Hugging Face files of a SentencePiece model, and the proof that both give the same ids.
+"""The Hugging Face files of a vocabulary, and the proof that they give the same ids.
 
 The class is `PreTrainedTokenizerFast`: transformers' `LlamaTokenizerFast` ignores the normaliser
 in `tokenizer.json` and loses leading spaces. Loaded by plain `AutoTokenizer.from_pretrained`,
@@ -28,10 +28,10 @@ from teenytinyllama.formats.conversations import (
     SPECIAL_TOKENS,
     UNK,
 )
-from teenytinyllama.formats.encoding import MODEL_NAME, SPACE_MARK, TextEncoder
+from teenytinyllama.formats.encoding import TextEncoder
 from teenytinyllama.formats.manifest import write_atomically, write_json
+from teenytinyllama.formats.spelling import MODEL_NAME, SPACE_MARK, TOKENIZER_JSON
 
-TOKENIZER_JSON = "tokenizer.json"
 NORMAL_PIECE = 1  # sentencepiece_model.proto, ModelProto.SentencePiece.Type
 BPE_MODEL = 2  # TrainerSpec.ModelType
 # Compared in every run beside its own text: where tokenizers have been seen to part.
@@ -102,10 +102,19 @@ def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
     return [(left, right) for _, _, left, right in merges]
 
 
-def write_files(model: bytes, out_dir: Path) -> None:
-    """`tokenizer.model` and the files that `AutoTokenizer.from_pretrained` reads."""
-    write_atomically(out_dir / MODEL_NAME, model)
-    write_atomically(out_dir / TOKENIZER_JSON, fast_tokenizer(model).to_str(pretty=True) + "\n")
+def write_files(vocabulary: bytes | Tokenizer, out_dir: Path) -> bytes:
+    """The files that `AutoTokenizer.from_pretrained` reads, and `tokenizer.model` where there is
+    one: `vocabulary` is that model, or a byte-level tokenizer, which needs no second form.
+
+    Returns the file that the tokenizer is made from.
+    """
+    if isinstance(vocabulary, bytes):
+        model, fast = vocabulary, fast_tokenizer(vocabulary).to_str(pretty=True) + "\n"
+        write_atomically(out_dir / MODEL_NAME, model)
+    else:
+        fast = vocabulary.to_str(pretty=True) + "\n"
+        model = fast.encode("utf-8")
+    write_atomically(out_dir / TOKENIZER_JSON, fast)
     names = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "pad_token": PAD}
     roles = list(ROLE_TOKENS.values())
     config: dict[str, Any] = {
@@ -118,19 +127,23 @@ def write_files(model: bytes, out_dir: Path) -> None:
     }
     write_json(out_dir / "tokenizer_config.json", config)
     write_json(out_dir / "special_tokens_map.json", {**names, "additional_special_tokens": roles})
+    return model
 
 
 def prove_equal(model: bytes, out_dir: Path, texts: Iterable[str]) -> dict[str, int]:
-    """Encode `texts` with SentencePiece, with our encoder and with the written files.
+    """Encode `texts` with the vocabulary's library, with our encoder and with the written files.
 
     Returns how many texts and tokens were compared. Raises UserError at the first difference,
     and where the text does not come back from its ids. A unigram's reference is SentencePiece
     word by word, which our encoder is: over a long text its 32-bit sums blur the scores of equal
-    ways to cut a word, so that the same word comes out now this way, now that.
+    ways to cut a word, so that the same word comes out now this way, now that. A byte-level
+    vocabulary's reference is the written file itself.
     """
     encoder = TextEncoder(model)
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    is_exact_on_long_text = proto.trainer_spec.model_type == BPE_MODEL
+    is_exact_on_long_text = False
+    if encoder.adds_space:  # SentencePiece
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+        is_exact_on_long_text = proto.trainer_spec.model_type == BPE_MODEL
     fast = Tokenizer.from_file(str(out_dir / TOKENIZER_JSON))
     fast.encode_special_tokens = True  # text stays text
     counts = {"texts_compared": 0, "tokens_compared": 0}

@@ -8,10 +8,7 @@ from typing import Any
 
 from teenytinyllama.formats.conversations import IDS, UNK
 from teenytinyllama.formats.documents import Document
-from teenytinyllama.formats.encoding import NUM_SPECIAL_TOKENS, TextEncoder
-
-FIRST_BYTE_ID = NUM_SPECIAL_TOKENS
-LAST_BYTE_ID = FIRST_BYTE_ID + 255
+from teenytinyllama.formats.encoding import TextEncoder
 
 
 @dataclass
@@ -32,7 +29,8 @@ class Measure:
         self.num_bytes += len(text.encode("utf-8"))
         self.num_words += len(text.split())
         self.num_tokens += len(ids)
-        self.num_byte_tokens += int(((ids >= FIRST_BYTE_ID) & (ids <= LAST_BYTE_ID)).sum())
+        makeshift = encoder.makeshift_ids
+        self.num_byte_tokens += int(((ids >= makeshift.start) & (ids < makeshift.stop)).sum())
         self.num_unknown_tokens += int((ids == IDS[UNK]).sum())
 
     def figures(self) -> dict[str, Any]:
