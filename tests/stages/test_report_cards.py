@@ -15,9 +15,9 @@ from report_run import COUNTS, EVIL, FIGURES, FOLDERS, RECIPES, build_run, write
 from teenytinyllama.context import RoomContext
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
+from teenytinyllama.licenses import model_license, most_restrictive
 from teenytinyllama.recipe import EnergySettings, ReportSettings
 from teenytinyllama.stages import report
-from teenytinyllama.stages.report.licenses import model_license, most_restrictive
 
 
 @pytest.fixture

@@ -18,6 +18,17 @@ from pydantic import BaseModel, ConfigDict
 from teenytinyllama.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
+# The rooms whose receipts others read, in pipeline order, and their folders in a run.
+FOLDERS: Mapping[str, str] = {
+    "corpus": "corpus",
+    "tokenizer": "tokenizer",
+    "pack": "tokens",
+    "pretrain": "pretrain",
+    "evaluate": "scores",
+    "finetune": "finetune",
+    "align": "chat",
+    "quantize": "quantized",
+}
 # Files that differ between two equal runs (times, rates): they do not make a later room stale.
 RECORDS = ("metrics.jsonl", "state.json", "manifest.json")
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from teenytinyllama.context import RoomContext
 from teenytinyllama.formats.manifest import Outcome, write_atomically
+from teenytinyllama.licenses import model_license
 from teenytinyllama.recipe import ReportSettings
 from teenytinyllama.stages.report.blocks import Page, Section
 from teenytinyllama.stages.report.cards import dataset_card, licenses_of, model_card
 from teenytinyllama.stages.report.compare import compare_page
 from teenytinyllama.stages.report.exports import export
 from teenytinyllama.stages.report.gather import RunRecord, read_receipts
-from teenytinyllama.stages.report.licenses import model_license
 from teenytinyllama.stages.report.live import page_of, serve
 from teenytinyllama.stages.report.page import render
 from teenytinyllama.stages.report.sections_checkpoints import checkpoints, other_models

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from teenytinyllama.licenses import hub_name, most_restrictive, terms_of
 from teenytinyllama.stages.report.blocks import Cell, Table
 from teenytinyllama.stages.report.gather import Receipt, RunRecord
-from teenytinyllama.stages.report.licenses import UNKNOWN_LEVEL, most_restrictive, terms_of
 from teenytinyllama.stages.report.sections_run import energy_section, room_kwh
 from teenytinyllama.stages.report.sections_scores import (
     classifiers_section,
@@ -160,10 +160,11 @@ def _result(name: str, kind: str, metrics: list[dict[str, Any]]) -> dict[str, An
 
 
 def _license_metadata(license_name: str) -> dict[str, str]:
-    terms = terms_of(license_name)
-    if terms.level >= UNKNOWN_LEVEL:
-        return {"license": "other", "license_name": license_name or "unknown"}
-    return {"license": license_name.lower()}
+    known = hub_name(license_name)
+    if known == "other":
+        plain = re.sub(r"[^a-z0-9.]+", "-", license_name.lower()).strip("-")
+        return {"license": known, "license_name": plain or "unknown"}
+    return {"license": known}
 
 
 def _model_summary(run: RunRecord, pretrain: Receipt) -> Lines:

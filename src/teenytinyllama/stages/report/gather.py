@@ -8,19 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.formats.manifest import Manifest, read_manifest
-
-# In pipeline order: the room's name and its folder in a run (a contract, docs/pipeline.md).
-FOLDERS: Mapping[str, str] = {
-    "corpus": "corpus",
-    "tokenizer": "tokenizer",
-    "pack": "tokens",
-    "pretrain": "pretrain",
-    "evaluate": "scores",
-    "finetune": "finetune",
-    "align": "chat",
-    "quantize": "quantized",
-}
+from teenytinyllama.formats.manifest import FOLDERS, Manifest, read_manifest
 
 
 @dataclass(frozen=True)

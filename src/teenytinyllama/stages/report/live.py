@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.formats.manifest import FOLDERS
 from teenytinyllama.progress import say
 from teenytinyllama.recipe import EnergySettings, ReportSettings
 from teenytinyllama.stages.report.blocks import Page
-from teenytinyllama.stages.report.gather import FOLDERS, RunRecord, read_receipts
+from teenytinyllama.stages.report.gather import RunRecord, read_receipts
 from teenytinyllama.stages.report.page import render
 
 SECONDS_BETWEEN_READINGS = 10

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from teenytinyllama.formats.manifest import FOLDERS
 from teenytinyllama.stages.report.blocks import (
     Block,
     Cell,
@@ -17,7 +18,7 @@ from teenytinyllama.stages.report.blocks import (
     Section,
     Table,
 )
-from teenytinyllama.stages.report.gather import FOLDERS, Receipt, RunRecord
+from teenytinyllama.stages.report.gather import Receipt, RunRecord
 from teenytinyllama.stages.report.wording import (
     NOT_RUN,
     count,

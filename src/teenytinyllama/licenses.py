@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from teenytinyllama.errors import UserError
 
 UNKNOWN = "unknown"
+NO_DERIVATIVES = 6
 UNKNOWN_LEVEL = 7
 SHARE_ALIKE = 4
 NAME_THE_SOURCE = 3
@@ -31,11 +33,15 @@ class Terms:
 
 
 @cache
+def _facts() -> dict[str, Any]:
+    return tomllib.loads((files(__package__) / "licenses.toml").read_text(encoding="utf-8"))
+
+
+@cache
 def _rows() -> tuple[tuple[int, str, tuple[str, ...]], ...]:
-    text = (files(__package__) / "licenses.toml").read_text(encoding="utf-8")
     return tuple(
         (row["level"], row["name"], tuple(pattern.lower() for pattern in row["licenses"]))
-        for row in tomllib.loads(text)["rows"]
+        for row in _facts()["rows"]
     )
 
 
@@ -50,6 +56,17 @@ def terms_of(license_name: str) -> Terms:
         if any(fnmatchcase(plain, pattern) for pattern in patterns):
             return Terms(license_name.strip() or UNKNOWN, level, name)
     return Terms(license_name.strip(), UNKNOWN_LEVEL, "not known to this project")
+
+
+def hub_name(license_name: str) -> str:
+    """The licence as the Hub calls it; `other` for one that it does not know.
+
+    >>> [hub_name(name) for name in ("GPL-3.0-or-later", "GFDL-1.2+", "ODC-By-1.0", "PSF-2.0")]
+    ['gpl-3.0', 'gfdl', 'odc-by', 'other']
+    """
+    plain = re.sub(r"(\+|-or-later|-only)$", "", license_name.strip().lower())
+    without_version = re.sub(r"-v?[\d.]+$", "", plain)
+    return next((name for name in (plain, without_version) if name in _facts()["hub"]), "other")
 
 
 def most_restrictive(licenses: Iterable[str]) -> Terms:
