@@ -172,7 +172,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
 
 def test_the_disk_is_measured_before_the_first_step(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("teenytinyllama.training.loop.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("teenytinyllama.training.fitting.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"will need .* GB, 0\.0 GB are free"):
         train(tmp_path)
 

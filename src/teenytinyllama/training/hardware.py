@@ -60,3 +60,10 @@ def matmul_flops_per_s(dtype: torch.dtype, device: torch.device) -> float:
         synchronize(device)
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
+
+
+def device_name(device: torch.device) -> str:
+    """For people: the card, or the CPU with the threads it was given."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"CPU, {torch.get_num_threads()} threads"
