@@ -1,14 +1,16 @@
 """A Llama's forward pass for generation: what one gets instead of `model.generate`, and why.
 
 The weights are those of the `LlamaForCausalLM`, laid out for reading: query, key and value in one
-matrix, gate and up in another. Keys and values go into memory set aside beforehand, one line per
+matrix, gate and up in another, and each head's two halves interleaved, so that a rotation is one
+product of complex numbers. Keys and values go into memory set aside beforehand, one line per
 conversation, so that conversations of different lengths share a step and may come and go.
 
 On a CPU one new token costs one pass through all weights, and what `model.generate` loses there is
 how the pass is made (bench/generation_speed.py measures it): for a single row of bfloat16 torch's
 oneDNN kernels reach half of the memory's speed and the plain ones nearly all of it; for several
-rows oneDNN needs the weights rearranged beforehand; and attention of one token over bfloat16 keys
-is faster in fp32.
+rows oneDNN needs the weights rearranged beforehand; attention of one token over bfloat16 keys is
+faster in fp32; and with some 400 small operations a token each one that is saved counts. Norms and
+rotations are therefore rounded once, at their end, where transformers rounds at every operation.
 """
 
 # R conversations (rows), T new tokens of each, N positions in memory, C hidden size,
@@ -139,7 +141,7 @@ class Decoder:
         self.head = Matrix(self.embedding if tied else head.to(self.dtype))  # (V, C)
         self.norm = model.model.norm.weight.detach().to(self.dtype)
         self.layers = [self._lay_out(layer) for layer in model.model.layers]
-        self.cos, self.sin = self._rotations(model)  # (N, D)
+        self.rotations = self._rotations(model)  # (N, D / 2), complex
 
     def _lay_out(self, layer: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -150,21 +152,28 @@ class Decoder:
 
         return Layer(
             joined(layer.input_layernorm),
-            Matrix(joined(attention.q_proj, attention.k_proj, attention.v_proj)),
+            Matrix(
+                torch.cat(
+                    (
+                        _interleaved(joined(attention.q_proj), self.num_heads),
+                        _interleaved(joined(attention.k_proj), self.num_key_value_heads),
+                        joined(attention.v_proj),
+                    )
+                )
+            ),
             Matrix(joined(attention.o_proj)),
             joined(layer.post_attention_layernorm),
             Matrix(joined(mlp.gate_proj, mlp.up_proj)),
             Matrix(joined(mlp.down_proj)),
         )
 
-    def _rotations(self, model: LlamaForCausalLM) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of every position, from the model's own rotary module."""
+    def _rotations(self, model: LlamaForCausalLM) -> Tensor:
+        """What each position's pairs are multiplied by, from the model's own rotary module."""
         positions = torch.arange(self.max_positions, device=self.device)[None]
-        with torch.no_grad():
-            cos, sin = model.model.rotary_emb(self.norm, positions)
         half = self.head_size // 2
-        sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
-        return cos[0].to(self.dtype).contiguous(), sin.to(self.dtype).contiguous()
+        with torch.no_grad():
+            cos, sin = model.model.rotary_emb(self.norm.float(), positions)  # (1, N, D)
+        return torch.complex(cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())
 
     def new_memory(self) -> Memory:
         """Empty memory, for any number of conversations at once."""
@@ -185,8 +194,7 @@ class Decoder:
         ids = torch.tensor(padded, device=self.device)  # (R, T)
         hidden = self._layers(ids, memory, first, [0] * len(prompts))
         memory.lengths.extend(sizes)
-        last = hidden[torch.arange(len(sizes)), [size - 1 for size in sizes]]  # (R, C)
-        return self._logits(last)
+        return self._logits(hidden[[row * width + size - 1 for row, size in enumerate(sizes)]])
 
     @torch.inference_mode()
     def extend(self, memory: Memory, row: int, ids: Sequence[int]) -> Tensor:
@@ -195,7 +203,7 @@ class Decoder:
         memory.reserve(row + 1, start + len(ids))
         hidden = self._layers(torch.tensor([list(ids)], device=self.device), memory, row, [start])
         memory.lengths[row] = start + len(ids)
-        return self._logits(hidden[:, -1])
+        return self._logits(hidden[-1:])
 
     @torch.inference_mode()
     def step(self, memory: Memory, ids: Sequence[int]) -> Tensor:
@@ -206,7 +214,7 @@ class Decoder:
             tokens = torch.tensor(ids, device=self.device)[:, None]  # (R, 1)
             hidden = self._layers(tokens, memory, 0, starts)
             memory.lengths = [start + 1 for start in starts]
-            return self._logits(hidden[:, -1])
+            return self._logits(hidden)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits (R, V) in fp32 of one hidden state (R, C) per row."""
@@ -215,34 +223,40 @@ class Decoder:
         return apply(self.head, hidden).float()
 
     def _normed(self, hidden: Tensor, gain: Tensor) -> Tensor:
-        wide = hidden.float()
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
-        normed: Tensor = gain * (wide * scale).to(self.dtype)
-        return normed
+        return functional.rms_norm(hidden, gain.shape, gain, self.epsilon)
 
     def _layers(self, ids: Tensor, memory: Memory, first: int, starts: list[int]) -> Tensor:
-        """All layers on new tokens (R, T) of rows `first` onwards; hidden states (R, T, C)."""
+        """All layers on new tokens (R, T) of rows `first` onwards; hidden states (R T, C)."""
         num_rows, width = ids.shape
         place = Place(self, first, starts, width)
         apply = Matrix.apply_to_rows if width == 1 and num_rows > 1 else Matrix.apply
-        half = self.head_size // 2
         turning = self.num_heads + self.num_key_value_heads
-        hidden: Tensor = self.embedding[ids]  # (R, T, C)
+        heads = (num_rows, width, turning + self.num_key_value_heads, self.head_size)
+        hidden: Tensor = self.embedding[ids.flatten()]  # (R T, C)
         for number, layer in enumerate(self.layers):
             keys, values = memory.keys[number], memory.values[number]  # (R, K, N, D)
             x = apply(layer.qkv, self._normed(hidden, layer.attention_norm))
-            x = x.view(num_rows, width, -1, self.head_size)  # (R, T, H + 2 K, D)
-            qk = x[:, :, :turning]
-            turned = torch.cat((qk[..., half:], qk[..., :half]), dim=-1)
-            qk = qk * place.cos + turned * place.sin
+            x = x.view(heads)  # (R, T, H + 2 K, D)
+            qk = place.turn(x[:, :, :turning])
             place.write(keys, qk[:, :, self.num_heads :])
             place.write(values, x[:, :, turning:])
-            mixed = place.attend(qk[:, :, : self.num_heads], keys, values)  # (R, T, H D)
+            mixed = place.attend(qk[:, :, : self.num_heads], keys, values)  # (R T, H D)
             hidden = hidden + apply(layer.attention_out, mixed)
             both = apply(layer.gate_up, self._normed(hidden, layer.mlp_norm))
             gate, up = both.chunk(2, -1)
             hidden = hidden + apply(layer.down, functional.silu(gate) * up)
         return hidden
+
+
+def _interleaved(weight: Tensor, num_heads: int) -> Tensor:
+    """Rows of a query or key matrix with the partners of a rotation side by side in each head.
+
+    >>> _interleaved(torch.arange(8)[:, None], num_heads=2).flatten().tolist()
+    [0, 2, 1, 3, 4, 6, 5, 7]
+    """
+    rows, columns = weight.shape
+    halves = weight.view(num_heads, 2, rows // num_heads // 2, columns)
+    return halves.transpose(1, 2).reshape(rows, columns)
 
 
 class Place:
@@ -255,38 +269,42 @@ class Place:
         self.end = max(starts) + width
         self.together = len(set(starts)) == 1
         self.enable_gqa = decoder.num_heads != decoder.num_key_value_heads
+        self.dtype = decoder.dtype
         self.wide_rows = device.type == "cpu" and decoder.dtype != torch.float32 and width == 1
         self.is_causal = self.together and starts[0] == 0 and width > 1
         self.mask: Tensor | None = None  # (R, 1, T, N), true where a position is seen
-        if self.together:
-            self.cos = decoder.cos[starts[0] : self.end, None]  # (T, 1, D)
-            self.sin = decoder.sin[starts[0] : self.end, None]
         new = torch.arange(width, device=device)
         self.positions = torch.tensor(starts, device=device)[:, None] + new  # (R, T)
         self.lines = torch.arange(len(starts), device=device)[:, None] + first  # (R, 1)
-        if not self.together:
-            self.cos = decoder.cos[self.positions][:, :, None]  # (R, T, 1, D)
-            self.sin = decoder.sin[self.positions][:, :, None]
+        if self.together:
+            self.rotations = decoder.rotations[starts[0] : self.end, None]  # (T, 1, D / 2)
+        else:
+            self.rotations = decoder.rotations[self.positions][:, :, None]  # (R, T, 1, D / 2)
         if not self.is_causal and (width > 1 or not self.together):
             seen = torch.arange(self.end, device=device)
             self.mask = seen <= self.positions[:, None, :, None]
+
+    def turn(self, qk: Tensor) -> Tensor:
+        """Queries and keys (R, T, H + K, D) turned by their positions, in fp32."""
+        pairs = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))  # (R, T, H + K, D / 2)
+        return torch.view_as_real(pairs * self.rotations).flatten(-2)
 
     def write(self, memory: Tensor, new: Tensor) -> None:
         """Put the keys or values of the new tokens, (R, T, K, D), where they belong."""
         if self.together:
             memory[self.rows, :, self.starts[0] : self.end] = new.transpose(1, 2)
         else:
-            memory[self.lines, :, self.positions] = new
+            memory[self.lines, :, self.positions] = new.to(memory.dtype)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention of the new tokens' queries (R, T, H, D) over all that is held: (R, T, H D)."""
+        """Attention of the new tokens' queries (R, T, H, D) over all that is held: (R T, H D)."""
         num_rows, width = queries.shape[:2]
         if self.wide_rows and num_rows > 1:
             return self._attend_in_rows(queries, keys[self.rows], values[self.rows])
-        q = queries.transpose(1, 2)  # (R, H, T, D)
-        keys, values = keys[self.rows, :, : self.end], values[self.rows, :, : self.end]
-        if self.wide_rows:
-            q, keys, values = q.float(), keys.float(), values.float()
+        kind = torch.float32 if self.wide_rows else keys.dtype
+        q = queries.transpose(1, 2).to(kind)  # (R, H, T, D)
+        keys = keys[self.rows, :, : self.end].to(kind)
+        values = values[self.rows, :, : self.end].to(kind)
         mixed = functional.scaled_dot_product_attention(
             q,
             keys,
@@ -295,7 +313,7 @@ class Place:
             is_causal=self.is_causal,
             enable_gqa=self.enable_gqa,
         )
-        return mixed.transpose(1, 2).reshape(num_rows, width, -1).to(queries.dtype)
+        return mixed.transpose(1, 2).reshape(num_rows * width, -1).to(self.dtype)
 
     def _attend_in_rows(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The same for one token of several rows: products of bfloat16, softmax in fp32.
@@ -303,14 +321,15 @@ class Place:
         Keys and values are read to the end of the memory: cutting them off would copy them.
         """
         num_rows, num_kv_heads, end, size = keys.shape  # (R, K, N, D)
+        queries = queries.to(self.dtype)
         groups = queries.reshape(num_rows * num_kv_heads, -1, size)  # (R K, H / K, D)
-        scores = torch.bmm(keys.flatten(0, 1), groups.transpose(1, 2)).float() * size**-0.5
-        scores = scores.view(num_rows, num_kv_heads, end, -1)  # (R, K, N, H / K)
+        scores = torch.bmm(keys.flatten(0, 1), groups.transpose(1, 2))  # (R K, N, H / K)
+        scores = scores.transpose(1, 2).float() * size**-0.5  # (R K, H / K, N)
         unseen = torch.arange(end) > self.positions  # (R, N)
-        scores = scores.masked_fill(unseen[:, None, :, None], -torch.inf)
-        weights = scores.softmax(2).to(values.dtype).flatten(0, 1)  # (R K, N, H / K)
-        mixed = torch.bmm(weights.transpose(1, 2), values.flatten(0, 1))  # (R K, H / K, D)
-        return mixed.view(num_rows, 1, -1)
+        scores.unflatten(0, (num_rows, -1)).masked_fill_(unseen[:, None, None], -torch.inf)
+        weights = scores.softmax(-1).to(self.dtype)  # the last axis: others take 5 times as long
+        mixed = torch.bmm(weights, values.flatten(0, 1))  # (R K, H / K, D)
+        return mixed.view(num_rows, -1)
 
 
 @contextmanager
