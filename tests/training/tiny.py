@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import transformers.models.llama.modeling_llama  # noqa: F401 (here once, and not in every fork)
 
 from teenytinyllama import model as sizes
 from teenytinyllama.context import RoomContext
