@@ -287,6 +287,9 @@ class TokenizerSettings(Settings):
     character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
     """Share of characters that get a piece of their own; the rest are spelt in bytes. Not for
     `byte-level`."""
+    required_letters: str = ""
+    """Letters that get a piece of their own however rare they are; empty: those of
+    `languages/<code>/letters.toml`, where there is one. Not for `byte-level`."""
     max_training_bytes: Positive = 500_000_000
     """Text that the trainer reads at most, in bytes, sampled evenly over the documents."""
     measure_text: str = ""
@@ -500,6 +503,9 @@ class EvaluateSettings(Settings):
     """Other models to score beside the run's own: Hugging Face folders or ids."""
     checkpoints: bool = False
     """Score every permanent checkpoint too: a score against tokens and energy (paper Figure 2)."""
+    items_during_training: Count = 0
+    """Items of each task to score whenever `pretrain` evaluates (`pretrain.evaluate_every_steps`);
+    the accuracies go to `pretrain/metrics.jsonl`. 0: none."""
     max_heldout_documents: Count = 0
     """Held-out documents to score at most; 0: all."""
     max_bigram_tokens: Positive = 50_000_000

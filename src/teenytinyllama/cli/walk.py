@@ -24,7 +24,7 @@ from typing import Any
 
 from teenytinyllama import __version__
 from teenytinyllama.cli.processes import Processes
-from teenytinyllama.context import RoomContext
+from teenytinyllama.context import RoomContext, ScoreModel
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.formats import manifest as receipts
@@ -291,7 +291,11 @@ class Walk:
     def _enter(self, room: Room, settings: Settings, inputs: dict[str, Input]) -> Outcome:
         """Call the room's `run` with its settings and its folders."""
         context = RoomContext(
-            self.recipe.name, self.recipe.language, self.recipe.energy, self.meter
+            self.recipe.name,
+            self.recipe.language,
+            self.recipe.energy,
+            self.meter,
+            self._score_model() if room.name == "pretrain" else None,
         )
         folders = {f"{name}_dir": self.run_dir / i.path for name, i in inputs.items()}
         for name in room.reads_if_there:
@@ -300,6 +304,15 @@ class Walk:
             settings=settings, context=context, out_dir=self.run_dir / room.folder, **folders
         )
         return outcome
+
+    def _score_model(self) -> ScoreModel | None:
+        """How the evaluate room scores a model in training, where the recipe asks for it."""
+        wanted = self.recipe.evaluate
+        if wanted is None or not wanted.items_during_training:
+            return None
+        room = load_room(BY_NAME["evaluate"].module, uses_model=True)
+        scorer: ScoreModel = room.scorer(wanted, self.recipe.language)
+        return scorer
 
     def _run(
         self,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from teenytinyllama import model as sizes
-from teenytinyllama.context import RoomContext
+from teenytinyllama.context import RoomContext, ScoreModel
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
 from teenytinyllama.formats.manifest import Outcome, fingerprint_of
@@ -75,7 +75,7 @@ def run(
         },
         write_model_files=write_model_files,
         initial_optimizer=start.optimizer,
-        evaluate=_evaluation(heldout, encoder, settings),
+        evaluate=_evaluation(heldout, encoder, settings, context.score_model, tokenizer_dir),
         sample=_sampling(encoder, settings, context.language),
         describe_step=lambda step: _describe_step(tokens, order, settings, step),
     )
@@ -226,7 +226,11 @@ def positions_in_documents(ids: NDArray[np.int64], bos: int) -> NDArray[np.int64
 
 
 def _evaluation(
-    heldout: TokenFile, encoder: TextEncoder, settings: PretrainSettings
+    heldout: TokenFile,
+    encoder: TextEncoder,
+    settings: PretrainSettings,
+    score_model: ScoreModel | None,
+    tokenizer_dir: Path,
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     documents, num_tokens = [], 0
     for number in range(heldout.num_documents):
@@ -245,7 +249,8 @@ def _evaluation(
             context_length=settings.sequence_length,
             batch_tokens=max(8192, settings.sequence_length),
         )
-        return {"heldout_bpb": score.bits_per_byte}
+        tasks = score_model(model, tokenizer_dir) if score_model else {}
+        return {"heldout_bpb": score.bits_per_byte, **tasks}
 
     return evaluate
 

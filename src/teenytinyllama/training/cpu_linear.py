@@ -29,7 +29,7 @@ def faster_linear(model: torch.nn.Module) -> Iterator[None]:
     Anything else (a GPU, another precision, a build without oneDNN) stays as it is.
     """
     weights = [p for p in model.parameters() if p.dtype == torch.float32 and p.device.type == "cpu"]
-    if not weights or not torch.backends.mkldnn.is_available():
+    if not weights or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         yield
         return
     packs = sum(p.numel() * p.element_size() for p in weights) <= MAX_PACKED_BYTES

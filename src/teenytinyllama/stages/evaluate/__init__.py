@@ -8,6 +8,7 @@ training text. One JSON per model and task:
     scores/yardsticks.json, scores/overlap.json
 """
 
+from teenytinyllama.stages.evaluate.along import scorer
 from teenytinyllama.stages.evaluate.room import run
 
-__all__ = ["run"]
+__all__ = ["run", "scorer"]

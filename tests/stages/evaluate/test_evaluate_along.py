@@ -1,0 +1,96 @@
+"""Scores while a model is being trained: in the log, and without a trace in the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from teenytinyllama.context import RoomContext
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.manifest import sha256_file
+from teenytinyllama.recipe import (
+    EvaluateSettings,
+    ModelSettings,
+    PackSettings,
+    PretrainSettings,
+    ScheduleSettings,
+    Task,
+)
+from teenytinyllama.stages import evaluate, pack, pretrain
+
+TASKS = (Task(name="perguntas", kind="storybook", num_items=40),)
+TRAINING = PretrainSettings(
+    model=ModelSettings(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    ),
+    sequence_length=64,
+    tokens_per_step=128,
+    num_steps=4,
+    evaluate_every_steps=2,
+    log_every_steps=2,
+    precision="fp32",
+    schedule=ScheduleSettings(warmup_steps=1),
+)
+
+
+def train(root: Path, tokens: Path, tokenizer: Path, context: RoomContext) -> list[dict]:
+    root.mkdir()
+    pretrain.run(
+        settings=TRAINING, context=context, out_dir=root, tokenizer_dir=tokenizer, pack_dir=tokens
+    )
+    return [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_scores_stand_in_the_log_and_change_no_weight(
+    small_corpus_dir, small_tokenizer_dir, room_context, tmp_path
+):
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    pack.run(
+        settings=PackSettings(),
+        context=room_context,
+        out_dir=tokens,
+        corpus_dir=small_corpus_dir,
+        tokenizer_dir=small_tokenizer_dir,
+    )
+    settings = EvaluateSettings(tasks=TASKS, items_during_training=10)
+    scoring = replace(room_context, score_model=evaluate.scorer(settings, "pt"))
+    lines = train(tmp_path / "scored", tokens, small_tokenizer_dir, scoring)
+    scored = {line["step"]: line["perguntas_accuracy"] for line in lines if "heldout_bpb" in line}
+    assert set(scored) == {2, 4}
+    assert all(accuracy * 10 == pytest.approx(round(accuracy * 10)) for accuracy in scored.values())
+    plain = train(tmp_path / "plain", tokens, small_tokenizer_dir, room_context)
+    assert not any("perguntas_accuracy" in line for line in plain)
+    weights = [
+        sha256_file(tmp_path / name / "final" / "model.safetensors") for name in ("scored", "plain")
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_items_come_from_all_over_the_split_and_leave_enough_examples():
+    found = []
+    for few in (10, 2):
+        [benchmark] = [
+            evaluate.along._few(one, few)
+            for one in evaluate.suites.load_benchmarks((TASKS[0].model_copy(),), "pt")
+        ]
+        found.append(benchmark.scored_items)
+    whole = evaluate.suites.load_benchmarks(TASKS, "pt")[0].scored_items
+    assert found[0] == whole[::4]
+    assert found[1] == [whole[0], whole[20]]
+
+
+def test_a_fault_in_a_task_is_said_before_the_first_step(tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"question": "a", "choices": ["b", "c"], "answer": 7}\n')
+    settings = EvaluateSettings(
+        tasks=(Task(name="x", path=str(tmp_path), definition="storybook"),), items_during_training=1
+    )
+    with pytest.raises(UserError, match=r"test.jsonl:1.*answer out of range: 7"):
+        evaluate.scorer(settings, "pt")
