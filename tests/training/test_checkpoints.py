@@ -88,7 +88,7 @@ def test_a_full_disk_says_what_is_needed_and_leaves_the_old_checkpoint(tmp_path,
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(checkpoints, "write_tensors", full)
     with pytest.raises(Interrupted, match=r"step 2 could not be written .* it needs 128 bytes"):
         save(tmp_path, 2)
     assert checkpoints.load_newest(tmp_path).state["progress"]["step"] == 1
@@ -101,6 +101,23 @@ def test_what_a_crash_left_is_cleaned_and_never_read(tmp_path):
     shutil.copytree(path, tmp_path / ".removed-step-0000000")
     assert checkpoints.load_newest(tmp_path).path.name == "step-0000001"
     checkpoints.clean_up(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
+
+
+def test_a_replaced_checkpoint_comes_back_where_its_successor_did_not_arrive(tmp_path):
+    path = save(tmp_path, 1)
+    path.rename(tmp_path / ".replaced-step-0000001")
+    checkpoints.clean_up(tmp_path)
+    assert checkpoints.load_newest(tmp_path).path == path
+    shutil.copytree(path, tmp_path / ".replaced-step-0000001")
+    checkpoints.clean_up(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
+
+
+def test_the_same_step_may_be_saved_again(tmp_path):
+    save(tmp_path, 1, value=1.0)
+    save(tmp_path, 1, value=2.0)
+    assert checkpoints.load_newest(tmp_path).model["w"][0, 0] == 2.0
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
 
 

@@ -6,13 +6,14 @@
         state.json                                        step, tokens, energy, log length
         manifest.json                                     sizes and SHA-256; written last
 
-A save writes a hidden folder, syncs every file, writes the manifest, renames, syncs the parent,
-and only then prunes older rolling checkpoints. A load takes the newest folder whose every hash
-fits; a damaged one is renamed `damaged-...` and kept. Nothing is pickled.
+A save writes a hidden folder, hashes and syncs every file, writes the manifest, renames, syncs
+the parent, and only then prunes older rolling checkpoints. A load takes the newest folder whose
+every hash fits; a damaged one is renamed `damaged-...` and kept. Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,19 +24,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.formats.manifest import (
     MANIFEST_NAME,
+    Output,
     hash_outputs,
     sync_folder,
     write_json,
 )
 from teenytinyllama.progress import say
+from teenytinyllama.training.tensor_files import write_tensors
 
+MODEL_NAME = "model.safetensors"
+OPTIMIZER_NAME = "optimizer.safetensors"
+STATE_NAME = "state.json"
 STEP_NAME = re.compile(r"step-(\d{7,})")
 NUM_ROLLING_KEPT = 2
 
@@ -88,48 +93,52 @@ def save_checkpoint(
     partial = folder / f".partial-{folder_name(step)}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        _save_tensors(partial / "model.safetensors", model)
-        _save_tensors(partial / "optimizer.safetensors", optimizer)
-        write_json(partial / "state.json", dict(state))
+        _make_folder(folder)
+        partial.mkdir()
+        written = {
+            MODEL_NAME: write_tensors(partial / MODEL_NAME, model),
+            OPTIMIZER_NAME: write_tensors(partial / OPTIMIZER_NAME, optimizer),
+        }
+        (partial / STATE_NAME).write_text(json.dumps(dict(state), indent=2), encoding="utf-8")
         write_model_files(partial)
-        seal(partial)
-        _remove(final)
+        _seal(partial, written)
+        replaced = _hide(final, "replaced") if final.exists() else None
         partial.rename(final)
-    except (OSError, SafetensorError) as error:
-        free = shutil.disk_usage(folder).free
+        sync_folder(folder)
+    except OSError as error:
+        free = shutil.disk_usage(folder).free if folder.exists() else 0
         shutil.rmtree(partial, ignore_errors=True)
         size = sum(t.nbytes for t in (*model.values(), *optimizer.values()))
         reason = f"the checkpoint of step {step} could not be written to {final} ({error})"
         raise Interrupted(f"{reason}; it needs {size:,} bytes, {free:,} are free") from error
-    sync_folder(folder)
+    if replaced is not None:
+        shutil.rmtree(replaced)
     _prune(folder, keep)
     return final
 
 
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    # Views of one storage (tied weights) are kept once, under the first name.
-    seen: dict[tuple[int, int], str] = {}
-    plain = {}
-    for name, tensor in tensors.items():
-        place = (tensor.data_ptr(), tensor.numel())
-        if tensor.numel() > 1 and place in seen:
-            continue
-        seen[place] = name
-        plain[name] = tensor.detach().contiguous().cpu()
-    save_file(plain, path, metadata={"format": "pt"})
+def _make_folder(folder: Path) -> None:
+    """Make `folder` so that a power cut does not take it away with what it will hold."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
-def seal(folder: Path) -> None:
-    """Sync every file of a folder, then write the manifest that vouches for them."""
+def _seal(folder: Path, written: Mapping[str, Output]) -> None:
+    """Sync what is not in `written` yet, then write the manifest that vouches for every file."""
+    files = dict(written)
     for path in sorted(folder.iterdir()):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    files = {name: output.model_dump() for name, output in hash_outputs(folder).items()}
-    write_json(folder / MANIFEST_NAME, {"files": files})
+        if path.name not in written:
+            data = path.read_bytes()
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            files[path.name] = Output(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    manifest = {"files": {name: files[name].model_dump() for name in sorted(files)}}
+    write_json(folder / MANIFEST_NAME, manifest)  # syncs the folder too
 
 
 def fault_of(path: Path) -> str | None:
@@ -147,7 +156,7 @@ def fault_of(path: Path) -> str | None:
             return f"{name} holds {found[name][0]:,} bytes, {size:,} were written"
         if found[name][1] != digest:
             return f"{name} changed since it was written"
-    for needed in ("model.safetensors", "optimizer.safetensors", "state.json"):
+    for needed in (MODEL_NAME, OPTIMIZER_NAME, STATE_NAME):
         if needed not in expected:
             return f"its manifest does not name {needed}"
     return None
@@ -165,9 +174,9 @@ def load_newest(folder: Path) -> Checkpoint | None:
         if fault is None:
             return Checkpoint(
                 path=path,
-                state=json.loads((path / "state.json").read_bytes()),
-                model=load_file(path / "model.safetensors"),
-                optimizer=load_file(path / "optimizer.safetensors"),
+                state=json.loads((path / STATE_NAME).read_bytes()),
+                model=load_file(path / MODEL_NAME),
+                optimizer=load_file(path / OPTIMIZER_NAME),
             )
         aside = path.with_name(f"damaged-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -187,19 +196,27 @@ def load_newest(folder: Path) -> Checkpoint | None:
 def _prune(folder: Path, keep: Callable[[int], bool]) -> None:
     rolling = [path for step, path in list_checkpoints(folder) if not keep(step)]
     for path in rolling[:-NUM_ROLLING_KEPT]:
-        _remove(path)
+        shutil.rmtree(_hide(path, "removed"))
 
 
-def _remove(path: Path) -> None:
-    """Remove a checkpoint so that a crash leaves it whole or out of sight, never half there."""
-    if path.exists():
-        hidden = path.with_name(f".removed-{path.name}")
-        shutil.rmtree(hidden, ignore_errors=True)
-        path.rename(hidden)
-        shutil.rmtree(hidden)
+def _hide(path: Path, why: str) -> Path:
+    """Take a checkpoint out of sight at once: a crash leaves it whole or gone, never half there."""
+    hidden = path.with_name(f".{why}-{path.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    return path.rename(hidden)
 
 
 def clean_up(folder: Path) -> None:
-    """Remove what a crash inside a save or a removal left behind."""
+    """Remove what a crash inside a save or a removal left behind.
+
+    A checkpoint that was about to be replaced by another of the same step comes back where its
+    successor did not arrive.
+    """
+    for path in folder.glob(".replaced-step-*"):
+        visible = path.with_name(path.name.removeprefix(".replaced-"))
+        if visible.exists() or fault_of(path) is not None:
+            shutil.rmtree(path)
+        else:
+            path.rename(visible)
     for path in (*folder.glob(".partial-step-*"), *folder.glob(".removed-step-*")):
         shutil.rmtree(path)

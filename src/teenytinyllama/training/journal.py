@@ -71,6 +71,11 @@ class Journal:
             _truncate(self.out_dir / METRICS_NAME, metrics_bytes)
             _truncate(self.out_dir / SAMPLES_NAME, samples_bytes)
 
+    def sync(self) -> None:
+        """Put the logs on the disk: no checkpoint may count on lines that a power cut takes."""
+        for name in (METRICS_NAME, SAMPLES_NAME) if self.is_main else ():
+            sync_log(self.out_dir / name)
+
     def show(
         self, line: dict[str, Any], *, seconds_left: float, seconds: float, at_once: bool
     ) -> None:
@@ -99,6 +104,13 @@ def append_line(path: Path, value: dict[str, Any]) -> int:
     with path.open("ab") as file:
         file.write((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
         return file.tell()
+
+
+def sync_log(path: Path) -> None:
+    """Put a log that is only appended to on the disk, where there is one."""
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _truncate(path: Path, length: int) -> None:

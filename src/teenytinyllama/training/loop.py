@@ -14,18 +14,22 @@ A batch goes through these files, in this order:
     setbacks.py     what happens when a gradient is not finite
     saving.py       what stands in a checkpoint beside the tensors (checkpoints.py writes it)
     spending.py     seconds, energy, tokens per second; journal.py writes them down
+    watchdog.py     what happens when a disk hangs; stopping.py, when somebody asks to stop
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from teenytinyllama.context import RoomContext
@@ -35,7 +39,7 @@ from teenytinyllama.training import checkpoints, hardware
 from teenytinyllama.training.engines import start_engine
 from teenytinyllama.training.fitting import check_disk, first_micro_batch, smaller_micro_batch
 from teenytinyllama.training.gradients import step_gradients
-from teenytinyllama.training.job import Job, LoopSettings
+from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
 from teenytinyllama.training.journal import Journal
 from teenytinyllama.training.optimizer import set_learning_rates
 from teenytinyllama.training.saving import (
@@ -48,6 +52,7 @@ from teenytinyllama.training.schedules import learning_rate_factor
 from teenytinyllama.training.setbacks import Setbacks
 from teenytinyllama.training.spending import Spending
 from teenytinyllama.training.stopping import stop_signals
+from teenytinyllama.training.watchdog import Watchdog
 
 
 class _RolledBack(Exception):  # noqa: N818 (a turn in the road, not a fault)
@@ -77,6 +82,7 @@ class Loop:
         self._journal = Journal(out_dir, context, settings, is_main=self.is_main)
         self._setbacks = Setbacks(self._journal, job.describe_step)
         self._spending = Spending(context.meter)
+        self._watchdog = Watchdog()
 
     # --- running -------------------------------------------------------------------------------
 
@@ -91,14 +97,16 @@ class Loop:
         progress = self.progress
         self._spending.begin(progress, energy=progress.energy, seconds=progress.seconds)
         self._saved_at = time.monotonic()
-        with stop_signals(self._ask_to_stop):
-            while self.progress.step < self.settings.num_steps:
-                try:
-                    self._one_step()
-                    self._after_step()
-                except _RolledBack:
-                    continue
-        self._journal.close()
+        try:
+            with stop_signals(self._ask_to_stop), self._watchdog.running():
+                while self.progress.step < self.settings.num_steps:
+                    try:
+                        self._one_step()
+                        self._after_step()
+                    except _RolledBack:
+                        continue
+        finally:
+            self._journal.close()
         return self._figures()
 
     def _ask_to_stop(self, name: str) -> None:
@@ -111,7 +119,7 @@ class Loop:
             return
         while True:
             try:
-                batches = self.job.micro_batches(step, self.progress.micro_batch)
+                batches = self._watched(step)
                 loss = step_gradients(engine, settings, step, batches)
                 break
             except torch.OutOfMemoryError:
@@ -123,6 +131,16 @@ class Loop:
         engine.step(found_inf)
         self.progress.tokens += sum(batch.num_tokens for batch in batches)
         self._record(torch.stack([loss, norm.to(torch.float32), found_inf]))
+
+    def _watched(self, step: int) -> list[MicroBatch]:
+        """The micro-batches of a step, which the watchdog knows of when they are read."""
+
+        def load(batch: MicroBatch) -> Mapping[str, NDArray[Any]]:
+            with self._watchdog.over(f"reading the rows of step {step}"):
+                return batch.load()
+
+        batches = self.job.micro_batches(step, self.progress.micro_batch)
+        return [replace(batch, load=partial(load, batch)) for batch in batches]
 
     def _halve_micro_batch(self) -> None:
         self.engine.zero_grad()
@@ -149,24 +167,31 @@ class Loop:
             self._log(figures)
         if self.job.sample and (last or _due(step, settings.sample_every_steps)):
             self._write_samples()
-        if self._should_save(last):
+        stop, is_time = self._agree()
+        by_step = _due(step, settings.checkpoints.every_steps) or self._is_permanent(step)
+        if stop or is_time or by_step or last:
             self._fetch()
             self._save()
-        if self.stop_signal:
-            raise Interrupted(f"{self.stop_signal} after step {self.progress.step}")
+        if stop:
+            raise Interrupted(f"{stop} after step {self.progress.step}")
 
-    def _should_save(self, last: bool) -> bool:
-        plan, step = self.settings.checkpoints, self.progress.step
-        by_time = time.monotonic() - self._saved_at >= 60 * plan.every_minutes
-        now = bool(self.stop_signal) or by_time
-        if self.world > 1:
-            # Clocks and signals differ between processes; they must agree, and seldom have to.
-            if not _due(step, self.settings.log_every_steps):
-                now = False
-            else:
-                flag = torch.tensor([float(now)], device=self.device)
-                now = bool(self.engine.sum(flag) > 0)
-        return last or now or _due(step, plan.every_steps) or self._is_permanent(step)
+    def _agree(self) -> tuple[str | None, bool]:
+        """The signal to obey now, and whether the clock asks for a save.
+
+        The flag is read here once: a signal that comes a moment later waits for the next step, and
+        none can fall between the question whether to save and the one whether to stop. Signals and
+        clocks differ between processes; they agree on them, and seldom have to.
+        """
+        stop = self.stop_signal
+        waited = time.monotonic() - self._saved_at
+        is_time = waited >= 60 * self.settings.checkpoints.every_minutes
+        if self.world == 1:
+            return stop, is_time
+        if not _due(self.progress.step, self.settings.log_every_steps):
+            return None, False
+        flags = torch.tensor([float(stop is not None), float(is_time)], device=self.device)
+        stops, times = self.engine.sum(flags).tolist()
+        return (stop or "a signal to another process") if stops else None, bool(times)
 
     def _is_permanent(self, step: int) -> bool:
         every = self.settings.checkpoints.permanent_every_steps
@@ -259,15 +284,18 @@ class Loop:
                 "progress": progress_to_json(self.progress),
                 "skip_steps": sorted(self._setbacks.skip_steps),
             }
-            checkpoints.save_checkpoint(
-                self.out_dir,
-                self.progress.step,
-                model=model,
-                optimizer=optimizer,
-                state=state,
-                write_model_files=self.job.write_model_files,
-                keep=self._is_permanent,
-            )
+            size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
+            with self._watchdog.over(f"saving step {self.progress.step}", num_bytes=size):
+                self._journal.sync()
+                checkpoints.save_checkpoint(
+                    self.out_dir,
+                    self.progress.step,
+                    model=model,
+                    optimizer=optimizer,
+                    state=state,
+                    write_model_files=self.job.write_model_files,
+                    keep=self._is_permanent,
+                )
         self.engine.wait()
         self._saved_at = time.monotonic()
         self._spending.pause_over()
