@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -15,10 +16,18 @@ import pytest
 from teenytinyllama.errors import UserError
 from teenytinyllama.model import num_parameters
 from teenytinyllama.recipe import ModelSettings, load_recipe
-from teenytinyllama.stages.plan import Question, gpus, make_plan, recipe_text
+from teenytinyllama.stages.plan import (
+    LanguageNotes,
+    Question,
+    gpus,
+    make_plan,
+    recipe_text,
+    text_on_hand,
+)
 from teenytinyllama.stages.plan.facts import anchors
-from teenytinyllama.stages.plan.laws import calibration, law
-from teenytinyllama.stages.plan.planner import cost_of, expect
+from teenytinyllama.stages.plan.fitting import PilotResult, fit_law
+from teenytinyllama.stages.plan.laws import Law, calibration, law
+from teenytinyllama.stages.plan.planner import bytes_per_token, cost_of, expect, other_sizes
 
 SMALL = ModelSettings()
 LARGE = ModelSettings(
@@ -145,6 +154,12 @@ def test_one_checkpoint_far_before_the_end_lies_in_the_interval() -> None:
         ({"mfu": 1.5}, "plan-value"),
         ({"text_bytes": 100.0}, "plan-too-small"),
         ({"country": "ZZZ"}, "country-unknown"),
+        ({"sequence_length": 0}, "plan-value"),
+        ({"max_epochs": -1.0}, "plan-value"),
+        ({"unique_tokens": -5.0}, "plan-value"),
+        ({"usd_per_hour": -1.0}, "plan-value"),
+        ({"budget_usd": float("nan")}, "plan-value"),
+        ({"budget_usd": 1e-9}, "plan-too-small"),
     ],
 )
 def test_bad_questions(changes: dict[str, object], code: str) -> None:
@@ -184,3 +199,153 @@ def test_the_command_answers_without_torch_in_json() -> None:
     plan = json.loads(done.stdout)
     assert plan["parameters"] > 1e8
     assert plan["expected"]["low"] < plan["expected"]["loss"] < plan["expected"]["high"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "usd", "smallest", "largest"),
+    [("a100-40gb", 5.0, 30e6, 100e6), ("a100-40gb", 50.0, 120e6, 350e6), ("h100", 500.0, 7e8, 2e9)],
+)
+def test_sizes_are_those_an_expert_would_take(
+    gpu: str, usd: float, smallest: float, largest: float
+) -> None:
+    plan = make_plan(asked(gpu=gpus()[gpu], usd_per_hour=3.0, budget_usd=usd, text_bytes=1e12))
+    assert smallest <= plan.parameters <= largest
+    assert 10 <= plan.tokens / plan.parameters <= 60  # Chinchilla: about 20
+    assert 1e-4 <= plan.peak_learning_rate <= 3e-3
+    assert 500 <= plan.num_steps <= 200_000
+
+
+def test_the_chosen_size_is_the_best_of_the_table_or_the_cheaper_of_equals() -> None:
+    plan = make_plan(asked(text_bytes=1e12))
+    sizes = other_sizes(plan)
+    losses = {parameters: loss for parameters, _, loss in sizes}
+    assert losses[plan.parameters] <= min(losses.values()) + 0.01
+    tokens = [tokens for _, tokens, _ in sizes]
+    assert tokens == sorted(tokens, reverse=True)
+
+
+def test_an_absurd_budget_still_gives_a_plan_within_the_table() -> None:
+    plan = make_plan(asked(budget_usd=1e12, text_bytes=1e15))
+    assert plan.parameters < 2e9
+    assert plan.limit == "text"
+
+
+def test_every_price_has_a_source_and_a_date_or_is_of_ones_own_machine() -> None:
+    for card in gpus().values():
+        if card.usd_per_hour:
+            assert any(year in card.price_from for year in ("2024", "2025", "2026"))
+        else:
+            assert card.price_from == "your own machine"
+
+
+def lines(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+def test_text_is_counted_in_its_fields_and_unpacked(tmp_path: Path) -> None:
+    text = "Era uma vez um sapo que morava longe. " * 200
+    rows = [{"id": "x" * 500, "text": text + str(n)} for n in range(30)]
+    plain = lines(tmp_path / "a.jsonl", rows)
+    real = sum(len(row["text"]) for row in rows)
+    found = text_on_hand([plain])
+    assert found.text_bytes == pytest.approx(real, rel=0.02)
+    assert found.bytes_per_character == 1.0
+    packed = tmp_path / "b.jsonl.gz"
+    packed.write_bytes(gzip.compress(lines(tmp_path / "c.jsonl", rows[:8]).read_bytes()))
+    assert text_on_hand([packed]).text_bytes == pytest.approx(real * 8 / 30, rel=0.02)
+
+
+def test_another_script_has_more_bytes_in_a_token_and_as_many_tokens(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("একদিন সকালে মিতা হাটে গেল। " * 300)
+    found = text_on_hand([tmp_path / "a.txt"])
+    assert 2.4 < found.bytes_per_character < 3
+    assert bytes_per_token(8192, found.bytes_per_character) == pytest.approx(
+        bytes_per_token(8192, 1.03) * found.bytes_per_character / 1.03
+    )
+    assert found.different_words == 5  # the second half of the text has nothing new
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("a.txt", b"  \n ", "text-empty"),
+        ("a.jsonl", b"[1, 2]\n", "text-empty"),
+        ("a.jsonl.gz", b"no gzip", "text-unreadable"),
+        ("a.txt.zst", b"no zstd", "text-unreadable"),
+        ("a.parquet", b"no parquet", "text-unreadable"),
+    ],
+)
+def test_text_that_is_none(tmp_path: Path, name: str, content: bytes, code: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        text_on_hand([tmp_path / name])
+    assert error.value.code == code
+
+
+def pilots(truth: Law, noise: tuple[float, ...]) -> list[PilotResult]:
+    sizes = [(n, d) for d in (2e6, 8e6) for n in (4e5, 1e6, 3e6)]
+    return [
+        PilotResult(f"{n}-{d}", int(n), d, 1e9, truth.loss(n, d) + error)
+        for (n, d), error in zip(sizes, noise, strict=True)
+    ]
+
+
+def test_pilots_without_noise_give_the_law_back() -> None:
+    base = law("besiroglu")
+    truth = Law("true", 1.2, 300.0, 1500.0, base.alpha, base.beta)
+    found = fit_law(base, pilots(truth, (0.0,) * 6), bytes_per_token=4.0)
+    assert (found.law.e, found.law.a, found.law.b) == pytest.approx((1.2, 300.0, 1500.0), rel=1e-6)
+    middle, half = found.predict(1e8, 2e9, 2e9)
+    assert middle == pytest.approx(truth.loss(1e8, 2e9), abs=1e-6)
+    assert half < 1e-6
+    assert found.largest_predicted == pytest.approx(truth.loss(3e6, 8e6), abs=1e-6)
+
+
+def test_noise_of_the_pilots_widens_the_interval_far_away() -> None:
+    base = law("besiroglu")
+    truth = Law("true", 1.2, 300.0, 1500.0, base.alpha, base.beta)
+    found = fit_law(base, pilots(truth, (0.02, -0.02, 0.01, -0.01, 0.02, -0.02)), 4.0)
+    near, far = found.predict(1e6, 4e6, 1e9), found.predict(1e8, 2e9, 2e9)
+    assert abs(near[0] - truth.loss(1e6, 4e6)) <= near[1]
+    assert abs(far[0] - truth.loss(1e8, 2e9)) <= far[1]
+    assert 0.02 < near[1] < far[1]
+    plan = make_plan(asked(budget_usd=5.0, fitted=found, unique_tokens=1e8, vocab_size=4096))
+    assert plan.expected.loss is not None
+    assert any("Fitted to 6 pilots" in note for note in plan.notes)
+    assert json.loads(json.dumps(plan.to_json()))["question"]["fitted"]["spread"] > 0
+
+
+def test_too_few_pilots_are_no_fit() -> None:
+    base = law("besiroglu")
+    with pytest.raises(UserError) as error:
+        fit_law(base, pilots(base, (0.0,) * 6)[:3], 4.0)
+    assert error.value.code == "pilots-few"
+
+
+def test_a_recipe_carries_what_was_learnt_of_the_language(tmp_path: Path) -> None:
+    learnt = LanguageNotes(
+        num_documents=60,
+        thresholds={"gopher_short_doc": 30.0, "line_punct_ratio": 0.07},
+        stop_words=("ati", "ni"),
+        letters="abẹọ",
+        openings=("Ní ọjọ́ kan",),
+        can_be_told=False,
+    )
+    path = tmp_path / "yo.toml"
+    path.write_text(
+        recipe_text(make_plan(asked()), name="yo", language="yo", text="t", chat="c", learnt=learnt)
+    )
+    recipe = load_recipe(path)
+    assert recipe.corpus is not None
+    assert recipe.pretrain is not None
+    assert recipe.tokenizer is not None
+    assert recipe.align is not None
+    filters = recipe.corpus.filters
+    assert "language" not in filters.families
+    assert filters.thresholds == learnt.thresholds
+    assert filters.stop_words == learnt.stop_words
+    assert recipe.tokenizer.required_letters == "abẹọ"
+    assert recipe.pretrain.sample_prompts == learnt.openings
+    for number in ("vocab_size", "tokens_per_step", "num_steps", "sequence_length"):
+        assert any(row.startswith(number) and "#" in row for row in path.read_text().splitlines())

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.progress import say
-from teenytinyllama.recipe import expand_path, load_recipe
+from teenytinyllama.recipe import expand_path
 
 if TYPE_CHECKING:
     from teenytinyllama.stages.plan import Plan
@@ -36,17 +35,22 @@ Peak = Annotated[
     float | None, typer.Option("--peak-tflops", help="Peak of the card, as `ttl doctor` measures.")
 ]
 Epochs = Annotated[float, typer.Option("--max-epochs", help="Passes over the text at most.")]
-Length = Annotated[int, typer.Option("--sequence-length", help="Context in tokens.")]
+Length = Annotated[
+    int | None,
+    typer.Option("--sequence-length", help="Context in tokens; default 2048, on a processor 512."),
+]
 Country = Annotated[str, typer.Option("--country", help="Whose grid: ISO 3166 alpha-3.")]
 LawName = Annotated[str, typer.Option("--law", help="Scaling law: besiroglu, hoffmann, paper.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+DEFAULT_LENGTH, CPU_LENGTH = 2048, 512
+
 # With no text named, the plan says how much it takes: it must not be the limit.
 PLENTY_OF_TEXT_BYTES = 1e12
 
 
-def _plan(
+def plan_for(
     *,
     budget_usd: float | None,
     hours: float | None,
@@ -55,8 +59,10 @@ def _plan(
     text_mb: float | None,
     text: str,
     peak_tflops: float | None,
+    sequence_length: int | None,
     **more: Any,
 ) -> Plan:
+    """The plan for what the options say. Raises UserError naming the option that is wrong."""
     from dataclasses import replace
 
     from teenytinyllama.stages import plan as planning
@@ -71,26 +77,39 @@ def _plan(
     card = cards[gpu]
     if peak_tflops is not None:
         card = replace(card, peak_tflops=peak_tflops)
+    more |= _text(text_mb, text)
     question = planning.Question(
         gpu=card,
         usd_per_hour=card.usd_per_hour if usd_per_hour is None else usd_per_hour,
-        text_bytes=_text_bytes(text_mb, text),
         budget_usd=budget_usd,
         budget_hours=hours,
+        sequence_length=sequence_length or (CPU_LENGTH if gpu == "cpu" else DEFAULT_LENGTH),
         **more,
     )
     return planning.make_plan(question)
 
 
-def _text_bytes(text_mb: float | None, text: str) -> float:
-    from teenytinyllama.stages.plan.recipe_file import text_bytes_of
+def _text(text_mb: float | None, text: str) -> dict[str, float]:
+    """Bytes of text, and bytes of a character where the text itself is there to look at."""
+    if not text:
+        return {"text_bytes": text_mb * 1e6 if text_mb is not None else PLENTY_OF_TEXT_BYTES}
+    from teenytinyllama.progress import say
+    from teenytinyllama.stages.plan import text_on_hand
 
-    if text:
-        paths = expand_path(text)
-        if not paths:
-            raise UserError("text-missing", "--text", f'no file at "{text}"', "check the path")
-        return float(text_bytes_of(paths))
-    return text_mb * 1e6 if text_mb is not None else PLENTY_OF_TEXT_BYTES
+    paths = expand_path(text)
+    if not paths:
+        raise UserError("text-missing", "--text", f'no file at "{text}"', "check the path")
+    found = text_on_hand(paths)
+    say(
+        f"text: about {found.text_bytes / 1e6:,.3g} MB in {found.num_files:,} files, by their "
+        f"sizes and a sample of {found.sampled_bytes / 1e3:,.0f} kB"
+    )
+    size = found.text_bytes if text_mb is None else text_mb * 1e6
+    return {
+        "text_bytes": size,
+        "bytes_per_character": found.bytes_per_character,
+        "different_words": found.different_words,
+    }
 
 
 def plan_command(  # noqa: PLR0913 (each is an option)
@@ -105,29 +124,41 @@ def plan_command(  # noqa: PLR0913 (each is an option)
     mfu: Utilisation = 0.4,
     peak_tflops: Peak = None,
     max_epochs: Epochs = 4.0,
-    sequence_length: Length = 2048,
+    sequence_length: Length = None,
     country: Country = "BRA",
     law: LawName = "besiroglu",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="RECIPE", help="Train small pilots on this run's tokens and refit."),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="About how long the pilots may train.")
+    ] = 20.0,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """`ttl plan`: the best model for what one has."""
-    found = _plan(
-        budget_usd=budget_usd,
-        hours=hours,
-        gpu=gpu,
-        num_gpus=num_gpus,
-        usd_per_hour=usd_per_hour,
-        text_mb=text_mb,
-        text=text,
-        unique_tokens=tokens,
-        mfu=mfu,
-        peak_tflops=peak_tflops,
-        max_epochs=max_epochs,
-        sequence_length=sequence_length,
-        country=country,
-        law=law,
-    )
+    asked: dict[str, Any] = {
+        "budget_usd": budget_usd,
+        "hours": hours,
+        "gpu": gpu,
+        "num_gpus": num_gpus,
+        "usd_per_hour": usd_per_hour,
+        "text_mb": text_mb,
+        "text": text,
+        "unique_tokens": tokens,
+        "mfu": mfu,
+        "peak_tflops": peak_tflops,
+        "max_epochs": max_epochs,
+        "sequence_length": sequence_length,
+        "country": country,
+        "law": law,
+    }
+    found = plan_for(**asked)
+    if calibrate is not None:
+        from teenytinyllama.cli.pilots import calibrated
+
+        found = plan_for(**asked | calibrated(calibrate, minutes=minutes, law=law))
     if as_json:
         sys.stdout.write(json.dumps(_finite(found.to_json()), indent=2) + "\n")
         return
@@ -143,67 +174,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def new_command(  # noqa: PLR0913 (each is an option)
-    language: Annotated[str, typer.Option("--language", help="ISO 639 code, such as pt.")],
-    budget_usd: Budget = None,
-    hours: Hours = None,
-    gpu: GpuName = "a100-40gb",
-    num_gpus: GpuCount = 1,
-    usd_per_hour: Price = None,
-    text_mb: TextMegabytes = None,
-    text: TextPath = "",
-    mfu: Utilisation = 0.4,
-    peak_tflops: Peak = None,
-    sequence_length: Length = 2048,
-    country: Country = "BRA",
-    name: Annotated[str, typer.Option("--name", help="Name of the run.")] = "",
-    out: Annotated[Path | None, typer.Option("--out", help="The recipe to write.")] = None,
-    debug: Debug = False,
-) -> None:
-    """`ttl new`: a recipe from a plan."""
-    found = _plan(
-        budget_usd=budget_usd,
-        hours=hours,
-        gpu=gpu,
-        num_gpus=num_gpus,
-        usd_per_hour=usd_per_hour,
-        text_mb=text_mb,
-        text=text,
-        mfu=mfu,
-        peak_tflops=peak_tflops,
-        sequence_length=sequence_length,
-        country=country,
-        law="besiroglu",
-    )
-    from teenytinyllama.stages.plan import recipe_text
-
-    title = name or f"{language}-{round(found.parameters / 1e6)}m"
-    path = out or Path(f"{title}.toml")
-    if path.exists():
-        what = "is there already"
-        raise UserError("recipe-exists", str(path), what, "choose another --out or --name")
-    source = text or "text/**/*"
-    written = recipe_text(found, name=title, language=language, text=source)
-    try:
-        path.write_text(written, encoding="utf-8")
-    except OSError as error:
-        what = f"cannot be written ({error.strerror})"
-        raise UserError("recipe-unwritable", str(path), what, "choose another --out") from error
-    try:
-        load_recipe(path)
-    except UserError:
-        path.unlink()
-        raise
-    say(
-        f"{path}: {found.parameters / 1e6:.0f} M parameters, {found.tokens / 1e9:.3g} B tokens, "
-        f"{found.cost.hours:.3g} h, ${found.cost.usd:,.2f}"
-    )
-    if not text:
-        need = found.tokens / found.question.max_epochs * 4.6 / 1e9
-        say(f"Put at least {need:.2g} GB of clean text into text/ (or change corpus.sources).")
-    say(f"Next: ttl run {path}")
 
 
 def doctor_command(
@@ -234,10 +204,12 @@ def doctor_command(
 
 def add_commands(app: typer.Typer) -> None:
     """Hang these commands on the front door."""
+    from teenytinyllama.cli import newcomer  # whose commands take the same options
+
     app.command("plan", help="From money, a GPU and text on hand to a model worth training.")(
         plan_command
     )
-    app.command("new", help="Write a recipe from a plan.")(new_command)
+    newcomer.add_commands(app)
     app.command("doctor", help="What this machine can do, and what is missing.")(doctor_command)
 
     def settings_command(

@@ -13,7 +13,7 @@ from teenytinyllama.recipe import ModelSettings
 
 @dataclass(frozen=True)
 class Gpu:
-    """One card: peak rate (dense bf16), memory, mean power in training, price."""
+    """One card: peak rate (dense bf16), memory, mean power in training, price, and where from."""
 
     name: str
     title: str
@@ -22,6 +22,7 @@ class Gpu:
     mean_power_w: float
     usd_per_hour: float
     power_from: str
+    price_from: str
 
 
 @dataclass(frozen=True)

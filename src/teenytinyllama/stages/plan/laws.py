@@ -31,6 +31,8 @@ class Law:
     b: float
     alpha: float
     beta: float
+    discounts_parameters: bool = True
+    """Whether parameters beyond need lose their worth as Muennighoff's do."""
 
     def loss(self, parameters: float, tokens: float) -> float:
         """Loss with tokens that are all different.
@@ -58,14 +60,26 @@ class Law:
         token_life, parameter_life = repetition()
         unique = min(tokens, unique_tokens)
         worth = _worth(unique, tokens, token_life)
+        if not self.discounts_parameters:
+            return self.loss(parameters, worth)
         needed = min(parameters, self.best_parameters(unique))
         return self.loss(_worth(needed, parameters, parameter_life), worth)
+
+    def worth_of_tokens(self, tokens: float, unique_tokens: float) -> float:
+        """How many different tokens these are worth, when they repeat the unique ones.
+
+        >>> round(law("besiroglu").worth_of_tokens(4e9, 1e9) / 1e9, 2)
+        3.73
+        """
+        return _worth(min(tokens, unique_tokens), tokens, repetition()[0])
 
     def best_parameters(self, tokens: float) -> float:
         """Parameters for which so many tokens are the best number, at equal compute.
 
         From 6 N D = const: alpha a / N^alpha = beta b / D^beta.
         """
+        if not self.a or not self.b:  # a fitted law may lack a term: then nothing is in balance
+            return math.inf
         worth = self.alpha * self.a * tokens**self.beta / (self.beta * self.b)
         return float(worth ** (1 / self.alpha))
 

@@ -15,15 +15,29 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.model import flops_per_token, num_parameters
 from teenytinyllama.recipe import ModelSettings
 from teenytinyllama.stages.plan.facts import Gpu, shapes
+from teenytinyllama.stages.plan.fitting import FittedLaw
 from teenytinyllama.stages.plan.laws import MIN_TOKENS_OF_LAWS, Law, calibration, law
 
 # Text per token by vocabulary, in bytes: Portuguese text, SentencePiece BPE. Between rows by log.
+# In another script a character has more bytes, and a token about as many characters.
 BYTES_PER_TOKEN = {2048: 3.1, 4096: 3.5, 8192: 3.9, 16_384: 4.3, 32_000: 4.6}
 # A vocabulary is worth its rows in the embedding only where the text shows each piece often.
-VOCABULARY_BY_TEXT = ((3e6, 2048), (15e6, 4096), (60e6, 8192), (300e6, 16_384), (1e30, 32_000))
+PORTUGUESE_BYTES_PER_CHARACTER = 1.03
+VOCABULARY_BY_TEXT = (
+    (4e5, 1024),
+    (3e6, 2048),
+    (15e6, 4096),
+    (60e6, 8192),
+    (300e6, 16_384),
+    (1e30, 32_000),
+)
 MAX_EMBEDDING_SHARE = 0.5
+MIN_VOCABULARY, PIECES_PER_WORD = 512, 2.5
+MIN_CONTEXT, MAX_CONTEXT = 64, 1 << 17
 # Fewer tokens than this for each parameter leave a model that has learnt nothing.
 MIN_TOKENS_PER_PARAMETER = 1
+# Small runs learn more from many small steps (EXPERIMENTS.md, quick start).
+MIN_STEPS = 500
 # Of two models whose losses differ by less than this many nats, the cheaper one is taken.
 SAME_LOSS = 0.01
 MANY_EPOCHS = 16.0
@@ -42,6 +56,8 @@ class Question:
     budget_usd: float | None = None
     budget_hours: float | None = None
     unique_tokens: float | None = None
+    bytes_per_character: float = PORTUGUESE_BYTES_PER_CHARACTER
+    different_words: float = math.inf
     num_gpus: int = 1
     mfu: float = 0.4
     # Share of the budget that is kept for evaluation, fine-tuning, chat and things going wrong.
@@ -52,6 +68,7 @@ class Question:
     sequence_length: int = 2048
     country: str = "BRA"
     law: str = "besiroglu"
+    fitted: FittedLaw | None = None
     model: ModelSettings | None = None
     vocab_size: int | None = None
 
@@ -127,6 +144,7 @@ class Plan:
         """The plan as plain values."""
         asked = asdict(self.question)
         asked["model"] = self.question.model.model_dump() if self.question.model else None
+        asked["fitted"] = asdict(self.question.fitted) if self.question.fitted else None
         return {
             **asdict(self),
             "question": asked,
@@ -136,25 +154,33 @@ class Plan:
         }
 
 
-def bytes_per_token(vocab_size: int) -> float:
-    """Bytes of Portuguese text behind one token of such a vocabulary, roughly.
+def bytes_per_token(
+    vocab_size: int, bytes_per_character: float = PORTUGUESE_BYTES_PER_CHARACTER
+) -> float:
+    """Bytes of text behind one token of such a vocabulary, roughly; Portuguese by default.
 
     >>> round(bytes_per_token(32_000), 2), round(bytes_per_token(1024), 2)
     (4.6, 3.1)
+    >>> round(bytes_per_token(32_000, bytes_per_character=2.7), 1)  # Bengali
+    12.1
     """
+    scale = bytes_per_character / PORTUGUESE_BYTES_PER_CHARACTER
     known = sorted(BYTES_PER_TOKEN.items())
     if vocab_size <= known[0][0]:
-        return known[0][1]
+        return known[0][1] * scale
     for (small, low), (large, high) in pairwise(known):
         if vocab_size <= large:
             share = math.log(vocab_size / small) / math.log(large / small)
-            return low + share * (high - low)
-    return known[-1][1]
+            return (low + share * (high - low)) * scale
+    return known[-1][1] * scale
 
 
-def vocabulary_for(text_bytes: float) -> int:
-    """Pieces that so much text can fill."""
-    return next(size for limit, size in VOCABULARY_BY_TEXT if text_bytes <= limit)
+def vocabulary_for(
+    text_bytes: float, bytes_per_character: float = PORTUGUESE_BYTES_PER_CHARACTER
+) -> int:
+    """Pieces that so much text can fill; text is compared by its characters."""
+    alike = text_bytes * PORTUGUESE_BYTES_PER_CHARACTER / bytes_per_character
+    return next(size for limit, size in VOCABULARY_BY_TEXT if alike <= limit)
 
 
 def batch_and_rate(flops: float, sequence_length: int) -> tuple[int, float]:
@@ -202,21 +228,17 @@ def make_plan(question: Question) -> Plan:
     the lowest expected loss is taken.
     """
     _check(question)
-    chosen = law(question.law)
-    vocab_size = question.vocab_size or vocabulary_for(question.text_bytes)
+    chosen = _law(question)
+    vocab_size = _vocabulary(question)
     best = _best(question, chosen, vocab_size)
     if best is None:
-        raise UserError(
-            "plan-too-small",
-            "ttl plan",
-            f"{question.hours:.3g} hours on {question.gpu.title} and "
-            f"{question.text_bytes / 1e6:.3g} MB of text are too little for the smallest model",
-            "raise what is short, or write a recipe by hand from recipes/quickstart.toml",
-        )
+        raise _too_small(question, vocab_size)
     loss, model, tokens = best
     unique = unique_tokens(question, vocab_size)
     compute = tokens * flops_per_token(model, vocab_size, question.sequence_length)
     tokens_per_step, rate = batch_and_rate(compute, question.sequence_length)
+    while tokens < MIN_STEPS * tokens_per_step and tokens_per_step > question.sequence_length:
+        tokens_per_step //= 2
     steps = max(1, round(tokens / tokens_per_step))
     money, text = _gains(question, chosen, vocab_size, loss)
     return Plan(
@@ -230,7 +252,7 @@ def make_plan(question: Question) -> Plan:
         num_steps=steps,
         peak_learning_rate=rate,
         cost=cost_of(question, model, vocab_size, steps * tokens_per_step),
-        expected=expect(chosen, num_parameters(model, vocab_size), tokens, unique),
+        expected=_expected(question, num_parameters(model, vocab_size), tokens, unique),
         law_loss=loss,
         limit="text" if text > money else "money",
         gain_of_twice_the_money=money,
@@ -253,9 +275,34 @@ def expect(chosen: Law, parameters: float, tokens: float, unique: float) -> Expe
     )
 
 
+def _law(question: Question) -> Law:
+    return question.fitted.law if question.fitted else law(question.law)
+
+
+def _expected(question: Question, parameters: float, tokens: float, unique: float) -> Expected:
+    """The loss of the user's own text where pilots were run on it, else of the public runs."""
+    fitted = question.fitted
+    if fitted is None:
+        return expect(law(question.law), parameters, tokens, unique)
+    middle, half = fitted.predict(parameters, tokens, unique)
+    bits = middle / math.log(2) / fitted.bytes_per_token
+    return Expected(middle, middle - half, middle + half, bits)
+
+
 def unique_tokens(question: Question, vocab_size: int) -> float:
     """Different tokens on hand: as counted, else from the size of the text."""
-    return question.unique_tokens or question.text_bytes / bytes_per_token(vocab_size)
+    each = bytes_per_token(vocab_size, question.bytes_per_character)
+    return question.unique_tokens or question.text_bytes / each
+
+
+def _vocabulary(question: Question) -> int:
+    if question.vocab_size:
+        return question.vocab_size
+    size = vocabulary_for(question.text_bytes, question.bytes_per_character)
+    # A text of few different words cannot fill it, and the tokenizer room would refuse.
+    while size > MIN_VOCABULARY and size > PIECES_PER_WORD * question.different_words:
+        size //= 2
+    return size
 
 
 def _check(question: Question) -> None:
@@ -267,10 +314,18 @@ def _check(question: Question) -> None:
         raise UserError("plan-price", "--gpu", what, "say it with --usd-per-hour, or give --hours")
     amounts = {"--budget-usd": question.budget_usd, "--hours": question.budget_hours}
     amounts |= {"--text-mb": question.text_bytes, "--gpus": question.num_gpus}
+    amounts |= {"--tokens": question.unique_tokens, "--max-epochs": question.max_epochs}
+    amounts |= {"--peak-tflops": question.gpu.peak_tflops}
     for name, value in amounts.items():
         if value is not None and not 0 < value < math.inf:
             what = f"expected more than 0, got {value}"
             raise UserError("plan-value", name, what, f"give {name} a positive number")
+    if not 0 <= question.usd_per_hour < math.inf:
+        what = f"expected 0 or more, got {question.usd_per_hour}"
+        raise UserError("plan-value", "--usd-per-hour", what, "give the price of one card's hour")
+    if not MIN_CONTEXT <= question.sequence_length <= MAX_CONTEXT:
+        what = f"expected {MIN_CONTEXT} to {MAX_CONTEXT:,} tokens, got {question.sequence_length:,}"
+        raise UserError("plan-value", "--sequence-length", what, "give 512, 1024 or 2048")
     if not 0 < question.mfu <= 1:
         what = f"expected a share above 0 and at most 1, got {question.mfu}"
         raise UserError("plan-value", "--mfu", what, "give 0.4, or what `ttl doctor` measured")
@@ -280,6 +335,27 @@ def _best(
     question: Question, chosen: Law, vocab_size: int
 ) -> tuple[float, ModelSettings, float] | None:
     """Loss, shape and tokens of the best choice; None where the budget is too small for any."""
+    found = _choices(question, chosen, vocab_size)
+    if not found:
+        return None
+    lowest = min(row[0] for row in found)
+    near = [row for row in found if row[0] <= lowest + SAME_LOSS]
+    loss, _, model, tokens = min(near, key=lambda row: row[1])
+    return loss, model, tokens
+
+
+def other_sizes(plan: Plan) -> list[tuple[int, float, float]]:
+    """Every size that the same budget could train: parameters, tokens, the law's loss."""
+    found = _choices(replace(plan.question, model=None), _law(plan.question), plan.vocab_size)
+    return [
+        (num_parameters(model, plan.vocab_size), tokens, loss) for loss, _, model, tokens in found
+    ]
+
+
+def _choices(
+    question: Question, chosen: Law, vocab_size: int
+) -> list[tuple[float, float, ModelSettings, float]]:
+    """Loss, FLOPs, shape and tokens of each shape that fits the card and the budget."""
     unique = unique_tokens(question, vocab_size)
     found = []
     for model in (question.model,) if question.model else shapes():
@@ -291,12 +367,7 @@ def _best(
         if tokens >= MIN_TOKENS_PER_PARAMETER * parameters or question.model:
             loss = chosen.loss_repeating(parameters, tokens, unique)
             found.append((loss, tokens * flops, model, tokens))
-    if not found:
-        return None
-    lowest = min(row[0] for row in found)
-    near = [row for row in found if row[0] <= lowest + SAME_LOSS]
-    loss, _, model, tokens = min(near, key=lambda row: row[1])
-    return loss, model, tokens
+    return found
 
 
 def _fits(question: Question, model: ModelSettings, parameters: int, vocab_size: int) -> bool:
@@ -325,14 +396,36 @@ def _gains(question: Question, chosen: Law, vocab_size: int, loss: float) -> tup
     return gains[0], gains[1]
 
 
+def _too_small(question: Question, vocab_size: int) -> UserError:
+    """What is short, budget or text, and by how much, for the smallest shape."""
+    model = shapes()[0]
+    needed = MIN_TOKENS_PER_PARAMETER * num_parameters(model, vocab_size)
+    paid = question.flops / flops_per_token(model, vocab_size, question.sequence_length)
+    read = unique_tokens(question, vocab_size) * question.max_epochs
+    if paid < needed:
+        what = f"{question.hours:.3g} hours on {question.gpu.title} pay for {paid:,.0f} tokens"
+        fix = f"give {needed / paid:.1f} times the money or hours, or a faster --gpu"
+    else:
+        what = f"{question.text_bytes / 1e6:.3g} MB of text are {read:,.0f} tokens in all passes"
+        fix = f"give {needed / read:.1f} times the text"
+    what += f", and the smallest model needs {needed:,.0f}"
+    return UserError("plan-too-small", "ttl plan", what, fix)
+
+
 def _notes(
     question: Question, chosen: Law, vocab_size: int, tokens: float, loss: float
 ) -> tuple[str, ...]:
     unique = unique_tokens(question, vocab_size)
     notes = []
     if question.unique_tokens is None:
-        notes.append("Tokens are guessed from the size of the text: `ttl tokenizer` counts them.")
-    if tokens < MIN_TOKENS_OF_LAWS:
+        each = bytes_per_token(vocab_size, question.bytes_per_character)
+        notes.append(
+            f"Tokens are estimated: {question.bytes_per_character:.2f} bytes per character, so "
+            f"about {each:.1f} bytes per token; `ttl tokenizer` counts them. Filters take some."
+        )
+    if question.fitted is not None:
+        notes.append(question.fitted.says(tokens))
+    if tokens < MIN_TOKENS_OF_LAWS and question.fitted is None:
         notes.append(
             "Under 500 M tokens no published law predicts a loss: the shape is a rule of thumb."
         )
@@ -341,6 +434,8 @@ def _notes(
         gain = loss - more[0] if more else 0.0
         words = f"The text runs out before the money, after {question.max_epochs:g} passes."
         if question.max_epochs < MANY_EPOCHS and gain > SAME_LOSS:
-            words += f" --max-epochs {MANY_EPOCHS:g} would use more of it: {gain:.2f} nats lower."
+            words += f" --max-epochs {MANY_EPOCHS:g} would use more of it"
+            known = tokens >= MIN_TOKENS_OF_LAWS or question.fitted is not None
+            words += f": {gain:.2f} nats lower." if known else "."
         notes.append(words)
     return tuple(notes)

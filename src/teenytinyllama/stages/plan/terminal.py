@@ -9,17 +9,19 @@ from rich.console import Console
 from rich.table import Table
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages.plan.planner import Plan, make_plan
+from teenytinyllama.stages.plan.planner import Plan, make_plan, other_sizes
 
 BAR_WIDTH = 18
 
 
 def show(plan: Plan, console: Console | None = None) -> None:
-    """Print the plan: a table of the plan, a table of budgets with a bar for the loss."""
+    """Print the plan, other sizes for the same budget, other budgets for the same text."""
     console = console or Console()
     console.print()
     console.print(_main(plan))
-    console.print(_budgets(plan))
+    if plan.expected.loss is not None:  # below the reach of the laws their numbers mean nothing
+        console.print(_sizes(plan))
+        console.print(_budgets(plan))
     console.print(_limit(plan))
     for note in plan.notes:
         console.print(f"  {note}", style="dim")
@@ -55,6 +57,8 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "energy", f"{cost.gpu_kwh:.3g} kWh GPU + {cost.host_kwh:.3g} kWh machine (modelled)"
     yield "carbon", f"{cost.emissions_kg:.3g} kg CO2eq ({asked.country})"
     price = f"at ${asked.usd_per_hour:g} per card and hour" if asked.usd_per_hour else "no price"
+    if asked.usd_per_hour and asked.usd_per_hour == asked.gpu.usd_per_hour:
+        price += f": {asked.gpu.price_from}"
     yield "money", f"${cost.usd:,.2f} ({price}; {asked.reserve_fraction:.0%} is kept for the rest)"
     yield "expected loss", _expected(plan)
 
@@ -69,12 +73,36 @@ def _expected(plan: Plan) -> str:
     )
 
 
+def _sizes(plan: Plan) -> Table:
+    """Why this size: what the same budget makes of the others. Small models see more tokens."""
+    table = _plot("Other sizes for the same budget", "parameters", "tokens")
+    found = other_sizes(plan)
+    losses = [loss for *_, loss in found]
+    for parameters, tokens, loss in found:
+        chosen = parameters == plan.parameters
+        bar = _bar(loss, min(losses), max(losses))
+        style = "bold" if chosen else None
+        table.add_row(_short(parameters), _short(tokens), f"{loss:.3f}", bar, style=style)
+    return table
+
+
+def _plot(title: str, *columns: str) -> Table:
+    """A table whose last column is a bar for the loss, from the law alone."""
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    for column in (*columns, "law's loss"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    return table
+
+
+def _bar(loss: float, low: float, high: float) -> str:
+    share = (loss - low) / (high - low) if high > low else 0.5
+    return "█" * round(4 + share * (BAR_WIDTH - 4))
+
+
 def _budgets(plan: Plan) -> Table:
     """The same question with other budgets: the loss as a bar, from the law alone."""
-    table = Table(title="With less, with more", title_justify="left", pad_edge=False)
-    for title in ("budget", "parameters", "tokens", "passes", "law's loss"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table = _plot("With less, with more", "budget", "parameters", "tokens", "passes")
     plans = [(factor, _other(plan, factor)) for factor in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)]
     found = [(factor, other) for factor, other in plans if other is not None]
     losses = [other.law_loss for _, other in found]
@@ -82,8 +110,7 @@ def _budgets(plan: Plan) -> Table:
     for number, (factor, other) in enumerate(found):
         if factor > 1 and other.law_loss >= losses[number - 1]:
             continue  # more money buys nothing more
-        share = (other.law_loss - low) / (high - low) if high > low else 0.5
-        bar = "█" * round(4 + share * (BAR_WIDTH - 4))
+        bar = _bar(other.law_loss, low, high)
         money = plan.question.budget_usd
         budget = f"${money * factor:,.2f}" if money else f"{plan.question.hours * factor:.3g} h"
         table.add_row(
@@ -112,6 +139,8 @@ def _other(plan: Plan, factor: float) -> Plan | None:
 
 
 def _limit(plan: Plan) -> str:
+    if plan.expected.loss is None:
+        return f"What limits it: {plan.limit}."
     return (
         f"What limits it: {plan.limit}. Twice the money lowers the loss by "
         f"{plan.gain_of_twice_the_money:.3f}, twice the text by {plan.gain_of_twice_the_text:.3f}."

@@ -23,6 +23,7 @@ from teenytinyllama.stages.tokenizer.train import (
     check_memory,
     count_words,
     train_model,
+    with_letters,
     without_rare_words,
 )
 
@@ -39,6 +40,7 @@ def run(
     Leaves the Hugging Face files and, of a SentencePiece vocabulary, `tokenizer.model`, proven
     equal on the run's own text. The figures are those of Table 1, taken on held-out documents.
     """
+    settings = with_letters(settings, context.language)
     sample = Sample(corpus_dir, "train", settings.max_training_bytes)
     if sample.num_bytes_kept < sample.num_bytes_read:
         say(
@@ -71,6 +73,8 @@ def run(
             "different_words": len(counts),
             "words_trained_on": len(common),
             "vocab_size": encoder.vocab_size,
+            "letters_required": len(set(settings.required_letters)),
+            "letters_with_piece": len(set(settings.required_letters) & set(encoder.pieces())),
             **compared,
         },
         figures={**measure_sources(heldout, encoder), **_table_1(settings, out_dir)},

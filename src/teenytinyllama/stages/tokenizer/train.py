@@ -12,6 +12,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from unicodedata import category
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -26,6 +27,7 @@ from teenytinyllama.formats.conversations import (
     SPECIAL_TOKENS,
     UNK,
 )
+from teenytinyllama.languages import letters_of
 from teenytinyllama.recipe import TokenizerSettings
 
 # A word with the spaces before it and the line ends after it, so that ".\n" can be one piece.
@@ -108,9 +110,11 @@ def check_letters(counts: Counter[str], pieces: Collection[str]) -> None:
     for word, count in counts.items():
         for letter in word:
             letters[letter] += count
-    total = sum(count for letter, count in letters.items() if letter.isalpha())
+    # Letters and combining marks: the vowel signs of Indic scripts are marks.
+    letters = Counter({x: n for x, n in letters.items() if category(x)[0] in "LM"})
+    total = sum(letters.values())
     known = {piece for piece in pieces if len(piece) == 1}
-    missing = {x: n for x, n in letters.most_common() if x.isalpha() and x not in known}
+    missing = {x: n for x, n in letters.most_common() if x not in known}
     if sum(missing.values()) > MAX_LETTERS_DROPPED * total:
         shown = ", ".join(f"{letter} {count:,}" for letter, count in list(missing.items())[:12])
         raise UserError(
@@ -119,6 +123,13 @@ def check_letters(counts: Counter[str], pieces: Collection[str]) -> None:
             f"{len(missing)} letters of the text have no piece of their own: {shown}",
             "--set tokenizer.character_coverage=0.9999",
         )
+
+
+def with_letters(settings: TokenizerSettings, language: str) -> TokenizerSettings:
+    """The settings with the letters of the language, where the recipe names none."""
+    if settings.required_letters or settings.model == "byte-level":
+        return settings
+    return settings.model_copy(update={"required_letters": letters_of(language)})
 
 
 def train_model(counts: Counter[str], settings: TokenizerSettings) -> bytes:
@@ -142,7 +153,8 @@ def train_model(counts: Counter[str], settings: TokenizerSettings) -> bytes:
             model_type=settings.model,
             vocab_size=settings.vocab_size,
             character_coverage=settings.character_coverage,
-            required_chars=_SPELLING if settings.model == "unigram" else "",
+            required_chars=settings.required_letters
+            + (_SPELLING if settings.model == "unigram" else ""),
             byte_fallback=True,
             split_digits=True,
             normalization_rule_name="identity",

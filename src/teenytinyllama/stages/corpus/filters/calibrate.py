@@ -18,7 +18,7 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.recipe import FilterSettings
 from teenytinyllama.stages.corpus.filters.measures import Values, measure_batch
 from teenytinyllama.stages.corpus.filters.rules import RULES
-from teenytinyllama.stages.corpus.filters.thresholds import load_language
+from teenytinyllama.stages.corpus.filters.thresholds import language_data, load_language
 from teenytinyllama.stages.corpus.filters.words import read_words
 
 TAIL_FRACTION = 0.01
@@ -29,6 +29,8 @@ rare in a short document need not be so in a long one."""
 DOCUMENTS_PER_BATCH = 50
 # A plain text says nothing of how long documents are.
 _LENGTH_RULES = ("gopher_short_doc", "gopher_long_doc")
+REFERENCE = "pt"
+"""The language whose rules and lengths a language without numbers starts from."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,19 @@ def _documents(text: str) -> Iterator[str]:
         yield mark.join(blocks)
 
 
+def thresholds_now(language: str, settings: FilterSettings) -> dict[str, float]:
+    """The numbers a language has today; those of `REFERENCE` where it has none."""
+    for known in (language, REFERENCE):
+        found = load_language(known).thresholds.get(settings.words)
+        if found:
+            return found
+    raise AssertionError(f"{REFERENCE} has thresholds for every word rule")
+
+
 def calibrate(documents: list[str], settings: FilterSettings, language: str) -> Calibration:
     """Thresholds beyond which `TAIL_FRACTION` of the clean documents lie, for every rule in use."""
-    data = load_language(language)
-    now = data.thresholds[settings.words]
+    data = language_data(settings, language)
+    now = thresholds_now(language, settings)
     in_use = [rule for rule in RULES if rule.reason in now]
     # A threshold of 0 makes every share exact; from below nothing is bounded.
     exact = {rule.reason: 0.0 for rule in in_use}
@@ -120,7 +131,7 @@ def _outwards(value: float, side: str) -> float:
 
 def as_toml(found: Calibration, settings: FilterSettings, language: str) -> str:
     """The table to put into `languages/<code>/filters.toml`, with today's numbers beside it."""
-    now = load_language(language).thresholds[settings.words]
+    now = thresholds_now(language, settings)
     lines = [
         f"# Learnt from {found.num_documents} clean documents: each rule drops at most "
         f"{TAIL_FRACTION:.0%} of them,",

@@ -1,0 +1,136 @@
+"""`ttl new` and `ttl storybook`: any language, and one line for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from teenytinyllama import storybook
+from teenytinyllama.cli import app
+from teenytinyllama.errors import UserError
+from teenytinyllama.recipe import Recipe, load_recipe
+
+runner = CliRunner()
+CPU = ["--gpu", "cpu", "--hours", "1"]
+
+
+def ttl(*words: str | Path) -> str:
+    done = runner.invoke(app, [str(word) for word in words])
+    if done.exception is not None:
+        raise done.exception
+    return str(done.output)
+
+
+def clean(tmp_path: Path, language: str = "gl", number: int = 150) -> Path:
+    path = tmp_path / "clean.txt"
+    made = storybook.documents(num_documents=number, language=language)
+    path.write_text("\n\n".join(one.text for one in made), encoding="utf-8")
+    return path
+
+
+def new(tmp_path: Path, *words: str | Path) -> Recipe:
+    out = tmp_path / "new.toml"
+    ttl("new", *CPU, "--text-mb", "50", "--out", out, *words)
+    return load_recipe(out)
+
+
+@pytest.mark.parametrize("language", ["gl", "bn"])
+def test_a_language_with_a_folder_needs_nothing_more(tmp_path: Path, language: str) -> None:
+    recipe = new(tmp_path, "--language", language)
+    assert recipe.language == language
+    assert recipe.corpus is not None
+    assert recipe.corpus.filters.thresholds == {}
+    assert recipe.evaluate is not None
+    assert [task.kind for task in recipe.evaluate.tasks] == ["cloze"]
+    assert recipe.align is None
+
+
+def test_a_language_without_a_folder_learns_from_its_sample(tmp_path: Path) -> None:
+    recipe = new(tmp_path, "--language", "wo", "--clean-sample", clean(tmp_path))
+    assert recipe.corpus is not None
+    assert recipe.tokenizer is not None
+    filters = recipe.corpus.filters
+    assert "language" not in filters.families  # py3langid knows no Wolof
+    assert filters.thresholds["gopher_enough_stop_words"] == 2
+    assert {"de", "a", "o"} <= set(filters.stop_words)
+    assert set("áéíóúñ") <= set(recipe.tokenizer.required_letters)
+
+
+def test_a_language_that_can_be_told_keeps_its_filter(tmp_path: Path) -> None:
+    recipe = new(tmp_path, "--language", "gl", "--clean-sample", clean(tmp_path))
+    assert recipe.corpus is not None
+    assert "language" in recipe.corpus.filters.families
+
+
+def test_a_sample_in_another_language_is_said(tmp_path: Path) -> None:
+    out = tmp_path / "yo.toml"
+    asked = ["--language", "yo", "--clean-sample", clean(tmp_path), "--text-mb", "50"]
+    said = ttl("new", *asked, *CPU, "--out", out)
+    assert 'takes only 0% of the sample for "yo"' in said
+    recipe = load_recipe(out)
+    assert recipe.corpus is not None
+    assert "language" not in recipe.corpus.filters.families
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--language", "yo"], "language-unknown"),
+        (["--language", "português"], "language-code"),
+        (["--language", "PT"], "language-code"),
+        (["--language", "yo", "--clean-sample", "none.txt"], "calibrate-unreadable"),
+        (["--language", "yo", "--clean-sample", "SMALL"], "sample-small"),
+        (["--language", "yo", "--clean-sample", "EMPTY"], "calibrate-empty"),
+        (["--language", "gl", "--chat", "none/*.jsonl"], "chat-missing"),
+        (["--language", "gl", "--text", "none/**"], "text-missing"),
+        (["--language", "gl", "--gpu", "gtx"], "gpu-unknown"),
+        (["--language", "gl", "--sequence-length", "3"], "plan-value"),
+        (["--language", "gl", "--name", "a b"], "recipe-value"),
+    ],
+)
+def test_bad_input_is_one_error(tmp_path: Path, words: list[str], code: str) -> None:
+    (tmp_path / "SMALL").write_text("Unha frase.\n\nOutra frase.")
+    (tmp_path / "EMPTY").write_text(" \n")
+    here = [str(tmp_path / word) if word.isupper() and word != "PT" else word for word in words]
+    with pytest.raises(UserError) as error:
+        new(tmp_path, *here)
+    assert error.value.code == code
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "new.toml").exists()
+
+
+def test_a_recipe_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
+    new(tmp_path, "--language", "gl")
+    with pytest.raises(UserError) as error:
+        new(tmp_path, "--language", "gl")
+    assert error.value.code == "recipe-exists"
+
+
+def test_the_storybook_as_files(tmp_path: Path) -> None:
+    made = ["--documents", "5", "--conversations", "3"]
+    ttl("storybook", "--language", "bn", "--out", tmp_path, *made)
+    text = (tmp_path / "text" / "storybook.jsonl").read_text(encoding="utf-8").splitlines()
+    chat = (tmp_path / "chat" / "storybook.jsonl").read_text(encoding="utf-8").splitlines()
+    assert (len(text), len(chat)) == (5, 3)
+    assert "।" in json.loads(text[0])["text"]
+    assert json.loads(chat[0])["messages"][0]["role"] == "user"
+    with pytest.raises(UserError) as error:
+        ttl("storybook", "--language", "yo", "--out", tmp_path, *made)
+    assert error.value.code == "storybook-language"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as error:
+        ttl("storybook", "--language", "gl", "--out", tmp_path / "file" / "below", *made)
+    assert error.value.code == "storybook-unwritable"
+
+
+def test_pilots_need_time_and_a_recipe(tmp_path: Path) -> None:
+    asked = ["plan", *CPU, "--text-mb", "50", "--calibrate"]
+    with pytest.raises(UserError) as error:
+        ttl(*asked, tmp_path / "none.toml", "--minutes", "0")
+    assert error.value.code == "plan-value"
+    with pytest.raises(UserError) as error:
+        ttl(*asked, tmp_path / "none.toml")
+    assert error.value.code == "recipe-missing"
