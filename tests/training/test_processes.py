@@ -1,31 +1,134 @@
+"""Two processes on a CPU (gloo) train what one trains, and take over each other's checkpoints."""
+
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
 from tiny import loss_log
+from two_processes import train
+from yaml import safe_load
 
 from teenytinyllama.formats.manifest import sha256_file
 from teenytinyllama.training import checkpoints
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
+ACCELERATE = Path(__file__).parents[2] / "recipes" / "accelerate"
+# What `accelerate launch` makes of recipes/accelerate/fsdp2.yaml; on a CPU it leaves FSDP out.
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+LAST = checkpoints.folder_name(10)
 
 
-def launch(folder, num_processes, stop_after):
-    command = [sys.executable, str(SCRIPT), str(folder), str(stop_after)]
-    if num_processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone"]
-        command[1:1] = [*launcher, f"--nproc-per-node={num_processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def launch(*plans, python=sys.executable, timeout=300, **variables):
+    """Run the plans one after another in two processes; returns what they said."""
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    plans = [{**plan, "folder": str(plan["folder"])} for plan in plans]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
+    done = subprocess.run(
+        [*command, str(SCRIPT), json.dumps(plans)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=timeout,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def same_losses(one, other, rel=1e-5):
+    first, second = loss_log(one), loss_log(other)
+    assert [row[0] for row in first] == [row[0] for row in second]
+    for a, b in zip(first, second, strict=True):
+        assert a[1:] == pytest.approx(b[1:], rel=rel)
 
 
 def test_one_process_and_two_give_the_same_bits_and_trade_checkpoints(tmp_path):
     alone, mixed = tmp_path / "alone", tmp_path / "mixed"
-    launch(alone, 1, 10)
-    for num_processes, stop_after in ((1, 3), (2, 6), (1, 10)):
-        launch(mixed, num_processes, stop_after)
-    last = checkpoints.folder_name(10) + "/model.safetensors"
+    train(alone, gradient_shards=2)
+    train(mixed, gradient_shards=2, stop_after=3)
+    launch({"folder": mixed, "gradient_shards": 2, "stop_after": 6})
+    train(mixed, gradient_shards=2)
+    last = LAST + "/model.safetensors"
     assert sha256_file(alone / last) == sha256_file(mixed / last)
-    assert [row[1] for row in loss_log(mixed)][-1] == [row[1] for row in loss_log(alone)][-1]
+    assert loss_log(mixed)[-1] == loss_log(alone)[-1]
+
+
+def test_slices_train_what_one_process_trains_and_trade_checkpoints(tmp_path):
+    """FSDP2: rows at once, rows one by one and rows in two processes; muon needs whole matrices."""
+    alone, mixed, whole = tmp_path / "alone", tmp_path / "mixed", tmp_path / "whole"
+    train(alone, micro_batch=4)
+    train(mixed, stop_after=3)
+    launch(
+        {"folder": mixed, "engine": "Sharded", "stop_after": 7},
+        {"folder": whole, "engine": "Sharded", "micro_batch": 2},
+        **FSDP2,
+    )
+    train(mixed)
+    # Sums in another order: single precision keeps seven digits.
+    same_losses(alone, mixed)
+    same_losses(alone, whole)
+    one, other = (checkpoints.load_newest(folder) for folder in (alone, whole))
+    assert one.model.keys() == other.model.keys()
+    assert one.optimizer.keys() == other.optimizer.keys()
+    for name, tensor in one.model.items():
+        assert torch.allclose(tensor, other.model[name], atol=1e-5), name
+
+
+@pytest.mark.slow
+def test_slices_in_every_precision_with_recomputing_compiling_and_poison(tmp_path):
+    plans = {
+        "adamw": {"optimizer": "adamw"},
+        "mixed": {"precision": "bf16-mixed"},
+        "recomputed": {"activation_checkpointing": True},
+        "compiled": {"compile": True},
+        "poisoned": {"poison": 4},
+        "poisoned adamw": {"poison": 4, "optimizer": "adamw"},
+    }
+    launch(
+        *({"folder": tmp_path / name, "engine": "Sharded", **p} for name, p in plans.items()),
+        timeout=900,
+        **FSDP2,
+    )
+    for name, plan in plans.items():
+        alone = tmp_path / f"{name} alone"
+        train(alone, **plan)
+        # bfloat16 keeps 8 bits: a sum in another order moves the loss's third digit at most.
+        same_losses(alone, tmp_path / name, rel=2e-3 if name == "mixed" else 1e-4)
+
+
+@pytest.mark.slow
+def test_two_of_each_kind_take_over_from_each_other(tmp_path):
+    alone, mixed = tmp_path / "alone", tmp_path / "mixed"
+    train(alone, optimizer="adamw")
+    launch({"folder": mixed, "optimizer": "adamw", "stop_after": 3})
+    launch({"folder": mixed, "optimizer": "adamw", "engine": "Sharded", "stop_after": 6}, **FSDP2)
+    launch({"folder": mixed, "optimizer": "adamw", "stop_after": 8})
+    train(mixed, optimizer="adamw")
+    same_losses(alone, mixed)
+
+
+def test_the_files_for_accelerate_say_what_the_tests_run():
+    fsdp = safe_load((ACCELERATE / "fsdp2.yaml").read_text(encoding="utf-8"))["fsdp_config"]
+    names = {"fsdp_reshard_after_forward": "FSDP_RESHARD_AFTER_FORWARD"}
+    said = {names.get(name, name.upper()): str(value) for name, value in fsdp.items()}
+    said["FSDP_TRANSFORMER_CLS_TO_WRAP"] = said.pop("FSDP_TRANSFORMER_LAYER_CLS_TO_WRAP")
+    assert {k: v.lower() for k, v in said.items()} == {
+        k: v.lower() for k, v in FSDP2.items() if k != "ACCELERATE_USE_FSDP"
+    }

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
 
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.recipe import OptimizerSettings
@@ -86,8 +87,8 @@ class Muon(torch.optim.Optimizer):
             state = self.state[parameter]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
-            momenta.append(state["momentum_buffer"])
-        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+            momenta.append(local(state["momentum_buffer"]))
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
         keep = 1.0 if self.found_inf is None else 1.0 - self.found_inf
         if isinstance(keep, Tensor):
             # A gradient equal to the momentum leaves the momentum as it is.
@@ -96,11 +97,45 @@ class Muon(torch.optim.Optimizer):
             ]
         torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
         nesterov = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)
-        stack = orthogonalize(torch.stack(list(nesterov)), self.compute_dtype)
+        # Slices do not make a matrix: each process gathers them all and keeps its own after.
+        whole = [gather_like(m, p) for m, p in zip(nesterov, parameters, strict=True)]
+        stack = orthogonalize(torch.stack(whole), self.compute_dtype)
         rate = lr * 0.2 * math.sqrt(max(parameters[0].shape))
         for parameter, update in zip(parameters, stack.unbind(), strict=True):
-            parameter.mul_(1 - lr * weight_decay * keep)
-            parameter.add_(update.to(parameter.dtype) * (-rate * keep))
+            weights, change = local(parameter), local(slice_like(update, parameter))
+            weights.mul_(1 - lr * weight_decay * keep)
+            weights.add_(change.to(weights.dtype) * (-rate * keep))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The slice that this process has of a spread tensor; of any other the tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def gather_like(piece: Tensor, parameter: Tensor) -> Tensor:
+    """The whole tensor of which each process has a `piece`, cut as `parameter` is."""
+    if not isinstance(parameter, DTensor):
+        return piece
+    spread = DTensor.from_local(
+        piece,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+    whole: Tensor = spread.full_tensor()
+    return whole
+
+
+def slice_like(whole: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor that every process has whole, cut as `parameter` is; nothing is sent."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    mesh = parameter.device_mesh
+    here = whole.detach().to(parameter.device)
+    everywhere = DTensor.from_local(here, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return everywhere.redistribute(mesh, parameter.placements)
 
 
 def build_optimizers(
