@@ -23,7 +23,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
 from teenytinyllama.model import build_model, llama_config
-from teenytinyllama.recipe import ModelSettings, Task
+from teenytinyllama.recipe import EvaluateSettings, ModelSettings, Task
 from teenytinyllama.stages.evaluate.definitions import load_benchmark
 from teenytinyllama.stages.evaluate.harness import PackedLM
 
@@ -31,10 +31,10 @@ from teenytinyllama.stages.evaluate.harness import PackedLM
 # in the tokens it reads, ours has a part that a whole task pays once: so the peer scores the first
 # few of our documents, and its time is scaled by tokens to all of them.
 CASES = {
-    "arc_25_shot": (("arc_pt",), "arc_challenge_pt", 2, 2, 5.0),
-    "mmlu_5_shot": (("mmlu_pt",), "mmlu_pt", 6, 48, 6.0),
+    "arc_25_shot": (("arc_pt",), "arc_challenge_pt", 1, 6, 5.0),
+    "mmlu_5_shot": (("mmlu_pt",), "mmlu_pt", 4, 64, 6.0),
     "truthfulqa": (("truthfulqa_pt_mc1", "truthfulqa_pt_mc2"), "truthfulqa_pt", 2, 24, 8.0),
-    "hellaswag_like_0_shot": (("hellaswag_pt",), "continuation_pt", 16, 16, 1.8),
+    "hellaswag_like_0_shot": (("hellaswag_pt",), "continuation_pt", 12, 48, 1.8),
 }
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peer-batch", type=int, default=4)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--batch-tokens", type=int, default=EvaluateSettings().batch_tokens)
     parser.add_argument("--first-pair", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

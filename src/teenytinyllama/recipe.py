@@ -510,8 +510,9 @@ class EvaluateSettings(Settings):
     """Held-out documents to score at most; 0: all."""
     max_bigram_tokens: Positive = 50_000_000
     """Training tokens that the bigram yardstick counts at most."""
-    batch_tokens: Positive = 4096
-    """Tokens of one forward pass: speed and memory, not results."""
+    batch_tokens: Positive = 2048
+    """Tokens of one forward pass: speed and memory, not results. On a CPU a larger pass is slower:
+    its tensors outgrow what the allocator keeps. On a GPU, 16384 and more."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the weights while scoring; softmax is always fp32."""
     reuse_answers: bool = True

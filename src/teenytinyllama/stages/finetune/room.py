@@ -116,6 +116,8 @@ def _one_task(
         baselines[f"{other.name}_accuracy"] = its["accuracy"]
         baselines[f"{other.name}_accuracy_spread"] = its["accuracy_spread"]
         baselines[f"{other.name}_macro_f1"] = its["macro_f1"]
+        baselines[f"{other.name}_macro_f1_spread"] = its["macro_f1_spread"]
+        baselines[f"{other.name}_seeds"] = its["seeds"]
         shutil.rmtree(task_dir / other.name / "final")
     return {"counts": counts, "figures": {**figures, **baselines}}
 

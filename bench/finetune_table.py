@@ -1,0 +1,161 @@
+"""What pre-training was worth: a base model against its own randomly initialised twin.
+
+Both are fine-tuned in the same way, by the finetune room itself, on five real labelled sets with
+the same examples, steps and seeds; beside them the majority class and TF-IDF with logistic
+regression. Large training splits are cut to a seeded share, which is printed; test splits are
+read whole.
+
+    python bench/finetune_table.py --model RUN/pretrain/final --tokenizer RUN/tokenizer
+        [--tasks-dir ../shared/data/tasks] [--only toldbr] [--max-train 1500]
+
+`--model` is any folder with config.json and weights, a checkpoint too; it is read once, at the
+start. Prints one JSON line a task and measure, then the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from teenytinyllama.context import RoomContext
+from teenytinyllama.energy import EnergyMeter
+from teenytinyllama.recipe import EnergySettings, FinetuneSettings, LabelledSet
+from teenytinyllama.stages import finetune
+
+# name: (folder, text columns, label column, test split, validation split)
+TASKS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
+    "ToLD-Br": ("toldbr", ("text",), "toxic", "test", "validation"),
+    "SST-2-pt": ("sst2_pt", ("sentence",), "label", "validation", ""),
+    "ASSIN-2": ("assin2", ("premise", "hypothesis"), "entailment_judgment", "test", "validation"),
+    "FaQuAD-NLI": ("faquad_nli", ("question", "answer"), "label", "test", "validation"),
+    "news-sections": ("news_section_pt", ("text",), "label", "test", "validation"),
+}
+
+
+def subset(source: Path, target: Path, max_train: int) -> dict[str, list[int]]:
+    """Copy a set's splits, the training split cut to a seeded share; returns kept and found."""
+    target.mkdir(parents=True)
+    counts = {}
+    for path in sorted(source.glob("*.jsonl")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = lines
+        if path.stem == "train" and len(lines) > max_train:
+            kept = random.Random(0).sample(lines, max_train)
+        (target / path.name).write_text("\n".join(kept) + "\n", encoding="utf-8")
+        counts[path.stem] = [len(kept), len(lines)]
+    return counts
+
+
+def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    source, columns, label, test, validation = TASKS[name]
+    counts = subset(options.tasks_dir / source, folder / "data" / name, options.max_train)
+    settings = FinetuneSettings(
+        tasks=(
+            LabelledSet(
+                name=name,
+                path=str(folder / "data" / name),
+                text_columns=columns,
+                label_column=label,
+                test_split=test,
+                validation_split=validation,
+            ),
+        ),
+        random_twin=True,
+        num_epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        max_length=options.max_length,
+        seeds=tuple(range(options.seeds)),
+    )
+    energy = EnergySettings()
+    started = time.process_time()
+    outcome = finetune.run(
+        settings=settings,
+        context=RoomContext("bench", "pt", energy, EnergyMeter(energy)),
+        out_dir=folder / "finetune",
+        tokenizer_dir=options.tokenizer,
+        pretrain_dir=folder / "pretrain",
+    )
+    found = outcome.figures["tasks"][name]
+    found["counts"] = outcome.counts["tasks"][name]
+    found["rows"] = counts
+    found["cpu_seconds"] = round(time.process_time() - started, 1)
+    return found
+
+
+def line(name: str, measure: str, found: dict[str, Any]) -> dict[str, Any]:
+    own = [one[measure] for one in found["seeds"]]
+    twin = [one[measure] for one in found["random-twin_seeds"]]
+    return {
+        "figure": f"finetune_table_{name}_{measure}",
+        "value": round(sum(own) / len(own), 4),
+        "spread": [round(min(own), 4), round(max(own), 4)],
+        "unit": f"{measure} on {found['num_items']} test items, {len(own)} seeds",
+        "peer": f"its randomly initialised twin: {sum(twin) / len(twin):.4f}",
+        "peer_spread": [round(min(twin), 4), round(max(twin), 4)],
+        "majority": round(found[f"majority_{measure}"], 4),
+        "bag_of_words": round(found[f"bag_of_words_{measure}"], 4),
+        "standard_error": round(found["standard_error"], 4),
+        "train_rows": found["rows"]["train"],
+        "texts_truncated": found["counts"]["texts_truncated"],
+        "best_epochs": [one["best_epoch"] for one in found["seeds"]],
+        "cpu_seconds": found["cpu_seconds"],
+        "goal": "every seed above every seed of the twin",
+        "holds": min(own) > max(twin),
+    }
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    rows = ["| set | measure | majority | TF-IDF | random twin | pre-trained |", "|" + "---|" * 6]
+    for one in lines:
+        _, _, name, measure = one["figure"].split("_", 3)
+        twin = one["peer"].rsplit(" ", 1)[1]
+        cells = [f"{100 * float(v):.1f}" for v in (one["majority"], one["bag_of_words"], twin)]
+        low, high = (f"{100 * v:.1f}" for v in one["peer_spread"])
+        own_low, own_high = (f"{100 * v:.1f}" for v in one["spread"])
+        own = f"{100 * one['value']:.1f} ({own_low} to {own_high})"
+        twin = f"{cells[2]} ({low} to {high})"
+        rows.append(f"| {name} | {measure} | {cells[0]} | {cells[1]} | {twin} | {own} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--tasks-dir", type=Path, default=Path("../shared/data/tasks"))
+    parser.add_argument("--only", default="")
+    parser.add_argument("--max-train", type=int, default=1500)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--max-length", type=int, default=128)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        shutil.copytree(
+            options.model,
+            folder / "pretrain" / "final",
+            ignore=shutil.ignore_patterns("optimizer*"),
+        )
+        for name in TASKS:
+            if options.only not in name:
+                continue
+            found = score(name, options, folder)
+            for measure in ("accuracy", "macro_f1"):
+                lines.append(line(name, measure, found))
+                print(json.dumps(lines[-1]), flush=True)
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()
