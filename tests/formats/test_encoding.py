@@ -80,15 +80,12 @@ def test_the_space_mark_itself_survives(
     assert reference.decode(reference.encode(text)) != text  # why we spell it in bytes
 
 
-def test_a_forgotten_word_is_spelt_the_same(
-    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forgotten_word_is_spelt_the_same(small_tokenizer_dir: Path) -> None:
     text = "A raposa viu a casa, a casa viu a raposa. " * 3
-    before = encoder.encode(text)
-    monkeypatch.setattr("teenytinyllama.formats.encoding.MAX_REMEMBERED_WORDS", 2)
-    encoder._memo.clear()
-    assert encoder.encode(text) == before
-    assert len(encoder._memo) <= 2
+    small, large = load_tokenizer(small_tokenizer_dir), load_tokenizer(small_tokenizer_dir)
+    small.remember_at_most(2)
+    assert small.encode(text) == large.encode(text)
+    assert len(small._memo) <= 2 < len(large._memo)
 
 
 def test_special_tokens_in_text_stay_text(encoder: TextEncoder) -> None:

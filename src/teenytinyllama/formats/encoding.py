@@ -33,11 +33,12 @@ class _Memo(dict[str, bytes]):
     def __init__(self, spell: Callable[[str], bytes]) -> None:
         super().__init__()
         self.spell = spell
+        self.max_words = MAX_REMEMBERED_WORDS
 
     def __missing__(self, word: str) -> bytes:
         ids = self.spell(word)
         if len(word) <= MAX_REMEMBERED_CHARACTERS:
-            if len(self) >= MAX_REMEMBERED_WORDS:
+            if len(self) >= self.max_words:
                 self.clear()
             self[word] = ids
         return ids
@@ -66,6 +67,13 @@ class TextEncoder:
     def makeshift_ids(self) -> range:
         """Ids of pieces that are less than a character."""
         return self._speller.makeshift_ids
+
+    def remember_at_most(self, num_words: int) -> None:
+        """Bound the words looked up in place of being merged again: for who spells strangers' text.
+
+        A million by default, which may take 200 MB.
+        """
+        self._memo.max_words = num_words
 
     def pieces(self) -> list[str]:
         """The vocabulary in the order of its ids."""

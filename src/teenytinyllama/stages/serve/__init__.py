@@ -21,6 +21,7 @@ from teenytinyllama.stages.serve.lookup import Lookup, sources_of
 from teenytinyllama.training.talkers import Talker, load_talker
 
 MIN_KEY_CHARACTERS = 16
+MAX_REMEMBERED_WORDS = 20_000  # 4 MB; whoever asks chooses the words
 SWITCH_INTERVAL_S = 0.0005  # the generating thread waits no longer than this for the interpreter
 
 
@@ -47,7 +48,7 @@ def run(
     with listen(host, port) as listener:
         talkers = load_all(models)
         sources = sources_of(models, data)
-        lookup = Lookup(sources) if sources else None
+        lookup = Lookup(sources, talkers[0]) if sources else None
         app = App(talkers, limits, guard, lookup)
         app.engine.start()
         if lookup is not None:
@@ -79,7 +80,10 @@ def load_all(models: Sequence[Path]) -> list[Talker]:
         names = [str(path) for path in models]
     if len(set(names)) < len(names):
         raise UserError("model-twice", "MODEL", "a model is named twice", "name it once")
-    return [load_talker(path, name=name) for path, name in zip(models, names, strict=True)]
+    talkers = [load_talker(path, name=name) for path, name in zip(models, names, strict=True)]
+    for talker in talkers:
+        talker.encoder.remember_at_most(MAX_REMEMBERED_WORDS)
+    return talkers
 
 
 def read_key(path: Path) -> str:

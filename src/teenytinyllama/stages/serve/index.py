@@ -51,6 +51,7 @@ class Index:
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS
         )
         self._runs, self._order, self._run_starts, self._line_starts = rest
+        self.folder = folder
         self._path = folder / "examples.jsonl"
 
     def __len__(self) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,19 @@ from teenytinyllama.progress import format_duration, say
 from teenytinyllama.stages.serve.chat_data import ChatSources, sources_of
 from teenytinyllama.stages.serve.fields import Fields, bad
 from teenytinyllama.stages.serve.index import Example, Index, build_index, open_index
+from teenytinyllama.stages.serve.vectors import (
+    Vectors,
+    build_vectors,
+    fingerprint_of_table,
+    open_vectors,
+)
 from teenytinyllama.stages.serve.words import plain, spans_of
+from teenytinyllama.training.talkers import Talker
 
 __all__ = ["Finder", "Lookup", "sources_of"]
 
 MAX_WORDS = 1500
+MAX_CHARACTERS = 8000  # of a text that is turned into a vector
 NUM_SHOWN = 5
 NUM_CANDIDATES = 50
 MIN_RUN_WORDS = 6
@@ -37,8 +45,8 @@ Segments = list[tuple[str, int]]
 class Lookup:
     """Opens the index, or builds it, beside the server's other work."""
 
-    def __init__(self, sources: ChatSources) -> None:
-        self.sources = sources
+    def __init__(self, sources: ChatSources, talker: Talker | None = None) -> None:
+        self.sources, self.talker = sources, talker
         self.ready: Finder | None = None
         self.state = "the search index is being built"
         self._thread = threading.Thread(target=self._prepare, name="index", daemon=True)
@@ -53,8 +61,11 @@ class Lookup:
 
     def _prepare(self) -> None:
         try:
-            self.ready = Finder(self._open())
+            index = self._open()
+            self.ready = Finder(index)
             self.state = "ready"
+            if self.talker is not None:
+                self.ready = Finder(index, self._open_view(index, self.talker))
         except (UserError, OSError, ValueError) as error:
             self.state = f"the chat data cannot be searched: {error}"
             say(f"serve: {self.state}")
@@ -75,24 +86,57 @@ class Lookup:
         say(f"serve: {len(index):,} chat examples indexed in {took}, kept in {folder}")
         return index
 
+    def _open_view(self, index: Index, talker: Talker) -> View:
+        """The model's own view of the same examples; words alone answer until it is there."""
+        embedding = talker.decoder.embedding.detach().float().cpu().numpy()
+        fingerprint = fingerprint_of_table(self.sources.fingerprint(), embedding)
+        folder = index.folder / "vectors"
+        vectors = open_vectors(folder, fingerprint)
+        if vectors is None:
+            started_at = time.monotonic()
+            texts = (text_of(index.example(number)) for number in range(len(index)))
+            ids = (talker.encoder.encode(text[:MAX_CHARACTERS]) for text in texts)
+            vectors = build_vectors(folder, ids, embedding, fingerprint)
+            took = format_duration(time.monotonic() - started_at)
+            say(f"serve: {len(vectors):,} vectors by {talker.name}'s own table in {took}")
+        return View(talker.name, vectors, talker.encoder.encode)
+
+
+class View(NamedTuple):
+    """What a model finds near: its name, its vectors, and how it spells a text."""
+
+    model: str
+    vectors: Vectors
+    encode: Callable[[str], list[int]]
+
+    def nearest(self, text: str, limit: int) -> list[tuple[int, float]]:
+        """Numbers of the nearest examples with their cosines."""
+        return self.vectors.nearest(self.encode(text[:MAX_CHARACTERS]), limit)
+
+
+def text_of(example: Example) -> str:
+    """What an example's vector stands for: all its words, question first."""
+    return "\n".join(message["content"] for message in example.messages)
+
 
 class Finder:
     """Answers the page's questions from an open index."""
 
-    def __init__(self, index: Index) -> None:
-        self.index = index
+    def __init__(self, index: Index, view: View | None = None) -> None:
+        self.index, self.view = index, view
 
     def examples(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Examples that a query finds, or all of them in order; a page of them at a time."""
         started_at = time.perf_counter()
-        fields = Fields(values, frozenset({"query", "offset", "limit"}))
+        fields = Fields(values, frozenset({"query", "offset", "limit", "view"}))
         query = fields.text("query", "").strip()
         if len(query) > 2000:
             raise bad("query", f"query has {len(query)} characters, at most 2000 are allowed")
         offset = fields.whole("offset", 0, 0, 10**9)
         limit = fields.whole("limit", 10, 1, MAX_PAGE_SIZE)
+        nearest = self._ranking(fields.text("view", "words"))
         if query:
-            ranked = self.index.nearest(query, min(offset + limit + 1, 1000))
+            ranked = nearest(query, min(offset + limit + 1, 1000))
             page = [number for number, _ in ranked[offset : offset + limit]]
             more = len(ranked) > offset + limit
         else:
@@ -101,10 +145,19 @@ class Finder:
         stems = self._telling_stems(query)
         return {
             "total": len(self.index),
+            "vectors_of": self.view.model if self.view else None,
             "more": more,
             "examples": [self._shown(self.index.example(number), stems, []) for number in page],
             "duration_ms": round(1000 * (time.perf_counter() - started_at), 2),
         }
+
+    def _ranking(self, view: str) -> Callable[[str, int], list[tuple[int, float]]]:
+        if view == "words":
+            return self.index.nearest
+        if view == "vectors" and self.view is not None:
+            return self.view.nearest
+        expected = '"words" or "vectors"' if self.view else '"words" (no vectors here)'
+        raise bad("view", f"view = {ascii(view)[:40]}, expected {expected}")
 
     def quotes(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Where an answer's words may come from: its longest shared run and nearest examples."""
@@ -133,6 +186,11 @@ class Finder:
             "min_run_words": MIN_RUN_WORDS,
             "answer": _segments(text, spans, np.where(quoted, RUN, PLAIN).tolist()),
             "examples": [self._shown(self.index.example(n), stems, words) for n in chosen],
+            "vectors_of": self.view.model if self.view else None,
+            "similar": [
+                self._shown(self.index.example(n), stems, words) | {"cosine": round(cosine, 3)}
+                for n, cosine in (self.view.nearest(text, NUM_SHOWN) if self.view else ())
+            ],
             "duration_ms": round(1000 * (time.perf_counter() - started_at), 2),
         }
 

@@ -26,7 +26,11 @@ function foldedExample(example) {
   const head = make("summary");
   const asked = example.messages.find((message) => message.role === "user") ?? example.messages[0];
   head.append(make("span", "near-title", asked.segments.map(([text]) => text).join("").slice(0, 90)));
-  if (example.run_words > 2) head.append(make("span", "badge", say("runOf", { run: example.run_words })));
+  if (example.cosine !== undefined) {
+    const badge = make("span", "badge", number(example.cosine, 2));
+    badge.title = say("cosine");
+    head.append(badge);
+  } else if (example.run_words > 2) head.append(make("span", "badge", say("runOf", { run: example.run_words })));
   box.append(head, exampleBody(example));
   return box;
 }
@@ -61,14 +65,44 @@ export async function showQuotes(card, answerText, text, ask) {
     make("p", "", say("longest", values)),
     make("p", "soft", say("share", share)),
   );
-  if (!found.examples.length) {
-    card.append(make("p", "soft", say("noNear")));
-    return;
-  }
+  card.append(nearest(found));
+}
+
+// The nearest examples, by the words they share or by the model's own vectors.
+function nearest(found) {
   const near = make("details", "nearest");
   near.open = matchMedia("(min-width: 44rem)").matches; // on a phone it would hide the chat
-  near.append(make("summary", "", say("near")), ...found.examples.map(foldedExample));
-  card.append(near);
+  const list = make("div");
+  const show = (view) => {
+    const examples = view === "vectors" ? found.similar : found.examples;
+    list.replaceChildren(...examples.map(foldedExample));
+    if (!examples.length) list.append(make("p", "soft", say("noNear")));
+  };
+  near.append(make("summary", "", say("near")));
+  if (found.vectors_of) near.append(viewSwitch(found.vectors_of, show));
+  near.append(list);
+  show("words");
+  return near;
+}
+
+// Two buttons of which one is pressed; `show` is told "words" or "vectors".
+export function viewSwitch(model, show, chosen = "words") {
+  const box = make("div", "views");
+  box.setAttribute("role", "group");
+  box.setAttribute("aria-label", say("nearBy"));
+  const buttons = ["words", "vectors"].map((view) => {
+    const button = make("button", "", say(view === "words" ? "byWords" : "byVectors"));
+    button.type = "button";
+    if (view === "vectors") button.title = say("byVectorsHelp", { model });
+    button.setAttribute("aria-pressed", String(view === chosen));
+    button.addEventListener("click", () => {
+      for (const one of buttons) one.setAttribute("aria-pressed", String(one === button));
+      show(view);
+    });
+    return button;
+  });
+  box.append(...buttons);
+  return box;
 }
 
 export function exampleCard(example) {
