@@ -1,43 +1,65 @@
 """The whole corpus room: time and memory, and whether memory grows with the text.
 
-    python bench/corpus_room.py [--corpus '../shared/data/corpus/*.jsonl.gz'] [--megabytes 100 400]
+    python bench/corpus_room.py [--data ../shared/data/corpus] [--megabytes 100 1000]
+                                [--parts real growth]
 
-First the room with its default rules on a real corpus; then, on made text of two sizes (10 % of it
-near copies), the room without filters: near duplicates, repeated paragraphs, personal data.
-Memory is the sum of the peaks of the process and of its workers.
+- `real`: the room with its default rules on the folder's `.jsonl.gz`.
+- `growth`: the room without filters (near duplicates, repeated paragraphs, personal data) on text
+  of two sizes, made of that corpus: pass after pass over it, in each with other vowels and nasals
+  in place of its own, so that no pass repeats another; every tenth document is followed by a copy
+  with one word changed. Then tokenizer and pack on the larger.
+
+Memory is the highest sum, seen five times a second, of the process and of its workers.
 """
 
 from __future__ import annotations
 
 import argparse
 import glob
+import gzip
+import itertools
 import json
-import random
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-WORDS = [f"palavra{n}" for n in range(20_000)]
+VOWELS, NASALS = "aeiou", "lmnr"
 
 
-def make_text(path: Path, megabytes: float) -> None:
-    """Documents of random words; every tenth is an earlier one with two words changed."""
-    rng = random.Random(0)
-    written, recent = 0, [["nada"]]
+def documents(data: Path) -> Iterator[str]:
+    """Texts without end, every pass over the folder in other letters than the one before."""
+    paths = sorted(data.glob("*.jsonl.gz"))
+    for number in itertools.count():
+        turned = {"v": number % len(VOWELS), "n": number // len(VOWELS) % len(NASALS)}
+        into = VOWELS[turned["v"] :] + VOWELS[: turned["v"]]
+        into += NASALS[turned["n"] :] + NASALS[: turned["n"]]
+        letters = str.maketrans(VOWELS + NASALS, into)
+        for path in paths:
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                for line in file:
+                    yield json.loads(line)["text"].translate(letters)
+
+
+def make_text(data: Path, path: Path, megabytes: float) -> None:
+    """Documents of the corpus until so much is written, near copies among them."""
+    written = 0
     with path.open("w", encoding="utf-8") as file:
-        while written < megabytes * 1e6:
-            if rng.random() < 0.1:
-                words = list(rng.choice(recent))
-                words[rng.randrange(len(words))] = rng.choice(WORDS)
-            else:
-                words = rng.choices(WORDS, k=rng.randrange(50, 500))
-            recent = [*recent[-99:], words]
-            line = json.dumps({"text": " ".join(words)}) + "\n"
-            file.write(line)
-            written += len(line)
+        for number, text in enumerate(documents(data)):
+            texts = [text]
+            if number % 10 == 0:
+                words = text.split(" ")
+                words[len(words) // 2] = "palavra"
+                texts.append(" ".join(words))
+            for one in texts:
+                line = json.dumps({"text": one}, ensure_ascii=False) + "\n"
+                file.write(line)
+                written += len(one.encode("utf-8"))
+            if written >= megabytes * 1e6:
+                return
 
 
 def tree_memory_gb(pid: int) -> float:
@@ -54,9 +76,9 @@ def tree_memory_gb(pid: int) -> float:
     return total / 2**30
 
 
-def run_room(recipe: Path, run_dir: Path) -> tuple[float, float]:
-    """(seconds, peak GiB of the whole tree) of one run of the room."""
-    command = [sys.executable, "-m", "teenytinyllama.cli", "corpus", str(recipe)]
+def run_room(recipe: Path, run_dir: Path, room: str = "corpus") -> tuple[float, float]:
+    """(seconds, peak GiB of the whole tree) of one run of a room."""
+    command = [sys.executable, "-m", "teenytinyllama.cli", room, str(recipe)]
     began = time.monotonic()
     process = subprocess.Popen([*command, "--run-dir", str(run_dir)], stderr=subprocess.DEVNULL)
     peak, over = 0.0, threading.Event()
@@ -80,33 +102,47 @@ def report(figure: str, value: float, unit: str, goal: float) -> None:
     print(json.dumps({**row, "goal": goal, "holds": value <= goal}), flush=True)
 
 
+def growth(data: Path, folder: Path, megabytes: list[float]) -> None:
+    recipe, peaks, run_dir = folder / "room.toml", [], folder
+    for size in megabytes:
+        text, run_dir = folder / f"{size:.0f}.jsonl", folder / f"run-{size:.0f}"
+        make_text(data, text, size)
+        recipe.write_text(
+            'name = "room"\n[corpus]\nfilters = { families = [] }\n'
+            f'sources = [{{ kind = "files", path = "{text}", license = "CC0-1.0" }}]\n'
+            "[tokenizer]\n[pack]\n"
+        )
+        seconds, peak = run_room(recipe, run_dir)
+        text.unlink()
+        report(f"near duplicates, {size:.0f} MB, memory", peak, "GiB", 2)
+        counts = json.loads((run_dir / "corpus/manifest.json").read_text())["counts"]
+        found = counts["duplicate_by_reason"]
+        print(f"{size:.0f} MB in {seconds:.0f} s, {found}", file=sys.stderr)
+        peaks.append(peak)
+    report("memory at the larger size over the smaller", peaks[1] / peaks[0], "times", 1.25)
+    for room in ("tokenizer", "pack"):
+        seconds, peak = run_room(recipe, run_dir, room)
+        report(f"{room} on {megabytes[-1]:.0f} MB, memory", peak, "GiB", 1)
+        print(f"{room} in {seconds:.0f} s", file=sys.stderr)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--corpus", default="../shared/data/corpus/*.jsonl.gz")
-    parser.add_argument("--megabytes", type=float, nargs=2, default=[100, 400])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/corpus"))
+    parser.add_argument("--megabytes", type=float, nargs=2, default=[100, 1000])
+    parser.add_argument("--parts", nargs="+", default=["real", "growth"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        recipe = folder / "room.toml"
-        if glob.glob(options.corpus):  # noqa: PTH207 (a pattern of the user)
-            corpus = Path(options.corpus).absolute()
-            source = f'[{{ kind = "files", path = "{corpus}" }}]'
-            recipe.write_text(f'name = "room"\n[corpus]\nsources = {source}\n')
+        if "real" in options.parts:
+            recipe = folder / "real.toml"
+            source = f'[{{ kind = "files", path = "{options.data.absolute()}/*.jsonl.gz" }}]'
+            recipe.write_text(f'name = "real"\n[corpus]\nsources = {source}\n')
             seconds, peak = run_room(recipe, folder / "real")
             report("corpus room on the pack", seconds, "s", 180)
             report("corpus room on the pack, memory", peak, "GiB", 2)
-        peaks = []
-        for size in options.megabytes:
-            text = folder / f"{size:.0f}.jsonl"
-            make_text(text, size)
-            source = f'[{{ kind = "files", path = "{text}", license = "CC0-1.0" }}]'
-            filters = "filters = { families = [] }"
-            recipe.write_text(f'name = "room"\n[corpus]\n{filters}\nsources = {source}\n')
-            seconds, peak = run_room(recipe, folder / f"run-{size:.0f}")
-            report(f"near duplicates, {size:.0f} MB, memory", peak, "GiB", 2)
-            print(f"{size:.0f} MB in {seconds:.0f} s", file=sys.stderr)
-            peaks.append(peak)
-        report("memory at the larger size over the smaller", peaks[1] / peaks[0], "times", 1.25)
+        if "growth" in options.parts:
+            growth(options.data, folder, options.megabytes)
 
 
 if __name__ == "__main__":

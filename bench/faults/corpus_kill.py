@@ -1,6 +1,6 @@
 """F13, corpus room: killed at random moments, run again by the same command, same bytes.
 
-    python bench/faults/corpus_kill.py [--kills 30] [--kills-per-run 3]
+    python bench/faults/corpus_kill.py [--kills 100] [--kills-per-run 10]
 
 Each round kills one run (SIGKILL, the process alone, so that its workers must end by themselves)
 several times, lets the last go through, and compares every file with an undisturbed run.
@@ -83,9 +83,9 @@ def still_there(workers: list[int], patience_s: float = 30) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--kills-per-run", type=int, default=3)
-    parser.add_argument("--megabytes", type=float, default=20)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills-per-run", type=int, default=10)
+    parser.add_argument("--megabytes", type=float, default=10)
     options = parser.parse_args()
     rng = random.Random(1)
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,6 @@
 """F13, tokenizer and pack rooms: killed at random moments, run again, same bytes.
 
-    python bench/faults/tokens_kill.py [--kills 30] [--kills-per-run 3]
+    python bench/faults/tokens_kill.py [--kills 100] [--kills-per-run 10]
 
 The corpus is made once. Each round kills `ttl run` (SIGKILL, the process alone) several times
 inside these two rooms, lets the last go through, and compares every file with an undisturbed run.
@@ -58,9 +58,9 @@ def children_of(process: int) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--kills-per-run", type=int, default=3)
-    parser.add_argument("--megabytes", type=float, default=30)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills-per-run", type=int, default=10)
+    parser.add_argument("--megabytes", type=float, default=12)
     options = parser.parse_args()
     rng = random.Random(1)
     with tempfile.TemporaryDirectory() as name:

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from teenytinyllama.cli import label, planning, reporting, serving, talk
+from teenytinyllama.cli import label, planning, publishing, reporting, serving, talk
 from teenytinyllama.cli.walk import ROOMS, Room, Walk
 from teenytinyllama.errors import Interrupted, TtlError
 from teenytinyllama.progress import say
@@ -137,11 +137,40 @@ def _add_report(room: Room) -> None:
     reporting.add_report(app, lambda *asked: _walk([room.name], *asked), room.title)
 
 
-_SPECIAL = {"corpus": _add_corpus, "pretrain": _add_pretrain, "report": _add_report}
+def _add_tokenizer(room: Room) -> None:
+    def command(
+        recipe: RecipePath,
+        overrides: SetOption = [],  # noqa: B006
+        run_dir: RunDir = None,
+        redo: Redo = False,
+        trade_off: Annotated[
+            bool,
+            typer.Option("--trade-off", help="Show vocabulary sizes against the model's size."),
+        ] = False,
+        debug: Debug = False,
+    ) -> None:
+        if not trade_off:
+            _walk([room.name], recipe, overrides, run_dir, redo)
+            return
+        from teenytinyllama.stages.tokenizer.trade_off import show
+
+        loaded = load_recipe(recipe, overrides)
+        typer.echo(show(loaded, run_dir or Path("runs") / loaded.name))
+
+    app.command(room.name, help=f"Room: {room.title}.")(command)
+
+
+_SPECIAL = {
+    "corpus": _add_corpus,
+    "tokenizer": _add_tokenizer,
+    "pretrain": _add_pretrain,
+    "report": _add_report,
+}
 for _room in ROOMS:
     _SPECIAL.get(_room.name, _add_room)(_room)
 talk.add_commands(app)
 serving.add_commands(app)
+publishing.add_commands(app)
 planning.add_commands(app)
 label.add_commands(app)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from teenytinyllama.stages.tokenizer.byte_level import train_byte_level
 from teenytinyllama.stages.tokenizer.compare import open_tokenizer, read_text, table_row
 from teenytinyllama.stages.tokenizer.convert import EDGE_TEXTS, prove_equal, write_files
 from teenytinyllama.stages.tokenizer.measure import measure_sources
-from teenytinyllama.stages.tokenizer.sample import Sample
+from teenytinyllama.stages.tokenizer.sample import Sample, watched
 from teenytinyllama.stages.tokenizer.train import (
     check_letters,
     check_memory,
@@ -49,7 +48,7 @@ def run(
         )
     check_memory(sample.num_bytes_kept, _free_memory_bytes())
     with Progress("tokenizer: count words", total=sample.num_bytes_kept / 1e6, unit="MB") as work:
-        counts = count_words(_watched(sample.texts(), work))
+        counts = count_words(watched(sample.texts(), work))
     common = without_rare_words(counts, settings.vocab_size)
     with Progress("tokenizer: train", unit="words") as work:
         if settings.model == "byte-level":
@@ -62,7 +61,7 @@ def run(
         check_letters(counts, encoder.pieces())
     few = Sample(corpus_dir, "train", MAX_BYTES_COMPARED, sizes=sample.sizes)
     with Progress("tokenizer: compare", total=few.num_bytes_kept / 1e6, unit="MB") as work:
-        compared = prove_equal(model, out_dir, _watched(chain(few.texts(), EDGE_TEXTS), work))
+        compared = prove_equal(model, out_dir, watched(chain(few.texts(), EDGE_TEXTS), work))
     heldout = Sample(corpus_dir, "heldout", MAX_BYTES_MEASURED).documents()
     return Outcome(
         counts={
@@ -91,12 +90,6 @@ def _table_1(settings: TokenizerSettings, out_dir: Path) -> dict[str, list[dict[
     for row in rows:
         say(f"tokenizer: {row['tokens_per_word']:.3f} tokens per word, {row['tokenizer']}")
     return {"table_1": rows}
-
-
-def _watched(texts: Iterator[str], work: Progress) -> Iterator[str]:
-    for text in texts:
-        yield text
-        work.advance(len(text.encode("utf-8")) / 1e6)
 
 
 def _free_memory_bytes() -> int:

@@ -35,21 +35,22 @@ def train_byte_level(counts: Counter[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(_batches(counts), trainer)
     found = json.loads(tokenizer.to_str())["model"]["merges"]
-    pieces = [*SPECIAL_TOKENS, *byte_alphabet()]
-    if len(pieces) + len(found) < vocab_size:
-        most = len(pieces) + len(found)
+    most = len(SPECIAL_TOKENS) + 256 + len(found)
+    if most < vocab_size:
         raise UserError(
             "vocabulary-too-large",
             "tokenizer.vocab_size",
             f"the corpus is too small for {vocab_size:,} pieces; at most {most:,} fit",
             f"--set tokenizer.vocab_size={most}",
         )
-    merges = [(left, right) for left, right in found]
-    return _whole([*pieces, *(left + right for left, right in merges)], merges)
+    return whole_tokenizer([(left, right) for left, right in found])
 
 
-def _whole(pieces: list[str], merges: list[tuple[str, str]]) -> Tokenizer:
-    """The tokenizer as it is written: ids in the order of the pieces, BOS before every text."""
+def whole_tokenizer(merges: list[tuple[str, str]]) -> Tokenizer:
+    """The tokenizer of these merges as it is written: special tokens, bytes, then a piece for
+    each merge; BOS stands before every text.
+    """
+    pieces = [*SPECIAL_TOKENS, *byte_alphabet(), *(left + right for left, right in merges)]
     ids = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(ids, merges))
     tokenizer.pre_tokenizer = _pre_tokenizer()

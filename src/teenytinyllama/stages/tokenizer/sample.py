@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from teenytinyllama.formats.documents import Document, Split, read_documents
+from teenytinyllama.progress import Progress
 
 
 class Sample:
@@ -46,3 +47,10 @@ class Sample:
     def texts(self) -> Iterator[str]:
         """Their texts."""
         return (document.text for document in self.documents())
+
+
+def watched(texts: Iterable[str], work: Progress) -> Iterator[str]:
+    """The texts as they come, their megabytes counted by `work`."""
+    for text in texts:
+        yield text
+        work.advance(len(text.encode("utf-8")) / 1e6)
