@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from teenytinyllama.recipe import Recipe, load_recipe
 from teenytinyllama.stages import doctor
 
 
@@ -31,3 +32,40 @@ def test_a_missing_library_names_its_room_and_extra(
 def test_an_unwritable_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     assert doctor.examine(tmp_path).next_command == "choose another --run-dir"
+
+
+def recipe_of(tmp_path: Path, **pretrain: object) -> Recipe:
+    path = tmp_path / "r.toml"
+    rows = "".join(f"{key} = {value}\n" for key, value in pretrain.items())
+    path.write_text(f'name = "r"\n[quantize]\n[tokenizer]\nvocab_size = 1000\n[pretrain]\n{rows}')
+    return load_recipe(path)
+
+
+def test_a_recipe_is_held_against_the_machine(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, num_steps=100, tokens_per_step=4096)
+    found = doctor.examine(tmp_path, recipe, "r.toml")
+    rows = {row.name: row for row in found.findings}
+    assert rows["this run's model"].value == "115 M parameters"
+    assert rows["micro-batch"].value == "2 rows of 2,048 tokens fit"
+    # 12 bytes a parameter in each of two checkpoints, 4 in final/: 28 x 114.8 M.
+    assert rows["disk needed"].value == "3.2 GB for checkpoints and model"
+    assert "0.41 M tokens" in rows["pretraining"].value
+    assert found.next_command == "ttl run r.toml"
+
+
+def test_a_run_that_fits_nowhere_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(tmp_path, num_steps=100)
+    monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 10**8)
+    found = doctor.examine(tmp_path, recipe, "r.toml")
+    rows = {row.name: row for row in found.findings}
+    assert (rows["micro-batch"].health, rows["micro-batch"].value) == ("bad", "not one row fits")
+    assert found.next_command == rows["micro-batch"].fix
+
+
+def test_a_library_of_a_room_that_is_walked_must_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = doctor.find_spec
+    monkeypatch.setattr(doctor, "find_spec", lambda n: None if n == "gguf" else real(n))
+    found = doctor.examine(tmp_path, recipe_of(tmp_path, num_steps=10), "r.toml")
+    assert found.next_command == "pip install 'teenytinyllama[quantize]'"

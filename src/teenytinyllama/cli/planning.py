@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.recipe import expand_path
+from teenytinyllama.recipe import expand_path, load_recipe
 
 if TYPE_CHECKING:
     from teenytinyllama.stages.plan import Plan
@@ -177,6 +177,10 @@ def _finite(value: Any) -> Any:
 
 
 def doctor_command(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="Look whether this run fits here.", metavar="[RECIPE]"),
+    ] = None,
     run_dir: Annotated[Path, typer.Option("--run-dir", help="Where runs are kept.")] = Path("runs"),
     as_json: AsJson = False,
     debug: Debug = False,
@@ -184,7 +188,8 @@ def doctor_command(
     """`ttl doctor`: what this machine can do, what is missing, and what to type next."""
     from teenytinyllama.stages import doctor
 
-    found = doctor.examine(run_dir)
+    loaded = load_recipe(recipe) if recipe is not None else None
+    found = doctor.examine(run_dir, loaded, str(recipe or ""))
     if as_json:
         sys.stdout.write(json.dumps(found.to_json(), indent=2) + "\n")
         return

@@ -1,6 +1,7 @@
 """What this machine can do: software, memory, disk, speed, what is missing for which room.
 
-Importing torch and one second of measuring is all that it costs.
+With a recipe: whether that run fits here, in how many hours, and on how much disk. Importing torch
+and one second of measuring is all that it costs.
 """
 
 from __future__ import annotations
@@ -16,21 +17,36 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from teenytinyllama.model import num_parameters
-from teenytinyllama.recipe import ModelSettings
+from teenytinyllama.model import flops_per_token, num_parameters
+from teenytinyllama.recipe import ModelSettings, PretrainSettings, Recipe
 
 # Libraries by room, and the extra that brings them; the base install brings the others.
 NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     "corpus": ("corpus", ("datasets", "pyarrow", "py3langid", "xxhash")),
     "evaluate": ("evaluate", ("lm_eval", "sklearn")),
     "quantize": ("quantize", ("gguf",)),
-    "serve": ("serve", ("fastapi", "uvicorn", "bm25s")),
+    "serve": ("serve", ("uvicorn",)),
 }
+# What more can be had: the extra, a library that shows it is there, and what it is for.
+OPTIONAL: tuple[tuple[str, str, str], ...] = (
+    ("web", "trafilatura", "text out of WARC pages"),
+    ("spacy", "spacy", "datatrove's word rule"),
+    ("glotlid", "fasttext", "language identification by fastText models"),
+    ("machines", "datatrove", "corpus over many machines"),
+    ("llama-cpp", "xllamacpp", "q4_k_m, and a check by llama.cpp"),
+    ("awq", "llmcompressor", "4-bit AWQ weights"),
+    ("lora", "peft", "LoRA"),
+)
 LOW_DISK_GB, LOW_MEMORY_GB = 5.0, 4.0
+LONG_HOURS = 48.0
 # fp32 weights, gradients, two moments; activations of a small micro-batch come on top.
 TRAINING_BYTES_PER_PARAMETER = 16
 MEMORY_SHARE = 0.85
 PAPER_VOCAB_SIZE = 32_000
+# Share of the measured peak that a training of ours reaches (EXPERIMENTS.md: 0.28 to 0.48).
+EXPECTED_MFU = 0.35
+# A checkpoint: weights and two moments in fp32. Two rolling ones are kept, and `final/`.
+CHECKPOINT_BYTES_PER_PARAMETER, ROLLING_CHECKPOINTS = 12, 2
 
 Health = Literal["good", "warn", "bad"]
 
@@ -59,13 +75,18 @@ class Diagnosis:
         return asdict(self)
 
 
-def examine(folder: Path) -> Diagnosis:
-    """Look at the machine, and at the disk behind `folder`."""
+def examine(folder: Path, recipe: Recipe | None = None, recipe_path: str = "") -> Diagnosis:
+    """Look at the machine, at the disk behind `folder`, and at what a recipe would need of both."""
     findings = [*_software(), *_memory(), *_disk(folder)]
-    device, peak, found = _device()
+    device, peak, memory, found = _device()
     findings += found
-    findings += list(_rooms())
-    return Diagnosis(tuple(findings), device, peak, _next(findings, device, peak, folder))
+    if recipe is None or recipe.pretrain is None:
+        findings += _fitting(memory) if device else ()
+    else:
+        findings += _of_recipe(recipe, recipe.pretrain, folder, memory, peak)
+    findings += [*_rooms(recipe), *_optional()]
+    next_command = _next(findings, device, peak, folder, recipe_path)
+    return Diagnosis(tuple(findings), device, peak, next_command)
 
 
 def _software() -> Iterator[Finding]:
@@ -119,9 +140,10 @@ def _disk(folder: Path) -> Iterator[Finding]:
     yield Finding("disk free", f"{free_gb:.0f} GB", "warn" if low else "good", fix)
 
 
-def _device() -> tuple[str, float, list[Finding]]:
+def _device() -> tuple[str, float, int, list[Finding]]:
+    """What trains here: its name, measured peak in TFLOP/s, memory in bytes, and findings."""
     if find_spec("torch") is None:
-        return "", 0.0, []
+        return "", 0.0, 0, []
     import torch
 
     if torch.cuda.is_available():
@@ -138,9 +160,8 @@ def _device() -> tuple[str, float, list[Finding]]:
     found = [
         Finding("GPU", title, "good" if device != "cpu" else "warn"),
         Finding("matrix multiply", f"{peak:.3g} TFLOP/s measured, {kind}"),
-        *_fitting(memory),
     ]
-    return device, peak, found
+    return device, peak, memory, found
 
 
 def measure_peak_tflops(device: str) -> float:
@@ -168,6 +189,39 @@ def _fitting(memory_bytes: int) -> Iterator[Finding]:
     yield Finding("micro-batch, paper's 160m", words, "good" if rows >= 1 else "warn", fix)
 
 
+def _of_recipe(
+    recipe: Recipe, pretrain: PretrainSettings, folder: Path, memory_bytes: int, peak_tflops: float
+) -> Iterator[Finding]:
+    """Whether a recipe's model fits, how many rows at once, how long it takes, what it writes."""
+    model, length = pretrain.model, pretrain.sequence_length
+    vocab_size = recipe.tokenizer.vocab_size if recipe.tokenizer else PAPER_VOCAB_SIZE
+    parameters = num_parameters(model, vocab_size)
+    yield Finding("this run's model", f"{parameters / 1e6:,.3g} M parameters")
+    left = memory_bytes * MEMORY_SHARE - parameters * TRAINING_BYTES_PER_PARAMETER
+    rows = min(
+        int(left // activation_bytes(model, vocab_size, length)),
+        pretrain.tokens_per_step // length,
+    )
+    fix = "a smaller model, or pretrain.activation_checkpointing = true"
+    words = f"{rows} rows of {length:,} tokens fit" if rows >= 1 else "not one row fits"
+    yield Finding("micro-batch", words, *(("good", "") if rows >= 1 else ("bad", fix)))
+    flops = flops_per_token(model, vocab_size, length)
+    tokens = pretrain.num_steps * pretrain.tokens_per_step
+    hours = tokens * flops / (peak_tflops * 1e12 * EXPECTED_MFU) / 3600
+    slow = hours > LONG_HOURS
+    fix = "ttl plan shows what a rented GPU would cost" if slow else ""
+    words = f"about {hours:,.2g} h for {tokens / 1e6:,.3g} M tokens, at {EXPECTED_MFU:.0%} of peak"
+    yield Finding("pretraining", words, "warn" if slow else "good", fix)
+    every = pretrain.checkpoints.permanent_every_steps
+    kept = ROLLING_CHECKPOINTS + (pretrain.num_steps // every if every else 0)
+    needed = parameters * (CHECKPOINT_BYTES_PER_PARAMETER * kept + 4)
+    here = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    short = needed > shutil.disk_usage(here).free
+    fix = "make room, or raise pretrain.checkpoints.permanent_every_steps" if short else ""
+    words = f"{needed / 1e9:,.2g} GB for checkpoints and model"
+    yield Finding("disk needed", words, "bad" if short else "good", fix)
+
+
 def activation_bytes(model: ModelSettings, vocab_size: int, sequence_length: int) -> int:
     """Memory that one row keeps between forward and backward pass, roughly, in bf16.
 
@@ -182,20 +236,32 @@ def activation_bytes(model: ModelSettings, vocab_size: int, sequence_length: int
     return sequence_length * (model.num_hidden_layers * layer + logits)
 
 
-def _rooms() -> Iterator[Finding]:
+def _rooms(recipe: Recipe | None) -> Iterator[Finding]:
+    """What rooms lack; with a recipe a room that it walks must have everything."""
     for room, (extra, libraries) in NEEDED.items():
+        walked = recipe is not None and getattr(recipe, room, None) is not None
         missing = [name for name in libraries if find_spec(name) is None]
         if missing:
             fix = f"pip install 'teenytinyllama[{extra}]'"
-            yield Finding(f"ttl {room}", f"without {', '.join(missing)}", "warn", fix)
+            health: Health = "bad" if walked else "warn"
+            yield Finding(f"ttl {room}", f"without {', '.join(missing)}", health, fix)
         else:
             yield Finding(f"ttl {room}", "ready")
 
 
-def _next(findings: list[Finding], device: str, peak: float, folder: Path) -> str:
+def _optional() -> Iterator[Finding]:
+    """One line on what is not installed and not needed."""
+    missing = [f"{extra} ({use})" for extra, name, use in OPTIONAL if find_spec(name) is None]
+    if missing:
+        yield Finding("not installed, optional", "; ".join(missing))
+
+
+def _next(findings: list[Finding], device: str, peak: float, folder: Path, recipe_path: str) -> str:
     bad = [f for f in findings if f.health == "bad"]
     if bad:
         return bad[0].fix
+    if recipe_path:
+        return f"ttl run {recipe_path}"
     if device == "cpu" and not (folder / "quickstart" / "report").is_dir():
         return "ttl run recipes/quickstart.toml"
     if device == "cpu":
