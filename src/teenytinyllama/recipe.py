@@ -261,6 +261,9 @@ class CorpusSettings(Settings):
     """Which documents stay."""
     decontaminate: tuple[Task, ...] = ()
     """Evaluation tasks whose texts must not be trained on: name and path of each."""
+    decontaminate_evaluate: bool = True
+    """Also the tasks of `[evaluate]` that have a `path` on this machine; those of the Hub only where
+    `decontaminate` names a local copy."""
     decontamination_words: Annotated[int, Field(ge=5)] = 13
     """So many words in a row shared with a task's item are too many."""
     decontaminate_by: Literal["cut", "drop"] = "cut"
@@ -571,6 +574,8 @@ class LabelledSet(Settings):
             raise ValueError(f'a labelled set of kind "{self.kind}" needs a path')
         if self.test_split in (self.train_split, self.validation_split):
             raise ValueError(f'test_split = "{self.test_split}" is learnt from or chosen by')
+        if self.label_column in self.text_columns and self.kind != "storybook":
+            raise ValueError(f'label_column = "{self.label_column}" is read as a text too')
         return self
 
     def local_paths(self) -> list[Path]:
@@ -762,9 +767,26 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         _apply(data, override)
     try:
         # JSON mode: lists may become tuples, and nothing else is converted.
-        return Recipe.model_validate_json(json.dumps(data, default=str))
+        recipe = Recipe.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         raise _explain(error, path, text, overrides) from error
+    return _with_tasks_to_keep_out(recipe)
+
+
+def _with_tasks_to_keep_out(recipe: Recipe) -> Recipe:
+    """The recipe whose corpus room knows the evaluation's local tasks, each by name and path."""
+    corpus, evaluate = recipe.corpus, recipe.evaluate
+    if corpus is None or evaluate is None or not corpus.decontaminate_evaluate:
+        return recipe
+    named = {task.path for task in corpus.decontaminate}
+    # How a task is asked is not the corpus room's business: another prompt needs no other corpus.
+    more = tuple(
+        Task(name=task.name, path=task.path)
+        for task in evaluate.tasks
+        if task.path and task.path not in named and expand_path(task.path)
+    )
+    tasks = (*corpus.decontaminate, *more)
+    return recipe.model_copy(update={"corpus": corpus.model_copy(update={"decontaminate": tasks})})
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

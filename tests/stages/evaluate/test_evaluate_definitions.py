@@ -8,6 +8,7 @@ import pytest
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.recipe import Task
+from teenytinyllama.stages.evaluate import definitions
 from teenytinyllama.stages.evaluate.definitions import TASKS_DIR, load_benchmark
 from teenytinyllama.stages.evaluate.suites import SUITES_DIR, load_benchmarks
 from teenytinyllama.stages.evaluate.tasks import fields
@@ -272,3 +273,49 @@ def test_a_csv_file(tmp_path):
     (tmp_path / "test.csv").write_text(text, encoding="utf-8")
     benchmark = load_benchmark(Task(name="arc_pt", path=str(tmp_path)), {"num_fewshot": 0})
     assert benchmark.scored_items[0]["gold"] == 1
+
+
+def test_a_prompt_that_gives_the_answer_away(tmp_path):
+    write(tmp_path, "test", many(ARC, 3))
+    leaking = tmp_path / "leaking.yaml"
+    leaking.write_text(
+        "task: leaking\ntest_split: test\noutput_type: multiple_choice\n"
+        'doc_to_text: "{{question}} ({{gold}})"\ndoc_to_choice: choices\ndoc_to_target: gold\n'
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+        "metadata: {reader: arc}\n"
+    )
+    task = Task(name="leaking", path=str(tmp_path), definition=str(leaking))
+    with pytest.raises(UserError, match=r"task-leak.*changes with the right answer"):
+        load_benchmark(task).harness_task()
+    leaking.write_text(leaking.read_text().replace(" ({{gold}})", ""))
+    assert load_benchmark(task).harness_task().config.num_fewshot == 0
+
+
+def test_no_network_is_one_line(monkeypatch):
+    def offline(*_, **__):
+        raise ConnectionError("Couldn't reach the Hub\n(offline)")
+
+    monkeypatch.setattr(definitions.datasets, "get_dataset_split_names", offline)
+    message = fails("task-hub", Task(name="calame_pt", kind="hub"))
+    assert "NOVA-vision-language/calame-pt" in message
+    assert "local copy" in message
+
+
+def test_the_hub_is_asked_for_the_published_configuration_and_split(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        definitions.datasets,
+        "get_dataset_split_names",
+        lambda *args: asked.append(args) or ["train"],
+    )
+    monkeypatch.setattr(
+        definitions.datasets,
+        "load_dataset",
+        lambda *args, **options: asked.append((*args, options["split"])) or [ROWS["calame_pt"]],
+    )
+    benchmark = load_benchmark(Task(name="calame_pt", kind="hub"))
+    assert asked == [
+        ("NOVA-vision-language/calame-pt", "all"),
+        ("NOVA-vision-language/calame-pt", "all", "train"),
+    ]
+    assert benchmark.scored_items == [{"context": "O gato subiu no", "target": " telhado"}]

@@ -139,3 +139,8 @@ def test_a_broken_line_and_a_missing_folder(tmp_path: Path) -> None:
 def test_the_test_split_cannot_be_learnt_from() -> None:
     with pytest.raises(ValueError, match="learnt from or chosen by"):
         LabelledSet(name="t", path="x", test_split="validation")
+
+
+def test_the_label_cannot_be_read_as_a_text() -> None:
+    with pytest.raises(ValueError, match='label_column = "label" is read as a text too'):
+        LabelledSet(name="t", path="x", text_columns=("text", "label"))

@@ -29,6 +29,8 @@ TASKS_DIR = Path(__file__).parent / "tasks"
 FEWSHOT_SEED = 1234  # the harness's own default
 # Published sets hold a few items with equal choices: those are scored and counted. More is a fault.
 MAX_EQUAL_FRACTION = 0.02
+# One item would do: a template is the same for all.
+NUM_LEAK_CHECKS = 5
 # A benchmark is often published, or at hand, under other split names than the harness asks for.
 SPLIT_NAMES = {
     "test": ("test", "validation", "val", "dev"),
@@ -90,7 +92,22 @@ class Benchmark:
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        self._check_leak(task)
         return task
+
+    def _check_leak(self, task: ConfigurableTask) -> None:
+        """The question must read the same whichever choice is right."""
+        for item in self.scored_items[:NUM_LEAK_CHECKS]:
+            if "choices" not in item:
+                continue
+            other = {**item, "gold": (item["gold"] + 1) % len(item["choices"])}
+            if task.doc_to_text(item) != task.doc_to_text(other):
+                raise UserError(
+                    "task-leak",
+                    self.name,
+                    "its doc_to_text changes with the right answer: the question gives it away",
+                    "take the answer's field out of doc_to_text",
+                )
 
 
 def load_benchmark(
