@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -67,6 +67,18 @@ def hub_name(license_name: str) -> str:
     plain = re.sub(r"(\+|-or-later|-only)$", "", license_name.strip().lower())
     without_version = re.sub(r"-v?[\d.]+$", "", plain)
     return next((name for name in (plain, without_version) if name in _facts()["hub"]), "other")
+
+
+def licenses_of(counts: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Licences of a room's text: of each document where it counted them, else of each source.
+
+    >>> licenses_of({"licenses": {"MIT": 3}}, {"sources": [{"license": "CC0-1.0"}]})
+    ['MIT']
+    """
+    counted = counts.get("licenses")
+    if isinstance(counted, Mapping) and counted:
+        return [str(name) for name in counted]
+    return [str(source.get("license", "")) for source in settings.get("sources") or ()]
 
 
 def most_restrictive(licenses: Iterable[str]) -> Terms:

@@ -148,8 +148,12 @@ def _fingerprint(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
+@cache
 def _environment_secrets() -> tuple[tuple[str, str], ...]:
-    """Variables named as a secret, longest value first: one may be the beginning of another."""
+    """Variables named as a secret, longest value first: one may be the beginning of another.
+
+    Read once: to go through the environment for every text would cost more than the search.
+    """
     found = [
         (name, value)
         for name, value in os.environ.items()

@@ -16,8 +16,9 @@ from teenytinyllama.context import RoomContext
 from teenytinyllama.formats.manifest import Outcome, write_atomically
 from teenytinyllama.licenses import model_license
 from teenytinyllama.recipe import ReportSettings
+from teenytinyllama.redaction import redact
 from teenytinyllama.stages.report.blocks import Page, Section
-from teenytinyllama.stages.report.cards import dataset_card, licenses_of, model_card
+from teenytinyllama.stages.report.cards import chat_card, dataset_card, licenses_of, model_card
 from teenytinyllama.stages.report.compare import compare_page
 from teenytinyllama.stages.report.exports import export
 from teenytinyllama.stages.report.gather import RunRecord, read_receipts
@@ -85,7 +86,7 @@ def run(  # noqa: PLR0913 (one folder per room)
     page = make_page(record, settings)
     html = render(page)
     write_atomically(out_dir / "index.html", html)
-    write_atomically(out_dir / "recipe.toml", recipe_toml(record))
+    write_atomically(out_dir / "recipe.toml", redact(recipe_toml(record), for_others=True))
     num_files = export(page, out_dir) + _write_cards(record, settings, out_dir)
     return Outcome(
         counts={"rooms_shown": len(record.rooms), "files_beside_the_page": num_files},
@@ -97,15 +98,15 @@ def _write_cards(run: RunRecord, settings: ReportSettings, out_dir: Path) -> int
     """The cards of what is there: no model, no model card. Raises UserError on a licence clash."""
     cards = {}
     if run.room("pretrain") is not None:
-        sources = licenses_of(run, "corpus", "align")
-        cards["model_card.md"] = model_card(
-            run, license_name=model_license(settings.license, sources)
-        )
+        license_name = model_license(settings.license, licenses_of(run, "corpus", "align"))
+        cards["model_card.md"] = model_card(run, license_name=license_name)
+        if run.room("align") is not None:
+            cards["chat_card.md"] = chat_card(run, license_name=license_name)
     if run.room("corpus") is not None:
         cards["dataset_card.md"] = dataset_card(run)
-    for name in ("model_card.md", "dataset_card.md"):
+    for name in ("model_card.md", "chat_card.md", "dataset_card.md"):
         if name in cards:
-            write_atomically(out_dir / name, cards[name])
+            write_atomically(out_dir / name, redact(cards[name], for_others=True))
         else:
             (out_dir / name).unlink(missing_ok=True)
     return len(cards)

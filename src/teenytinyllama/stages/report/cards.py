@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from teenytinyllama.licenses import hub_name, most_restrictive, terms_of
-from teenytinyllama.stages.report.blocks import Cell, Table
+from teenytinyllama import licenses
+from teenytinyllama.licenses import hub_name, model_license, terms_of
+from teenytinyllama.stages.report.blocks import Cell, Facts, Table
 from teenytinyllama.stages.report.gather import Receipt, RunRecord
 from teenytinyllama.stages.report.sections_run import energy_section, room_kwh
 from teenytinyllama.stages.report.sections_scores import (
+    chat_section,
     classifiers_section,
     interval_of,
     scores_section,
@@ -44,13 +46,8 @@ def licenses_of(run: RunRecord, *rooms: str) -> list[str]:
     found: list[str] = []
     for name in rooms:
         room = run.room(name)
-        if room is None:
-            continue
-        counted = room.count("licenses")
-        if isinstance(counted, Mapping) and counted:
-            found += [str(license_name) for license_name in counted]
-        else:
-            found += [str(s.get("license", "")) for s in room.setting("sources") or ()]
+        if room is not None:
+            found += licenses.licenses_of(room.manifest.counts, room.manifest.recipe)
     return found
 
 
@@ -76,19 +73,50 @@ def model_card(run: RunRecord, *, license_name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def chat_card(run: RunRecord, *, license_name: str) -> str:
+    """`chat_card.md`: the card of the chat model, with what its held-out questions showed."""
+    align, pretrain = run.room("align"), run.room("pretrain")
+    assert align is not None and pretrain is not None, "a card needs a model"
+    metadata = {
+        "language": [run.language],
+        **_license_metadata(license_name),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["teenytinyllama", "llama", "conversational"],
+        "co2_eq_emissions": _emissions(run, pretrain, "fine-tuning"),
+    }
+    lines = [*_front_matter(metadata), "", f"# {run.name}: chat", ""]
+    lines += [
+        f"The base model of the same run ({count(pretrain.count('parameters'))} parameters), "
+        f"fine-tuned on {count(align.count('conversations_train'))} conversations in "
+        f"`{_plain(run.language)}`. Its tokenizer holds the chat template.",
+        "",
+        "## Questions kept out of training",
+        "",
+    ]
+    lines += _facts(chat_section(run).blocks)
+    lines += ["", "## Small files", ""]
+    small = small_files_section(run)
+    lines += _tables(small.blocks) if small.has_run else [NOT_RUN]
+    lines += _license_words(run, license_name, "corpus", "align")
+    lines += ["", *_use_and_limits(run), "", *_again(run)]
+    return "\n".join(lines) + "\n"
+
+
 def dataset_card(run: RunRecord) -> str:
     """`dataset_card.md`: ready to be the README.md of the data set on the Hub."""
     corpus = run.room("corpus")
     assert corpus is not None, "a card needs documents"
-    hardest = most_restrictive(licenses_of(run, "corpus"))
+    license_name = model_license("", licenses_of(run, "corpus"))
     kept = corpus.count("documents_kept")
     metadata = {
         "language": [run.language],
-        **_license_metadata(hardest.license),
+        **_license_metadata(license_name),
         "task_categories": ["text-generation"],
         "pretty_name": f"{run.name}: corpus",
         "size_categories": [_size_category(kept)],
         "tags": ["teenytinyllama"],
+        "configs": [{"config_name": "default", "data_files": list(_splits(corpus))}],
     }
     lines = [*_front_matter(metadata), "", f"# {run.name}: corpus", ""]
     lines += [
@@ -104,9 +132,16 @@ def dataset_card(run: RunRecord) -> str:
     lines += _tables(corpus_section(run).blocks)
     lines += ["", "## Tokens", ""]
     lines += _tables(tokenizer_section(run).blocks) if run.room("tokenizer") else [NOT_RUN]
-    lines += _license_words(run, hardest.license, "corpus")
+    lines += _license_words(run, license_name, "corpus")
     lines += ["", *_again(run)]
     return "\n".join(lines) + "\n"
+
+
+def _splits(corpus: Receipt) -> Iterator[dict[str, str]]:
+    """Where the viewer of the Hub and `load_dataset` find the documents."""
+    for split, stem in (("train", "train"), ("validation", "heldout")):
+        if any(name.startswith(f"{stem}-") for name in corpus.manifest.outputs):
+            yield {"split": split, "path": f"data/{stem}-*.jsonl.zst"}
 
 
 def _model_metadata(run: RunRecord, pretrain: Receipt, license_name: str) -> dict[str, Any]:
@@ -116,18 +151,23 @@ def _model_metadata(run: RunRecord, pretrain: Receipt, license_name: str) -> dic
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["teenytinyllama", "llama"],
-        "co2_eq_emissions": {
-            "emissions": round(1000 * sum(r.manifest.emissions_kg for r in run.rooms.values()), 3),
-            "source": "CodeCarbon",
-            "training_type": "pre-training",
-            "geographical_location": run.country,
-            "hardware_used": str(pretrain.figure("device") or "not recorded"),
-        },
+        "co2_eq_emissions": _emissions(run, pretrain, "pre-training"),
     }
     results = list(_results(run))
     if results:
         metadata["model-index"] = [{"name": run.name, "results": results}]
     return metadata
+
+
+def _emissions(run: RunRecord, pretrain: Receipt, training_type: str) -> dict[str, Any]:
+    """Grams of CO2 equivalent of all rooms, as the Hub shows them."""
+    return {
+        "emissions": round(1000 * sum(r.manifest.emissions_kg for r in run.rooms.values()), 3),
+        "source": "CodeCarbon",
+        "training_type": training_type,
+        "geographical_location": run.country,
+        "hardware_used": str(pretrain.figure("device") or "not recorded"),
+    }
 
 
 def _results(run: RunRecord) -> Iterator[dict[str, Any]]:
@@ -162,8 +202,8 @@ def _result(name: str, kind: str, metrics: list[dict[str, Any]]) -> dict[str, An
 def _license_metadata(license_name: str) -> dict[str, str]:
     known = hub_name(license_name)
     if known == "other":
-        plain = re.sub(r"[^a-z0-9.]+", "-", license_name.lower()).strip("-")
-        return {"license": known, "license_name": plain or "unknown"}
+        plain = re.sub(r"[^a-z0-9.]+", "-", license_name.lower()).strip("-") or "unknown"
+        return {"license": known, "license_name": "see-card" if plain == "other" else plain}
     return {"license": known}
 
 
@@ -187,7 +227,8 @@ def _license_words(run: RunRecord, license_name: str, *rooms: str) -> Lines:
     yield ""
     yield "## Licence"
     yield ""
-    yield f"This work: **{_plain(license_name or 'unknown')}**. Its text is under:"
+    mine = "see below: these exclude each other" if license_name == "other" else license_name
+    yield f"This work: **{_plain(mine or 'unknown')}**. Its text is under:"
     yield ""
     for name in names:
         yield f"- {_plain(name or 'licence not given')} ({terms_of(name).name})"
@@ -225,6 +266,13 @@ def _again(run: RunRecord) -> Lines:
     yield ""
     for name, room in run.rooms.items():
         yield f"- {name}: `{room.manifest.fingerprint}`"
+
+
+def _facts(blocks: Sequence[Any]) -> Lines:
+    for block in blocks:
+        for fact in block.items if isinstance(block, Facts) else ():
+            note = f" ({_plain(fact.note)})" if fact.note else ""
+            yield f"- {_plain(fact.title)}: {_plain(fact.text)}{note}"
 
 
 def _tables(blocks: Sequence[Any]) -> Lines:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from teenytinyllama.formats.manifest import write_atomically
+from teenytinyllama.redaction import redact
 from teenytinyllama.stages.report.blocks import Chart, ChartRow, Page, Table
 from teenytinyllama.stages.report.chart import standalone
 
@@ -20,13 +21,17 @@ def export(page: Page, out_dir: Path) -> int:
     number = 0
     for table in _tables(page):
         (out_dir / "tables").mkdir(exist_ok=True)
-        write_atomically(out_dir / "tables" / f"{table.key}.csv", csv_of(table))
+        write_atomically(out_dir / "tables" / f"{table.key}.csv", _for_others(csv_of(table)))
         number += 1
     for chart in _charts(page):
         (out_dir / "plots").mkdir(exist_ok=True)
-        write_atomically(out_dir / "plots" / f"{chart.key}.svg", standalone(chart))
+        write_atomically(out_dir / "plots" / f"{chart.key}.svg", _for_others(standalone(chart)))
         number += 1
     return number
+
+
+def _for_others(text: str) -> str:
+    return redact(text, for_others=True)
 
 
 def csv_of(table: Table) -> str:

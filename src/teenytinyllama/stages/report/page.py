@@ -13,6 +13,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from teenytinyllama.redaction import redact
 from teenytinyllama.stages.report.blocks import Page
 from teenytinyllama.stages.report.chart import strip_svg
 
@@ -27,13 +28,15 @@ def render(page: Page, *, refresh_s: int = 0) -> str:
     environment.filters["drawing"] = Markup
     script = _file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return environment.from_string(_file("page.html")).render(
+    html = environment.from_string(_file("page.html")).render(
         page=page,
         style=Markup(_file("page.css")),
         script=Markup(script),
         script_hash=digest,
         refresh_s=refresh_s,
     )
+    # Pages are passed on: no secret leaves in one, wherever in the run it stood.
+    return redact(html, for_others=True)
 
 
 def _file(name: str) -> str:
