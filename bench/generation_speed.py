@@ -107,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_files(model, Path(folder))
         decoder = Decoder(model)
-        from teenytinyllama.stages.quantize.llama_cpp import Runtime
+        from teenytinyllama.training.llama_cpp import Runtime
 
         context = prompt + new + 64
         with (

@@ -51,7 +51,7 @@ def do_quantize(run_dir: Path, out_dir: Path, **settings: object) -> Outcome:
         corpus_dir=run_dir / "corpus",
         tokenizer_dir=run_dir / "tokenizer",
         pretrain_dir=run_dir / "pretrain",
-        align_dir=None,
+        align_dir=run_dir / "pretrain",  # as if it had learnt to answer
     )
 
 
@@ -297,7 +297,7 @@ CONVERSATION: list[Message] = [
 @pytest.mark.slow
 def test_llama_cpp_reads_the_file_as_we_do(quantized: tuple[Path, Outcome], run_dir: Path) -> None:
     pytest.importorskip("xllamacpp")
-    from teenytinyllama.stages.quantize.llama_cpp import Runtime
+    from teenytinyllama.training.llama_cpp import Runtime
 
     encoder = load_tokenizer(run_dir / "tokenizer")
     signs = [

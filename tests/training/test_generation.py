@@ -10,6 +10,7 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.training.decoder import Decoder
 from teenytinyllama.training.generation import (
     Batch,
+    Dialogue,
     Request,
     Sampling,
     TextStream,
@@ -218,3 +219,55 @@ def test_stream_gives_the_text_of_the_same_ids(model: LlamaForCausalLM) -> None:
     request = Request(PROMPTS[0], 10)
     text = "".join(stream(model, request, TextStream(vocabulary, stop=[f"{ids[4]}"])))
     assert request.finish == "stop" and f"{ids[4]}" not in text
+
+
+def spoken(model: Decoder | Dialogue, prompt: list[int], count: int = 6) -> list[int]:
+    request = Request(prompt, count)
+    list(stream(model, request, TextStream([b"x"] * 300)))
+    return request.new_ids
+
+
+def test_a_dialogue_reads_only_what_is_new_and_says_the_same(model: LlamaForCausalLM) -> None:
+    decoder = Decoder(model)
+    dialogue = Dialogue(decoder)
+    first = [1, *range(30, 50)]
+    answer = spoken(dialogue, first)
+    assert answer == spoken(decoder, first) and dialogue.num_read == 21
+    second = [*first, *answer, 7, 8, 9]
+    assert spoken(dialogue, second) == spoken(decoder, second)
+    assert dialogue.num_read == 21 + 1 + 3  # the answer's last token was never fed
+    other = [1, 30, 31, 99]  # another question: all but its first three tokens
+    assert spoken(dialogue, other) == spoken(decoder, other)
+    assert dialogue.num_read == 25 + 1
+    assert spoken(dialogue, other) == spoken(decoder, other)  # the same one again: its last token
+    assert dialogue.num_read == 26 + 1
+
+
+def test_a_dialogue_goes_on_after_a_step_was_broken_off(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = Decoder(model)
+    dialogue = Dialogue(decoder)
+    step, calls = decoder.step, 0
+
+    def broken(*given: object) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        logits = step(*given)
+        if calls == 3:
+            raise KeyboardInterrupt  # the token is in memory, nobody was told
+        return logits
+
+    monkeypatch.setattr(decoder, "step", broken)
+    with pytest.raises(KeyboardInterrupt):
+        spoken(dialogue, PROMPTS[0])
+    monkeypatch.setattr(decoder, "step", step)
+    for prompt in (PROMPTS[2], [*PROMPTS[0], 11, 12], PROMPTS[0]):
+        assert spoken(dialogue, prompt) == spoken(decoder, prompt)
+
+
+def test_a_stop_string_that_only_the_end_makes_certain_is_a_stop(model: LlamaForCausalLM) -> None:
+    vocabulary = [b"\xc3"] * 300  # no token is a whole character: all of it comes at the end
+    request = Request(PROMPTS[0], 4)
+    text = TextStream(vocabulary, ["\ufffd\ufffd\ufffd\ufffd"])
+    assert "".join(stream(model, request, text)) == "" and request.finish == "stop"

@@ -9,7 +9,9 @@ import typer
 
 Models = Annotated[
     list[Path],
-    typer.Argument(help="Run folders or model folders; several answer in turn.", metavar="MODEL"),
+    typer.Argument(
+        help="Run folders, model folders or .gguf files; several answer in turn.", metavar="MODEL"
+    ),
 ]
 SamplingOption = Annotated[
     list[str],

@@ -11,17 +11,20 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from unicodedata import category
 
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.formats.conversations import Message
 from teenytinyllama.progress import say
-from teenytinyllama.training.generation import Sampling, stream
-from teenytinyllama.training.talkers import Talker, load_talker
+from teenytinyllama.training.generation import Sampling
+from teenytinyllama.training.talkers import Talker, load_any
+
+if TYPE_CHECKING:
+    from teenytinyllama.training.llama_cpp import GgufTalker
 
 HELP = """\
 /help                 this list
@@ -41,6 +44,8 @@ class ChatOptions:
 
     max_new_tokens: int = 512
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7, top_p=0.95))
+    stop: str = ""
+    """An answer ends before these words; empty: only at its own end."""
 
     def changed(self, assignment: str) -> ChatOptions:
         """These options with `name=value` applied. Raises UserError for what does not fit.
@@ -53,6 +58,8 @@ class ChatOptions:
         if not equals or name not in known:
             what = f'got "{assignment}", expected name=value'
             raise UserError("chat-setting", name, what, did_you_mean(name, known))
+        if name == "stop":
+            return dataclasses.replace(self, stop=value)
         kind = type(known[name])
         try:
             number = kind(value)
@@ -66,16 +73,17 @@ class ChatOptions:
         changes: dict[str, Any] = {name: number}
         return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, **changes))
 
-    def shown(self) -> dict[str, int | float]:
+    def shown(self) -> dict[str, Any]:
         """Every setting with its value."""
-        return {"max_new_tokens": self.max_new_tokens, **dataclasses.asdict(self.sampling)}
+        sampling = dataclasses.asdict(self.sampling)
+        return {"max_new_tokens": self.max_new_tokens, **sampling, "stop": self.stop}
 
 
 @dataclass
 class Conversation:
     """One model and what has been said to it and by it."""
 
-    talker: Talker
+    talker: Talker | GgufTalker
     messages: list[Message] = field(default_factory=list)
 
     def prompt(self, max_new_tokens: int) -> list[int]:
@@ -84,7 +92,7 @@ class Conversation:
         Raises UserError where the last question alone does not fit.
         """
         messages = list(self.messages)
-        context = self.talker.decoder.max_positions
+        context = self.talker.max_positions
         while True:
             ids = self.talker.prompt_of(messages)
             if len(ids) + min(max_new_tokens, context // 4) <= context:
@@ -105,10 +113,12 @@ class Conversation:
         said: list[str] = []
         try:
             prompt = self.prompt(options.max_new_tokens)
-            request = self.talker.request(prompt, options.max_new_tokens, options.sampling)
-            for piece in stream(self.talker.decoder, request, self.talker.text_stream()):
-                said.append(piece)
-                yield piece
+            room = min(options.max_new_tokens, self.talker.max_positions - len(prompt))
+            pieces = self.talker.answer(prompt, room, options.sampling, [options.stop])
+            with closing(pieces):
+                for piece in pieces:
+                    said.append(piece)
+                    yield piece
         finally:
             words = "".join(said)
             if words.strip():
@@ -120,7 +130,9 @@ class Conversation:
 class Chat:
     """The commands and the conversations: all that a terminal or a pipe needs."""
 
-    def __init__(self, talkers: Sequence[Talker], options: ChatOptions, system: str = "") -> None:
+    def __init__(
+        self, talkers: Sequence[Talker | GgufTalker], options: ChatOptions, system: str = ""
+    ) -> None:
         self.conversations = [Conversation(talker) for talker in talkers]
         self.options = options
         self.system = system
@@ -245,7 +257,7 @@ def run(
     names = [path.resolve().name for path in models]
     if len(set(names)) < len(names):
         names = [str(path) for path in models]
-    talkers = [load_talker(path, name=name) for path, name in zip(models, names, strict=True)]
+    talkers = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
     chat = Chat(talkers, options, system)
     if stdin.isatty() and stdout.isatty():
         _talk_at_terminal(chat, stdout)

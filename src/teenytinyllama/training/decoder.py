@@ -99,8 +99,8 @@ class Memory:
         steps = -(-num_positions // POSITIONS_PER_GROWTH)
         positions = max(held_positions, min(steps * POSITIONS_PER_GROWTH, self.max_positions))
         more = (0, 0, 0, positions - held_positions, 0, 0, 0, max(num_rows - held_rows, 0))
-        self.keys = functional.pad(self.keys, more)
-        self.values = functional.pad(self.values, more)
+        # Both at once: Ctrl-C in between would leave one longer than the other.
+        self.keys, self.values = functional.pad(self.keys, more), functional.pad(self.values, more)
 
     @torch.inference_mode()
     def drop(self, row: int) -> None:
@@ -286,7 +286,9 @@ class Place:
 
     def turn(self, qk: Tensor) -> Tensor:
         """Queries and keys (R, T, H + K, D) turned by their positions, in fp32."""
-        pairs = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))  # (R, T, H + K, D / 2)
+        pairs = torch.view_as_complex(
+            qk.float().view(*qk.shape[:-1], -1, 2)
+        )  # (R, T, H + K, D / 2)
         return torch.view_as_real(pairs * self.rotations).flatten(-2)
 
     def write(self, memory: Tensor, new: Tensor) -> None:
@@ -326,7 +328,8 @@ class Place:
         scores = torch.bmm(keys.flatten(0, 1), groups.transpose(1, 2))  # (R K, N, H / K)
         scores = scores.transpose(1, 2).float() * size**-0.5  # (R K, H / K, N)
         unseen = torch.arange(end) > self.positions  # (R, N)
-        scores.unflatten(0, (num_rows, -1)).masked_fill_(unseen[:, None, None], -torch.inf)
+        by_row = scores.view(num_rows, num_kv_heads, -1, end)
+        by_row.masked_fill_(unseen[:, None, None], -torch.inf)
         weights = scores.softmax(-1).to(self.dtype)  # the last axis: others take 5 times as long
         mixed = torch.bmm(weights, values.flatten(0, 1))  # (R K, H / K, D)
         return mixed.view(num_rows, -1)

@@ -1,14 +1,15 @@
 """Generation with our own models: choose tokens, one prompt or many, the same text for a seed.
 
-`generate` gives ids, `stream` gives text as it comes. Both stand on `Batch`, which the server
-uses too: conversations join and leave between steps, and each draws from its own random stream,
-so that what one gets does not depend on who else is there.
+`generate` gives ids, `stream` gives text as it comes. `generate` stands on `Batch`, which the
+server uses too: conversations join and leave between steps, and each draws from its own random
+stream, so that what one gets does not depend on who else is there. `stream` stands on `Dialogue`,
+which keeps one conversation's keys and values from turn to turn.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,6 +91,16 @@ class Request:
             self._seen.add(token)
         return token
 
+    def accept(self, token: int, max_positions: int) -> None:
+        """Append a token, and see whether the text ends: before it, or with it."""
+        if token in self.stop_ids:
+            self.finish = "stop"
+            return
+        self.new_ids.append(token)
+        full = len(self.prompt) + len(self.new_ids) >= max_positions
+        if full or len(self.new_ids) >= self.max_new_tokens:
+            self.finish = "length"
+
 
 def _penalised(logits: Tensor, seen: list[int], penalty: float) -> Tensor:
     ids = torch.tensor(seen, device=logits.device)
@@ -142,14 +153,16 @@ class Batch:
             _check_prompt(self.decoder, request.prompt)
         assert len(requests) <= self.num_free, "ask num_free first"
         self.active.extend(requests)
-        self._take(self.decoder.read(self._memory, [r.prompt for r in requests]), list(requests))
+        logits = self.decoder.read(self._memory, [r.prompt for r in requests])
+        _take(logits, requests, self.decoder.max_positions)
         self._drop_finished()
 
     def step(self) -> None:
         """One more token for every active request; finished ones leave."""
         if self.active:
             ids = [request.new_ids[-1] for request in self.active]
-            self._take(self.decoder.step(self._memory, ids), self.active)
+            logits = self.decoder.step(self._memory, ids)
+            _take(logits, self.active, self.decoder.max_positions)
             self._drop_finished()
 
     def cancel(self, request: Request) -> None:
@@ -158,26 +171,6 @@ class Batch:
             request.finish = "cancelled"
             self._drop_finished()
 
-    def _take(self, logits: Tensor, requests: list[Request]) -> None:
-        best, finite = logits.argmax(-1).tolist(), logits.amax(-1).isfinite().tolist()
-        for row, request in enumerate(requests):
-            if not finite[row]:
-                raise UserError(
-                    "model-not-finite",
-                    "logits",
-                    "the model computes NaN or infinity",
-                    "use an earlier checkpoint, or fp32",
-                )
-            token = request.choose(logits[row]) if request.draws else best[row]
-            if token in request.stop_ids:
-                request.finish = "stop"
-                continue
-            request.new_ids.append(token)
-            used = len(request.prompt) + len(request.new_ids)
-            full = used >= self.decoder.max_positions
-            if full or len(request.new_ids) >= request.max_new_tokens:
-                request.finish = "length"
-
     def _drop_finished(self) -> None:
         for row in reversed(range(len(self.active))):
             if self.active[row].finish is not None:
@@ -185,6 +178,59 @@ class Batch:
                 last = self.active.pop()
                 if row < len(self.active):
                     self.active[row] = last
+
+
+class Dialogue:
+    """One conversation, kept between its turns: of a prompt only what is new is read.
+
+    A prompt that goes on from what was read and said before is read from where they part; any
+    other begins anew. A turn that was broken off, also by Ctrl-C, may be followed by another.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.num_read = 0  # prompt tokens computed so far, over all turns
+        self._held: list[int] = []
+        self._memory = decoder.new_memory()
+
+    def begin(self, prompt: Sequence[int]) -> Tensor:
+        """Read a prompt; the logits of its next token, (1, V). Raises UserError as `admit` does."""
+        _check_prompt(self.decoder, prompt)
+        same = 0  # the last token is always read: its logits are asked for
+        while same < min(len(self._held), len(prompt) - 1) and self._held[same] == prompt[same]:
+            same += 1
+        del self._held[same:]
+        self.num_read += len(prompt) - same
+        if same:
+            self._memory.cut(0, same)
+            logits = self.decoder.extend(self._memory, 0, prompt[same:])
+        else:
+            self._memory = self.decoder.new_memory()
+            logits = self.decoder.read(self._memory, [prompt])
+        self._held.extend(prompt[same:])
+        return logits
+
+    def go_on(self, token: int) -> Tensor:
+        """Append a token; the logits of the next one."""
+        self._memory.cut(0, len(self._held))  # a broken-off step may have left one more
+        logits = self.decoder.step(self._memory, [token])
+        self._held.append(token)
+        return logits
+
+
+def _take(logits: Tensor, requests: Sequence[Request], max_positions: int) -> None:
+    """Choose the next token of each request from its row of logits, (R, V)."""
+    best, finite = logits.argmax(-1).tolist(), logits.amax(-1).isfinite().tolist()
+    for row, request in enumerate(requests):
+        if not finite[row]:
+            raise UserError(
+                "model-not-finite",
+                "logits",
+                "the model computes NaN or infinity",
+                "use an earlier checkpoint, or fp32",
+            )
+        token = request.choose(logits[row]) if request.draws else best[row]
+        request.accept(token, max_positions)
 
 
 def _check_prompt(decoder: Decoder, prompt: Sequence[int]) -> None:
@@ -247,16 +293,20 @@ def _next_to_read(waiting: list[Request], num_free: int) -> list[Request]:
 
 
 def stream(
-    model: LlamaForCausalLM | Decoder,
+    model: LlamaForCausalLM | Decoder | Dialogue,
     request: Request,
     text: TextStream,
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """The text of one request as it comes; every piece is valid UTF-8 and may be shown at once.
 
-    Ends at the request's limits or at a stop string of `text`; `request.finish` says which.
+    Ends at the request's limits or at a stop string of `text`; `request.finish` says which. A
+    `Dialogue` reads only what is new of the prompt.
     """
-    batch = Batch(model if isinstance(model, Decoder) else Decoder(model), max_rows=1)
-    batch.admit([request])
+    if isinstance(model, LlamaForCausalLM):
+        model = Decoder(model)
+    dialogue = Dialogue(model) if isinstance(model, Decoder) else model
+    max_positions = dialogue.decoder.max_positions
+    _take(dialogue.begin(request.prompt), [request], max_positions)
     given = 0
     while True:
         for token in request.new_ids[given:]:
@@ -264,14 +314,15 @@ def stream(
             if piece := text.push(token):
                 yield piece
             if text.stopped:
-                batch.cancel(request)
                 request.finish = "stop"
                 return
         if request.finish is not None:
             break
-        batch.step()
+        _take(dialogue.go_on(request.new_ids[-1]), [request], max_positions)
     if piece := text.finish():
         yield piece
+    if text.stopped:
+        request.finish = "stop"
 
 
 class TextStream:

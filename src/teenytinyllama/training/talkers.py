@@ -1,6 +1,8 @@
 """A model that can be talked to: weights ready to generate, its tokenizer, its way of being asked.
 
 Chat and server load models here, so that both mean the same by a run folder or a model folder.
+`load_any` takes GGUF files as well: what it gives has `name`, `folder`, `answers`,
+`max_positions`, `prompt_of` and `answer` in any case; only a `Talker` has a decoder to batch with.
 """
 
 from __future__ import annotations
@@ -8,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -28,7 +31,10 @@ from teenytinyllama.formats.model_folder import check_model_folder
 from teenytinyllama.formats.pieces import check_fits, read_vocabulary
 from teenytinyllama.formats.spelling import MODEL_NAME
 from teenytinyllama.training.decoder import Decoder, check_supported
-from teenytinyllama.training.generation import Request, Sampling, TextStream
+from teenytinyllama.training.generation import Dialogue, Request, Sampling, TextStream, stream
+
+if TYPE_CHECKING:
+    from teenytinyllama.training.llama_cpp import GgufTalker
 
 # What a run folder stands for: its chat model where there is one, else its base model.
 FOLDERS_OF_A_RUN = ("chat/final", "pretrain/final")
@@ -72,6 +78,31 @@ class Talker:
         strips = self.answers and self.encoder.adds_space
         return TextStream(self.vocabulary, stop, strip_first_space=strips)
 
+    @property
+    def max_positions(self) -> int:
+        """The context: tokens of prompt and answer together."""
+        return self.decoder.max_positions
+
+    @cached_property
+    def dialogue(self) -> Dialogue:
+        """What `answer` keeps from one turn to the next."""
+        return Dialogue(self.decoder)
+
+    def answer(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling,
+        stop: Sequence[str] = (),
+    ) -> Generator[str, None, None]:
+        """One answer as text, piece by piece; one at a time.
+
+        What the prompt has in common with the last one and its answer is not computed again. To
+        break off, close the iterator.
+        """
+        request = self.request(prompt, max_new_tokens, sampling)
+        return stream(self.dialogue, request, self.text_stream(stop))
+
 
 def find_model_folder(path: Path) -> Path:
     """The folder with `config.json` that a path stands for: a run, a room or the folder itself.
@@ -87,6 +118,18 @@ def find_model_folder(path: Path) -> Path:
     else:
         what = f"no model here (looked for config.json, {', '.join(FOLDERS_OF_A_RUN)})"
     raise UserError("model-missing", str(path), what, "name a run folder or a model folder")
+
+
+def load_any(path: Path, *, name: str = "") -> Talker | GgufTalker:
+    """A run, a model folder, or a `.gguf` file, which llama.cpp runs (extra `llama-cpp`).
+
+    Raises UserError as `load_talker` does, and where llama.cpp is needed and not installed.
+    """
+    if path.suffix.lower() != ".gguf":
+        return load_talker(path, name=name)
+    from teenytinyllama.training.llama_cpp import GgufTalker
+
+    return GgufTalker(path, name=name)
 
 
 def load_talker(

@@ -80,7 +80,14 @@ def run(
             small, size_bytes = load_original(path, device), awq.weights_bytes(path)
         else:
             path = out_dir / f"model-{name}.gguf"
-            write_gguf(model, vocabulary, name, path, title=context.run_name)
+            write_gguf(
+                model,
+                vocabulary,
+                name,
+                path,
+                title=context.run_name,
+                answers=align_dir is not None,
+            )
             small, size_bytes = load_gguf(path, device), path.stat().st_size
         back = read_sample(small, sample, f"quantize: read with {path.name}")
         del small

@@ -110,9 +110,17 @@ def encode_tensor(name: str, weight: Array, kind: Any) -> NDArray[Any]:
 
 
 def write_gguf(
-    model: ModelFolder, vocabulary: Vocabulary, file_format: str, path: Path, *, title: str
+    model: ModelFolder,
+    vocabulary: Vocabulary,
+    file_format: str,
+    path: Path,
+    *,
+    title: str,
+    answers: bool = True,
 ) -> None:
     """Write the model as one GGUF file, at its final name only when it is whole.
+
+    The file of a base model, which never saw a turn, has no chat template: `answers` is false.
 
     Memory holds one tensor at a time. Equal input gives equal bytes.
     """
@@ -125,6 +133,8 @@ def write_gguf(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     check_vocabulary(model, vocabulary)
     _add_tokenizer(writer, model, vocabulary)
+    if answers:
+        writer.add_chat_template(runtime_chat_template())
     for name, shape in shapes.items():
         _declare(writer, name, shape, kinds[name])
     writer.write_header_to_file()
@@ -224,7 +234,6 @@ def _add_tokenizer(writer: Any, model: ModelFolder, vocabulary: Vocabulary) -> N
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(not is_byte_level)
-    writer.add_chat_template(runtime_chat_template())
 
 
 def runtime_chat_template() -> str:
