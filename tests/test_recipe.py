@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from teenytinyllama.errors import UserError
@@ -111,3 +113,25 @@ def test_every_setting_says_what_it_is():
 
     silent = [name for name, description in fields(Recipe) if not description]
     assert silent == []
+
+
+def test_local_evaluation_tasks_are_kept_out_of_the_corpus(tmp_path: Path) -> None:
+    (tmp_path / "exam").mkdir()
+    (tmp_path / "exam" / "test.jsonl").write_text("{}")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'name = "r"\n[corpus]\nsources = [{ kind = "storybook" }]\n[evaluate]\ntasks = [\n'
+        f'{{ name = "exam", path = "{tmp_path}/exam", num_fewshot = 5 }},\n'
+        '{ name = "far", kind = "hub", path = "owner/far" },\n'
+        '{ name = "tale", kind = "storybook" },\n]\n'
+    )
+
+    def kept_out(*changes: str) -> list[tuple[str, str, int]]:
+        corpus = load_recipe(recipe, changes).corpus
+        assert corpus is not None
+        return [(task.name, task.path, task.num_fewshot) for task in corpus.decontaminate]
+
+    assert kept_out() == [("exam", f"{tmp_path}/exam", -1)]  # a prompt makes no other corpus
+    assert kept_out("corpus.decontaminate_evaluate=false") == []
+    mine = f"corpus.decontaminate=[{{ name = 'mine', path = '{tmp_path}/exam' }}]"
+    assert kept_out(mine) == [("mine", f"{tmp_path}/exam", -1)]

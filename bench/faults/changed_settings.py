@@ -27,10 +27,10 @@ CHANGES = (
     ("corpus.heldout_fraction=0.1", "corpus"),
     ("corpus.min_document_bytes=300", "corpus"),
     ("corpus.unicode_form='NFKC'", "corpus"),
-    ("corpus.max_line_bytes=1024", "corpus"),
+    ("corpus.heldout_fraction=0.05", "corpus"),
     ("corpus.replace_personal_data=false", "corpus"),
     ("corpus.near_duplicates.threshold=0.95", "corpus"),
-    ("corpus.near_duplicates.ngram_words=2", "corpus"),
+    ("corpus.near_duplicates.ngram_words=12", "corpus"),
     ("corpus.repeated_paragraphs.max_documents=1", "corpus"),
     ("corpus.mix.epochs={ a = 2.0 }", "corpus"),
     ("corpus.filters.families=['quality']", "corpus"),
@@ -39,7 +39,7 @@ CHANGES = (
     ("tokenizer.model='unigram'", "tokenizer"),
     ("tokenizer.model='byte-level'", "tokenizer"),
     ("tokenizer.max_training_bytes=100000", "tokenizer"),
-    ("tokenizer.character_coverage=1.0", "tokenizer"),
+    ("tokenizer.max_training_bytes=50000", "tokenizer"),
     ("pack.seed=1", "pack"),
     ("pack.order='best-fit'", "pack"),
     ("pack.epochs={ a = 1.5 }", "pack"),
@@ -49,7 +49,7 @@ ORDER = ("corpus", "tokenizer", "pack")
 
 
 def make_corpus(folder: Path) -> None:
-    rng = random.Random(0)
+    rng, last = random.Random(0), ""
     for name in ("a", "b"):
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
             for number in range(400):
@@ -58,7 +58,10 @@ def make_corpus(folder: Path) -> None:
                 words += ["".join(rng.choices(SYLLABLES, k=2)) for _ in range(length)]
                 text = " ".join(words) + "\nUm rodapé que se repete em todas as páginas daqui: ½.\n"
                 text += "Fale com ana@exemplo.com.br.\n" * (number % 5 == 0)
+                if number % 7 == 0 and number:
+                    text = last.replace(" ", " outra ", 1)
                 file.write(json.dumps({"text": text}) + "\n")
+                last = text
 
 
 def start(recipe: Path, run_dir: Path, *changes: str) -> subprocess.Popen[str]:

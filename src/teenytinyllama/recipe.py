@@ -262,8 +262,8 @@ class CorpusSettings(Settings):
     decontaminate: tuple[Task, ...] = ()
     """Evaluation tasks whose texts must not be trained on: name and path of each."""
     decontaminate_evaluate: bool = True
-    """Also the tasks of `[evaluate]` that have a `path` on this machine; those of the Hub only where
-    `decontaminate` names a local copy."""
+    """Also the tasks of `[evaluate]` that have a `path` on this machine; those of the Hub only
+    where `decontaminate` names a local copy."""
     decontamination_words: Annotated[int, Field(ge=5)] = 13
     """So many words in a row shared with a task's item are too many."""
     decontaminate_by: Literal["cut", "drop"] = "cut"

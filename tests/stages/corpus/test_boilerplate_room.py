@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from corpus_room import Room, json_lines
+
+from teenytinyllama.stages.corpus import boilerplate
 
 MENU = "Início | Notícias"
 
@@ -21,8 +24,36 @@ def test_a_menu_leaves_the_source_that_repeats_it(room: Room, tmp_path: Path) ->
         story,
         "Outro conto, bem curto.",
     }
+    assert left.counts["notes"]["boilerplate-lines-cut"] == 60
     assert set(room(*sources, out="b", **plain).texts()) == {
         *pages,
         story,
         "Outro conto, bem curto.",
     }
+
+
+def test_lines_held_are_bounded_and_the_menu_is_still_found(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+    whole = boilerplate.BoilerplateLearner.read
+
+    def watched(learner: boilerplate.BoilerplateLearner, *given: object) -> None:
+        whole(learner, *given)
+        held.append(sum(counter.num_lines for counter in learner._counters.values()))
+
+    monkeypatch.setattr(boilerplate, "MAX_LINES", 5)
+    monkeypatch.setattr(boilerplate.BoilerplateLearner, "read", watched)
+    (tmp_path / "site").mkdir()
+    for n in range(30):
+        page = f"{MENU}\nA notícia número {n} fala do rio {n * 7}.\nMais {n}\n"
+        (tmp_path / "site" / f"{n:02d}.txt").write_text(page, encoding="utf-8")
+    left = room(
+        tmp_path / "site",
+        source={"name": "site"},
+        filters={"families": [], "max_boilerplate_fraction": 0.5},
+        near_duplicates=None,
+    )
+    assert max(held) <= 7
+    assert left.counts["notes"]["boilerplate-lines-cut"] == 30
+    assert not any(MENU in text for text in left.texts())

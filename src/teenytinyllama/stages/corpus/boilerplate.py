@@ -19,6 +19,9 @@ from teenytinyllama.stages.corpus.records import RawBatch
 
 SAMPLE_DOCUMENTS = 500
 """First documents of a file that are read for it."""
+MAX_LINES = 1_000_000
+"""Different lines held at most after a file, of all sources together: some 200 MB. Where there are
+more, those seen once are let go."""
 
 
 class BoilerplateLearner:
@@ -32,6 +35,11 @@ class BoilerplateLearner:
         """Count the first documents of one file, or of one source that is no file."""
         for document in islice(self._documents(source, batches), SAMPLE_DOCUMENTS):
             self._counters[document.source].add(document.text)
+        if sum(counter.num_lines for counter in self._counters.values()) > MAX_LINES:
+            for name, counter in list(self._counters.items()):
+                counter.forget_rare()
+                if not counter.num_lines:
+                    del self._counters[name]
 
     def _documents(self, source: Source, batches: Iterable[RawBatch]) -> Iterator[Document]:
         """The usable ones; what is not usable is quarantined when the corpus is read."""

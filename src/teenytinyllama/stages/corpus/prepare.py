@@ -85,7 +85,7 @@ class Preparer:
             except UnusableError as bad:
                 title = source.name or stem_of(item.file, source)
                 faults.append(make_fault(item, title, bad.reason, bad.detail))
-        self._judge(kept, source)
+        self._judge(kept, source, notes)
         self._decontaminate([k for k in kept if not k.reason], notes)
         remaining = [k for k in kept if not k.reason]
         self._replace_personal_data(remaining, source, notes)
@@ -115,7 +115,7 @@ class Preparer:
             last=batch.last,
         )
 
-    def _judge(self, kept: list[_Candidate], source: Source) -> None:
+    def _judge(self, kept: list[_Candidate], source: Source, notes: Counter[str]) -> None:
         """Give each document the reason that drops it, if any, and its scores.
 
         Only prose is: the storybook is written by this package and its tales are short, and a
@@ -131,10 +131,14 @@ class Preparer:
                 judged.append(candidate)
         if self._chain is None or not judged:
             return
+        repeated = [self._boilerplate.get(c.document.source) for c in judged]
+        for candidate, lines in zip(judged, repeated, strict=True):
+            if lines is not None:
+                notes["boilerplate-lines-cut"] += lines.num_lines_in(candidate.document.text)
         verdicts = self._chain.judge(
             [c.document.text for c in judged],
             urls=[c.document.url for c in judged],
-            boilerplate=[self._boilerplate.get(c.document.source) for c in judged],
+            boilerplate=repeated,
         )
         for candidate, verdict in zip(judged, verdicts, strict=True):
             candidate.reason = verdict.reason or ""

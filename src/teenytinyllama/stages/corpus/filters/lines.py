@@ -79,6 +79,10 @@ class Boilerplate:
 
     lines: frozenset[str]
 
+    def num_lines_in(self, text: str) -> int:
+        """How many lines of the text `clean` takes out."""
+        return sum(line.strip() in self.lines for line in text.split("\n"))
+
     def clean(self, text: str) -> str | None:
         """The text without these lines, or None where it has none of them."""
         lines = text.split("\n")
@@ -102,6 +106,16 @@ class BoilerplateCounter:
         self.num_documents += 1
         lines = {line for raw in text.split("\n") if len(line := raw.strip()) > 2}
         self._documents_with.update(lines)
+
+    @property
+    def num_lines(self) -> int:
+        """Different lines that are held."""
+        return len(self._documents_with)
+
+    def forget_rare(self) -> None:
+        """Let go of lines seen once: one that half of the documents have comes back at once."""
+        seen = self._documents_with
+        self._documents_with = Counter({line: times for line, times in seen.items() if times > 1})
 
     def boilerplate(self, max_documents_fraction: float) -> Boilerplate:
         """Lines in more than this share of the documents."""
