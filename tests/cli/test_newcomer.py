@@ -117,6 +117,7 @@ def test_the_storybook_as_files(tmp_path: Path) -> None:
     assert (len(text), len(chat)) == (5, 3)
     assert "।" in json.loads(text[0])["text"]
     assert json.loads(chat[0])["messages"][0]["role"] == "user"
+    assert json.loads(text[0])["text"] in (tmp_path / "clean.txt").read_text(encoding="utf-8")
     with pytest.raises(UserError) as error:
         ttl("storybook", "--language", "yo", "--out", tmp_path, *made)
     assert error.value.code == "storybook-language"

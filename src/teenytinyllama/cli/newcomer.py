@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from teenytinyllama.stages.plan import LanguageNotes, Plan
 
 DEFAULT_TEXT = "text/**/*"
+CLEAN_DOCUMENTS = 200
 CleanSample = Annotated[
     Path | None,
     typer.Option(help="Clean text of the language to learn filters from; needed without a folder."),
@@ -187,10 +188,13 @@ def storybook_command(
             folder.mkdir(parents=True, exist_ok=True)
             lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
             (folder / "storybook.jsonl").write_text("".join(lines), encoding="utf-8")
+        clean = "\n\n".join(str(one["text"]) for one in documents[:CLEAN_DOCUMENTS])
+        (out / "clean.txt").write_text(clean, encoding="utf-8")
     except OSError as error:
         what = f"cannot be written ({error.strerror})"
         raise UserError("storybook-unwritable", str(out), what, "choose another --out") from error
     say(f"{out / 'text'}: {num_documents:,} texts; {out / 'chat'}: {num_conversations:,} chats")
+    say(f"{out / 'clean.txt'}: the first of the texts, as a clean sample")
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -22,8 +22,8 @@ from teenytinyllama.stages.plan.fitting import PilotResult, fit_law
 from teenytinyllama.stages.plan.laws import law as law_named
 
 PILOT_LENGTH = 256
-PILOT_TOKENS_PER_STEP = 2048
-MIN_PILOT_STEPS = 50
+PILOT_TOKENS_PER_STEP = 1024
+MIN_PILOT_STEPS = 40
 # Sizes of the pilots, and how many times the shortest training each also has.
 PILOT_MODELS = tuple(
     ModelSettings(
