@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.formats import tokens
 from teenytinyllama.formats.tokens import TokenWriter, open_tokens, read_index, write_index
 
 TRAIN = [[1, 7, 8, 9, 2], [1, 2], [1, 300, 2]]
@@ -147,3 +149,51 @@ def test_500_truncations_and_flips_are_all_found(tokens_dir: Path) -> None:
             pass
         (tokens_dir / name).write_bytes(whole[name])
     assert missed == []
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+@pytest.mark.parametrize(
+    ("starts", "said"),
+    [([0, 5, 7, 10], None), ([1, 5, 7, 10], "borders"), ([0, 7, 5, 10], "borders")],
+)
+def test_borders_are_read_in_pieces(
+    tokens_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+    starts: list[int],
+    said: str | None,
+) -> None:
+    monkeypatch.setattr(tokens, "BORDERS_AT_ONCE", at_once)
+    np.array(starts, "<u8").tofile(tokens_dir / "train.documents.bin")
+    if said is None:
+        assert open_tokens(tokens_dir, "train").num_documents == 3
+    else:
+        with pytest.raises(UserError, match=said):
+            open_tokens(tokens_dir, "train")
+
+
+def test_a_large_file_is_hashed_once_and_again_when_written_to(
+    tokens_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    true_hash = tokens.sha256_file
+
+    def counting(path: Path) -> str:
+        hashed.append(path.name)
+        return true_hash(path)
+
+    monkeypatch.setattr(tokens, "sha256_file", counting)
+    open_tokens(tokens_dir, "train", verify=True)
+    open_tokens(tokens_dir, "train", verify=True)
+    assert len(hashed) == 4  # small files: every time
+    monkeypatch.setattr(tokens, "MIN_REMEMBERED_BYTES", 0)
+    for _ in range(2):
+        open_tokens(tokens_dir, "train", verify=True)
+    assert hashed[4:] == ["train.bin", "train.documents.bin"]
+    data = bytearray((tokens_dir / "train.bin").read_bytes())
+    data[3] ^= 1
+    stat = (tokens_dir / "train.bin").stat()
+    (tokens_dir / "train.bin").write_bytes(data)
+    os.utime(tokens_dir / "train.bin", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(UserError, match="its bytes changed"):
+        open_tokens(tokens_dir, "train", verify=True)

@@ -33,6 +33,10 @@ INDEX_NAME = "index.json"
 INDEX_KEYS = ("dtype", "byte_order", "vocab_size", "tokenizer", "splits")
 MAX_UINT16_VOCABULARY = 65_536
 FIX = "run `ttl pack RECIPE --redo`"
+VERIFIED_NAME = ".verified.json"
+# Below this a hash takes less than half a second and is made every time.
+MIN_REMEMBERED_BYTES = 500_000_000
+BORDERS_AT_ONCE = 1 << 18
 
 
 def dtype_for(vocab_size: int) -> np.dtype[Any]:
@@ -113,7 +117,7 @@ def read_index(tokens_dir: Path) -> dict[str, Any]:
 
 def open_tokens(tokens_dir: Path, split: Split, *, verify: bool = False) -> TokenFile:
     """Map one split. Sizes and borders are always checked against the index; with `verify` the
-    hashes too, at the speed of the disk.
+    hashes too, at the speed of the disk: large files once, and again when they were written to.
 
     Raises UserError where a file is missing, shorter or longer than the index says, or, with
     `verify`, where a single bit changed since it was written.
@@ -131,14 +135,24 @@ def open_tokens(tokens_dir: Path, split: Split, *, verify: bool = False) -> Toke
     tokens = TokenFile(
         path=paths["tokens"],
         tokens=np.zeros(0, dtype) if empty else np.memmap(paths["tokens"], dtype, "r"),
-        document_starts=np.fromfile(paths["documents"], np.dtype("<u8")),
+        document_starts=np.memmap(paths["documents"], np.dtype("<u8"), "r"),
         vocab_size=int(index["vocab_size"]),
     )
-    starts = tokens.document_starts
-    if starts[0] != 0 or int(starts[-1]) != tokens.num_tokens or (starts[1:] < starts[:-1]).any():
+    if not _borders_fit(paths["documents"], tokens.num_tokens):
         what = f"its borders do not run from 0 to the {tokens.num_tokens:,} tokens of the split"
         raise UserError("tokens-borders", str(paths["documents"]), what, FIX)
     return tokens
+
+
+def _borders_fit(path: Path, num_tokens: int) -> bool:
+    """Whether the starts rise from 0 to `num_tokens`; a piece at a time, so that none stays."""
+    last, size = 0, path.stat().st_size // 8
+    for begin in range(0, size, BORDERS_AT_ONCE):
+        starts = np.fromfile(path, np.dtype("<u8"), BORDERS_AT_ONCE, offset=8 * begin)
+        if (begin == 0 and starts[0] != 0) or starts[0] < last or (starts[1:] < starts[:-1]).any():
+            return False
+        last = int(starts[-1])
+    return size > 0 and last == num_tokens
 
 
 def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
@@ -148,10 +162,39 @@ def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
     if found != entry["bytes"]:
         what = f"holds {found:,} bytes, the index says {entry['bytes']:,}"
         raise UserError("tokens-size", str(path), what, FIX)
-    if verify and sha256_file(path) != entry["sha256"]:
-        raise UserError(
-            "tokens-damaged", str(path), "its bytes changed since they were packed", FIX
-        )
+    if verify and not _is_verified(path, entry["sha256"]):
+        if sha256_file(path) != entry["sha256"]:
+            what = "its bytes changed since they were packed"
+            raise UserError("tokens-damaged", str(path), what, FIX)
+        _note_verified(path, entry["sha256"])
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    """What `_note_verified` left, or nothing where it left nothing that can be read."""
+    path = folder / VERIFIED_NAME
+    try:
+        found = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def _identity(path: Path, sha256: str) -> list[Any]:
+    """The bytes that were asked for, and the file that had them; no write leaves its time as is."""
+    stat = path.stat()
+    return [sha256, stat.st_size, stat.st_ino, stat.st_ctime_ns]
+
+
+def _is_verified(path: Path, sha256: str) -> bool:
+    """Whether this large file was hashed before and nobody wrote to it since."""
+    return _verified(path.parent).get(path.name) == _identity(path, sha256)
+
+
+def _note_verified(path: Path, sha256: str) -> None:
+    """Remember the hash of a large file: a training that is gone on with must not wait for it."""
+    if path.stat().st_size >= MIN_REMEMBERED_BYTES and os.access(path.parent, os.W_OK):
+        noted = {**_verified(path.parent), path.name: _identity(path, sha256)}
+        write_atomically(path.parent / VERIFIED_NAME, json.dumps(noted))
 
 
 class TokenWriter:

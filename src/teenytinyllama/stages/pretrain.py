@@ -24,6 +24,7 @@ from teenytinyllama.formats.manifest import Outcome, fingerprint_of
 from teenytinyllama.formats.tokens import TokenFile, open_tokens, read_index
 from teenytinyllama.languages import prompts_of
 from teenytinyllama.recipe import PretrainSettings
+from teenytinyllama.training import hardware
 from teenytinyllama.training.base_model import copy_tokenizer, save_final
 from teenytinyllama.training.batches import SequenceOrder
 from teenytinyllama.training.generation import generate
@@ -47,6 +48,7 @@ def run(
     pack_dir: Path,
 ) -> Outcome:
     """Train from scratch; return counts of steps and tokens, and figures of speed and loss."""
+    hardware.check_precision(settings.precision, hardware.present_device())
     encoder = load_tokenizer(tokenizer_dir)
     index = read_index(pack_dir)
     _check_tokenizer(index, encoder, pack_dir)
@@ -116,7 +118,13 @@ def _start(settings: PretrainSettings, encoder: TextEncoder, tokenizer_dir: Path
                 f"--set pretrain.sequence_length={start.settings.max_position_embeddings}",
             )
     else:
-        start = fresh(settings.model, encoder.vocab_size, special_ids, settings.seed)
+        num_rows = sizes.padded_vocab_size(encoder.vocab_size)
+        if num_rows > encoder.vocab_size:
+            say(
+                f"pretrain: {encoder.vocab_size:,} pieces are no multiple of 64, embedding and "
+                f"head get {num_rows:,} rows"
+            )
+        start = fresh(settings.model, num_rows, special_ids, settings.seed)
     if settings.attention == "flash-attn":
         try:
             start.model.set_attn_implementation("flash_attention_2")

@@ -13,6 +13,11 @@ from teenytinyllama.errors import UserError
 Precision = Literal["fp32", "bf16-mixed", "bf16"]
 
 
+def present_device() -> torch.device:
+    """What a training on this machine runs on: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Raise UserError where the device cannot compute in the precision asked for."""
     if precision == "fp32" or device.type != "cuda" or torch.cuda.is_bf16_supported():

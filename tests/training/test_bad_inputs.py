@@ -1,0 +1,119 @@
+"""What can go wrong under a training, and the sentence or the way out that a user gets."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import torch
+from tiny import LENGTH, ROWS_PER_STEP, job, loss_log, train
+from torch import nn
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.manifest import sha256_file
+from teenytinyllama.training import checkpoints, hardware, loop
+from teenytinyllama.training.fitting import first_micro_batch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class SmallMemory(nn.Module):
+    """An objective that runs out of memory above `max_rows`, from its call number `since` on."""
+
+    def __init__(self, objective, max_rows, since=0):
+        super().__init__()
+        self.objective, self.model = objective, objective.model
+        self.max_rows, self.calls_left = max_rows, since
+
+    def forward(self, **tensors):
+        self.calls_left -= 1
+        if len(tensors["input_ids"]) > self.max_rows and self.calls_left < 0:
+            raise torch.OutOfMemoryError("no memory")
+        return self.objective(**tensors)
+
+
+def small_memory(max_rows, since=0):
+    plain = job()
+    return replace(plain, objective=SmallMemory(plain.objective, max_rows, since))
+
+
+def weights_of(folder, step):
+    return sha256_file(folder / checkpoints.folder_name(step) / "model.safetensors")
+
+
+def test_out_of_memory_at_the_first_step_halves_the_micro_batch(tmp_path, capsys):
+    train(tmp_path / "one", micro_batch=1, num_steps=6)
+    loop = train(tmp_path / "halved", the_job=small_memory(1), micro_batch=4, num_steps=6)
+    said = capsys.readouterr().err
+    assert "out of memory with micro_batch = 4; going on with 2" in said
+    assert "out of memory with micro_batch = 2; going on with 1" in said
+    assert loop.progress.micro_batch == 1
+    assert weights_of(tmp_path / "halved", 6) == weights_of(tmp_path / "one", 6)
+
+
+def test_out_of_memory_later_changes_neither_order_nor_tokens(tmp_path):
+    train(tmp_path / "whole", micro_batch=4, num_steps=8)
+    late = train(tmp_path / "late", the_job=small_memory(2, since=5), micro_batch=4, num_steps=8)
+    assert late.progress.tokens == 8 * ROWS_PER_STEP * LENGTH
+    assert late.progress.micro_batch == 2
+    losses = [[row[1] for row in loss_log(tmp_path / name)] for name in ("whole", "late")]
+    # Sums in another order: single precision keeps seven digits.
+    assert losses[0] == pytest.approx(losses[1], rel=2e-5)
+
+
+def test_what_never_fits_says_what_to_make_smaller(tmp_path):
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, the_job=small_memory(0), micro_batch=2)
+    assert caught.value.code == "out-of-memory"
+    assert "micro_batch = 1 x 16 tokens" in caught.value.where
+    assert "activation_checkpointing=true" in caught.value.fix
+
+
+@pytest.mark.parametrize("world", [3, 8])
+def test_processes_that_cannot_share_a_step_are_refused_with_the_number_of_rows(world):
+    the_job = job()
+    with pytest.raises(UserError) as caught:
+        first_micro_batch(the_job, the_job.objective.model, torch.device("cpu"), world)
+    assert caught.value.code == "world-size"
+    assert f"{world} processes" in caught.value.where
+    assert "a divisor of 4" in caught.value.fix
+
+
+def test_a_chip_without_bfloat16_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old Chip")
+    with pytest.raises(UserError, match=r"Old Chip has no bfloat16.*precision=\"fp32\"") as caught:
+        hardware.check_precision("bf16-mixed", torch.device("cuda"))
+    assert caught.value.code == "precision-unsupported"
+    hardware.check_precision("fp32", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("name", ["tokens", "tokenizer", "model"])
+def test_a_checkpoint_of_another_training_is_refused_with_both_values(tmp_path, name):
+    identity = {"tokens": "a1", "tokenizer": "b2", "model": "c3"}
+    train(tmp_path, the_job=replace(job(), identity=identity), num_steps=2)
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, the_job=replace(job(), identity={**identity, name: "ff"}), num_steps=4)
+    assert caught.value.code == "checkpoint-differs"
+    assert f"({name}: {identity[name]} there, ff here)" in caught.value.what
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+    train(tmp_path / "steady", num_steps=8)
+
+    class Jumping(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            cls.days = getattr(cls, "days", 0) - 400
+            return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=cls.days)
+
+    monkeypatch.setattr(loop, "datetime", Jumping)
+    monkeypatch.setattr("time.time", lambda: -1e9)
+    train(tmp_path / "jumping", num_steps=8)
+    assert weights_of(tmp_path / "jumping", 8) == weights_of(tmp_path / "steady", 8)
+    assert loss_log(tmp_path / "jumping") == loss_log(tmp_path / "steady")
