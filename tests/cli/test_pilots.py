@@ -1,0 +1,118 @@
+"""The pilots of `ttl plan --calibrate`, with a law in the place of a training."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from teenytinyllama.cli import pilots
+from teenytinyllama.errors import UserError
+from teenytinyllama.formats.manifest import Manifest, write_json
+from teenytinyllama.model import num_parameters
+from teenytinyllama.recipe import Recipe
+from teenytinyllama.stages.plan.laws import Law, law
+
+BYTES_PER_TOKEN, VOCAB_SIZE = 4.0, 1024
+BASE = law("besiroglu")
+TRUTH = Law("true", 1.5, 40.0, 900.0, BASE.alpha, BASE.beta)
+RECIPE = (
+    'name = "small"\n[corpus]\nsources = [{kind = "storybook"}]\n[tokenizer]\n[pack]\n[pretrain]\n'
+)
+
+
+def receipt(folder: Path, room: str, counts: dict[str, object], figures: dict[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Manifest(
+        room=room, version="1", fingerprint=room, recipe={}, inputs={}, outputs={}, counts=counts,
+        figures=figures, started_at="2026-11-23T00:00:00Z", duration_s=1.0, energy_kwh={},
+        emissions_kg=0.0, versions={},
+    )  # fmt: skip
+    write_json(folder / "manifest.json", made.model_dump(mode="json"))
+
+
+class FakeWalk:
+    """Leaves what the rooms would: `tokens_train` different tokens, losses by the true law."""
+
+    tokens_train = 2_000_000
+    trained: ClassVar[list[str]] = []
+
+    def __init__(self, recipe: Recipe, run_dir: Path, recipe_path: Path) -> None:
+        self.recipe, self.run_dir = recipe, run_dir
+
+    def run_rooms(self, names: list[str], *, redo: bool) -> None:
+        if names != ["pretrain"]:
+            all_text = {"all": {"bytes_per_token": BYTES_PER_TOKEN}}
+            receipt(self.run_dir / "tokenizer", "tokenizer", {"vocab_size": VOCAB_SIZE}, all_text)
+            receipt(self.run_dir / "tokens", "pack", {"tokens_train": self.tokens_train}, {})
+            return
+        assert (self.run_dir / "tokens" / "manifest.json").is_file()  # by the link
+        settings = self.recipe.pretrain
+        assert settings is not None
+        FakeWalk.trained.append(self.recipe.name)
+        parameters = num_parameters(settings.model, VOCAB_SIZE)
+        tokens = settings.num_steps * settings.tokens_per_step
+        bits = TRUTH.loss(parameters, tokens) / math.log(2) / BYTES_PER_TOKEN
+        counts: dict[str, object] = {"parameters": parameters, "tokens": tokens}
+        receipt(self.run_dir / "pretrain", "pretrain", counts, {})
+        rows = [{"step": 1, "heldout_bpb": 9.0}, {"step": 2, "heldout_bpb": bits}, {"step": 2}]
+        (self.run_dir / "pretrain" / "metrics.jsonl").write_text(
+            "\n".join(json.dumps(row) for row in rows)
+        )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(pilots, "Walk", FakeWalk)
+    monkeypatch.setattr(pilots, "_speed", lambda: ("cpu", 1e10))
+    monkeypatch.setattr(FakeWalk, "trained", [])
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "small.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_pilots_find_the_law_they_follow(recipe: Path) -> None:
+    found = pilots.calibrated(recipe, minutes=5, law="besiroglu")
+    fitted = found["fitted"]
+    assert len(FakeWalk.trained) == len(set(FakeWalk.trained)) == 6
+    assert (fitted.law.e, fitted.law.a, fitted.law.b) == pytest.approx((1.5, 40.0, 900.0), rel=1e-4)
+    assert (found["unique_tokens"], found["vocab_size"]) == (2e6, VOCAB_SIZE)
+    assert fitted.predict(1e7, 1e8, 1e8)[0] == pytest.approx(TRUTH.loss(1e7, 1e8), abs=1e-3)
+
+
+def test_no_pilot_reads_a_token_twice_and_more_time_means_longer_ones(recipe: Path) -> None:
+    pilots.calibrated(recipe, minutes=1e6, law="besiroglu")
+    steps = int(Path("runs/small/pilots/steps.txt").read_text())
+    assert steps * max(pilots.PILOT_LENGTHS) * pilots.PILOT_TOKENS_PER_STEP <= FakeWalk.tokens_train
+    assert steps > 400
+
+
+def test_the_same_command_later_runs_the_same_pilots(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pilots.calibrated(recipe, minutes=5, law="besiroglu")
+    first = list(FakeWalk.trained)
+    monkeypatch.setattr(pilots, "_speed", lambda: pytest.fail("measured again"))
+    pilots.calibrated(recipe, minutes=50, law="besiroglu")
+    assert FakeWalk.trained == first * 2  # the walk itself skips what is done
+
+
+def test_too_little_text_is_said_before_any_training(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeWalk, "tokens_train", 10_000)
+    with pytest.raises(UserError) as error:
+        pilots.calibrated(recipe, minutes=5, law="besiroglu")
+    assert error.value.code == "pilots-text"
+    assert FakeWalk.trained == []
+
+
+def test_a_recipe_without_pretraining_has_nothing_to_calibrate(recipe: Path) -> None:
+    recipe.write_text('name = "small"\n[corpus]\nsources = [{kind = "storybook"}]\n')
+    with pytest.raises(UserError) as error:
+        pilots.calibrated(recipe, minutes=5, law="besiroglu")
+    assert error.value.code == "room-not-in-recipe"
