@@ -113,6 +113,7 @@ def test_a_suite_takes_the_folders_that_are_there(tmp_path, capsys):
     ]
     assert [benchmark.config["num_fewshot"] for benchmark in found] == [25, 0, 0]
     assert all(benchmark.metadata["add_bos"] is False for benchmark in found)
+    assert all(benchmark.metadata["encodes_apart"] is True for benchmark in found)
     assert "without hellaswag_pt, mmlu_pt_text" in capsys.readouterr().err
 
 

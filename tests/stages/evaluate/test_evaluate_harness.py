@@ -154,3 +154,22 @@ def test_a_choice_longer_than_the_context_is_named(build, tokenizer):
     lm = packed(build("llama"), tokenizer, max_length=4)
     with pytest.raises(UserError, match=r"choice-too-long.*tokens, the model reads 4"):
         lm.loglikelihood([SimpleNamespace(args=("Pergunta:", " uma resposta muito comprida"))])
+
+
+def test_question_and_answer_encoded_apart(build, tokenizer):
+    """As the harness of 2023 did: together, "Bom dia a" and "migos" would share a piece."""
+    lm = packed(build("llama"), tokenizer, add_bos=False, encodes_apart=True)
+    together = packed(build("llama"), tokenizer, add_bos=False)
+    pairs = [("Bom dia", " a todos"), ("O gato cor", "re depressa"), ("Pergunta: ", "sim")]
+    apart = [
+        tuple(tokenizer.encode(part, add_special_tokens=False) for part in pair) for pair in pairs
+    ]
+    assert [lm._encode_pair(*pair) for pair in pairs] == apart
+    assert [together._encode_pair(*pair) for pair in pairs] != apart
+    asked = [SimpleNamespace(args=pair) for pair in pairs]
+    for (context, continuation), (logprob, _) in zip(apart, lm.loglikelihood(asked), strict=True):
+        ids = torch.tensor([[*context, *continuation]])
+        with torch.no_grad():
+            logprobs = lm.model(ids).logits[0, :-1].log_softmax(-1)
+        expected = logprobs.gather(1, ids[0, 1:, None])[-len(continuation) :].sum()
+        assert logprob == pytest.approx(float(expected), abs=1e-4)

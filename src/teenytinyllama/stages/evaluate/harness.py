@@ -42,7 +42,8 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
 
     `identity` names what the answers depend on (hashes of weights and tokenizer, precision);
     answers are kept under `log_dir`. `batch_tokens` bounds a forward pass: speed and memory, not
-    results.
+    results. `encodes_apart`: context and continuation are turned into tokens one by one, as the
+    harness did until 2023; else together, so that a piece is what it is in running text.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         batch_tokens: int,
         max_length: int,
         add_bos: bool | None = None,
+        encodes_apart: bool = False,
         identity: dict[str, Any] | None = None,
         log_dir: Path | None = None,
         title: str = "evaluate",
@@ -61,6 +63,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.batch_tokens, self.max_length, self.add_bos = batch_tokens, max_length, add_bos
+        self.encodes_apart = encodes_apart
         self.title = title
         self.identity = {**(identity or {}), "batch_tokens": batch_tokens, "revision": REVISION}
         self.log_dir = log_dir
@@ -107,7 +110,11 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         if stripped and stripped != self._encoded[0]:
             self._encoded = ("", [])
             self._encoded = (stripped, self.tok_encode(stripped))
-        pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+        pair: tuple[list[int], list[int]]
+        if self.encodes_apart:
+            pair = self.tok_encode(context), self.tok_encode(continuation)
+        else:
+            pair = super()._encode_pair(context, continuation)
         self.num_tokens[context, continuation] = len(pair[1])
         return pair
 

@@ -20,8 +20,8 @@ def group(benchmarks: list[Benchmark]) -> list[list[Benchmark]]:
     """Benchmarks over the same files belong together: requests that they share are scored once."""
     groups: dict[str, list[Benchmark]] = {}
     for benchmark in benchmarks:
-        add_bos = benchmark.metadata.get("add_bos")
-        groups.setdefault(f"{add_bos} {sorted(benchmark.files.items())}", []).append(benchmark)
+        reading = [benchmark.metadata.get(name) for name in ("add_bos", "encodes_apart")]
+        groups.setdefault(f"{reading} {sorted(benchmark.files.items())}", []).append(benchmark)
     return list(groups.values())
 
 
@@ -39,6 +39,7 @@ def score_tasks(
         batch_tokens=batch_tokens,
         max_length=loaded.context_length,
         add_bos=benchmarks[0].metadata.get("add_bos"),
+        encodes_apart=bool(benchmarks[0].metadata.get("encodes_apart")),
         identity=loaded.identity,
         log_dir=log_dir,
         title=f"evaluate: {loaded.name}, {names}",

@@ -64,8 +64,8 @@ def _open_suite(task: Task, overrides: dict[str, Any]) -> list[Benchmark]:
     for entry in suite["tasks"]:
         name = f"{task.name}.{entry['definition']}"
         changes: dict[str, Any] = {"num_fewshot": entry["num_fewshot"], **overrides}
-        if "add_bos" in suite:
-            changes["metadata"] = {"add_bos": suite["add_bos"]}
+        if reading := {key: suite[key] for key in ("add_bos", "encodes_apart") if key in suite}:
+            changes["metadata"] = reading
         if not task.path:
             single = Task(name=name, kind="hub", definition=entry["definition"])
         else:
