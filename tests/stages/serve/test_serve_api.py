@@ -13,8 +13,9 @@ from openai import AsyncOpenAI, OpenAI
 from running import Running, running, wait_until
 
 from teenytinyllama.stages.serve import engine as engine_module
-from teenytinyllama.stages.serve.engine import Job, Lane, Piece
+from teenytinyllama.stages.serve.engine import Lane
 from teenytinyllama.stages.serve.guard import Guard
+from teenytinyllama.stages.serve.jobs import Job, Piece
 from teenytinyllama.stages.serve.limits import Limits
 from teenytinyllama.stages.serve.metrics import Metrics
 from teenytinyllama.training.generation import Request, generate
@@ -113,7 +114,7 @@ def test_sixty_four_clients_get_what_one_gets(server: Running) -> None:
     async def all_at_once(num_at_once: int) -> list[str]:
         line = asyncio.Semaphore(num_at_once)
         url = f"{server.url}/v1"
-        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        async with AsyncOpenAI(base_url=url, api_key="none", timeout=60) as client:
 
             async def one(prompt: str) -> str:
                 async with line:

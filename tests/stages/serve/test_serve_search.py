@@ -91,6 +91,20 @@ def test_an_answer_in_own_words_is_none(finder: Finder) -> None:
     assert (empty["num_words"], empty["longest_run_words"], empty["examples"]) == (0, 0, [])
 
 
+def test_a_short_answer_is_a_quote_where_all_of_it_stands_in_the_data(finder: Finder) -> None:
+    whole = finder.quotes({"text": "na floresta perto"})
+    assert (whole["quoted_share"], whole["min_run_words"], whole["too_short"]) == (1.0, 3, False)
+    part = finder.quotes({"text": "na floresta perto daqui"})
+    assert (part["quoted_share"], part["min_run_words"]) == (0.0, 6)
+    assert finder.quotes({"text": "Na floresta."})["too_short"]
+
+
+def test_examples_that_say_the_same_are_shown_once(tmp_path: Path) -> None:
+    talks = [("a", turn("Oi?", "Olá, tudo bem?"))] * 9 + [("a", turn("Oi!", "Olá, raposa."))]
+    found = Finder(build_index(tmp_path / "x", talks, "print", "pt")).quotes({"text": "olá tudo"})
+    assert [one["number"] for one in found["examples"]] == [0, 9]
+
+
 def test_search_finds_other_forms_of_a_word_and_without_accents(finder: Finder) -> None:
     def numbers(query: str) -> list[int]:
         return [one["number"] for one in finder.examples({"query": query})["examples"]]

@@ -12,13 +12,17 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.progress import say
 from teenytinyllama.stages.serve.guard import Guard
 from teenytinyllama.stages.serve.limits import Limits
 from teenytinyllama.stages.serve.lookup import Lookup, sources_of
-from teenytinyllama.training.talkers import Talker, load_talker
+from teenytinyllama.training.talkers import Talker, load_any
+
+if TYPE_CHECKING:  # only where a GGUF file is served
+    from teenytinyllama.training.llama_cpp import GgufTalker
 
 MIN_KEY_CHARACTERS = 16
 MAX_REMEMBERED_WORDS = 20_000  # 4 MB; whoever asks chooses the words
@@ -48,7 +52,8 @@ def run(
     with listen(host, port) as listener:
         talkers = load_all(models)
         sources = sources_of(models, data)
-        lookup = Lookup(sources, talkers[0]) if sources else None
+        views = (one for one in talkers if isinstance(one, Talker))
+        lookup = Lookup(sources, next(views, None)) if sources else None
         app = App(talkers, limits, guard, lookup)
         app.engine.start()
         if lookup is not None:
@@ -73,16 +78,17 @@ async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> No
     await serve(stop)
 
 
-def load_all(models: Sequence[Path]) -> list[Talker]:
+def load_all(models: Sequence[Path]) -> list[Talker | GgufTalker]:
     """Every model under its folder's name, or under its path where two folders share a name."""
     names = [path.resolve().name for path in models]
     if len(set(names)) < len(names):
         names = [str(path) for path in models]
     if len(set(names)) < len(names):
         raise UserError("model-twice", "MODEL", "a model is named twice", "name it once")
-    talkers = [load_talker(path, name=name) for path, name in zip(models, names, strict=True)]
+    talkers = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
     for talker in talkers:
-        talker.encoder.remember_at_most(MAX_REMEMBERED_WORDS)
+        if isinstance(talker, Talker):
+            talker.encoder.remember_at_most(MAX_REMEMBERED_WORDS)
     return talkers
 
 

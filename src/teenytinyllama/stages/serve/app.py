@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from teenytinyllama import __version__
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import say
-from teenytinyllama.stages.serve.engine import Busy, Engine, Job
+from teenytinyllama.stages.serve.engine import Busy, Engine
 from teenytinyllama.stages.serve.exchange import (
     Disconnected,
     Exchange,
@@ -26,10 +26,14 @@ from teenytinyllama.stages.serve.exchange import (
 )
 from teenytinyllama.stages.serve.fields import Ask, chat_ask, completion_ask
 from teenytinyllama.stages.serve.guard import Guard
+from teenytinyllama.stages.serve.jobs import Job
 from teenytinyllama.stages.serve.limits import Limits
 from teenytinyllama.stages.serve.lookup import Lookup
 from teenytinyllama.stages.serve.metrics import Metrics
 from teenytinyllama.training.talkers import Talker
+
+if TYPE_CHECKING:  # only where a GGUF file is served
+    from teenytinyllama.training.llama_cpp import GgufTalker
 
 PAGE_DIR = Path(__file__).parent / "page"
 PAGE_FILES = {
@@ -53,7 +57,7 @@ class App:
 
     def __init__(
         self,
-        talkers: Sequence[Talker],
+        talkers: Sequence[Talker | GgufTalker],
         limits: Limits,
         guard: Guard,
         lookup: Lookup | None = None,
@@ -125,7 +129,7 @@ class App:
                 "object": "model",
                 "created": self._started_at,
                 "owned_by": "teenytinyllama",
-                "max_model_len": talker.decoder.max_positions,
+                "max_model_len": talker.max_positions,
                 "answers": talker.answers,
             }
             for name, talker in self.talkers.items()
@@ -144,15 +148,19 @@ class App:
         await self._generate(exchange, ask, is_chat=False)
 
     async def _read(self, exchange: Exchange, read: Callable[[], Ask]) -> Ask:
-        """Check a request; a long one beside the loop, two at a time, so that others go on."""
-        if exchange.num_body_bytes <= SHORT_BODY_BYTES:
+        """Check a request; a long one beside the loop, two at a time, so that others go on.
+
+        Where GGUF files are served, each one: llama.cpp has to be asked what is a token.
+        """
+        if exchange.num_body_bytes <= SHORT_BODY_BYTES and not self.engine.solos:
             return read()
         return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
     async def _generate(self, exchange: Exchange, ask: Ask, *, is_chat: bool) -> None:
         """Put the question in line and answer it; a client that goes away cancels it."""
         loop = asyncio.get_running_loop()
-        job = Job(ask.talker.name, ask.request, ask.text, loop, whole=not ask.streams)
+        whole = not ask.streams
+        job = Job(ask.talker.name, ask.request, ask.text, loop, whole=whole, stops=ask.stops)
         try:
             self.engine.submit(job)
         except Busy:
@@ -289,7 +297,7 @@ class Answer:
         }
 
     def _usage(self) -> dict[str, int]:
-        prompt, new = len(self.ask.request.prompt), len(self.ask.request.new_ids)
+        prompt, new = len(self.ask.request.prompt), self.job.num_given
         return {
             "prompt_tokens": prompt,
             "completion_tokens": new,
@@ -307,9 +315,9 @@ def _busy(message: str) -> Refusal:
 
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
-    """What tells whether the files of a model are still those that were loaded."""
+    """What tells whether the files of a model (or its one file) are those that were loaded."""
     rows = []
-    for path in sorted(folder.glob("*")):
+    for path in sorted(folder.glob("*")) if folder.is_dir() else [folder]:
         with suppress(OSError):
             stat = path.stat()
             rows.append((path.name, stat.st_size, stat.st_mtime_ns))

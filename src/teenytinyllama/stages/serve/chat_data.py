@@ -55,9 +55,11 @@ def sources_of(models: Sequence[Path], data: Sequence[Path]) -> ChatSources | No
                 fix = "name a .jsonl, .json, .csv or .parquet file"
                 raise UserError("chat-data", str(path), "there is no such file", fix)
         named = tuple(Source(kind="files", path=str(path)) for path in data)
-        return ChatSources(named, models[0] / ".search")
+        beside = models[0] if models[0].is_dir() else models[0].parent
+        return ChatSources(named, beside / ".search")
     for path in models:
-        for folder in (path / "chat", path, path.resolve().parent):
+        parent = path.resolve().parent  # of a GGUF file: RUN/quantized
+        for folder in (path / "chat", path, parent, parent.parent / "chat"):
             receipt = read_manifest(folder) if folder.is_dir() else None
             if receipt is not None and receipt.room == "align":
                 left = [folder / name for name in LEFT_BY_ALIGN if (folder / name).is_file()]

@@ -6,64 +6,29 @@ gone costs at most the token under way. What one gets does not depend on who els
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import say
+from teenytinyllama.stages.serve.jobs import Job, Piece
 from teenytinyllama.stages.serve.limits import Limits
 from teenytinyllama.stages.serve.metrics import Metrics
+from teenytinyllama.stages.serve.solo import Solo
 from teenytinyllama.training.decoder import Decoder
-from teenytinyllama.training.generation import TOKENS_PER_READ, Batch, Request, TextStream
+from teenytinyllama.training.generation import TOKENS_PER_READ, Batch, Request
 from teenytinyllama.training.talkers import Talker
+
+if TYPE_CHECKING:  # only where a GGUF file is served
+    from teenytinyllama.training.llama_cpp import GgufTalker
 
 TOKENS_PER_READ_BESIDE_OTHERS = 512
 MEMORY_SHARE = 0.5  # of the memory that is free when a model is loaded, for its conversations
-
-
-class Piece(NamedTuple):
-    """A part of an answer as it comes. The last one says why it ended, or what went wrong."""
-
-    text: str
-    finish: str | None = None
-    fault: Exception | None = None
-
-
-@dataclass(eq=False)
-class Job:
-    """One answer on its way from the generating thread to the client's coroutine.
-
-    Where nobody reads along (`whole`), it is handed over once, at its end: each time the loop is
-    woken, the generating thread waits for the interpreter.
-    """
-
-    model: str
-    request: Request
-    text: TextStream
-    loop: asyncio.AbstractEventLoop
-    whole: bool = False
-    pieces: asyncio.Queue[Piece] = field(default_factory=asyncio.Queue)
-    started_at: float = field(default_factory=time.monotonic)
-    cancelled: bool = False
-    num_given: int = 0
-    held: str = ""
-
-    async def stream(self) -> AsyncIterator[Piece]:
-        """The pieces up to and with the last one. Raises what went wrong in the thread."""
-        while True:
-            piece = await self.pieces.get()
-            if piece.fault is not None:
-                raise piece.fault
-            yield piece
-            if piece.finish is not None:
-                return
 
 
 class Busy(Exception):  # noqa: N818 (the caller tells the client to come again)
@@ -147,13 +112,15 @@ class Lane:
                 self.metrics.observe_first_token(time.monotonic() - job.started_at)
             job.num_given += len(new)
             self.metrics.add("generated_tokens_total", len(new))
-            text = "".join(map(job.text.push, new))
-            if job.text.stopped:
+            spoken = job.text
+            assert spoken is not None  # only what llama.cpp answers has none
+            text = "".join(map(spoken.push, new))
+            if spoken.stopped:
                 self.batch.cancel(request)
                 request.finish = "stop"
             finish = request.finish
             if finish is not None:
-                text += job.text.finish()
+                text += spoken.finish()
                 del self.jobs[request]
             job.held += text
             if finish is not None or (job.held and not job.whole):
@@ -163,12 +130,19 @@ class Lane:
 
 
 class Engine:
-    """All models of the server behind one thread."""
+    """All models of the server behind one thread, and one more for each GGUF file."""
 
-    def __init__(self, talkers: Sequence[Talker], limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, talkers: Sequence[Talker | GgufTalker], limits: Limits, metrics: Metrics
+    ) -> None:
         self.limits, self.metrics = limits, metrics
         self.lanes: Mapping[str, Lane] = {
-            talker.name: Lane(talker, limits, metrics) for talker in talkers
+            one.name: Lane(one, limits, metrics) for one in talkers if isinstance(one, Talker)
+        }
+        self.solos: Mapping[str, Solo] = {
+            one.name: Solo(one, limits, metrics, _hand_over)
+            for one in talkers
+            if not isinstance(one, Talker)
         }
         self._came: list[Job] = []
         self._wake = threading.Condition()
@@ -178,12 +152,17 @@ class Engine:
     def start(self) -> None:
         """Begin to generate."""
         self._thread.start()
+        for solo in self.solos.values():
+            solo.start()
 
     def submit(self, job: Job) -> None:
         """Put a job in its model's line. Raises Busy where too many wait."""
         with self._wake:
             if self._draining or self.num_waiting >= self.limits.max_waiting:
                 raise Busy
+            if job.model in self.solos:
+                self.solos[job.model].submit(job)
+                return
             self._came.append(job)
             self._wake.notify()
 
@@ -194,17 +173,17 @@ class Engine:
     @property
     def num_waiting(self) -> int:
         """Jobs without a row."""
-        return len(self._came) + sum(len(lane.waiting) for lane in self.lanes.values())
+        return len(self._came) + sum(len(one.waiting) for one in self._lines())
 
     @property
     def num_active(self) -> int:
         """Jobs that are being generated."""
-        return sum(len(lane.jobs) for lane in self.lanes.values())
+        return sum(len(one.jobs) for one in self._lines())
 
     @property
     def alive(self) -> bool:
-        """Whether the thread still works."""
-        return self._thread.is_alive()
+        """Whether the threads still work."""
+        return self._thread.is_alive() and all(solo.alive for solo in self.solos.values())
 
     def drain(self) -> None:
         """Take no more jobs; those under way go on."""
@@ -212,8 +191,8 @@ class Engine:
 
     def finish_all(self) -> None:
         """End every answer with what it has."""
-        for lane in self.lanes.values():
-            lane.hurry = True
+        for one in self._lines():
+            one.hurry = True
 
     def stop(self) -> None:
         """End the thread after its turn."""
@@ -221,6 +200,8 @@ class Engine:
             self._stopping = self._draining = True
             self._wake.notify()
         self._thread.join(timeout=30)
+        for solo in self.solos.values():
+            solo.stop()
 
     def _work(self) -> None:
         while True:
@@ -234,6 +215,9 @@ class Engine:
                 mine = [job for job in came if job.model == name]
                 if mine or lane.busy:
                     _hand_over(lane.turn(mine))
+
+    def _lines(self) -> Iterable[Lane | Solo]:
+        return (*self.lanes.values(), *self.solos.values())
 
     def _all(self) -> Iterable[Lane]:
         return self.lanes.values()

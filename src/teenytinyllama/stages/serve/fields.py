@@ -13,13 +13,16 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.conversations import Message, fault_of
 from teenytinyllama.stages.serve.exchange import Refusal
 from teenytinyllama.training.generation import Request, Sampling, TextStream
 from teenytinyllama.training.talkers import Talker
+
+if TYPE_CHECKING:  # only where a GGUF file is served
+    from teenytinyllama.training.llama_cpp import GgufTalker
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 200
@@ -64,9 +67,11 @@ WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
 class Ask:
     """What a request asks for, checked."""
 
-    talker: Talker
+    talker: Talker | GgufTalker
     request: Request
-    text: TextStream
+    text: TextStream | None
+    """None for a GGUF file: llama.cpp makes the text, and looks for the stops."""
+    stops: Sequence[str]
     streams: bool
     include_usage: bool
 
@@ -141,7 +146,9 @@ def checked_text(value: object, field: str) -> str:
     return value
 
 
-def chat_ask(values: Mapping[str, Any], talkers: Mapping[str, Talker], *, max_messages: int) -> Ask:
+def chat_ask(
+    values: Mapping[str, Any], talkers: Mapping[str, Talker | GgufTalker], *, max_messages: int
+) -> Ask:
     """A chat completion. Raises Refusal for what cannot be done."""
     fields = Fields(values, CHAT)
     talker = _talker(fields, talkers)
@@ -157,7 +164,7 @@ def chat_ask(values: Mapping[str, Any], talkers: Mapping[str, Talker], *, max_me
     return _ask(fields, talker, talker.prompt_of(messages), (name, None, "messages"), strip)
 
 
-def completion_ask(values: Mapping[str, Any], talkers: Mapping[str, Talker]) -> Ask:
+def completion_ask(values: Mapping[str, Any], talkers: Mapping[str, Talker | GgufTalker]) -> Ask:
     """A plain completion of text or ids. Raises Refusal for what cannot be done."""
     fields = Fields(values, COMPLETION)
     talker = _talker(fields, talkers)
@@ -168,12 +175,18 @@ def completion_ask(values: Mapping[str, Any], talkers: Mapping[str, Talker]) -> 
         ids = _checked_ids(prompt, talker)
     else:
         text = checked_text(prompt, "prompt")
-        ids = [talker.encoder.bos_id, *talker.encoder.encode(text)]
+        ids = (
+            [talker.encoder.bos_id, *talker.encoder.encode(text)]
+            if isinstance(talker, Talker)
+            else talker.spell(text)
+        )
     names = ("max_tokens", DEFAULT_COMPLETION_TOKENS, "prompt")
     return _ask(fields, talker, ids, names, len(ids) == 1)
 
 
-def _checked_ids(prompt: list[Any], talker: Talker) -> list[int]:
+def _checked_ids(prompt: list[Any], talker: Talker | GgufTalker) -> list[int]:
+    if not isinstance(talker, Talker):
+        raise bad("prompt", "prompt is a list; a GGUF file takes text")
     if not prompt or any(isinstance(id, bool) or not isinstance(id, int) for id in prompt):
         raise bad("prompt", "prompt is a list, expected text, one text in a list, or token ids")
     size = talker.decoder.vocab_size
@@ -182,7 +195,7 @@ def _checked_ids(prompt: list[Any], talker: Talker) -> list[int]:
     return prompt
 
 
-def _talker(fields: Fields, talkers: Mapping[str, Talker]) -> Talker:
+def _talker(fields: Fields, talkers: Mapping[str, Talker | GgufTalker]) -> Talker | GgufTalker:
     name = fields.text("model")
     if name not in talkers:
         known = ", ".join(talkers)
@@ -233,15 +246,15 @@ def _content(value: object, place: str) -> str:
 
 def _ask(
     fields: Fields,
-    talker: Talker,
+    talker: Talker | GgufTalker,
     prompt: Sequence[int],
     names: tuple[str, int | None, str],
     strips_first_space: bool,
 ) -> Ask:
     limit_name, default_tokens, prompt_name = names
-    room = talker.decoder.max_positions - len(prompt)
+    room = talker.max_positions - len(prompt)
     if room < 1:
-        context = talker.decoder.max_positions
+        context = talker.max_positions
         message = f"{prompt_name} has {len(prompt)} tokens; the model's context is {context}"
         raise bad(prompt_name, message, code="context-exceeded")
     fields.text("user", "")
@@ -251,19 +264,21 @@ def _ask(
     if max_new_tokens > room:
         message = (
             f"{prompt_name} has {len(prompt)} tokens and {limit_name} is {max_new_tokens}; "
-            f"the model's context is {talker.decoder.max_positions}: at most {room} here"
+            f"the model's context is {talker.max_positions}: at most {room} here"
         )
         raise bad(limit_name, message, code="context-exceeded")
     streams = fields.flag("stream")
-    stop_ids = frozenset({talker.encoder.eos_id})
+    stops = _stops(fields.get("stop"))
+    text, stop_ids = None, frozenset[int]()
+    if isinstance(talker, Talker):
+        strips = strips_first_space and talker.encoder.adds_space
+        text = TextStream(talker.vocabulary, stops, strip_first_space=strips)
+        stop_ids = frozenset({talker.encoder.eos_id})
     return Ask(
         talker=talker,
         request=Request(prompt, max_new_tokens, _sampling(fields), stop_ids),
-        text=TextStream(
-            talker.vocabulary,
-            _stops(fields.get("stop")),
-            strip_first_space=strips_first_space and talker.encoder.adds_space,
-        ),
+        text=text,
+        stops=stops,
         streams=streams,
         include_usage=_include_usage(fields.get("stream_options"), streams),
     )

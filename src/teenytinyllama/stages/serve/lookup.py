@@ -33,6 +33,8 @@ NUM_SHOWN = 5
 NUM_CANDIDATES = 50
 MIN_RUN_WORDS = 6
 """A shorter run than this is shared by chance and not called a quote."""
+MIN_WHOLE_WORDS = 3
+"""An answer of so many words is a quote where all of it stands in the data in one run."""
 COMMON_SHARE = 0.2
 MIN_LETTERS = 3
 """A shorter word, or one that more than this share of the examples holds, is not marked."""
@@ -169,30 +171,49 @@ class Finder:
         sizes, numbers = self.index.shared_runs(text)
         sizes, numbers = sizes[: len(spans)], numbers[: len(spans)]
         longest = int(sizes.max(initial=0))
-        quoted = _covered(sizes, MIN_RUN_WORDS)
+        is_whole = longest == len(spans) >= MIN_WHOLE_WORDS
+        min_run = len(spans) if is_whole else MIN_RUN_WORDS
+        quoted = _covered(sizes, min(min_run, MIN_RUN_WORDS))
         ranked = self.index.nearest(text, NUM_CANDIDATES)
-        chosen = [number for number, _ in ranked[:NUM_SHOWN]]
-        if longest >= MIN_RUN_WORDS:
+        chosen = [number for number, _ in ranked]
+        if longest >= min(min_run, MIN_RUN_WORDS):
             first = int(sizes.argmax())
             words = self.index.words_of(text)[first : first + longest]
             origin = self._holder_of(words, [number for number, _ in ranked], numbers[first])
-            chosen = [origin, *(number for number in chosen if number != origin)][:NUM_SHOWN]
+            chosen = [origin, *(number for number in chosen if number != origin)]
         stems = self._telling_stems(text)
         words = self.index.words_of(text)
         return {
             "num_words": len(spans),
             "longest_run_words": longest,
             "quoted_share": round(float(quoted.mean()) if len(spans) else 0.0, 4),
-            "min_run_words": MIN_RUN_WORDS,
+            "min_run_words": min(min_run, MIN_RUN_WORDS),
+            "too_short": len(spans) < MIN_WHOLE_WORDS,
             "answer": _segments(text, spans, np.where(quoted, RUN, PLAIN).tolist()),
-            "examples": [self._shown(self.index.example(n), stems, words) for n in chosen],
+            "examples": [self._shown(one, stems, words) for one in self._different(chosen)],
             "vectors_of": self.view.model if self.view else None,
-            "similar": [
-                self._shown(self.index.example(n), stems, words) | {"cosine": round(cosine, 3)}
-                for n, cosine in (self.view.nearest(text, NUM_SHOWN) if self.view else ())
-            ],
+            "similar": self._similar(text, stems, words),
             "duration_ms": round(1000 * (time.perf_counter() - started_at), 2),
         }
+
+    def _similar(self, text: str, stems: set[str], words: list[str]) -> list[dict[str, Any]]:
+        """The nearest examples by the model's vectors, each with its cosine."""
+        found = dict(self.view.nearest(text, NUM_CANDIDATES)) if self.view else {}
+        return [
+            self._shown(one, stems, words) | {"cosine": round(found[one.number], 3)}
+            for one in self._different(list(found))
+        ]
+
+    def _different(self, numbers: list[int]) -> list[Example]:
+        """The first NUM_SHOWN examples that say different things."""
+        shown: list[Example] = []
+        for number in numbers:
+            example = self.index.example(number)
+            if all(example.messages != other.messages for other in shown):
+                shown.append(example)
+            if len(shown) == NUM_SHOWN:
+                break
+        return shown
 
     def _holder_of(self, words: list[str], candidates: list[int], otherwise: int) -> int:
         """The nearest example that holds this run; many may."""

@@ -36,6 +36,7 @@ function foldedExample(example) {
 }
 
 function verdictOf(found) {
+  if (found.too_short) return ["quotesShort", "soft"];
   if (found.quoted_share >= 0.6) return ["quotesAll", "high"];
   return found.quoted_share > 0 ? ["quotesSome", "middle"] : ["quotesNone", "low"];
 }
