@@ -103,6 +103,31 @@ def test_what_is_no_toml_and_what_is_not_there(write, tmp_path):
     assert fault(write(GOOD), "name.x=1").code == "set-syntax"
 
 
+def test_brackets_without_end_are_a_fault_and_no_crash(write):
+    error = fault(write("a = " + "[" * 100_000))
+    assert error.code == "recipe-syntax"
+    assert "nested too deep" in error.what
+
+
+@pytest.mark.parametrize("value", ["1e400", "-1e400", "nan"])
+def test_numbers_beyond_all_bounds(write, value):
+    error = fault(write(GOOD), f"pretrain.optimizer.peak_learning_rate={value}")
+    assert error.code == "recipe-value"
+    assert "finite number" in error.what
+
+
+def test_a_number_in_quotation_marks_is_shown(write):
+    error = fault(write(GOOD.replace("num_steps = 10", 'num_steps = "3e-4"')))
+    assert error.where.endswith("recipe.toml:8:pretrain.num_steps")
+    assert 'got "3e-4"' in error.what
+
+
+def test_a_precision_that_there_is_not_names_those_there_are(write):
+    error = fault(write(GOOD), 'pretrain.precision="fp16"')
+    assert error.code == "recipe-value"
+    assert "bf16-mixed" in error.what
+
+
 def test_every_setting_says_what_it_is():
     def fields(model, path=""):
         for name, field in model.model_fields.items():

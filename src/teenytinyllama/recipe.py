@@ -763,6 +763,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(
             "recipe-syntax", str(path), f"not valid TOML: {error}", "correct that line"
         ) from error
+    except RecursionError as error:
+        what = "its brackets are nested too deep to be read"
+        raise UserError("recipe-syntax", str(path), what, "write it flat") from error
     for override in overrides:
         _apply(data, override)
     try:

@@ -282,6 +282,7 @@ class Walk:
             room_dir.rename(aside)
             say(f"{room.name}: what was there is set aside in {aside}")
         room_dir.mkdir(exist_ok=True)
+        receipts.sync_folder(self.run_dir)  # a power cut must not take the room with its work
         receipts.write_json(mark, {"fingerprint": fingerprint, "settings": asked})
         if room.folder != room.name:
             # A room's name leads to its folder; a file system without links loses nothing.
