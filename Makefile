@@ -38,7 +38,11 @@ docs: install
 	$(BIN)/ttl settings --commands > docs/cli.md
 
 faults: install
-	set -e; for script in bench/faults/[a-z]*.py; do $(BIN)/python $$script; done
+	set -e; for script in bench/faults/[a-z]*.py; do \
+		results=bench/results/$$(basename $$script .py).jsonl; \
+		$(BIN)/python $$script > $$results.part; mv $$results.part $$results; cat $$results; \
+	done
+	$(BIN)/python bench/faults/_table.py > docs/faults.md
 
 bench: install
 	set -e; for script in bench/[a-z]*.py; do $(BIN)/python $$script; done

@@ -159,8 +159,8 @@ class Stops(NamedTuple):
     """What came of many stop signals."""
 
     sent: int
-    exact: int
-    """Ended with code 75 and a checkpoint of the very step they fell into."""
+    faults: list[str]
+    """Signals not answered by code 75 and a checkpoint of the very step they fell into."""
     places: dict[str, int]
     seconds: list[float]
     runs: int
@@ -183,23 +183,28 @@ def stops(count: int, num_steps: int = 400) -> Stops:
     }
     whole, seconds = undisturbed(plan, staged_job)
     chance = random.Random(8)
-    result = Stops(0, 0, Counter(), [], 0, 0)
-    while result.sent < count:
+    sent = runs = equal = 0
+    faults, places, took = [], Counter(), []
+    while sent < count:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             while True:
                 child = start(folder, plan, staged_job)
-                aim = (None, *PLACES)[result.sent % 6] if result.sent < count else NOT_YET
+                aim = (None, *PLACES)[sent % 6] if sent < count else NOT_YET
                 place = _wait_for(child, aim, chance.uniform(0, seconds / 6))
                 if place is None:
                     break
-                exact, took = _stop(child, folder, place, twice=result.sent % 12 >= 6)
-                result.places[PLACES[place]] += 1
-                result.seconds.append(took)
-                result = result._replace(sent=result.sent + 1, exact=result.exact + exact)
-            same = fingerprint(folder, num_steps) == whole
-            result = result._replace(runs=result.runs + 1, equal=result.equal + same)
-    return result
+                number = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[sent % 3]
+                fault, waited = _stop(child, folder, number, twice=place == SAVE and sent % 12 >= 6)
+                if fault is None and child.process.exitcode == 0:
+                    break  # it had just ended
+                sent += 1
+                faults += [f"{number.name} in {PLACES[place]}: {fault}"] if fault else []
+                places[PLACES[place]] += 1
+                took.append(waited)
+            runs += 1
+            equal += fingerprint(folder, num_steps) == whole
+    return Stops(sent, faults, places, took, runs, equal)
 
 
 def _wait_for(child: Child, aim: int | None, seconds: float) -> int | None:
@@ -214,29 +219,33 @@ def _wait_for(child: Child, aim: int | None, seconds: float) -> int | None:
     return None
 
 
-def _stop(child: Child, folder: Path, place: int, *, twice: bool) -> tuple[bool, float]:
-    """Send one signal (or two in a save); is it answered by code 75 and no lost step? How soon?"""
+def _stop(
+    child: Child, folder: Path, number: signal.Signals, *, twice: bool
+) -> tuple[str | None, float]:
+    """Send one signal, or two. What was wrong with the answer, and how long it took."""
     before = checkpoints.list_checkpoints(folder)
-    number = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[len(before) % 3]
     started = time.monotonic()
     os.kill(child.process.pid, number)
-    if twice and place == SAVE:
+    if twice:
         time.sleep(0.002)
         os.kill(child.process.pid, number)
     child.process.join(60)
     seconds = time.monotonic() - started
-    if child.process.exitcode != Interrupted.exit_code or not child.told.poll():
+    code = child.process.exitcode
+    found = checkpoints.list_checkpoints(folder)
+    if code == 0 and found and found[-1][0] == tiny.loss_log(folder)[-1][0]:
+        return None, seconds
+    if code != Interrupted.exit_code or not child.told.poll():
         child.process.kill()
         child.process.join()
-        return False, seconds
+        return f"exit code {code}", seconds
     told = child.told.recv()
-    steps = [step for step, _ in checkpoints.list_checkpoints(folder)]
     if " after step " not in told:  # before the first step: nothing done, nothing lost
-        return checkpoints.list_checkpoints(folder) == before, seconds
+        return (None if found == before else f"{before} became {found}"), seconds
     said = int(told.split(" after step ")[1].split(".")[0])
-    return checkpoints.fault_of(folder / checkpoints.folder_name(max(steps))) is None and (
-        said == max(steps)
-    ), seconds
+    if found[-1][0] != said or checkpoints.fault_of(found[-1][1]) is not None:
+        return f"stopped after step {said}, saved are {[step for step, _ in found]}", seconds
+    return None, seconds
 
 
 VALUES = (float("nan"), float("inf"), -float("inf"), 1e38, 1e30)
@@ -287,11 +296,11 @@ def main() -> None:
         told = stops(args.stops)
         figure(
             "F8 stop signals with code 75 and a checkpoint of their step",
-            told.exact,
+            told.sent - len(told.faults),
             "signals",
             told.sent,
-            told.exact == told.sent,
-            dict(told.places),
+            not told.faults,
+            {**told.places, "faults": told.faults},
         )
         share = told.equal / told.runs
         figure("F8 runs that end in the same bytes", share, "share", 1, share == 1, told.runs)

@@ -1,0 +1,141 @@
+"""F20: train on and on with a kill every few minutes; memory, open files and disk must not grow.
+
+    python bench/faults/soak.py                                # 30 minutes, a kill every 3
+    python bench/faults/soak.py --minutes 4 --kill-every-s 40
+
+Each life of the process notes its memory and its open files every hundred steps. The slope of
+memory is fitted over the lives that were long enough, without their first 500 steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "training"))
+
+import numpy as np
+import tiny
+import torch
+
+from teenytinyllama.recipe import CheckpointSettings
+from teenytinyllama.training import checkpoints
+from teenytinyllama.training.job import Job
+
+STEPS_BETWEEN_NOTES = 100
+WARM_UP_STEPS = 500
+NUM_STEPS = 10_000_000
+
+
+def noting_job(notes: Path, life: int) -> Job:
+    """The tiny job; every hundred steps it notes [life, step, memory in bytes, open files]."""
+    plain = tiny.job()
+
+    def micro_batches(step: int, rows: int):
+        if step % STEPS_BETWEEN_NOTES == 0:
+            words = Path("/proc/self/status").read_text().split()
+            memory = 1024 * int(words[words.index("VmRSS:") + 1])
+            num_open = len(list(Path("/proc/self/fd").iterdir()))
+            with notes.open("a") as file:
+                file.write(json.dumps([life, step, memory, num_open]) + "\n")
+        return plain.micro_batches(step, rows)
+
+    return replace(plain, micro_batches=micro_batches)
+
+
+def train(folder: Path, notes: Path, life: int) -> None:
+    torch.set_num_threads(1)
+    sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    often = CheckpointSettings(every_minutes=1000, every_steps=50)
+    tiny.train(
+        folder,
+        the_job=noting_job(notes, life),
+        num_steps=NUM_STEPS,
+        checkpoints=often,
+        log_every_steps=20,
+    )
+
+
+def run(seconds: float, kill_every_s: float) -> tuple[list[list[int]], int, int, int]:
+    """Notes of all lives, kills, the most checkpoint folders ever seen, and the last step."""
+    chance = random.Random(20)
+    ends = time.monotonic() + seconds
+    num_kills = most = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder, notes = Path(name) / "run", Path(name) / "notes"
+        while time.monotonic() < ends:
+            process = multiprocessing.get_context("fork").Process(
+                target=train, args=(folder, notes, num_kills)
+            )
+            process.start()
+            dies_at = min(ends, time.monotonic() + kill_every_s * chance.uniform(0.8, 1.2))
+            while time.monotonic() < dies_at or not has_noted(notes, num_kills):
+                assert process.is_alive(), "the training ended by itself"
+                time.sleep(0.05)
+                most = max(most, num_folders(folder))
+            process.kill()
+            process.join()
+            num_kills += 1
+        rows = [json.loads(line) for line in notes.open()]
+        newest = checkpoints.load_newest(folder)
+        assert newest is not None
+        assert not list(folder.glob("damaged-*"))
+        return rows, num_kills, most, int(newest.state["progress"]["step"])
+
+
+def has_noted(notes: Path, life: int) -> bool:
+    """Whether a life of the process has come as far as its first note; a loaded machine is slow."""
+    return notes.is_file() and f"[{life}, " in notes.read_text()
+
+
+def num_folders(folder: Path) -> int:
+    """Checkpoints and what is being written or removed, now."""
+    return len(list(folder.glob("*step-*")))  # hidden ones too: pathlib's star means all
+
+
+def slope(rows: list[list[int]]) -> float:
+    """Bytes of memory per step, the mean of all lives by their length."""
+    total = weight = 0.0
+    for life in {row[0] for row in rows}:
+        mine = np.array([row[1:3] for row in rows if row[0] == life], float)
+        mine = mine[mine[:, 0] >= mine[0, 0] + WARM_UP_STEPS]
+        if len(mine) >= 5:
+            total += float(np.polyfit(mine[:, 0], mine[:, 1], 1)[0]) * len(mine)
+            weight += len(mine)
+    return total / weight if weight else float("nan")
+
+
+def figure(name: str, value: float, unit: str, goal: float, holds: bool, spread=None) -> None:
+    line = {"figure": name, "value": value, "spread": spread, "unit": unit, "peer": ""}
+    print(json.dumps({**line, "goal": goal, "holds": bool(holds)}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--kill-every-s", type=float, default=180)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, num_kills, most, last = run(60 * args.minutes, args.kill_every_s)
+    told = {"kills": num_kills, "steps": last}
+    grown = slope(rows) * 1000 / 1e6
+    figure("F20 growth of memory in 1,000 steps", round(grown, 3), "MB", 1, grown <= 1, told)
+    open_files = [row[3] for row in rows]
+    most_open, least_open = max(open_files), min(open_files)
+    same = most_open == least_open
+    figure("F20 open files, most", most_open, "files", least_open, same, [least_open, most_open])
+    # Two rolling ones, the one being written, and the one being removed.
+    limit = checkpoints.NUM_ROLLING_KEPT + 2
+    figure("F20 checkpoint folders, most", most, "folders", limit, most <= limit)
+
+
+if __name__ == "__main__":
+    main()

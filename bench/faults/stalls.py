@@ -1,0 +1,186 @@
+"""F21: a training whose disk hangs, whose tracker is dead, or which is stopped and continued.
+
+    python bench/faults/stalls.py            # three minutes: the limits are those of the product
+    python bench/faults/stalls.py --limit-s 2
+
+A read and a save that never return must be noticed within the limit (60 s) and a few seconds,
+show where they hang, end with code 75, and be gone on with to the same bytes. A tracker that hangs
+or fails, and a SIGSTOP of some seconds in a save, must change nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "training"))
+
+import tiny
+import torch
+
+from teenytinyllama.errors import Interrupted
+from teenytinyllama.formats.manifest import sha256_file
+from teenytinyllama.training import checkpoints, loop, trackers, watchdog
+from teenytinyllama.training.job import Job
+
+NUM_STEPS = 20
+# A save of the tiny model may take a tenth of a second longer than the limit, for its bytes.
+SECONDS_OF_GRACE = 5.0
+
+
+def hanging_read() -> Job:
+    """Reading the rows of step 12 never returns."""
+    plain = tiny.job()
+
+    def micro_batches(step: int, rows: int):
+        batches = plain.micro_batches(step, rows)
+        return batches if step != 12 else [replace(b, load=dead_disk) for b in batches]
+
+    return replace(plain, micro_batches=micro_batches)
+
+
+def hanging_save() -> Job:
+    """The first save never returns."""
+    return replace(tiny.job(), write_model_files=dead_disk)
+
+
+def dead_disk(*_: object):
+    while True:
+        time.sleep(3600)
+
+
+def start(folder: Path, limit_s: float, make_job: Callable[[], Job] = tiny.job, **changes):
+    """Train in a fork whose standard error is `said` beside the folder."""
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        handle = os.open(folder.with_name("said"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        os.dup2(handle, 2)
+        sys.stderr = sys.__stderr__ = os.fdopen(handle, "w")
+        looks = min(1.0, limit_s / 10)
+        loop.Watchdog = lambda: watchdog.Watchdog(limit_s=limit_s, seconds_between_looks=looks)
+        try:
+            tiny.train(folder, the_job=make_job(), num_steps=NUM_STEPS, **changes)
+        except Interrupted:
+            os._exit(Interrupted.exit_code)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def fingerprint(folder: Path) -> tuple:
+    last = folder / checkpoints.folder_name(NUM_STEPS) / "model.safetensors"
+    return tiny.loss_log(folder), sha256_file(last)
+
+
+def hang(make_job: Callable[[], Job], limit_s: float, whole: tuple) -> tuple[bool, float]:
+    """Whether a hang is noticed, shown, left with code 75 and gone on with; seconds until then."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        started = time.monotonic()
+        process = start(folder, limit_s, make_job)
+        process.join(10 * limit_s + 60)
+        seconds = time.monotonic() - started
+        if process.exitcode is None:
+            process.kill()
+            return False, seconds
+        said = folder.with_name("said").read_text()
+        start(folder, limit_s).join()
+        noticed = process.exitcode == 75 and "in dead_disk" in said and "hangs" in said
+        return noticed and fingerprint(folder) == whole, seconds
+
+
+def stopped_in_a_save(limit_s: float, whole: tuple) -> bool:
+    """SIGSTOP in the middle of a save, for longer than the limit; then SIGCONT."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        reached = Path(name) / "in-save"
+
+        def slow_save() -> Job:
+            plain = tiny.job()
+
+            def write(path: Path) -> None:
+                reached.write_text("")
+                time.sleep(0.05)
+                plain.write_model_files(path)
+
+            return replace(plain, write_model_files=write)
+
+        process = start(folder, limit_s, slow_save)
+        while not reached.exists():
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(min(2 * limit_s, 70))
+        os.kill(process.pid, signal.SIGCONT)
+        process.join()
+        return process.exitcode == 0 and fingerprint(folder) == whole
+
+
+def with_tracker(write: Callable[[dict], None], limit_s: float, whole: tuple) -> bool:
+    """Whether a training with such a tracker ends as one without."""
+    trackers.find_spec = lambda name: object()
+    trackers.OPENERS["wandb"] = lambda out_dir, run: (write, lambda: None)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        process = start(folder, limit_s, trackers=("wandb",))
+        process.join(120)
+        return process.exitcode == 0 and fingerprint(folder) == whole
+
+
+def fail(line: dict) -> None:
+    raise ConnectionError("network is down")
+
+
+def run(limit_s: float) -> dict[str, tuple[bool, float | None]]:
+    """Every stall by name: whether it was answered as it should be, and after how long."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        start(folder, limit_s).join()
+        whole = fingerprint(folder)
+    return {
+        "a read that hangs": hang(hanging_read, limit_s, whole),
+        "a save that hangs": hang(hanging_save, limit_s, whole),
+        "SIGSTOP in a save": (stopped_in_a_save(limit_s, whole), None),
+        "a tracker that fails": (with_tracker(fail, limit_s, whole), None),
+        "a tracker that hangs": (
+            with_tracker(lambda line: threading.Event().wait(), limit_s, whole),
+            None,
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--limit-s", type=float, default=watchdog.LIMIT_S)
+    limit_s = parser.parse_args().limit_s
+    torch.set_num_threads(1)
+    results = run(limit_s)
+    good = sum(ok for ok, _ in results.values())
+    line = {
+        "figure": "F21 stalls answered",
+        "value": good,
+        "spread": {k: v for k, v in results.items()},
+    }
+    line |= {"unit": "stalls", "peer": "", "goal": len(results), "holds": good == len(results)}
+    print(json.dumps(line))
+    slowest = max(seconds for _, seconds in results.values() if seconds is not None)
+    line = {"figure": "F21 slowest to be noticed", "value": round(slowest, 1), "spread": None}
+    goal = limit_s + SECONDS_OF_GRACE
+    line |= {"unit": "s", "peer": "", "goal": goal, "holds": slowest <= goal}
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
