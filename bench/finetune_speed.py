@@ -5,7 +5,9 @@ the longest of the batch, fp32, AdamW. Both see the same examples in the same nu
 runs from the start of the second step to the start of the last.
 
     python bench/finetune_speed.py --tokenizer DIR [--task ../shared/data/tasks/toldbr]
-        [--text text] [--label toxic]
+        [--text text] [--label toxic] [--precision bf16-mixed]
+
+The default is fp32 on both sides; `--precision` changes ours alone (`finetune.precision`).
 """
 
 from __future__ import annotations
@@ -57,9 +59,11 @@ def rate(starts):
     return BATCH * (len(starts) - 2) / (starts[-1] - starts[1])
 
 
-def ours(learner, rows, splits, out_dir, num_labels):
+def ours(learner, rows, splits, out_dir, num_labels, precision):
     model = learner.make([str(n) for n in range(num_labels)], 0)
-    settings = FinetuneSettings(tasks=(LabelledSet(name="t", kind="storybook"),), num_epochs=1)
+    settings = FinetuneSettings(
+        tasks=(LabelledSet(name="t", kind="storybook"),), num_epochs=1, precision=precision
+    )
     order = LengthGroupedOrder([len(row.ids) for row in rows], BATCH, 0)
     job = training._job(model, splits, order, learner.pad_id, lambda _: None)
     starts = []
@@ -111,6 +115,7 @@ def main() -> None:
     parser.add_argument("--label", default="label")
     parser.add_argument("--examples", type=int, default=640)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--precision", choices=("fp32", "bf16-mixed"), default="fp32")
     args = parser.parse_args()
     encoder = load_tokenizer(args.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
@@ -130,7 +135,7 @@ def main() -> None:
         splits = training.Splits(rows, rows[:16], rows[:16], len(data.label_names), "bench")
         for pair in range(args.pairs):
             out = Path(folder) / str(pair)
-            mine = ours(learner, rows, splits, out, splits.num_labels)
+            mine = ours(learner, rows, splits, out, splits.num_labels, args.precision)
             theirs = trainer(base, rows, tokenizer, out / "trainer", splits.num_labels)
             ratios.append(mine / theirs)
             rates.append(mine)
@@ -141,6 +146,7 @@ def main() -> None:
         "figure": "fine-tuning examples/s against transformers.Trainer", "value": round(value, 3),
         "spread": [round(min(ratios), 3), round(max(ratios), 3)], "unit": "ratio",
         "peer": "transformers.Trainer, random batches of 16, padded to their longest",
+        "precision": args.precision,
         "ours": round(statistics.median(rates), 1),
         "mean_tokens": round(statistics.mean(lengths), 1), "max_tokens": max(lengths),
         "goal": 2.0, "holds": value >= 2.0,
