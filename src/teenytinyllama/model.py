@@ -12,6 +12,8 @@ from teenytinyllama.recipe import ModelSettings
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM
 
+ROWS_TOGETHER = 64
+
 
 def num_key_value_heads(model: ModelSettings) -> int:
     """Key-value heads, where 0 stands for as many as query heads."""
@@ -54,6 +56,16 @@ def flops_per_token(model: ModelSettings, vocab_size: int, sequence_length: int)
     matrices = num_matrix_parameters(model) + vocab_size * model.hidden_size
     attention = 12 * model.num_hidden_layers * model.hidden_size * sequence_length
     return 6 * matrices + attention
+
+
+def padded_vocab_size(vocab_size: int) -> int:
+    """Rows of embedding and head for so many pieces: the next multiple of 64, which the matrix
+    units of GPUs work in. The rows beyond the vocabulary stand for nothing.
+
+    >>> padded_vocab_size(32_000), padded_vocab_size(600)
+    (32000, 640)
+    """
+    return -(-vocab_size // ROWS_TOGETHER) * ROWS_TOGETHER
 
 
 def llama_config(

@@ -95,6 +95,11 @@ def test_special_tokens_in_text_stay_text(encoder: TextEncoder) -> None:
     assert encoder.decode(encoder.encode_document(text)) == text
 
 
+def test_ids_that_only_pad_a_matrix_are_no_text(encoder: TextEncoder) -> None:
+    ids = encoder.encode("Lila")
+    assert encoder.decode([*ids, encoder.vocab_size, encoder.vocab_size + 9]) == "Lila"
+
+
 def test_conversations_equal_the_chat_template(
     encoder: TextEncoder, small_tokenizer_dir: Path
 ) -> None:

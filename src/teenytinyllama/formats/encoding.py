@@ -106,12 +106,15 @@ class TextEncoder:
         return [self.bos_id, *self.encode(text), self.eos_id]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text behind `ids`, special tokens left out: the inverse of all `encode...`."""
+        """The text behind `ids`, special tokens left out: the inverse of all `encode...`.
+
+        Ids beyond the vocabulary, which only pad a model's matrix, stand for nothing.
+        """
         runs: list[list[int]] = [[]]
         for index in ids:
             if index < NUM_SPECIAL_TOKENS:
                 runs.append([])
-            else:
+            elif index < self.vocab_size:
                 runs[-1].append(int(index))
         return "".join(self._speller.text_of(run) for run in runs if run)
 

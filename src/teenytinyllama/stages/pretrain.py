@@ -23,6 +23,7 @@ from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
 from teenytinyllama.formats.manifest import Outcome, fingerprint_of
 from teenytinyllama.formats.tokens import TokenFile, open_tokens, read_index
 from teenytinyllama.languages import prompts_of
+from teenytinyllama.progress import say
 from teenytinyllama.recipe import PretrainSettings
 from teenytinyllama.training import hardware
 from teenytinyllama.training.base_model import copy_tokenizer, save_final

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,14 +22,14 @@ from teenytinyllama.recipe import CorpusSettings
 from teenytinyllama.stages.corpus.boilerplate import BoilerplateLearner
 from teenytinyllama.stages.corpus.filters import Boilerplate
 from teenytinyllama.stages.corpus.intake import Intake
-from teenytinyllama.stages.corpus.ledger import HEADINGS, Ledger
+from teenytinyllama.stages.corpus.ledger import HEADINGS, QUARANTINED, Ledger
 from teenytinyllama.stages.corpus.mix import apply_mix, plan_mix, table_of
 from teenytinyllama.stages.corpus.near_duplicates import near_duplicates
 from teenytinyllama.stages.corpus.paragraphs import Cuts
 from teenytinyllama.stages.corpus.prepare import CONTAMINATED, PERSONAL_DATA
 from teenytinyllama.stages.corpus.presets import with_presets
-from teenytinyllama.stages.corpus.records import RawBatch
-from teenytinyllama.stages.corpus.sources import InputFile, find_files, read_file, read_made
+from teenytinyllama.stages.corpus.reading import Reading
+from teenytinyllama.stages.corpus.sources import InputFile, find_files, read_file
 from teenytinyllama.stages.corpus.workers import prepare_all, usable_cores
 from teenytinyllama.stages.corpus.writing import Closing, Written, heldout, heldout_limit
 
@@ -55,17 +54,20 @@ def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Out
         size = sum(file.size_bytes for file in files)
         num_workers = usable_cores() if size > ONE_PROCESS_BYTES else 0
         boilerplate = _boilerplate(settings, files)
-        with Progress("corpus: read", unit="documents") as work:
-            batches = _read(settings, context.language, files, notes)
+        reading = Reading(settings, context.language, files, notes)
+        unit = "documents" if reading.total_megabytes is None else "MB"
+        with Progress("corpus: read", total=reading.total_megabytes, unit=unit) as work:
             for batch in prepare_all(
-                batches,
+                reading.batches(),
                 settings,
                 context.language,
                 num_workers=num_workers,
                 boilerplate=boilerplate,
             ):
                 intake.take(batch)
-                work.advance(len(batch.entries) + len(batch.faults))
+                num_read = len(intake.index) + intake.ledger.total(QUARANTINED)
+                now = num_read if reading.total_megabytes is None else reading.megabytes
+                work.advance(now - work.done, "" if unit != "MB" else f"{num_read:,} documents")
         intake.finish()
     _check_language(settings, intake, context.language)
     _drop_near_duplicates(settings, intake)
@@ -103,19 +105,6 @@ def _clear(out_dir: Path) -> Path:
     work_dir = out_dir / WORK_DIR
     work_dir.mkdir()
     return work_dir
-
-
-def _read(
-    settings: CorpusSettings, language: str, files: list[InputFile], notes: Counter[str]
-) -> Iterator[RawBatch]:
-    """The records of all sources in the recipe's order."""
-    for index, source in enumerate(settings.sources):
-        if source.kind == "files":
-            for file in files:
-                if file.source == index:
-                    yield from read_file(file, source, settings, notes)
-        else:
-            yield from read_made(source, index, language)
 
 
 def _boilerplate(settings: CorpusSettings, files: list[InputFile]) -> dict[str, Boilerplate]:
