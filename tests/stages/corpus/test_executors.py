@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("datatrove")
+pytest.importorskip("datatrove", reason="pip install 'teenytinyllama[machines]'")
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.documents import read_json_lines
@@ -119,7 +119,7 @@ def test_two_workers_write_the_same_bytes(
 def test_ray_writes_the_same_bytes(
     alone: tuple[Path, dict], input_dir: Path, tmp_path: Path
 ) -> None:
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="pip install 'teenytinyllama[ray]'")
     ray.init(num_cpus=2, include_dashboard=False)
     try:
         assert run("ray", input_dir, tmp_path, workers=2) == alone[1]

@@ -163,7 +163,7 @@ def random_texts(count: int, seed: int) -> list[str]:
 @pytest.mark.parametrize("words", ["fast", "spacy"])
 def test_arrays_decide_as_the_plain_rules_do(words: str) -> None:
     if words == "spacy":
-        pytest.importorskip("spacy")
+        pytest.importorskip("spacy", reason="pip install 'teenytinyllama[spacy]'")
     everything = {
         "dup_para_frac": 0.3, "dup_para_char_frac": 0.2, "dup_line_char_frac": 0.2,
         "short_line_ratio": 0.9, "gopher_short_doc": 20, "list_ratio": 0.4,
@@ -186,7 +186,7 @@ def test_a_verdict_does_not_depend_on_the_other_texts() -> None:
 @pytest.mark.parametrize("words", ["fast", "spacy"])
 def test_strange_texts_get_a_verdict(words: str) -> None:
     if words == "spacy":
-        pytest.importorskip("spacy")
+        pytest.importorskip("spacy", reason="pip install 'teenytinyllama[spacy]'")
     chain = Chain(FilterSettings(words=words, families=WORD_RULES), "pt")
     texts = [
         "a " * 200_000,

@@ -54,7 +54,7 @@ def test_fast_arrays_are_the_expression() -> None:
 
 
 def test_spacy_arrays_are_spacys_tokens() -> None:
-    spacy = pytest.importorskip("spacy")
+    spacy = pytest.importorskip("spacy", reason="pip install 'teenytinyllama[spacy]'")
     tokenizer = spacy.blank("pt").tokenizer
     rng = random.Random(1)
     texts = [LINE, *(random_text(rng) for _ in range(500))]
@@ -64,7 +64,7 @@ def test_spacy_arrays_are_spacys_tokens() -> None:
 
 
 def test_a_full_memory_of_chunks_changes_nothing() -> None:
-    pytest.importorskip("spacy")
+    pytest.importorskip("spacy", reason="pip install 'teenytinyllama[spacy]'")
     large, small = SpacyCuts("pt"), SpacyCuts("pt", max_chunks=3)
     chunks = LINE.split()
     assert small.of(chunks) == large.of(chunks) == small.of(chunks)

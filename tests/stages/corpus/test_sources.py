@@ -109,7 +109,7 @@ def test_a_truncated_wet_file_keeps_what_is_whole(room: Room, tmp_path: Path) ->
 
 
 def test_warc_pages_lose_their_menus(room: Room, tmp_path: Path) -> None:
-    pytest.importorskip("trafilatura")
+    pytest.importorskip("trafilatura", reason="pip install 'teenytinyllama[web]'")
     http = "HTTP/1.1 {}\r\nContent-Type: {}; charset=utf-8\r\n\r\n"
 
     def page(*paragraphs: str) -> bytes:
