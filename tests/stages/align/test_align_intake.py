@@ -10,8 +10,14 @@ import pytest
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
+from teenytinyllama.formats.records import read_records
 from teenytinyllama.recipe import AlignSettings, Source
-from teenytinyllama.stages.align.intake import ChatData, fitting_turns, read_chat_data
+from teenytinyllama.stages.align.intake import (
+    ChatData,
+    fitting_turns,
+    read_chat_data,
+    write_conversations,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +51,18 @@ def test_what_is_broken_is_set_aside_with_its_place_and_counted(
         turns("a", ""),
         {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]},
         {"messages": [{"role": "tool", "content": "a"}]},
+        {"messages": [*GOOD[0]["messages"], {"role": "system", "content": "a"}]},
         turns("a", "longo " * 200),
         {"foo": 1},
         7,
     ]
     data = read(tmp_path, GOOD + bad, encoder)
     counts = data.counts
-    assert counts["conversations_read"] == 48
-    assert counts["conversations_quarantined"] == 8
+    assert counts["conversations_read"] == 49
+    assert counts["conversations_quarantined"] == 9
     assert counts["conversations_train"] + counts["conversations_heldout"] == 40
     assert [row["place"].rpartition(":")[2] for row in data.quarantine] == [
-        str(n) for n in range(41, 49)
+        str(n) for n in range(41, 50)
     ]
     assert dict(data.reasons) == {
         "assistant after nothing": 1,
@@ -63,6 +70,7 @@ def test_what_is_broken_is_set_aside_with_its_place_and_counted(
         "empty assistant message": 1,
         "user after user": 1,
         "unknown role 'tool'": 1,
+        "system message not in first place": 1,
         "longer than a row, even its first answer": 1,
         "unknown shape": 1,
         "not an object but int": 1,
@@ -119,3 +127,35 @@ def test_equal_questions_stay_on_one_side(tmp_path: Path, encoder: TextEncoder) 
     asked = {m[0]["content"] for m in data.heldout_messages}
     assert 0 < len(asked) < 20
     assert data.counts["conversations_heldout"] == 4 * len(asked)
+
+
+def test_personal_data_and_secrets_are_counted_and_warned_of(
+    tmp_path: Path, encoder: TextEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        turns("Qual é o e-mail?", "ana@exemplo.com.br e CPF 529.982.247-25."),
+        turns("E o seu?", "eu@exemplo.com.br"),
+        turns("A chave?", "AKIAABCDEFGHIJKLMNOP"),
+    ]
+    data = read(tmp_path, GOOD + rows, encoder)
+    assert dict(data.personal) == {"email": 2, "cpf": 1, "secret": 1}
+    assert data.counts["conversations_quarantined"] == 0  # a warning, no judgement
+    told = capsys.readouterr().err
+    assert "WARNING" in told and "email in 2" in told and "secret in 1" in told
+    assert not read(tmp_path, GOOD, encoder).personal
+    assert "WARNING" not in capsys.readouterr().err
+
+
+def test_what_is_held_out_stands_apart_from_what_is_learnt(
+    tmp_path: Path, encoder: TextEncoder
+) -> None:
+    data = read(tmp_path, [*GOOD, turns("a", "")], encoder)
+    write_conversations(data, tmp_path)
+    learnt, heldout = (
+        [record.fields["messages"] for record in read_records(tmp_path / name)]
+        for name in ("train.jsonl.zst", "heldout.jsonl.zst")
+    )
+    assert (learnt, heldout) == (data.train_messages, data.heldout_messages)
+    assert len(learnt) == len(data.train) and len(learnt) + len(heldout) == 40
+    given = [row["messages"] for row in GOOD]
+    assert sorted(map(str, learnt + heldout)) == sorted(map(str, given))

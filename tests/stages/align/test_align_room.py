@@ -116,7 +116,13 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
         align_again()
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-0000002"]
     align_again()
-    for name in ("final/model.safetensors", "examples.jsonl", "quarantine.jsonl"):
+    for name in (
+        "final/model.safetensors",
+        "examples.jsonl",
+        "quarantine.jsonl",
+        "train.jsonl.zst",
+        "heldout.jsonl.zst",
+    ):
         assert sha256_file(tmp_path / name) == sha256_file(done[0] / name), name
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from teenytinyllama import storybook
 from teenytinyllama.errors import UserError
+from teenytinyllama.formats.personal_data import PersonalData
 from teenytinyllama.languages import known_languages, letters_of, prompts_of
 from teenytinyllama.recipe import FilterSettings
 from teenytinyllama.stages.corpus.filters import Chain
@@ -15,7 +16,6 @@ from teenytinyllama.stages.corpus.filters.lines import apply_c4
 from teenytinyllama.stages.corpus.filters.rules import ending_lines
 from teenytinyllama.stages.corpus.filters.thresholds import load_language
 from teenytinyllama.stages.corpus.filters.words import FAST_WORD, hash_word, read_words
-from teenytinyllama.stages.corpus.pii import PersonalData
 
 
 @cache

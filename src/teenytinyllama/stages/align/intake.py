@@ -1,7 +1,9 @@
 """Where chat data comes from: conversations read, checked, set aside and counted, encoded, split.
 
 `conversations_read = conversations_train + conversations_heldout + conversations_quarantined`,
-always. What is set aside stands in `quarantine.jsonl` with its place and reason.
+always. What is set aside stands in `quarantine.jsonl` with its place and reason, what is learnt in
+`train.jsonl.zst` and what is not in `heldout.jsonl.zst`, each as it was cut to fit: a search for
+what a model may be quoting looks through the first alone.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from teenytinyllama import storybook
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.conversation_files import (
@@ -25,11 +29,14 @@ from teenytinyllama.formats.conversation_files import (
 from teenytinyllama.formats.conversations import SPECIAL_TOKENS, fault_of
 from teenytinyllama.formats.encoding import TextEncoder
 from teenytinyllama.formats.manifest import write_atomically
+from teenytinyllama.formats.personal_data import PersonalData
 from teenytinyllama.formats.records import Record, hub_records, read_records
+from teenytinyllama.progress import say
 from teenytinyllama.recipe import AlignSettings, Source
 from teenytinyllama.stages.align.packing import Rendered
 
 QUARANTINE_NAME = "quarantine.jsonl"
+TRAIN_NAME, HELDOUT_NAME = "train.jsonl.zst", "heldout.jsonl.zst"
 TOO_LONG = "longer than a row, even its first answer"
 
 
@@ -39,11 +46,14 @@ class ChatData:
 
     train: list[Rendered] = field(default_factory=list)
     heldout: list[Rendered] = field(default_factory=list)
+    train_messages: list[Conversation] = field(default_factory=list)
     heldout_messages: list[Conversation] = field(default_factory=list)
     train_answers: set[str] = field(default_factory=set)
     """Answers that were learnt, to see which ones a model only repeats."""
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    personal: Counter[str] = field(default_factory=Counter)
+    """Conversations with personal data or secrets, by kind."""
     quarantine: list[dict[str, Any]] = field(default_factory=list)
 
     def fingerprint(self) -> str:
@@ -64,18 +74,24 @@ def read_chat_data(
     Raises UserError for a source without conversations, with preferences in place of
     conversations, or with more than the allowed share of broken ones.
     """
-    data = ChatData()
+    data, finder = ChatData(), PersonalData(language)
     for index, source in enumerate(settings.sources):
         where = f"align.sources.{index}"
         before = data.counts["conversations_read"]
         bad_before = sum(data.reasons.values()) - data.reasons[TOO_LONG]
         for record in records_of(source, where, language):
-            _take(record, data, settings, encoder, max_tokens)
+            _take(record, data, settings, encoder, max_tokens, finder)
         num_read = data.counts["conversations_read"] - before
         if num_read == 0:
             raise UserError("source-empty", where, "holds no conversation", "check its path")
         bad = sum(data.reasons.values()) - data.reasons[TOO_LONG] - bad_before
         _check_share(data, where, bad, num_read, settings.max_quarantined_fraction)
+    if data.personal:
+        found = ", ".join(f"{kind} in {count}" for kind, count in data.personal.most_common())
+        say(
+            f"align: WARNING: conversations hold personal data or secrets ({found}); "
+            "a model can repeat them word for word: take them out of the files"
+        )
     if not data.train or not data.heldout:
         raise UserError(
             "chat-data-empty",
@@ -129,7 +145,12 @@ def records_of(source: Source, where: str, language: str = "pt") -> Iterator[Rec
 
 
 def _take(
-    record: Record, data: ChatData, settings: AlignSettings, encoder: TextEncoder, max_tokens: int
+    record: Record,
+    data: ChatData,
+    settings: AlignSettings,
+    encoder: TextEncoder,
+    max_tokens: int,
+    finder: PersonalData,
 ) -> None:
     data.counts["conversations_read"] += 1
     if record.fault:
@@ -158,6 +179,7 @@ def _take(
     counts["conversations_with_special_text"] += any(
         token in message["content"] for message in messages for token in SPECIAL_TOKENS
     )
+    data.personal.update(finder.kinds_in("\n".join(message["content"] for message in messages)))
     rendered = Rendered(*encoder.render_with_mask(messages))
     _check(rendered, encoder, record)
     if is_heldout(messages, settings.heldout_fraction):
@@ -166,6 +188,7 @@ def _take(
         counts["conversations_heldout"] += 1
     else:
         data.train.append(rendered)
+        data.train_messages.append(messages)
         data.train_answers |= {m["content"] for m in messages if m["role"] == "assistant"}
         counts["conversations_train"] += 1
 
@@ -224,6 +247,17 @@ def write_quarantine(data: ChatData, out_dir: Path) -> None:
     """What was set aside, one JSON object per line, in reading order."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in data.quarantine]
     write_atomically(out_dir / QUARANTINE_NAME, "".join(lines))
+
+
+def write_conversations(data: ChatData, out_dir: Path) -> None:
+    """What is learnt from and what is held out, one `{"messages": [...]}` per line."""
+    for name, conversations in (
+        (TRAIN_NAME, data.train_messages),
+        (HELDOUT_NAME, data.heldout_messages),
+    ):
+        lines = [json.dumps({"messages": one}, ensure_ascii=False) + "\n" for one in conversations]
+        packed = zstandard.ZstdCompressor(level=3).compress("".join(lines).encode("utf-8"))
+        write_atomically(out_dir / name, packed)
 
 
 def heldout_questions(

@@ -28,6 +28,7 @@ from teenytinyllama.stages.align.intake import (
     ChatData,
     heldout_questions,
     read_chat_data,
+    write_conversations,
     write_quarantine,
 )
 from teenytinyllama.stages.align.packing import Rendered, best_fit, lay_out
@@ -92,6 +93,7 @@ def run(
     data = read_chat_data(settings, encoder, length + 1, context.language)
     pairs = read_pairs(settings, encoder, data, length + 1) if settings.preferences else None
     write_quarantine(data, out_dir)
+    write_conversations(data, out_dir)
     rows = best_fit([one.num_inputs for one in data.train], length)
     order = SequenceOrder(len(rows), settings.tokens_per_step // length, settings.seed)
     num_steps = max(1, math.ceil(settings.num_epochs * len(rows) / order.rows_per_step))
@@ -251,6 +253,8 @@ def _counts(data: ChatData, rows: Sequence[Sequence[int]], length: int) -> dict[
             "padding_tokens": len(rows) * length - sum(one.num_inputs for one in data.train),
         },
     }
+    if data.personal:
+        counts["conversations_with_personal_data"] = dict(sorted(data.personal.items()))
     if data.counts["preferences_read"]:
         names = ("read", "train", "heldout")
         counts["preferences"] = {name: data.counts[f"preferences_{name}"] for name in names}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import zstandard
 
 from teenytinyllama.formats.documents import Document, row_of
+from teenytinyllama.formats.personal_data import PersonalData
 from teenytinyllama.recipe import CorpusSettings, Source
 from teenytinyllama.stages.corpus.decontaminate import Decontaminator
 from teenytinyllama.stages.corpus.filters import Boilerplate, Chain
@@ -23,7 +24,6 @@ from teenytinyllama.stages.corpus.parse import (
     parse,
     stem_of,
 )
-from teenytinyllama.stages.corpus.pii import PersonalData
 from teenytinyllama.stages.corpus.records import (
     Entry,
     Fault,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from corpus_room import Room, json_lines
 
-from teenytinyllama.stages.corpus.pii import PersonalData, is_cnpj, is_cpf
+from teenytinyllama.formats.personal_data import PersonalData, is_cnpj, is_cpf
 
 
 def marked(text: str) -> str:

@@ -1,5 +1,7 @@
 """Personal data replaced by typed marks: e-mail, IP, cards everywhere, and what the country has.
 
+The corpus takes it out; chat data, which was written to be learnt, is only counted and warned of.
+
 Numbers count only where their check digits are right: a random one of eleven digits passes as a
 CPF once in a hundred. What a language adds is data: `languages/<code>/pii.toml`.
 """
@@ -29,6 +31,13 @@ CARD = r"[3-6](?<![\w.,/+-].)(?:[0-9][ -]?){12,18}(?<=[0-9])(?![\w]|[-./][0-9])"
 IPV4 = r"[0-9](?<![\w.-].)(?:[0-9]{0,2}\.)(?:[0-9]{1,3}\.){2}[0-9]{1,3}(?![\w-]|\.[0-9])"
 IPV6 = (
     r"[0-9A-Fa-f](?<![\w:.].)[0-9A-Fa-f]{0,3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{1,4}(?![\w:])"
+)
+
+# Keys that give access, by the signs that their makers gave them.
+SECRET = re.compile(
+    r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    r"|\bgh[pousr]_[0-9A-Za-z]{36}\b|\bhf_[0-9A-Za-z]{30,}\b|\bxox[abprs]-[0-9A-Za-z-]{10,}"
+    r"|\bsk-[0-9A-Za-z_-]{20,}|\bAIza[0-9A-Za-z_-]{35}"
 )
 
 
@@ -65,6 +74,16 @@ class PersonalData:
             for pattern in self._numbers:
                 text = _substitute(pattern, text, counts)
         return text
+
+    def kinds_in(self, text: str) -> set[str]:
+        """What a text holds of personal data, by kind; `secret` for a key that gives access.
+
+        >>> sorted(PersonalData("pt").kinds_in("ana@x.com.br, chave AKIAABCDEFGHIJKLMNOP"))
+        ['email', 'secret']
+        """
+        counts: Counter[str] = Counter()
+        self.replace(text, counts)
+        return set(counts) | ({"secret"} if SECRET.search(text) else set())
 
 
 def _replace_emails(text: str, counts: Counter[str]) -> str:
