@@ -9,10 +9,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import UserError
+from teenytinyllama.formats.encoding import load_tokenizer
 from teenytinyllama.formats.manifest import Outcome, sha256_file
 from teenytinyllama.recipe import FinetuneSettings, LabelledSet, LoraSettings
 from teenytinyllama.stages import finetune
 from teenytinyllama.stages.finetune import classify, training
+from teenytinyllama.stages.finetune.labelled import read_labelled
 
 SETTINGS = FinetuneSettings(
     tasks=(LabelledSet(name="sentimento", kind="storybook", num_items=64, seed=7),),
@@ -145,13 +147,13 @@ def test_classify_without_a_classifier_says_what_to_run(tmp_path: Path) -> None:
         classify.run(model=tmp_path / "no", files=[])
 
 
-def test_lora_leaves_a_plain_classifier(
+def test_lora_leaves_a_plain_classifier_and_cut_texts_are_counted(
     small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
 ) -> None:
     settings = SETTINGS.model_copy(
-        update={"lora": LoraSettings(rank=2), "seeds": (0,), "num_epochs": 1}
+        update={"lora": LoraSettings(rank=2), "seeds": (0,), "num_epochs": 1, "max_length": 24}
     )
-    finetune.run(
+    outcome = finetune.run(
         settings=settings,
         context=room_context,
         out_dir=tmp_path,
@@ -166,3 +168,9 @@ def test_lora_leaves_a_plain_classifier(
     assert not model.state_dict()[first].equal(base.state_dict()[first])
     frozen = "model.embed_tokens.weight"
     assert model.state_dict()[frozen].equal(base.state_dict()[frozen])
+    encoder = load_tokenizer(small_tokenizer_dir)
+    data = read_labelled(settings.tasks[0])
+    texts = [one.texts[0] for rows in data.splits.values() for one in rows]
+    num_cut = sum(len(encoder.encode(text)) + 2 > 24 for text in texts)
+    assert 0 < num_cut < len(texts)
+    assert outcome.counts["tasks"]["sentimento"]["texts_truncated"] == num_cut
