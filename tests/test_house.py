@@ -10,7 +10,7 @@ import teenytinyllama
 
 ROOT = Path(teenytinyllama.__file__).parent
 FLOORS = {"cli": 5, "stages": 4, "training": 3, "formats": 2}
-HEAVY = ("torch", "transformers", "datatrove", "datasets", "numpy", "lm_eval")
+HEAVY = ("torch", "transformers", "datatrove", "datasets", "numpy", "lm_eval", "pydantic")
 
 
 def modules():

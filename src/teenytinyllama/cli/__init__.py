@@ -17,10 +17,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from teenytinyllama.cli import label, planning, publishing, reporting, serving, talk
-from teenytinyllama.cli.walk import ROOMS, Room, Walk
+from teenytinyllama.cli.rooms import ROOMS, Room
 from teenytinyllama.errors import Interrupted, TtlError
 from teenytinyllama.progress import say
-from teenytinyllama.recipe import load_recipe
 
 app = typer.Typer(
     name="ttl",
@@ -50,6 +49,9 @@ def _walk(
     run_dir: Path | None,
     redo: bool,
 ) -> None:
+    from teenytinyllama.cli.walk import Walk
+    from teenytinyllama.recipe import load_recipe
+
     recipe = load_recipe(recipe_path, overrides)
     folder = run_dir or Path("runs") / recipe.name
     Walk(recipe, folder, recipe_path).run_rooms(names, redo=redo)
@@ -101,6 +103,7 @@ def _add_corpus(room: Room) -> None:
         if explain is None and calibrate is None:
             _walk([room.name], recipe, overrides, run_dir, redo)
             return
+        from teenytinyllama.recipe import load_recipe
         from teenytinyllama.stages.corpus.filters import desk
 
         loaded = load_recipe(recipe, overrides)
@@ -152,6 +155,7 @@ def _add_tokenizer(room: Room) -> None:
         if not trade_off:
             _walk([room.name], recipe, overrides, run_dir, redo)
             return
+        from teenytinyllama.recipe import load_recipe
         from teenytinyllama.stages.tokenizer.trade_off import show
 
         loaded = load_recipe(recipe, overrides)

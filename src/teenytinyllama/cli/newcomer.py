@@ -26,7 +26,6 @@ from teenytinyllama.cli.planning import (
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import known_languages
 from teenytinyllama.progress import say
-from teenytinyllama.recipe import expand_path, load_recipe
 
 if TYPE_CHECKING:
     from teenytinyllama.stages.plan import LanguageNotes, Plan
@@ -99,6 +98,8 @@ def new_command(  # noqa: PLR0913 (each is an option)
 
 def _check(language: str, clean_sample: Path | None, chat: str) -> None:
     """Raise UserError for a language that nothing is known of, and for paths without a file."""
+    from teenytinyllama.recipe import expand_path
+
     if not (2 <= len(language) <= 3 and language.isascii() and language.islower()):
         what = f'expected two or three small letters, got "{language}"'
         raise UserError("language-code", "--language", what, "give its ISO 639 code, such as pt")
@@ -140,6 +141,8 @@ def _learn(path: Path, language: str) -> LanguageNotes:
 
 
 def _write(path: Path, recipe: str) -> None:
+    from teenytinyllama.recipe import load_recipe
+
     try:
         path.write_text(recipe, encoding="utf-8")
     except OSError as error:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.recipe import expand_path, load_recipe
 
 if TYPE_CHECKING:
     from teenytinyllama.stages.plan import Plan
@@ -94,6 +93,7 @@ def _text(text_mb: float | None, text: str) -> dict[str, float]:
     if not text:
         return {"text_bytes": text_mb * 1e6 if text_mb is not None else PLENTY_OF_TEXT_BYTES}
     from teenytinyllama.progress import say
+    from teenytinyllama.recipe import expand_path
     from teenytinyllama.stages.plan import text_on_hand
 
     paths = expand_path(text)
@@ -186,6 +186,7 @@ def doctor_command(
     debug: Debug = False,
 ) -> None:
     """`ttl doctor`: what this machine can do, what is missing, and what to type next."""
+    from teenytinyllama.recipe import load_recipe
     from teenytinyllama.stages import doctor
 
     loaded = load_recipe(recipe) if recipe is not None else None

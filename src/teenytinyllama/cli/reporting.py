@@ -10,7 +10,6 @@ import typer
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import say
-from teenytinyllama.recipe import load_recipe
 
 Walk = Callable[[Path, list[str], Path | None, bool], None]
 
@@ -58,6 +57,7 @@ def add_report(app: typer.Typer, walk: Walk, title: str) -> None:
 def _watch(paths: list[Path], overrides: list[str], run_dir: Path | None, port: int) -> None:
     if len(paths) > 1:
         raise UserError("watch-one", "--watch", f"{len(paths)} runs were named", "name one")
+    from teenytinyllama.recipe import load_recipe
     from teenytinyllama.stages import report
 
     folder = run_dir or paths[0]

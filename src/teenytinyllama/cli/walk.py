@@ -1,4 +1,4 @@
-"""The walk: which rooms there are, what each reads, and when one can be skipped.
+"""The walk: what each room is given, and when one can be skipped.
 
 A room is skipped when its receipt is there, was made with the same settings from the same inputs,
 and the files it names are still there. Otherwise it runs; what an earlier recipe left in its
@@ -16,7 +16,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from teenytinyllama import __version__
 from teenytinyllama.cli.processes import Processes
+from teenytinyllama.cli.rooms import BY_NAME, ROOMS, Room
 from teenytinyllama.context import RoomContext, ScoreModel
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted, UserError
@@ -36,80 +36,6 @@ from teenytinyllama.redaction import redact_values
 
 UNFINISHED = ".unfinished.json"
 VERSIONED = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "accelerate")
-
-
-@dataclass(frozen=True)
-class Room:
-    """One room: its name on the command line, its folder in a run, and the rooms it reads.
-
-    `revision` grows when the room's code makes other results from the same settings; finished
-    work of an older revision is then stale. `keeps_checkpoints`: unfinished work is dear, and is
-    never set aside unless the user says so. `many_processes`: helpers of `torchrun` join in.
-    """
-
-    name: str
-    title: str
-    folder: str
-    reads: tuple[str, ...] = ()
-    reads_if_there: tuple[str, ...] = ()
-    keeps_checkpoints: bool = False
-    many_processes: bool = False
-    revision: int = 1
-
-    @property
-    def module(self) -> str:
-        """Where its `run` is."""
-        return f"teenytinyllama.stages.{self.name}"
-
-    @property
-    def uses_model(self) -> bool:
-        """Whether it trains, scores or converts a Llama."""
-        return "pretrain" in (self.name, *self.reads)
-
-
-ROOMS: tuple[Room, ...] = (
-    Room("corpus", "raw text -> clean, deduplicated, licensed documents", "corpus"),
-    Room("tokenizer", "documents -> vocabulary", "tokenizer", ("corpus",)),
-    Room("pack", "documents -> token sequences", "tokens", ("corpus", "tokenizer")),
-    Room(
-        "pretrain",
-        "sequences -> base model",
-        "pretrain",
-        ("tokenizer", "pack"),
-        keeps_checkpoints=True,
-        many_processes=True,
-    ),
-    Room("evaluate", "model -> scores", "scores", ("corpus", "tokenizer", "pack", "pretrain")),
-    Room(
-        "finetune",
-        "base model -> classifiers",
-        "finetune",
-        ("tokenizer", "pretrain"),
-        keeps_checkpoints=True,
-    ),
-    Room(
-        "align",
-        "base model -> chat model",
-        "chat",
-        ("tokenizer", "pretrain"),
-        keeps_checkpoints=True,
-    ),
-    Room(
-        "quantize",
-        "model -> small files for laptops",
-        "quantized",
-        ("corpus", "tokenizer", "pretrain"),
-        ("align",),
-    ),
-    Room(
-        "report",
-        "manifests -> one page",
-        "report",
-        (),
-        ("corpus", "tokenizer", "pack", "pretrain", "evaluate", "finetune", "align", "quantize"),
-    ),
-)
-BY_NAME = {room.name: room for room in ROOMS}
 
 
 class Walk:
