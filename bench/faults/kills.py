@@ -52,8 +52,8 @@ PLACES = {
     SAMPLE: "samples",
     SAVE: "save",
 }
-# How long each place lasts at least, so that a signal can be aimed at it.
-SECONDS_IN_PLACE = 0.004
+# How long a training waits in the place that its signal is aimed at.
+PATIENCE_S = 30.0
 
 
 class Child(NamedTuple):
@@ -61,6 +61,8 @@ class Child(NamedTuple):
 
     process: multiprocessing.Process
     place: object
+    hit: object
+    """1 once its signal has been sent."""
     told: object
 
 
@@ -80,29 +82,37 @@ def train(folder: Path, plan: dict, the_job: Job | None, place, told) -> None:
     os._exit(code)
 
 
-def start(folder: Path, plan: dict | None = None, make_job: Callable[..., Job] = tiny.job) -> Child:
+def start(
+    folder: Path,
+    plan: dict | None = None,
+    make_job: Callable[..., Job] = tiny.job,
+    aim: int | None = None,
+) -> Child:
     context = multiprocessing.get_context("fork")
-    place = context.RawValue("i", NOT_YET)
+    place, hit = context.RawValue("i", NOT_YET), context.RawValue("i", 0)
     told, tell = context.Pipe(duplex=False)
 
     def run() -> None:
-        the_job = make_job() if make_job is not staged_job else staged_job(place)
+        the_job = make_job() if make_job is not staged_job else staged_job(place, hit, aim)
         train(folder, plan or PLAN, the_job, place, tell)
 
     process = context.Process(target=run)
     process.start()
     tell.close()
-    return Child(process, place, told)
+    return Child(process, place, hit, told)
 
 
-def staged_job(place) -> Job:
-    """The tiny job with an evaluation and samples, each of which tells when it is at work."""
+def staged_job(place, hit, aim: int | None) -> Job:
+    """The tiny job with an evaluation and samples; it tells where it is, and in the place that
+    its signal is aimed at it waits for it."""
     plain = tiny.job()
 
     def staged(number: int, work: Callable) -> Callable:
         def run(*args):
             place.value = number
-            time.sleep(SECONDS_IN_PLACE)
+            ends = time.monotonic() + PATIENCE_S
+            while number == aim and not hit.value and time.monotonic() < ends:
+                time.sleep(0.001)
             return work(*args)
 
         return run
@@ -173,7 +183,7 @@ def stops(count: int, num_steps: int = 400) -> Stops:
 
     In a save every second signal is followed by another one.
     """
-    seldom = CheckpointSettings(every_minutes=1000, every_steps=150)
+    seldom = CheckpointSettings(every_minutes=1000, every_steps=30)
     plan = {
         "num_steps": num_steps,
         "log_every_steps": 7,
@@ -189,8 +199,8 @@ def stops(count: int, num_steps: int = 400) -> Stops:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             while True:
-                child = start(folder, plan, staged_job)
                 aim = (None, *PLACES)[sent % 6] if sent < count else NOT_YET
+                child = start(folder, plan, staged_job, aim)
                 place = _wait_for(child, aim, chance.uniform(0, seconds / 6))
                 if place is None:
                     break
@@ -229,6 +239,7 @@ def _stop(
     if twice:
         time.sleep(0.002)
         os.kill(child.process.pid, number)
+    child.hit.value = 1
     child.process.join(60)
     seconds = time.monotonic() - started
     code = child.process.exitcode
