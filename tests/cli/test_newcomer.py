@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from teenytinyllama import storybook
@@ -135,3 +137,14 @@ def test_pilots_need_time_and_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         ttl(*asked, tmp_path / "none.toml")
     assert error.value.code == "recipe-missing"
+
+
+def test_every_command_of_the_guide_is_one_of_ours() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "my-language.md").read_text(encoding="utf-8")
+    typed = re.findall(r"^ttl (.+)$", guide, re.MULTILINE)
+    assert len(typed) >= 10
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for line in typed:
+        name, *words = line.split()
+        known = {option for one in commands[name].params for option in one.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line

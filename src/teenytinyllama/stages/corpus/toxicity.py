@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.languages import SENTENCE_ENDS
 from teenytinyllama.recipe import ToxicitySettings
 from teenytinyllama.stages.corpus.filters.calibrate import read_clean
 
@@ -26,7 +27,7 @@ Scores = npt.NDArray[np.float64]
 MAX_CLEAN_DOCUMENTS = 2000
 """Clean documents that are scored for the cut, evenly over the file."""
 
-_SENTENCE_BREAK = re.compile(r"(?<=[.!?…])[\"'”’»)]*\s+|\n+")
+_SENTENCE_BREAK = re.compile(rf"(?<=[{re.escape(SENTENCE_ENDS)}])[\"'”’»)]*\s+|\n+")
 
 
 class WindowClassifier(Protocol):
