@@ -5,15 +5,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import loss_log
+from accelerate.utils import DistributedType
+from tiny import job, loss_log, settings
 from two_processes import train
 from yaml import safe_load
 
+from teenytinyllama.errors import UserError
 from teenytinyllama.formats.manifest import sha256_file
-from teenytinyllama.training import checkpoints
+from teenytinyllama.recipe import OptimizerSettings
+from teenytinyllama.training import checkpoints, engines
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 ACCELERATE = Path(__file__).parents[2] / "recipes" / "accelerate"
@@ -122,6 +126,68 @@ def test_two_of_each_kind_take_over_from_each_other(tmp_path):
     launch({"folder": mixed, "optimizer": "adamw", "stop_after": 8})
     train(mixed, optimizer="adamw")
     same_losses(alone, mixed)
+
+
+@pytest.mark.slow
+def test_deepspeed_trains_what_one_process_trains_and_trades_checkpoints(tmp_path):
+    """ZeRO 2 on a CPU, where DeepSpeed is installed; its first start compiles for minutes."""
+    pytest.importorskip("deepspeed")
+    plans = {
+        "whole": {},
+        "poisoned": {"poison": 4},
+        "mixed": {"precision": "bf16-mixed"},
+    }
+    common = {"optimizer": "adamw"}
+    taken_over = tmp_path / "taken over"
+    train(taken_over, stop_after=2, **common)
+    again = {"folder": taken_over, "engine": "Zero", **common}
+    launch(
+        *({"folder": tmp_path / n, "engine": "Zero", **common, **p} for n, p in plans.items()),
+        {**again, "stop_after": 5},
+        {**again, "stop_after": 8},
+        timeout=900,
+        ACCELERATE_USE_DEEPSPEED="true",
+        DS_ACCELERATOR="cpu",
+    )
+    train(taken_over, **common)
+    for name, plan in plans.items():
+        alone = tmp_path / f"{name} alone"
+        train(alone, **common, **plan)
+        # Under autocast DeepSpeed adds gradients of matrices up in bfloat16.
+        same_losses(alone, tmp_path / name, rel=1e-2 if name == "mixed" else 1e-5)
+    same_losses(tmp_path / "whole alone", taken_over)
+
+
+@pytest.mark.parametrize(
+    ("variables", "optimizer", "code"),
+    [
+        ({**FSDP2, "FSDP_VERSION": "1"}, "adamw", "fsdp-version"),
+        (FSDP2, "adafactor", "optimizer-not-sharded"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "muon", "optimizer-not-sharded"),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+            "adamw",
+            "zero-stage",
+        ),
+    ],
+)
+def test_what_cannot_work_in_slices_is_refused(monkeypatch, variables, optimizer, code):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(engines, "Accelerator", lambda **_: TwoOnPaper())
+    plan = settings(optimizer=OptimizerSettings(kind=optimizer))
+    with pytest.raises(UserError) as caught:
+        engines.start_engine(job().objective, plan)
+    assert caught.value.code == code
+
+
+class TwoOnPaper:
+    """What the engines ask of an Accelerator before they begin to talk to other processes."""
+
+    device, process_index, num_processes = torch.device("cpu"), 0, 2
+
+    def __init__(self):
+        self.state = SimpleNamespace(distributed_type=DistributedType.MULTI_CPU)
 
 
 def test_the_files_for_accelerate_say_what_the_tests_run():

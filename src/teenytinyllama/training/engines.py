@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from teenytinyllama.errors import UserError
+from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.training import hardware
 from teenytinyllama.training.job import LoopSettings
 from teenytinyllama.training.optimizer import (
@@ -34,6 +34,8 @@ from teenytinyllama.training.optimizer import (
     slice_like,
     step_if_finite,
 )
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Engine:
@@ -187,6 +189,99 @@ class Sharded(Engine):
         load_optimizer_tensors(self._slices, self.optimizers, moments)
 
 
+class Zero(Engine):
+    """DeepSpeed's ZeRO, stage 2: weights whole, gradients and moments of AdamW in slices.
+
+    DeepSpeed clips, skips what is not finite and steps; the host waits for it in every step.
+    """
+
+    @override
+    def _spread(
+        self, objective: nn.Module, settings: LoopSettings
+    ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+        _refuse(settings, "DeepSpeed", ("adamw",))
+        if settings.precision == "bf16":
+            what = "DeepSpeed keeps weights in fp32 here"
+            fix = '--set pretrain.precision="bf16-mixed"'
+            raise UserError("precision-unsupported", 'precision = "bf16"', what, fix)
+        try:
+            import deepspeed
+        except ImportError as error:
+            raise missing_extra("deepspeed", "deepspeed") from error
+        optimizers = _optimizers_of(self.model, settings)
+        is_mixed = settings.precision == "bf16-mixed"
+        self._deepspeed, self._zero, _, _ = deepspeed.initialize(
+            model=objective,
+            optimizer=optimizers[0],
+            config={
+                # The loop cuts and weighs a step; DeepSpeed is told which micro-batch is the last.
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": 1,
+                "zero_optimization": {"stage": 2},
+                "zero_allow_untested_optimizer": True,
+                "gradient_clipping": settings.optimizer.max_grad_norm,
+                "torch_autocast": {"enabled": is_mixed, "dtype": "bfloat16"},
+            },
+        )
+        for group in optimizers[0].param_groups:
+            for flat in group["params"]:  # this process's slice of the group
+                optimizers[0].state[flat] = {
+                    "step": torch.zeros((), device=flat.device),
+                    **{key: torch.zeros_like(flat) for key in _MOMENTS},
+                }
+        self._zero._lazy_init_hp_params_optimizer_state()
+        return self._deepspeed, optimizers
+
+    @override
+    @contextmanager
+    def accumulating(self, *, is_last: bool) -> Iterator[None]:
+        self._deepspeed.set_gradient_accumulation_boundary(is_last)
+        yield
+
+    @override
+    def backward(self, loss: Tensor) -> None:
+        self._deepspeed.backward(loss)
+
+    @override
+    def clip(self, max_norm: float) -> Tensor:
+        norm: Tensor = self._zero.scaled_global_norm()  # infinite where a gradient is not finite
+        return norm
+
+    @override
+    def step(self, found_inf: Tensor) -> None:
+        self._deepspeed.step()
+
+    @override
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        state = self.optimizers[0].state
+        num_steps = next(iter(state.values()))["step"]
+        model, optimizer = {}, {}
+        for name, parameter in self.model.named_parameters():
+            # Copies: DeepSpeed's weights are views of one long tensor.
+            model[name] = parameter.detach().clone().cpu()
+            optimizer[f"step/{name}"] = num_steps.clone().cpu()
+            for key in _MOMENTS:
+                optimizer[f"{key}/{name}"] = safe_get_full_optimizer_state(parameter, key).cpu()
+        return model, optimizer
+
+    @override
+    @torch.no_grad()
+    def load(self, model: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor]) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if model is not None:
+            load_weights(self.model, model)
+        for name, parameter in self.model.named_parameters():
+            safe_set_full_fp32_param(parameter, parameter)
+            for key in _MOMENTS:
+                value = optimizer[f"{key}/{name}"].to(self.device)
+                safe_set_full_optimizer_state(parameter, value, key)
+        for state in self.optimizers[0].state.values():
+            state["step"].copy_(optimizer[f"step/{name}"])
+
+
 def _compiles(settings: LoopSettings, device: torch.device) -> bool:
     return device.type == "cuda" if settings.compile is None else settings.compile
 
@@ -228,15 +323,21 @@ def start_engine(objective: nn.Module, settings: LoopSettings) -> Engine:
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     objective.train()
-    engine = Sharded if _is_fsdp(accelerator) else Engine
+    engine = Engine
+    if accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_FSDP"):
+        _take_fsdp2(accelerator)
+        engine = Sharded
+    elif accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_DEEPSPEED"):
+        _check_stage()
+        engine = Zero
     return engine(accelerator, objective, settings)
 
 
-def _is_fsdp(accelerator: Accelerator) -> bool:
-    """Whether the launcher asked for FSDP, and there is more than one process to share."""
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if not asked or accelerator.num_processes == 1:
-        return False
+def _is_asked(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() == "true"
+
+
+def _take_fsdp2(accelerator: Accelerator) -> None:
     state = accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU:
         # Accelerate 1.15 offers FSDP on GPUs alone; PyTorch's runs on CPUs, and is tested there.
@@ -249,4 +350,14 @@ def _is_fsdp(accelerator: Accelerator) -> bool:
             f"is {state.fsdp_plugin.fsdp_version}, only 2 works here",
             "--config_file recipes/accelerate/fsdp2.yaml",
         )
-    return True
+
+
+def _check_stage() -> None:
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage != "2":
+        raise UserError(
+            "zero-stage",
+            "the launcher's zero_stage",
+            f"is {stage}, only 2 works here",
+            "--config_file recipes/accelerate/zero2.yaml, or fsdp2.yaml for weights in slices",
+        )

@@ -46,15 +46,20 @@ def first_micro_batch(job: Job, model: nn.Module, device: torch.device, world: i
 
 
 def smaller_micro_batch(job: Job, micro_batch: int, world: int) -> int:
-    """The next divisor down, where `micro_batch` rows did not fit. Raises UserError below 1."""
+    """The next divisor down, where `micro_batch` rows did not fit.
+
+    Raises UserError below 1, and with several processes: one alone cannot step back, the others
+    would wait for it for ever.
+    """
+    where = f"micro_batch = {micro_batch} x {job.tokens_per_row} tokens"
     if micro_batch == 1:
-        raise UserError(
-            "out-of-memory",
-            f"micro_batch = 1 x {job.tokens_per_row} tokens",
-            "does not fit on the device",
-            "--set pretrain.activation_checkpointing=true, or a shorter sequence_length",
-        )
-    return max(n for n in _divisors(job.rows_per_step // world) if n < micro_batch)
+        fix = "--set pretrain.activation_checkpointing=true, or a shorter sequence_length"
+        raise UserError("out-of-memory", where, "does not fit on the device", fix)
+    smaller = max(n for n in _divisors(job.rows_per_step // world) if n < micro_batch)
+    if world > 1:
+        fix = f"--set pretrain.micro_batch={smaller} (all processes must cut alike)"
+        raise UserError("out-of-memory", where, "does not fit on a device", fix)
+    return smaller
 
 
 def _divisors(number: int) -> list[int]:

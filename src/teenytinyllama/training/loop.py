@@ -143,11 +143,12 @@ class Loop:
         return [replace(batch, load=partial(load, batch)) for batch in batches]
 
     def _halve_micro_batch(self) -> None:
-        self.engine.zero_grad()
         rows = self.progress.micro_batch
-        self.progress.micro_batch = smaller_micro_batch(self.job, rows, self.world)
+        smaller = smaller_micro_batch(self.job, rows, self.world)
+        self.engine.zero_grad()
+        self.progress.micro_batch = smaller
         torch.cuda.empty_cache()
-        say(f"out of memory with micro_batch = {rows}; going on with {self.progress.micro_batch}")
+        say(f"out of memory with micro_batch = {rows}; going on with {smaller}")
 
     def _record(self, stats: Tensor) -> None:
         self._stats.append(stats)
