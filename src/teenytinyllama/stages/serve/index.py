@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from teenytinyllama.formats.conversation_files import Conversation
 from teenytinyllama.formats.manifest import write_atomically, write_json
+from teenytinyllama.languages import word_pattern
 from teenytinyllama.stages.serve.suffixes import BORDER, Ids, longest_runs, suffix_array
-from teenytinyllama.stages.serve.words import WORD, Stemmer, plain
+from teenytinyllama.stages.serve.words import Stemmer, plain
 
-FORMAT = 1
+FORMAT = 2
 SATURATION, LENGTH_SHARE = 1.2, 0.75  # BM25's k1 and b
 PAIR_WEIGHT = 0.5  # two words in order count half as much again as each alone
 MAX_POSTINGS_READ = 1_500_000  # rarest words first: bounds the time of any query
@@ -68,7 +69,7 @@ class Index:
 
     def words_of(self, text: str) -> list[str]:
         """The plain words of a text, in order."""
-        return [plain(word) for word in WORD.findall(unicodedata.normalize("NFC", text))]
+        return [plain(word) for word in word_pattern().findall(unicodedata.normalize("NFC", text))]
 
     def share_of(self, stem: str) -> float:
         """The share of examples that hold this stem: what is everywhere says nothing."""
@@ -197,7 +198,7 @@ class _Texts:
 
     def _numbers_of(self, text: str) -> Iterator[int]:
         words = self.words
-        for word in WORD.findall(unicodedata.normalize("NFC", text).casefold()):
+        for word in word_pattern().findall(unicodedata.normalize("NFC", text).casefold()):
             number = words.get(word)
             if number is None:
                 number = words[word] = len(words)
