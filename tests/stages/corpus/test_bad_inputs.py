@@ -110,6 +110,40 @@ def test_7_text_key_missing_everywhere_names_the_keys(room: Room, tmp_path: Path
         room(tmp_path / "a.jsonl")
 
 
+def test_7_dialogues_read_as_text_name_the_shape(room: Room, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"messages": [{"role": "user", "content": "oi"}]}\n')
+    with pytest.raises(UserError, match=r'set shape = "conversation" in corpus.sources.0, or'):
+        room(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("text", ['[{"text": "um"}]', '[\n{"text": "um"}\n]', '{\n"text": "um"\n}'])
+def test_a_file_that_is_one_json_value_names_the_command(
+    text: str, room: Room, tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"json-not-lines.*jq -c '\.\[\]' .*a\.json > a\.jsonl"):
+        room(tmp_path / "a.json")
+
+
+def test_text_encoded_twice_is_read_rightly_and_counted(room: Room, tmp_path: Path) -> None:
+    text = "Não é só “ação”:\na avó põe pão à mesa às três — e “já”.\nÁgua e Índio."
+    again = text.encode().decode("latin-1")
+    windows = "A ação é boa, e o pão também."
+    honest = "AMANHÃ… até amanhã. À mesa, três irmãs põem pão."
+    (tmp_path / "a.jsonl").write_bytes(json_lines(again, windows.encode().decode("cp1252"), honest))
+    left = room(tmp_path / "a.jsonl", near_duplicates=None)
+    assert left.counts["notes"]["encoded-twice"] == 2
+    assert set(left.texts()) == {text, windows, honest}
+
+
+def test_26_files_of_other_kinds_are_named(room: Room, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.csv", "b.pdf"):
+        (tmp_path / "in" / name).write_text("x")
+    with pytest.raises(UserError, match=r"only files of kinds it cannot read \(a\.csv, b\.pdf\)"):
+        room(tmp_path / "in")
+
+
 def test_13_control_characters_are_taken_out_and_counted(room: Room, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(json_lines("um\x00 dois\x1b[31m\r\ntrês", "quatro"))
     left = room(tmp_path / "a.jsonl")

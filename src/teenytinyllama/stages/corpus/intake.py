@@ -24,6 +24,7 @@ from teenytinyllama.stages.corpus.records import Fault, Prepared
 from teenytinyllama.stages.corpus.spool import Spool
 
 DECIDED_AFTER = 100
+DIALOGUE_KEYS = {"messages", "conversations", "instruction", "prompt"}
 # A few bad records never stop a small corpus.
 ALWAYS_ALLOWED_FAULTS = 10
 
@@ -104,12 +105,15 @@ class Intake:
         if self._missing and self._missing == self._seen:
             self._keys = self._keys or batch.first_keys
             if self._seen >= DECIDED_AFTER or batch.last:
+                is_dialogue = bool(set(batch.first_keys) & DIALOGUE_KEYS)
+                shape = f'shape = "conversation" in corpus.sources.{batch.source}, or '
                 raise UserError(
                     TEXT_MISSING,
                     f"{file}:1:{self.settings.sources[batch.source].text_key}",
                     f"none of the first {self._seen} records has this field, they have "
                     + (", ".join(batch.first_keys[:20]) or "no field"),
-                    f'set text_key = "..." in corpus.sources.{batch.source}',
+                    f'set {shape if is_dialogue else ""}text_key = "..." in '
+                    f"corpus.sources.{batch.source}",
                 )
 
     def finish(self) -> None:

@@ -31,6 +31,7 @@ def lines_of(path: Path, *, max_line_bytes: int, notes: Counter[str]) -> Iterato
         for index, chunk in enumerate(chunks_of(path, notes)):
             if index == 0:
                 chunk, stripped = without_mark(chunk, path)
+                _check_rows(chunk, path)
                 notes["byte-order-mark"] += stripped > 0
                 cutter.offset += stripped
             yield from cutter.cut(chunk)
@@ -38,6 +39,22 @@ def lines_of(path: Path, *, max_line_bytes: int, notes: Counter[str]) -> Iterato
         notes["file-partial"] += 1
         fault = damaged
     yield from cutter.end(fault)
+
+
+def _check_rows(chunk: bytes, path: Path) -> None:
+    """Raise UserError for a `.json` that is one list, or one object on many lines."""
+    opened = chunk.lstrip()[:1]
+    is_json = ".json" in [suffix.lower() for suffix in path.suffixes]
+    if is_json and (
+        opened == b"[" or (opened == b"{" and chunk.split(b"\n", 1)[0].strip() == b"{")
+    ):
+        name = path.name.split(".")[0]
+        raise UserError(
+            "json-not-lines",
+            str(path),
+            "is one JSON value, expected one object a line",
+            f"jq -c '.[]' {path} > {name}.jsonl",
+        )
 
 
 class _Cutter:

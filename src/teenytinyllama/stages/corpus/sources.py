@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.recipe import CorpusSettings, Source
+from teenytinyllama.recipe import CorpusSettings, Source, expand_path
 from teenytinyllama.stages.corpus.lines import lines_of
 from teenytinyllama.stages.corpus.records import RawBatch, RawItem
 from teenytinyllama.stages.corpus.texts import pieces_of
@@ -92,10 +92,13 @@ def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]
             notes["file-empty"] += stat.st_size == 0
             found.append(InputFile(index, path, kind_of(path), stat.st_size, stat.st_mtime_ns))
         if len(found) == before and not faults:
+            others = [p.name for p in expand_path(source.path)]
+            named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            what = f"only files of kinds it cannot read ({named})" if others else "no file"
             raise UserError(
                 "source-empty",
                 f"corpus.sources.{index}.path",
-                f'no file behind "{source.path}"',
+                f'{what} behind "{source.path}"',
                 "give a file, a folder or a glob of .txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet",
             )
     if faults:
