@@ -1,13 +1,14 @@
 """The whole corpus room: time and memory, and whether memory grows with the text.
 
     python bench/corpus_room.py [--data ../shared/data/corpus] [--megabytes 100 1000]
-                                [--parts real growth]
+                                [--parts real growth tokens]
 
 - `real`: the room with its default rules on the folder's `.jsonl.gz`.
 - `growth`: the room without filters (near duplicates, repeated paragraphs, personal data) on text
   of two sizes, made of that corpus: pass after pass over it, in each with other vowels and nasals
   in place of its own, so that no pass repeats another; every tenth document is followed by a copy
-  with one word changed. Then tokenizer and pack on the larger.
+  with one word changed.
+- `tokens`: tokenizer and pack on half of the larger size.
 
 Memory is the highest sum, seen five times a second, of the process and of its workers.
 """
@@ -102,27 +103,38 @@ def report(figure: str, value: float, unit: str, goal: float) -> None:
     print(json.dumps({**row, "goal": goal, "holds": value <= goal}), flush=True)
 
 
+def make_corpus(data: Path, folder: Path, size: float) -> tuple[Path, Path, float]:
+    """(recipe, run folder, peak GiB) of the corpus room on so many megabytes."""
+    recipe, text, run_dir = folder / "room.toml", folder / "text.jsonl", folder / f"run-{size:.0f}"
+    make_text(data, text, size)
+    recipe.write_text(
+        'name = "room"\n[corpus]\nfilters = { families = [] }\n'
+        f'sources = [{{ kind = "files", path = "{text}", license = "CC0-1.0" }}]\n'
+        "[tokenizer]\n[pack]\n"
+    )
+    seconds, peak = run_room(recipe, run_dir)
+    text.unlink()
+    counts = json.loads((run_dir / "corpus/manifest.json").read_text())["counts"]
+    print(
+        f"{size:.0f} MB in {seconds:.0f} s: {counts['documents_duplicate']} copies", file=sys.stderr
+    )
+    return recipe, run_dir, peak
+
+
 def growth(data: Path, folder: Path, megabytes: list[float]) -> None:
-    recipe, peaks, run_dir = folder / "room.toml", [], folder
+    peaks = []
     for size in megabytes:
-        text, run_dir = folder / f"{size:.0f}.jsonl", folder / f"run-{size:.0f}"
-        make_text(data, text, size)
-        recipe.write_text(
-            'name = "room"\n[corpus]\nfilters = { families = [] }\n'
-            f'sources = [{{ kind = "files", path = "{text}", license = "CC0-1.0" }}]\n'
-            "[tokenizer]\n[pack]\n"
-        )
-        seconds, peak = run_room(recipe, run_dir)
-        text.unlink()
+        _, _, peak = make_corpus(data, folder, size)
         report(f"near duplicates, {size:.0f} MB, memory", peak, "GiB", 2)
-        counts = json.loads((run_dir / "corpus/manifest.json").read_text())["counts"]
-        found = counts["duplicate_by_reason"]
-        print(f"{size:.0f} MB in {seconds:.0f} s, {found}", file=sys.stderr)
         peaks.append(peak)
     report("memory at the larger size over the smaller", peaks[1] / peaks[0], "times", 1.25)
+
+
+def tokens(data: Path, folder: Path, size: float) -> None:
+    recipe, run_dir, _ = make_corpus(data, folder, size)
     for room in ("tokenizer", "pack"):
         seconds, peak = run_room(recipe, run_dir, room)
-        report(f"{room} on {megabytes[-1]:.0f} MB, memory", peak, "GiB", 1)
+        report(f"{room} on {size:.0f} MB, memory", peak, "GiB", 1)
         print(f"{room} in {seconds:.0f} s", file=sys.stderr)
 
 
@@ -130,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/corpus"))
     parser.add_argument("--megabytes", type=float, nargs=2, default=[100, 1000])
-    parser.add_argument("--parts", nargs="+", default=["real", "growth"])
+    parser.add_argument("--parts", nargs="+", default=["real", "growth", "tokens"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -143,6 +155,8 @@ def main() -> None:
             report("corpus room on the pack, memory", peak, "GiB", 2)
         if "growth" in options.parts:
             growth(options.data, folder, options.megabytes)
+        if "tokens" in options.parts:
+            tokens(options.data, folder, options.megabytes[1] / 2)
 
 
 if __name__ == "__main__":
