@@ -66,6 +66,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     assert said.endswith("fix: choose a folder of yours with --run-dir")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody may write in")
+def test_a_folder_that_not_even_root_may_write_in():
+    said = ttl("pretrain", RECIPE, "--run-dir", "/proc/run", code=2)
+    assert said.startswith("error[folder-unwritable] /proc/run - cannot be written")
+
+
 def test_a_busy_run_is_named(tmp_path):
     import fcntl
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
-from tiny import LENGTH, ROWS_PER_STEP, job, loss_log, train
+from tiny import LENGTH, ROWS_PER_STEP, context, job, loss_log, settings, train
 from torch import nn
 
-from teenytinyllama.errors import UserError
+from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.formats.manifest import sha256_file
 from teenytinyllama.training import checkpoints, hardware, loop
 from teenytinyllama.training.fitting import first_micro_batch
@@ -117,3 +117,35 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     train(tmp_path / "jumping", num_steps=8)
     assert weights_of(tmp_path / "jumping", 8) == weights_of(tmp_path / "steady", 8)
     assert loss_log(tmp_path / "jumping") == loss_log(tmp_path / "steady")
+
+
+def test_a_damaged_checkpoint_is_named_with_the_one_taken_and_the_end_is_the_same(tmp_path, capsys):
+    train(tmp_path / "whole")
+    train(tmp_path / "hurt", num_steps=10)
+    path = tmp_path / "hurt" / checkpoints.folder_name(10) / "optimizer.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    capsys.readouterr()
+    train(tmp_path / "hurt")
+    said = capsys.readouterr().err
+    assert "step 10 is damaged: optimizer.safetensors changed since it was written" in said
+    assert "going on from step-0000005" in said
+    assert weights_of(tmp_path / "hurt", 20) == weights_of(tmp_path / "whole", 20)
+    assert loss_log(tmp_path / "hurt") == loss_log(tmp_path / "whole")
+
+
+def test_a_signal_a_moment_after_the_question_waits_for_the_next_step_and_its_save(tmp_path):
+    the_loop = loop.Loop(job(), settings(), tmp_path, context())
+    agree = the_loop._agree
+
+    def late():
+        answer = agree()
+        if the_loop.progress.step == 3:
+            the_loop.stop_signal = "SIGTERM"
+        return answer
+
+    the_loop._agree = late
+    with pytest.raises(Interrupted, match="SIGTERM after step 4"):
+        the_loop.run()
+    assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [4]
