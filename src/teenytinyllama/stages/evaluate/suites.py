@@ -38,6 +38,8 @@ def load_benchmarks(
             if rows == []:
                 say(f"evaluate: {task.name} is left out: no sentence of the held-out text fits")
                 continue
+            if rows and len(rows) < task.num_items:
+                say(f"evaluate: {task.name} has {len(rows)} items, the held-out text gives no more")
             found.append(load_benchmark(task, overrides, language=language, made=rows))
     seen: set[str] = set()
     for benchmark in found:
