@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 Models = Annotated[
-    list[Path], typer.Argument(help="Run folders or model folders to serve.", metavar="MODEL")
+    list[Path],
+    typer.Argument(help="Run folders, model folders or GGUF files to serve.", metavar="MODEL"),
 ]
 Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any free one.")]

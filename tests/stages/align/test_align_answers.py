@@ -1,0 +1,55 @@
+"""What is counted about a chat model's answers, worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from teenytinyllama.formats.conversation_files import Conversation
+from teenytinyllama.stages.align.answers import Answer, figures_of, write_answers
+
+
+def answer(text: str, *, expected: tuple[str, ...] = (), ended: bool = True) -> Answer:
+    messages: Conversation = [
+        {"role": "system", "content": "Seja breve."},
+        {"role": "user", "content": "Onde mora Lila?"},
+    ]
+    return Answer(messages, expected, text, num_tokens=len(text.split()), ended=ended)
+
+
+ANSWERS = [
+    answer("Lila mora na FLORESTA.", expected=("floresta", "mata")),
+    answer("Lila mora na praia.", expected=("floresta",)),
+    answer("o gato e o cão e o gato e o cão", ended=False),
+    answer(""),
+]
+
+
+def test_figures_are_those_of_four_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("teenytinyllama.stages.align.answers.language_kept", lambda *_: 1.0)
+    figures = figures_of(ANSWERS, {"Lila mora na praia."}, "pt")
+    assert figures == {
+        "right_answer_fraction": 0.5,  # two have a known word, one of them has it
+        "ends_answer_fraction": 0.75,
+        "language_kept_fraction": 1.0,
+        "answer_tokens_mean": (4 + 4 + 11 + 0) / 4,
+        "distinct_1": 9 / 19,  # Lila mora na FLORESTA. praia. o gato e cão, of 4 + 4 + 11
+        "distinct_2": 8 / 16,  # 4 of the first two; o gato, gato e, e o, o cão, cão e of the third
+        "repeats_itself_fraction": 0.25,
+        "quoted_answer_fraction": 0.25,
+        "questions_asked": 4,
+    }
+    assert figures_of([], set(), "pt") == {"questions_asked": 0}
+
+
+def test_the_judges_file_has_the_fields_of_alpaca_eval(tmp_path: Path) -> None:
+    write_answers(ANSWERS[:1], tmp_path, "quickstart")
+    assert json.loads((tmp_path / "alpaca_eval.json").read_text()) == [
+        {
+            "instruction": "Onde mora Lila?",
+            "output": "Lila mora na FLORESTA.",
+            "generator": "quickstart",
+        }
+    ]
