@@ -1,0 +1,61 @@
+"""A disk that fills up while corpus, tokenizer or pack write: said, code 75, and gone on with."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teenytinyllama.cli.walk import Walk
+from teenytinyllama.errors import Interrupted
+from teenytinyllama.formats import tokens
+from teenytinyllama.recipe import load_recipe
+from teenytinyllama.stages.corpus import spool, writing
+from teenytinyllama.stages.tokenizer import convert
+
+
+def walk(recipe: Path, run_dir: Path) -> None:
+    Walk(load_recipe(recipe), run_dir, recipe).run_rooms(None, redo=False)
+
+
+def files_of(run_dir: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for room in ("corpus", "tokenizer", "tokens")
+        for path in sorted((run_dir / room).rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def test_the_same_command_goes_on_when_there_is_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'name = "r"\n[corpus]\nsources = [{ kind = "storybook", num_documents = 60, '
+        'license = "CC0-1.0" }]\n[tokenizer]\nvocab_size = 400\n[pack]\n'
+    )
+    walk(recipe, tmp_path / "calm")
+    run_dir = tmp_path / "full"
+
+    def no_space(*given: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(run_dir / "some.file"))
+
+    for owner, name in (
+        (spool.Spool, "add"),
+        (writing.Closing, "run"),
+        (convert, "write_atomically"),
+        (tokens.TokenWriter, "write"),
+        (tokens, "write_atomically"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, no_space)
+            with pytest.raises(Interrupted, match=r"no space left for .*some\.file") as caught:
+                walk(recipe, run_dir)
+        assert caught.value.exit_code == 75
+        assert files_of(run_dir) != files_of(tmp_path / "calm")
+    walk(recipe, run_dir)
+    assert files_of(run_dir) == files_of(tmp_path / "calm")
