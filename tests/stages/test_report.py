@@ -134,7 +134,11 @@ def test_a_classifier_stands_beside_what_needs_no_language_model(run_dir: Path) 
 
 def test_other_models_and_checkpoints(run_dir: Path) -> None:
     figures = FIGURES["evaluate"]
-    line = {"heldout_bits_per_byte": 1.9, "tasks": {"arc": {"accuracy": 0.31, "num_items": 100}}}
+    line = {
+        "heldout_bits_per_byte": 1.9,
+        "heldout_perplexity": 6.69,
+        "tasks": {"arc": {"accuracy": 0.31, "num_items": 100}},
+    }
     more = {
         "models": {"outro": line},
         "checkpoints": [
@@ -145,7 +149,7 @@ def test_other_models_and_checkpoints(run_dir: Path) -> None:
     write_room(run_dir, "evaluate", figures={**figures, **more})
     words = section(make(run_dir), "scores")
     assert "outro 1.9000 – 22.8 to 40.6" in words  # Wilson's interval of 31 in 100
-    assert "200 2 k 1.50 kWh 1.9000 not recorded 31.0 %" in words
+    assert "200 2 k 1.50 kWh 9.00 kg 6.69 1.9000 not recorded 31.0 %" in words
     assert "paper, 460m, ARC-Challenge" in words
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ def load_base(pretrain_dir: Path, tokenizer_dir: Path) -> tuple[LlamaForCausalLM
     return model, encoder
 
 
+# What a folder that is damaged, or not what it says, makes transformers raise. Pickled weights that
+# hold anything but tensors are one of these: torch does not run what is in them.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError)
+
+
 def load_whole(
     kind: Any,
     place: Path | str,
@@ -70,7 +76,7 @@ def load_whole(
             ignore_mismatched_sizes=True,  # said below, with the name
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         what = f"cannot be loaded ({(str(error).splitlines() or ['?'])[0][:160]})"
         raise UserError("model-damaged", str(place), what, fix) from error
     finally:

@@ -11,6 +11,7 @@ import copy
 import csv
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ TASKS_DIR = Path(__file__).parent / "tasks"
 FEWSHOT_SEED = 1234  # the harness's own default
 # Published sets hold a few items with equal choices: those are scored and counted. More is a fault.
 MAX_EQUAL_FRACTION = 0.02
+# What in a task file, or in the Python insides that its template reaches for, is code.
+CODE_SIGNS = ("!function", "!!python", "__", "|attr", "| attr", "\\x5f", "\\u005f")
+MAX_INCLUDES = 8
 # One item would do: a template is the same for all.
 NUM_LEAK_CHECKS = 5
 # A benchmark is often published, or at hand, under other split names than the harness asks for.
@@ -162,12 +166,28 @@ def _definition(task: Task) -> dict[str, Any]:
         known = sorted(p.stem for p in TASKS_DIR.glob("*.yaml"))
         what = f'no task file "{name}"'
         raise UserError("task-unknown", "evaluate.tasks", what, did_you_mean(name, known))
+    if path.parent != TASKS_DIR:
+        _check_no_code(path)
     try:
         config: dict[str, Any] = load_yaml(path)
     except Exception as error:
         what = f"cannot be read as a task file ({str(error).splitlines()[0]})"
         raise UserError("task-syntax", str(path), what, "correct that file") from error
     return config
+
+
+def _check_no_code(path: Path, depth: int = 0) -> None:
+    """Raises UserError for a foreign task file that would run code: the harness imports what a
+    `!function` names, and its templates run outside a sandbox. Files that it includes count too.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for sign in CODE_SIGNS:
+        if sign in text:
+            what = f"holds {sign}, which would run code from the file"
+            raise UserError("task-code", str(path), what, "write it as a plain template")
+    for name in re.findall(r"^include:\s*[\"']?([^\s\"'#]+)", text, re.MULTILINE):
+        if depth < MAX_INCLUDES:
+            _check_no_code(path.parent / name, depth + 1)
 
 
 def _keep_split(

@@ -27,6 +27,7 @@ from teenytinyllama.stages.publish.layout import Item, Repository
 
 TEXT_SUFFIXES = (".json", ".md", ".toml", ".txt", ".jinja", ".yaml")
 KNOWN_SUFFIXES = (*TEXT_SUFFIXES, ".safetensors", ".gguf", ".model", ".jsonl.zst")
+PYTHON_INSIDES = ("__class__", "__globals__", "__init__", "__import__", "__subclasses__", "|attr")
 MAX_TEXT_BYTES = 64 << 20
 MAX_SHOWN = 20
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
@@ -129,6 +130,11 @@ def _in_documents(where: str, item: Item) -> Iterator[Finding]:
 
 
 def _in_text(where: str, text: str) -> Iterator[Finding]:
+    # A template of ours reads the messages; one that asks for Python's insides wants out.
+    if "{%" in text or "{{" in text:
+        for name in PYTHON_INSIDES:
+            if name in text:
+                yield Finding(where, f"holds a template that reaches for {name}")
     for secret in find_secrets(text):
         words = f"{secret.kind} (fingerprint {secret.fingerprint})"
         yield Finding(where, words, secret.fingerprint)

@@ -308,7 +308,8 @@ def _plain(text: str) -> str:
 def _front_matter(metadata: Mapping[str, Any]) -> list[str]:
     """The metadata block. JSON is YAML, and has no traps: each value is written as JSON."""
     rows = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in metadata.items()]
-    return ["---", *rows, "---"]
+    # A sign that could open a tag where the block is shown is written as JSON's escape.
+    return ["---", *(re.sub(r"<(?=[A-Za-z/!?])", r"\\u003c", row) for row in rows), "---"]
 
 
 def _size_category(documents: Any) -> str:

@@ -1,4 +1,4 @@
-"""The page's tables as CSV and its charts as SVG: the very same blocks, so none can disagree."""
+"""The page's tables as CSV, its charts as SVG and PNG: the same blocks, so none can disagree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMULA_SIGNS = ("=", "+", "@", "\t", "\r")
 
 
 def export(page: Page, out_dir: Path) -> int:
-    """Write `tables/*.csv` and `plots/*.svg`; returns how many files."""
+    """Write `tables/*.csv` and `plots/*.svg`, and with the extra `png` `plots/*.png`; how many."""
     number = 0
     for table in _tables(page):
         (out_dir / "tables").mkdir(exist_ok=True)
@@ -25,9 +25,22 @@ def export(page: Page, out_dir: Path) -> int:
         number += 1
     for chart in _charts(page):
         (out_dir / "plots").mkdir(exist_ok=True)
-        write_atomically(out_dir / "plots" / f"{chart.key}.svg", _for_others(standalone(chart)))
+        svg = _for_others(standalone(chart))
+        write_atomically(out_dir / "plots" / f"{chart.key}.svg", svg)
         number += 1
+        if png := _png_of(svg):
+            write_atomically(out_dir / "plots" / f"{chart.key}.png", png)
+            number += 1
     return number
+
+
+def _png_of(svg: str) -> bytes | None:
+    """The drawing as PNG, half as large again, where the extra `png` is installed; else None."""
+    try:
+        import resvg_py
+    except ImportError:
+        return None
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=1.5))
 
 
 def _for_others(text: str) -> str:

@@ -6,6 +6,7 @@ Its label "8.1M tokens" at 100,000 steps is 0.82 B; the data file has the true c
 from __future__ import annotations
 
 import json
+import math
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -27,6 +28,20 @@ def heldout_losses(model: str) -> list[tuple[float, float]]:
     (819200000, 3.19)
     """
     return [(tokens, loss) for tokens, loss in _facts()["heldout_loss_nats"][model]]
+
+
+def perplexities_by_energy(model: str) -> list[tuple[float, float]]:
+    """Kilowatt-hours used and held-out perplexity of one of the paper's models (Table 6).
+
+    >>> [(kwh, round(value, 1)) for kwh, value in perplexities_by_energy("160m")][0]
+    (3.75, 24.3)
+    """
+    energy, losses = _facts()["energy_kwh"][model], _facts()["heldout_loss_nats"][model]
+    return [
+        (kwh, math.exp(loss))
+        for (tokens, kwh), (at, loss) in zip(energy, losses, strict=True)
+        if tokens == at
+    ]
 
 
 def arc_accuracies() -> list[tuple[float, float]]:

@@ -9,9 +9,17 @@ from teenytinyllama.stages.report import paper
 from teenytinyllama.stages.report.blocks import Block, Cell, Column, Table
 from teenytinyllama.stages.report.chart import Axes, Series
 from teenytinyllama.stages.report.gather import Receipt
-from teenytinyllama.stages.report.sections_scores import score_cells, tasks_of
+from teenytinyllama.stages.report.sections_scores import interval_of, score_cells, tasks_of
 from teenytinyllama.stages.report.sections_training import make_chart
-from teenytinyllama.stages.report.wording import count, decimal, energy, is_number, percent, short
+from teenytinyllama.stages.report.wording import (
+    count,
+    decimal,
+    energy,
+    is_number,
+    mass,
+    percent,
+    short,
+)
 
 MANIFEST = "scores/manifest.json"
 # A chart of more lines is not read; the table has them all.
@@ -55,25 +63,32 @@ def checkpoints(room: Receipt) -> list[Block]:
         return []
     lines = [line for line in found if isinstance(line, Mapping)]
     names = [name for name in tasks_of(room)]
-    chart = _curve(lines, names)
-    return [*([chart] if chart is not None else []), _table(lines, names)]
+    charts = [chart for chart in (_curve(lines, names), _by_energy(lines)) if chart is not None]
+    return [*charts, _table(lines, names)]
 
 
 def _accuracy(line: Mapping[str, Any], task: str) -> Any:
+    return _scored(line, task).get("accuracy")
+
+
+def _scored(line: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     tasks = line.get("tasks")
-    scored = tasks.get(task) if isinstance(tasks, Mapping) else None
-    return scored.get("accuracy") if isinstance(scored, Mapping) else None
+    found = tasks.get(task) if isinstance(tasks, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
     series = []
     for name, tone in zip(names, TONES[:MAX_TASKS_DRAWN], strict=False):
-        points = [
-            (line["tokens"], 100 * _accuracy(line, name))
-            for line in lines
-            if is_number(line.get("tokens")) and is_number(_accuracy(line, name))
-        ]
-        series.append(Series(name, points, tone, dots=True))
+        points, band = [], []
+        for line in lines:
+            x, found = line.get("tokens"), _scored(line, name)
+            interval = interval_of(found)
+            if is_number(x) and is_number(found.get("accuracy")):
+                points.append((x, 100 * found["accuracy"]))
+                low, high = interval or (found["accuracy"],) * 2
+                band.append(((x, 100 * low), (x, 100 * high)))
+        series.append(Series(name, points, tone, dots=True, band=band))
     if any("arc" in name.lower() for name in names):
         theirs = [(tokens, 100 * accuracy) for tokens, accuracy in paper.arc_accuracies()]
         series.append(Series("paper, 460m, ARC-Challenge", theirs, "quiet", dots=True))
@@ -83,20 +98,53 @@ def _curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
         series,
         Axes("tokens seen", "accuracy, per cent", log_x=True),
         source=f"{MANIFEST}; {paper.SOURCE}",
+        note="The band is the 95 % interval: inside it, a rise or a fall may be chance."
+        + (f" All {len(names)} tasks are in the table." if len(names) > MAX_TASKS_DRAWN else ""),
     )
+
+
+def _by_energy(lines: Sequence[Mapping[str, Any]]) -> Any:
+    """Held-out perplexity against energy, over the paper's two models (its Table 6)."""
+    ours = [
+        (kwh, line["heldout_perplexity"])
+        for line in lines
+        if is_number(line.get("heldout_perplexity")) and is_number(kwh := _kwh(line)) and kwh > 0
+    ]
+    if not ours:
+        return None
+    return make_chart(
+        "perplexity_by_energy",
+        "Perplexity against energy (paper, Table 6)",
+        [
+            Series("this run", ours, dots=True),
+            Series("paper, 160m", paper.perplexities_by_energy("160m"), "2", dots=True),
+            Series("paper, 460m", paper.perplexities_by_energy("460m"), "3", dots=True),
+        ],
+        Axes("energy so far", "held-out perplexity", log_x=True, write_x=energy),
+        source=f"{MANIFEST}; {paper.SOURCE}",
+        note="Energy is measured GPU and modelled CPU and memory together; its axis is "
+        "logarithmic. A perplexity per token depends on tokenizer and text: compare shapes.",
+    )
+
+
+def _kwh(line: Mapping[str, Any]) -> float | None:
+    used = line.get("energy")
+    # A reading holds the three parts of the energy, then kilograms of carbon.
+    return sum(used[:3]) if isinstance(used, list) and all(map(is_number, used)) else None
 
 
 def _table(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     rows = []
     for line in lines:
         used = line.get("energy")
-        # A reading holds the three parts of the energy, then kilograms of carbon.
-        kwh = sum(used[:3]) if isinstance(used, list) and all(map(is_number, used)) else None
+        carbon = used[3] if isinstance(used, list) and len(used) > 3 else None
         rows.append(
             (
                 Cell(count(line.get("step"))),
                 Cell(short(line.get("tokens"))),
-                Cell(energy(kwh)),
+                Cell(energy(_kwh(line))),
+                Cell(mass(carbon)),
+                Cell(decimal(line.get("heldout_perplexity"), 2)),
                 Cell(decimal(line.get("heldout_bits_per_byte"), 4)),
                 *(Cell(percent(_accuracy(line, name))) for name in names),
             )
@@ -105,7 +153,10 @@ def _table(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
         Column("step", True),
         Column("tokens", True),
         Column("energy so far", True),
+        Column("CO₂eq so far", True),
+        Column("perplexity", True),
         Column("bits per byte", True),
         *(Column(name, True) for name in names),
     )
-    return Table("checkpoint_scores_table", "Checkpoints", columns, tuple(rows), MANIFEST)
+    title = "Checkpoints (paper, Table 6 and Figure 2)"
+    return Table("checkpoint_scores_table", title, columns, tuple(rows), MANIFEST)

@@ -1,0 +1,49 @@
+"""F19: malicious artifacts, each refused or harmless; no code of theirs runs, no network is asked.
+
+The artifacts are those of the fast test (tests/stages/publish/malicious.py). No peer publishes such
+a list for a whole pipeline: the goal is the house's.
+
+    python bench/faults/artifacts.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests/stages/publish"))
+from malicious import TRIALS, run_trial
+
+
+def main():
+    held = 0
+    for trial in TRIALS:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / "trial"
+            place.mkdir()
+            try:
+                ended = run_trial(trial, place)
+                held += 1
+            except Exception as error:  # what got through is the finding
+                ended = f"GOT THROUGH: {type(error).__name__}: {error}"
+        print(f"{trial.__name__}: {ended.replace(folder, '')[:160]}")
+    print(
+        json.dumps(
+            {
+                "figure": "malicious_artifacts_refused",
+                "value": held,
+                "spread": 0,
+                "unit": f"of {len(TRIALS)}",
+                "peer": None,
+                "goal": "all (at least 20)",
+                "holds": held == len(TRIALS) >= 20,
+            }
+        )
+    )
+    return held != len(TRIALS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
