@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from teenytinyllama.cli.walk import Walk
 from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.manifest import sha256_file
@@ -16,6 +17,7 @@ from teenytinyllama.recipe import (
     ModelSettings,
     PackSettings,
     PretrainSettings,
+    Recipe,
     ScheduleSettings,
     Task,
 )
@@ -94,3 +96,11 @@ def test_a_fault_in_a_task_is_said_before_the_first_step(tmp_path):
     )
     with pytest.raises(UserError, match=r"test.jsonl:1.*answer out of range: 7"):
         evaluate.scorer(settings, "pt")
+
+
+@pytest.mark.parametrize(("items", "is_scored"), [(0, False), (3, True)])
+def test_the_front_door_hands_the_scorer_over_where_it_is_asked_for(items, is_scored, tmp_path):
+    asked = EvaluateSettings(tasks=TASKS, items_during_training=items)
+    recipe = Recipe(name="x", language="pt", pretrain=TRAINING, evaluate=asked)
+    walk = Walk(recipe, tmp_path, tmp_path / "x.toml")
+    assert (walk._score_model() is not None) == is_scored
