@@ -23,7 +23,7 @@ TEXTS = [
 VOCAB_SIZE = 360
 
 
-def make_run(root: Path, **changes: object) -> Path:
+def make_run(root: Path, *, tokenizer_model: str = "bpe", **changes: object) -> Path:
     """A run folder with a corpus, a tokenizer and a small random model, a few pieces padded."""
     for split, texts in (("heldout", TEXTS[:6]), ("train", TEXTS[6:])):
         with DocumentWriter(root / "corpus", split) as writer:
@@ -32,7 +32,11 @@ def make_run(root: Path, **changes: object) -> Path:
     (root / "tokenizer").mkdir()
     energy = EnergySettings()
     tokenizer.run(
-        settings=TokenizerSettings(vocab_size=VOCAB_SIZE),
+        # So short a text holds 65 pairs of bytes.
+        settings=TokenizerSettings(
+            vocab_size=320 if tokenizer_model == "byte-level" else VOCAB_SIZE,
+            model=tokenizer_model,
+        ),
         context=RoomContext("test", "pt", energy, EnergyMeter(energy)),
         out_dir=root / "tokenizer",
         corpus_dir=root / "corpus",

@@ -108,6 +108,53 @@ def test_the_file_holds_the_tokenizer_as_sentencepiece_has_it(
     assert "generation %}" not in template and "bos_token" not in template
 
 
+@pytest.fixture(scope="module")
+def bytes_gguf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run with a byte-level vocabulary, and its file."""
+    run_dir = make_run(tmp_path_factory.mktemp("bytes"), tokenizer_model="byte-level")
+    do_quantize(run_dir, run_dir / "quantized", formats=("f16",))
+    return run_dir, run_dir / "quantized" / "model-f16.gguf"
+
+
+def test_a_byte_level_vocabulary_is_written_with_its_merges(bytes_gguf: tuple[Path, Path]) -> None:
+    run_dir, path = bytes_gguf
+    fields = {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
+    assert fields["tokenizer.ggml.model"] == "gpt2"
+    assert fields["tokenizer.ggml.pre"] == "qwen2"  # digits alone, our way of cutting
+    assert "tokenizer.ggml.scores" not in fields
+    saved = json.loads((run_dir / "tokenizer" / "tokenizer.json").read_bytes())["model"]["merges"]
+    assert fields["tokenizer.ggml.merges"] == [" ".join(pair) for pair in saved]
+    assert fields["tokenizer.ggml.token_type"][:8] == [3] * 7 + [1]
+    assert fields["tokenizer.ggml.add_space_prefix"] is False
+
+
+@pytest.mark.slow
+def test_llama_cpp_reads_byte_level_text_as_we_do(bytes_gguf: tuple[Path, Path]) -> None:
+    pytest.importorskip("xllamacpp")
+    from teenytinyllama.stages.quantize.llama_cpp import Runtime
+
+    encoder = load_tokenizer(bytes_gguf[0] / "tokenizer")
+    signs = [
+        "",
+        " ",
+        "  dois",
+        "Ação!",
+        "日本",
+        "🦊🇧🇷",
+        "3,14",
+        "\n\n",
+        "a\tb",
+        "</s>",
+        "d'água 's",
+        "\xa0x",
+    ]
+    with Runtime(bytes_gguf[1], context=64) as runtime:
+        for text in [f"{sign}{text}{sign}" for sign in signs for text in TEXTS[:10]]:
+            assert runtime.tokenize(text) == encoder.encode(text), text
+        rendered = runtime.render(CONVERSATION)
+        assert rendered == encoder.render(CONVERSATION, add_generation_prompt=True)
+
+
 def test_rotary_rows_of_each_head_are_interleaved() -> None:
     weight = np.arange(8, dtype=np.float32)[:, None]  # two heads of size four
     assert interleave_rotary_rows(weight, 2).ravel().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
