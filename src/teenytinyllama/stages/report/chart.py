@@ -156,11 +156,13 @@ def _grid(frame: _Frame, axes: Axes) -> list[str]:
     many = 6 if frame.width > 500 else 4
     x_ticks = log_ticks(*frame.x_range) if axes.log_x else ticks(*frame.x_range, many)
     for tick in x_ticks:
-        x = frame.x(tick)
+        x, words = frame.x(tick), axes.write_x(tick)
+        # A long number at the right edge stands left of its tick, or it would be cut.
+        anchor = "end" if x + 3.4 * len(words) > frame.width else "middle"
         parts.append(
             f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom:.1f}" y2="{bottom + 4:.1f}"'
-            f'/><text class="tick" x="{x:.1f}" y="{bottom + 17:.1f}" text-anchor="middle">'
-            f"{escape(axes.write_x(tick))}</text>"
+            f'/><text class="tick" x="{x:.1f}" y="{bottom + 17:.1f}" text-anchor="{anchor}">'
+            f"{escape(words)}</text>"
         )
     parts.append(
         f'<line class="axis" x1="{frame.left:.1f}" x2="{right:.1f}" y1="{bottom:.1f}" '

@@ -120,11 +120,16 @@ def _by_energy(lines: Sequence[Mapping[str, Any]]) -> Any:
             Series("paper, 160m", paper.perplexities_by_energy("160m"), "2", dots=True),
             Series("paper, 460m", paper.perplexities_by_energy("460m"), "3", dots=True),
         ],
-        Axes("energy so far", "held-out perplexity", log_x=True, write_x=energy),
+        Axes("energy so far", "held-out perplexity", log_x=True, write_x=_round_energy),
         source=f"{MANIFEST}; {paper.SOURCE}",
         note="Energy is measured GPU and modelled CPU and memory together; its axis is "
         "logarithmic. A perplexity per token depends on tokenizer and text: compare shapes.",
     )
+
+
+def _round_energy(kwh: float) -> str:
+    """A round number of an axis: `100 kWh`, not `100.00 kWh`."""
+    return f"{kwh:,.4g} kWh" if kwh >= 1 else f"{1000 * kwh:.4g} Wh"
 
 
 def _kwh(line: Mapping[str, Any]) -> float | None:
