@@ -1,9 +1,12 @@
 import pytest
 import torch
+from tiny import LENGTH, SIZES, VOCAB_SIZE, data
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from teenytinyllama import model as sizes
 from teenytinyllama.training import losses
-from teenytinyllama.training.losses import IGNORED, linear_cross_entropy
+from teenytinyllama.training.losses import IGNORED, NextTokenLoss, linear_cross_entropy
 
 
 def reference(hidden, weight, targets, z_loss=0.0):
@@ -51,3 +54,85 @@ def test_autocast_multiplies_in_bfloat16_and_keeps_fp32_gradients():
     assert loss.dtype == weight.grad.dtype == hidden.grad.dtype == torch.float32
     # bfloat16 keeps 8 bits: products of 32 terms are right to about one part in a hundred.
     assert loss.item() == pytest.approx(reference(hidden, weight, targets).item(), rel=1e-2)
+
+
+@pytest.mark.skipif(
+    not hasattr(functional, "linear_cross_entropy"), reason="torch has it from 2.13 on"
+)
+def test_equals_the_library_s_own():
+    torch.manual_seed(0)
+    hidden = torch.randn(40, 16, requires_grad=True)
+    weight = torch.randn(30, 16, requires_grad=True)
+    targets = torch.randint(0, 30, (40,))
+    targets[3] = IGNORED
+    theirs = functional.linear_cross_entropy(
+        hidden, weight, targets, reduction="sum", ignore_index=IGNORED
+    )
+    ours = linear_cross_entropy(hidden, weight, targets)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    for a, b in zip(
+        torch.autograd.grad(ours, (hidden, weight)),
+        torch.autograd.grad(theirs, (hidden, weight)),
+        strict=True,
+    ):
+        assert (a - b).abs().max() < 1e-5
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most numbers that any operation gave."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.numbers = max(self.numbers, out.numel())
+        return out
+
+
+def test_no_tensor_is_as_large_as_all_logits(monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_BYTES_CPU", 1)
+    hidden = torch.randn(1024, 8, requires_grad=True)
+    weight = torch.randn(100, 8, requires_grad=True)
+    with Largest() as largest:
+        linear_cross_entropy(hidden, weight, torch.zeros(1024, dtype=torch.long)).backward()
+    assert largest.numbers == 128 * 100  # a chunk; all logits are 1024 * 100
+
+
+SHAPES = {
+    "tied": {"tie_word_embeddings": True},
+    "grouped queries": {"num_attention_heads": 4, "num_key_value_heads": 2},
+    "deep and thin": {"num_hidden_layers": 12, "hidden_size": 16},
+}
+
+
+def tiny_model(**changes):
+    shape = SIZES.model_copy(update=changes)
+    config = sizes.llama_config(shape, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
+    return sizes.build_model(config, seed=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_the_loss_of_transformers_and_its_gradients(shape):
+    model = tiny_model(**SHAPES[shape])
+    ids = torch.from_numpy(data()[:4, :LENGTH])
+    theirs = model(input_ids=ids, labels=ids).loss * 4 * (LENGTH - 1)
+    ours = NextTokenLoss(model)(ids[:, :-1], ids[:, 1:])
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    named = dict(model.named_parameters())
+    by_theirs = torch.autograd.grad(theirs, list(named.values()))
+    by_ours = torch.autograd.grad(ours, list(named.values()))
+    for name, a, b in zip(named, by_theirs, by_ours, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5), name
+
+
+def test_documents_of_one_row_do_not_see_each_other():
+    objective = NextTokenLoss(tiny_model())
+    rows = torch.from_numpy(data()[:2, :8])
+    apart = objective(rows[:, :-1], rows[:, 1:])
+    together = rows[:, :-1].reshape(1, -1)
+    targets = rows[:, 1:].reshape(1, -1)
+    positions = torch.arange(7).repeat(2)[None]
+    isolated = objective(together, targets, position_ids=positions)
+    assert isolated.item() == pytest.approx(apart.item(), rel=1e-5)
+    assert objective(together, targets).item() != pytest.approx(apart.item(), rel=1e-3)
