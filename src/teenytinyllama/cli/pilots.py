@@ -115,6 +115,8 @@ def _unit_steps(minutes: float, vocab_size: int, unique: int, run_dir: Path) -> 
         f"{format_duration(steps * flops / rate)} on this machine ({device}); Ctrl-C and the same "
         "command later lose nothing"
     )
+    if steps == MIN_PILOT_STEPS and steps * flops / rate > minutes * 60:
+        say(f"that is more than --minutes {minutes:g}: fewer than {steps} steps teach nothing")
     noted.parent.mkdir(parents=True, exist_ok=True)
     noted.write_text(str(steps), encoding="utf-8")
     return steps

@@ -286,7 +286,7 @@ def _expected(question: Question, parameters: float, tokens: float, unique: floa
         return expect(law(question.law), parameters, tokens, unique)
     middle, half = fitted.predict(parameters, tokens, unique)
     bits = middle / math.log(2) / fitted.bytes_per_token
-    return Expected(middle, middle - half, middle + half, bits)
+    return Expected(middle, max(0.0, middle - half), middle + half, bits)
 
 
 def unique_tokens(question: Question, vocab_size: int) -> float:
