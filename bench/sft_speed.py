@@ -43,6 +43,7 @@ from teenytinyllama.stages.align.packing import Rendered, best_fit
 from teenytinyllama.stages.align.room import AnswerLoss, micro_batches
 from teenytinyllama.training.base_model import flops_per_token
 from teenytinyllama.training.batches import SequenceOrder
+from teenytinyllama.training.isolated_attention import isolate_texts
 from teenytinyllama.training.loop import Job, Loop, LoopSettings
 
 LENGTH = 2048
@@ -104,6 +105,7 @@ def ours(rendered, encoder, num_steps, out_dir):
         return inner(step, micro_batch)
 
     model = new_model(encoder)
+    isolate_texts(model)
     job = Job(
         AnswerLoss(model), timed, 1, LENGTH, flops_per_token(model, LENGTH), {}, lambda _: None
     )

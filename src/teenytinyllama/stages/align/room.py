@@ -40,6 +40,7 @@ from teenytinyllama.training.base_model import (
     save_final,
 )
 from teenytinyllama.training.batches import SequenceOrder
+from teenytinyllama.training.isolated_attention import isolate_texts
 from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.lora import add_lora
@@ -82,6 +83,7 @@ def run(
 ) -> Outcome:
     """Train on conversations; return counts of them, and figures of loss, speed and answers."""
     model, encoder = load_base(pretrain_dir, tokenizer_dir)
+    isolate_texts(model)
     length = settings.sequence_length
     if length > model.config.max_position_embeddings:
         raise UserError(
