@@ -36,7 +36,7 @@ def test_figures_are_those_of_four_answers(monkeypatch: pytest.MonkeyPatch) -> N
         "language_kept_fraction": 1.0,
         "answer_tokens_mean": (4 + 4 + 11 + 0) / 4,
         "distinct_1": 9 / 19,  # Lila mora na FLORESTA. praia. o gato e cão, of 4 + 4 + 11
-        "distinct_2": 8 / 16,  # 4 of the first two; o gato, gato e, e o, o cão, cão e of the third
+        "distinct_2": 9 / 16,  # 4 of the first two; o gato, gato e, e o, o cão, cão e
         "repeats_itself_fraction": 0.25,
         "quoted_answer_fraction": 0.25,
         "questions_asked": 4,
