@@ -90,6 +90,7 @@ def test_a_sample_in_another_language_is_said(tmp_path: Path) -> None:
         (["--language", "gl", "--text", "none/**"], "text-missing"),
         (["--language", "gl", "--gpu", "gtx"], "gpu-unknown"),
         (["--language", "gl", "--sequence-length", "3"], "plan-value"),
+        (["--language", "gl", "--sequence-length", "0"], "plan-value"),
         (["--language", "gl", "--name", "a b"], "recipe-value"),
     ],
 )

@@ -77,12 +77,14 @@ def plan_for(
     if peak_tflops is not None:
         card = replace(card, peak_tflops=peak_tflops)
     more |= _text(text_mb, text)
+    if sequence_length is None:
+        sequence_length = CPU_LENGTH if gpu == "cpu" else DEFAULT_LENGTH
     question = planning.Question(
         gpu=card,
         usd_per_hour=card.usd_per_hour if usd_per_hour is None else usd_per_hour,
         budget_usd=budget_usd,
         budget_hours=hours,
-        sequence_length=sequence_length or (CPU_LENGTH if gpu == "cpu" else DEFAULT_LENGTH),
+        sequence_length=sequence_length,
         **more,
     )
     return planning.make_plan(question)

@@ -55,13 +55,11 @@ def read_clean(path: Path) -> list[str]:
             "calibrate-unreadable",
             str(path),
             f"the clean sample cannot be read ({error})",
-            "--calibrate takes a plain text in UTF-8",
+            "give a plain text file in UTF-8",
         ) from error
     documents = list(_documents(text))
     if not documents:
-        raise UserError(
-            "calibrate-empty", str(path), "no text in it", "--calibrate takes a file of clean text"
-        )
+        raise UserError("calibrate-empty", str(path), "no text in it", "give a file of clean text")
     return documents
 
 
