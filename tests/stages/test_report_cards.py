@@ -173,3 +173,25 @@ def test_a_spreadsheet_runs_nothing(run_dir: Path) -> None:
     write_room(run_dir, "corpus", counts={**COUNTS["corpus"], "sources": sources})
     text = (make(run_dir) / "tables/corpus_funnel.csv").read_text()
     assert "'=cmd" in text
+
+
+def test_the_chat_card_says_what_was_asked_and_goes_with_the_room(run_dir: Path) -> None:
+    card = (make(run_dir) / "chat_card.md").read_text()
+    assert "fine-tuned on 2,850 conversations" in card
+    assert "answers that end: 99.0 %" in card
+    assert metadata(card)["co2_eq_emissions"]["training_type"] == "fine-tuning"
+    (run_dir / "chat/manifest.json").unlink()
+    assert not (make(run_dir) / "chat_card.md").exists()
+
+
+def test_the_hub_library_reads_the_cards(run_dir: Path) -> None:
+    from huggingface_hub import DatasetCard, ModelCard
+
+    out_dir = make(run_dir)
+    model = ModelCard((out_dir / "model_card.md").read_text()).data
+    # The conversations of this run name no licence, and the card says so.
+    assert (model.license, model.license_name) == ("other", "unknown")
+    found = {result.dataset_name: result.metric_value for result in model.eval_results or ()}
+    assert found["arc"] == 0.26
+    data = DatasetCard((out_dir / "dataset_card.md").read_text()).data
+    assert data.size_categories == ["n<1K"]
