@@ -25,8 +25,8 @@ def scorer(settings: EvaluateSettings, language: str) -> ScoreModel:
     """The function that scores a model on `items_during_training` items of each task.
 
     Tasks are read now: a fault in one is said before the first step. Its figures are
-    `<task>_accuracy`, each over the same items every time. A cloze task, which is made from held-out
-    text, is left out: that text has its own figure in the log.
+    `<task>_accuracy`, each over the same items every time. A cloze task, made from held-out text,
+    is left out: that text has its own figure in the log.
     """
     groups = run_tasks.group(
         [
