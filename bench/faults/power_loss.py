@@ -5,7 +5,7 @@
 
 After each operation every disk is built that a power cut could leave behind: what was not synced
 is there, gone, empty, cut in half or full of zeros, and names of an unsynced folder are the old
-ones, the new ones, or any single change of them alone (the idea of ALICE, Pillai et al. 2014, and
+ones, the new ones, or one file's change of them alone (the idea of ALICE, Pillai et al. 2014, and
 CrashMonkey, Mohan et al. 2018). On each of them the run must go on from a checkpoint at least as
 new as the last one that was reported as saved, and find the log lines which that one counts on.
 """
@@ -104,17 +104,18 @@ class Disk:
         new = {i: self.names.get(i, self.synced_names.get(i, {})) for i in known}
         yield new
         yield old
-        for i in known:
-            for name in {*old[i], *new[i]}:
-                if old[i].get(name) == new[i].get(name):
+        for folder in known:
+            # A rename happens whole or not at all: what one inode is called changes as one.
+            was = {inode: name for name, inode in old[folder].items()}
+            now = {inode: name for name, inode in new[folder].items()}
+            for inode in {*was, *now}:
+                if was.get(inode) == now.get(inode):
                     continue
-                for base, other in ((new, old), (old, new)):
-                    changed = dict(base[i])
-                    if name in other[i]:
-                        changed[name] = other[i][name]
-                    else:
-                        changed.pop(name, None)
-                    yield {**base, i: changed}
+                for base, other in ((new, was), (old, now)):
+                    changed = {n: i for n, i in base[folder].items() if i != inode}
+                    if inode in other:
+                        changed[other[inode]] = inode
+                    yield {**base, folder: changed}
 
 
 _open, _io_open = os.open, io.open

@@ -77,7 +77,7 @@ def run(seconds: float, kill_every_s: float) -> tuple[list[list[int]], int, int,
             )
             process.start()
             dies_at = min(ends, time.monotonic() + kill_every_s * chance.uniform(0.8, 1.2))
-            while time.monotonic() < dies_at or not has_noted(notes, num_kills):
+            while time.monotonic() < dies_at or not is_going(folder, notes, num_kills):
                 assert process.is_alive(), "the training ended by itself"
                 time.sleep(0.05)
                 most = max(most, num_folders(folder))
@@ -91,9 +91,11 @@ def run(seconds: float, kill_every_s: float) -> tuple[list[list[int]], int, int,
         return rows, num_kills, most, int(newest.state["progress"]["step"])
 
 
-def has_noted(notes: Path, life: int) -> bool:
-    """Whether a life of the process has come as far as its first note; a loaded machine is slow."""
-    return notes.is_file() and f"[{life}, " in notes.read_text()
+def is_going(folder: Path, notes: Path, life: int) -> bool:
+    """Whether a life of the process has noted something and there is a checkpoint to go on from:
+    on a loaded machine both take a while."""
+    noted = notes.is_file() and f"[{life}, " in notes.read_text()
+    return noted and bool(checkpoints.list_checkpoints(folder))
 
 
 def num_folders(folder: Path) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.context import RoomContext
+from teenytinyllama.formats.manifest import sync_folder
 from teenytinyllama.progress import format_duration, say
 from teenytinyllama.training.job import LoopSettings
 from teenytinyllama.training.trackers import Trackers
@@ -107,10 +108,11 @@ def append_line(path: Path, value: dict[str, Any]) -> int:
 
 
 def sync_log(path: Path) -> None:
-    """Put a log that is only appended to on the disk, where there is one."""
+    """Put a log that is only appended to on the disk, and its name; where there is one."""
     if path.is_file():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+        sync_folder(path.parent)
 
 
 def _truncate(path: Path, length: int) -> None:
