@@ -1,0 +1,98 @@
+"""The search over the chat data at its full size: 80,000 examples, by words and by vectors.
+
+    python bench/search.py [--examples 80000] [--data '../shared/data/instruct/*.jsonl.gz']
+
+The conversations of --data repeated with a number until there are enough of them; without data,
+the storybook's. Vectors come from a random table of 160m's shape: their cost does not depend on
+what the numbers are. Times are the processor's own, which other work on the machine moves least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from teenytinyllama import storybook
+from teenytinyllama.formats.conversation_files import Conversation, Unusable, conversation_of
+from teenytinyllama.formats.records import read_records
+from teenytinyllama.recipe import Source
+from teenytinyllama.stages.serve.index import build_index, open_index
+from teenytinyllama.stages.serve.lookup import Finder
+from teenytinyllama.stages.serve.vectors import build_vectors
+
+VOCAB_SIZE, HIDDEN_SIZE, NUM_QUERIES = 32_000, 768, 60
+PEER = "none: the paper's demo was never in its repository"
+
+
+def conversations(pattern: str, wanted: int) -> Iterator[tuple[str, Conversation]]:
+    """`wanted` conversations, each of the data's with another number at its end."""
+    found: list[Conversation] = []
+    for path in Source(kind="files", path=pattern).local_paths() if pattern else ():
+        for record in read_records(path):
+            if record.fault:
+                continue
+            try:
+                found.append(conversation_of(record.fields))
+            except Unusable:
+                continue
+    if not found:
+        rows = storybook.conversations(seed=0, num_conversations=2000, split="train")
+        found = [conversation_of({"messages": row["messages"]}) for row in rows]
+    for number, one in zip(range(wanted), itertools.cycle(found), strict=False):
+        last = {**one[-1], "content": f"{one[-1]['content']} {number}"}
+        yield "data", [*one[:-1], last]  # type: ignore[list-item]
+
+
+def cpu_ms(ask: Callable[[], object]) -> float:
+    started_at = time.process_time()
+    ask()
+    return 1000 * (time.process_time() - started_at)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--examples", type=int, default=80_000)
+    parser.add_argument("--data", default="")
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        room = Path(folder) / "index"
+        started_at = time.process_time()
+        index = build_index(room, conversations(options.data, options.examples), "bench", "pt")
+        words_s = time.process_time() - started_at
+        size_mb = sum(path.stat().st_size for path in room.iterdir()) / 1e6
+        open_ms = cpu_ms(lambda: open_index(room, "bench", "pt"))
+        finder = Finder(index)
+        asked = rng.integers(0, len(index), NUM_QUERIES)
+        texts = [index.example(int(number)).messages[-1]["content"] for number in asked]
+        quote_ms = [cpu_ms(lambda text=text: finder.quotes({"text": text})) for text in texts]
+        spoken = [rng.integers(0, VOCAB_SIZE, rng.integers(20, 200)) for _ in range(len(index))]
+        table = rng.standard_normal((VOCAB_SIZE, HIDDEN_SIZE)).astype(np.float32)
+        started_at = time.process_time()
+        vectors = build_vectors(Path(folder) / "vectors", spoken, table, "bench")
+        vectors_s = time.process_time() - started_at
+        near_ms = [cpu_ms(lambda ids=ids: vectors.nearest(ids, 5)) for ids in spoken[:NUM_QUERIES]]
+    for figure, values, unit, goal in (
+        ("index built", [words_s], "s of CPU", 30),
+        ("index on disk", [size_mb], "MB", None),
+        ("index opened", [open_ms], "ms of CPU", None),
+        ("is it quoting", quote_ms, "ms of CPU", 50),
+        ("vectors built", [vectors_s], "s of CPU", 30),
+        ("nearest by vectors", near_ms, "ms of CPU", 50),
+    ):
+        value, spread = statistics.median(values), max(values) - min(values)
+        row = {"figure": f"search {options.examples}: {figure}", "value": value, "spread": spread}
+        holds = goal is None or max(values) <= goal
+        print(json.dumps({**row, "unit": unit, "peer": PEER, "goal": goal, "holds": holds}))
+
+
+if __name__ == "__main__":
+    main()
