@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from teenytinyllama.cli import label, planning, publishing, reporting, serving, talk
+from teenytinyllama.cli import label, newcomer, planning, publishing, reporting, serving, talk
 from teenytinyllama.cli.rooms import ROOMS, Room
 from teenytinyllama.errors import Interrupted, TtlError
 from teenytinyllama.progress import say
@@ -176,6 +176,7 @@ talk.add_commands(app)
 serving.add_commands(app)
 publishing.add_commands(app)
 planning.add_commands(app)
+newcomer.add_commands(app)
 label.add_commands(app)
 
 

@@ -212,12 +212,9 @@ def doctor_command(
 
 def add_commands(app: typer.Typer) -> None:
     """Hang these commands on the front door."""
-    from teenytinyllama.cli import newcomer  # whose commands take the same options
-
     app.command("plan", help="From money, a GPU and text on hand to a model worth training.")(
         plan_command
     )
-    newcomer.add_commands(app)
     app.command("doctor", help="What this machine can do, and what is missing.")(doctor_command)
 
     def settings_command(
