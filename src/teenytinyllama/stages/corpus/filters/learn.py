@@ -98,7 +98,7 @@ def letters_in(documents: Sequence[str]) -> str:
     """Letters and combining marks of the language, in order of their code points.
 
     >>> letters_in(["Olá, você!"])
-    'Ocelováê'
+    'Oclováê'
     """
     signs = Counter(sign for text in documents for sign in text)
     counts = {c: n for c, n in signs.items() if unicodedata.category(c)[0] in "LM"}
