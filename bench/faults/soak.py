@@ -33,6 +33,7 @@ from teenytinyllama.training.job import Job
 STEPS_BETWEEN_NOTES = 100
 WARM_UP_STEPS = 500
 NUM_STEPS = 10_000_000
+MIN_KILLS = 2
 
 
 def noting_job(notes: Path, life: int) -> Job:
@@ -71,7 +72,7 @@ def run(seconds: float, kill_every_s: float) -> tuple[list[list[int]], int, int,
     num_kills = most = 0
     with tempfile.TemporaryDirectory() as name:
         folder, notes = Path(name) / "run", Path(name) / "notes"
-        while time.monotonic() < ends:
+        while time.monotonic() < ends or num_kills < MIN_KILLS:
             process = multiprocessing.get_context("fork").Process(
                 target=train, args=(folder, notes, num_kills)
             )
