@@ -150,7 +150,8 @@ def made_by(folder):
     made = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        if path.name in ("manifest.json", "state.json") or name.startswith("."):
+        # Hidden files, such as half-written ones of a kill, are in no receipt and read by nobody.
+        if path.name in ("manifest.json", "state.json") or name.startswith(".") or "/." in name:
             continue
         if folder.name == "report":  # it tells times, and draws them
             text = path.read_text(encoding="utf-8") if path.suffix == ".md" else ""
