@@ -181,6 +181,8 @@ export class Chat {
     const body = {
       model: name, messages, ...values, stream: true, stream_options: { include_usage: true },
     };
+    const { max_model_len: context } = this.models.find((one) => one.id === name);
+    if (2 * body.max_tokens > context) delete body.max_tokens; // as many as fit
     for (;;) {
       const response = await this.request("/v1/chat/completions", body, this.stopper.signal);
       if (response.ok) return response;
