@@ -2,7 +2,7 @@
 
     python bench/generation_speed.py --rounds 5        # the paper's 160m, random weights, minutes
 
-Everyone gets the same random weights, prompt, number of new tokens and one thread. Rates are of
+Everyone gets the same random weights, prompt, number of new tokens and threads. Rates are of
 decoding alone (the prompt is read before, or a run of one token taken off) and per second of CPU
 time, which says what one free core gives, also on a busy machine. Ratios are taken round by round.
 """
@@ -98,8 +98,9 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
     settings: ModelSettings = SIZES[given.model]
     config = llama_config(settings, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
     model = build_model(config, seed=0).eval().to(torch.bfloat16)
@@ -111,8 +112,8 @@ def main() -> None:
 
         context = prompt + new + 64
         with (
-            Runtime(paths["f16"], context=context) as f16,
-            Runtime(paths["q4_k_m"], context=context) as q4,
+            Runtime(paths["f16"], context=context, num_threads=given.threads) as f16,
+            Runtime(paths["q4_k_m"], context=context, num_threads=given.threads) as q4,
         ):
             contestants: dict[str, Callable[[], float]] = {
                 "ours, one stream": lambda: ours(decoder, 1, prompt, new),

@@ -46,6 +46,12 @@ def test_piped_lines_get_one_line_each_and_the_same_ones_again(run_dir: Path) ->
     assert lines_of([run_dir], "Olá\nE a raposa?\n", "seed=5", "max_new_tokens=8") == first
 
 
+def test_an_answer_ends_before_the_words_that_were_set(run_dir: Path) -> None:
+    (whole,) = lines_of([run_dir], "Olá\n", *GREEDY)
+    word = next(letter for letter in whole[1:] if letter.isalnum())
+    assert lines_of([run_dir], "Olá\n", *GREEDY, f"stop={word}") == [whole[: whole.index(word)]]
+
+
 def test_several_models_answer_in_turn(run_dir: Path) -> None:
     final = run_dir / "pretrain" / "final"
     answers = lines_of([run_dir, final], "Olá\n", *GREEDY)
