@@ -112,7 +112,7 @@ def test_slices_in_every_precision_with_recomputing_compiling_and_poison(tmp_pat
     )
     for name, plan in plans.items():
         alone = tmp_path / f"{name} alone"
-        train(alone, **plan)
+        train(alone, **{**plan, "compile": False})
         # bfloat16 keeps 8 bits: a sum in another order moves the loss's third digit at most.
         same_losses(alone, tmp_path / name, rel=2e-3 if name == "mixed" else 1e-4)
 
