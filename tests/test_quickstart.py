@@ -107,7 +107,8 @@ def test_plain_transformers_loads_what_was_made(walked):
         assert ids[-1] == 6
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits
-        assert logits.shape == (1, len(ids), len(tokenizer))
+        assert len(tokenizer) == 600
+        assert logits.shape == (1, len(ids), 640)  # a multiple of 64
 
 
 def test_again_everything_is_skipped_at_once(walked):

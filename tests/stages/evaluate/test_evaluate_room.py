@@ -52,11 +52,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
     tokenizer.run(
         settings=TokenizerSettings(vocab_size=600),
-        context=None,
+        context=CONTEXT,
         out_dir=root / "tokenizer",
         corpus_dir=root / "corpus",
     )
-    pack.run(settings=PackSettings(), context=None, out_dir=root / "tokens", **folders)
+    pack.run(settings=PackSettings(), context=CONTEXT, out_dir=root / "tokens", **folders)
     final = root / "pretrain" / "final"
     config = llama_config(MODEL, 600, bos_id=1, eos_id=2, pad_id=3)
     build_model(config, seed=0).save_pretrained(final)
