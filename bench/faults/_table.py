@@ -48,12 +48,20 @@ FAULTS = (
           "corpus_kill, tokens_kill, changed_settings", "12"),
     Fault("F16", "SIGKILL in the evaluation", "evaluate_kill", "4"),
     Fault("F17", "bad requests, slow clients, hang-ups against the server", "server", "4"),
+    Fault("F18", "secrets in texts, recipe, environment and paths; then everything a run writes is "
+          "read", "canaries", "2"),
+    Fault("F19", "files made to harm: weights, archives, templates, names, pages", "artifacts",
+          "3"),
     Fault("F20", "half an hour of training with a kill every three minutes", "soak", "30"),
     Fault("F21", "a disk that hangs in a read or a save, SIGSTOP, dead and hanging trackers",
           "stalls", "6"),
 )  # fmt: skip
 # Where the figures of a number are called by another name.
-OTHER_NAMES = {"F16": "evaluate_killed"}
+OTHER_NAMES = {
+    "F16": "evaluate_killed",
+    "F18": "canary_secrets",
+    "F19": "malicious_artifacts",
+}
 
 HEAD = """# Faults: what is done to it, and what came of it
 
@@ -67,8 +75,8 @@ much smaller, are in `make test` (`tests/test_faults.py` and the tests of each r
 |---|---|---|---|---|
 """
 FOOT = """
-The numbers are those of the project's plan of faults; F14, F15, F18, F19, F22 and F23 have no
-script of their own.
+The numbers are those of the project's plan of faults; F14, F15, F22 and F23 have no script
+of their own.
 """
 
 

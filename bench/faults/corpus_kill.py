@@ -119,7 +119,10 @@ def main() -> None:
             equal += files_of(run_dir) == calm
             print(f"{kills} kills, {equal} of {rounds} runs equal", file=sys.stderr, flush=True)
     row = {"figure": "F13 corpus: runs equal after kills", "value": equal / rounds, "spread": 0}
-    row |= {"unit": f"of {rounds} runs, {kills} kills", "peer": "datatrove: same config needed"}
+    row |= {
+        "unit": f"share of {rounds} runs, {kills} kills",
+        "peer": "datatrove: same config needed",
+    }
     print(json.dumps({**row, "goal": 1.0, "holds": equal == rounds}))
     row = {"figure": "F13 corpus: workers left behind", "value": orphans, "spread": 0}
     row |= {"unit": f"processes, {kills} kills", "peer": None}

@@ -53,7 +53,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Output:
         hashed = []
         for name in names:
             row = plain[name].detach().contiguous().cpu().reshape(-1).view(torch.uint8)
-            memory = memoryview(row.numpy())
+            memory = row.numpy().data
             hashed.append(pool.submit(digest.update, memory))
             file.write(memory)
         file.flush()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +68,6 @@ class Watchdog:
 def _give_up(what: str, seconds: float) -> None:
     """End the process where it hangs. Every file is whole or unseen at any moment: that is safe."""
     say(f"{what} has taken more than {format_duration(seconds)}. It hangs here:")
-    faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+    faulthandler.dump_traceback(file=2, all_threads=True)  # 2: stderr
     say(str(Interrupted(f"{what} hangs; is the disk or the network folder still there?")))
     os._exit(Interrupted.exit_code)
