@@ -81,6 +81,12 @@ def test_commands_change_what_they_say(talker: Talker, tmp_path: Path) -> None:
     assert session.done
 
 
+def test_quotes_keep_the_spaces_of_a_stop_text() -> None:
+    assert ChatOptions().changed('stop=" fim "').stop == " fim "
+    assert ChatOptions().changed("stop= fim ").stop == "fim"
+    assert ChatOptions().changed('stop="').stop == '"'
+
+
 @pytest.mark.parametrize(
     ("line", "code", "fix"),
     [

@@ -45,7 +45,7 @@ class ChatOptions:
     max_new_tokens: int = 512
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7, top_p=0.95))
     stop: str = ""
-    """An answer ends before these words; empty: only at its own end."""
+    """An answer ends before these words, in quotes where spaces count; empty: only at its end."""
 
     def changed(self, assignment: str) -> ChatOptions:
         """These options with `name=value` applied. Raises UserError for what does not fit.
@@ -59,7 +59,8 @@ class ChatOptions:
             what = f'got "{assignment}", expected name=value'
             raise UserError("chat-setting", name, what, did_you_mean(name, known))
         if name == "stop":
-            return dataclasses.replace(self, stop=value)
+            quoted = len(value) > 1 and value[0] == value[-1] == '"'
+            return dataclasses.replace(self, stop=value[1:-1] if quoted else value)
         kind = type(known[name])
         try:
             number = kind(value)

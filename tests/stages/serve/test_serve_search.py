@@ -105,6 +105,14 @@ def test_examples_that_say_the_same_are_shown_once(tmp_path: Path) -> None:
     assert [one["number"] for one in found["examples"]] == [0, 9]
 
 
+def test_words_with_vowel_signs_are_counted_whole(tmp_path: Path) -> None:
+    answer = "রিনা নদীর ধারে ছোট একটি বাড়িতে থাকে।"
+    finder = Finder(build_index(tmp_path / "x", [("a", turn("কোথায়?", answer))], "print", "bn"))
+    found = finder.quotes({"text": answer})
+    assert found["num_words"] == found["longest_run_words"] == 7
+    assert "".join(words for words, _ in found["answer"]) == answer
+
+
 def test_search_finds_other_forms_of_a_word_and_without_accents(finder: Finder) -> None:
     def numbers(query: str) -> list[int]:
         return [one["number"] for one in finder.examples({"query": query})["examples"]]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 import unicodedata
 from functools import lru_cache
 from importlib import resources
 
-WORD = re.compile(r"\w+")
+from teenytinyllama.languages import word_pattern
 
 
 def plain(word: str) -> str:
@@ -25,8 +24,12 @@ def plain(word: str) -> str:
 
 
 def spans_of(text: str) -> list[tuple[int, int]]:
-    """Beginning and end of every word of a text."""
-    return [match.span() for match in WORD.finditer(text)]
+    """Beginning and end of every word of a text; vowel signs belong to their word.
+
+    >>> spans_of("বাংলা ভাষা")
+    [(0, 5), (6, 10)]
+    """
+    return [match.span() for match in word_pattern().finditer(text)]
 
 
 class Stemmer:
