@@ -1,9 +1,11 @@
 """The house: imports only go down, stages do not know each other, the front door opens fast."""
 
 import ast
+import re
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import teenytinyllama
@@ -88,3 +90,17 @@ def test_help_comes_in_half_a_second():
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "run" in done.stdout
     assert min(seconds) < 0.5, seconds  # of the processor: other work may share the machine
+
+
+def test_extras_that_errors_name_exist():
+    project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    known = project["project"]["optional-dependencies"]
+    named = re.compile(r"missing_extra\([^()]*\"([\w-]+)\"\)|teenytinyllama\[([\w,-]+)\]")
+    found = {
+        extra
+        for path in modules().values()
+        for match in named.finditer(path.read_text(encoding="utf-8"))
+        for extra in (match[1] or match[2]).split(",")
+    }
+    assert "lora" in found
+    assert found <= set(known)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import VOCAB_SIZE, job
 
 from teenytinyllama.recipe import OptimizerSettings
@@ -13,6 +14,7 @@ from teenytinyllama.training.optimizer import (
     set_learning_rates,
     step_if_finite,
 )
+from teenytinyllama.training.tensor_files import write_tensors
 
 ONE, ZERO = torch.tensor(1.0), torch.tensor(0.0)
 
@@ -104,6 +106,30 @@ def test_state_goes_out_and_comes_back(kind):
         step_if_finite(optimizers, ZERO)
     for (name, x), (_, y) in zip(first.named_parameters(), second.named_parameters(), strict=True):
         assert torch.equal(x, y), name
+
+
+def test_eight_bit_moments_go_through_a_file(tmp_path):
+    pytest.importorskip("bitsandbytes")
+
+    def pair():
+        torch.manual_seed(0)  # bitsandbytes keeps what is below 4,096 numbers in fp32
+        model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.Linear(128, 64))
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        return model, build(model, "adamw-8bit")
+
+    (first, a), (second, b) = pair(), pair()
+    step_if_finite(a, ZERO)
+    step_if_finite(a, ONE)
+    write_tensors(tmp_path / "optimizer.safetensors", optimizer_tensors(first, a))
+    saved = load_file(tmp_path / "optimizer.safetensors")
+    assert saved["state1/1.weight"].dtype == torch.uint8
+    second.load_state_dict(first.state_dict())
+    load_optimizer_tensors(second, b, saved)
+    for optimizers in (a, b):
+        step_if_finite(optimizers, ZERO)
+    for x, y in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(x, y)
 
 
 def test_one_rate_drives_all_groups():

@@ -182,7 +182,7 @@ def _first_order(
         try:
             import bitsandbytes
         except ImportError as error:
-            raise missing_extra("bitsandbytes", "gpu") from error
+            raise missing_extra("bitsandbytes", "bitsandbytes") from error
         eight_bit: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
             groups, lr=lr, betas=betas, eps=eps
         )
@@ -220,7 +220,9 @@ def optimizer_tensors(
         for parameter, state in optimizer.state.items():
             for key, value in state.items():
                 tensor = value if isinstance(value, Tensor) else torch.tensor(value)
-                tensors[f"{key}/{names[id(parameter)]}"] = tensor
+                # One table of codes serves all weights, and a file keeps shared memory only once.
+                is_shared = key.startswith("qmap")
+                tensors[f"{key}/{names[id(parameter)]}"] = tensor.clone() if is_shared else tensor
     return tensors
 
 
@@ -243,4 +245,7 @@ def load_optimizer_tensors(
         device = (
             torch.device("cpu") if key == "step" and not parameter.is_cuda else parameter.device
         )
-        owner[id(parameter)].state[parameter][key] = tensor.to(device)
+        # torch counts steps in a float on the device, bitsandbytes in a plain int.
+        is_plain = tensor.ndim == 0 and tensor.dtype == torch.int64
+        value = int(tensor) if is_plain else tensor.to(device)
+        owner[id(parameter)].state[parameter][key] = value
