@@ -361,7 +361,8 @@ class OptimizerSettings(Settings):
     """`[<room>.optimizer]`: how weights follow gradients."""
 
     kind: Literal["adamw", "muon", "adafactor", "adamw-8bit"] = "adamw"
-    """`muon`: torch.optim.Muon on hidden matrices, AdamW on embeddings, head and gains."""
+    """`muon`: torch.optim.Muon on hidden matrices, AdamW on embeddings, head and gains;
+    `adamw-8bit`: moments of one byte, from bitsandbytes (the extra of that name)."""
     peak_learning_rate: Annotated[float, Field(gt=0)] = 6e-4
     """Highest learning rate of AdamW (and of all weights unless `muon_learning_rate` applies)."""
     muon_learning_rate: Annotated[float, Field(gt=0)] = 3e-3
