@@ -11,7 +11,7 @@ from tiny import LENGTH, ROWS_PER_STEP, job, loss_log, train
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.formats.manifest import sha256_file
 from teenytinyllama.recipe import CheckpointSettings
-from teenytinyllama.training import checkpoints
+from teenytinyllama.training import checkpoints, journal
 
 
 @pytest.fixture(autouse=True)
@@ -211,3 +211,14 @@ def test_a_dead_tracker_does_not_stop_training(tmp_path, monkeypatch, capsys):
     train(tmp_path, num_steps=6, trackers=("wandb",))
     assert capsys.readouterr().err.count("network is down") == 1
     assert len(loss_log(tmp_path)) == 2
+
+
+def test_slow_steps_give_a_sign_of_life_and_leave_the_log_alone(tmp_path, monkeypatch, capsys):
+    train(tmp_path / "quiet", num_steps=4)
+    assert "step 1/4" not in capsys.readouterr().err
+    monkeypatch.setattr(journal, "SECONDS_OF_SILENCE", 0.0)
+    train(tmp_path / "slow", num_steps=4)
+    said = capsys.readouterr().err
+    assert "step 1/4" in said
+    assert "loss and speed are shown every 3 steps" in said
+    assert loss_log(tmp_path / "slow") == loss_log(tmp_path / "quiet")

@@ -27,6 +27,7 @@ METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.jsonl"
 SKIPPED_NAME = "skipped.jsonl"
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_OF_SILENCE = 30.0
 
 
 class Journal:
@@ -43,6 +44,7 @@ class Journal:
         )
         self._trackers = Trackers(settings.trackers if is_main else (), out_dir, context)
         self._shown_at = 0.0
+        self._heard_at = time.monotonic()
 
     def metrics(self, line: dict[str, Any]) -> int:
         """Append a line to `metrics.jsonl` and its mirrors; returns the file's length after it."""
@@ -84,7 +86,7 @@ class Journal:
         now = time.monotonic()
         if not self.is_main or (now - self._shown_at < SECONDS_BETWEEN_LINES and not at_once):
             return
-        self._shown_at = now
+        self._shown_at = self._heard_at = now
         loss = "-" if line["loss"] is None else f"{line['loss']:.3f}"
         heldout = f", held-out {line['heldout_bpb']:.4f} bits/byte" if "heldout_bpb" in line else ""
         price = self.context.energy.usd_per_gpu_hour * seconds / 3600
@@ -93,6 +95,21 @@ class Journal:
             f"  step {line['step']}/{self.settings.num_steps}, loss {loss}{heldout}, "
             f"{line['tokens_per_s']:,.0f} tokens/s, MFU {100 * line['mfu']:.0f} %, "
             f"{line['energy_kwh'] * 1000:.2f} Wh{money}, {format_duration(seconds_left)} left"
+        )
+
+    def pulse(self, step: int, *, seconds_left: float) -> None:
+        """A sign of life where steps are slow and none is logged for half a minute.
+
+        It has no loss: to show one, the host would have to wait for the device.
+        """
+        now = time.monotonic()
+        if not self.is_main or now - self._heard_at < SECONDS_OF_SILENCE:
+            return
+        self._heard_at = now
+        every = self.settings.log_every_steps
+        say(
+            f"  step {step}/{self.settings.num_steps}, {format_duration(seconds_left)} left "
+            f"(loss and speed are shown every {every} steps)"
         )
 
     def close(self) -> None:

@@ -166,6 +166,9 @@ class Loop:
                 figures = self._out_of_training(self.job.evaluate)
         if last or figures or _due(step, settings.log_every_steps):
             self._log(figures)
+        else:
+            left = self._spending.seconds_left(self.progress, settings.num_steps)
+            self._journal.pulse(step, seconds_left=left)
         if self.job.sample and (last or _due(step, settings.sample_every_steps)):
             self._write_samples()
         stop, is_time = self._agree()
@@ -258,7 +261,7 @@ class Loop:
         progress.log_bytes = self._journal.metrics(line)
         self._journal.show(
             line,
-            seconds_left=spending.seconds_left(progress, num_steps, now),
+            seconds_left=spending.seconds_left(progress, num_steps),
             seconds=progress.seconds,
             at_once=bool(figures),
         )

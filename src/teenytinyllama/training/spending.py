@@ -48,7 +48,7 @@ class Spending:
         self.best_tokens_per_s = max(self.best_tokens_per_s, tokens_per_s)
         return tokens_per_s
 
-    def seconds_left(self, progress: Progress, num_steps: int, now: float) -> float:
+    def seconds_left(self, progress: Progress, num_steps: int) -> float:
         """At the pace of this session."""
         share = (progress.step - self._first_step) / (num_steps - self._first_step)
-        return (now - self._started) * (1 - share) / share
+        return (time.monotonic() - self._started) * (1 - share) / share
