@@ -7,6 +7,7 @@ otherwise. Nothing is ever downloaded: the models are those that were named at t
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +26,10 @@ if TYPE_CHECKING:  # only where a GGUF file is served
     from teenytinyllama.training.llama_cpp import GgufTalker
 
 MIN_KEY_CHARACTERS = 16
+# Torch keeps a kernel for every shape of a product that it has met, 1,024 in each of two caches.
+# A server meets another shape for every number of clients: its memory grew by a fifth.
+KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+MAX_KERNELS = 128
 MAX_REMEMBERED_WORDS = 20_000  # 4 MB; whoever asks chooses the words
 SWITCH_INTERVAL_S = 0.0005  # the generating thread waits no longer than this for the interpreter
 
@@ -40,6 +45,8 @@ def run(
     assignments: Sequence[str] = (),
 ) -> None:
     """Load the models and answer until SIGTERM or Ctrl-C; answers under way are finished."""
+    for name in KERNEL_CACHES:
+        os.environ.setdefault(name, str(MAX_KERNELS))
     try:
         from teenytinyllama.stages.serve.app import App
         from teenytinyllama.stages.serve.wire import listen, serve
