@@ -101,8 +101,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if by_hidden is not None:
                 by_hidden[start : start + chunk] = gradient @ narrow
             if needs_weight:
-                part = (gradient.T @ rows).to(weight.dtype)
-                by_weight = part if by_weight is None else by_weight.add_(part)
+                part = gradient.T @ rows  # (V, H)
+                if by_weight is None:
+                    by_weight = part.to(weight.dtype)
+                else:
+                    _add_narrow(by_weight, part)
         ctx.save_for_backward(by_hidden, by_weight)
         return total
 
@@ -113,6 +116,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scaled_hidden = None if by_hidden is None else by_hidden * upstream.to(by_hidden.dtype)
         scaled_weight = None if by_weight is None else by_weight.mul_(upstream.to(by_weight.dtype))
         return scaled_hidden, scaled_weight, None, None, None
+
+
+def _add_narrow(total: Tensor, part: Tensor) -> None:
+    """Add a `part` of fewer bits to `total`, in place.
+
+    A CPU makes a wide copy of the part first: some rows at a time it stays in the cache.
+    """
+    row_bytes = total.element_size() * total.shape[1]
+    step = total.shape[0] if total.is_cuda else max(1, BLOCK_BYTES_CPU // row_bytes)
+    for start in range(0, total.shape[0], step):
+        total[start : start + step] += part[start : start + step]
 
 
 def _rows_per_chunk(hidden: Tensor, vocab_size: int) -> int:
