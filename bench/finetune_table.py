@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--limits", type=int, nargs=3, default=[600, 300, 800])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-4, 5e-4])
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[2e-4, 1e-3])
     parser.add_argument("--max-length", type=int, default=128)
     options = parser.parse_args()
     torch.set_num_threads(1)
