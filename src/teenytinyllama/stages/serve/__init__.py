@@ -29,7 +29,7 @@ MIN_KEY_CHARACTERS = 16
 # Torch keeps a kernel for every shape of a product that it has met, 1,024 in each of two caches.
 # A server meets another shape for every number of clients: its memory grew by a fifth.
 KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-MAX_KERNELS = 128
+MAX_KERNELS = 64
 MAX_REMEMBERED_WORDS = 20_000  # 4 MB; whoever asks chooses the words
 SWITCH_INTERVAL_S = 0.0005  # the generating thread waits no longer than this for the interpreter
 
