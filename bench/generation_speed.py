@@ -1,7 +1,10 @@
 """Generated tokens per second on one CPU core: ours, transformers.generate and llama.cpp in turn.
 
     python bench/generation_speed.py --rounds 5        # the paper's 160m, random weights, minutes
+    pip install --no-binary llama-cpp-python llama-cpp-python      # then a second llama.cpp joins
 
+llama.cpp runs as the wheel `xllamacpp` brings it, made for many processors, and, where
+`llama-cpp-python` is installed, as it was built on this machine for this processor.
 Everyone gets the same random weights, prompt, number of new tokens and threads. Rates are of
 decoding alone (the prompt is read before, or a run of one token taken off) and per second of CPU
 time, which says what one free core gives, also on a busy machine. Ratios are taken round by round.
@@ -16,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,6 +66,28 @@ def llama_cpp(runtime: object, prompt_tokens: int, new_tokens: int) -> float:
     started = time.process_time()
     runtime.generate(ids, new_tokens, remember_prompt=True)
     return new_tokens / (time.process_time() - started)
+
+
+def built_here(path: Path, context: int, threads: int) -> Callable[[int, int], float] | None:
+    """The same by llama-cpp-python, which pip compiles for this processor; None without it."""
+    try:
+        from llama_cpp import Llama
+    except ImportError:
+        return None
+    model = Llama(
+        str(path), n_ctx=context, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
+
+    def rate(prompt_tokens: int, new_tokens: int) -> float:
+        (ids,) = random_prompts(1, prompt_tokens, VOCAB_SIZE)
+        model.reset()
+        model.eval(ids)
+        started = time.process_time()
+        for _ in range(new_tokens):
+            model.eval([model.sample(temp=0.0)])
+        return new_tokens / (time.process_time() - started)
+
+    return rate
 
 
 def write_files(model: LlamaForCausalLM, folder: Path) -> dict[str, Path]:
@@ -122,6 +148,10 @@ def main() -> None:
                 "llama.cpp our Q4_K_M": lambda: llama_cpp(q4, prompt, new),
                 f"ours, batch {given.batch}": lambda: ours(decoder, given.batch, prompt, new),
             }
+            for name, path in (("F16", paths["f16"]), ("our Q4_K_M", paths["q4_k_m"])):
+                rate = built_here(path, context, given.threads)
+                if rate is not None:
+                    contestants[f"llama.cpp built here {name}"] = partial(rate, prompt, new)
             for contest in contestants.values():
                 contest()
             rounds: list[dict[str, float]] = []
@@ -142,7 +172,11 @@ def report(rounds: list[dict[str, float]], size: str, batch_name: str) -> None:
         ("one stream, 16 bits", one, f16, 1 / 1.5),
         ("our Q4_K_M in llama.cpp", "llama.cpp our Q4_K_M", generate, 7.0),
         ("batch in total tokens", batch_name, one, 6.0),
+        ("one stream, 16 bits", one, "llama.cpp built here F16", 1 / 1.5),
+        ("our Q4_K_M in llama.cpp built here", "llama.cpp built here our Q4_K_M", generate, 7.0),
     ):
+        if not {name, peer} <= set(rounds[0]):
+            continue
         ratios = [row[name] / row[peer] for row in rounds]
         value = statistics.median(ratios)
         print(

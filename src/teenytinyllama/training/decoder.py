@@ -38,6 +38,7 @@ class Matrix:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
+        self._across = weight.t()
         self._arranged: Tensor | None = None
         self._can_arrange = (
             weight.device.type == "cpu"
@@ -46,8 +47,8 @@ class Matrix:
         )
 
     def apply(self, x: Tensor) -> Tensor:
-        """`x @ weight.T`, as `functional.linear` gives it."""
-        return functional.linear(x, self.weight)
+        """`x @ weight.T` of rows (N, in)."""
+        return torch.mm(x, self._across)
 
     def apply_to_rows(self, x: Tensor) -> Tensor:
         """The same for several rows of one token each.
@@ -228,23 +229,20 @@ class Decoder:
     def _layers(self, ids: Tensor, memory: Memory, first: int, starts: list[int]) -> Tensor:
         """All layers on new tokens (R, T) of rows `first` onwards; hidden states (R T, C)."""
         num_rows, width = ids.shape
-        place = Place(self, first, starts, width)
+        place = Place(self, memory, first, starts, width)
         apply = Matrix.apply_to_rows if width == 1 and num_rows > 1 else Matrix.apply
         turning = self.num_heads + self.num_key_value_heads
         heads = (num_rows, width, turning + self.num_key_value_heads, self.head_size)
         hidden: Tensor = self.embedding[ids.flatten()]  # (R T, C)
         for number, layer in enumerate(self.layers):
-            keys, values = memory.keys[number], memory.values[number]  # (R, K, N, D)
-            x = apply(layer.qkv, self._normed(hidden, layer.attention_norm))
-            x = x.view(heads)  # (R, T, H + 2 K, D)
+            x = apply(layer.qkv, self._normed(hidden, layer.attention_norm)).view(heads)
             qk = place.turn(x[:, :, :turning])
-            place.write(keys, qk[:, :, self.num_heads :])
-            place.write(values, x[:, :, turning:])
-            mixed = place.attend(qk[:, :, : self.num_heads], keys, values)  # (R T, H D)
+            place.write(number, qk[:, :, self.num_heads :], x[:, :, turning:])
+            mixed = place.attend(number, qk[:, :, : self.num_heads])  # (R T, H D)
             hidden = hidden + apply(layer.attention_out, mixed)
             both = apply(layer.gate_up, self._normed(hidden, layer.mlp_norm))
             gate, up = both.chunk(2, -1)
-            hidden = hidden + apply(layer.down, functional.silu(gate) * up)
+            hidden = hidden + apply(layer.down, functional.silu(gate).mul_(up))
         return hidden
 
 
@@ -262,10 +260,11 @@ def _interleaved(weight: Tensor, num_heads: int) -> Tensor:
 class Place:
     """Where a pass's new tokens stand: their rotation, where they are written, what they see."""
 
-    def __init__(self, decoder: Decoder, first: int, starts: list[int], width: int) -> None:
+    def __init__(
+        self, decoder: Decoder, memory: Memory, first: int, starts: list[int], width: int
+    ) -> None:
         device = decoder.device
-        self.first, self.starts, self.width = first, starts, width
-        self.rows = slice(first, first + len(starts))
+        self.starts = starts
         self.end = max(starts) + width
         self.together = len(set(starts)) == 1
         self.enable_gqa = decoder.num_heads != decoder.num_key_value_heads
@@ -273,9 +272,16 @@ class Place:
         self.wide_rows = device.type == "cpu" and decoder.dtype != torch.float32 and width == 1
         self.is_causal = self.together and starts[0] == 0 and width > 1
         self.mask: Tensor | None = None  # (R, 1, T, N), true where a position is seen
+        # Keys and values of these rows by layer, each (R, K, N, D). Cut for all layers at once:
+        # each view of its own costs as much as a small product.
+        rows = slice(first, first + len(starts))
+        held = (memory.keys[:, rows], memory.values[:, rows])
+        self.held = [part.unbind(0) for part in held]
+        self.read = [part[:, :, :, : self.end].unbind(0) for part in held]
+        self.written = [part[:, :, :, starts[0] : self.end].unbind(0) for part in held]
         new = torch.arange(width, device=device)
         self.positions = torch.tensor(starts, device=device)[:, None] + new  # (R, T)
-        self.lines = torch.arange(len(starts), device=device)[:, None] + first  # (R, 1)
+        self.lines = torch.arange(len(starts), device=device)[:, None]  # (R, 1)
         if self.together:
             self.rotations = decoder.rotations[starts[0] : self.end, None]  # (T, 1, D / 2)
         else:
@@ -291,24 +297,23 @@ class Place:
         )  # (R, T, H + K, D / 2)
         return torch.view_as_real(pairs * self.rotations).flatten(-2)
 
-    def write(self, memory: Tensor, new: Tensor) -> None:
-        """Put the keys or values of the new tokens, (R, T, K, D), where they belong."""
-        if self.together:
-            memory[self.rows, :, self.starts[0] : self.end] = new.transpose(1, 2)
-        else:
-            memory[self.lines, :, self.positions] = new.to(memory.dtype)
+    def write(self, layer: int, *new: Tensor) -> None:
+        """Put a layer's keys and values of the new tokens, (R, T, K, D) each, where they belong."""
+        for part, rows in enumerate(new):
+            if self.together:
+                self.written[part][layer].copy_(rows.transpose(1, 2))
+            else:
+                self.held[part][layer][self.lines, :, self.positions] = rows.to(self.dtype)
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, layer: int, queries: Tensor) -> Tensor:
         """Attention of the new tokens' queries (R, T, H, D) over all that is held: (R T, H D)."""
         num_rows, width = queries.shape[:2]
         if self.wide_rows and num_rows > 1:
-            return self._attend_in_rows(queries, keys[self.rows], values[self.rows])
-        kind = torch.float32 if self.wide_rows else keys.dtype
-        q = queries.transpose(1, 2).to(kind)  # (R, H, T, D)
-        keys = keys[self.rows, :, : self.end].to(kind)
-        values = values[self.rows, :, : self.end].to(kind)
+            return self._attend_in_rows(queries, *(part[layer] for part in self.held))
+        kind = torch.float32 if self.wide_rows else self.dtype
+        keys, values = (part[layer].to(kind) for part in self.read)
         mixed = functional.scaled_dot_product_attention(
-            q,
+            queries.transpose(1, 2).to(kind),  # (R, H, T, D)
             keys,
             values,
             attn_mask=self.mask,
@@ -325,8 +330,9 @@ class Place:
         num_rows, num_kv_heads, end, size = keys.shape  # (R, K, N, D)
         queries = queries.to(self.dtype)
         groups = queries.reshape(num_rows * num_kv_heads, -1, size)  # (R K, H / K, D)
-        scores = torch.bmm(keys.flatten(0, 1), groups.transpose(1, 2))  # (R K, N, H / K)
-        scores = scores.transpose(1, 2).float() * size**-0.5  # (R K, H / K, N)
+        # This order of the factors: the other takes twice as long (EXPERIMENTS.md).
+        scores = torch.bmm(groups, keys.flatten(0, 1).transpose(1, 2))  # (R K, H / K, N)
+        scores = scores.float() * size**-0.5
         unseen = torch.arange(end) > self.positions  # (R, N)
         by_row = scores.view(num_rows, num_kv_heads, -1, end)
         by_row.masked_fill_(unseen[:, None, None], -torch.inf)

@@ -34,6 +34,7 @@ DTYPE_NAMES = {
     torch.bool: "BOOL",
 }
 ALIGNMENT_BYTES = 8
+FLUSH_BYTES = 16 * 1024 * 1024
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Output:
@@ -47,15 +48,25 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Output:
     names = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
     header = _header({name: plain[name] for name in names})
     digest = hashlib.sha256(header)
-    # Closed in the order file, pool: an error in a write still lets the thread end.
-    with ThreadPoolExecutor(1) as pool, path.open("wb") as file:
+    # Closed in the order file, threads: an error in a write still lets them end.
+    with (
+        ThreadPoolExecutor(1) as hasher,
+        path.open("wb") as file,
+        ThreadPoolExecutor(1) as flusher,
+    ):
         file.write(header)
-        hashed = []
+        hashed, flushed, waiting = [], [], 0
         for name in names:
             row = plain[name].detach().contiguous().cpu().reshape(-1).view(torch.uint8)
             memory = row.numpy().data
-            hashed.append(pool.submit(digest.update, memory))
+            hashed.append(hasher.submit(digest.update, memory))
             file.write(memory)
+            waiting += len(memory)
+            if waiting >= FLUSH_BYTES:  # the disk works while the rest is written
+                flushed.append(flusher.submit(os.fdatasync, file.fileno()))
+                waiting = 0
+        for done in flushed:
+            done.result()
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()
