@@ -2,8 +2,9 @@
 
     python bench/serve_speed.py [--rounds 3] [--tokens 48] [--size 160m]
 
-The model has the paper's sizes and random weights: speed does not depend on what it says. One
-client and 64 clients take turns, so that other work on the machine meets both.
+The server remembers as few kernels as `ttl serve` does. The model has the paper's sizes and random
+weights: speed does not depend on what it says. One client and 64 clients take turns, so that other
+work on the machine meets both.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from teenytinyllama.stages.serve import limit_kernels
+
+limit_kernels()  # as `ttl serve` does
+
+import torch  # noqa: E402
 
 TESTS = Path(__file__).parents[1] / "tests" / "stages"
 sys.path[:0] = [str(TESTS), str(TESTS / "serve")]

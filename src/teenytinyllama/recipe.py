@@ -11,7 +11,7 @@ import glob
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -60,7 +60,7 @@ class Source(Settings):
     shape: Literal["text", "conversation"] = "text"
     """`conversation`: each record is a dialogue or an instruction with its answer, in one of the
     common layouts (`messages`, `conversations`, `instruction` and `output`, `prompt` and
-    `completion`)."""
+    `completion`, `question` and `answer`)."""
     question_key: str = ""
     """Conversations in fields of other names: the field of what is asked ..."""
     context_key: str = ""
@@ -96,6 +96,10 @@ class Source(Settings):
     def title(self) -> str:
         """The name that counts and reports use."""
         return self.name or self.preset or (Path(self.path).name if self.path else self.kind)
+
+    def selects(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record has the values that `only` asks for."""
+        return all(str(record.get(key)) == value for key, value in self.only.items())
 
     def local_paths(self) -> list[Path]:
         """The files on this machine that the source names, sorted; empty where there are none."""

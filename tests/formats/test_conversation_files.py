@@ -16,6 +16,9 @@ SHAPES: list[dict[str, Any]] = [
     {"instruction": "Oi", "output": " Olá!\n"},
     {"prompt": "Oi", "completion": "Olá!"},
     {"prompt": [USER], "completion": [ASSISTANT]},
+    {"prompt": "Oi", "response": "Olá!"},
+    {"question": "Oi", "answer": "Olá!"},
+    {"question": "Oi", "response": "Olá!", "system_prompt": " "},
 ]
 
 
@@ -48,9 +51,24 @@ def test_a_broken_conversation_says_why(messages: object, reason: str) -> None:
         conversation_of({"messages": messages})
 
 
-def test_an_unknown_shape_names_its_keys() -> None:
-    with pytest.raises(Unusable, match=r"unknown shape \(answer, question\)"):
-        conversation_of({"question": "x", "answer": "y"})
+def test_a_context_belongs_to_the_question() -> None:
+    fields = {"instruction": "Quem?", "context": "Rina mora ali.", "response": "Rina."}
+    assert conversation_of(fields)[0]["content"] == "Quem?\n\nRina mora ali."
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+def test_a_system_message_may_stand_beside_the_turns(name: str) -> None:
+    system = {"role": "system", "content": "Seja breve."}
+    whole = [system, USER, ASSISTANT]
+    assert conversation_of({name: "Seja breve.", "question": "Oi", "response": "Olá!"}) == whole
+    assert conversation_of({name: "Outra.", "messages": whole}) == whole
+
+
+def test_an_unknown_shape_names_its_keys_and_the_known_ones() -> None:
+    with pytest.raises(Unusable, match=r"unknown shape \(turns\); known: messages, conversations,"):
+        conversation_of({"turns": ["x", "y"]})
+    with pytest.raises(Unusable, match="unknown shape"):  # the answer is a letter
+        conversation_of({"question": "x", "choices": ["y", "z"], "answer": "A"})
 
 
 def test_preferences_share_their_prompt() -> None:

@@ -3,10 +3,13 @@
     messages:       [{"role": "user", "content": ...}, ...]          OpenAI, TRL
     conversations:  [{"from": "human", "value": ...}, ...]           ShareGPT (roles also work)
     instruction, input, output                                       Alpaca
+    instruction, context, response                                   Dolly
     prompt, completion                                               texts or lists of messages
+    prompt or question, response or answer                           the same; not beside choices
     prompt, chosen, rejected                                         preferences, for DPO
 
-What fits none of these, or breaks the order of turns, is a fault with its reason, never a guess.
+Where the turns do not name a system message, a field `system` or `system_prompt` is it. What fits
+none of these, or breaks the order of turns, is a fault with its reason, never a guess.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 from teenytinyllama.formats.conversations import Message, fault_of
+from teenytinyllama.recipe import Source
 
 ROLE_NAMES = {
     "system": "system",
@@ -27,6 +31,10 @@ ROLE_NAMES = {
     "bot": "assistant",
     "model": "assistant",
 }
+KNOWN_SHAPES = (
+    "messages, conversations, instruction and output, prompt and completion, question and answer;"
+    " for others set question_key and answer_key of the source"
+)
 Conversation = list[Message]
 
 
@@ -58,12 +66,24 @@ def conversation_of(fields: Mapping[str, Any]) -> Conversation:
         messages = _turns(fields.get("conversations", fields.get("conversation")))
     elif "instruction" in fields and ("output" in fields or "response" in fields):
         messages = _alpaca(fields)
-    elif "prompt" in fields and "completion" in fields:
-        messages = [*_side(fields["prompt"], "user"), *_side(fields["completion"], "assistant")]
     else:
-        names = ", ".join(sorted(fields)[:8]) or "no field"
-        raise Unusable(f"unknown shape ({names})")
-    return _checked(messages)
+        asked, answered = _question_and_answer(fields)
+        messages = [*_side(fields[asked], "user"), *_side(fields[answered], "assistant")]
+    return _checked([*_system(fields, messages), *messages])
+
+
+def conversation_from(fields: Mapping[str, Any], source: Source) -> Conversation:
+    """The same by the names of fields that the source gives. Raises Unusable with the reason."""
+    if not source.answer_key:
+        return conversation_of(fields)
+    try:
+        answer = fields.get(source.answer_key.format_map(fields))
+    except KeyError as error:
+        raise Unusable(f"no field {error}") from error
+    asked = [fields.get(key) for key in (source.question_key, source.context_key) if key]
+    prompt = "\n\n".join(part for part in asked if isinstance(part, str) and part.strip())
+    completion = answer if isinstance(answer, str) else ""
+    return conversation_of({"prompt": prompt, "completion": completion})
 
 
 def preference_of(fields: Mapping[str, Any]) -> Preference:
@@ -121,14 +141,36 @@ def _clean(text: str) -> str:
 
 def _alpaca(fields: Mapping[str, Any]) -> Conversation:
     answer = fields.get("output", fields.get("response"))
-    parts = [fields["instruction"], fields.get("input") or "", answer]
+    given = fields.get("input") or fields.get("context") or ""
+    parts = [fields["instruction"], given, answer]
     if not all(isinstance(part, str) for part in parts):
         raise Unusable("instruction, input and output must be texts")
     instruction, given, output = (_clean(part) for part in parts)
     asked = f"{instruction}\n\n{given}" if given else instruction
-    system = fields.get("system")
-    head = _side(system, "system") if isinstance(system, str) and system.strip() else []
-    return [*head, *_side(asked, "user"), *_side(output, "assistant")]
+    return [*_side(asked, "user"), *_side(output, "assistant")]
+
+
+def _question_and_answer(fields: Mapping[str, Any]) -> tuple[str, str]:
+    """Names of the two fields. An answer beside choices is a letter or a number, no reply."""
+    pairs = [("prompt", "completion"), ("prompt", "response"), ("question", "response")]
+    if "choices" not in fields and "options" not in fields:
+        pairs.append(("question", "answer"))
+    for pair in pairs:
+        if fields.keys() >= set(pair):
+            return pair
+    names = ", ".join(sorted(fields)[:8]) or "no field"
+    raise Unusable(f"unknown shape ({names}); known: {KNOWN_SHAPES}")
+
+
+def _system(fields: Mapping[str, Any], messages: Conversation) -> Conversation:
+    """The system message that stands beside the turns, where they do not name one themselves."""
+    if messages and messages[0]["role"] == "system":
+        return []
+    for name in ("system", "system_prompt"):
+        text = fields.get(name)
+        if isinstance(text, str) and text.strip():
+            return _side(text, "system")
+    return []
 
 
 def _side(value: object, role: str) -> Conversation:

@@ -17,6 +17,7 @@ from teenytinyllama.stages.align.intake import (
     fitting_turns,
     read_chat_data,
     write_conversations,
+    write_quarantine,
 )
 
 
@@ -40,6 +41,42 @@ def read(tmp_path: Path, rows: list[Any], encoder: TextEncoder, **settings: Any)
     given = {"max_quarantined_fraction": 0.5, "heldout_fraction": 0.2, **settings}
     source = Source(kind="files", path=str(path))
     return read_chat_data(AlignSettings(sources=(source,), **given), encoder, max_tokens=65)
+
+
+def test_fields_of_other_names_are_read_as_the_source_says(
+    tmp_path: Path, encoder: TextEncoder
+) -> None:
+    path = tmp_path / "chat.jsonl"
+    rows = [{"Q": f"Quem é {n}?", "R": f"É a {n}.", "LANG": ["pt", "en"][n % 2]} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Source(
+        kind="files", path=str(path), question_key="Q", answer_key="R", only={"LANG": "pt"}
+    )
+    settings = AlignSettings(sources=(source,), heldout_fraction=0.2)
+    data = read_chat_data(settings, encoder, max_tokens=65)
+    assert data.counts["conversations_read"] == data.counts["conversations_not_selected"] == 20
+    said = [m["content"] for one in (*data.train_messages, *data.heldout_messages) for m in one]
+    assert sorted(said) == sorted(f for n in range(0, 40, 2) for f in (f"Quem é {n}?", f"É a {n}."))
+
+
+def test_a_preset_stands_for_its_fields(tmp_path: Path, encoder: TextEncoder) -> None:
+    pytest.importorskip("datasets")
+    rows = [
+        {"INSTRUCTION": f"Quem é {n}?", "RESPONSE": "Rina.", "LANGUAGE": "pt"} for n in range(40)
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Source(kind="hub", preset="instruct-ptbr", path=str(tmp_path))
+    settings = AlignSettings(sources=(source,), heldout_fraction=0.2)
+    assert read_chat_data(settings, encoder, max_tokens=65).counts["conversations_read"] == 40
+
+
+def test_half_a_character_in_quarantine_is_written_as_json_spells_it(
+    tmp_path: Path, encoder: TextEncoder
+) -> None:
+    data = read(tmp_path, [*GOOD, turns("a", "\ud800")], encoder)
+    write_quarantine(data, tmp_path)
+    (row,) = map(json.loads, (tmp_path / "quarantine.jsonl").read_text("utf-8").splitlines())
+    assert "\ud800" in json.loads(row["start"])["messages"][1]["content"]
 
 
 def test_what_is_broken_is_set_aside_with_its_place_and_counted(

@@ -10,8 +10,8 @@ import pytest
 from corpus_room import Room
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.formats.presets import presets_of
 from teenytinyllama.recipe import Source
-from teenytinyllama.stages.corpus.presets import presets_of
 
 QUESTION, ANSWER = "Onde mora a raposa?", "A raposa mora na floresta."
 TEXT_ROW = {"text": "Um artigo inteiro sobre a floresta.", "url": "https://x.br/1"}

@@ -23,13 +23,14 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.formats.conversation_files import (
     Conversation,
     Unusable,
-    conversation_of,
+    conversation_from,
     is_preference,
 )
 from teenytinyllama.formats.conversations import SPECIAL_TOKENS, fault_of
 from teenytinyllama.formats.encoding import TextEncoder
 from teenytinyllama.formats.manifest import write_atomically
 from teenytinyllama.formats.personal_data import PersonalData
+from teenytinyllama.formats.presets import with_presets
 from teenytinyllama.formats.records import Record, hub_records, read_records
 from teenytinyllama.progress import say
 from teenytinyllama.recipe import AlignSettings, Source
@@ -75,15 +76,19 @@ def read_chat_data(
     conversations, or with more than the allowed share of broken ones.
     """
     data, finder = ChatData(), PersonalData(language)
-    for index, source in enumerate(settings.sources):
+    for index, source in enumerate(with_presets(settings.sources, language, "align.sources")):
         where = f"align.sources.{index}"
         before = data.counts["conversations_read"]
         bad_before = sum(data.reasons.values()) - data.reasons[TOO_LONG]
         for record in records_of(source, where, language):
-            _take(record, data, settings, encoder, max_tokens, finder)
+            if record.fault or source.selects(record.fields):
+                _take(record, source, data, settings, encoder, max_tokens, finder)
+            else:
+                data.counts["conversations_not_selected"] += 1
         num_read = data.counts["conversations_read"] - before
         if num_read == 0:
-            raise UserError("source-empty", where, "holds no conversation", "check its path")
+            fix = "check its path" + (" and `only`" if source.only else "")
+            raise UserError("source-empty", where, "holds no conversation", fix)
         bad = sum(data.reasons.values()) - data.reasons[TOO_LONG] - bad_before
         _check_share(data, where, bad, num_read, settings.max_quarantined_fraction)
     if data.personal:
@@ -146,6 +151,7 @@ def records_of(source: Source, where: str, language: str = "pt") -> Iterator[Rec
 
 def _take(
     record: Record,
+    source: Source,
     data: ChatData,
     settings: AlignSettings,
     encoder: TextEncoder,
@@ -164,7 +170,7 @@ def _take(
             "name the file under align.preferences, or give prompt and completion",
         )
     try:
-        messages = conversation_of(record.fields)
+        messages = conversation_from(record.fields, source)
     except Unusable as reason:
         set_aside(data, record, str(reason))
         return
@@ -246,7 +252,8 @@ def is_heldout(messages: Sequence[Any], fraction: float) -> bool:
 def write_quarantine(data: ChatData, out_dir: Path) -> None:
     """What was set aside, one JSON object per line, in reading order."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in data.quarantine]
-    write_atomically(out_dir / QUARANTINE_NAME, "".join(lines))
+    # Half a character, which UTF-8 cannot spell, becomes JSON's own way of writing it.
+    write_atomically(out_dir / QUARANTINE_NAME, "".join(lines).encode("utf-8", "backslashreplace"))
 
 
 def write_conversations(data: ChatData, out_dir: Path) -> None:

@@ -244,7 +244,12 @@ def heldout_loss(model: Any, conversations: Sequence[Rendered], length: int, pad
 
 def _counts(data: ChatData, rows: Sequence[Sequence[int]], length: int) -> dict[str, Any]:
     kinds = ("read", "train", "heldout", "quarantined")
-    cut = ("conversations_truncated", "turns_cut", "conversations_with_special_text")
+    cut = (
+        "conversations_not_selected",
+        "conversations_truncated",
+        "turns_cut",
+        "conversations_with_special_text",
+    )
     counts: dict[str, Any] = {
         **{f"conversations_{kind}": data.counts[f"conversations_{kind}"] for kind in kinds},
         "quarantined_by_reason": dict(sorted(data.reasons.items())),

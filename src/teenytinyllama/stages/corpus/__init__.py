@@ -17,6 +17,7 @@ from typing import Any
 from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.manifest import MANIFEST_NAME, Outcome
+from teenytinyllama.formats.presets import with_presets
 from teenytinyllama.progress import Progress, say
 from teenytinyllama.recipe import CorpusSettings
 from teenytinyllama.stages.corpus.boilerplate import BoilerplateLearner
@@ -27,7 +28,6 @@ from teenytinyllama.stages.corpus.mix import apply_mix, plan_mix, table_of
 from teenytinyllama.stages.corpus.near_duplicates import near_duplicates
 from teenytinyllama.stages.corpus.paragraphs import Cuts
 from teenytinyllama.stages.corpus.prepare import CONTAMINATED, PERSONAL_DATA
-from teenytinyllama.stages.corpus.presets import with_presets
 from teenytinyllama.stages.corpus.reading import Reading
 from teenytinyllama.stages.corpus.sources import InputFile, find_files, read_file
 from teenytinyllama.stages.corpus.workers import prepare_all, usable_cores
@@ -45,7 +45,8 @@ def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Out
     Raises UserError for sources that cannot be right, before or while they are read.
     """
     notes: Counter[str] = Counter()
-    settings = with_presets(settings, context.language)
+    sources = with_presets(settings.sources, context.language, "corpus.sources")
+    settings = settings.model_copy(update={"sources": sources})
     files = find_files(settings, notes)
     work_dir = _clear(out_dir)
     quarantine_path = out_dir / "quarantine.jsonl"

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from teenytinyllama.formats.conversation_files import Conversation, Unusable, conversation_of
+from teenytinyllama.formats.conversation_files import Conversation, Unusable, conversation_from
 from teenytinyllama.formats.conversations import Message
 from teenytinyllama.formats.documents import Document
 from teenytinyllama.recipe import Source
@@ -71,21 +71,9 @@ def document_of(
     return document, len(raw.encode("utf-8")) if raw else item.num_bytes
 
 
-def is_selected(record: dict[str, Any], source: Source) -> bool:
-    """Whether the record has the values that the source asks for."""
-    return all(str(record.get(key)) == value for key, value in source.only.items())
-
-
 def _messages_of(record: dict[str, Any], source: Source) -> Conversation:
     try:
-        if source.answer_key:
-            asked = [record.get(key) for key in (source.question_key, source.context_key) if key]
-            answer = record.get(source.answer_key.format_map(record))
-            prompt = "\n\n".join(part for part in asked if isinstance(part, str) and part.strip())
-            record = {"prompt": prompt, "completion": answer if isinstance(answer, str) else ""}
-        return conversation_of(record)
-    except KeyError as error:
-        raise UnusableError("no-conversation", f"no field {error}") from error
+        return conversation_from(record, source)
     except Unusable as error:
         raise UnusableError("no-conversation", str(error)) from error
 

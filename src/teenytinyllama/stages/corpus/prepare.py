@@ -20,7 +20,6 @@ from teenytinyllama.stages.corpus.parse import (
     UnusableError,
     digest_of,
     document_of,
-    is_selected,
     parse,
     stem_of,
 )
@@ -80,7 +79,7 @@ class Preparer:
                     record, item, source, self.settings.unicode_form, notes
                 )
                 reason = "" if document.text else NO_MAIN_TEXT
-                reason = reason if is_selected(record, source) else NOT_SELECTED
+                reason = reason if source.selects(record) else NOT_SELECTED
                 kept.append(_Candidate(document, size, reason))
             except UnusableError as bad:
                 title = source.name or stem_of(item.file, source)

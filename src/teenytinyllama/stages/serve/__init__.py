@@ -34,6 +34,12 @@ MAX_REMEMBERED_WORDS = 20_000  # 4 MB; whoever asks chooses the words
 SWITCH_INTERVAL_S = 0.0005  # the generating thread waits no longer than this for the interpreter
 
 
+def limit_kernels() -> None:
+    """Let torch remember few kernels. Before it is imported: it asks once."""
+    for name in KERNEL_CACHES:
+        os.environ.setdefault(name, str(MAX_KERNELS))
+
+
 def run(
     *,
     models: Sequence[Path],
@@ -45,8 +51,7 @@ def run(
     assignments: Sequence[str] = (),
 ) -> None:
     """Load the models and answer until SIGTERM or Ctrl-C; answers under way are finished."""
-    for name in KERNEL_CACHES:
-        os.environ.setdefault(name, str(MAX_KERNELS))
+    limit_kernels()
     try:
         from teenytinyllama.stages.serve.app import App
         from teenytinyllama.stages.serve.wire import listen, serve

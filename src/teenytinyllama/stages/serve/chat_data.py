@@ -13,8 +13,14 @@ from pathlib import Path
 
 from teenytinyllama import storybook
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.conversation_files import Conversation, Unusable, conversation_of
+from teenytinyllama.formats.conversation_files import (
+    Conversation,
+    Unusable,
+    conversation_from,
+    conversation_of,
+)
 from teenytinyllama.formats.manifest import fingerprint_files, fingerprint_of, read_manifest
+from teenytinyllama.formats.presets import with_presets
 from teenytinyllama.formats.records import hub_records, read_records
 from teenytinyllama.recipe import Source
 
@@ -71,6 +77,7 @@ def sources_of(models: Sequence[Path], data: Sequence[Path]) -> ChatSources | No
                     rows = receipt.recipe.get("sources", ())
                     sources = tuple(Source.model_validate(row) for row in rows)
                 language = _language_of(folder.parent)
+                sources = with_presets(sources, language, "align.sources")
                 return ChatSources(sources, folder.parent / ".search", language)
     return None
 
@@ -106,8 +113,8 @@ def _read(source: Source, language: str) -> Iterator[Conversation]:
     else:
         records = (record for path in source.local_paths() for record in read_records(path))
     for record in records:
-        if not record.fault:
+        if not record.fault and source.selects(record.fields):
             try:
-                yield conversation_of(record.fields)
+                yield conversation_from(record.fields, source)
             except Unusable:
                 continue  # the chat room has counted and set it aside, too

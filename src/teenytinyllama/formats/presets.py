@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.recipe import CorpusSettings, Source
+from teenytinyllama.recipe import Source
 
 
-def with_presets(settings: CorpusSettings, language: str) -> CorpusSettings:
-    """The settings with every named preset filled in; what the recipe says itself wins.
+def with_presets(sources: Sequence[Source], language: str, where: str) -> tuple[Source, ...]:
+    """The sources with every named preset filled in; what the recipe says itself wins.
 
-    Raises UserError for a name that the language does not know.
+    `where`: the setting that lists them. Raises UserError for a name that the language does not
+    know.
     """
-    sources = tuple(
-        _filled(source, index, language) if source.preset else source
-        for index, source in enumerate(settings.sources)
+    return tuple(
+        _filled(source, f"{where}.{index}", language) if source.preset else source
+        for index, source in enumerate(sources)
     )
-    return settings.model_copy(update={"sources": sources})
 
 
 def presets_of(language: str) -> dict[str, dict[str, Any]]:
@@ -28,12 +29,12 @@ def presets_of(language: str) -> dict[str, dict[str, Any]]:
     return tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def _filled(source: Source, index: int, language: str) -> Source:
+def _filled(source: Source, where: str, language: str) -> Source:
     known = presets_of(language)
     if source.preset not in known:
         raise UserError(
             "preset-unknown",
-            f"corpus.sources.{index}.preset",
+            f"{where}.preset",
             f'the language "{language}" has no source of the name "{source.preset}"',
             did_you_mean(source.preset, known) if known else "give kind, path and license instead",
         )
