@@ -107,6 +107,11 @@ def test_wrong_commands_are_named_with_a_way_out(
     assert (error.value.code, error.value.fix) == (code, fix)
 
 
+def test_a_first_question_cannot_be_asked_again(talker: Talker) -> None:
+    with pytest.raises(UserError, match="/retry - nothing was asked yet"):
+        Chat([talker], ChatOptions()).undo("/retry")
+
+
 def test_oldest_turns_are_forgotten_when_the_context_is_full(
     talker: Talker, capsys: pytest.CaptureFixture[str]
 ) -> None:

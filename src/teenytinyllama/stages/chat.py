@@ -165,8 +165,8 @@ class Chat:
             conversation.messages.append({"role": "user", "content": text})
             yield conversation, conversation.answer(options)
 
-    def undo(self) -> str:
-        """Forget the last question and its answers; gives the question.
+    def undo(self, command: str = "/undo") -> str:
+        """Forget the last question and its answers, as `command` asks; gives the question.
 
         Raises UserError where nothing was asked yet.
         """
@@ -179,7 +179,7 @@ class Chat:
                     question = message["content"]
                     break
         if not question:
-            raise UserError("chat-command", "/undo", "nothing was asked yet", "ask something")
+            raise UserError("chat-command", command, "nothing was asked yet", "ask something")
         return question
 
     def command(self, line: str) -> str:
@@ -201,7 +201,7 @@ class Chat:
         }
         if name not in commands:
             raise UserError(
-                "chat-command", f"/{name}", "no such command", did_you_mean(name, commands)
+                "chat-command", f"/{name}", "no such command", did_you_mean(name, [*commands, "retry"])
             )
         return commands[name](rest)
 
@@ -274,7 +274,7 @@ def _answer_lines(chat: Chat, stdin: TextIO, stdout: TextIO) -> None:
     for line in stdin:
         text = line.strip()
         if text == "/retry":
-            text = chat.undo()
+            text = chat.undo(text)
         if not text:
             continue
         if text.startswith("/"):
@@ -311,7 +311,7 @@ def _talk_at_terminal(chat: Chat, stdout: TextIO) -> None:
 def _take_turn(chat: Chat, stdout: TextIO) -> None:
     text = _read_line()
     if text == "/retry":
-        text = chat.undo()
+        text = chat.undo(text)
     if text.startswith("/"):
         say(chat.command(text))
     elif text:
