@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "stages"))
 from small_run import make_run
 
 from teenytinyllama.errors import MissingExtraError, UserError
+from teenytinyllama.formats.conversations import Message
 from teenytinyllama.formats.pieces import read_vocabulary
 from teenytinyllama.stages import chat
 from teenytinyllama.training.generation import Sampling
@@ -78,6 +79,14 @@ def test_both_runtimes_say_the_same_to_the_same_question(talker: GgufTalker, run
         assert prompt == ours.prompt_of(messages)
         assert said(talker, prompt) == said(ours, prompt) != ""
     assert talker.answers and talker.max_positions == ours.max_positions == 160
+
+
+def test_other_peoples_clients_get_one_bos(talker: GgufTalker, run_dir: Path) -> None:
+    # The template names BOS and the file asks for one: llama.cpp's own server writes it once.
+    messages: list[Message] = [{"role": "user", "content": "Olá"}]
+    body = {"messages": messages, "max_tokens": 1}
+    usage = talker._runtime._post("/v1/chat/completions", body)["usage"]
+    assert usage["prompt_tokens"] == len(load_talker(run_dir).render(messages))
 
 
 def test_a_second_turn_reads_only_what_is_new(talker: GgufTalker) -> None:

@@ -237,10 +237,9 @@ def _add_tokenizer(writer: Any, model: ModelFolder, vocabulary: Vocabulary) -> N
 
 
 def runtime_chat_template() -> str:
-    """Our template without what runtimes stumble over.
+    """Our template without the marks of what is learnt, which are for training only.
 
-    The marks of what is learnt are for training only, and BOS is written by the runtime itself
-    (`add_bos_token`): with both, a conversation would begin with two.
+    BOS stays: llama.cpp takes it away where it writes one itself (`add_bos_token`), and
+    llama-cpp-python counts on it.
     """
-    plain = re.sub(r"\{% (end)?generation %\}", "", CHAT_TEMPLATE)
-    return plain.removeprefix("{{ bos_token }}")
+    return re.sub(r"\{% (end)?generation %\}", "", CHAT_TEMPLATE)
