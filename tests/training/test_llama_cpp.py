@@ -86,7 +86,7 @@ def test_other_peoples_clients_get_one_bos(talker: GgufTalker, run_dir: Path) ->
     messages: list[Message] = [{"role": "user", "content": "Olá"}]
     body = {"messages": messages, "max_tokens": 1}
     usage = talker._runtime._post("/v1/chat/completions", body)["usage"]
-    assert usage["prompt_tokens"] == len(load_talker(run_dir).render(messages))
+    assert usage["prompt_tokens"] == len(load_talker(run_dir).prompt_of(messages))
 
 
 def test_a_second_turn_reads_only_what_is_new(talker: GgufTalker) -> None:

@@ -200,9 +200,8 @@ class Chat:
             "exit": lambda _: self._quit(),
         }
         if name not in commands:
-            raise UserError(
-                "chat-command", f"/{name}", "no such command", did_you_mean(name, [*commands, "retry"])
-            )
+            fix = did_you_mean(name, [*commands, "retry"])
+            raise UserError("chat-command", f"/{name}", "no such command", fix)
         return commands[name](rest)
 
     def _reset_and_say(self) -> str:
