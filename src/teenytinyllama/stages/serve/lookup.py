@@ -232,18 +232,22 @@ class Finder:
     def _shown(self, example: Example, stems: set[str], words: list[str]) -> dict[str, Any]:
         """An example for the page: its words in segments, marked where they are shared."""
         messages, longest = [], (0, 0, 0)
-        for number, message in enumerate(example.messages):
-            start, size = _longest_common_run(self.index.words_of(message["content"]), words)
+        spans = [spans_of(message["content"]) for message in example.messages]
+        told = [
+            [plain(message["content"][a:b]) for a, b in places]
+            for message, places in zip(example.messages, spans, strict=True)
+        ]
+        for number, its_words in enumerate(told):
+            start, size = _longest_common_run(its_words, words)
             longest = max(longest, (size, number, start), key=lambda run: run[0])
-        for number, message in enumerate(example.messages):
-            text = message["content"]
-            spans = spans_of(text)
-            shared = [self.index.stemmer(plain(text[a:b])) in stems for a, b in spans]
-            kinds = [SHARED if is_shared else PLAIN for is_shared in shared]
+        for number, (message, places) in enumerate(zip(example.messages, spans, strict=True)):
+            shared = {word: self.index.stemmer(word) in stems for word in set(told[number])}
+            kinds = [SHARED if shared[word] else PLAIN for word in told[number]]
             size, owner, start = longest
             if owner == number and size > 2:
                 kinds[start : start + size] = [RUN] * min(size, len(kinds) - start)
-            messages.append({"role": message["role"], "segments": _segments(text, spans, kinds)})
+            segments = _segments(message["content"], places, kinds)
+            messages.append({"role": message["role"], "segments": segments})
         return {
             "number": example.number,
             "source": example.source,

@@ -107,6 +107,5 @@ def _extend(sizes: Ids, places: Ids, query: Ids, ids: Ids) -> None:
     for word in np.flatnonzero(sizes >= SORTED_WORDS):
         size, place = int(sizes[word]), int(places[word])
         ends = min(len(query) - int(word), len(ids) - place)
-        while size < ends and query[word + size] == ids[place + size]:
-            size += 1
-        sizes[word] = size
+        differs = query[word + size : word + ends] != ids[place + size : place + ends]
+        sizes[word] = size + int(differs.argmax()) if differs.any() else ends
