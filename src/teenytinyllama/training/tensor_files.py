@@ -48,25 +48,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Output:
     names = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
     header = _header({name: plain[name] for name in names})
     digest = hashlib.sha256(header)
-    # Closed in the order file, threads: an error in a write still lets them end.
-    with (
-        ThreadPoolExecutor(1) as hasher,
-        path.open("wb") as file,
-        ThreadPoolExecutor(1) as flusher,
-    ):
+    # Closed in the order file, pool: an error in a write still lets the thread end.
+    with ThreadPoolExecutor(1) as pool, path.open("wb") as file:
         file.write(header)
-        hashed, flushed, waiting = [], [], 0
+        hashed, begun = [], 0
         for name in names:
             row = plain[name].detach().contiguous().cpu().reshape(-1).view(torch.uint8)
             memory = row.numpy().data
-            hashed.append(hasher.submit(digest.update, memory))
+            hashed.append(pool.submit(digest.update, memory))
             file.write(memory)
-            waiting += len(memory)
-            if waiting >= FLUSH_BYTES:  # the disk works while the rest is written
-                flushed.append(flusher.submit(os.fdatasync, file.fileno()))
-                waiting = 0
-        for done in flushed:
-            done.result()
+            if file.tell() - begun >= FLUSH_BYTES and hasattr(os, "posix_fadvise"):
+                # Linux then begins to write these bytes, while the rest is still on its way.
+                os.posix_fadvise(file.fileno(), begun, 0, os.POSIX_FADV_DONTNEED)
+                begun = file.tell()
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()
