@@ -103,7 +103,7 @@ def settings_for(path: Path, **changes: Any) -> AlignSettings:
         num_questions=2,
         max_answer_tokens=4,
         precision="fp32",
-        preferences=(Source(kind="files", path=str(path)),),
+        preferences=(Source(kind="files", path=str(path), only={"lang": "pt"}),),
         dpo=DpoSettings(
             num_epochs=4,
             pairs_per_step=8,
@@ -126,6 +126,7 @@ def test_preferences_are_learnt_and_leave_a_plain_model(
         {"prompt": f"Onde {n}?", "chosen": f"No {WORDS[n % 5]}.", "rejected": "Não sei nada."}
         for n in range(40)
     ]
+    rows = [row | {"lang": "pt"} for row in rows] + [rows[0] | {"lang": "en"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     chat_dir = tmp_path / "chat"
     chat_dir.mkdir()
@@ -137,6 +138,7 @@ def test_preferences_are_learnt_and_leave_a_plain_model(
         pretrain_dir=small_base_dir,
     )
     assert outcome.counts["preferences"]["read"] == 40
+    assert outcome.counts["preferences"]["not_selected"] == 1
     assert outcome.figures["dpo"]["reward_accuracy"] > 0.9
     assert outcome.figures["dpo"]["reward_margin_mean"] > 0
     model, _ = load_base(chat_dir, small_tokenizer_dir)
@@ -159,7 +161,7 @@ def test_what_is_no_preference_stops(
     message: str,
 ) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps(row) + "\n")
+    path.write_text(json.dumps(row | {"lang": "pt"}) + "\n")
     with pytest.raises(UserError, match=message):
         align.run(
             settings=settings_for(path),

@@ -68,6 +68,9 @@ def read_pairs(
             what = "the storybook has conversations, but no preferences"
             raise UserError("source-empty", where, what, "give a file of prompt, chosen, rejected")
         for record in records_of(source, where):
+            if not record.fault and not source.selects(record.fields):
+                data.counts["preferences_not_selected"] += 1
+                continue
             data.counts["preferences_read"] += 1
             if record.fault:
                 set_aside(data, record, record.fault)

@@ -263,6 +263,6 @@ def _counts(data: ChatData, rows: Sequence[Sequence[int]], length: int) -> dict[
     if data.personal:
         counts["conversations_with_personal_data"] = dict(sorted(data.personal.items()))
     if data.counts["preferences_read"]:
-        names = ("read", "train", "heldout")
+        names = ("not_selected", "read", "train", "heldout")
         counts["preferences"] = {name: data.counts[f"preferences_{name}"] for name in names}
     return counts
