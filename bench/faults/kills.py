@@ -72,6 +72,8 @@ def train(folder: Path, plan: dict, the_job: Job | None, place, told) -> None:
     sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, cli._stop)
+    # A shell's background job ignores Ctrl-C, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 0
     try:
         place.value = START_UP
