@@ -117,6 +117,34 @@ def write_files(model: LlamaForCausalLM, folder: Path) -> dict[str, Path]:
     return paths
 
 
+def bf16_copy(source: Path) -> Path:
+    """The F16 file with its matrices in bfloat16, the precision that ours runs in."""
+    import gguf
+
+    reader, path = gguf.GGUFReader(source), source.with_name("model-bf16.gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    for field in reader.fields.values():
+        if field.name == "general.file_type":
+            writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+        elif field.types[:1] == [gguf.GGUFValueType.ARRAY]:
+            writer.add_array(field.name, field.contents())
+        elif not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            writer.add_key_value(field.name, field.contents(), field.types[0])
+    kinds = gguf.GGMLQuantizationType
+    for tensor in reader.tensors:
+        wide = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        if tensor.tensor_type == kinds.F16:
+            narrow = gguf.quants.quantize(wide.astype("float32"), kinds.BF16)
+            writer.add_tensor(tensor.name, narrow, raw_dtype=kinds.BF16)
+        else:
+            writer.add_tensor(tensor.name, wide)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=SIZES, default="160m")
@@ -148,7 +176,8 @@ def main() -> None:
                 "llama.cpp our Q4_K_M": lambda: llama_cpp(q4, prompt, new),
                 f"ours, batch {given.batch}": lambda: ours(decoder, given.batch, prompt, new),
             }
-            for name, path in (("F16", paths["f16"]), ("our Q4_K_M", paths["q4_k_m"])):
+            files = {"F16": paths["f16"], "BF16": bf16_copy(paths["f16"])}
+            for name, path in {**files, "our Q4_K_M": paths["q4_k_m"]}.items():
                 rate = built_here(path, context, given.threads)
                 if rate is not None:
                     contestants[f"llama.cpp built here {name}"] = partial(rate, prompt, new)
@@ -173,6 +202,7 @@ def report(rounds: list[dict[str, float]], size: str, batch_name: str) -> None:
         ("our Q4_K_M in llama.cpp", "llama.cpp our Q4_K_M", generate, 7.0),
         ("batch in total tokens", batch_name, one, 6.0),
         ("one stream, 16 bits", one, "llama.cpp built here F16", 1 / 1.5),
+        ("one stream, bf16", one, "llama.cpp built here BF16", 1 / 1.5),
         ("our Q4_K_M in llama.cpp built here", "llama.cpp built here our Q4_K_M", generate, 7.0),
     ):
         if not {name, peer} <= set(rounds[0]):
