@@ -38,6 +38,7 @@ VOCAB_SIZE = 4096
 
 
 def timed(work: Callable[[], object]) -> float:
+    checkpoints.finish_removals()
     os.sync()
     started = time.perf_counter()
     work()

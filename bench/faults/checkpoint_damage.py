@@ -43,6 +43,7 @@ def save(folder: Path, step: int) -> None:
         write_model_files=lambda path: (path / "config.json").write_text("{}"),
         keep=lambda step: False,
     )
+    checkpoints.finish_removals()
     append_line(folder / "metrics.jsonl", {"step": step})
 
 

@@ -227,6 +227,7 @@ def save(folder: Path, step: int, log_bytes: int) -> None:
         write_model_files=lambda path: (path / "config.json").write_text("{}"),
         keep=lambda step: False,
     )
+    checkpoints.finish_removals()
 
 
 def run(num_steps: int = 4, every: int = 1) -> Trial:

@@ -33,6 +33,22 @@ def test_two_rolling_and_all_permanent_ones_are_kept(tmp_path):
     for step in range(1, 11):
         save(tmp_path, step, permanent=4)
     assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [4, 8, 9, 10]
+    checkpoints.finish_removals()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_pruned_checkpoint_that_stays_is_named_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    def stuck(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(
+        checkpoints.shutil, "rmtree", lambda path, **_: path.exists() and stuck(path)
+    )
+    for step in range(1, 4):
+        save(tmp_path, step)
+    checkpoints.finish_removals()
+    assert ".removed-step-0000001 is not needed any more" in capsys.readouterr().err
+    assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [2, 3]
 
 
 def damage(path, how):

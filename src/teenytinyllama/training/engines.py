@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.training import hardware
+from teenytinyllama.training.cpu_layers import use_lean_layers
 from teenytinyllama.training.job import LoopSettings
 from teenytinyllama.training.optimizer import (
     build_optimizers,
@@ -322,6 +323,8 @@ def start_engine(objective: nn.Module, settings: LoopSettings) -> Engine:
     model: Any = objective.model
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if device.type == "cpu" and not _compiles(settings, device):
+        use_lean_layers(model)
     objective.train()
     engine = Engine
     if accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_FSDP"):

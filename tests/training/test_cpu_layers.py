@@ -1,0 +1,128 @@
+"""Lean layers compute what transformers' layers do, and keep less of it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from teenytinyllama.training.cpu_layers import LeanLinear, LeanMLP, LeanRMSNorm, use_lean_layers
+from teenytinyllama.training.losses import NextTokenLoss
+
+
+def small_llama(**changes: object) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.3,
+    }
+    return LlamaForCausalLM(LlamaConfig(**{**sizes, **changes})).train()
+
+
+def gradients(model: LlamaForCausalLM, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of three rows of 17 tokens, and all gradients in one vector."""
+    ids = torch.randint(0, 64, (3, 17), generator=torch.Generator().manual_seed(1))
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = NextTokenLoss(model)(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dtype, most", [(torch.float32, 2e-6), (torch.bfloat16, 0.08)])
+def test_loss_and_gradients_are_those_of_transformers(
+    dtype: torch.dtype, most: float, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Rows of 32 and 96 numbers, seven to a block: blocks that end inside the micro-batch.
+    monkeypatch.setattr("teenytinyllama.training.cpu_layers.BLOCK_BYTES", 7 * 4 * 96)
+    model = small_llama()
+    lean = copy.deepcopy(model)
+    use_lean_layers(lean)
+    if checkpointing:
+        lean.gradient_checkpointing_enable({"use_reentrant": False})
+    exact_loss, exact = gradients(model, torch.float32)
+    loss, found = gradients(lean, dtype)
+    assert abs(loss - exact_loss) <= most * exact_loss
+    assert (found - exact).norm() <= most * exact.norm()
+    if dtype == torch.bfloat16:  # rounded no worse than transformers' own
+        _, theirs = gradients(model, dtype)
+        assert (found - exact).norm() <= 1.1 * (theirs - exact).norm()
+
+
+def kept_bytes(model: LlamaForCausalLM) -> int:
+    """Bytes that the backward pass of 512 tokens waits for, the weights not counted."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    ids = torch.zeros(1, 512, dtype=torch.long)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+    ):
+        NextTokenLoss(model)(ids, ids)
+    return sum(kept.values())
+
+
+def test_half_is_kept() -> None:
+    model = small_llama(hidden_size=64, intermediate_size=256, num_hidden_layers=6)
+    before = kept_bytes(model)
+    use_lean_layers(model)
+    assert kept_bytes(model) < 0.52 * before
+
+
+def test_without_gradients_nothing_changes() -> None:
+    model = small_llama()
+    ids = torch.randint(0, 64, (2, 9))
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        use_lean_layers(model)
+        assert torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_names_and_the_saved_model_stay_the_same(tmp_path) -> None:
+    model = small_llama()
+    names = list(model.state_dict())
+    use_lean_layers(model)
+    assert list(model.state_dict()) == names
+    model.save_pretrained(tmp_path)
+    again = LlamaForCausalLM.from_pretrained(tmp_path)
+    assert type(again.model.layers[0].mlp).__name__ == "LlamaMLP"
+    pairs = zip(model.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_what_lora_has_wrapped_still_goes_through_it() -> None:
+    model = small_llama()
+    get_peft_model(model, LoraConfig(target_modules=["up_proj", "q_proj"], init_lora_weights=False))
+    ids = torch.randint(0, 64, (2, 9))
+    expected = model(input_ids=ids, use_cache=False).logits
+    use_lean_layers(model)
+    found = model(input_ids=ids, use_cache=False).logits
+    assert torch.allclose(found, expected, atol=1e-5)
+    found.sum().backward()
+    wrapped = model.model.layers[0].mlp.up_proj
+    assert wrapped.lora_B["default"].weight.grad.abs().sum() > 0
+    assert not isinstance(model.model.layers[0].mlp, LeanMLP)
+
+
+def test_biases_and_other_activations_are_left_alone() -> None:
+    model = small_llama(mlp_bias=True, attention_bias=True, hidden_act="gelu")
+    use_lean_layers(model)
+    kinds = {type(module) for module in model.modules()}
+    assert LeanRMSNorm in kinds
+    assert not kinds & {LeanMLP, LeanLinear}
