@@ -76,6 +76,8 @@ def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any
             random_twin=True,
             num_epochs=options.epochs,
             learning_rate=rate,
+            warmup_steps=options.warmup_steps,
+            language_model_weight=options.language_model_weight,
             max_length=options.max_length,
             seeds=tuple(range(options.seeds)),
         )
@@ -152,6 +154,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[2e-4, 1e-3])
+    parser.add_argument("--warmup-steps", type=int, default=0)
+    parser.add_argument("--language-model-weight", type=float, default=0.0)
     parser.add_argument("--max-length", type=int, default=128)
     options = parser.parse_args()
     torch.set_num_threads(1)

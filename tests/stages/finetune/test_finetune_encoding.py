@@ -5,7 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaForSequenceClassification
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 
 from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
 from teenytinyllama.stages.finetune.encoding import Encoded, LengthGroupedOrder, encode_with, pad
@@ -93,6 +98,35 @@ def test_the_loss_is_the_sum_over_examples(
         whole = float(loss(**both))
         apart = sum(float(loss(**part)) for part in parts)
     assert whole == pytest.approx(apart, abs=1e-5)
+
+
+@pytest.mark.parametrize("is_random", [False, True])
+def test_next_tokens_are_learnt_beside_labels(
+    small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder, is_random: bool
+) -> None:
+    learner = own_learner(
+        small_base_dir, small_tokenizer_dir, encoder, 100, is_random=is_random, keeps_head=True
+    )
+    model = learner.make(["a", "b"], 0).eval()
+    rows = [Encoded((1, 9, 2), 0, False), Encoded((1, 9, 8, 7, 2), 1, False)]
+    both = {k: torch.from_numpy(v) for k, v in pad(rows, 3).items()}
+    labels_alone = float(LabelLoss(model, 3, token_weight=0.0)(**both))
+    with_tokens = LabelLoss(model, 3, token_weight=0.5)(**both)
+    # Next to what transformers says of each text alone: six tokens are predicted, no padding is.
+    causal = LlamaForCausalLM(model.config).eval()
+    causal.model, causal.lm_head = model.model, model.lm_head
+    with torch.no_grad():
+        found = [causal(input_ids=torch.tensor([row.ids])).logits[0] for row in rows]
+        tokens = sum(
+            float(functional.cross_entropy(f[:-1], torch.tensor(r.ids[1:]), reduction="sum"))
+            for f, r in zip(found, rows, strict=True)
+        )
+    assert float(with_tokens) == pytest.approx(labels_alone + 0.5 * tokens, rel=1e-5)
+    with_tokens.backward()
+    assert model.lm_head.weight.grad.abs().sum() > 0
+    if not is_random:
+        base = AutoModelForCausalLM.from_pretrained(small_base_dir / "final")
+        assert torch.equal(model.lm_head.weight, base.lm_head.weight)
 
 
 def test_the_seed_decides_the_head_and_nothing_else(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from teenytinyllama.context import RoomContext
@@ -109,6 +110,45 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
     files = ["sentimento/final/model.safetensors", "sentimento/final/config.json"]
     for name in files:
         assert sha256_file(tmp_path / name) == sha256_file(done[0] / name), name
+
+
+def test_a_classifier_that_learnt_language_too_is_as_plain_and_ends_alike_when_killed(
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    room_context: RoomContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(folder: Path) -> Outcome:
+        return finetune.run(
+            settings=SETTINGS.model_copy(
+                update={"seeds": (0,), "language_model_weight": 0.5, "random_twin": True}
+            ),
+            context=room_context,
+            out_dir=folder,
+            tokenizer_dir=small_tokenizer_dir,
+            pretrain_dir=small_base_dir,
+        )
+
+    def dying(*args: Any) -> Any:
+        dying.left -= 1  # type: ignore[attr-defined]
+        if dying.left == 0:  # type: ignore[attr-defined]
+            raise SystemExit("killed")
+        return pad(*args)
+
+    pad = training.pad
+    figures = run(tmp_path / "calm").figures["tasks"]["sentimento"]
+    assert "random-twin_accuracy" in figures
+    dying.left = 10  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(training, "pad", dying)
+        run(tmp_path / "killed")
+    run(tmp_path / "killed")
+    final = "sentimento/final/model.safetensors"
+    assert sha256_file(tmp_path / "killed" / final) == sha256_file(tmp_path / "calm" / final)
+    weights = load_file(tmp_path / "calm" / final)
+    assert "score.weight" in weights
+    assert "lm_head.weight" not in weights
 
 
 def test_two_tasks_of_one_name_are_refused(

@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
 )
 
@@ -43,8 +44,12 @@ def own_learner(
     max_length: int,
     *,
     is_random: bool = False,
+    keeps_head: bool = False,
 ) -> Learner:
-    """The run's base model, or with `is_random` the same sizes with fresh weights."""
+    """The run's base model, or with `is_random` the same sizes with fresh weights.
+
+    With `keeps_head` the classifier has the base model's head for next tokens beside its own.
+    """
     final_dir = pretrain_dir / "final"
     check_tokenizer(final_dir, encoder, tokenizer_dir)
 
@@ -54,8 +59,12 @@ def own_learner(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if is_random:
-                return LlamaForSequenceClassification(config).float()
-            return _load(LlamaForSequenceClassification, final_dir, config, is_own=True)
+                model = LlamaForSequenceClassification(config).float()
+            else:
+                model = _load(LlamaForSequenceClassification, final_dir, config, is_own=True)
+            if keeps_head:
+                _add_language_head(model, None if is_random else final_dir)
+            return model
 
     return Learner(
         name="random-twin" if is_random else "own",
@@ -65,6 +74,18 @@ def own_learner(
         max_length=max_length,
         write_files=lambda folder: copy_tokenizer(tokenizer_dir, folder),
     )
+
+
+def _add_language_head(model: Any, source: Path | None) -> None:
+    """Give a classifier `lm_head`, read from the causal model in `source` or, without one, new."""
+    if source is None:
+        head = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size, bias=False)
+        torch.nn.init.normal_(head.weight, std=model.config.initializer_range)
+    else:
+        head = load_whole(LlamaForCausalLM, source, local_files_only=True).lm_head
+    if model.config.tie_word_embeddings:
+        head.weight = model.model.embed_tokens.weight
+    model.lm_head = head
 
 
 def other_learner(place: str, max_length: int) -> Learner:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,18 @@ def run(
     """Train a classifier per labelled set; return counts of examples and figures per task."""
     encoder = load_tokenizer(tokenizer_dir)
     max_length = _max_length(settings, pretrain_dir)
-    own = own_learner(pretrain_dir, tokenizer_dir, encoder, max_length)
+    own_one = partial(
+        own_learner,
+        pretrain_dir,
+        tokenizer_dir,
+        encoder,
+        max_length,
+        keeps_head=settings.language_model_weight > 0,
+    )
+    own = own_one()
     others = [other_learner(place, max_length) for place in settings.models]
     if settings.random_twin:
-        others.append(own_learner(pretrain_dir, tokenizer_dir, encoder, max_length, is_random=True))
+        others.append(own_one(is_random=True))
     _check_names(settings)
     # All sets are read before the first training: a fault in the last one is said at once.
     sets = {task.name: read_labelled(task, context.language) for task in settings.tasks}

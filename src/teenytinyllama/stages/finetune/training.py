@@ -32,10 +32,12 @@ from teenytinyllama.stages.finetune.encoding import Encoded, LengthGroupedOrder,
 from teenytinyllama.stages.finetune.measures import confusion, scores_of
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.base_model import flops_per_token
+from teenytinyllama.training.engines import load_weights
 from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
 from teenytinyllama.training.journal import METRICS_NAME
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.lora import add_lora
+from teenytinyllama.training.losses import IGNORED, linear_cross_entropy
 
 # B micro-batch, T sequence, C labels
 RESULT_NAME = "result.json"
@@ -43,17 +45,32 @@ PREDICTION_TOKENS = 8192
 
 
 class LabelLoss(nn.Module):
-    """A sequence classifier with its summed loss."""
+    """A sequence classifier with its summed loss.
 
-    def __init__(self, model: Any, pad_id: int) -> None:
+    A model with an `lm_head` is one that goes on learning the language of the texts: to the loss of
+    an example `token_weight` times that of each of its next tokens is added.
+    """
+
+    def __init__(self, model: Any, pad_id: int, *, token_weight: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.pad_id = pad_id
+        self.token_weight = token_weight
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Summed cross-entropy: `input_ids` (B, T) padded on the right, `labels` (B,)."""
-        logits = logits_of(self.model, input_ids, self.pad_id)  # (B, C)
-        return functional.cross_entropy(logits.float(), labels, reduction="sum")
+        if not hasattr(self.model, "lm_head"):
+            logits = logits_of(self.model, input_ids, self.pad_id)  # (B, C)
+            return functional.cross_entropy(logits.float(), labels, reduction="sum")
+        is_text = input_ids != self.pad_id  # (B, T)
+        hidden = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        last = is_text.sum(dim=1) - 1  # (B,)
+        states = hidden[torch.arange(len(last), device=last.device), last]  # (B, H)
+        logits = self.model.score(states)
+        following = torch.where(is_text, input_ids, IGNORED)[:, 1:]  # (B, T-1)
+        language = linear_cross_entropy(hidden[:, :-1], self.model.lm_head.weight, following)
+        label_loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
+        return label_loss + self.token_weight * language
 
 
 def logits_of(model: Any, input_ids: Tensor, pad_id: int) -> Tensor:
@@ -112,15 +129,17 @@ def train_one(
         [len(row.ids) for row in splits.train], settings.examples_per_step, seed
     )
     per_epoch = order.steps_per_epoch
-    job = _job(model, splits, order, pad_id, write_model_files)
+    job = _job(model, splits, order, pad_id, write_model_files, settings.language_model_weight)
     loop = Loop(job, _loop_settings(settings, per_epoch, seed), out_dir, context)
     figures = loop.run()
     epochs = _validation_scores(out_dir, per_epoch)
     best = max(epochs, key=lambda epoch: (epochs[epoch], -epoch))
     checkpoint = out_dir / checkpoints.folder_name(best * per_epoch)
-    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    load_weights(model, load_file(checkpoint / "model.safetensors"))
     if fold:
         fold()
+    if hasattr(model, "lm_head"):
+        del model.lm_head  # it has done its work; a classifier is published without one
     model.float().eval()
     table = confusion(
         [row.label for row in splits.test],
@@ -158,9 +177,12 @@ def _job(
     order: LengthGroupedOrder,
     pad_id: int,
     write_model_files: Callable[[Path], None],
+    language_model_weight: float,
 ) -> Job:
     rows = splits.train
     mean_length = math.ceil(sum(len(row.ids) for row in rows) / len(rows))
+    # By a constant, not by the tokens of a micro-batch: the same however a step is cut.
+    token_weight = language_model_weight / mean_length
 
     def micro_batches(step: int, micro_batch: int) -> Sequence[MicroBatch]:
         wanted = [rows[int(number)] for number in order.examples_of_step(step)]
@@ -186,12 +208,16 @@ def _job(
         write_model_files(folder)
 
     return Job(
-        objective=LabelLoss(model, pad_id),
+        objective=LabelLoss(model, pad_id, token_weight=token_weight),
         micro_batches=micro_batches,
         rows_per_step=order.examples_per_step,
         tokens_per_row=mean_length,
         flops_per_token=flops_per_token(model, mean_length),
-        identity={"examples": splits.fingerprint, "labels": str(splits.num_labels)},
+        identity={
+            "examples": splits.fingerprint,
+            "labels": str(splits.num_labels),
+            **({"language_model_weight": str(language_model_weight)} if token_weight else {}),
+        },
         write_model_files=write_files,
         evaluate=evaluate,
         describe_step=lambda step: {"examples": order.examples_of_step(step).tolist()},
