@@ -91,6 +91,12 @@ def test_settings_that_do_not_fit_each_other_say_how_to_make_them_fit(write):
     assert "hidden_size = 64 is not a multiple of num_attention_heads = 5" in error.what
 
 
+def test_a_key_for_conversations_is_refused_for_preferences(write):
+    source = '{ kind = "files", path = "p.jsonl", answer_key = "best" }'
+    error = fault(write(GOOD + f"[align]\npreferences = [{source}]\n"))
+    assert "preferences.0.answer_key is for conversations" in error.what
+
+
 def test_several_faults_are_counted(write):
     error = fault(write(GOOD), "pretrain.num_steps=0", "pretrain.log_every_steps=0")
     assert "(1 more faults after this one)" in error.what

@@ -685,6 +685,17 @@ class AlignSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _preferences_have_their_own_fields(self) -> AlignSettings:
+        for index, source in enumerate(self.preferences):
+            for key in ("question_key", "context_key", "answer_key"):
+                if getattr(source, key):
+                    raise ValueError(
+                        f"preferences.{index}.{key} is for conversations; "
+                        "a preference has the fields prompt, chosen and rejected"
+                    )
+        return self
+
 
 class QuantizeSettings(Settings):
     """`[quantize]`: model to small files (paper 4.1, 4.3)."""
