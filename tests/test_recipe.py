@@ -93,7 +93,8 @@ def test_settings_that_do_not_fit_each_other_say_how_to_make_them_fit(write):
 
 def test_a_key_for_conversations_is_refused_for_preferences(write):
     source = '{ kind = "files", path = "p.jsonl", answer_key = "best" }'
-    error = fault(write(GOOD + f"[align]\npreferences = [{source}]\n"))
+    align = f'[align]\nsources = [{{ kind = "storybook" }}]\npreferences = [{source}]\n'
+    error = fault(write(GOOD + align))
     assert "preferences.0.answer_key is for conversations" in error.what
 
 
