@@ -78,6 +78,7 @@ def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any
             learning_rate=rate,
             warmup_steps=options.warmup_steps,
             language_model_weight=options.language_model_weight,
+            choose_by=options.choose_by,
             max_length=options.max_length,
             seeds=tuple(range(options.seeds)),
         )
@@ -92,7 +93,7 @@ def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any
         tried[rate] = outcome.figures["tasks"][name]
     found = dict(tried[options.learning_rates[0]])
     for key in ("seeds", "random-twin_seeds"):
-        rate = max(tried, key=lambda rate: on_validation(tried[rate][key]))
+        rate = max(tried, key=lambda rate: on_validation(tried[rate][key], options.choose_by))
         found[key] = tried[rate][key]
         found[f"{key}_learning_rate"] = rate
     found["counts"] = outcome.counts["tasks"][name]
@@ -101,9 +102,9 @@ def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any
     return found
 
 
-def on_validation(seeds: list[dict[str, Any]]) -> float:
-    """Mean over seeds of the best epoch's accuracy on the validation split."""
-    return sum(max(one["validation_accuracy"]) for one in seeds) / len(seeds)
+def on_validation(seeds: list[dict[str, Any]], measure: str) -> float:
+    """Mean over seeds of the best epoch's score on the validation split."""
+    return sum(max(one[f"validation_{measure}"]) for one in seeds) / len(seeds)
 
 
 def line(name: str, measure: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[2e-4, 1e-3])
     parser.add_argument("--warmup-steps", type=int, default=0)
     parser.add_argument("--language-model-weight", type=float, default=0.0)
+    parser.add_argument("--choose-by", choices=("accuracy", "macro_f1"), default="accuracy")
     parser.add_argument("--max-length", type=int, default=128)
     options = parser.parse_args()
     torch.set_num_threads(1)

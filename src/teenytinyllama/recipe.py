@@ -611,6 +611,9 @@ class FinetuneSettings(Settings):
     language_model_weight: Annotated[float, Field(ge=0)] = 0.0
     """Goes on learning to predict the texts' next tokens, with this weight beside the labels' loss
     (GPT, Radford et al. 2018, section 3.2, has 0.5); the run's own model and its twin alone."""
+    choose_by: Literal["accuracy", "macro_f1"] = "accuracy"
+    """What the epoch and the published seed are chosen by, on the validation split; `macro_f1`
+    where one label is much more frequent than the others."""
     max_length: Annotated[int, Field(ge=8)] = 256
     """Tokens of one text at most; the rest is cut off and counted."""
     precision: Literal["fp32", "bf16-mixed"] = "fp32"

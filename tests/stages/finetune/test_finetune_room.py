@@ -71,6 +71,21 @@ def test_the_chosen_epoch_is_the_best_on_validation(done: tuple[Path, Outcome]) 
     for one in done[1].figures["tasks"]["sentimento"]["seeds"]:
         scores = one["validation_accuracy"]
         assert one["best_epoch"] == 1 + scores.index(max(scores))
+        assert len(one["validation_macro_f1"]) == 2
+
+
+def test_the_epoch_can_be_chosen_by_macro_f1(tmp_path: Path) -> None:
+    lines = [(10, 0.80, 0.44), (20, 0.78, 0.61), (30, 0.79, 0.58)]
+    log = [
+        {"step": step, "validation_accuracy": accuracy, "validation_macro_f1": f1}
+        for step, accuracy, f1 in lines
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in [{"step": 5, "loss": 1.0}, *log])
+    (tmp_path / "metrics.jsonl").write_text(text)
+    epochs = training._validation_scores(tmp_path, 10)
+    assert training.best_epoch(epochs, "accuracy") == 1
+    assert training.best_epoch(epochs, "macro_f1") == 2
+    assert training.best_epoch({2: epochs[1], 3: epochs[1]}, "accuracy") == 2  # the earlier one
 
 
 def test_killed_and_started_again_it_ends_in_the_same_bytes(

@@ -159,7 +159,8 @@ def _train_all_seeds(
         )
         for seed in settings.seeds
     ]
-    best = max(results, key=lambda r: (max(r["validation_accuracy"]), -r["seed"]))
+    chosen_by = f"validation_{settings.choose_by}"
+    best = max(results, key=lambda r: (max(r[chosen_by]), -r["seed"]))
     _publish(out_dir / f"seed-{best['seed']}" / ".best", out_dir / "final", learner)
     accuracy, spread = mean_and_spread([r["accuracy"] for r in results])
     macro_f1, f1_spread = mean_and_spread([r["macro_f1"] for r in results])

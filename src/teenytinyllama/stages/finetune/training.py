@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from teenytinyllama.training.losses import IGNORED, linear_cross_entropy
 
 # B micro-batch, T sequence, C labels
 RESULT_NAME = "result.json"
+MEASURES = ("accuracy", "macro_f1")
 PREDICTION_TOKENS = 8192
 
 
@@ -133,7 +134,7 @@ def train_one(
     loop = Loop(job, _loop_settings(settings, per_epoch, seed), out_dir, context)
     figures = loop.run()
     epochs = _validation_scores(out_dir, per_epoch)
-    best = max(epochs, key=lambda epoch: (epochs[epoch], -epoch))
+    best = best_epoch(epochs, settings.choose_by)
     checkpoint = out_dir / checkpoints.folder_name(best * per_epoch)
     load_weights(model, load_file(checkpoint / "model.safetensors"))
     if fold:
@@ -141,17 +142,16 @@ def train_one(
     if hasattr(model, "lm_head"):
         del model.lm_head  # it has done its work; a classifier is published without one
     model.float().eval()
-    table = confusion(
-        [row.label for row in splits.test],
-        [int(np.argmax(row)) for row in predict(model, splits.test, pad_id)],
-        splits.num_labels,
-    )
+    table = _confusion_on(model, splits.test, splits.num_labels, pad_id)
     result = {
         "seed": seed,
         **scores_of(table),
         "confusion": table,
         "best_epoch": best,
-        "validation_accuracy": [epochs[epoch] for epoch in sorted(epochs)],
+        **{
+            f"validation_{measure}": [epochs[epoch][measure] for epoch in sorted(epochs)]
+            for measure in MEASURES
+        },
         "examples_per_s": settings.num_epochs
         * len(splits.train)
         / max(figures["training_seconds"], 1e-9),
@@ -197,11 +197,9 @@ def _job(
         ]
 
     def evaluate(trained: nn.Module) -> dict[str, float]:
-        logits = predict(trained, splits.validation, pad_id)
-        right = [
-            int(np.argmax(x)) == r.label for x, r in zip(logits, splits.validation, strict=True)
-        ]
-        return {"validation_accuracy": sum(right) / len(right)}
+        table = _confusion_on(trained, splits.validation, splits.num_labels, pad_id)
+        scores = scores_of(table)
+        return {f"validation_{measure}": float(scores[measure]) for measure in MEASURES}
 
     def write_files(folder: Path) -> None:
         model.config.save_pretrained(folder)
@@ -243,14 +241,29 @@ def _loop_settings(settings: FinetuneSettings, per_epoch: int, seed: int) -> Loo
     )
 
 
-def _validation_scores(out_dir: Path, per_epoch: int) -> dict[int, float]:
-    """Accuracy on the validation split after each epoch, from the loop's own log."""
+def _validation_scores(out_dir: Path, per_epoch: int) -> dict[int, dict[str, float]]:
+    """Scores on the validation split after each epoch, from the loop's own log."""
     scores = {}
     for line in (out_dir / METRICS_NAME).read_text(encoding="utf-8").splitlines():
         value = json.loads(line)
         if "validation_accuracy" in value:
-            scores[value["step"] // per_epoch] = float(value["validation_accuracy"])
+            scores[value["step"] // per_epoch] = {
+                measure: float(value[f"validation_{measure}"]) for measure in MEASURES
+            }
     return scores
+
+
+def best_epoch(epochs: Mapping[int, Mapping[str, float]], measure: str) -> int:
+    """The epoch with the best score on the validation split, of equals the earliest."""
+    return max(epochs, key=lambda epoch: (epochs[epoch][measure], -epoch))
+
+
+def _confusion_on(
+    model: Any, rows: Sequence[Encoded], num_labels: int, pad_id: int
+) -> list[list[int]]:
+    """Examples by their label (row) and the predicted one (column)."""
+    predicted = [int(np.argmax(logits)) for logits in predict(model, rows, pad_id)]
+    return confusion([row.label for row in rows], predicted, num_labels)
 
 
 def predict(model: Any, rows: Sequence[Encoded], pad_id: int) -> list[Any]:
