@@ -58,6 +58,20 @@ def test_loss_and_gradients_are_those_of_transformers(
         assert (found - exact).norm() <= 1.1 * (theirs - exact).norm()
 
 
+def test_rows_that_do_not_lie_one_after_the_other() -> None:
+    model = small_llama()
+    lean = copy.deepcopy(model)
+    use_lean_layers(lean)
+    hidden = torch.randn(5, 2, 32)
+    for name in ("input_layernorm", "mlp"):
+        found = []
+        for one in (model, lean):
+            turned = hidden.clone().requires_grad_()
+            getattr(one.model.layers[0], name)(turned.transpose(0, 1)).sin().sum().backward()
+            found.append(turned.grad)
+        assert torch.allclose(*found, atol=1e-5)
+
+
 def kept_bytes(model: LlamaForCausalLM) -> int:
     """Bytes that the backward pass of 512 tokens waits for, the weights not counted."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}

@@ -118,7 +118,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
     ) -> Tensor:
-        out = torch.empty_like(inputs, dtype=dtype)
+        out = inputs.new_empty(inputs.shape, dtype=dtype)  # row by row, whatever the input is
         rows, out_rows = _rows(inputs), _rows(out)  # (N, H)
         scale = rows.new_empty(rows.shape[0], 1, dtype=torch.float32)
         for block in _blocks(rows):
@@ -132,7 +132,7 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         inputs, weight, scale = ctx.saved_tensors
-        by_inputs = torch.empty_like(inputs)
+        by_inputs = inputs.new_empty(inputs.shape)
         by_weight = torch.zeros_like(weight, dtype=torch.float32)
         rows, by_rows, above = _rows(inputs), _rows(by_inputs), _rows(upstream)
         for block in _blocks(rows):
@@ -153,7 +153,7 @@ class _SwiGLU(torch.autograd.Function):
         ctx.dtype = inputs.dtype
         inputs = inputs.to(dtype)  # (B, T, H)
         gates, values = _times(inputs, gate), _times(inputs, up)  # (B, T, F)
-        hidden = torch.empty_like(gates)
+        hidden = gates.new_empty(gates.shape)
         gate_rows, value_rows, rows = _rows(gates), _rows(values), _rows(hidden)
         for block in _blocks(rows):
             torch.mul(functional.silu(gate_rows[block]), value_rows[block], out=rows[block])
