@@ -134,6 +134,22 @@ def test_what_lora_has_wrapped_still_goes_through_it() -> None:
     assert not isinstance(model.model.layers[0].mlp, LeanMLP)
 
 
+def test_frozen_weights_get_no_gradient_and_let_it_through() -> None:
+    model = small_llama()
+    layer = model.model.layers[1]
+    layer.mlp.requires_grad_(False)
+    layer.self_attn.o_proj.requires_grad_(False)
+    lean = copy.deepcopy(model)
+    use_lean_layers(lean)
+    ids = torch.randint(0, 64, (2, 9))
+    for one in (model, lean):
+        NextTokenLoss(one)(ids[:, :-1], ids[:, 1:]).backward()
+    for (name, theirs), ours in zip(model.named_parameters(), lean.parameters(), strict=True):
+        assert (theirs.grad is None) == (ours.grad is None), name
+        if theirs.grad is not None:
+            assert torch.allclose(theirs.grad, ours.grad, atol=1e-4), name
+
+
 def test_biases_and_other_activations_are_left_alone() -> None:
     model = small_llama(mlp_bias=True, attention_bias=True, hidden_act="gelu")
     use_lean_layers(model)

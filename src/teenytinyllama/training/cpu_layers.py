@@ -105,12 +105,10 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         inputs, weight = ctx.saved_tensors
-        by_inputs = by_weight = None
+        by_inputs = None
         if ctx.needs_input_grad[0]:
             by_inputs = (upstream @ weight.to(upstream.dtype)).to(ctx.dtype)
-        if ctx.needs_input_grad[1]:
-            by_weight = _gradient_of(weight, upstream, inputs)
-        return by_inputs, by_weight, None
+        return by_inputs, _gradient_of(weight, upstream, inputs), None
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -187,8 +185,13 @@ def _times(inputs: Tensor, weight: Tensor) -> Tensor:
     return inputs @ weight.to(inputs.dtype).T
 
 
-def _gradient_of(weight: Tensor, upstream: Tensor, inputs: Tensor) -> Tensor:
-    """The gradient (O, I) of a weight whose product with `inputs` (..., I) is (..., O)."""
+def _gradient_of(weight: Tensor, upstream: Tensor, inputs: Tensor) -> Tensor | None:
+    """The gradient (O, I) of a weight whose product with `inputs` (..., I) is (..., O).
+
+    None for a weight that does not learn (LoRA).
+    """
+    if not weight.requires_grad:
+        return None
     return (_rows(upstream).T @ _rows(inputs)).to(weight.dtype)
 
 
