@@ -1,6 +1,6 @@
 """A Llama's layers for training on a CPU: the same sums in half of the memory.
 
-PyTorch keeps every intermediate result of a layer until the backward pass: 51 kB a token and layer
+PyTorch keeps every intermediate result of a layer until the backward pass: 48 kB a token and layer
 at the paper's 160m shape in bfloat16, and all weights in fewer bits. What is cheap to compute again
 (a norm, a gate times its value, such a weight) is not kept here, which leaves 25 kB. Long passes
 over memory go in blocks that stay in the processor's cache. On a GPU `torch.compile` does both by
