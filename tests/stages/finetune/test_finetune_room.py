@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,24 @@ def test_the_epoch_can_be_chosen_by_macro_f1(tmp_path: Path) -> None:
     assert training.best_epoch({2: epochs[1], 3: epochs[1]}, "accuracy") == 2  # the earlier one
 
 
+@contextmanager
+def killed_at(call: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, a room dies when it makes its `call`-th batch."""
+    calls = 0
+    pad = training.pad
+
+    def dying(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise SystemExit("killed")
+        return pad(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(training, "pad", dying)
+        yield
+
+
 def test_killed_and_started_again_it_ends_in_the_same_bytes(
     done: tuple[Path, Outcome],
     small_base_dir: Path,
@@ -105,21 +126,9 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
             pretrain_dir=small_base_dir,
         )
 
-    calls_left = 0
-    pad = training.pad
-
-    def dying(*args: Any) -> Any:
-        nonlocal calls_left
-        calls_left -= 1
-        if calls_left == 0:
-            raise SystemExit("killed")
-        return pad(*args)
-
     # In the second epoch of the first seed, and in the second seed.
     for calls in (10, 12):
-        calls_left = calls
-        with monkeypatch.context() as patch, pytest.raises(SystemExit):
-            patch.setattr(training, "pad", dying)
+        with killed_at(calls, monkeypatch):
             run_again()
     run_again()
     files = ["sentimento/final/model.safetensors", "sentimento/final/config.json"]
@@ -127,43 +136,48 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
         assert sha256_file(tmp_path / name) == sha256_file(done[0] / name), name
 
 
+@pytest.mark.parametrize("variant", ["plain", "lora", "tied"])
 def test_a_classifier_that_learnt_language_too_is_as_plain_and_ends_alike_when_killed(
+    variant: str,
     small_base_dir: Path,
     small_tokenizer_dir: Path,
     room_context: RoomContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if variant == "tied":
+        base = AutoModelForCausalLM.from_pretrained(
+            small_base_dir / "final", tie_word_embeddings=True
+        )
+        shutil.copytree(small_base_dir, tmp_path / "tied")
+        base.save_pretrained(tmp_path / "tied" / "final")
+        small_base_dir = tmp_path / "tied"
+    changes = {
+        "seeds": (0,),
+        "language_model_weight": 0.5,
+        "random_twin": True,
+        "lora": LoraSettings(rank=4) if variant == "lora" else None,
+    }
+
     def run(folder: Path) -> Outcome:
         return finetune.run(
-            settings=SETTINGS.model_copy(
-                update={"seeds": (0,), "language_model_weight": 0.5, "random_twin": True}
-            ),
+            settings=SETTINGS.model_copy(update=changes),
             context=room_context,
             out_dir=folder,
             tokenizer_dir=small_tokenizer_dir,
             pretrain_dir=small_base_dir,
         )
 
-    def dying(*args: Any) -> Any:
-        dying.left -= 1  # type: ignore[attr-defined]
-        if dying.left == 0:  # type: ignore[attr-defined]
-            raise SystemExit("killed")
-        return pad(*args)
-
-    pad = training.pad
     figures = run(tmp_path / "calm").figures["tasks"]["sentimento"]
     assert "random-twin_accuracy" in figures
-    dying.left = 10  # type: ignore[attr-defined]
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(training, "pad", dying)
+    with killed_at(10, monkeypatch):
         run(tmp_path / "killed")
     run(tmp_path / "killed")
     final = "sentimento/final/model.safetensors"
     assert sha256_file(tmp_path / "killed" / final) == sha256_file(tmp_path / "calm" / final)
-    weights = load_file(tmp_path / "calm" / final)
-    assert "score.weight" in weights
-    assert "lm_head.weight" not in weights
+    names = set(load_file(tmp_path / "calm" / final))
+    assert {"score.weight", "model.embed_tokens.weight"} <= names
+    assert not [name for name in names if "lm_head" in name or "lora" in name]
 
 
 def test_two_tasks_of_one_name_are_refused(
