@@ -405,6 +405,16 @@ class CheckpointSettings(Settings):
     """Keep every checkpoint at a multiple of this many steps (paper 3.5: 20 and 48); 0: none."""
 
 
+class RepetitionSettings(Settings):
+    """`[pretrain.repetition]`: sequences that are one passage over and over, to begin with."""
+
+    share: Fraction = 0.0
+    """Share of the sequences of the first step; it falls linearly to none. Worth trying (1.0) for a
+    model of some million parameters, which otherwise may never learn to look back."""
+    until_step: Positive = 1000
+    """Step from which on no sequence repeats."""
+
+
 class PretrainSettings(Settings):
     """`[pretrain]`: sequences to a base model (paper 3.4, 3.5)."""
 
@@ -441,6 +451,8 @@ class PretrainSettings(Settings):
     """Recompute activations in the backward pass: less memory, about a third slower."""
     isolate_documents: bool = False
     """Attention sees only its own document inside a row."""
+    repetition: RepetitionSettings = RepetitionSettings()
+    """Sequences that repeat themselves."""
     z_loss: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the squared log-partition added to the loss."""
     seed: Count = 0
@@ -470,6 +482,11 @@ class PretrainSettings(Settings):
                 f"tokens_per_step = {self.tokens_per_step} is not a multiple of "
                 f"sequence_length = {self.sequence_length}; nearest: "
                 + " or ".join(str(n) for n in near)
+            )
+        if self.repetition.share and self.isolate_documents:
+            raise ValueError(
+                f"repetition.share = {self.repetition.share} needs attention across documents; "
+                "isolate_documents = true keeps a passage from its own repetitions"
             )
         return self
 

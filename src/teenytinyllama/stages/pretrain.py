@@ -33,6 +33,7 @@ from teenytinyllama.training.heldout import EncodedDocument, score_documents
 from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import IGNORED, NextTokenLoss
+from teenytinyllama.training.repetition import repeat_passages
 from teenytinyllama.training.starting import Start, fresh, from_folder
 
 SAMPLE_TOKENS = 64
@@ -193,7 +194,6 @@ def _micro_batches(
     tokens: TokenFile, order: SequenceOrder, settings: PretrainSettings
 ) -> Callable[[int, int], Sequence[MicroBatch]]:
     length = settings.sequence_length
-    bos = TextEncoder.bos_id if settings.isolate_documents else None
 
     def micro_batches(step: int, micro_batch: int) -> Sequence[MicroBatch]:
         rows = order.rows_of_step(step)
@@ -202,7 +202,7 @@ def _micro_batches(
             MicroBatch(
                 weight=float(len(cut) * length),
                 num_tokens=len(cut) * length,
-                load=lambda cut=cut: _load(tokens, cut, length, bos),  # type: ignore[misc]
+                load=lambda cut=cut: _load(tokens, cut, settings, step),  # type: ignore[misc]
             )
             for cut in cuts
         ]
@@ -211,11 +211,13 @@ def _micro_batches(
 
 
 def _load(
-    tokens: TokenFile, rows: NDArray[np.int64], length: int, bos: int | None
+    tokens: TokenFile, rows: NDArray[np.int64], settings: PretrainSettings, step: int
 ) -> dict[str, NDArray[Any]]:
+    length, bos = settings.sequence_length, TextEncoder.bos_id
     block = np.stack([tokens.sequence(int(row), length) for row in rows])  # (B, T + 1)
+    block = repeat_passages(block, rows, settings.repetition, step=step, seed=settings.seed)
     arrays: dict[str, NDArray[Any]] = {"input_ids": block[:, :-1], "labels": block[:, 1:]}
-    if bos is not None:
+    if settings.isolate_documents:
         arrays["position_ids"] = positions_in_documents(block[:, :-1], bos)
         # The last token of one document does not predict the first of the next.
         arrays["labels"] = np.where(block[:, 1:] == bos, IGNORED, block[:, 1:])

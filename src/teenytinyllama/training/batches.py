@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 ROUNDS = 6
 
 
-def _mix(values: NDArray[Any]) -> NDArray[np.uint64]:
+def mix(values: NDArray[Any]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser: every input bit moves about half of the output bits."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -37,15 +37,15 @@ def permute(positions: NDArray[np.uint64], size: int, seed: int, epoch: int) -> 
     mask = (np.uint64(1) << half) - np.uint64(1)
     with np.errstate(over="ignore"):
         start: NDArray[np.uint64] = np.full(1, (seed + 0x9E3779B97F4A7C15) % 2**64, np.uint64)
-        key = _mix(_mix(start) ^ np.full(1, epoch, np.uint64))
-        keys = _mix(key + np.arange(1, ROUNDS + 1, dtype=np.uint64))
+        key = mix(mix(start) ^ np.full(1, epoch, np.uint64))
+        keys = mix(key + np.arange(1, ROUNDS + 1, dtype=np.uint64))
         values = positions.copy()
         todo = np.ones(len(values), bool)
         # The network permutes a power of four; a value beyond `size` walks on until it is inside.
         while todo.any():
             left, right = values[todo] >> half, values[todo] & mask
             for round_key in keys:
-                left, right = right, left ^ (_mix(right + round_key) & mask)
+                left, right = right, left ^ (mix(right + round_key) & mask)
             values[todo] = (left << half) | right
             todo = values >= size
     return values
