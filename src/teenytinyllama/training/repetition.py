@@ -1,9 +1,10 @@
 """Sequences that repeat themselves, early in training: how a tiny model learns to look back.
 
-A model of a few million parameters reads its first ten million tokens without once using that a
-word was said before: in natural text the gain is too small to be found. A sequence that is one
-passage over and over makes it large. The share of such sequences falls linearly to zero, so that
-most of the training, and all of its end, is the text itself (Bi-Induct, arXiv 2509.22947).
+A model of five million parameters that had read eight million tokens of natural text predicted a
+passage hardly better the second time it was said than the first (EXPERIMENTS.md, 2026-11-24).
+A sequence that is one passage over and over rewards looking back at almost every token. The share
+of such sequences falls linearly to zero, so that most of the training, and all of its end, is the
+text itself (after Bi-Induct, arXiv 2509.22947, which mixes in copied spans and anneals them away).
 
     the text       a b c d e f g h i j k l
     its sequence   a b c d e a b c d e a b
