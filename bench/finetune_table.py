@@ -36,7 +36,7 @@ TASKS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
     "ToLD-Br": ("toldbr", ("text",), "toxic", "test", "validation"),
     "SST-2-pt": ("sst2_pt", ("sentence",), "label", "validation", ""),
     "ASSIN-2": ("assin2", ("premise", "hypothesis"), "entailment_judgment", "test", "validation"),
-    "FaQuAD-NLI": ("faquad_nli", ("question", "answer"), "label", "test", "validation"),
+    "FaQuAD-NLI": ("faquad_nli", ("answer", "question"), "label", "test", "validation"),
     "news-sections": ("news_section_pt", ("text",), "label", "test", "validation"),
 }
 
@@ -79,6 +79,7 @@ def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any
             warmup_steps=options.warmup_steps,
             language_model_weight=options.language_model_weight,
             choose_by=options.choose_by,
+            pooling=options.pooling,
             max_length=options.max_length,
             seeds=tuple(range(options.seeds)),
         )
@@ -158,6 +159,7 @@ def main() -> None:
     parser.add_argument("--warmup-steps", type=int, default=0)
     parser.add_argument("--language-model-weight", type=float, default=0.0)
     parser.add_argument("--choose-by", choices=("accuracy", "macro_f1"), default="accuracy")
+    parser.add_argument("--pooling", choices=("last", "mean"), default="last")
     parser.add_argument("--max-length", type=int, default=128)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -628,6 +628,9 @@ class FinetuneSettings(Settings):
     language_model_weight: Annotated[float, Field(ge=0)] = 0.0
     """Goes on learning to predict the texts' next tokens, with this weight beside the labels' loss
     (GPT, Radford et al. 2018, section 3.2, has 0.5); the run's own model and its twin alone."""
+    pooling: Literal["last", "mean"] = "last"
+    """What the label is read from: the state of the last token, or `mean`: one more layer, which
+    begins as the mean over all tokens. The run's own model and its twin alone."""
     choose_by: Literal["accuracy", "macro_f1"] = "accuracy"
     """What the epoch and the published seed are chosen by, on the validation split; `macro_f1`
     where one label is much more frequent than the others."""
@@ -639,6 +642,15 @@ class FinetuneSettings(Settings):
     """One training per seed; mean and spread are reported."""
     lora: LoraSettings | None = None
     """Low-rank additions (extra `lora`), folded into the weights at the end; unset: all weights."""
+
+    @model_validator(mode="after")
+    def _one_reading(self) -> FinetuneSettings:
+        if self.pooling == "mean" and self.language_model_weight:
+            raise ValueError(
+                f'pooling = "mean" reads labels alone, language_model_weight = '
+                f"{self.language_model_weight} needs next tokens; set one of the two"
+            )
+        return self
 
 
 class DpoSettings(Settings):

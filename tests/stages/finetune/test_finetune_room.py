@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import UserError
@@ -19,6 +26,7 @@ from teenytinyllama.recipe import FinetuneSettings, LabelledSet, LoraSettings
 from teenytinyllama.stages import finetune
 from teenytinyllama.stages.finetune import classify, training
 from teenytinyllama.stages.finetune.labelled import read_labelled
+from teenytinyllama.stages.finetune.models import own_learner
 
 SETTINGS = FinetuneSettings(
     tasks=(LabelledSet(name="sentimento", kind="storybook", num_items=64, seed=7),),
@@ -178,6 +186,77 @@ def test_a_classifier_that_learnt_language_too_is_as_plain_and_ends_alike_when_k
     names = set(load_file(tmp_path / "calm" / final))
     assert {"score.weight", "model.embed_tokens.weight"} <= names
     assert not [name for name in names if "lm_head" in name or "lora" in name]
+
+
+def test_the_mean_layer_begins_as_the_mean(small_base_dir: Path, small_tokenizer_dir: Path) -> None:
+    encoder = load_tokenizer(small_tokenizer_dir)
+    read_mean = own_learner(small_base_dir, small_tokenizer_dir, encoder, 64, takes_mean=True)
+    model = read_mean.make(["a", "b"], 0).eval()
+    base = AutoModelForCausalLM.from_pretrained(small_base_dir / "final").eval()
+    ids = torch.tensor([[1, 40, 41, 42, 43, 2]])
+    with torch.no_grad():
+        found = model.model(input_ids=ids).last_hidden_state[0, -1]
+        # The last of these is normed already: it is what the head for next tokens reads.
+        normed = base.model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+        mean = normed.mean(dim=0)
+        weight = base.model.norm.weight
+        expected = weight * mean / mean.square().mean().sqrt()
+    assert model.config.num_hidden_layers == base.config.num_hidden_layers + 1
+    assert torch.nn.functional.cosine_similarity(found, expected, dim=0) > 0.999
+    assert not torch.allclose(normed[-1], expected, atol=0.1)
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)])
+def test_a_classifier_that_reads_the_mean_is_plain_and_ends_alike_when_killed(
+    lora: LoraSettings | None,
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    room_context: RoomContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changes = {"seeds": (0,), "pooling": "mean", "random_twin": True, "lora": lora}
+
+    def run(folder: Path) -> None:
+        finetune.run(
+            settings=SETTINGS.model_copy(update=changes),
+            context=room_context,
+            out_dir=folder,
+            tokenizer_dir=small_tokenizer_dir,
+            pretrain_dir=small_base_dir,
+        )
+
+    run(tmp_path / "calm")
+    with killed_at(10, monkeypatch):
+        run(tmp_path / "killed")
+    run(tmp_path / "killed")
+    final = tmp_path / "calm" / "sentimento" / "final"
+    killed = tmp_path / "killed" / "sentimento" / "final" / "model.safetensors"
+    assert sha256_file(killed) == sha256_file(final / "model.safetensors")
+    model, told = AutoModelForSequenceClassification.from_pretrained(
+        final, output_loading_info=True
+    )
+    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    base = AutoModelForCausalLM.from_pretrained(small_base_dir / "final")
+    assert len(model.model.layers) == len(base.model.layers) + 1
+
+
+def test_a_mean_needs_as_many_key_value_heads_as_heads(
+    small_base_dir: Path, small_tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    config = AutoConfig.from_pretrained(small_base_dir / "final", num_key_value_heads=1)
+    shutil.copytree(small_base_dir, tmp_path / "grouped")
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "grouped" / "final")
+    encoder = load_tokenizer(small_tokenizer_dir)
+    folder = tmp_path / "grouped"
+    learner = own_learner(folder, small_tokenizer_dir, encoder, 64, takes_mean=True)
+    with pytest.raises(UserError, match="the model has 1 key-value heads for"):
+        learner.make(["a", "b"], 0)
+
+
+def test_the_mean_and_next_tokens_are_not_learnt_together() -> None:
+    with pytest.raises(ValidationError, match="set one of the two"):
+        FinetuneSettings(tasks=SETTINGS.tasks, pooling="mean", language_model_weight=0.5)
 
 
 def test_two_tasks_of_one_name_are_refused(

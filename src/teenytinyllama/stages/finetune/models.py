@@ -15,12 +15,17 @@ from transformers import (
     LlamaForCausalLM,
     LlamaForSequenceClassification,
 )
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.encoding import TextEncoder
 from teenytinyllama.stages.finetune.encoding import Encoded, encode_with
 from teenytinyllama.stages.finetune.labelled import Example
 from teenytinyllama.training.base_model import check_tokenizer, copy_tokenizer, load_whole
+
+# Of the mean, beside the last token's own state, which the residual carries past it: 10 and 1,000
+# learnt less (EXPERIMENTS.md, 2026-11-24).
+MEAN_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,12 @@ def own_learner(
     *,
     is_random: bool = False,
     keeps_head: bool = False,
+    takes_mean: bool = False,
 ) -> Learner:
     """The run's base model, or with `is_random` the same sizes with fresh weights.
 
-    With `keeps_head` the classifier has the base model's head for next tokens beside its own.
+    With `keeps_head` the classifier has the base model's head for next tokens beside its own, with
+    `takes_mean` one more layer that begins as a mean.
     """
     final_dir = pretrain_dir / "final"
     check_tokenizer(final_dir, encoder, tokenizer_dir)
@@ -64,6 +71,8 @@ def own_learner(
                 model = _load(LlamaForSequenceClassification, final_dir, config, is_own=True)
             if keeps_head:
                 _add_language_head(model, None if is_random else final_dir)
+            if takes_mean:
+                _add_mean_layer(model)
             return model
 
     return Learner(
@@ -86,6 +95,40 @@ def _add_language_head(model: Any, source: Path | None) -> None:
     if model.config.tie_word_embeddings:
         head.weight = model.model.embed_tokens.weight
     model.lm_head = head
+
+
+def _add_mean_layer(model: Any) -> None:
+    """Append a decoder layer through which the last token sees the mean of all tokens' states.
+
+    A classifier of the library reads the last token alone, and need not be another architecture to
+    read all: with queries of zero every token weighs the same. The layer learns like any other.
+    """
+    config = model.config
+    if config.num_key_value_heads != config.num_attention_heads:
+        raise UserError(
+            "pooling-needs-all-heads",
+            'finetune.pooling = "mean"',
+            f"the model has {config.num_key_value_heads} key-value heads for "
+            f"{config.num_attention_heads} heads; a mean needs as many",
+            '--set finetune.pooling="last"',
+        )
+    layer = LlamaDecoderLayer(config, config.num_hidden_layers).float()
+    attention = layer.self_attn
+    with torch.no_grad():
+        for weight in (
+            attention.k_proj.weight,
+            layer.mlp.gate_proj.weight,
+            layer.mlp.up_proj.weight,
+        ):
+            torch.nn.init.normal_(weight, std=config.initializer_range)
+        attention.q_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+        # What the head has read so far is what is averaged.
+        layer.input_layernorm.weight.copy_(model.model.norm.weight)
+        torch.nn.init.eye_(attention.v_proj.weight)
+        torch.nn.init.eye_(attention.o_proj.weight).mul_(MEAN_WEIGHT)
+    model.model.layers.append(layer)
+    config.num_hidden_layers += 1
 
 
 def other_learner(place: str, max_length: int) -> Learner:

@@ -46,6 +46,7 @@ def run(
         encoder,
         max_length,
         keeps_head=settings.language_model_weight > 0,
+        takes_mean=settings.pooling == "mean",
     )
     own = own_one()
     others = [other_learner(place, max_length) for place in settings.models]

@@ -130,7 +130,7 @@ def train_one(
         [len(row.ids) for row in splits.train], settings.examples_per_step, seed
     )
     per_epoch = order.steps_per_epoch
-    job = _job(model, splits, order, pad_id, write_model_files, settings.language_model_weight)
+    job = _job(model, splits, order, pad_id, write_model_files, settings)
     loop = Loop(job, _loop_settings(settings, per_epoch, seed), out_dir, context)
     figures = loop.run()
     epochs = _validation_scores(out_dir, per_epoch)
@@ -177,12 +177,17 @@ def _job(
     order: LengthGroupedOrder,
     pad_id: int,
     write_model_files: Callable[[Path], None],
-    language_model_weight: float,
+    settings: FinetuneSettings,
 ) -> Job:
     rows = splits.train
     mean_length = math.ceil(sum(len(row.ids) for row in rows) / len(rows))
     # By a constant, not by the tokens of a micro-batch: the same however a step is cut.
-    token_weight = language_model_weight / mean_length
+    token_weight = settings.language_model_weight / mean_length
+    identity = {"examples": splits.fingerprint, "labels": str(splits.num_labels)}
+    if settings.language_model_weight:
+        identity["language_model_weight"] = str(settings.language_model_weight)
+    if settings.pooling != "last":
+        identity["pooling"] = settings.pooling
 
     def micro_batches(step: int, micro_batch: int) -> Sequence[MicroBatch]:
         wanted = [rows[int(number)] for number in order.examples_of_step(step)]
@@ -211,11 +216,7 @@ def _job(
         rows_per_step=order.examples_per_step,
         tokens_per_row=mean_length,
         flops_per_token=flops_per_token(model, mean_length),
-        identity={
-            "examples": splits.fingerprint,
-            "labels": str(splits.num_labels),
-            **({"language_model_weight": str(language_model_weight)} if token_weight else {}),
-        },
+        identity=identity,
         write_model_files=write_files,
         evaluate=evaluate,
         describe_step=lambda step: {"examples": order.examples_of_step(step).tolist()},
