@@ -1,10 +1,11 @@
 """What pre-training was worth: a base model against its own randomly initialised twin.
 
 Both are fine-tuned in the same way, by the finetune room itself, on five real labelled sets with
-the same examples, steps and seeds, each at the learning rate that its own validation scores choose
-of the same two; beside them the majority class and TF-IDF with logistic regression. Large splits
-are cut to a seeded share; how many of how many is printed. The limits are meant to make one task a
-matter of minutes on one quiet core with a model of five million parameters.
+the same examples, steps and seeds, each at the learning rate and the pooling that its own
+validation scores choose of the same few; beside them the majority class and TF-IDF with logistic
+regression. Large splits are cut to a seeded share; how many of how many is printed. The limits are$
+meant to make one task a matter of minutes on one quiet core with a model of five million
+parameters.
 
     python bench/finetune_table.py --model RUN/pretrain/final --tokenizer RUN/tokenizer
         [--tasks-dir ../shared/data/tasks] [--only ToLD-Br] [--limits 600 300 800]
@@ -21,6 +22,7 @@ import random
 import shutil
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def subset(source: Path, target: Path, limits: dict[str, int]) -> dict[str, list
 
 
 def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Both learners' scores; each at the learning rate that was best for it on validation."""
+    """Both learners' scores; each at the rate and pooling that were best for it on validation."""
     source, columns, label, test, validation = TASKS[name]
     max_train, max_validation, max_test = options.limits
     limits = {"train": max_train, "validation": max_validation, test: max_test}
@@ -70,16 +72,17 @@ def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any
     )
     started = time.process_time()
     tried = {}
-    for rate in options.learning_rates:
+    for pooling, rate in product(options.poolings, options.learning_rates):
         settings = FinetuneSettings(
             tasks=(task,),
             random_twin=True,
             num_epochs=options.epochs,
             learning_rate=rate,
             warmup_steps=options.warmup_steps,
-            language_model_weight=options.language_model_weight,
+            # The auxiliary loss reads the next piece from the state that the labels are read from.
+            language_model_weight=options.language_model_weight if pooling == "last" else 0.0,
             choose_by=options.choose_by,
-            pooling=options.pooling,
+            pooling=pooling,
             max_length=options.max_length,
             seeds=tuple(range(options.seeds)),
         )
@@ -87,16 +90,18 @@ def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any
         outcome = finetune.run(
             settings=settings,
             context=RoomContext("bench", "pt", energy, EnergyMeter(energy)),
-            out_dir=folder / f"finetune-{rate}",
+            out_dir=folder / f"finetune-{pooling}-{rate}",
             tokenizer_dir=options.tokenizer,
             pretrain_dir=folder / "pretrain",
         )
-        tried[rate] = outcome.figures["tasks"][name]
-    found = dict(tried[options.learning_rates[0]])
+        tried[pooling, rate] = outcome.figures["tasks"][name]
+    found = dict(next(iter(tried.values())))
     for key in ("seeds", "random-twin_seeds"):
-        rate = max(tried, key=lambda rate: on_validation(tried[rate][key], options.choose_by))
-        found[key] = tried[rate][key]
-        found[f"{key}_learning_rate"] = rate
+        validation = {way: on_validation(one[key], options.choose_by) for way, one in tried.items()}
+        best = max(validation, key=lambda way: validation[way])
+        found[key] = tried[best][key]
+        found[f"{key}_chosen"] = list(best)
+        found[f"{key}_validation"] = {f"{p} {r}": round(v, 4) for (p, r), v in validation.items()}
     found["counts"] = outcome.counts["tasks"][name]
     found["rows"] = counts
     found["cpu_seconds"] = round(time.process_time() - started, 1)
@@ -122,8 +127,10 @@ def line(name: str, measure: str, found: dict[str, Any]) -> dict[str, Any]:
         "bag_of_words": round(found[f"bag_of_words_{measure}"], 4),
         "standard_error": round(found["seeds"][0]["standard_error"], 4),
         "rows_of": found["rows"],
-        "learning_rate": found["seeds_learning_rate"],
-        "peer_learning_rate": found["random-twin_seeds_learning_rate"],
+        "chosen": found["seeds_chosen"],
+        "chosen_of": found["seeds_validation"],
+        "peer_chosen": found["random-twin_seeds_chosen"],
+        "peer_chosen_of": found["random-twin_seeds_validation"],
         "texts_truncated": found["counts"]["texts_truncated"],
         "best_epochs": [one["best_epoch"] for one in found["seeds"]],
         "cpu_seconds": found["cpu_seconds"],
@@ -159,7 +166,7 @@ def main() -> None:
     parser.add_argument("--warmup-steps", type=int, default=0)
     parser.add_argument("--language-model-weight", type=float, default=0.0)
     parser.add_argument("--choose-by", choices=("accuracy", "macro_f1"), default="accuracy")
-    parser.add_argument("--pooling", choices=("last", "mean"), default="last")
+    parser.add_argument("--poolings", choices=("last", "mean"), nargs="+", default=["last"])
     parser.add_argument("--max-length", type=int, default=128)
     options = parser.parse_args()
     torch.set_num_threads(1)
