@@ -3,7 +3,7 @@
 Both are fine-tuned in the same way, by the finetune room itself, on five real labelled sets with
 the same examples, steps and seeds, each at the learning rate and the pooling that its own
 validation scores choose of the same few; beside them the majority class and TF-IDF with logistic
-regression. Large splits are cut to a seeded share; how many of how many is printed. The limits are$
+regression. Large splits are cut to a seeded share; how many of how many is printed. The limits are
 meant to make one task a matter of minutes on one quiet core with a model of five million
 parameters.
 
@@ -79,7 +79,7 @@ def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any
             num_epochs=options.epochs,
             learning_rate=rate,
             warmup_steps=options.warmup_steps,
-            # The auxiliary loss reads the next piece from the state that the labels are read from.
+            # Refused beside the mean: the head for next tokens would read the added layer.
             language_model_weight=options.language_model_weight if pooling == "last" else 0.0,
             choose_by=options.choose_by,
             pooling=pooling,

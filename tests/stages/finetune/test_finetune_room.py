@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,23 @@ def killed_at(call: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+def starter(
+    context: RoomContext, tokenizer_dir: Path, base_dir: Path, changes: dict[str, Any]
+) -> Callable[[Path], Outcome]:
+    """The room with SETTINGS and `changes`, to be called with a folder, again after a kill."""
+
+    def run(folder: Path) -> Outcome:
+        return finetune.run(
+            settings=SETTINGS.model_copy(update=changes),
+            context=context,
+            out_dir=folder,
+            tokenizer_dir=tokenizer_dir,
+            pretrain_dir=base_dir,
+        )
+
+    return run
+
+
 def test_killed_and_started_again_it_ends_in_the_same_bytes(
     done: tuple[Path, Outcome],
     small_base_dir: Path,
@@ -125,20 +142,12 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def run_again() -> None:
-        finetune.run(
-            settings=SETTINGS,
-            context=room_context,
-            out_dir=tmp_path,
-            tokenizer_dir=small_tokenizer_dir,
-            pretrain_dir=small_base_dir,
-        )
-
+    run = starter(room_context, small_tokenizer_dir, small_base_dir, {})
     # In the second epoch of the first seed, and in the second seed.
     for calls in (10, 12):
         with killed_at(calls, monkeypatch):
-            run_again()
-    run_again()
+            run(tmp_path)
+    run(tmp_path)
     files = ["sentimento/final/model.safetensors", "sentimento/final/config.json"]
     for name in files:
         assert sha256_file(tmp_path / name) == sha256_file(done[0] / name), name
@@ -167,15 +176,7 @@ def test_a_classifier_that_learnt_language_too_is_as_plain_and_ends_alike_when_k
         "lora": LoraSettings(rank=4) if variant == "lora" else None,
     }
 
-    def run(folder: Path) -> Outcome:
-        return finetune.run(
-            settings=SETTINGS.model_copy(update=changes),
-            context=room_context,
-            out_dir=folder,
-            tokenizer_dir=small_tokenizer_dir,
-            pretrain_dir=small_base_dir,
-        )
-
+    run = starter(room_context, small_tokenizer_dir, small_base_dir, changes)
     figures = run(tmp_path / "calm").figures["tasks"]["sentimento"]
     assert "random-twin_accuracy" in figures
     with killed_at(10, monkeypatch):
@@ -215,17 +216,9 @@ def test_a_classifier_that_reads_the_mean_is_plain_and_ends_alike_when_killed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    changes = {"seeds": (0,), "pooling": "mean", "random_twin": True, "lora": lora}
+    changes: dict[str, Any] = {"seeds": (0,), "pooling": "mean", "random_twin": True, "lora": lora}
 
-    def run(folder: Path) -> None:
-        finetune.run(
-            settings=SETTINGS.model_copy(update=changes),
-            context=room_context,
-            out_dir=folder,
-            tokenizer_dir=small_tokenizer_dir,
-            pretrain_dir=small_base_dir,
-        )
-
+    run = starter(room_context, small_tokenizer_dir, small_base_dir, changes)
     run(tmp_path / "calm")
     with killed_at(10, monkeypatch):
         run(tmp_path / "killed")
