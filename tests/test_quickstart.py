@@ -253,3 +253,22 @@ def test_unfinished_training_with_other_settings_is_not_thrown_away(copied):
     line = last_line(copied, "pretrain", changes=["pretrain.num_steps=20"])
     assert "num_steps 60 -> 20" in line
     assert (copied / "pretrain" / "metrics.jsonl").is_file()
+
+
+def test_a_fault_in_an_input_leaves_nothing_in_the_way_of_the_mended_one(copied, tmp_path):
+    good = "text,label\n" + "".join(f"dia {i},bom\nnoite {i},mau\n" for i in range(20))
+    for split in ("validation", "test"):
+        (tmp_path / f"{split}.csv").write_text(good)
+    (tmp_path / "train.csv").write_text(good + "sem rótulo,\n")
+    changes = [
+        f"finetune.tasks=[{{name = 'dias', path = '{tmp_path}'}}]",
+        "finetune.seeds=[0]",
+        "finetune.num_epochs=1",
+    ]
+    assert "train.csv" in last_line(copied, "finetune", changes=changes)
+    work = copied / ".previous" / "finetune" / "manifest.json"
+    assert work.is_file()
+
+    (tmp_path / "train.csv").write_text(good)
+    assert "finetune: done in" in ttl(copied, "finetune", changes=changes)
+    assert work.is_file(), "the mark of the failed attempt pushed out what was set aside"

@@ -187,9 +187,13 @@ class Walk:
     def _clear(
         self, room: Room, room_dir: Path, fingerprint: str, asked: dict[str, Any], *, redo: bool
     ) -> None:
-        """Leave in the folder only unfinished work of this very fingerprint."""
+        """Leave in the folder only unfinished work of this very fingerprint.
+
+        A mark alone is no work: the room stopped at a fault in its input before it made anything.
+        It must neither stand in the way of the mended input nor push out what was set aside.
+        """
         mark = room_dir / UNFINISHED
-        if room_dir.is_dir() and any(room_dir.iterdir()):
+        if room_dir.is_dir() and any(path != mark for path in room_dir.iterdir()):
             unfinished = json.loads(mark.read_text()) if mark.is_file() else None
             same = unfinished is not None and unfinished["fingerprint"] == fingerprint
             if same and not redo:
