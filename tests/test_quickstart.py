@@ -265,7 +265,7 @@ def test_a_fault_in_an_input_leaves_nothing_in_the_way_of_the_mended_one(copied,
         "finetune.seeds=[0]",
         "finetune.num_epochs=1",
     ]
-    assert "train.csv" in last_line(copied, "finetune", changes=changes)
+    assert "train.csv:42:label" in ttl(copied, "finetune", changes=changes, code=2)
     work = copied / ".previous" / "finetune" / "manifest.json"
     assert work.is_file()
 
