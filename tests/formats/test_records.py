@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.records import read_records, suffix_of
+from teenytinyllama.formats.records import hub_records, read_records, suffix_of
 
 
 def fields(path: Path) -> list[dict[str, object]]:
@@ -69,3 +70,99 @@ def test_an_unknown_kind_lists_what_is_read(tmp_path: Path) -> None:
     assert suffix_of(Path("x.JSONL.gz")) == ".jsonl"
     with pytest.raises(UserError, match=r"\.jsonl.*\.parquet"):
         list(read_records(tmp_path / "a.docx"))
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ('label,text\n0,"abc\n1,def\n0,ghi\n', 2),
+        ('label,text\n0,abc\n1,"d"ef\n', 3),
+        ('label,text\n0,"a\nb"\n1,"def\n0,"ghi"\n', 4),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_stray_quote_swallows_no_row_but_is_one_line(
+    tmp_path: Path, table: str, line: int, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_text(table.replace(",", "\t") if suffix == ".tsv" else table)
+    with pytest.raises(UserError, match=rf"quotes-open.*a\{suffix}:{line} - the quotes") as caught:
+        list(read_records(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_quotes_inside_a_text_and_quoted_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('label,text\n0,say "yes"\n1,"a ""b""\nc"\n0,d\n')
+    found = list(read_records(path))
+    assert [record.fields["text"] for record in found] == ['say "yes"', 'a "b"\nc', "d"]
+    assert [record.line for record in found] == [2, 3, 5]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_csv_separated_by_something_else_is_read(
+    tmp_path: Path, separator: str, quote: str
+) -> None:
+    path = tmp_path / "a.csv"
+    rows = [["label", "text"], ["0", "bom, muito"], ["1", "mau"]]
+    lines = [separator.join(f"{quote}{cell}{quote}" for cell in row) + "\r\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8-sig", newline="")
+    assert fields(path) == [{"label": "0", "text": "bom, muito"}, {"label": "1", "text": "mau"}]
+
+
+def test_one_column_stays_one_column_and_a_row_that_differs_is_a_fault(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text\num; dois\n")
+    assert fields(path) == [{"text": "um; dois"}]
+    path.write_text("label;text\n0;um; dois\n")
+    assert [record.fault for record in read_records(path)] == ["3 columns, the header has 2"]
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x0c", "\x85", "\x1c"])
+def test_only_line_ends_part_rows_and_long_texts_are_read(tmp_path: Path, sign: str) -> None:
+    rows = [{"text": f"um{sign}dois", "label": "a"}, {"text": "x" * 200_000, "label": "b"}]
+    (tmp_path / "a.csv").write_text(
+        "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows)
+    )
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    assert fields(tmp_path / "a.csv") == rows
+    assert fields(tmp_path / "a.jsonl") == rows
+
+
+def test_a_table_that_is_not_utf8_says_so_and_where(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("text,label\nmaçã,a\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"not UTF-8.*line 1.*fix: save it as UTF-8"):
+        list(read_records(path))
+
+
+class Rows(list):
+    """What `datasets` gives, as far as it is read."""
+
+    features = None
+
+    def __iter__(self) -> Iterator[object]:
+        for row in super().__iter__():
+            if isinstance(row, Exception):
+                raise row
+            yield row
+
+
+@pytest.mark.parametrize("message", ["", "An error occurred\nat great length"])
+def test_whatever_a_hub_dataset_raises_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    class GenerationError(Exception):
+        """Of no base class that we know."""
+
+    rows = Rows([{"text": "a"}, GenerationError(message)])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    found = hub_records("org/set", config="", split="test", revision="", where="task t")
+    assert next(found).fields == {"text": "a"}
+    with pytest.raises(UserError, match=r"hub-unreadable.*task t.*GenerationError") as caught:
+        next(found)
+    assert "\n" not in str(caught.value)

@@ -10,8 +10,9 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -35,6 +36,8 @@ class Record:
     fault: str = ""
     raw: str = ""
     """The beginning of what stands there, where it is at fault."""
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What the numbers of a column stand for, where the data say it (`ClassLabel`)."""
 
     @property
     def place(self) -> str:
@@ -77,9 +80,9 @@ def read_records(path: Path) -> Iterator[Record]:
         raise _unreadable(path, str(error)) from error
 
 
-def _unreadable(path: Path, reason: str) -> UserError:
+def _unreadable(path: Path, reason: str, fix: str = "fetch or write it again") -> UserError:
     what = f"cannot be read ({(reason.splitlines() or ['?'])[0][:160]})"
-    return UserError("file-unreadable", str(path), what, "fetch or write it again")
+    return UserError("file-unreadable", str(path), what, fix)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -136,21 +139,47 @@ def _json_items(path: Path, data: bytes) -> Iterator[Record]:
 def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
-    reader = csv.reader(text, delimiter=delimiter)
     names: list[str] = []
+    line = 1  # where the row begins: in quotes it may hold line ends
     try:
+        first = text.readline()
+        delimiter = _delimiter_of(first, delimiter)
+        # Not strict, a stray quote would swallow the rows behind it in silence.
+        reader = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
         for row in reader:
             if not names:
                 names = row
             elif len(row) == len(names):
-                yield Record(path, reader.line_num, dict(zip(names, row, strict=True)))
+                yield Record(path, line, dict(zip(names, row, strict=True)))
             elif row:
                 fault = f"{len(row)} columns, the header has {len(names)}"
-                yield _fault(path, reader.line_num, fault, delimiter.join(row).encode())
+                yield _fault(path, line, fault, delimiter.join(row).encode())
+            line = reader.line_num + 1
     except UnicodeDecodeError as error:
-        raise _unreadable(path, f"not UTF-8: {error.reason}") from error
+        reason = f"not UTF-8: {error.reason}, first in or behind line {line}"
+        raise _unreadable(path, reason, "save it as UTF-8") from error
     except csv.Error as error:
-        raise _unreadable(path, f"line {reader.line_num}: {error}") from error
+        raise UserError(
+            "quotes-open",
+            f"{path}:{line}",
+            f"the quotes of the row that begins here do not pair ({error})",
+            'close the quote that is open, and write a quote inside a quoted text twice ("")',
+        ) from error
+
+
+def _delimiter_of(header: str, usual: str) -> str:
+    """What separates the columns: `;` or a tab where only that parts a .csv's header.
+
+    Spreadsheets write `;` in countries with a decimal comma. Rows that do not agree with the
+    header are faults as ever.
+
+    >>> _delimiter_of("label;text", ","), _delimiter_of("a;b,c", ","), _delimiter_of("text", ",")
+    (';', ',', ',')
+    """
+    widths = {
+        sign: len(next(csv.reader([header], delimiter=sign), [])) for sign in (usual, ";", "\t")
+    }
+    return usual if widths[usual] > 1 else max(widths, key=lambda sign: widths[sign])
 
 
 def _table_rows(path: Path) -> Iterator[Record]:
@@ -181,8 +210,13 @@ def hub_records(
         rows = load_dataset(
             path, name=config or None, split=split, revision=revision or None, streaming=True
         )
+        class_names = {
+            name: tuple(kind.names)
+            for name, kind in (rows.features or {}).items()
+            if type(kind).__name__ == "ClassLabel" and kind.names
+        }
         for number, row in enumerate(rows, start=1):
-            yield Record(Path(path), number, dict(row))
+            yield Record(Path(path), number, dict(row), class_names=class_names)
     except Exception as error:  # datasets and the hub share no base class of errors
         raise UserError(
             "hub-unreadable",
