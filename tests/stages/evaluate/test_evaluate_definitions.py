@@ -8,9 +8,10 @@ import pytest
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.recipe import Task
-from teenytinyllama.stages.evaluate import definitions
-from teenytinyllama.stages.evaluate.definitions import TASKS_DIR, load_benchmark
+from teenytinyllama.stages.evaluate import rows
+from teenytinyllama.stages.evaluate.definitions import load_benchmark
 from teenytinyllama.stages.evaluate.suites import SUITES_DIR, load_benchmarks
+from teenytinyllama.stages.evaluate.task_files import TASKS_DIR
 from teenytinyllama.stages.evaluate.tasks import fields
 
 ARC = {
@@ -74,18 +75,18 @@ def write(folder, split, rows):
     (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def many(row, count):
+def many(row, count, start=0):
     """`count` different rows: solved examples must differ from the question."""
-    text = next(key for key in ("instruction", "question", "sentence", "text") if key in row)
-    return [{**row, text: f"{i} {row[text]}"} for i in range(count)]
+    names = ("instruction", "question", "sentence", "text", "ctx_a", "sen")
+    text = next(key for key in names if key in row)
+    return [{**row, text: f"{i} {row[text]}"} for i in range(start, start + count)]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in TASKS_DIR.glob("*.yaml")))
 def test_every_shipped_task_reads_its_own_fields(name, tmp_path):
-    row = ROWS[name]
-    rows = many(row, 40) if "sen" not in row and name != "hellaswag_pt" else [row]
-    for split in ("train", "test"):
-        write(tmp_path, split, rows)
+    rows = many(ROWS[name], 40)
+    write(tmp_path, "test", rows)
+    write(tmp_path, "train", many(ROWS[name], 40, start=40))
     benchmark = load_benchmark(Task(name=name, path=str(tmp_path)))
     task = benchmark.harness_task()
     prompt = task.fewshot_context(task.eval_docs[0], benchmark.config["num_fewshot"])
@@ -102,8 +103,8 @@ def test_every_suite_names_shipped_tasks(tmp_path):
 
 
 def test_a_suite_takes_the_folders_that_are_there(tmp_path, capsys):
-    for split in ("train", "test"):
-        write(tmp_path / "arc_challenge_pt", split, many(ARC, 30))
+    for split, start in (("train", 0), ("test", 30)):
+        write(tmp_path / "arc_challenge_pt", split, many(ARC, 30, start))
     write(tmp_path / "truthfulqa_pt", "validation", [TRUTHFUL])
     found = load_benchmarks((Task(name="paper-2023", kind="suite", path=str(tmp_path)),))
     assert [benchmark.name for benchmark in found] == [
@@ -133,7 +134,7 @@ def test_prompts_by_hand(tmp_path):
 
 
 def test_chance_counts_the_choices_of_each_item(tmp_path):
-    two = {k: v for k, v in ARC.items() if k not in ("option_c", "option_d")}
+    two = {**ARC, "option_c": "", "option_d": None}
     write(tmp_path, "test", [ARC, two])
     benchmark = load_benchmark(Task(name="arc_pt", path=str(tmp_path)), {"num_fewshot": 0})
     assert benchmark.chance == (1 / 4 + 1 / 2) / 2
@@ -145,6 +146,8 @@ def test_probability_of_true_by_hand():
     doc = {"labels": [1, 0, 1]}
     found = fields.probability_of_true(doc, [(-1.0, False), (-1.0, False), (-1.0, True)])
     assert found["acc"] == pytest.approx(2 / 3)
+    far = fields.probability_of_true(doc, [(-901.0, False), (-901.0, False), (-901.0, True)])
+    assert far["acc"] == pytest.approx(2 / 3)
 
 
 def test_left_out_items_are_counted(tmp_path):
@@ -179,19 +182,39 @@ BAD_ROWS = {
         'error[task-item] {file}:2 - field "instruction": expected text, got 5',
     ),
     "one choice": (
-        {"instruction": "?", "option_a": "a", "option_b": "", "answer": "A"},
+        {"instruction": "?", "option_a": "a", "option_b": "", "option_c": "", "answer": "A"},
         "error[task-item] {file}:2 - 1 choices, expected at least 2",
     ),
     "empty choice": (
-        {**ARC, "option_c": "  "},
+        {**ARC, "option_d": " [figura]"},
         "error[task-item] {file}:2 - one of the choices is empty",
+    ),
+    "gap between choices": (
+        {**ARC, "option_b": "", "answer": "C"},
+        'error[task-item] {file}:2 - field "option_b" is empty, and option_d is not',
+    ),
+    "null between choices": (
+        {**ARC, "option_a": None},
+        'error[task-item] {file}:2 - field "option_a" is empty, and option_d is not',
+    ),
+    "number for a choice": (
+        {**ARC, "option_b": 0},
+        'error[task-item] {file}:2 - field "option_b": expected text, got 0',
+    ),
+    "choice without a field": (
+        {k: v for k, v in ARC.items() if k != "option_c"},
+        'error[task-item] {file}:2 - field "option_c" is missing',
+    ),
+    "empty question": (
+        {**ARC, "instruction": " "},
+        'error[task-item] {file}:2 - field "instruction" is empty',
     ),
     "equal choices": (
         {**ARC, "option_a": "quatro"},
         "error[task-equal-choices] {file}:2 - two choices are equal, as in 1 of 2 items",
     ),
-    "not JSON": ('{"instruction": ', "error[task-json] {file}:2 - not valid JSON"),
-    "not an object": ("[1]", "error[task-row] {file}:2 - expected an object with named fields"),
+    "not JSON": ('{"instruction": ', "error[task-row] {file}:2 - not JSON"),
+    "not an object": ("[1]", "error[task-row] {file}:2 - not an object but list"),
 }
 
 
@@ -205,6 +228,64 @@ def test_a_bad_row_is_named_by_file_and_line(case, tmp_path):
     assert message.startswith(expected.format(file=tmp_path / "test.jsonl"))
     assert "\n" not in message
     assert " - fix: " in message
+
+
+WRONG_FIELDS = {
+    "hellaswag_pt": [
+        ({"ctx_b": 3}, 'field "ctx_b": expected text, got 3'),
+        ({"activity_label": ["a"]}, 'field "activity_label": expected text'),
+        ({"label": "²"}, "field \"label\": expected a number from 0, got '²'"),
+        ({"label": True}, 'field "label": expected a number from 0, got True'),
+        ({"endings": ["a", 1]}, 'field "endings": expected a list of texts'),
+        ({"ctx_a": ""}, 'field "ctx_a" is empty'),
+    ],
+    "truthfulqa_pt_mc1": [({"mc1_targets_labels": "100"}, 'field "mc1_targets_labels"')],
+    "truthfulqa_pt_mc2": [
+        ({"mc2_targets_labels": [1, None, 0, 0]}, 'field "mc2_targets_labels": expected 4 of 0'),
+        ({"mc2_targets_labels": [2, 1, 0, 0]}, 'field "mc2_targets_labels": expected 4 of 0 and 1'),
+        ({"mc2_targets_choices": ["a", "b", "", "d"]}, "one of the choices is empty"),
+    ],
+    "enem": [
+        ({"context": 3}, 'field "context": expected text, got 3'),
+        ({"options": ["a", "b", "c", "d", "e", "f"]}, "6 choices, expected at most 5"),
+        ({"has_associated_images": "talvez"}, 'field "has_associated_images": expected true or'),
+    ],
+    "oab": [
+        ({"choices": {"text": ["sim", "não"], "label": None}}, 'field "choices.label": expected a'),
+        ({"choices": {"text": ["a", "b"], "label": ["A"]}}, "2 texts and 1 labels"),
+        ({"choices": None}, 'field "choices": expected {text, label}, got None'),
+        ({"answerKey": 2}, 'field "answerKey": expected text, got 2'),
+    ],
+    "mmlu_pt": [
+        ({"option_d": ""}, "3 options, expected 4"),
+        ({"option_e": "cem"}, "5 options, expected 4"),
+    ],
+    "storybook": [
+        ({"answer": None}, 'field "answer": expected a number from 0, got None'),
+        ({"choices": "ab"}, 'field "choices": expected a list of texts'),
+    ],
+    "calame_pt": [({"sentence": "  "}, 'field "sentence" is empty')],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [(name, *case) for name, cases in WRONG_FIELDS.items() for case in cases],
+)
+def test_a_field_of_the_wrong_kind_is_one_line(name, change, expected, tmp_path):
+    split = "validation" if "truthful" in name else "test"
+    write(tmp_path, split, [ROWS[name], {**ROWS[name], **change}])
+    with pytest.raises(UserError) as caught:
+        load_benchmark(Task(name=name, path=str(tmp_path)), {"num_fewshot": 0})
+    assert f"{split}.jsonl:2 - " in str(caught.value)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_word_for_true_in_a_table_leaves_no_item_out_by_mistake(tmp_path):
+    """In a CSV every field is text, and the text "False" is not empty."""
+    assert fields.enem({**ROWS["enem"], "has_associated_images": "False"}) is not None
+    assert fields.enem({**ROWS["enem"], "has_associated_images": "true"}) is None
 
 
 def test_a_few_equal_choices_are_counted_and_scored(tmp_path):
@@ -232,7 +313,7 @@ def test_bad_files_and_definitions(tmp_path):
     write(tmp_path / "arc", "train", many(ARC, 3))
     assert "25 solved examples are wanted" in fails("task-fewshot", arc)
     (tmp_path / "arc" / "test.jsonl").write_bytes(b'{"a": "\xff"}\n')
-    fails("task-unreadable", arc, {"num_fewshot": 0})
+    assert "test.jsonl:1 - not UTF-8" in fails("task-row", arc, {"num_fewshot": 0})
     assert 'did you mean "arc_pt"?' in fails("task-unknown", Task(name="arc_bt", path="x"))
     broken = tmp_path / "own.yaml"
     broken.write_text("task: [")
@@ -296,7 +377,7 @@ def test_no_network_is_one_line(monkeypatch):
     def offline(*_, **__):
         raise ConnectionError("Couldn't reach the Hub\n(offline)")
 
-    monkeypatch.setattr(definitions.datasets, "get_dataset_split_names", offline)
+    monkeypatch.setattr(rows.datasets, "get_dataset_split_names", offline)
     message = fails("task-hub", Task(name="calame_pt", kind="hub"))
     assert "NOVA-vision-language/calame-pt" in message
     assert "local copy" in message
@@ -305,12 +386,12 @@ def test_no_network_is_one_line(monkeypatch):
 def test_the_hub_is_asked_for_the_published_configuration_and_split(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        definitions.datasets,
+        rows.datasets,
         "get_dataset_split_names",
         lambda *args: asked.append(args) or ["train"],
     )
     monkeypatch.setattr(
-        definitions.datasets,
+        rows.datasets,
         "load_dataset",
         lambda *args, **options: asked.append((*args, options["split"])) or [ROWS["calame_pt"]],
     )

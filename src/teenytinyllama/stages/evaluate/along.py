@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from teenytinyllama.context import ScoreModel
 from teenytinyllama.recipe import EvaluateSettings
 from teenytinyllama.stages.evaluate import run_tasks
-from teenytinyllama.stages.evaluate.definitions import Benchmark
+from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.models import LoadedModel, context_length_of
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
 
@@ -55,9 +55,8 @@ def scorer(settings: EvaluateSettings, language: str) -> ScoreModel:
 
 def _few(benchmark: Benchmark, num_items: int) -> Benchmark:
     """The benchmark with items from all over its scored split; solved examples stay enough."""
-    items = benchmark.scored_items
-    wanted = max(num_items, int(benchmark.config.get("num_fewshot") or 0) + 1)
-    if wanted < len(items):
-        places = [number * len(items) // wanted for number in range(wanted)]
-        benchmark.items[benchmark.split] = [items[place] for place in places]
+    count = len(benchmark.scored_items)
+    wanted = max(num_items, benchmark.num_fewshot + 1)
+    if wanted < count:
+        benchmark.keep_items([number * count // wanted for number in range(wanted)])
     return benchmark

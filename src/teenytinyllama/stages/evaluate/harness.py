@@ -115,7 +115,6 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
             pair = self.tok_encode(context), self.tok_encode(continuation)
         else:
             pair = super()._encode_pair(context, continuation)
-        self.num_tokens[context, continuation] = len(pair[1])
         return pair
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
@@ -149,6 +148,14 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         fitted = []
         for names, context, continuation in requests:
+            if not context or not continuation:
+                raise UserError(
+                    "choice-no-tokens",
+                    repr(names[1][:60]),
+                    f"after {names[0][-60:]!r} the tokenizer leaves no token to "
+                    f"{'predict' if context else 'predict it from'}",
+                    "correct this item, or let the prompt end in a letter or sign",
+                )
             if len(continuation) > self.max_length:
                 raise UserError(
                     "choice-too-long",
@@ -159,6 +166,8 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
             request = packing.fit(context, continuation, self.max_length)
             if len(request.context) < len(context):
                 self.truncated.add(names)
+            # Here and not where pairs are encoded: the harness encodes an empty context itself.
+            self.num_tokens[names] = len(continuation)
             fitted.append(request)
         found = self.score(fitted)
         return [tuple(found[request_key(request)]) for request in fitted]  # type: ignore[misc]

@@ -113,9 +113,9 @@ def context_length_of(model: Any, tokenizer: Any) -> int:
 
 
 def folder_name(name: str) -> str:
-    """A model's id or path as the name of its folder in the scores.
+    """A model's id or path as the name of its folder in the scores, never a hidden one.
 
-    >>> folder_name("owner/model-160m")
-    'owner--model-160m'
+    >>> folder_name("owner/model-160m"), folder_name("./model")
+    ('owner--model-160m', 'model')
     """
-    return re.sub(r"[^\w.-]+", "-", name.strip("/").replace("/", "--")) or "model"
+    return re.sub(r"[^\w.-]+", "-", name.strip("/").replace("/", "--")).lstrip(".-") or "model"

@@ -20,9 +20,9 @@ from teenytinyllama.formats.tokens import open_tokens
 from teenytinyllama.progress import Progress, say
 from teenytinyllama.recipe import EvaluateSettings
 from teenytinyllama.stages.evaluate import run_tasks
+from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.bigram import train_bigram
 from teenytinyllama.stages.evaluate.compressors import compressed_bits_per_byte
-from teenytinyllama.stages.evaluate.definitions import Benchmark
 from teenytinyllama.stages.evaluate.models import LoadedModel, folder_name, load_model
 from teenytinyllama.stages.evaluate.overlap import OverlapCheck
 from teenytinyllama.stages.evaluate.suites import load_benchmarks

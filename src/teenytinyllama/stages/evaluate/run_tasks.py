@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
 
 from lm_eval import evaluator
 
-from teenytinyllama.errors import UserError
 from teenytinyllama.stages.evaluate import scores
-from teenytinyllama.stages.evaluate.definitions import Benchmark
+from teenytinyllama.stages.evaluate.benchmark import Benchmark, quiet_harness
 from teenytinyllama.stages.evaluate.harness import PackedLM
 from teenytinyllama.stages.evaluate.models import LoadedModel
+from teenytinyllama.stages.evaluate.soundness import right_choice
+
+MAX_NATS = 700.0  # e to a little more than this is too large for a float
 
 
 def group(benchmarks: list[Benchmark]) -> list[list[Benchmark]]:
@@ -45,33 +46,24 @@ def score_tasks(
         title=f"evaluate: {loaded.name}, {names}",
     )
     tasks = {benchmark.name: benchmark.harness_task() for benchmark in benchmarks}
-    quiet = logging.getLogger("lm_eval")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
+    with quiet_harness():
         results = evaluator.evaluate(lm=lm, task_dict=tasks, bootstrap_iters=0, log_samples=True)
-    finally:
-        quiet.setLevel(level)
-    return [_score(loaded, lm, benchmark, results["samples"]) for benchmark in benchmarks]
+    return [
+        _score(loaded, lm, benchmark, tasks[benchmark.name], results["samples"][benchmark.name])
+        for benchmark in benchmarks
+    ]
 
 
 def _score(
-    loaded: LoadedModel, lm: PackedLM, benchmark: Benchmark, logged: dict[str, Any]
+    loaded: LoadedModel, lm: PackedLM, benchmark: Benchmark, task: Any, logged: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    samples = sorted(logged[benchmark.name], key=lambda sample: sample["doc_id"])
-    headline = benchmark.metadata.get("headline", "acc")
+    samples = sorted(logged, key=lambda sample: sample["doc_id"])
+    headline = benchmark.headline
     metrics = {
         name: [float(sample[name]) for sample in samples]
         for name in samples[0]["metrics"]
         if isinstance(samples[0][name], int | float)
     }
-    if headline not in metrics:
-        raise UserError(
-            "task-headline",
-            benchmark.name,
-            f'metadata.headline "{headline}" is none of its metrics ({", ".join(metrics)})',
-            "correct the task file",
-        )
     values = metrics[headline]
     low, high = scores.interval95(values)
     return {
@@ -86,11 +78,11 @@ def _score(
         "num_items": len(values),
         "num_left_out": benchmark.num_left_out,
         "num_equal_choices": benchmark.num_equal_choices,
-        "num_fewshot": benchmark.config.get("num_fewshot") or 0,
+        "num_fewshot": benchmark.num_fewshot,
         "num_truncated": _num_truncated(lm, samples),
         "metrics": {name: sum(found) / len(found) for name, found in metrics.items()},
         "metrics_standard_error": {n: scores.standard_error(v) for n, v in metrics.items()},
-        **_right_answers(lm, samples),
+        **_right_answers(lm, task, samples),
         "packed": lm.is_packed,
         "identity": loaded.identity,
         "files": benchmark.files,
@@ -103,28 +95,26 @@ def _num_truncated(lm: PackedLM, samples: list[dict[str, Any]]) -> int:
     return sum(any(pair in lm.truncated for pair in _arguments(sample)) for sample in samples)
 
 
-def _right_answers(lm: PackedLM, samples: list[dict[str, Any]]) -> dict[str, float]:
+def _right_answers(
+    lm: PackedLM, task: Any, samples: list[dict[str, Any]]
+) -> dict[str, float | None]:
     """How surprising the right answers are: a finer scale than hits and misses.
 
     Perplexity is per token, and compares models with the same tokenizer only; bits per byte
-    compare all.
+    compare all. None where it is too large for a number.
     """
     nats, num_tokens, num_bytes = 0.0, 0, 0
     for sample in samples:
-        place = _gold(sample)
+        place = right_choice(task, sample["doc"])
         context, continuation = _arguments(sample)[place]
         nats -= sample["resps"][place][0][0]
         num_tokens += lm.num_tokens[context, continuation]
         num_bytes += len(continuation.encode("utf-8"))
+    per_token = nats / num_tokens
     return {
-        "right_answer_perplexity": math.exp(nats / num_tokens),
+        "right_answer_perplexity": math.exp(per_token) if per_token < MAX_NATS else None,
         "right_answer_bits_per_byte": nats / math.log(2) / num_bytes,
     }
-
-
-def _gold(sample: dict[str, Any]) -> int:
-    target = sample["target"]
-    return int(target) if len(sample["resps"]) > 1 else 0
 
 
 def _arguments(sample: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,14 +11,16 @@ Z95 = 1.959963984540054
 BOOTSTRAP_DRAWS = 2000
 
 
-def standard_error(values: Sequence[float]) -> float:
+def standard_error(values: Sequence[float]) -> float | None:
     """Standard error of the mean, as lm-evaluation-harness computes it (n - 1 below the root).
+
+    None for a single value, which says nothing about spread (JSON has no "not a number").
 
     >>> round(standard_error([1, 1, 0, 0]), 4)
     0.2887
     """
     if len(values) < 2:
-        return math.nan
+        return None
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
@@ -44,12 +46,20 @@ def interval95(values: Sequence[float]) -> tuple[float, float]:
 
 
 def wilson95(share: float, num_items: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
+    """Wilson's 95 % interval of a share; nothing right reaches down to 0 and all right up to 1.
+
+    >>> wilson95(0.0, 475)[0], wilson95(1.0, 475)[1]
+    (0.0, 1.0)
+    """
     denominator = 1 + Z95**2 / num_items
     middle = (share + Z95**2 / (2 * num_items)) / denominator
     spread = share * (1 - share) / num_items + Z95**2 / (4 * num_items**2)
     half = Z95 * math.sqrt(spread) / denominator
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At the ends both terms are equal but for their last bit, which would lift a score of 0
+    # above a chance of 0.
+    low = 0.0 if share == 0 else max(0.0, middle - half)
+    high = 1.0 if share == 1 else min(1.0, middle + half)
+    return low, high
 
 
 def is_at_chance(interval: tuple[float, float], chance: float) -> bool:

@@ -12,9 +12,12 @@ from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.formats.documents import Document
 from teenytinyllama.progress import say
 from teenytinyllama.recipe import Task
+from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.cloze import cloze_rows
-from teenytinyllama.stages.evaluate.definitions import Benchmark, load_benchmark
+from teenytinyllama.stages.evaluate.definitions import load_benchmark
+from teenytinyllama.stages.evaluate.models import folder_name
 
+HELDOUT = "heldout"
 SUITES_DIR = Path(__file__).parent / "suites"
 
 
@@ -41,13 +44,22 @@ def load_benchmarks(
             if rows and len(rows) < task.num_items:
                 say(f"evaluate: {task.name} has {len(rows)} items, the held-out text gives no more")
             found.append(load_benchmark(task, overrides, language=language, made=rows))
-    seen: set[str] = set()
-    for benchmark in found:
-        if benchmark.name in seen:
-            what = f'two tasks are called "{benchmark.name}"'
-            raise UserError("task-twice", "evaluate.tasks", what, "give one another name")
-        seen.add(benchmark.name)
+    _check_names(found)
     return found
+
+
+def _check_names(benchmarks: Sequence[Benchmark]) -> None:
+    """Each task needs a file of its own beside the held-out score, whatever the file system."""
+    seen: set[str] = set()
+    for name in (benchmark.name for benchmark in benchmarks):
+        file = folder_name(name).lower()
+        if file == HELDOUT:
+            what = f'a task is called "{name}", as the score of the held-out text is'
+            raise UserError("task-name", "evaluate.tasks", what, "give it another name")
+        if file in seen:
+            what = f'two tasks are called "{name}"'
+            raise UserError("task-twice", "evaluate.tasks", what, "give one another name")
+        seen.add(file)
 
 
 def _open_suite(task: Task, overrides: dict[str, Any]) -> list[Benchmark]:

@@ -43,22 +43,60 @@ TRUTHFULQA_PRESET = "\n\n".join(
 )
 
 
+def _missing(row: Row, name: str) -> ValueError:
+    return ValueError(f'field "{name}" is missing (found: {", ".join(map(str, row))})')
+
+
 def _text(row: Row, name: str) -> str:
+    """A text with something in it."""
     value = row.get(name)
     if not isinstance(value, str):
         if name not in row:
-            raise ValueError(f'field "{name}" is missing (found: {", ".join(row)})')
+            raise _missing(row, name)
         raise ValueError(f'field "{name}": expected text, got {value!r:.60}')
+    if not value.strip():
+        raise ValueError(f'field "{name}" is empty')
     return value
 
 
-def _texts(row: Row, name: str) -> list[str]:
+def _text_if_there(row: Row, name: str) -> str:
+    """A text that may be missing, null or empty: then nothing."""
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f'field "{name}": expected text, got {value!r:.60}')
+    return value or ""
+
+
+def _texts(row: Row, name: str, within: str = "") -> list[str]:
     value = row.get(name)
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
         if name not in row:
-            raise ValueError(f'field "{name}" is missing (found: {", ".join(row)})')
-        raise ValueError(f'field "{name}": expected a list of texts, got {value!r:.60}')
+            raise _missing(row, within + name)
+        raise ValueError(f'field "{within}{name}": expected a list of texts, got {value!r:.60}')
     return list(value)
+
+
+def _number(row: Row, name: str) -> int:
+    """A number from 0, which a table holds as its digits."""
+    value = row.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    if name not in row:
+        raise _missing(row, name)
+    raise ValueError(f'field "{name}": expected a number from 0, got {value!r:.60}')
+
+
+def _flag(row: Row, name: str) -> bool:
+    """True or false, which a table holds as a word; missing or null is false."""
+    value = row.get(name)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    words = {"": False, "0": False, "false": False, "1": True, "true": True}
+    if isinstance(value, str | int) and str(value).strip().lower() in words:
+        return words[str(value).strip().lower()]
+    raise ValueError(f'field "{name}": expected true or false, got {value!r:.60}')
 
 
 def _clean(text: str) -> str:
@@ -67,11 +105,15 @@ def _clean(text: str) -> str:
     return text.replace("  ", " ")
 
 
-def _choice_item(question: str, choices: list[str], gold: int, label: object) -> Row:
+def _check_choices(choices: list[str]) -> None:
     if len(choices) < 2:
         raise ValueError(f"{len(choices)} choices, expected at least 2")
     if any(not choice.strip() for choice in choices):
         raise ValueError("one of the choices is empty")
+
+
+def _choice_item(question: str, choices: list[str], gold: int, label: object) -> Row:
+    _check_choices(choices)
     if not 0 <= gold < len(choices):
         raise ValueError(f"answer out of range: {label!r} with {len(choices)} choices")
     return {"question": question, "choices": choices, "gold": gold}
@@ -84,52 +126,67 @@ def _letter(value: str) -> int:
     return ord(letter) - ord("A")
 
 
+def raw(row: Row) -> Row:
+    """The row as it stands: the task file's own templates name its fields."""
+    return dict(row)
+
+
 def plain(row: Row) -> Row:
     """`question, choices, answer` with the answer as a number from 0: the storybook's fields."""
-    answer = row.get("answer")
-    if not isinstance(answer, int) or isinstance(answer, bool):
-        raise ValueError(f'field "answer": expected a number from 0, got {answer!r:.60}')
-    return _choice_item(_text(row, "question"), _texts(row, "choices"), answer, answer)
+    question, choices = _text(row, "question"), _texts(row, "choices")
+    answer = _number(row, "answer")
+    return _choice_item(question, choices, answer, answer)
 
 
-def options(row: Row) -> Row:
-    """`instruction, option_a ... option_e, answer`: ARC and MMLU in the Okapi translation."""
-    question = _text(row, "instruction")
-    given = [row.get(f"option_{letter.lower()}") for letter in LETTERS]
-    for letter, value in zip("ab", given, strict=False):
-        if value is None:
-            _text(row, f"option_{letter}")
-    choices = [value for value in given if value]
+def _options(row: Row, required: str) -> list[str]:
+    """The texts of option_a, option_b, ...; an item may have fewer than the set's longest.
+
+    A letter belongs to its place: an empty option before a full one would give every later
+    answer to its neighbour, so that is a fault.
+    """
+    found = []
+    for letter in LETTERS.lower():
+        name = f"option_{letter}"
+        if letter in required and name not in row:
+            raise _missing(row, name)
+        found.append(_text_if_there(row, name))
+    while found and not found[-1].strip():
+        found.pop()
+    for letter, text in zip(LETTERS.lower(), found, strict=False):
+        if not text.strip():
+            last = LETTERS[len(found) - 1].lower()
+            raise ValueError(f'field "option_{letter}" is empty, and option_{last} is not')
+    return found
+
+
+def arc(row: Row) -> Row:
+    """ARC: `instruction, option_a ... option_e, answer`, cleaned as in the published harness."""
+    question = _clean(_text(row, "instruction"))
+    choices = [_clean(choice) for choice in _options(row, "abc")]
     answer = _text(row, "answer")
     return _choice_item(question, choices, _letter(answer), answer)
 
 
-def arc(row: Row) -> Row:
-    """ARC: as `options`, cleaned as in the published harness."""
-    item = options(row)
-    choices = [_clean(choice) for choice in item["choices"]]
-    return {**item, "question": _clean(item["question"]), "choices": choices}
-
-
 def mmlu(row: Row) -> Row:
-    """MMLU: as `options`, without spaces around the question."""
-    item = options(row)
-    return {**item, "question": item["question"].strip()}
+    """MMLU: the same fields, four options, without spaces around the question."""
+    choices = _options(row, "abcd")
+    if len(choices) != 4:
+        raise ValueError(f"{len(choices)} options, expected 4: option_a to option_d")
+    answer = _text(row, "answer")
+    return _choice_item(_text(row, "instruction").strip(), choices, _letter(answer), answer)
 
 
 def hellaswag(row: Row) -> Row:
     """`activity_label, ctx_a, ctx_b` (or `ctx`), `endings, label`."""
     if "ctx_a" in row:
-        context = _text(row, "ctx_a") + " " + (row.get("ctx_b") or "").capitalize()
+        context = _text(row, "ctx_a") + " " + _text_if_there(row, "ctx_b").capitalize()
     else:
         context = _text(row, "ctx")
-    if row.get("activity_label"):
-        context = f"{row['activity_label']}: {context}"
-    label = row.get("label")
-    if not isinstance(label, int | str) or not str(label).strip().isdigit():
-        raise ValueError(f'field "label": expected a number from 0, got {label!r:.60}')
+    if activity := _text_if_there(row, "activity_label"):
+        context = f"{activity}: {context}"
     endings = [_clean(ending) for ending in _texts(row, "endings")]
-    return _choice_item(_clean(context), endings, int(label), label)
+    label = _number(row, "label")
+    return _choice_item(_clean(context), endings, label, label)
 
 
 def truthfulqa_mc1(row: Row) -> Row:
@@ -146,6 +203,7 @@ def truthfulqa_mc2(row: Row) -> Row:
     if 1 not in labels:
         raise ValueError("mc2_targets_labels has no right answer")
     # Some published rows list a choice twice; the metric is a share of probability, so it stays.
+    _check_choices(choices)
     return {
         "question": _clean(_text(row, "question")),
         "choices": choices,
@@ -156,11 +214,17 @@ def truthfulqa_mc2(row: Row) -> Row:
 
 def _truthful(row: Row, name: str) -> tuple[list[str], list[int]]:
     choices = _texts(row, f"{name}_targets_choices")
-    labels = row.get(f"{name}_targets_labels")
+    field = f"{name}_targets_labels"
+    labels: Any = row.get(field)
     if labels is None and name == "mc1":
         labels = [1] + [0] * (len(choices) - 1)  # the Hub's version: the first one is right
-    if not isinstance(labels, list | tuple) or len(labels) != len(choices):
-        raise ValueError(f'field "{name}_targets_labels": expected {len(choices)} of 0 and 1')
+    if labels is None and field not in row:
+        raise _missing(row, field)
+    known = isinstance(labels, list | tuple) and all(
+        isinstance(label, int) and label in (0, 1) for label in labels
+    )
+    if not known or len(labels) != len(choices):
+        raise ValueError(f'field "{field}": expected {len(choices)} of 0 and 1, got {labels!r:.60}')
     return choices, [int(label) for label in labels]
 
 
@@ -184,22 +248,34 @@ def probability_of_true(doc: Row, results: list[tuple[float, bool]]) -> dict[str
     """Share of the choices' probability that lies on the true ones (TruthfulQA MC2)."""
     import numpy as np
 
-    probabilities = np.exp(np.array([logprob for logprob, _ in results]))
+    logprobs = np.array([logprob for logprob, _ in results])
+    # The largest taken off first: below about -745 every power of e is 0, and 0 / 0 no share.
+    probabilities = np.exp(logprobs - logprobs.max())
     shares = probabilities / probabilities.sum()
     return {"acc": float(shares[np.array(doc["labels"]) == 1].sum())}
 
 
 def exam(row: Row) -> Row | None:
     """`question, choices {text, label}, answerKey`: OAB and BLUEX; annulled items are left out."""
-    if row.get("nullified"):
+    if _flag(row, "nullified"):
         return None
     choices = row.get("choices")
     if not isinstance(choices, dict) or "text" not in choices or "label" not in choices:
+        if "choices" not in row:
+            raise _missing(row, "choices")
         raise ValueError(f'field "choices": expected {{text, label}}, got {choices!r:.60}')
+    texts, labels = _texts(choices, "text", "choices."), _texts(choices, "label", "choices.")
+    if len(labels) != len(texts):
+        raise ValueError(f'field "choices": {len(texts)} texts and {len(labels)} labels')
     answer = _text(row, "answerKey")
-    labels = list(choices["label"])
     gold = labels.index(answer) if answer in labels else -1
-    return _choice_item(_text(row, "question").strip(), _texts(choices, "text"), gold, answer)
+    return _exam_item(_text(row, "question").strip(), texts, gold, answer)
+
+
+def _exam_item(question: str, choices: list[str], gold: int, answer: str) -> Row:
+    if len(choices) > len(LETTERS):
+        raise ValueError(f"{len(choices)} choices, expected at most {len(LETTERS)}")
+    return _choice_item(question, choices, gold, answer)
 
 
 def enem(row: Row) -> Row | None:
@@ -208,24 +284,22 @@ def enem(row: Row) -> Row | None:
     Left out: items that need an image, annulled ones, and those whose options did not survive the
     extraction from the PDF.
     """
-    if row.get("has_associated_images") or row.get("options") == []:
+    if _flag(row, "has_associated_images") or row.get("options") == []:
         return None
     if "options" not in row and isinstance(row.get("choices"), dict):
         return exam(row)
     label = _text(row, "label")
     if label.strip().upper() == "ANULADO":
         return None
-    context = (row.get("context") or "").strip()
+    context = _text_if_there(row, "context").strip()
     question = _text(row, "question").strip()
     full = f"{context}\n\n{question}" if context else question
-    return _choice_item(full, _texts(row, "options"), _letter(label), label)
+    return _exam_item(full, _texts(row, "options"), _letter(label), label)
 
 
 def last_word(row: Row) -> Row:
     """`sentence, last_word`: CALAME-PT's fields."""
     target = _text(row, "last_word").strip()
-    if not target:
-        raise ValueError('field "last_word" is empty')
     return {"context": _text(row, "sentence").rstrip(), "target": f" {target}"}
 
 
@@ -245,6 +319,7 @@ def minimal_pair(row: Row) -> Row:
 
 
 READERS: dict[str, Reader] = {
+    "raw": raw,
     "plain": plain,
     "arc": arc,
     "mmlu": mmlu,
