@@ -9,7 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from teenytinyllama.training.cpu_layers import LeanLinear, LeanMLP, LeanRMSNorm, use_lean_layers
+from teenytinyllama.training.cpu_layers import (
+    LeanAttention,
+    LeanLinear,
+    LeanMLP,
+    LeanRMSNorm,
+    use_lean_layers,
+)
 from teenytinyllama.training.losses import NextTokenLoss
 
 
@@ -38,15 +44,26 @@ def gradients(model: LlamaForCausalLM, dtype: torch.dtype) -> tuple[torch.Tensor
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("matrix_units", [False, True])
+@pytest.mark.parametrize("num_key_value_heads", [2, 4])
 @pytest.mark.parametrize("dtype, most", [(torch.float32, 2e-6), (torch.bfloat16, 0.08)])
 def test_loss_and_gradients_are_those_of_transformers(
-    dtype: torch.dtype, most: float, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    most: float,
+    num_key_value_heads: int,
+    matrix_units: bool,
+    checkpointing: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(
+        "teenytinyllama.training.cpu_layers._has_matrix_units", lambda: matrix_units
+    )
     # Rows of 32 and 96 numbers, seven to a block: blocks that end inside the micro-batch.
     monkeypatch.setattr("teenytinyllama.training.cpu_layers.BLOCK_BYTES", 7 * 4 * 96)
-    model = small_llama()
+    model = small_llama(num_key_value_heads=num_key_value_heads)
     lean = copy.deepcopy(model)
     use_lean_layers(lean)
+    assert isinstance(lean.model.layers[0].self_attn, LeanAttention)
     if checkpointing:
         lean.gradient_checkpointing_enable({"use_reentrant": False})
     exact_loss, exact = gradients(model, torch.float32)
@@ -70,6 +87,19 @@ def test_rows_that_do_not_lie_one_after_the_other() -> None:
             getattr(one.model.layers[0], name)(turned.transpose(0, 1)).sin().sum().backward()
             found.append(turned.grad)
         assert torch.allclose(*found, atol=1e-5)
+
+
+def test_texts_of_a_row_stay_apart() -> None:
+    model = small_llama()
+    lean = copy.deepcopy(model)
+    use_lean_layers(lean)
+    ids = torch.randint(0, 64, (2, 12), generator=torch.Generator().manual_seed(1))
+    places = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6]] * 2)
+    found = []
+    for one in (model, lean):
+        NextTokenLoss(one)(ids, ids, places).backward()
+        found.append(torch.cat([p.grad.flatten() for p in one.parameters()]))
+    assert torch.allclose(*found, atol=1e-4)
 
 
 def kept_bytes(model: LlamaForCausalLM) -> int:
@@ -138,7 +168,8 @@ def test_frozen_weights_get_no_gradient_and_let_it_through() -> None:
     model = small_llama()
     layer = model.model.layers[1]
     layer.mlp.requires_grad_(False)
-    layer.self_attn.o_proj.requires_grad_(False)
+    for frozen in (layer.self_attn.o_proj, layer.self_attn.k_proj):
+        frozen.requires_grad_(False)
     lean = copy.deepcopy(model)
     use_lean_layers(lean)
     ids = torch.randint(0, 64, (2, 9))
@@ -155,4 +186,12 @@ def test_biases_and_other_activations_are_left_alone() -> None:
     use_lean_layers(model)
     kinds = {type(module) for module in model.modules()}
     assert LeanRMSNorm in kinds
-    assert not kinds & {LeanMLP, LeanLinear}
+    assert not kinds & {LeanMLP, LeanLinear, LeanAttention}
+
+
+def test_attention_that_drops_weights_is_left_alone() -> None:
+    model = small_llama(attention_dropout=0.1)
+    use_lean_layers(model)
+    kinds = {type(module) for module in model.modules()}
+    assert LeanLinear in kinds
+    assert LeanAttention not in kinds

@@ -2,11 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    GPT2Config,
+    RobertaConfig,
+)
 
 from teenytinyllama.recipe import LoraSettings
 from teenytinyllama.training.base_model import load_base
-from teenytinyllama.training.lora import add_lora
+from teenytinyllama.training.lora import CLASSIFIER_HEADS, add_lora
 
 
 def test_additions_start_at_nothing_train_alone_and_fold_away(
@@ -34,3 +42,45 @@ def test_additions_start_at_nothing_train_alone_and_fold_away(
     assert all(p.requires_grad for p in model.parameters())
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, changed, atol=1e-4, rtol=0)
+
+
+SIZES = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+OTHERS = {
+    # Six matrices a layer: query, key, value, output, and two of the feed-forward part.
+    "bert": (BertConfig(intermediate_size=32, **SIZES), 2 * 6, {"classifier", "pooler"}),
+    "roberta": (RobertaConfig(intermediate_size=32, **SIZES), 2 * 6, {"classifier"}),
+    "distilbert": (
+        DistilBertConfig(vocab_size=50, dim=16, hidden_dim=32, n_layers=2, n_heads=2),
+        2 * 6,
+        {"classifier", "pre_classifier"},
+    ),
+    # Query, key and value are one matrix.
+    "gpt2": (GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2), 2 * 4, {"score"}),
+}
+
+
+@pytest.mark.parametrize("kind", list(OTHERS))
+def test_a_classifier_of_another_kind_gets_additions_and_keeps_its_head_free(kind: str) -> None:
+    config, num_matrices, heads = OTHERS[kind]
+    config.pad_token_id = 0
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    names = list(model.state_dict())
+    ids = torch.tensor([[1, 5, 6, 7, 2]])
+    with torch.no_grad():
+        before = model(ids).logits
+    fold = add_lora(model, LoraSettings(rank=2, alpha=4.0), seed=0, free=CLASSIFIER_HEADS)
+    free = [name for name, p in model.named_parameters() if p.requires_grad]
+    additions = [name for name in free if "lora_" in name]
+    assert len(additions) == 2 * num_matrices
+    assert {part for name in free for part in name.split(".")} & set(CLASSIFIER_HEADS) == heads
+    assert not [name for name in additions if set(name.split(".")) & set(CLASSIFIER_HEADS)]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.05)
+        changed = model(ids).logits
+    fold()
+    assert list(model.state_dict()) == names
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, changed, atol=1e-4, rtol=0)
+    assert not torch.allclose(changed, before, atol=1e-5)

@@ -8,20 +8,28 @@ itself.
 """
 
 # B rows, T tokens, N tokens of a micro-batch, H hidden, F intermediate width, I in, O out
+# Q query heads, K key-value heads, D head size
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    LlamaMLP,
+    LlamaRMSNorm,
+)
 from typing_extensions import override
 
 BLOCK_BYTES = 1024 * 1024
+TURNED_ROWS = 32
 
 
 def use_lean_layers(model: nn.Module) -> None:
@@ -33,7 +41,7 @@ def use_lean_layers(model: nn.Module) -> None:
     """
     for layer in model.modules():
         if isinstance(layer, LlamaDecoderLayer):
-            # Outer modules first: an MLP looks at its projections before these change.
+            # Outer modules first: they look at their projections before these change.
             for module in layer.modules():
                 lean = _lean_class(module)
                 if lean is not None:
@@ -44,10 +52,13 @@ def _lean_class(module: nn.Module) -> type[nn.Module] | None:
     """What `module` becomes; None where it must stay as it is."""
     if type(module) is LlamaRMSNorm:
         return LeanRMSNorm
-    mlp: Any = module
-    if type(module) is LlamaMLP and mlp.config.hidden_act == "silu":
-        projections = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    known: Any = module
+    if type(module) is LlamaMLP and known.config.hidden_act == "silu":
+        projections = (known.gate_proj, known.up_proj, known.down_proj)
         return LeanMLP if all(map(_has_no_bias, projections)) else None
+    if type(module) is LlamaAttention and not known.attention_dropout:
+        projections = (known.q_proj, known.k_proj, known.v_proj)
+        return LeanAttention if all(map(_has_no_bias, projections)) else None
     return LeanLinear if _has_no_bias(module) else None
 
 
@@ -93,6 +104,41 @@ class LeanMLP(LlamaMLP):  # type: ignore[misc]
         return out
 
 
+class LeanAttention(LlamaAttention):  # type: ignore[misc]
+    """Causal attention that keeps its input once and turns queries and keys where they lie.
+
+    Rows that hold several texts, masks and caches go the way of transformers.
+    """
+
+    @override
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        is_plain = attention_mask is None and past_key_values is None
+        is_plain = is_plain and self.config._attn_implementation == "sdpa"
+        if not (torch.is_grad_enabled() and is_plain and position_embeddings is not None):
+            whole: tuple[Tensor, Tensor | None] = super().forward(
+                hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
+            )
+            return whole
+        weights = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        mixed: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+            hidden_states,
+            *weights,
+            position_embeddings,
+            self.head_dim,
+            self.scaling,
+            _dtype_of(hidden_states),
+        )
+        out: Tensor = self.o_proj(mixed)
+        return out, None
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,6 +155,59 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             by_inputs = (upstream @ weight.to(upstream.dtype)).to(ctx.dtype)
         return by_inputs, _gradient_of(weight, upstream, inputs), None
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        angles: tuple[Tensor, Tensor],
+        head_size: int,
+        scaling: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        ctx.dtype, ctx.scaling = inputs.dtype, scaling
+        inputs = inputs.to(dtype)  # (B, T, H)
+        narrow = _side_by_side(query, key, value, dtype=dtype)  # ((Q + 2 K) D, H)
+        heads = _heads(inputs @ narrow.T, head_size)  # (B, T, Q + 2 K, D)
+        ctx.num_key_heads = key.shape[0] // head_size
+        _turn(heads[:, :, : -ctx.num_key_heads], *angles)
+        mixed, partition = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *_attended(heads, ctx.num_key_heads), 0.0, True, scale=scaling
+        )  # (B, Q, T, D), (B, Q, T)
+        ctx.save_for_backward(inputs, query, key, value, *angles, heads, mixed, partition)
+        out: Tensor = mixed.transpose(1, 2).flatten(2)  # (B, T, Q D)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        inputs, query, key, value, cos, sin, heads, mixed, partition = ctx.saved_tensors
+        above = _heads(upstream, heads.shape[-1]).transpose(1, 2)  # (B, Q, T, D)
+        attended = _attended(heads, ctx.num_key_heads)
+        parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            above, *attended, mixed, partition, 0.0, True, scale=ctx.scaling
+        )
+        by_heads = torch.empty_like(heads)
+        numbers = _num_heads(heads, ctx.num_key_heads)
+        pieces = torch.split(by_heads.transpose(1, 2), numbers, dim=1)
+        for piece, part in zip(pieces, parts, strict=True):
+            if piece.shape == part.shape:
+                piece.copy_(part)
+            else:  # query heads that share a key
+                torch.sum(part.unflatten(1, (piece.shape[1], -1)), 2, out=piece)
+        _turn(by_heads[:, :, : -ctx.num_key_heads], cos, -sin)
+        by_heads = by_heads.flatten(2)  # (B, T, (Q + 2 K) D)
+        by_inputs = None
+        if ctx.needs_input_grad[0]:
+            narrow = _side_by_side(query, key, value, dtype=by_heads.dtype)
+            by_inputs = (by_heads @ narrow).to(ctx.dtype)
+        by_weights = _gradients_of((query, key, value), by_heads, inputs)
+        return by_inputs, *by_weights, None, None, None, None
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -190,9 +289,78 @@ def _gradient_of(weight: Tensor, upstream: Tensor, inputs: Tensor) -> Tensor | N
 
     None for a weight that does not learn (LoRA).
     """
-    if not weight.requires_grad:
-        return None
-    return (_rows(upstream).T @ _rows(inputs)).to(weight.dtype)
+    return _gradients_of((weight,), upstream, inputs)[0]
+
+
+def _gradients_of(
+    weights: tuple[Tensor, ...], upstream: Tensor, inputs: Tensor
+) -> list[Tensor | None]:
+    """The same for weights that lie side by side: their gradients, each in its weight's dtype."""
+    if not any(weight.requires_grad for weight in weights):
+        return [None] * len(weights)
+    together = _upright(_rows(upstream)) @ _rows(inputs)  # (sum of O, I)
+    parts = torch.split(together, [len(weight) for weight in weights])
+    return [
+        part.to(weight.dtype) if weight.requires_grad else None
+        for weight, part in zip(weights, parts, strict=True)
+    ]
+
+
+def _upright(rows: Tensor) -> Tensor:
+    """`rows` (N, O) as (O, N), for a product over N.
+
+    Where the processor has matrix units, turning the left factor first makes the product twice as
+    fast as a view does, and costs half of what is won: in blocks of few rows, so that what is
+    written stays in the cache. Elsewhere the product takes longer and the view costs it nothing.
+    """
+    if rows.dtype == torch.float32 or not _has_matrix_units():
+        return rows.T
+    turned = rows.new_empty(rows.shape[1], rows.shape[0])
+    for start in range(0, rows.shape[0], TURNED_ROWS):
+        block = slice(start, start + TURNED_ROWS)
+        turned[:, block] = rows[block].T
+    return turned
+
+
+@cache
+def _has_matrix_units() -> bool:
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def _side_by_side(*weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights (O, I) one below the other in `dtype`: one product in place of several."""
+    return torch.cat([weight.to(dtype) for weight in weights])
+
+
+def _heads(rows: Tensor, head_size: int) -> Tensor:
+    """`rows` (B, T, any D) as (B, T, any, D)."""
+    return rows.reshape(*rows.shape[:-1], -1, head_size)
+
+
+def _num_heads(heads: Tensor, num_key_heads: int) -> list[int]:
+    """How many of the `heads` (B, T, Q + 2 K, D) are queries, keys and values."""
+    return [heads.shape[2] - 2 * num_key_heads, num_key_heads, num_key_heads]
+
+
+def _attended(heads: Tensor, num_key_heads: int) -> list[Tensor]:
+    """Queries, keys and values (B, Q, T, D), keys and values once for each query of theirs."""
+    numbers = _num_heads(heads, num_key_heads)
+    query, *others = torch.split(heads.transpose(1, 2), numbers, dim=1)
+    share = numbers[0] // num_key_heads
+    return [query, *(t if share == 1 else t.repeat_interleave(share, dim=1) for t in others)]
+
+
+def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotary positions (Su et al., 2021), in place.
+
+    `heads` (B, T, any, D), `cos` and `sin` (B, T, D).
+    """
+    half = heads.shape[-1] // 2
+    left, right = heads[..., :half], heads[..., half:]
+    cos, sin = cos[:, :, None, :half], sin[:, :, None, :half]
+    before = left.clone()
+    left.mul_(cos).addcmul_(right, sin, value=-1)
+    right.mul_(cos).addcmul_(before, sin)
 
 
 def _rows(tensor: Tensor) -> Tensor:

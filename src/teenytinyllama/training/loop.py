@@ -99,7 +99,11 @@ class Loop:
         self._spending.begin(progress, energy=progress.energy, seconds=progress.seconds)
         self._saved_at = time.monotonic()
         try:
-            with stop_signals(self._ask_to_stop), self._watchdog.running():
+            with (
+                hardware.keeping_freed_memory(self.device),
+                stop_signals(self._ask_to_stop),
+                self._watchdog.running(),
+            ):
                 while self.progress.step < self.settings.num_steps:
                     try:
                         self._one_step()

@@ -1,0 +1,50 @@
+"""What a training on this machine's chip can count on."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from teenytinyllama.training import hardware
+
+PAGES_OF_64_MB = 64 * 2**20 // resource.getpagesize()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+    # In a process of its own: what was allocated before decides where a block comes from.
+    script = """
+import resource, torch
+from teenytinyllama.training import hardware
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(64 * 2**20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+outside = faults()
+with hardware.keeping_freed_memory(torch.device("cpu")):
+    faults()
+    inside = faults()
+print(outside, inside, faults())
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    outside, inside, after = map(int, ran.stdout.split())
+    assert outside > PAGES_OF_64_MB / 2
+    assert inside < PAGES_OF_64_MB / 100
+    assert after > PAGES_OF_64_MB / 2, "what was kept is given back afterwards"
+
+
+def test_a_gpu_has_an_allocator_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: None) -> None:
+        raise AssertionError("the C library was asked for")
+
+    monkeypatch.setattr("ctypes.CDLL", refuse)
+    with hardware.keeping_freed_memory(torch.device("cuda")):
+        pass
