@@ -30,6 +30,8 @@ class Encoded:
     ids: tuple[int, ...]
     label: int
     was_cut: bool
+    token_types: tuple[int, ...] = ()
+    """Which text of a pair each token is of, for models that are told."""
 
 
 def encode_with(encoder: TextEncoder, max_length: int) -> Callable[[Example], Encoded]:
@@ -90,9 +92,15 @@ class LengthGroupedOrder:
 
 
 def pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, NDArray[Any]]:
-    """`input_ids` (B, T) padded on the right to the longest, and `labels` (B,)."""
+    """`input_ids` (B, T) padded on the right to the longest, and `labels` (B,).
+
+    With `token_type_ids` (B, T) where the rows have any.
+    """
     width = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), width), pad_id, np.int64)
+    types = np.zeros_like(ids)
     for number, row in enumerate(rows):
         ids[number, : len(row.ids)] = row.ids
-    return {"input_ids": ids, "labels": np.array([row.label for row in rows], np.int64)}
+        types[number, : len(row.token_types)] = row.token_types
+    arrays = {"input_ids": ids, "labels": np.array([row.label for row in rows], np.int64)}
+    return {**arrays, "token_type_ids": types} if rows[0].token_types else arrays

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,11 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.encoding import TextEncoder
+from teenytinyllama.progress import say
 from teenytinyllama.stages.finetune.encoding import Encoded, encode_with
 from teenytinyllama.stages.finetune.labelled import Example
 from teenytinyllama.training.base_model import check_tokenizer, copy_tokenizer, load_whole
+from teenytinyllama.training.lora import CLASSIFIER_HEADS
 
 # Of the mean, beside the last token's own state, which the residual carries past it: 10 and 1,000
 # learnt less (EXPERIMENTS.md, 2026-11-24).
@@ -132,39 +136,68 @@ def _add_mean_layer(model: Any) -> None:
 
 
 def other_learner(place: str, max_length: int) -> Learner:
-    """Any Hugging Face model, by id or folder, with its own tokenizer: BERTimbau, for one."""
+    """Any Hugging Face model, by id or folder, with its own tokenizer: BERTimbau, for one.
+
+    Reads at most `max_length` tokens, and no more than the model has positions for. Raises
+    UserError where it cannot be had; its weights are read by `make`.
+    """
+    home = str(Path(place).expanduser()) if place.startswith("~") else place
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(home, trust_remote_code=False)
+        with torch.device("meta"):
+            sketch = AutoModelForSequenceClassification.from_config(config)
+    except Exception as error:  # transformers, tokenizers and the hub share no base class of errors
         raise _unreadable(place, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        what = "its tokenizer has no token to pad with, and none that ends a text"
+        raise UserError("model-pads-not", f"finetune.models {place}", what, "name another model")
+    if (positions := _num_positions(sketch)) < max_length:
+        say(f"finetune: {place} reads {positions} tokens, max_length = {max_length}")
+        max_length = positions
+    takes_types = (
+        "token_type_ids" in inspect.signature(sketch.forward).parameters
+        and getattr(config, "type_vocab_size", 2) > 1
+    )
 
     def encode(example: Example) -> Encoded:
-        ids = tokenizer(*example.texts, truncation=True, max_length=max_length)["input_ids"]
-        was_cut = len(ids) >= max_length and len(tokenizer(*example.texts)["input_ids"]) > len(ids)
-        return Encoded(tuple(ids), example.label, was_cut)
+        whole = len(tokenizer(*example.texts, verbose=False)["input_ids"])
+        read = tokenizer(*example.texts, truncation=True, max_length=max_length)
+        ids = tuple(read["input_ids"])
+        types = tuple(read.get("token_type_ids", ())) if takes_types else ()
+        return Encoded(ids, example.label, len(ids) < whole, types)
 
     def make(label_names: list[str], seed: int) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            try:
-                config = AutoConfig.from_pretrained(
-                    place, trust_remote_code=False, **_labels(label_names)
-                )
-            except (OSError, ValueError) as error:
-                raise _unreadable(place, error) from error
+            config = AutoConfig.from_pretrained(
+                home, trust_remote_code=False, **_labels(label_names)
+            )
             config.pad_token_id = tokenizer.pad_token_id
-            return _load(AutoModelForSequenceClassification, place, config, is_own=False)
+            return _load(AutoModelForSequenceClassification, home, config, is_own=False)
 
     return Learner(
-        name=place.strip("/").replace("/", "--"),
+        name=Path(home).resolve().name if Path(home).is_dir() else place.replace("/", "--"),
         encode=encode,
         make=make,
         pad_id=int(tokenizer.pad_token_id),
         max_length=max_length,
         write_files=lambda folder: tokenizer.save_pretrained(folder),
     )
+
+
+def _num_positions(model: Any) -> int:
+    """Tokens that a model can read at once; a very large number where nothing bounds it."""
+    stated = getattr(model.config, "max_position_embeddings", None)
+    found = int(stated) if isinstance(stated, int) and stated > 0 else sys.maxsize
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            # RoBERTa and its kin number their positions from behind the padding's.
+            found = min(found, module.num_embeddings - padding - 1)
+    return found
 
 
 def _load(kind: Any, place: Path | str, config: Any, *, is_own: bool) -> Any:
@@ -175,7 +208,7 @@ def _load(kind: Any, place: Path | str, config: Any, *, is_own: bool) -> Any:
     """
 
     def may_be_new(name: str) -> bool:
-        heads = ("score",) if is_own else ("score", "classifier", "pooler")
+        heads = ("score",) if is_own else CLASSIFIER_HEADS
         return any(part in heads for part in name.split("."))
 
     return load_whole(

@@ -36,7 +36,7 @@ from teenytinyllama.training.engines import load_weights
 from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
 from teenytinyllama.training.journal import METRICS_NAME
 from teenytinyllama.training.loop import Loop
-from teenytinyllama.training.lora import add_lora
+from teenytinyllama.training.lora import CLASSIFIER_HEADS, add_lora
 from teenytinyllama.training.losses import IGNORED, linear_cross_entropy
 
 # B micro-batch, T sequence, C labels
@@ -58,10 +58,12 @@ class LabelLoss(nn.Module):
         self.pad_id = pad_id
         self.token_weight = token_weight
 
-    def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
         """Summed cross-entropy: `input_ids` (B, T) padded on the right, `labels` (B,)."""
         if not hasattr(self.model, "lm_head"):
-            logits = logits_of(self.model, input_ids, self.pad_id)  # (B, C)
+            logits = logits_of(self.model, input_ids, self.pad_id, token_type_ids)  # (B, C)
             return functional.cross_entropy(logits.float(), labels, reduction="sum")
         is_text = input_ids != self.pad_id  # (B, T)
         hidden = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -74,16 +76,20 @@ class LabelLoss(nn.Module):
         return label_loss + self.token_weight * language
 
 
-def logits_of(model: Any, input_ids: Tensor, pad_id: int) -> Tensor:
+def logits_of(
+    model: Any, input_ids: Tensor, pad_id: int, token_type_ids: Tensor | None = None
+) -> Tensor:
     """Logits (B, C) of rows padded on the right.
 
     A causal model never looks at what comes after, so it needs no mask over the padding; its
-    pooling takes the last token that is none. An encoder looks both ways and gets the mask.
+    pooling takes the last token that is none. An encoder looks both ways and gets the mask, and
+    where it tells the texts of a pair apart by `token_type_ids` (B, T), these.
     """
     if is_causal(model):
         out = model(input_ids=input_ids, use_cache=False)
     else:
-        out = model(input_ids=input_ids, attention_mask=(input_ids != pad_id).long())
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        out = model(input_ids=input_ids, attention_mask=(input_ids != pad_id).long(), **types)
     logits: Tensor = out.logits
     return logits
 
@@ -125,7 +131,7 @@ def train_one(
         return found
     model = make_model()
     lora = settings.lora
-    fold = add_lora(model, lora, seed=seed, free=("score",)) if lora else None
+    fold = add_lora(model, lora, seed=seed, free=CLASSIFIER_HEADS) if lora else None
     order = LengthGroupedOrder(
         [len(row.ids) for row in splits.train], settings.examples_per_step, seed
     )
@@ -278,8 +284,10 @@ def predict(model: Any, rows: Sequence[Encoded], pad_id: int) -> list[Any]:
             width = len(rows[order[min(at + 63, len(order) - 1)]].ids)
             size = max(1, min(64, PREDICTION_TOKENS // width))
             part = order[at : at + size]
-            ids = torch.from_numpy(pad([rows[i] for i in part], pad_id)["input_ids"]).to(device)
-            logits = logits_of(model, ids, pad_id).float().cpu().numpy()
+            arrays = pad([rows[i] for i in part], pad_id)
+            del arrays["labels"]
+            inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+            logits = logits_of(model, pad_id=pad_id, **inputs).float().cpu().numpy()
             found.update(zip(part, logits, strict=True))
             at += size
     return [found[i] for i in range(len(rows))]
