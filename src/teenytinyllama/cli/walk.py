@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama import __version__
+from teenytinyllama.cli import outside
 from teenytinyllama.cli.processes import Processes
 from teenytinyllama.cli.rooms import BY_NAME, ROOMS, Room
 from teenytinyllama.context import RoomContext, ScoreModel
@@ -31,7 +32,7 @@ from teenytinyllama.formats import manifest as receipts
 from teenytinyllama.formats.manifest import Input, Manifest, Outcome
 from teenytinyllama.loading import load_room
 from teenytinyllama.progress import format_duration, say
-from teenytinyllama.recipe import FilterSettings, LabelledSet, Recipe, Settings, Source, Task
+from teenytinyllama.recipe import Recipe, Settings
 from teenytinyllama.redaction import redact_values
 
 UNFINISHED = ".unfinished.json"
@@ -152,7 +153,7 @@ class Walk:
         room_dir = self.run_dir / room.folder
         inputs = self._inputs(room)
         asked = settings.model_dump(mode="json")
-        files = _external_fingerprints(settings)
+        files = outside.fingerprints(settings)
         fingerprint = receipts.fingerprint_of(
             {
                 "room": room.name,
@@ -279,19 +280,6 @@ class Walk:
         )
         (room_dir / UNFINISHED).unlink(missing_ok=True)
         say(f"{room.name}: done in {format_duration(duration_s)}")
-
-
-def _external_fingerprints(settings: Settings) -> dict[str, str]:
-    """Fingerprints of the files outside the run that a room's settings name."""
-    prints = {}
-    for field in type(settings).model_fields:
-        value = getattr(settings, field)
-        for item in value if isinstance(value, tuple) else ():
-            if isinstance(item, LabelledSet | Source | Task):
-                prints[item.path] = receipts.fingerprint_files(item.local_paths())
-        if isinstance(value, FilterSettings):
-            prints[field] = receipts.fingerprint_files(value.local_paths())
-    return prints
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:

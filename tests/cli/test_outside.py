@@ -1,0 +1,56 @@
+"""What lies outside a run and is named in its recipe: a change there must be noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from teenytinyllama.cli import outside
+from teenytinyllama.recipe import EvaluateSettings, FinetuneSettings, LabelledSet, Task
+
+
+def model_folder(root: Path, weights: bytes) -> Path:
+    folder = root / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+@pytest.mark.parametrize("room", ["evaluate", "finetune"])
+def test_a_swapped_model_is_noticed(room, tmp_path):
+    def seen(weights: bytes) -> dict[str, str]:
+        models = (str(model_folder(tmp_path, weights)), "owner/model-on-the-hub")
+        if room == "evaluate":
+            return outside.fingerprints(EvaluateSettings(models=models))
+        tasks = (LabelledSet(name="x", kind="storybook"),)
+        return outside.fingerprints(FinetuneSettings(tasks=tasks, models=models))
+
+    before = seen(b"first")
+    assert before != seen(b"other weights")
+    assert not any("on-the-hub" in key for key in before)
+
+
+def test_two_tasks_over_one_folder_and_what_their_files_include(tmp_path):
+    (tmp_path / "items").mkdir()
+    (tmp_path / "items" / "test.jsonl").write_text("{}\n")
+    (tmp_path / "shared.yaml").write_text("output_type: multiple_choice\n")
+    (tmp_path / "a.yaml").write_text('task: a\n"include": [shared.yaml]\n')
+    (tmp_path / "b.yaml").write_text("task: b\n")
+    tasks = tuple(
+        Task(name=n, path=str(tmp_path / "items"), definition=str(tmp_path / f"{n}.yaml"))
+        for n in ("a", "b")
+    )
+
+    def seen() -> dict[str, str]:
+        return outside.fingerprints(EvaluateSettings(tasks=tasks))
+
+    found = [seen()]
+    for name, text in (("a.yaml", "task: a\ninclude: shared.yaml\n"), ("shared.yaml", "# more\n")):
+        (tmp_path / name).write_text(text)
+        found.append(seen())
+    (tmp_path / "b.yaml").write_text("task: [no yaml\n")
+    found.append(seen())
+    assert len(found[0]) == 2
+    assert len({str(prints) for prints in found}) == 4
