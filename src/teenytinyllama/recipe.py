@@ -596,6 +596,11 @@ class LabelledSet(Settings):
             raise ValueError(f'a labelled set of kind "{self.kind}" needs a path')
         if self.test_split in (self.train_split, self.validation_split):
             raise ValueError(f'test_split = "{self.test_split}" is learnt from or chosen by')
+        if self.validation_split == self.train_split:
+            raise ValueError(
+                f'validation_split = "{self.validation_split}" is learnt from; '
+                'validation_split = "" cuts a share of it'
+            )
         if self.label_column in self.text_columns and self.kind != "storybook":
             raise ValueError(f'label_column = "{self.label_column}" is read as a text too')
         return self

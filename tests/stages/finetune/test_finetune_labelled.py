@@ -10,7 +10,9 @@ import pytest
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.recipe import LabelledSet
-from teenytinyllama.stages.finetune.labelled import LabelledData, read_labelled
+from teenytinyllama.stages.finetune import labelled
+from teenytinyllama.stages.finetune.labelled import Example, LabelledData, Row, read_labelled
+from teenytinyllama.stages.finetune.measures import confusion, scores_of
 
 Rows = list[dict[str, Any]]
 ROWS: Rows = [{"text": f"texto {n}", "label": "ab"[n % 2]} for n in range(40)]
@@ -43,7 +45,12 @@ def test_csv_and_jsonl_pairs_with_named_labels(tmp_path: Path) -> None:
         (("A", "B"), 1),
         (("C", "D"), 0),
     ]
-    assert data.num_test_texts_in_train() == 1
+    assert data.shared_texts() == {
+        "validation_texts_in_train": 2,
+        "test_texts_in_train": 1,
+        "test_texts_in_validation": 1,
+    }
+    assert data.missing_labels() == {"validation": [], "test": ["não"]}
 
 
 def test_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
@@ -69,6 +76,85 @@ def test_a_missing_validation_split_is_cut_from_train_by_text(tmp_path: Path) ->
     kept_out = {one.texts for one in data.splits["validation"]}
     assert kept_out
     assert not kept_out & {one.texts for one in data.splits["train"]}
+
+
+def test_a_rare_label_is_learnt_and_not_validated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The hash puts this text into the validation split, and with it all that the label has.
+    rare = {"text": "texto 2", "label": "rara"}
+    rows = [*ROWS[:2], rare, *ROWS[3:], {"text": "texto 2", "label": "a"}]
+    folder_with(tmp_path, train=rows, test=ROWS)
+    fraction = {"validation_split": "", "validation_fraction": 0.5}
+    data = read(tmp_path, **fraction)
+    assert "rara are too rare to cut a validation split with" in capsys.readouterr().err
+    assert data.label_names == ["a", "b", "rara"]
+    train, validation = data.splits["train"], data.splits["validation"]
+    assert len(train) + len(validation) == len(rows)
+    # Both rows of its text are on one side, and the rows stand as they did.
+    assert [one.texts for one in train if one.texts == ("texto 2",)] == [("texto 2",)] * 2
+    places = [int(one.texts[0].split()[1]) for one in train[:-1]]
+    assert places == sorted(places)
+    assert data.missing_labels() == {"validation": ["rara"], "test": ["rara"]}
+    # Without it the same text is validated on.
+    folder_with(tmp_path, train=ROWS, test=ROWS)
+    assert Example(("texto 2",), 0) in read(tmp_path, **fraction).splits["validation"]
+
+
+def test_yes_and_no_are_labels(tmp_path: Path) -> None:
+    rows = [{"text": str(n), "label": n % 2 == 0} for n in range(4)]
+    table = "text,label\n0,true\n1,false\n"
+    folder_with(tmp_path, train=rows, validation=rows)
+    (tmp_path / "test.csv").write_text(table)
+    data = read(tmp_path)
+    assert data.label_names == ["false", "true"]
+    assert [one.label for one in data.splits["train"]] == [1, 0, 1, 0]
+    assert [one.label for one in data.splits["test"]] == [1, 0]
+
+
+def hub_set(folder: Path, names: list[str]) -> None:
+    datasets = pytest.importorskip("datasets")
+    for split in ("train", "validation", "test"):
+        classes = datasets.ClassLabel(names=names)
+        features = datasets.Features({"text": datasets.Value("string"), "label": classes})
+        rows = {"text": [f"{split} {n}" for n in range(6)], "label": [n % 2 for n in range(6)]}
+        (folder / "data").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(
+            folder / "data" / f"{split}-00000-of-00001.parquet"
+        )
+
+
+def test_a_hub_set_says_what_its_numbers_stand_for(tmp_path: Path) -> None:
+    # Not in the order of the alphabet: the numbers decide.
+    hub_set(tmp_path, ["toxic", "fine"])
+    data = read(tmp_path, kind="hub")
+    assert data.label_names == ["toxic", "fine"]
+    assert [one.label for one in data.splits["test"][:2]] == [0, 1]
+    assert read(tmp_path, kind="hub", label_names=("a", "b")).label_names == ["a", "b"]
+
+
+def test_splits_of_different_class_names_are_refused(tmp_path: Path) -> None:
+    task = LabelledSet(name="t", path=str(tmp_path))
+
+    def rows(names: tuple[str, ...]) -> list[Row]:
+        return [Row((f"{n}",), str(n % 2), f"here:{n}", names) for n in range(4)]
+
+    raw = {"train": rows(("a", "b")), "test": rows(("b", "a"))}
+    with pytest.raises(UserError, match=r"labels-differ.*name their labels differently: a, b / b"):
+        labelled._spoken_names(["0", "1"], raw, task)
+
+
+@pytest.mark.parametrize("fault", list(range(3)))
+def test_a_mended_file_is_read_after_its_fault(tmp_path: Path, fault: int) -> None:
+    bad = ['label,text\na,"bom\nb,mau\n', "label,text\na,bom\n,mau\n", "label,text\n"][fault]
+    messages = [r"train\.csv:2 - the quotes", r"train\.csv:3:label - a label must", "no example"]
+    folder_with(tmp_path, validation=ROWS, test=ROWS)
+    (tmp_path / "train.csv").write_text(bad)
+    with pytest.raises(UserError, match=messages[fault]) as caught:
+        read(tmp_path)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "train.csv").write_text("label,text\na,bom\nb,mau\n")
+    assert len(read(tmp_path).splits["train"]) == 2
 
 
 FAULTS: list[tuple[dict[str, Rows], dict[str, Any], str]] = [
@@ -99,6 +185,28 @@ FAULTS: list[tuple[dict[str, Rows], dict[str, Any], str]] = [
         {},
         "got -1",
     ),
+    (
+        {"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS, "test": ROWS},
+        {},
+        r"train\.jsonl:41:label - a label must be a text or a number from 0, got None",
+    ),
+    (
+        {"train": [*ROWS, {"text": "x", "label": " "}], "validation": ROWS, "test": ROWS},
+        {},
+        r"train\.jsonl:41:label - a label must be a text or a number from 0, got ''",
+    ),
+    (
+        {"train": [*ROWS, {"text": " \n", "label": "a"}], "validation": ROWS, "test": ROWS},
+        {},
+        r"train\.jsonl:41:text - expected a text, got ' \\n'",
+    ),
+    (
+        {"train": ROWS, "validation": [{"text": "x", "label": "A"}], "test": ROWS},
+        {},
+        r'validation\.jsonl:1:label - label "A" of the validation split is not among',
+    ),
+    ({"train": [], "validation": ROWS, "test": ROWS}, {}, "its train split holds no example"),
+    ({"train": ROWS, "validation": [], "test": ROWS}, {}, "its validation split holds no example"),
     (
         {"train": ROWS[::2], "validation": ROWS[::2], "test": ROWS[::2]},
         {},
@@ -139,6 +247,27 @@ def test_a_broken_line_and_a_missing_folder(tmp_path: Path) -> None:
 def test_the_test_split_cannot_be_learnt_from() -> None:
     with pytest.raises(ValueError, match="learnt from or chosen by"):
         LabelledSet(name="t", path="x", test_split="validation")
+
+
+def test_the_validation_split_cannot_be_learnt_from() -> None:
+    with pytest.raises(ValueError, match='validation_split = "train" is learnt from'):
+        LabelledSet(name="t", path="x", validation_split="train")
+    assert LabelledSet(name="t", path="x", train_split="a", validation_split="").test_split
+
+
+def test_macro_f1_is_what_scikit_learn_says() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    for labels, predicted in (
+        ([0, 0, 1, 1], [0, 1, 1, 1]),  # of four labels two occur
+        ([0, 0, 1, 1], [0, 3, 1, 1]),  # one that does not occur is predicted
+        ([2, 2], [2, 2]),
+        ([0, 1, 2, 3], [3, 2, 1, 0]),
+    ):
+        found = scores_of(confusion(labels, predicted, 4))
+        assert found["macro_f1"] == pytest.approx(
+            metrics.f1_score(labels, predicted, average="macro")
+        )
+        assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, predicted))
 
 
 def test_the_label_cannot_be_read_as_a_text() -> None:

@@ -58,13 +58,32 @@ def test_figures_stand_beside_their_yardsticks(done: tuple[Path, Outcome]) -> No
     found = done[1].figures["tasks"]["sentimento"]
     assert found["majority_accuracy"] == 0.5
     assert found["num_items"] == 200
-    assert sum(map(sum, found["confusion"])) == 200
     assert [one["seed"] for one in found["seeds"]] == [0, 1]
     assert found["accuracy"] == pytest.approx(sum(o["accuracy"] for o in found["seeds"]) / 2)
     assert all(len(one["validation_accuracy"]) == 2 for one in found["seeds"])
     assert "bag_of_words_accuracy" in found
     counts = done[1].counts["tasks"]["sentimento"]
     assert (counts["examples_train"], counts["texts_truncated"]) == (64, 0)
+
+
+def test_a_mean_stands_beside_its_own_error_and_the_published_seed_apart(
+    done: tuple[Path, Outcome],
+) -> None:
+    found = done[1].figures["tasks"]["sentimento"]
+    mean = found["accuracy"]
+    assert found["standard_error"] == pytest.approx((mean * (1 - mean) / 200) ** 0.5)
+    first, second = (one["confusion"] for one in found["seeds"])
+    assert found["confusion"] == [
+        [first[row][column] + second[row][column] for column in (0, 1)] for row in (0, 1)
+    ]
+    right = sum(found["confusion"][label][label] for label in (0, 1))
+    assert right / (2 * 200) == pytest.approx(mean)
+    by_seed = {one["seed"]: one for one in found["seeds"]}
+    published = found["published"]
+    assert published == {
+        name: by_seed[published["seed"]][name]
+        for name in ("seed", "best_epoch", "accuracy", "macro_f1")
+    }
 
 
 def test_what_is_left_is_a_plain_classifier_and_no_checkpoint(done: tuple[Path, Outcome]) -> None:

@@ -1,8 +1,8 @@
 """Labelled sets: texts or pairs of texts with one label each, in three splits.
 
 A classifier is only as honest as its splits: labels that differ between them, empty ones and
-missing columns are errors with file and line; texts that stand in the training and the test split
-are counted, and so are texts cut at the maximum length.
+missing columns are errors with file and line; texts that stand in two splits are counted, and so
+are texts cut at the maximum length and labels that a split lacks.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from teenytinyllama import storybook
 from teenytinyllama.errors import UserError, did_you_mean
@@ -23,6 +24,7 @@ from teenytinyllama.formats.records import (
     read_records,
     suffix_of,
 )
+from teenytinyllama.progress import say
 from teenytinyllama.recipe import LabelledSet
 
 SPLITS = ("train", "validation", "test")
@@ -51,10 +53,28 @@ class LabelledData:
                 digest.update(repr((one.texts, one.label)).encode())
         return digest.hexdigest()[:16]
 
-    def num_test_texts_in_train(self) -> int:
-        """Test texts that a model may have learnt by heart."""
-        seen = {one.texts for one in self.splits["train"]}
-        return sum(one.texts in seen for one in self.splits["test"])
+    def shared_texts(self) -> dict[str, int]:
+        """Examples of each split whose texts stand in an earlier one too.
+
+        A model may have learnt such test texts by heart, or have been chosen by them.
+        """
+        seen = {name: {one.texts for one in rows} for name, rows in self.splits.items()}
+        return {
+            f"{later}_texts_in_{earlier}": sum(
+                one.texts in seen[earlier] for one in self.splits[later]
+            )
+            for earlier, later in combinations(SPLITS, 2)
+        }
+
+    def missing_labels(self) -> dict[str, list[str]]:
+        """Labels that can be learnt and that a later split has no example of."""
+        met = {name: {one.label for one in rows} for name, rows in self.splits.items()}
+        return {
+            split: [
+                name for number, name in enumerate(self.label_names) if number not in met[split]
+            ]
+            for split in SPLITS[1:]
+        }
 
 
 def read_labelled(task: LabelledSet, language: str = "pt") -> LabelledData:
@@ -70,21 +90,21 @@ def read_labelled(task: LabelledSet, language: str = "pt") -> LabelledData:
             )
     if "validation" not in raw:
         raw["train"], raw["validation"] = _cut_validation(raw["train"], task)
-    names = _label_names(task, [label for _, label, _ in raw["train"]])
+    names = _label_names(task, [row.label for row in raw["train"]])
     numbers = {name: number for number, name in enumerate(names)}
-    data = LabelledData(list(task.label_names or names))
+    data = LabelledData(list(task.label_names) or _spoken_names(names, raw, task))
     for split in SPLITS:
         data.splits[split] = []
-        for texts, label, place in raw[split]:
-            if label not in numbers:
+        for row in raw[split]:
+            if row.label not in numbers:
                 raise UserError(
                     "labels-differ",
-                    f"{place}:{task.label_column}",
-                    f'label "{label}" of the {split} split is not among those of the train '
+                    f"{row.place}:{task.label_column}",
+                    f'label "{row.label}" of the {split} split is not among those of the train '
                     f"split: {', '.join(names[:20])}",
                     "use the same labels in all splits",
                 )
-            data.splits[split].append(Example(texts, numbers[label]))
+            data.splits[split].append(Example(row.texts, numbers[row.label]))
     return data
 
 
@@ -92,8 +112,14 @@ def _is_named(task: LabelledSet, split: str) -> bool:
     return task.kind == "storybook" or bool(getattr(task, f"{split}_split"))
 
 
-Row = tuple[tuple[str, ...], str, str]
-"""Texts, label, place."""
+class Row(NamedTuple):
+    """An example as it stands in the data, and where."""
+
+    texts: tuple[str, ...]
+    label: str
+    place: str
+    class_names: tuple[str, ...] = ()
+    """What the numbers of the label stand for, where the data say it."""
 
 
 def _rows(task: LabelledSet, split: str, language: str) -> Iterator[Row]:
@@ -107,7 +133,7 @@ def _rows(task: LabelledSet, split: str, language: str) -> Iterator[Row]:
             language=language,
         )
         for number, item in enumerate(made, start=1):
-            yield (item["text"],), item["label"], f"storybook:{number}"
+            yield Row((item["text"],), item["label"], f"storybook:{number}")
         return
     for record in _records(task, split):
         yield _row(record, task)
@@ -160,10 +186,15 @@ def _row(record: Record, task: LabelledSet) -> Row:
         raise UserError("record-broken", record.place, record.fault, "mend or remove that line")
     texts = tuple(_text(record, name) for name in task.text_columns)
     label = _field(record, task.label_column)
-    if isinstance(label, bool) or not isinstance(label, str | int) or label in ("", -1):
+    if isinstance(label, bool):
+        label = str(label).lower()
+    if isinstance(label, str):
+        label = label.strip()
+    if not isinstance(label, str | int) or label in ("", -1):
         what = f"a label must be a text or a number from 0, got {label!r}"
         raise UserError("label-value", f"{record.place}:{task.label_column}", what, "correct it")
-    return texts, str(label), record.place
+    class_names = tuple(record.class_names.get(task.label_column, ()))
+    return Row(texts, str(label), record.place, class_names)
 
 
 def _text(record: Record, name: str) -> str:
@@ -187,13 +218,21 @@ def _field(record: Record, name: str) -> Any:
 
 
 def _cut_validation(rows: Sequence[Row], task: LabelledSet) -> tuple[list[Row], list[Row]]:
-    """A share of the training rows by a hash of their texts: equal texts stay on one side."""
-    train: list[Row] = []
-    validation: list[Row] = []
-    for row in rows:
-        digest = hashlib.sha256("\n".join(row[0]).encode("utf-8", "replace")).digest()
-        is_kept_out = int.from_bytes(digest[:8], "big") < task.validation_fraction * 2**64
-        (validation if is_kept_out else train).append(row)
+    """A share of the training rows by a hash of their texts: equal texts stay on one side.
+
+    A label that would have all its rows in the validation split keeps them in train: what is
+    never learnt cannot be validated.
+    """
+    kept_out = {row.texts for row in rows if _is_kept_out(row.texts, task.validation_fraction)}
+    learnt = {row.label for row in rows if row.texts not in kept_out}
+    if rare := sorted({row.label for row in rows} - learnt) if learnt else []:
+        kept_out -= {row.texts for row in rows if row.label in rare}
+        say(
+            f"{task.name}: the labels {', '.join(rare)} are too rare to cut a validation split "
+            f"with; all their examples stay in the train split"
+        )
+    train = [row for row in rows if row.texts not in kept_out]
+    validation = [row for row in rows if row.texts in kept_out]
     if not train or not validation:
         raise UserError(
             "split-empty",
@@ -202,6 +241,28 @@ def _cut_validation(rows: Sequence[Row], task: LabelledSet) -> tuple[list[Row], 
             "give more examples, or a validation file",
         )
     return train, validation
+
+
+def _is_kept_out(texts: tuple[str, ...], fraction: float) -> bool:
+    digest = hashlib.sha256("\n".join(texts).encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def _spoken_names(names: list[str], raw: dict[str, list[Row]], task: LabelledSet) -> list[str]:
+    """Labels as the data name them: a Hub set may say what its numbers stand for."""
+    told = {split: {row.class_names for row in rows} - {()} for split, rows in raw.items()}
+    classes = sorted(set().union(*told.values()))
+    if not classes:
+        return names
+    if len(classes) > 1:
+        raise UserError(
+            "labels-differ",
+            f"finetune.tasks {task.name}",
+            f"its splits name their labels differently: {' / '.join(map(', '.join, classes[:3]))}",
+            "use the same labels in all splits",
+        )
+    spoken = dict(enumerate(classes[0]))
+    return [spoken.get(int(name), name) if name.isdigit() else name for name in names]
 
 
 def _label_names(task: LabelledSet, labels: Iterable[str]) -> list[str]:

@@ -25,24 +25,47 @@ def confusion(labels: Sequence[int], predicted: Sequence[int], num_labels: int) 
     return table
 
 
+def sum_of_tables(tables: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
+    """The confusion of several seeds, each of which was asked about all examples.
+
+    >>> sum_of_tables([[[1, 1], [0, 2]], [[2, 0], [1, 1]]])
+    [[3, 1], [1, 3]]
+    """
+    return [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
+
+
 def scores_of(table: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Accuracy with its standard error, and macro-F1 (a label never met counts 0).
+    """Accuracy with its standard error, and macro-F1.
+
+    Macro-F1 is the mean over the labels that occur or are predicted, as scikit-learn has it: a
+    label that the examples lack and nobody predicts is neither right nor wrong.
 
     >>> scores_of([[1, 1], [0, 2]])["accuracy"], round(scores_of([[1, 1], [0, 2]])["macro_f1"], 4)
     (0.75, 0.7333)
+    >>> round(scores_of([[1, 1, 0], [0, 2, 0], [0, 0, 0]])["macro_f1"], 4)
+    0.7333
     """
     total = sum(map(sum, table))
     right = sum(row[number] for number, row in enumerate(table))
     accuracy = right / total
     f1 = []
     for number, row in enumerate(table):
-        said = sum(other[number] for other in table)
-        f1.append(2 * row[number] / (sum(row) + said) if sum(row) + said else 0.0)
+        if met := sum(row) + sum(other[number] for other in table):
+            f1.append(2 * row[number] / met)
     return {
         "accuracy": accuracy,
-        "standard_error": math.sqrt(accuracy * (1 - accuracy) / total),
+        "standard_error": standard_error(accuracy, total),
         "macro_f1": sum(f1) / len(f1),
     }
+
+
+def standard_error(accuracy: float, num_items: int) -> float:
+    """How far an accuracy would move with other test items of the same kind.
+
+    >>> standard_error(0.5, 100)
+    0.05
+    """
+    return math.sqrt(accuracy * (1 - accuracy) / num_items)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -64,14 +87,21 @@ def majority(data: LabelledData) -> dict[str, Any]:
     return scores_of(confusion(labels, [most] * len(labels), len(data.label_names)))
 
 
-def bag_of_words(data: LabelledData) -> dict[str, Any]:
-    """TF-IDF of words and word pairs with logistic regression, strength chosen on validation."""
+def check_library() -> None:
+    """Raise UserError where scikit-learn is missing: to be said before hours of training."""
     try:
-        from scipy.sparse import hstack
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
+        import sklearn  # noqa: F401
     except ImportError as error:
         raise missing_extra("scikit-learn", "evaluate") from error
+
+
+def bag_of_words(data: LabelledData) -> dict[str, Any]:
+    """TF-IDF of words and word pairs with logistic regression, strength chosen on validation."""
+    check_library()
+    from scipy.sparse import hstack
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
     train = data.splits["train"]
     num_texts = len(train[0].texts)
     readers = [

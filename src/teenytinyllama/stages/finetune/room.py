@@ -21,9 +21,17 @@ from teenytinyllama.progress import say
 from teenytinyllama.recipe import FinetuneSettings, LabelledSet
 from teenytinyllama.stages.finetune.classify import CLASSIFIER_NAME
 from teenytinyllama.stages.finetune.labelled import SPLITS, LabelledData, read_labelled
-from teenytinyllama.stages.finetune.measures import bag_of_words, majority, mean_and_spread
+from teenytinyllama.stages.finetune.measures import (
+    bag_of_words,
+    check_library,
+    majority,
+    mean_and_spread,
+    standard_error,
+    sum_of_tables,
+)
 from teenytinyllama.stages.finetune.models import Learner, other_learner, own_learner
 from teenytinyllama.stages.finetune.training import Splits, train_one
+from teenytinyllama.training.lora import peft_parts
 
 SCORES_NAME = "scores.json"
 
@@ -49,12 +57,18 @@ def run(
         takes_mean=settings.pooling == "mean",
     )
     own = own_one()
-    others = [other_learner(place, max_length) for place in settings.models]
+    _check_tasks(settings)
+    # Whatever is at fault, in the last set or the last model, is said before the first training.
+    check_library()
+    if settings.lora:
+        peft_parts()
+    sets = {task.name: read_labelled(task, context.language) for task in settings.tasks}
+    others = [other_learner(place, settings.max_length) for place in settings.models]
+    for other in others:
+        other.make(["a", "b"], 0)
     if settings.random_twin:
         others.append(own_one(is_random=True))
-    _check_names(settings)
-    # All sets are read before the first training: a fault in the last one is said at once.
-    sets = {task.name: read_labelled(task, context.language) for task in settings.tasks}
+    _check_learners(others)
     counts: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     for task in settings.tasks:
@@ -71,12 +85,21 @@ def run(
     return Outcome(counts={"tasks": counts}, figures={"tasks": figures})
 
 
-def _check_names(settings: FinetuneSettings) -> None:
+def _check_tasks(settings: FinetuneSettings) -> None:
     names = [task.name for task in settings.tasks]
     for name in names:
         if names.count(name) > 1:
             what = f"{names.count(name)} tasks have this name"
             raise UserError("task-twice", f"finetune.tasks {name}", what, "rename one of them")
+
+
+def _check_learners(learners: list[Learner]) -> None:
+    """Each has a folder of its name beside those of the run's own model."""
+    names = [learner.name for learner in learners]
+    for name in names:
+        if names.count(name) > 1 or name in ("final", "own") or name.startswith("seed-"):
+            what = f'"{name}" is the name of something else too'
+            raise UserError("model-name", "finetune.models", what, "rename the model's folder")
 
 
 def _max_length(settings: FinetuneSettings, pretrain_dir: Path) -> int:
@@ -96,7 +119,9 @@ def _one_task(
     context: RoomContext,
     task_dir: Path,
 ) -> dict[str, Any]:
-    figures, splits = _train_all_seeds(own, data, settings, context, task_dir)
+    counts = _look_over(task.name, data)
+    cut: dict[str, dict[str, int]] = {}
+    figures, cut[own.name] = _train_all_seeds(own, task.name, data, settings, context, task_dir)
     about = {
         "task": task.name,
         "text_columns": task.text_columns,
@@ -104,16 +129,6 @@ def _one_task(
         "labels": data.label_names,
     }
     write_json(task_dir / "final" / CLASSIFIER_NAME, about)
-    counts = {
-        **{f"examples_{name}": len(data.splits[name]) for name in SPLITS},
-        "texts_truncated": sum(
-            row.was_cut for rows in (splits.train, splits.validation, splits.test) for row in rows
-        ),
-        "test_texts_in_train": data.num_test_texts_in_train(),
-        "labels": data.label_names,
-    }
-    if counts["test_texts_in_train"]:
-        say(f"{task.name}: {counts['test_texts_in_train']} test texts stand in the train split too")
     plain, bag = majority(data), bag_of_words(data)
     baselines = {
         "majority_accuracy": plain["accuracy"],
@@ -122,24 +137,51 @@ def _one_task(
         "bag_of_words_macro_f1": bag["macro_f1"],
     }
     for other in others:
-        its, _ = _train_all_seeds(other, data, settings, context, task_dir / other.name)
+        folder = task_dir / other.name
+        its, cut[other.name] = _train_all_seeds(other, task.name, data, settings, context, folder)
         baselines[f"{other.name}_accuracy"] = its["accuracy"]
         baselines[f"{other.name}_accuracy_spread"] = its["accuracy_spread"]
         baselines[f"{other.name}_macro_f1"] = its["macro_f1"]
         baselines[f"{other.name}_macro_f1_spread"] = its["macro_f1_spread"]
         baselines[f"{other.name}_seeds"] = its["seeds"]
-        shutil.rmtree(task_dir / other.name / "final")
+        shutil.rmtree(folder / "final")
+    counts["texts_truncated"] = sum(cut[own.name].values())
+    counts["texts_truncated_by"] = cut
     return {"counts": counts, "figures": {**figures, **baselines}}
+
+
+def _look_over(name: str, data: LabelledData) -> dict[str, Any]:
+    """Counts of a set; what makes its scores worth less is said."""
+    shared, missing = data.shared_texts(), data.missing_labels()
+    for key, number in shared.items():
+        if number:
+            later, _, earlier = key.partition("_texts_in_")
+            say(f"{name}: {number} {later} texts stand in the {earlier} split too")
+    for split, labels in missing.items():
+        if labels:
+            say(f"{name}: the {split} split has no example of {', '.join(labels)}")
+    return {
+        **{f"examples_{split}": len(data.splits[split]) for split in SPLITS},
+        **shared,
+        "labels": data.label_names,
+        "missing_labels": missing,
+    }
 
 
 def _train_all_seeds(
     learner: Learner,
+    task_name: str,
     data: LabelledData,
     settings: FinetuneSettings,
     context: RoomContext,
     out_dir: Path,
-) -> tuple[dict[str, Any], Splits]:
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Figures over the seeds, and how many texts of each split were cut."""
     encoded = {name: [learner.encode(one) for one in data.splits[name]] for name in SPLITS}
+    cut = {name: sum(row.was_cut for row in rows) for name, rows in encoded.items()}
+    if any(cut.values()):
+        texts = ", ".join(f"{number} {name}" for name, number in cut.items())
+        say(f"{task_name}: {learner.name} cuts {texts} texts at {learner.max_length} tokens")
     splits = Splits(
         train=encoded["train"],
         validation=encoded["validation"],
@@ -165,18 +207,21 @@ def _train_all_seeds(
     _publish(out_dir / f"seed-{best['seed']}" / ".best", out_dir / "final", learner)
     accuracy, spread = mean_and_spread([r["accuracy"] for r in results])
     macro_f1, f1_spread = mean_and_spread([r["macro_f1"] for r in results])
+    num_items = len(data.splits["test"])
     return {
+        # Over all seeds, and so is what stands beside it.
         "accuracy": accuracy,
         "accuracy_spread": spread,
         "macro_f1": macro_f1,
         "macro_f1_spread": f1_spread,
-        "standard_error": best["standard_error"],
-        "num_items": len(data.splits["test"]),
-        "best_epoch": best["best_epoch"],
-        "confusion": best["confusion"],
+        "standard_error": standard_error(accuracy, num_items),
+        "num_items": num_items,
+        "confusion": sum_of_tables([r["confusion"] for r in results]),
+        # Of the one seed whose classifier is in `final/`.
+        "published": {name: best[name] for name in ("seed", "best_epoch", "accuracy", "macro_f1")},
         "examples_per_s": sum(r["examples_per_s"] for r in results) / len(results),
         "seeds": results,
-    }, splits
+    }, cut
 
 
 def _publish(best_dir: Path, final_dir: Path, learner: Learner) -> None:

@@ -254,7 +254,9 @@ def classifiers_section(run: RunRecord) -> Section:
         ),
         tuple(_classifier_row(name, found, others) for name, found in tasks.items()),
         "finetune/manifest.json",
-        note="The tick is the most frequent label. The paper chose the best epoch on the test "
+        note="The accuracy is the mean over the seeds, and the interval is that of this mean over "
+        "the test items; ± is the spread over the seeds. "
+        "The tick is the most frequent label. The paper chose the best epoch on the test "
         "set; here the test set is read once, at the end.",
     )
     return Section("classifiers", title, (table,), lead)
