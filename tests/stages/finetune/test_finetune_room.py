@@ -24,7 +24,7 @@ from teenytinyllama.formats.encoding import load_tokenizer
 from teenytinyllama.formats.manifest import Outcome, sha256_file
 from teenytinyllama.recipe import FinetuneSettings, LabelledSet, LoraSettings
 from teenytinyllama.stages import finetune
-from teenytinyllama.stages.finetune import classify, training
+from teenytinyllama.stages.finetune import training
 from teenytinyllama.stages.finetune.labelled import read_labelled
 from teenytinyllama.stages.finetune.models import own_learner
 
@@ -282,29 +282,6 @@ def test_two_tasks_of_one_name_are_refused(
             tokenizer_dir=small_tokenizer_dir,
             pretrain_dir=small_base_dir,
         )
-
-
-def test_classify_labels_new_files(
-    done: tuple[Path, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "a.txt").write_text("Adorei o bolo.\n\nDetestei.\n")
-    (tmp_path / "b.csv").write_text("id,frase\n7,Que festa boa!\n")
-    classify.run(model=done[0], files=[tmp_path / "a.txt"])
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["text"] for line in lines] == ["Adorei o bolo.", "Detestei."]
-    assert all(line["predicted"] in ("negativo", "positivo") for line in lines)
-    assert all(0.5 <= line["probability"] <= 1 for line in lines)
-    with pytest.raises(UserError, match=r"b\.csv:2:text - no text in the column.*id, frase"):
-        classify.run(model=done[0], files=[tmp_path / "b.csv"])
-    classify.run(model=done[0] / "sentimento", files=[tmp_path / "b.csv"], columns=["frase"])
-    assert json.loads(capsys.readouterr().out)["id"] == "7"
-
-
-def test_classify_without_a_classifier_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no classifier here - fix: run `ttl finetune RECIPE`"):
-        classify.run(model=tmp_path, files=[])
-    with pytest.raises(UserError, match="there is no such folder"):
-        classify.run(model=tmp_path / "no", files=[])
 
 
 def test_lora_leaves_a_plain_classifier_and_cut_texts_are_counted(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
-from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.formats.encoding import load_tokenizer, tokenizer_file
@@ -20,9 +19,13 @@ from teenytinyllama.progress import say
 from teenytinyllama.stages.finetune.encoding import encode_with
 from teenytinyllama.stages.finetune.labelled import Example
 from teenytinyllama.stages.finetune.training import predict
+from teenytinyllama.training.base_model import load_whole
+from teenytinyllama.training.hardware import present_device
 
 CLASSIFIER_NAME = "classifier.json"
 RECORDS_PER_BATCH = 1000
+TRAIN_AGAIN = "run `ttl finetune RECIPE --redo`"
+NO_LABEL = {"predicted": None, "probability": None}
 
 
 def run(*, model: Path, files: Sequence[Path], task: str = "", columns: Sequence[str] = ()) -> None:
@@ -30,35 +33,55 @@ def run(*, model: Path, files: Sequence[Path], task: str = "", columns: Sequence
 
     `model` is a run with a finetune room, a task's folder or a classifier's folder. A `.txt` is
     read line by line; tables and JSON lines by the columns that the classifier was trained on,
-    unless `columns` names others. A record at fault stops the work with its place.
+    unless `columns` names others. Lines come as the records do, one for each: an empty text, which
+    no classifier has learnt from, gets null for a label. A record at fault stops the work with
+    its place.
     """
     folder = find_classifier(model, task)
-    about = json.loads((folder / CLASSIFIER_NAME).read_text(encoding="utf-8"))
-    names = list(columns) or list(about["text_columns"])
-    if len(names) != len(about["text_columns"]):
-        what = f"{len(names)} columns named, the classifier reads {len(about['text_columns'])}"
+    trained_on, max_length = _read_about(folder)
+    names = list(columns) or trained_on
+    if len(names) != len(trained_on):
+        what = f"{len(names)} columns named, the classifier reads {len(trained_on)}"
         raise UserError("columns", "--column", what, "name as many")
     encoder = load_tokenizer(folder)
-    encode = encode_with(encoder, int(about["max_length"]))
-    transformers_logging.disable_progress_bar()
-    classifier: Any = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True
-    ).eval()
-    labels = classifier.config.id2label
-    counts = {"texts": 0, "cut": 0}
+    encode = encode_with(encoder, max_length)
+    classifier = load_whole(
+        AutoModelForSequenceClassification, folder, local_files_only=True, fix=TRAIN_AGAIN
+    )
+    classifier.to(present_device()).eval()
+    num_texts, num_cut, num_empty = 0, 0, 0
     for records in _batches(files, names):
-        rows = [encode(Example(texts, -1)) for texts, _ in records]
-        for (_, fields), logits in zip(
-            records, predict(classifier, rows, encoder.pad_id), strict=True
-        ):
-            best = int(np.argmax(logits))
-            shares = np.exp(logits - logits.max())
-            probability = round(float(shares[best] / shares.sum()), 6)
-            line = {**fields, "predicted": labels[best], "probability": probability}
-            sys.stdout.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-        counts["texts"] += len(rows)
-        counts["cut"] += sum(row.was_cut for row in rows)
-    say(f"{counts['texts']} texts labelled, {counts['cut']} cut at {about['max_length']} tokens")
+        rows = [encode(Example(texts, -1)) for texts, _ in records if all(texts)]
+        found = iter(predict(classifier, rows, encoder.pad_id))
+        for texts, fields in records:
+            said = _said(next(found), classifier.config.id2label) if all(texts) else NO_LABEL
+            line = json.dumps({**fields, **said}, ensure_ascii=False, default=str)
+            sys.stdout.write(line + "\n")
+        num_texts += len(rows)
+        num_empty += len(records) - len(rows)
+        num_cut += sum(row.was_cut for row in rows)
+    empty = f", {num_empty} empty and left without a label" if num_empty else ""
+    say(f"{num_texts} texts labelled, {num_cut} cut at {max_length} tokens{empty}")
+
+
+def _said(logits: NDArray[Any], labels: Mapping[int, str]) -> dict[str, Any]:
+    best = int(np.argmax(logits))
+    shares = np.exp(logits - logits.max())
+    return {
+        "predicted": labels[best],
+        "probability": round(float(shares[best] / shares.sum()), 6),
+    }
+
+
+def _read_about(folder: Path) -> tuple[list[str], int]:
+    """The columns that a classifier reads, and how many tokens of them."""
+    path = folder / CLASSIFIER_NAME
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return [str(name) for name in about["text_columns"]], int(about["max_length"])
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"is damaged ({type(error).__name__}: {error})"
+        raise UserError("model-damaged", str(path), what, TRAIN_AGAIN) from error
 
 
 def find_classifier(path: Path, task: str) -> Path:
@@ -99,13 +122,12 @@ def _batches(
 def _records(path: Path, names: Sequence[str]) -> Iterator[tuple[Texts, dict[str, Any]]]:
     if not path.is_file():
         raise UserError("file-missing", str(path), "there is no such file", "correct its path")
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         if len(names) > 1:
             what = f"the classifier reads pairs ({', '.join(names)}), a .txt holds single texts"
             raise UserError("columns", str(path), what, "give a .csv or .jsonl with both columns")
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                yield (line.strip(),), {"text": line.strip()}
+        for line in _lines(path):
+            yield (line,), {"text": line}
         return
     for record in read_records(path):
         if record.fault:
@@ -117,3 +139,15 @@ def _records(path: Path, names: Sequence[str]) -> Iterator[tuple[Texts, dict[str
                 fix = f"name it with --column; {did_you_mean(name, known)}"
                 raise UserError("column-missing", f"{record.place}:{name}", what, fix)
         yield tuple(record.fields[name].strip() for name in names), record.fields
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines as editors count them: no other sign than a line's end parts a text."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                what = f"not UTF-8 at byte {error.start} of the line"
+                fix = "save the file as UTF-8"
+                raise UserError("text-encoding", f"{path}:{number}", what, fix) from error
