@@ -573,16 +573,17 @@ class LabelledSet(Settings):
     text_columns: tuple[str, ...] = Field(("text",), min_length=1, max_length=2)
     """Column of the text, or the two columns of a pair."""
     label_column: str = "label"
-    """Column of the label: a word, or a number from 0."""
+    """Column of the label: a word, a number from 0, or true and false."""
     label_names: tuple[str, ...] = ()
     """Names for the labels, in the order of their numbers or of the alphabet; empty: as they
-    stand in the data."""
+    stand in the data, or as a Hub dataset names its numbers."""
     train_split: Annotated[str, Field(min_length=1)] = "train"
     """Split to learn from."""
     validation_split: str = "validation"
     """Split that chooses the epoch; empty: a share of the train split."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """That share, where `validation_split` is empty; chosen by a hash of the text."""
+    """That share, where `validation_split` is empty; chosen by a hash of the text. A label too
+    rare to be on both sides stays in train."""
     test_split: Annotated[str, Field(min_length=1)] = "test"
     """Split that is scored, once."""
     num_items: Positive = 2000
@@ -640,7 +641,8 @@ class FinetuneSettings(Settings):
     """What the epoch and the published seed are chosen by, on the validation split; `macro_f1`
     where one label is much more frequent than the others."""
     max_length: Annotated[int, Field(ge=8)] = 256
-    """Tokens of one text at most; the rest is cut off and counted."""
+    """Tokens of one text at most, and no more than each model has positions for; the rest is cut
+    off and counted."""
     precision: Literal["fp32", "bf16-mixed"] = "fp32"
     """As in `[pretrain]`."""
     seeds: tuple[Count, ...] = Field((0,), min_length=1)
