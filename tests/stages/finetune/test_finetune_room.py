@@ -24,8 +24,9 @@ from teenytinyllama.formats.encoding import load_tokenizer
 from teenytinyllama.formats.manifest import Outcome, sha256_file
 from teenytinyllama.recipe import FinetuneSettings, LabelledSet, LoraSettings
 from teenytinyllama.stages import finetune
+from teenytinyllama.stages.finetune import room as finetune_room
 from teenytinyllama.stages.finetune import training
-from teenytinyllama.stages.finetune.labelled import read_labelled
+from teenytinyllama.stages.finetune.labelled import Example, LabelledData, read_labelled
 from teenytinyllama.stages.finetune.models import own_learner
 
 SETTINGS = FinetuneSettings(
@@ -269,6 +270,42 @@ def test_a_mean_needs_as_many_key_value_heads_as_heads(
 def test_the_mean_and_next_tokens_are_not_learnt_together() -> None:
     with pytest.raises(ValidationError, match="set one of the two"):
         FinetuneSettings(tasks=SETTINGS.tasks, pooling="mean", language_model_weight=0.5)
+
+
+def test_what_makes_scores_worth_less_is_said_and_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    known, new, other = (Example((text,), label) for label, text in enumerate(("a", "b", "c")))
+    data = LabelledData(["um", "dois", "três"])
+    data.splits = {
+        "train": [known, known, new, other],
+        "validation": [known, new, other],
+        "test": [known, known, Example(("d",), 1)],
+    }
+    counts = finetune_room._look_over("x", data)
+    assert capsys.readouterr().err.splitlines() == [
+        "x: 3 validation texts stand in the train split too",
+        "x: 2 test texts stand in the train split too",
+        "x: 2 test texts stand in the validation split too",
+        "x: the test split has no example of três",
+    ]
+    assert counts["missing_labels"] == {"validation": [], "test": ["três"]}
+    assert (counts["examples_train"], counts["validation_texts_in_train"]) == (4, 3)
+
+
+def test_a_fault_in_the_last_set_leaves_nothing_that_stands_in_the_way(
+    small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "set" / "train.csv").write_text('label,text\n0,"abc\n1,def\n0,ghi\n')
+    last = LabelledSet(name="b", path=str(tmp_path / "set"))
+    run = starter(
+        room_context, small_tokenizer_dir, small_base_dir, {"tasks": (*SETTINGS.tasks, last)}
+    )
+    with pytest.raises(UserError, match=r"train\.csv:2 - the quotes"):
+        run(tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_two_tasks_of_one_name_are_refused(

@@ -228,8 +228,8 @@ def _cut_validation(rows: Sequence[Row], task: LabelledSet) -> tuple[list[Row], 
     if rare := sorted({row.label for row in rows} - learnt) if learnt else []:
         kept_out -= {row.texts for row in rows if row.label in rare}
         say(
-            f"{task.name}: the labels {', '.join(rare)} are too rare to cut a validation split "
-            f"with; all their examples stay in the train split"
+            f"{task.name}: too rare to cut a validation split with: {', '.join(rare)}; "
+            "all examples of it stay in the train split"
         )
     train = [row for row in rows if row.texts not in kept_out]
     validation = [row for row in rows if row.texts in kept_out]
