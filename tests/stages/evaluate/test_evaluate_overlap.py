@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from teenytinyllama.stages.evaluate.overlap import OverlapCheck
+from teenytinyllama.stages.evaluate.overlap import OverlapCheck, item_parts
 
 
 def words(start: int, count: int) -> str:
@@ -19,15 +19,24 @@ def test_a_document_in_other_dress_is_an_exact_leak():
 
 
 def test_a_document_that_lies_mostly_in_one_training_document_is_a_near_leak():
-    """112 words have 100 runs of 13; the training text shares 85 of them, or 75."""
+    """104 words have 100 runs of 5; the training text shares 85 of them, or 75."""
     check = OverlapCheck()
-    check.add_heldout("near", words(0, 112))
-    leaks, _ = check.read_training([words(0, 97) + " outro fim"])
+    check.add_heldout("near", words(0, 104))
+    leaks, _ = check.read_training([words(0, 89) + " outro fim"])
     assert (leaks.num_exact, leaks.num_near) == (0, 1)
     check = OverlapCheck()
-    check.add_heldout("far", words(0, 112))
-    leaks, _ = check.read_training([words(0, 87) + " outro fim"])
+    check.add_heldout("far", words(0, 104))
+    leaks, _ = check.read_training([words(0, 79) + " outro fim"])
     assert (leaks.num_exact, leaks.num_near) == (0, 0)
+
+
+def test_a_copy_with_every_fiftieth_word_changed_is_a_near_leak():
+    check = OverlapCheck()
+    check.add_heldout("copy", words(0, 500))
+    changed = words(0, 500).split()
+    changed[49::50] = ["outra"] * 10
+    leaks, _ = check.read_training([" ".join(changed)])
+    assert (leaks.num_exact, leaks.num_near) == (0, 1)
 
 
 def test_runs_spread_over_many_training_documents_are_no_leak():
@@ -46,7 +55,34 @@ def test_an_item_is_contaminated_by_thirteen_words_and_not_by_twelve():
     assert found["task"].num_items == 3
     assert found["task"].num_contaminated == 1
     assert found["task"].num_too_short == 1
-    assert found["task"].fraction == 1 / 3
+    assert (found["task"].num_checked, found["task"].fraction) == (2, 1 / 2)
+
+
+def test_where_nothing_could_be_checked_the_share_is_unknown_and_not_zero():
+    check = OverlapCheck()
+    check.add_item("task", ["muito curta"])
+    _, found = check.read_training(["muito curta"])
+    assert (found["task"].num_too_short, found["task"].fraction) == (1, None)
+
+
+ITEM = {"question": words(0, 8), "choices": ["nada", words(8, 7)], "gold": 1}
+
+
+def test_a_run_may_cross_from_the_question_to_the_right_answer():
+    """Eight words of question and seven of answer: neither has a run of thirteen alone."""
+    check = OverlapCheck()
+    check.add_item("right", item_parts(ITEM))
+    check.add_item("wrong", item_parts({**ITEM, "gold": 0}))
+    check.add_item("word", item_parts({"context": words(0, 14), "target": " palavra14"}))
+    check.add_item("raw", item_parts({"pergunta": words(0, 14), "opções": ["a", "b"], "n": 1}))
+    _, found = check.read_training([words(1, 13)])
+    assert {name: one.num_contaminated for name, one in found.items()} == {
+        "right": 1,
+        "wrong": 0,
+        "word": 1,
+        "raw": 1,
+    }
+    assert found["wrong"].num_too_short == 1
 
 
 def test_no_training_text_and_no_items():

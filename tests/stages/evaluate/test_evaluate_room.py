@@ -7,6 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from teenytinyllama import storybook
 from teenytinyllama.context import RoomContext
@@ -191,3 +195,133 @@ def test_a_model_that_cannot_be_loaded_is_named_in_one_line(run_dir, tmp_path, m
 def test_no_checkpoints_where_the_recipe_asks_for_them(run_dir, tmp_path):
     with pytest.raises(UserError, match="checkpoints-missing"):
         run(run_dir, tmp_path / "scores", checkpoints=True, check_overlap=False)
+
+
+def score_files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.json"))}
+
+
+def test_what_a_killed_evaluation_had_worked_out_is_not_worked_out_again(
+    run_dir, tmp_path, monkeypatch
+):
+    """Killed before its tasks; the second time no text is scored, and every byte is the same."""
+    tasks = (Task(name="storybook", kind="storybook", num_items=4),)
+    other = (str(run_dir / "pretrain" / "final"),)
+    whole = run(run_dir, tmp_path / "whole", tasks=tasks, models=other)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def again(*_, **__):
+        pytest.fail("worked out before")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.run_tasks, "score_tasks", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(run_dir, tmp_path / "killed", tasks=tasks, models=other)
+    kept = json.loads((tmp_path / "killed" / "base" / "heldout.json").read_text())
+    assert kept["heldout_bits_per_byte"] == whole.figures["heldout_bits_per_byte"]
+    with monkeypatch.context() as patch:
+        for name in ("_yardsticks", "check_overlap"):
+            patch.setattr(room, name, again)
+        score = room.score_documents
+        scored = []
+        patch.setattr(room, "score_documents", lambda *a, **k: scored.append(1) or score(*a, **k))
+        resumed = run(run_dir, tmp_path / "killed", tasks=tasks, models=other)
+    assert len(scored) == 1, "the other model only, which the kill had left"
+    assert resumed == whole
+    files = [score_files(tmp_path / name) for name in ("whole", "killed")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("change", ["weights", "texts", "settings", "damaged"])
+def test_a_score_of_something_else_is_not_reused(run_dir, tmp_path, monkeypatch, change):
+    pretrain = tmp_path / "pretrain"
+    shutil.copytree(run_dir / "pretrain", pretrain)
+    scored = []
+    score = room.score_documents
+    monkeypatch.setattr(room, "score_documents", lambda *a, **k: scored.append(1) or score(*a, **k))
+    options = {"max_heldout_documents": 2, "check_overlap": False}
+    out_dir = tmp_path / "scores"
+
+    def once(**more):
+        out_dir.mkdir(exist_ok=True)
+        evaluate.run(
+            settings=EvaluateSettings(**{**options, **more}),
+            context=CONTEXT,
+            out_dir=out_dir,
+            corpus_dir=run_dir / "corpus",
+            tokenizer_dir=run_dir / "tokenizer",
+            pack_dir=run_dir / "tokens",
+            pretrain_dir=pretrain,
+        )
+
+    once()
+    once()
+    assert len(scored) == 1
+    if change == "weights":
+        config = llama_config(MODEL, 600, bos_id=1, eos_id=2, pad_id=3)
+        build_model(config, seed=5).save_pretrained(pretrain / "final")
+    elif change == "damaged":
+        (out_dir / "base" / "heldout.json").write_text("[1")
+    more = {"texts": {"max_heldout_documents": 1}, "settings": {"batch_tokens": 64}}
+    once(**more.get(change, {}))
+    assert len(scored) == 2
+
+
+def test_two_models_that_share_a_folder_of_scores(run_dir, tmp_path):
+    for models_ in (("base",), ("./x", "x"), ("a/b", "a--b")):
+        with pytest.raises(UserError, match=r"model-name.*holds others"):
+            run(run_dir, tmp_path / "scores", models=models_)
+
+
+def test_contamination_and_equal_choices_are_said_and_kept(run_dir, tmp_path, capfd):
+    text = next(iter(evaluate.room.read_documents(run_dir / "corpus", "train"))).text.split()
+    assert len(text) >= 16
+    rows = [{"question": f"{i} curta?", "choices": ["a", "b"], "answer": 0} for i in range(97)]
+    rows += [{"question": f"{i} igual?", "choices": ["a", "a"], "answer": 0} for i in range(1)]
+    seen = {"question": " ".join(text[:8]), "choices": ["x", " ".join(text[8:16])], "answer": 1}
+    new = {"question": "palavra " * 20, "choices": ["x", "y"], "answer": 1}
+    folder = tmp_path / "items"
+    folder.mkdir()
+    lines = [json.dumps(row) for row in (*rows, seen, new)]
+    (folder / "test.jsonl").write_text("\n".join(lines))
+    task = Task(name="minha", path=str(folder), definition="storybook")
+    figures = run(run_dir, tmp_path / "scores", tasks=(task,)).figures["tasks"]["minha"]
+    assert (figures["contaminated_items"], figures["contaminated_fraction"]) == (1, 0.5)
+    assert figures["items_too_short_to_check"] == 98
+    assert figures["num_equal_choices"] == 1
+    said = capfd.readouterr().err
+    assert "minha: 1 of 2 items share a run of words with the training text; 98 more are" in said
+    assert "1 items have equal choices" in said
+
+
+def test_an_encoder_is_refused_in_one_line(run_dir, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = BertConfig(vocab_size=600, intermediate_size=32, **sizes)
+    folder = tmp_path / "bert"
+    shutil.copytree(run_dir / "pretrain" / "final", folder)
+    BertForMaskedLM(bert).save_pretrained(folder)
+    with pytest.raises(
+        UserError, match=r"model-kind.*type bert does not predict the next"
+    ) as caught:
+        evaluate.models.load_model("x", folder, precision="fp32")
+    assert "\n" not in str(caught.value)
+
+
+def test_tokens_for_what_a_foreign_tokenizer_does_not_know_are_counted(run_dir, tmp_path, capfd):
+    words = ["<unk>", "<s>", "</s>", "o", "a", "de"]
+    core = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = Whitespace()
+    folder = tmp_path / "other"
+    config = llama_config(MODEL, 600, bos_id=1, eos_id=2, pad_id=3)
+    build_model(config, seed=0).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    options = {"check_overlap": False, "max_heldout_documents": 2}
+    figures = run(run_dir, tmp_path / "scores", models=(str(folder),), **options).figures
+    [other] = figures["models"].values()
+    assert other["num_unknown_tokens"] > 10
+    assert "num_unknown_tokens" not in figures
+    assert f"does not know {other['num_unknown_tokens']:,} pieces" in capfd.readouterr().err

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.manifest import sha256_file
@@ -41,6 +46,14 @@ class LoadedModel:
         start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else end
         return [*([] if start is None else [start]), *ids, *([] if end is None else [end])]
 
+    def count_unknown(self, texts: Iterable[str]) -> int:
+        """Tokens that stand for text which the tokenizer does not know; 0 where it has no such."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or unknown in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            return 0  # byte-level tokenizers know everything and name their end mark here
+        encode = self.tokenizer.encode
+        return sum(encode(text, add_special_tokens=False).count(unknown) for text in texts)
+
 
 def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
     """Load a Hugging Face folder or id, on the GPU where there is one.
@@ -51,6 +64,7 @@ def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
     if not folder.is_dir():
         folder = _download(str(place))
     fix = "name a folder with config.json, weights and tokenizer files"
+    _check_kind(folder, str(place))
     model = load_whole(
         AutoModelForCausalLM,
         folder,
@@ -75,6 +89,23 @@ def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
         "torch": torch.__version__,
     }
     return LoadedModel(name, model, tokenizer, identity, context_length_of(model, tokenizer))
+
+
+def _check_kind(folder: Path, place: str) -> None:
+    """Raises UserError for an encoder: loaded as a language model, BERT sees what it predicts."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        return  # damaged: the model's own loading says so
+    kind = config.model_type
+    fits = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
+    if not fits or (kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder):
+        raise UserError(
+            "model-kind",
+            f"evaluate.models {place}",
+            f"a model of type {kind} does not predict the next token from those before it",
+            "name a causal language model; encoders can be fine-tuned with finetune.models",
+        )
 
 
 def _download(name: str) -> Path:

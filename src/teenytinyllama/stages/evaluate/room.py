@@ -15,22 +15,30 @@ from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import UserError
 from teenytinyllama.formats.documents import Document, read_documents
 from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
-from teenytinyllama.formats.manifest import Outcome, write_json
+from teenytinyllama.formats.manifest import (
+    Outcome,
+    fingerprint_files,
+    fingerprint_of,
+    write_json,
+)
 from teenytinyllama.formats.tokens import open_tokens
-from teenytinyllama.progress import Progress, say
+from teenytinyllama.progress import say
 from teenytinyllama.recipe import EvaluateSettings
 from teenytinyllama.stages.evaluate import run_tasks
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.bigram import train_bigram
 from teenytinyllama.stages.evaluate.compressors import compressed_bits_per_byte
+from teenytinyllama.stages.evaluate.kept import identity_of, keep
 from teenytinyllama.stages.evaluate.models import LoadedModel, folder_name, load_model
-from teenytinyllama.stages.evaluate.overlap import OverlapCheck
+from teenytinyllama.stages.evaluate.overlap import ITEM_RUN_WORDS, NEAR_RUN_WORDS, NEAR_SHARE
+from teenytinyllama.stages.evaluate.seen_before import check_overlap, say_overlap
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
 from teenytinyllama.training.checkpoints import list_checkpoints
 from teenytinyllama.training.cpu_linear import faster_linear
 from teenytinyllama.training.heldout import EncodedDocument, HeldoutScore, score_documents
 
 BASE = "base"
+HELDOUT_REVISION = 1  # grows when the same text and model may get other bits
 HEADLINES = (
     "accuracy",
     "metric",
@@ -39,6 +47,7 @@ HEADLINES = (
     "chance",
     "at_chance",
     "num_items",
+    "num_equal_choices",
     "num_truncated",
     "right_answer_perplexity",
     "right_answer_bits_per_byte",
@@ -62,13 +71,23 @@ def run(
     documents = list(_heldout(settings, corpus_dir))
     benchmarks = load_benchmarks(settings.tasks, context.language, documents)
     checkpoints = _checkpoints(settings, pretrain_dir)
+    _check_names(settings.models, checkpoints)
     encoder = load_tokenizer(tokenizer_dir)
-    yardsticks = _yardsticks(settings, documents, encoder, pack_dir)
-    write_json(out_dir / "yardsticks.json", yardsticks)
-    overlap = _overlap(settings, benchmarks, documents, corpus_dir)
-    write_json(out_dir / "overlap.json", overlap)
+    texts = identity_of(documents)
+    yardsticks = keep(
+        out_dir / "yardsticks.json",
+        {
+            "texts": texts,
+            "tokenizer": encoder.fingerprint,
+            "tokens": fingerprint_files(pack_dir.glob("*train*")),
+            "max_bigram_tokens": settings.max_bigram_tokens,
+        },
+        lambda: _yardsticks(settings, documents, encoder, pack_dir),
+    )
+    overlap = _overlap(settings, benchmarks, documents, texts, corpus_dir, out_dir)
+    say_overlap(overlap)
 
-    room = _Room(settings, out_dir, benchmarks, overlap, documents)
+    room = _Room(settings, out_dir, benchmarks, overlap, documents, texts)
     figures = room.score(BASE, pretrain_dir / "final", encoder)
     figures = {**_beside(figures, yardsticks, overlap), **figures}
     figures["models"] = {
@@ -96,12 +115,35 @@ class _Room:
     benchmarks: list[Benchmark]
     overlap: dict[str, Any]
     documents: list[Document]
+    texts: str
 
     def score(self, name: str, place: str | Path, encoder: TextEncoder | None) -> dict[str, Any]:
         """One model's figures; `encoder` None: the model brings its own tokenizer."""
         loaded = load_model(name, place, precision=self.settings.precision)
         folder = self.out_dir / name
         folder.mkdir(exist_ok=True)
+        figures = keep(
+            folder / "heldout.json",
+            {
+                "revision": HELDOUT_REVISION,
+                "model": loaded.identity,
+                "tokenizer": encoder.fingerprint if encoder else None,
+                "texts": self.texts,
+                "context_length": loaded.context_length,
+                "batch_tokens": self.settings.batch_tokens,
+            },
+            lambda: self._score_heldout(loaded, place, encoder),
+        )
+        say(f"evaluate: {name}: held-out {figures['heldout_bits_per_byte']:.4f} bits per byte")
+        _say_unknown(name, figures)
+        figures["tasks"] = {}
+        for group in run_tasks.group(self.benchmarks):
+            figures["tasks"].update(self._score_group(loaded, group, folder))
+        return figures
+
+    def _score_heldout(
+        self, loaded: LoadedModel, place: str | Path, encoder: TextEncoder | None
+    ) -> dict[str, Any]:
         with faster_linear(loaded.model):
             heldout = score_documents(
                 loaded.model,
@@ -112,11 +154,8 @@ class _Room:
             )
         figures = _heldout_figures(heldout)
         _check_finite(figures["heldout_bits_per_byte"], place)
-        write_json(folder / "heldout.json", figures)
-        say(f"evaluate: {name}: held-out {figures['heldout_bits_per_byte']:.4f} bits per byte")
-        figures["tasks"] = {}
-        for group in run_tasks.group(self.benchmarks):
-            figures["tasks"].update(self._score_group(loaded, group, folder))
+        if encoder is None:
+            figures["num_unknown_tokens"] = loaded.count_unknown(d.text for d in self.documents)
         return figures
 
     def _score_group(
@@ -134,8 +173,7 @@ class _Room:
             found = self.overlap.get("tasks", {}).get(benchmark.name, {})
             write_json(folder / f"{folder_name(benchmark.name)}.json", {**result, **found})
             shown = {name: result[name] for name in HEADLINES}
-            if found:
-                shown["contaminated_fraction"] = found["contaminated_fraction"]
+            shown.update(found)
             figures[benchmark.name] = shown
             _say_score(loaded.name, benchmark.name, shown)
         return figures
@@ -197,44 +235,37 @@ def _overlap(
     settings: EvaluateSettings,
     benchmarks: list[Benchmark],
     documents: list[Document],
+    texts: str,
     corpus_dir: Path,
+    out_dir: Path,
 ) -> dict[str, Any]:
     """Held-out documents and test items that stand in the training text."""
+    path = out_dir / "overlap.json"
     if not settings.check_overlap:
+        write_json(path, {"checked": False})
         return {"checked": False}
-    check = OverlapCheck()
-    for document in documents:
-        check.add_heldout(document.id, document.text)
-    for benchmark in benchmarks:
-        for item in benchmark.scored_items:
-            question = str(item.get("question") or item.get("context") or "")
-            check.add_item(benchmark.name, [question, *item.get("choices", ())])
-    with Progress("evaluate: overlap with the training text", unit="documents") as progress:
-
-        def texts() -> Iterator[str]:
-            for document in read_documents(corpus_dir, "train"):
-                progress.advance()
-                yield document.text
-
-        leaks, contamination = check.read_training(texts())
-    say(
-        f"evaluate: of {leaks.num_documents:,} held-out documents {leaks.num_exact} stand in the "
-        f"training text word for word, {leaks.num_near} nearly so"
-    )
-    return {
-        "checked": True,
-        "heldout_leaks_exact": leaks.num_exact,
-        "heldout_leaks_near": leaks.num_near,
-        "heldout_leaks_examples": leaks.examples,
-        "tasks": {
-            name: {
-                "contaminated_items": found.num_contaminated,
-                "contaminated_fraction": found.fraction,
-                "items_too_short_to_check": found.num_too_short,
-            }
-            for name, found in contamination.items()
-        },
+    of = {
+        "texts": texts,
+        "training": fingerprint_files(corpus_dir.glob("*train*")),
+        "items": {one.name: fingerprint_of(one.scored_items) for one in benchmarks},
+        "runs": [ITEM_RUN_WORDS, NEAR_RUN_WORDS, NEAR_SHARE],
     }
+    return keep(path, of, lambda: check_overlap(benchmarks, documents, corpus_dir))
+
+
+def _check_names(models: tuple[str, ...], checkpoints: list[Path]) -> None:
+    """Each model needs a folder of its own in the scores, whatever the file system."""
+    taken = {BASE, *(path.name for path in checkpoints)}
+    for name in models:
+        folder = folder_name(name).lower()
+        if folder in taken:
+            raise UserError(
+                "model-name",
+                f"evaluate.models {name}",
+                f'its scores would go to the folder "{folder}", which holds others',
+                "name it once, or give its folder another name",
+            )
+        taken.add(folder)
 
 
 def _heldout_figures(heldout: HeldoutScore) -> dict[str, Any]:
@@ -281,10 +312,21 @@ def _check_finite(bits_per_byte: float, place: str | Path) -> None:
         )
 
 
+def _say_unknown(model: str, figures: dict[str, Any]) -> None:
+    """A token for "unknown" is cheap to predict and stands for lost text."""
+    if count := figures.get("num_unknown_tokens"):
+        say(
+            f"evaluate: {model}: its tokenizer does not know {count:,} pieces "
+            "of the held-out text: its bits per byte are too low to compare"
+        )
+
+
 def _say_score(model: str, task: str, found: dict[str, Any]) -> None:
     low, high = found["interval95"]
+    equal = found["num_equal_choices"]
     mark = ", at chance" if found["at_chance"] else ""
     say(
         f"evaluate: {model}: {task} {100 * found['accuracy']:.1f} % "
         f"({100 * low:.1f} to {100 * high:.1f}; chance {100 * found['chance']:.1f}{mark})"
+        + (f"; {equal:,} items have equal choices" if equal else "")
     )
