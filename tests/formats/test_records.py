@@ -80,15 +80,34 @@ def test_an_unknown_kind_lists_what_is_read(tmp_path: Path) -> None:
         ('label,text\n0,"a\nb"\n1,"def\n0,"ghi"\n', 4),
     ],
 )
-@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_a_stray_quote_swallows_no_row_but_is_one_line(
-    tmp_path: Path, table: str, line: int, suffix: str
+    tmp_path: Path, table: str, line: int
 ) -> None:
-    path = tmp_path / f"a{suffix}"
-    path.write_text(table.replace(",", "\t") if suffix == ".tsv" else table)
-    with pytest.raises(UserError, match=rf"quotes-open.*a\{suffix}:{line} - the quotes") as caught:
+    path = tmp_path / "a.csv"
+    path.write_text(table)
+    with pytest.raises(UserError, match=rf"quotes-open.*a\.csv:{line} - the quotes") as caught:
         list(read_records(path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_tsv_with_a_row_a_line_takes_a_lone_quote_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv.gz"
+    table = 'label\ttext\n0\t"abc\n1\t"d" ef\n0\t"g, ""h"""\r\n\n1\t"\n0\t\n'
+    path.write_bytes(gzip.compress(table.encode()))
+    found = list(read_records(path))
+    assert [one.fields["text"] for one in found] == ['"abc', '"d" ef', 'g, "h"', '"', ""]
+    assert [one.line for one in found] == [2, 3, 4, 6, 7]
+
+
+def test_a_tsv_with_line_ends_in_quotes_is_read_strictly(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text('label\ttext\n0\t"a\nb"\n1\tc\n')
+    assert [one["text"] for one in fields(path)] == ["a\nb", "c"]
+    path.write_text('label\ttext\n0\t"a\nb"\n1\t"def\n0\tghi\n')
+    with pytest.raises(UserError, match=r"quotes-open.*a\.tsv:4 - the quotes"):
+        list(read_records(path))
+    path.write_text("label\ttext\n0\ta\n1\n")
+    assert [one.fault for one in read_records(path)] == ["", "1 columns, the header has 2"]
 
 
 def test_quotes_inside_a_text_and_quoted_line_ends_are_read(tmp_path: Path) -> None:

@@ -138,15 +138,14 @@ def _json_items(path: Path, data: bytes) -> Iterator[Record]:
 
 def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    csv.field_size_limit(MAX_FIELD_CHARACTERS)
     names: list[str] = []
-    line = 1  # where the row begins: in quotes it may hold line ends
+    line = 1
     try:
-        first = text.readline()
-        delimiter = _delimiter_of(first, delimiter)
-        # Not strict, a stray quote would swallow the rows behind it in silence.
-        reader = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
-        for row in reader:
+        if delimiter == "\t" and _has_a_row_a_line(path):
+            rows = _plain_rows(text)
+        else:
+            rows = _quoted_rows(path, text, delimiter)
+        for line, row in rows:
             if not names:
                 names = row
             elif len(row) == len(names):
@@ -154,10 +153,26 @@ def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
             elif row:
                 fault = f"{len(row)} columns, the header has {len(names)}"
                 yield _fault(path, line, fault, delimiter.join(row).encode())
-            line = reader.line_num + 1
     except UnicodeDecodeError as error:
         reason = f"not UTF-8: {error.reason}, first in or behind line {line}"
         raise _unreadable(path, reason, "save it as UTF-8") from error
+
+
+def _quoted_rows(path: Path, text: IO[str], usual: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows as spreadsheets write them, each with its first line: in quotes it may hold line ends.
+
+    Strict: a stray quote would swallow the rows behind it in silence.
+    """
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    line = 1
+    try:
+        header = text.readline()
+        reader = csv.reader(
+            chain([header], text), delimiter=_delimiter_of(header, usual), strict=True
+        )
+        for row in reader:
+            yield line, row
+            line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
             "quotes-open",
@@ -165,6 +180,34 @@ def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
             f"the quotes of the row that begins here do not pair ({error})",
             'close the quote that is open, and write a quote inside a quoted text twice ("")',
         ) from error
+
+
+def _has_a_row_a_line(path: Path) -> bool:
+    """Whether each line of a .tsv has as many columns as its header, and more than one."""
+    with _open(path) as file:
+        tabs = {line.count(b"\t") for line in file if line.strip(b"\r\n")}
+    return len(tabs) == 1 and tabs != {0}
+
+
+def _plain_rows(text: IO[str]) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a .tsv in which no text holds a tab or a line end, as many programs write them.
+
+    A quote needs no partner there: only what is quoted whole is taken out of its quotes.
+    """
+    for number, line in enumerate(text, start=1):
+        if line := line.rstrip("\r\n"):
+            yield number, [_unquoted(cell) for cell in line.split("\t")]
+
+
+def _unquoted(cell: str) -> str:
+    """What a cell says.
+
+    >>> [_unquoted(cell) for cell in ('"a ""b"" c"', '"a" b', '"')]
+    ['a "b" c', '"a" b', '"']
+    """
+    inner = cell[1:-1]
+    is_quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if is_quoted else cell
 
 
 def _delimiter_of(header: str, usual: str) -> str:
