@@ -113,6 +113,19 @@ def test_at_chance_is_said(run_dir: Path) -> None:
     assert "above chance" in questions
 
 
+def test_items_too_short_to_check_are_no_clean_items(run_dir: Path) -> None:
+    figures = FIGURES["evaluate"]
+    told = {"accuracy": 0.5, "num_items": 400, "chance": 0.25, "num_equal_choices": 3}
+    tasks = {
+        "arc": {**told, "contaminated_fraction": 0.02, "items_too_short_to_check": 120},
+        "lambada": {**told, "contaminated_fraction": None, "items_too_short_to_check": 400},
+    }
+    write_room(run_dir, "evaluate", figures={**figures, "tasks": tasks})
+    words = section(make(run_dir), "scores")
+    for part in ("3 with equal choices", "2.0 % 120 too short", "not checked 400 too short"):
+        assert part in words
+
+
 def test_measured_and_modelled_energy_stand_apart(run_dir: Path) -> None:
     write_room(
         run_dir,

@@ -49,7 +49,13 @@ ROOMS: tuple[Room, ...] = (
         keeps_checkpoints=True,
         many_processes=True,
     ),
-    Room("evaluate", "model -> scores", "scores", ("corpus", "tokenizer", "pack", "pretrain")),
+    Room(
+        "evaluate",
+        "model -> scores",
+        "scores",
+        ("corpus", "tokenizer", "pack", "pretrain"),
+        revision=2,
+    ),
     Room(
         "finetune",
         "base model -> classifiers",

@@ -95,13 +95,25 @@ def task_rows(tasks: Mapping[str, Any]) -> Iterator[tuple[Cell, ...]]:
     for name, found in tasks.items():
         if not isinstance(found, Mapping):
             continue
-        dirty = found.get("contaminated_fraction")
+        equal = found.get("num_equal_choices")
         yield (
             Cell(name),
             *score_cells(found),
-            Cell(count(found.get("num_items"))),
-            Cell(percent(dirty) if is_number(dirty) else "–", tone="warn" if dirty else ""),
+            Cell(
+                count(found.get("num_items")),
+                note=f"{count(equal)} with equal choices" if equal else "",
+            ),
+            _seen(found),
         )
+
+
+def _seen(found: Mapping[str, Any]) -> Cell:
+    """How much of a task stands in the training text, and how many items were too short to tell."""
+    dirty, short = found.get("contaminated_fraction"), found.get("items_too_short_to_check")
+    note = f"{count(short)} too short to check" if short else ""
+    if not is_number(dirty):
+        return Cell("not checked" if short else "–", note=note)
+    return Cell(percent(dirty), note=note, tone="warn" if dirty else "")
 
 
 def tasks_of(room: Receipt) -> Mapping[str, Any]:
@@ -157,7 +169,8 @@ def scores_section(run: RunRecord) -> Section:
                 tuple(task_rows(tasks)),
                 "scores/manifest.json",
                 note="The line is the 95 % interval, the tick is chance. A score whose interval "
-                "holds chance says nothing about the model.",
+                "holds chance says nothing about the model. Seen in training: share of the items "
+                "long enough to check that have a run of words in common with the training text.",
             )
         )
     sources = _by_source(room)
