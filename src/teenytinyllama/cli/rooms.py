@@ -62,6 +62,7 @@ ROOMS: tuple[Room, ...] = (
         "finetune",
         ("tokenizer", "pretrain"),
         keeps_checkpoints=True,
+        revision=2,
     ),
     Room(
         "align",
