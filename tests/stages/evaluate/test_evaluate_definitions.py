@@ -237,7 +237,7 @@ WRONG_FIELDS = {
         ({"label": "²"}, "field \"label\": expected a number from 0, got '²'"),
         ({"label": True}, 'field "label": expected a number from 0, got True'),
         ({"endings": ["a", 1]}, 'field "endings": expected a list of texts'),
-        ({"ctx_a": ""}, 'field "ctx_a" is empty'),
+        ({"ctx_a": "", "ctx_b": None}, 'fields "ctx_a" and "ctx_b" are empty'),
     ],
     "truthfulqa_pt_mc1": [({"mc1_targets_labels": "100"}, 'field "mc1_targets_labels"')],
     "truthfulqa_pt_mc2": [
@@ -280,6 +280,15 @@ def test_a_field_of_the_wrong_kind_is_one_line(name, change, expected, tmp_path)
     assert f"{split}.jsonl:2 - " in str(caught.value)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_question_may_stand_in_the_context():
+    row = ROWS["enem"]
+    assert fields.enem({**row, "question": ""})["question"] == "Um texto."
+    assert fields.enem(row)["question"] == "Um texto.\n\nO texto fala de"
+    for name in ("enem", "oab"):  # lost in the published sets, and counted by others
+        lost = {**ROWS[name], "question": "", "context": None}
+        assert fields.READERS[name if name == "enem" else "exam"](lost)["question"] == ""
 
 
 def test_a_word_for_true_in_a_table_leaves_no_item_out_by_mistake(tmp_path):

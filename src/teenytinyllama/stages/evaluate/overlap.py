@@ -12,7 +12,8 @@ documents serves all questions:
 A changed word spoils as many runs as they are long. With runs of 13 words, a copy with every 50th
 word changed shares 74 % of them and passes for new text; with 5 it shares 90 %. That costs no false
 alarms: of 700 documents against 9,457 others (laws, manuals, novels), 6 were near leaks by 13
-words and 8 by 5, the two more being pages of one template.
+words and 8 by 5, the two more being a page for iOS beside its twin for Android, and a code
+example that extends another.
 
 Runs are compared by 64-bit hashes: for a billion runs against a million, the chance of one false
 match is about one in twenty thousand.

@@ -47,14 +47,14 @@ def _missing(row: Row, name: str) -> ValueError:
     return ValueError(f'field "{name}" is missing (found: {", ".join(map(str, row))})')
 
 
-def _text(row: Row, name: str) -> str:
-    """A text with something in it."""
+def _text(row: Row, name: str, *, may_be_empty: bool = False) -> str:
+    """A text, with something in it unless `may_be_empty`."""
     value = row.get(name)
     if not isinstance(value, str):
         if name not in row:
             raise _missing(row, name)
         raise ValueError(f'field "{name}": expected text, got {value!r:.60}')
-    if not value.strip():
+    if not value.strip() and not may_be_empty:
         raise ValueError(f'field "{name}" is empty')
     return value
 
@@ -179,9 +179,12 @@ def mmlu(row: Row) -> Row:
 def hellaswag(row: Row) -> Row:
     """`activity_label, ctx_a, ctx_b` (or `ctx`), `endings, label`."""
     if "ctx_a" in row:
-        context = _text(row, "ctx_a") + " " + _text_if_there(row, "ctx_b").capitalize()
+        first = _text(row, "ctx_a", may_be_empty=True)
+        context = first + " " + _text_if_there(row, "ctx_b").capitalize()
     else:
         context = _text(row, "ctx")
+    if not context.strip():
+        raise ValueError('fields "ctx_a" and "ctx_b" are empty')
     if activity := _text_if_there(row, "activity_label"):
         context = f"{activity}: {context}"
     endings = [_clean(ending) for ending in _texts(row, "endings")]
@@ -269,10 +272,14 @@ def exam(row: Row) -> Row | None:
         raise ValueError(f'field "choices": {len(texts)} texts and {len(labels)} labels')
     answer = _text(row, "answerKey")
     gold = labels.index(answer) if answer in labels else -1
-    return _exam_item(_text(row, "question").strip(), texts, gold, answer)
+    question = _text(row, "question", may_be_empty=True).strip()
+    return _exam_item(question, texts, gold, answer)
 
 
 def _exam_item(question: str, choices: list[str], gold: int, answer: str) -> Row:
+    """The published exams hold a few items whose question was lost; with their lettered choices
+    the prompt is not empty, and others' scores count them.
+    """
     if len(choices) > len(LETTERS):
         raise ValueError(f"{len(choices)} choices, expected at most {len(LETTERS)}")
     return _choice_item(question, choices, gold, answer)
@@ -292,8 +299,8 @@ def enem(row: Row) -> Row | None:
     if label.strip().upper() == "ANULADO":
         return None
     context = _text_if_there(row, "context").strip()
-    question = _text(row, "question").strip()
-    full = f"{context}\n\n{question}" if context else question
+    question = _text(row, "question", may_be_empty=True).strip()
+    full = "\n\n".join(part for part in (context, question) if part)
     return _exam_item(full, _texts(row, "options"), _letter(label), label)
 
 
