@@ -217,6 +217,32 @@ def test_a_table_with_odd_signs_and_a_long_field(tmp_path):
     assert bench.places["test"][1].endswith("test.csv:3")
 
 
+def test_a_table_between_semicolons_is_read_or_refused_in_one_line(tmp_path):
+    keys = list(ARC)
+    (tmp_path / "test.csv").write_text(
+        ";".join(keys) + "\n" + ";".join(str(ARC[key]) for key in keys) + "\n", encoding="utf-8"
+    )
+    task = Task(name="arc_pt", path=str(tmp_path))
+    assert load_benchmark(task, {"num_fewshot": 0}).scored_items[0]["gold"] == 1
+
+
+def test_a_quote_that_is_never_closed_is_one_line(tmp_path):
+    keys = list(ARC)
+    row = ",".join(str(ARC[key]) for key in keys)
+    text = ",".join(keys) + "\n" + f'"{row}\n' + f"{row}\n" * 3
+    (tmp_path / "test.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_benchmark(Task(name="arc_pt", path=str(tmp_path)), {"num_fewshot": 0})
+    assert "test.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_solved_examples_may_be_written_into_the_task_file(tmp_path):
+    samples = [{"question": f"Exemplo {i}?", "choices": ["a", "b"], "gold": 1} for i in range(3)]
+    bench = own(tmp_path, num_fewshot=2, fewshot_config={"samples": samples, "sampler": "first_n"})
+    assert prompts(bench)[0].startswith("Exemplo 0? b\n\nExemplo 1? b\n\n")
+
+
 @pytest.mark.parametrize("name", ["heldout", "Heldout"])
 def test_a_task_cannot_take_the_name_of_another_score(name):
     with pytest.raises(UserError, match="task-name"):

@@ -300,7 +300,7 @@ def enem(row: Row) -> Row | None:
         return None
     context = _text_if_there(row, "context").strip()
     question = _text(row, "question", may_be_empty=True).strip()
-    full = "\n\n".join(part for part in (context, question) if part)
+    full = f"{context}\n\n{question}" if context else question
     return _exam_item(full, _texts(row, "options"), _letter(label), label)
 
 
