@@ -44,20 +44,15 @@ def gradients(model: LlamaForCausalLM, dtype: torch.dtype) -> tuple[torch.Tensor
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("matrix_units", [False, True])
 @pytest.mark.parametrize("num_key_value_heads", [2, 4])
 @pytest.mark.parametrize("dtype, most", [(torch.float32, 2e-6), (torch.bfloat16, 0.08)])
 def test_loss_and_gradients_are_those_of_transformers(
     dtype: torch.dtype,
     most: float,
     num_key_value_heads: int,
-    matrix_units: bool,
     checkpointing: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        "teenytinyllama.training.cpu_layers._has_matrix_units", lambda: matrix_units
-    )
     # Rows of 32 and 96 numbers, seven to a block: blocks that end inside the micro-batch.
     monkeypatch.setattr("teenytinyllama.training.cpu_layers.BLOCK_BYTES", 7 * 4 * 96)
     model = small_llama(num_key_value_heads=num_key_value_heads)

@@ -13,7 +13,6 @@ itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -29,7 +28,6 @@ from transformers.models.llama.modeling_llama import (
 from typing_extensions import override
 
 BLOCK_BYTES = 1024 * 1024
-TURNED_ROWS = 32
 
 
 def use_lean_layers(model: nn.Module) -> None:
@@ -298,33 +296,12 @@ def _gradients_of(
     """The same for weights that lie side by side: their gradients, each in its weight's dtype."""
     if not any(weight.requires_grad for weight in weights):
         return [None] * len(weights)
-    together = _upright(_rows(upstream)) @ _rows(inputs)  # (sum of O, I)
+    together = _rows(upstream).T @ _rows(inputs)  # (sum of O, I)
     parts = torch.split(together, [len(weight) for weight in weights])
     return [
         part.to(weight.dtype) if weight.requires_grad else None
         for weight, part in zip(weights, parts, strict=True)
     ]
-
-
-def _upright(rows: Tensor) -> Tensor:
-    """`rows` (N, O) as (O, N), for a product over N.
-
-    Where the processor has matrix units, turning the left factor first makes the product twice as
-    fast as a view does, and costs half of what is won: in blocks of few rows, so that what is
-    written stays in the cache. Elsewhere the product takes longer and the view costs it nothing.
-    """
-    if rows.dtype == torch.float32 or not _has_matrix_units():
-        return rows.T
-    turned = rows.new_empty(rows.shape[1], rows.shape[0])
-    for start in range(0, rows.shape[0], TURNED_ROWS):
-        block = slice(start, start + TURNED_ROWS)
-        turned[:, block] = rows[block].T
-    return turned
-
-
-@cache
-def _has_matrix_units() -> bool:
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def _side_by_side(*weights: Tensor, dtype: torch.dtype) -> Tensor:
