@@ -13,7 +13,7 @@ import datasets
 
 from teenytinyllama import storybook
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.records import RECORD_SUFFIXES, read_records, suffix_of
+from teenytinyllama.formats.records import read_records
 from teenytinyllama.recipe import Task
 
 # A benchmark is often published, or at hand, under other split names than the harness asks for.
@@ -22,6 +22,9 @@ SPLIT_NAMES = {
     "validation": ("validation", "val", "dev", "test"),
     "train": ("train", "dev"),
 }
+
+# What the corpus room looks through too, to keep items out of the training text.
+ITEM_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
 Item = dict[str, Any]
 Rows = Iterator[tuple[str, Item]]
@@ -55,7 +58,7 @@ def _file_rows(task: Task, split: str, *, is_scored: bool) -> tuple[Rows, str]:
         found = sorted(
             path
             for path in folder.glob(f"{name}*")
-            if suffix_of(path) in RECORD_SUFFIXES and path.is_file()
+            if path.suffix in ITEM_SUFFIXES and path.is_file()
         )
         if len(found) > 1 and folder / f"{name}.jsonl" in found:
             found = [folder / f"{name}.jsonl"]
