@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import Recipe, load_recipe
+from teenytinyllama.recipe import EvaluateSettings, FinetuneSettings, Recipe, load_recipe
 
 GOOD = """
 name = "small"
@@ -167,3 +168,14 @@ def test_local_evaluation_tasks_are_kept_out_of_the_corpus(tmp_path: Path) -> No
     assert kept_out("corpus.decontaminate_evaluate=false") == []
     mine = f"corpus.decontaminate=[{{ name = 'mine', path = '{tmp_path}/exam' }}]"
     assert kept_out(mine) == [("mine", f"{tmp_path}/exam", -1)]
+
+
+@pytest.mark.parametrize("room", ["evaluate", "finetune"])
+def test_a_number_of_items_is_refused_where_all_are_used(room):
+    settings = {"evaluate": EvaluateSettings, "finetune": FinetuneSettings}[room]
+    task = {"name": "arc_pt", "path": "tasks/arc", "num_items": 60}
+    with pytest.raises(ValidationError, match='num_items = 60 does nothing for kind "files"'):
+        settings(tasks=(task,))
+    assert settings(tasks=({**task, "kind": "storybook"},)).tasks[0].num_items == 60
+    resolved = settings(tasks=({"name": "arc_pt", "path": "tasks/arc"},)).model_dump()
+    assert settings(**resolved).tasks[0].path == "tasks/arc", "as a manifest holds them"

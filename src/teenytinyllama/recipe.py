@@ -491,6 +491,19 @@ class PretrainSettings(Settings):
         return self
 
 
+def _refuse_without_effect(
+    of: Task | LabelledSet, kinds: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    """Raise ValueError for a setting that only other kinds of item read."""
+    for name in names if of.kind not in kinds else ():
+        value, default = getattr(of, name), type(of).model_fields[name].default
+        if value != default:
+            raise ValueError(
+                f'{name} = {value} does nothing for kind "{of.kind}", whose items are all used; '
+                f"it is for {' and '.join(kinds)}"
+            )
+
+
 class Task(Settings):
     """One labelled set, multiple-choice task, or suite of such tasks."""
 
@@ -513,6 +526,11 @@ class Task(Settings):
     """`storybook`, `cloze`: items to make (of each split)."""
     seed: Count = 0
     """`storybook`: seed of its world; `cloze`: seed of the choices."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Task:
+        _refuse_without_effect(self, ("storybook", "cloze"), ("num_items", "seed"))
+        return self
 
     def local_paths(self) -> list[Path]:
         """The files on this machine that the task names, sorted; empty where there are none."""
@@ -596,6 +614,7 @@ class LabelledSet(Settings):
     def _complete(self) -> LabelledSet:
         if self.kind != "storybook" and not self.path:
             raise ValueError(f'a labelled set of kind "{self.kind}" needs a path')
+        _refuse_without_effect(self, ("storybook",), ("num_items", "seed"))
         if self.test_split in (self.train_split, self.validation_split):
             raise ValueError(f'test_split = "{self.test_split}" is learnt from or chosen by')
         if self.validation_split == self.train_split:

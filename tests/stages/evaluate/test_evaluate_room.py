@@ -292,6 +292,7 @@ def test_contamination_and_equal_choices_are_said_and_kept(run_dir, tmp_path, ca
     assert figures["items_too_short_to_check"] == 98
     assert figures["num_equal_choices"] == 1
     said = capfd.readouterr().err
+    assert "it/s" not in said, "the harness draws no bar beside ours"
     assert "minha: 1 of 2 items share a run of words with the training text; 98 more are" in said
     assert "1 items have equal choices" in said
 

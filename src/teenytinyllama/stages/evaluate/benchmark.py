@@ -7,9 +7,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import datasets
+from lm_eval.api import task as harness_tasks
 from lm_eval.api.task import ConfigurableTask
 
 from teenytinyllama.errors import UserError
@@ -98,14 +100,16 @@ class Benchmark:
 
 @contextmanager
 def quiet_harness() -> Iterator[None]:
-    """The harness logs nothing below an error."""
+    """The harness logs nothing below an error, and draws no bar beside ours."""
     log = logging.getLogger("lm_eval")
-    level = log.level
+    level, bar = log.level, harness_tasks.tqdm
     log.setLevel(logging.ERROR)
+    harness_tasks.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
         log.setLevel(level)
+        harness_tasks.tqdm = bar
 
 
 def reason_of(error: Exception) -> str:
