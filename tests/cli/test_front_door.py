@@ -93,3 +93,12 @@ def test_a_room_that_the_recipe_does_not_name(tmp_path):
     recipe.write_text('name = "small"\n[corpus]\nsources = [{ kind = "storybook" }]\n')
     said = ttl("align", recipe, "--run-dir", tmp_path / "run", code=2)
     assert said.startswith("error[room-not-in-recipe]")
+
+
+def test_a_recipe_without_a_report_promises_none(tmp_path):
+    recipe = tmp_path / "small.toml"
+    source = '{ kind = "storybook", license = "Apache-2.0", num_documents = 40 }'
+    recipe.write_text(f'name = "small"\n[corpus]\nsources = [{source}]\n')
+    said = ttl("run", str(recipe), "--run-dir", str(tmp_path / "run"), code=0)
+    assert "A [report] in the recipe makes its page." in said
+    assert "index.html" not in said

@@ -56,7 +56,9 @@ def _walk(
     folder = run_dir or Path("runs") / recipe.name
     Walk(recipe, folder, recipe_path).run_rooms(names, redo=redo)
     if names is None:
-        say(f"The run is in {folder}. Report: {folder / 'report' / 'index.html'}")
+        page = folder / "report" / "index.html"
+        more = f"Report: {page}" if page.is_file() else "A [report] in the recipe makes its page."
+        say(f"The run is in {folder}. {more}")
 
 
 @app.command("run", help="Walk all rooms that the recipe names; what is unchanged is skipped.")
