@@ -42,6 +42,7 @@ def noting_job(notes: Path, life: int) -> Job:
 
     def micro_batches(step: int, rows: int):
         if step % STEPS_BETWEEN_NOTES == 0:
+            checkpoints.finish_removals()  # one under way holds its folder open
             words = Path("/proc/self/status").read_text().split()
             memory = 1024 * int(words[words.index("VmRSS:") + 1])
             num_open = len(list(Path("/proc/self/fd").iterdir()))
