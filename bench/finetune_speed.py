@@ -65,7 +65,7 @@ def ours(learner, rows, splits, out_dir, num_labels, precision):
         tasks=(LabelledSet(name="t", kind="storybook"),), num_epochs=1, precision=precision
     )
     order = LengthGroupedOrder([len(row.ids) for row in rows], BATCH, 0)
-    job = training._job(model, splits, order, learner.pad_id, lambda _: None)
+    job = training._job(model, splits, order, learner.pad_id, lambda _: None, settings)
     starts = []
     inner = job.micro_batches
 

@@ -79,7 +79,7 @@ def matmul_flops_per_s(dtype: torch.dtype, device: torch.device) -> float:
 
 @contextmanager
 def keeping_freed_memory(device: torch.device) -> Iterator[None]:
-    """Inside, memory that a step on the CPU frees is there for the next step.
+    """Inside, memory that a step on the CPU frees is there for the next step. Not to be nested.
 
     glibc gives blocks over 32 MB back to the kernel at once, and the kernel hands them out again
     page by page, each filled with zeros: 130,000 faults in a step of the paper's 160m, a tenth of

@@ -33,6 +33,7 @@ from teenytinyllama.stages.evaluate.models import LoadedModel, folder_name, load
 from teenytinyllama.stages.evaluate.overlap import ITEM_RUN_WORDS, NEAR_RUN_WORDS, NEAR_SHARE
 from teenytinyllama.stages.evaluate.seen_before import check_overlap, say_overlap
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
+from teenytinyllama.training import hardware
 from teenytinyllama.training.checkpoints import list_checkpoints
 from teenytinyllama.training.cpu_linear import faster_linear
 from teenytinyllama.training.heldout import EncodedDocument, HeldoutScore, score_documents
@@ -88,14 +89,15 @@ def run(
     say_overlap(overlap)
 
     room = _Room(settings, out_dir, benchmarks, overlap, documents, texts)
-    figures = room.score(BASE, pretrain_dir / "final", encoder)
-    figures = {**_beside(figures, yardsticks, overlap), **figures}
-    figures["models"] = {
-        folder_name(name): room.score(folder_name(name), name, None) for name in settings.models
-    }
-    figures["checkpoints"] = [
-        {**_progress_of(path), **room.score(path.name, path, encoder)} for path in checkpoints
-    ]
+    with hardware.keeping_freed_memory(hardware.present_device()):
+        figures = room.score(BASE, pretrain_dir / "final", encoder)
+        figures = {**_beside(figures, yardsticks, overlap), **figures}
+        figures["models"] = {
+            folder_name(name): room.score(folder_name(name), name, None) for name in settings.models
+        }
+        figures["checkpoints"] = [
+            {**_progress_of(path), **room.score(path.name, path, encoder)} for path in checkpoints
+        ]
     counts = {
         "documents_heldout": len(documents),
         "tokens_scored": figures["tokens_scored"],
