@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import datasets
 import pytest
 
 from teenytinyllama.errors import UserError
@@ -390,6 +391,19 @@ def test_no_network_is_one_line(monkeypatch):
     message = fails("task-hub", Task(name="calame_pt", kind="hub"))
     assert "NOVA-vision-language/calame-pt" in message
     assert "local copy" in message
+
+
+@pytest.mark.parametrize("where", ["get_dataset_split_names", "load_dataset"])
+@pytest.mark.parametrize("text", ["", "a row is broken\nTraceback ..."])
+def test_whatever_a_hub_dataset_raises_is_one_line(monkeypatch, where, text):
+    def fail(*_, **__):
+        raise datasets.exceptions.DatasetGenerationError(text)
+
+    monkeypatch.setattr(rows.datasets, "get_dataset_split_names", lambda *_: ["test", "train"])
+    monkeypatch.setattr(rows.datasets, where, fail)
+    message = fails("task-hub", Task(name="calame_pt", kind="hub"))
+    assert (text.splitlines() or ["DatasetGenerationError"])[0] in message
+    assert "Traceback" not in message
 
 
 def test_the_hub_is_asked_for_the_published_configuration_and_split(monkeypatch):

@@ -69,7 +69,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(run_dir: Path, out_dir: Path, **settings):
+def run(run_dir: Path, out_dir: Path, pretrain_dir: Path | None = None, **settings):
     out_dir.mkdir(exist_ok=True)
     return evaluate.run(
         settings=EvaluateSettings(**settings),
@@ -78,7 +78,7 @@ def run(run_dir: Path, out_dir: Path, **settings):
         corpus_dir=run_dir / "corpus",
         tokenizer_dir=run_dir / "tokenizer",
         pack_dir=run_dir / "tokens",
-        pretrain_dir=run_dir / "pretrain",
+        pretrain_dir=pretrain_dir or run_dir / "pretrain",
     )
 
 
@@ -132,21 +132,14 @@ def test_other_models_and_checkpoints_are_scored_beside(run_dir, tmp_path):
         progress = {"step": step, "tokens": step * 100, "energy": [0.0, step / 1000, 0.0, 0.0]}
         (folder / "state.json").write_text(json.dumps({"progress": progress}))
         (folder / "optimizer.safetensors").write_bytes(b"not part of the model")
-    out_dir = tmp_path / "run" / "scores"
-    out_dir.mkdir()
-    outcome = evaluate.run(
-        settings=EvaluateSettings(
-            tasks=(Task(name="storybook", kind="storybook", num_items=10),),
-            models=(str(pretrain / "step-0000010"),),
-            checkpoints=True,
-            check_overlap=False,
-        ),
-        context=CONTEXT,
-        out_dir=out_dir,
-        corpus_dir=run_dir / "corpus",
-        tokenizer_dir=run_dir / "tokenizer",
-        pack_dir=run_dir / "tokens",
-        pretrain_dir=pretrain,
+    outcome = run(
+        run_dir,
+        tmp_path / "run" / "scores",
+        pretrain,
+        tasks=(Task(name="storybook", kind="storybook", num_items=10),),
+        models=(str(pretrain / "step-0000010"),),
+        checkpoints=True,
+        check_overlap=False,
     )
     figures = outcome.figures
     first, last = figures["checkpoints"]
@@ -160,7 +153,7 @@ def test_other_models_and_checkpoints_are_scored_beside(run_dir, tmp_path):
     assert other["tasks"] == first["tasks"]
     answered = list((tmp_path / "run" / ".cache" / "evaluate").glob("*.jsonl"))
     assert len(answered) == 2, "two different models, one file each"
-    assert (out_dir / "step-0000020" / "storybook.json").is_file()
+    assert (tmp_path / "run" / "scores" / "step-0000020" / "storybook.json").is_file()
 
 
 def test_a_swapped_checkpoint_is_scored_anew(run_dir, tmp_path):
@@ -245,16 +238,7 @@ def test_a_score_of_something_else_is_not_reused(run_dir, tmp_path, monkeypatch,
     out_dir = tmp_path / "scores"
 
     def once(**more):
-        out_dir.mkdir(exist_ok=True)
-        evaluate.run(
-            settings=EvaluateSettings(**{**options, **more}),
-            context=CONTEXT,
-            out_dir=out_dir,
-            corpus_dir=run_dir / "corpus",
-            tokenizer_dir=run_dir / "tokenizer",
-            pack_dir=run_dir / "tokens",
-            pretrain_dir=pretrain,
-        )
+        run(run_dir, out_dir, pretrain, **{**options, **more})
 
     once()
     once()

@@ -98,8 +98,11 @@ def _hub_rows(task: Task, config: dict[str, Any], split: str) -> tuple[Rows, str
             what = f'has no split like "{split}" (found: {", ".join(offered)})'
             raise UserError("task-split", path, what, "name another dataset in path")
         rows = datasets.load_dataset(path, name, split=found[0])
-    except (OSError, ValueError, ConnectionError) as error:
-        what = f"the dataset cannot be read ({str(error).splitlines()[0][:200]})"
+    except UserError:
+        raise
+    except Exception as error:  # datasets and the hub share no base class of errors
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        what = f"the dataset cannot be read ({reason})"
         fix = 'check the id and the network, or use kind = "files" with a local copy'
         raise UserError("task-hub", path, what, fix) from error
     origin = f"{path}/{name or 'default'}/{found[0]}"
