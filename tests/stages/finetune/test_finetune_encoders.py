@@ -32,6 +32,12 @@ from teenytinyllama.stages.finetune.models import other_learner
 from teenytinyllama.stages.finetune.training import LabelLoss, predict
 
 NUM_POSITIONS = 24
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": NUM_POSITIONS,
+}
 SETTINGS = FinetuneSettings(
     tasks=(LabelledSet(name="sentimento", kind="storybook", num_items=48, seed=7),),
     num_epochs=1,
@@ -68,11 +74,8 @@ def bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "bert"
     config = BertConfig(
         vocab_size=save_tokenizer(folder),
-        hidden_size=16,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=NUM_POSITIONS,
+        **SIZES,
         initializer_range=0.5,
     )
     torch.manual_seed(0)
@@ -126,11 +129,8 @@ def test_a_text_is_cut_where_the_positions_end(
 def test_roberta_numbers_its_positions_from_behind_the_padding(tmp_path: Path) -> None:
     config = RobertaConfig(
         vocab_size=save_tokenizer(tmp_path),
-        hidden_size=16,
         num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=NUM_POSITIONS,
+        **SIZES,
         pad_token_id=1,
         type_vocab_size=1,
     )
