@@ -446,7 +446,8 @@ class PretrainSettings(Settings):
     precision: Literal["fp32", "bf16-mixed", "bf16"] = "bf16-mixed"
     """`bf16-mixed`: autocast with fp32 weights; `bf16`: weights too."""
     compile: bool | None = None
-    """Use `torch.compile`; unset: on a GPU only."""
+    """Use `torch.compile`; unset: on a GPU, and on a CPU with a C++ compiler in trainings of more
+    than a few minutes. Another compiler, or none, changes the last bits of a result."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     isolate_documents: bool = False

@@ -9,6 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from teenytinyllama.errors import UserError
+from teenytinyllama.training import cpu_attention, cpu_passes
 from teenytinyllama.training.cpu_layers import (
     LeanAttention,
     LeanLinear,
@@ -17,6 +19,16 @@ from teenytinyllama.training.cpu_layers import (
     use_lean_layers,
 )
 from teenytinyllama.training.losses import NextTokenLoss
+
+PRECISIONS = [(torch.float32, 2e-6), (torch.bfloat16, 0.08)]
+needs_compiler = pytest.mark.usefixtures("compiler")
+
+
+@pytest.fixture
+def compiler() -> None:
+    reason = cpu_passes._why_nothing_compiles()
+    if reason:
+        pytest.skip(reason)
 
 
 def small_llama(**changes: object) -> LlamaForCausalLM:
@@ -45,7 +57,7 @@ def gradients(model: LlamaForCausalLM, dtype: torch.dtype) -> tuple[torch.Tensor
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("num_key_value_heads", [2, 4])
-@pytest.mark.parametrize("dtype, most", [(torch.float32, 2e-6), (torch.bfloat16, 0.08)])
+@pytest.mark.parametrize("dtype, most", PRECISIONS)
 def test_loss_and_gradients_are_those_of_transformers(
     dtype: torch.dtype,
     most: float,
@@ -54,13 +66,19 @@ def test_loss_and_gradients_are_those_of_transformers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Rows of 32 and 96 numbers, seven to a block: blocks that end inside the micro-batch.
-    monkeypatch.setattr("teenytinyllama.training.cpu_layers.BLOCK_BYTES", 7 * 4 * 96)
+    monkeypatch.setattr("teenytinyllama.training.cpu_passes.BLOCK_BYTES", 7 * 4 * 96)
     model = small_llama(num_key_value_heads=num_key_value_heads)
     lean = copy.deepcopy(model)
     use_lean_layers(lean)
     assert isinstance(lean.model.layers[0].self_attn, LeanAttention)
     if checkpointing:
         lean.gradient_checkpointing_enable({"use_reentrant": False})
+    check_against(model, lean, dtype, most)
+
+
+def check_against(
+    model: LlamaForCausalLM, lean: LlamaForCausalLM, dtype: torch.dtype, most: float
+) -> None:
     exact_loss, exact = gradients(model, torch.float32)
     loss, found = gradients(lean, dtype)
     assert abs(loss - exact_loss) <= most * exact_loss
@@ -68,6 +86,15 @@ def test_loss_and_gradients_are_those_of_transformers(
     if dtype == torch.bfloat16:  # rounded no worse than transformers' own
         _, theirs = gradients(model, dtype)
         assert (found - exact).norm() <= 1.1 * (theirs - exact).norm()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype, most", PRECISIONS)
+def test_compiled_passes_give_the_same(dtype: torch.dtype, most: float) -> None:
+    model = small_llama()
+    lean = copy.deepcopy(model)
+    use_lean_layers(lean, cpu_passes.fused)
+    check_against(model, lean, dtype, most)
 
 
 def test_rows_that_do_not_lie_one_after_the_other() -> None:
@@ -190,3 +217,53 @@ def test_attention_that_drops_weights_is_left_alone() -> None:
     kinds = {type(module) for module in model.modules()}
     assert LeanLinear in kinds
     assert LeanAttention not in kinds
+
+
+@needs_compiler
+@pytest.mark.parametrize("length", [1, 37, 64])
+def test_attention_by_products_of_whole_rows(length: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    shape = (2, 3, length, 16)
+    query, key, value, upstream = (
+        torch.randn(shape, generator=random).to(torch.bfloat16) for _ in range(4)
+    )
+    mixed, partition = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, True, scale=0.3
+    )
+    state = (upstream, query, key, value, mixed, partition)
+    found = cpu_attention.attention_backward(state, 0.3)
+    theirs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        *state, 0.0, True, scale=0.3
+    )
+    wide = [tensor.float().requires_grad_() for tensor in (query, key, value)]
+    scores = torch.nn.functional.scaled_dot_product_attention(*wide, is_causal=True, scale=0.3)
+    exact = torch.autograd.grad(scores, wide, upstream.float())
+    for ours, kernel, truth in zip(found, theirs, exact, strict=True):
+        error = (ours.float() - truth).norm()
+        assert error <= 1.1 * (kernel.float() - truth).norm() + 1e-6
+        assert error <= 0.01 * truth.norm() + 1e-6
+    # The precision of other products is as it was.
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_short_trainings_are_not_compiled() -> None:
+    assert cpu_passes.choose(None, flops=1e13) is cpu_passes.in_blocks
+    assert cpu_passes.choose(False, flops=1e18) is cpu_passes.in_blocks
+
+
+@needs_compiler
+def test_long_trainings_are_compiled() -> None:
+    assert cpu_passes.choose(None, flops=1e15) is cpu_passes.fused
+    assert cpu_passes.choose(True, flops=0) is cpu_passes.fused
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    cpu_passes._why_nothing_compiles.cache_clear()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    try:
+        assert cpu_passes.choose(None, flops=1e15) is cpu_passes.in_blocks
+        assert "no C++ compiler (no-such-compiler)" in capsys.readouterr().err
+        with pytest.raises(UserError, match="no C\\+\\+ compiler"):
+            cpu_passes.choose(True, flops=0)
+    finally:
+        cpu_passes._why_nothing_compiles.cache_clear()

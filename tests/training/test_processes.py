@@ -177,7 +177,7 @@ def test_what_cannot_work_in_slices_is_refused(monkeypatch, variables, optimizer
     monkeypatch.setattr(engines, "Accelerator", lambda **_: TwoOnPaper())
     plan = settings(optimizer=OptimizerSettings(kind=optimizer))
     with pytest.raises(UserError) as caught:
-        engines.start_engine(job().objective, plan)
+        engines.start_engine(job().objective, plan, flops=0)
     assert caught.value.code == code
 
 

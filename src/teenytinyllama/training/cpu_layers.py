@@ -12,13 +12,11 @@ itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
     LlamaDecoderLayer,
@@ -27,15 +25,16 @@ from transformers.models.llama.modeling_llama import (
 )
 from typing_extensions import override
 
-BLOCK_BYTES = 1024 * 1024
+from teenytinyllama.training import cpu_attention, cpu_passes
+from teenytinyllama.training.cpu_passes import OverRows
 
 
-def use_lean_layers(model: nn.Module) -> None:
+def use_lean_layers(model: nn.Module, over_rows: OverRows = cpu_passes.in_blocks) -> None:
     """Let the decoder layers of a Llama keep little for the backward pass.
 
     Weights, their names and what the layers compute stay the same, the last bits aside. Left
     alone: models that are no Llama, layers with biases, other activations, projections that LoRA
-    has wrapped.
+    has wrapped. `over_rows` says how the passes between the products are done.
     """
     for layer in model.modules():
         if isinstance(layer, LlamaDecoderLayer):
@@ -44,6 +43,8 @@ def use_lean_layers(model: nn.Module) -> None:
                 lean = _lean_class(module)
                 if lean is not None:
                     module.__class__ = lean
+                    known: Any = module
+                    known.over_rows = over_rows
 
 
 def _lean_class(module: nn.Module) -> type[nn.Module] | None:
@@ -78,13 +79,19 @@ class LeanLinear(nn.Linear):
 class LeanRMSNorm(LlamaRMSNorm):  # type: ignore[misc]
     """A norm that keeps its input and one number a token, and comes in the product's dtype."""
 
+    over_rows: OverRows
+
     @override
     def forward(self, hidden_states: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             whole: Tensor = super().forward(hidden_states)
             return whole
         norm: Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
-            hidden_states, self.weight, self.variance_epsilon, _dtype_of(hidden_states)
+            hidden_states,
+            self.weight,
+            self.variance_epsilon,
+            _dtype_of(hidden_states),
+            self.over_rows,
         )
         return norm
 
@@ -92,13 +99,15 @@ class LeanRMSNorm(LlamaRMSNorm):  # type: ignore[misc]
 class LeanMLP(LlamaMLP):  # type: ignore[misc]
     """SwiGLU that keeps gate and value, not their product."""
 
+    over_rows: OverRows
+
     @override
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             whole: Tensor = super().forward(x)
             return whole
         weights = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
-        out: Tensor = _SwiGLU.apply(x, *weights, _dtype_of(x))  # type: ignore[no-untyped-call]
+        out: Tensor = _SwiGLU.apply(x, *weights, _dtype_of(x), self.over_rows)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -107,6 +116,8 @@ class LeanAttention(LlamaAttention):  # type: ignore[misc]
 
     Rows that hold several texts, masks and caches go the way of transformers.
     """
+
+    over_rows: OverRows
 
     @override
     def forward(
@@ -132,6 +143,7 @@ class LeanAttention(LlamaAttention):  # type: ignore[misc]
             self.head_dim,
             self.scaling,
             _dtype_of(hidden_states),
+            self.over_rows,
         )
         out: Tensor = self.o_proj(mixed)
         return out, None
@@ -167,13 +179,14 @@ class _Attention(torch.autograd.Function):
         head_size: int,
         scaling: float,
         dtype: torch.dtype,
+        over_rows: OverRows,
     ) -> Tensor:
-        ctx.dtype, ctx.scaling = inputs.dtype, scaling
+        ctx.dtype, ctx.scaling, ctx.over_rows = inputs.dtype, scaling, over_rows
         inputs = inputs.to(dtype)  # (B, T, H)
         narrow = _side_by_side(query, key, value, dtype=dtype)  # ((Q + 2 K) D, H)
         heads = _heads(inputs @ narrow.T, head_size)  # (B, T, Q + 2 K, D)
         ctx.num_key_heads = key.shape[0] // head_size
-        _turn(heads[:, :, : -ctx.num_key_heads], *angles)
+        over_rows(cpu_passes.turn, (heads[:, :, : -ctx.num_key_heads], *_halves(angles, heads)))
         mixed, partition = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             *_attended(heads, ctx.num_key_heads), 0.0, True, scale=scaling
         )  # (B, Q, T, D), (B, Q, T)
@@ -186,40 +199,39 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         inputs, query, key, value, cos, sin, heads, mixed, partition = ctx.saved_tensors
         above = _heads(upstream, heads.shape[-1]).transpose(1, 2)  # (B, Q, T, D)
-        attended = _attended(heads, ctx.num_key_heads)
-        parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            above, *attended, mixed, partition, 0.0, True, scale=ctx.scaling
-        )
+        state = (above, *_attended(heads, ctx.num_key_heads), mixed, partition)
+        if ctx.over_rows is cpu_passes.fused and cpu_attention.suits(above):
+            parts = cpu_attention.attention_backward(state, ctx.scaling)
+        else:
+            parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                *state, 0.0, True, scale=ctx.scaling
+            )
         by_heads = torch.empty_like(heads)
-        numbers = _num_heads(heads, ctx.num_key_heads)
-        pieces = torch.split(by_heads.transpose(1, 2), numbers, dim=1)
-        for piece, part in zip(pieces, parts, strict=True):
-            if piece.shape == part.shape:
-                piece.copy_(part)
-            else:  # query heads that share a key
-                torch.sum(part.unflatten(1, (piece.shape[1], -1)), 2, out=piece)
-        _turn(by_heads[:, :, : -ctx.num_key_heads], cos, -sin)
+        ctx.over_rows(cpu_passes.turn_back, (*parts, *_halves((cos, sin), heads), by_heads))
         by_heads = by_heads.flatten(2)  # (B, T, (Q + 2 K) D)
         by_inputs = None
         if ctx.needs_input_grad[0]:
             narrow = _side_by_side(query, key, value, dtype=by_heads.dtype)
             by_inputs = (by_heads @ narrow).to(ctx.dtype)
-        by_weights = _gradients_of((query, key, value), by_heads, inputs)
-        return by_inputs, *by_weights, None, None, None, None
+        by_weights = _gradients_of((query, key, value), by_heads, inputs, ctx.over_rows)
+        return by_inputs, *by_weights, None, None, None, None, None
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        epsilon: float,
+        dtype: torch.dtype,
+        over_rows: OverRows,
     ) -> Tensor:
+        ctx.over_rows = over_rows
         out = inputs.new_empty(inputs.shape, dtype=dtype)  # row by row, whatever the input is
-        rows, out_rows = _rows(inputs), _rows(out)  # (N, H)
+        rows = _rows(inputs)  # (N, H)
         scale = rows.new_empty(rows.shape[0], 1, dtype=torch.float32)
-        for block in _blocks(rows):
-            wide = rows[block].float()
-            scale[block] = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-            out_rows[block] = wide * scale[block] * weight
+        over_rows(cpu_passes.norm, (rows, _rows(out), scale), weight, epsilon)
         ctx.save_for_backward(inputs, weight, scale)
         return out
 
@@ -229,29 +241,27 @@ class _RMSNorm(torch.autograd.Function):
         inputs, weight, scale = ctx.saved_tensors
         by_inputs = inputs.new_empty(inputs.shape)
         by_weight = torch.zeros_like(weight, dtype=torch.float32)
-        rows, by_rows, above = _rows(inputs), _rows(by_inputs), _rows(upstream)
-        for block in _blocks(rows):
-            normed = rows[block].float() * scale[block]
-            wide = above[block].float()
-            by_weight += (wide * normed).sum(0)
-            wide = wide * weight
-            along = (wide * normed).mean(-1, keepdim=True)
-            by_rows[block] = (wide - normed * along) * scale[block]
-        return by_inputs, by_weight.to(weight.dtype), None, None
+        rows = (_rows(inputs), scale, _rows(upstream), _rows(by_inputs))
+        ctx.over_rows(cpu_passes.norm_backward, rows, weight, by_weight)
+        return by_inputs, by_weight.to(weight.dtype), None, None, None
 
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, gate: Tensor, up: Tensor, down: Tensor, dtype: torch.dtype
+        ctx: Any,
+        inputs: Tensor,
+        gate: Tensor,
+        up: Tensor,
+        down: Tensor,
+        dtype: torch.dtype,
+        over_rows: OverRows,
     ) -> Tensor:
-        ctx.dtype = inputs.dtype
+        ctx.dtype, ctx.over_rows = inputs.dtype, over_rows
         inputs = inputs.to(dtype)  # (B, T, H)
         gates, values = _times(inputs, gate), _times(inputs, up)  # (B, T, F)
         hidden = gates.new_empty(gates.shape)
-        gate_rows, value_rows, rows = _rows(gates), _rows(values), _rows(hidden)
-        for block in _blocks(rows):
-            torch.mul(functional.silu(gate_rows[block]), value_rows[block], out=rows[block])
+        over_rows(cpu_passes.gate, (_rows(gates), _rows(values), _rows(hidden)))
         ctx.save_for_backward(inputs, gate, up, down, gates, values)
         return _times(hidden, down)
 
@@ -261,20 +271,15 @@ class _SwiGLU(torch.autograd.Function):
         inputs, gate, up, down, gates, values = ctx.saved_tensors
         by_hidden = _rows(upstream @ down.to(upstream.dtype))  # (N, F)
         hidden, by_gates, by_values = (torch.empty_like(by_hidden) for _ in range(3))
-        gate_rows, value_rows = _rows(gates), _rows(values)
-        for block in _blocks(by_hidden):
-            opened = functional.silu(gate_rows[block])
-            torch.mul(opened, value_rows[block], out=hidden[block])
-            torch.mul(by_hidden[block], opened, out=by_values[block])
-            by_opened = by_hidden[block] * value_rows[block]
-            by_gates[block] = torch.ops.aten.silu_backward(by_opened, gate_rows[block])
-        del by_hidden
-        by_down = _gradient_of(down, upstream, hidden)
+        rows = (by_hidden, _rows(gates), _rows(values), hidden, by_gates, by_values)
+        ctx.over_rows(cpu_passes.gate_backward, rows)
+        del by_hidden, rows
+        by_down = _gradient_of(down, upstream, hidden, ctx.over_rows)
         by_inputs = by_gates @ gate.to(by_gates.dtype)
         by_inputs.addmm_(by_values, up.to(by_values.dtype))
-        by_gate = _gradient_of(gate, by_gates, inputs)
-        by_up = _gradient_of(up, by_values, inputs)
-        return by_inputs.view_as(inputs).to(ctx.dtype), by_gate, by_up, by_down, None
+        by_gate = _gradient_of(gate, by_gates, inputs, ctx.over_rows)
+        by_up = _gradient_of(up, by_values, inputs, ctx.over_rows)
+        return by_inputs.view_as(inputs).to(ctx.dtype), by_gate, by_up, by_down, None, None
 
 
 def _times(inputs: Tensor, weight: Tensor) -> Tensor:
@@ -282,21 +287,27 @@ def _times(inputs: Tensor, weight: Tensor) -> Tensor:
     return inputs @ weight.to(inputs.dtype).T
 
 
-def _gradient_of(weight: Tensor, upstream: Tensor, inputs: Tensor) -> Tensor | None:
+def _gradient_of(
+    weight: Tensor,
+    upstream: Tensor,
+    inputs: Tensor,
+    over_rows: OverRows = cpu_passes.in_blocks,
+) -> Tensor | None:
     """The gradient (O, I) of a weight whose product with `inputs` (..., I) is (..., O).
 
     None for a weight that does not learn (LoRA).
     """
-    return _gradients_of((weight,), upstream, inputs)[0]
+    return _gradients_of((weight,), upstream, inputs, over_rows)[0]
 
 
 def _gradients_of(
-    weights: tuple[Tensor, ...], upstream: Tensor, inputs: Tensor
+    weights: tuple[Tensor, ...], upstream: Tensor, inputs: Tensor, over_rows: OverRows
 ) -> list[Tensor | None]:
     """The same for weights that lie side by side: their gradients, each in its weight's dtype."""
     if not any(weight.requires_grad for weight in weights):
         return [None] * len(weights)
-    together = _rows(upstream).T @ _rows(inputs)  # (sum of O, I)
+    left = cpu_passes.transposed(_rows(upstream), over_rows)  # (sum of O, N)
+    together = left @ _rows(inputs)  # (sum of O, I)
     parts = torch.split(together, [len(weight) for weight in weights])
     return [
         part.to(weight.dtype) if weight.requires_grad else None
@@ -314,41 +325,23 @@ def _heads(rows: Tensor, head_size: int) -> Tensor:
     return rows.reshape(*rows.shape[:-1], -1, head_size)
 
 
-def _num_heads(heads: Tensor, num_key_heads: int) -> list[int]:
-    """How many of the `heads` (B, T, Q + 2 K, D) are queries, keys and values."""
-    return [heads.shape[2] - 2 * num_key_heads, num_key_heads, num_key_heads]
-
-
 def _attended(heads: Tensor, num_key_heads: int) -> list[Tensor]:
     """Queries, keys and values (B, Q, T, D), keys and values once for each query of theirs."""
-    numbers = _num_heads(heads, num_key_heads)
-    query, *others = torch.split(heads.transpose(1, 2), numbers, dim=1)
-    share = numbers[0] // num_key_heads
+    num_query_heads = heads.shape[2] - 2 * num_key_heads
+    sizes = [num_query_heads, num_key_heads, num_key_heads]
+    query, *others = torch.split(heads.transpose(1, 2), sizes, dim=1)
+    share = num_query_heads // num_key_heads
     return [query, *(t if share == 1 else t.repeat_interleave(share, dim=1) for t in others)]
 
 
-def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotary positions (Su et al., 2021), in place.
-
-    `heads` (B, T, any, D), `cos` and `sin` (B, T, D).
-    """
+def _halves(angles: tuple[Tensor, Tensor], heads: Tensor) -> list[Tensor]:
+    """The first half of `angles` (1 or B, T, D), the second is the same: (B, T, 1, D / 2) each."""
     half = heads.shape[-1] // 2
-    left, right = heads[..., :half], heads[..., half:]
-    cos, sin = cos[:, :, None, :half], sin[:, :, None, :half]
-    before = left.clone()
-    left.mul_(cos).addcmul_(right, sin, value=-1)
-    right.mul_(cos).addcmul_(before, sin)
+    return [angle[:, :, None, :half].expand(len(heads), -1, -1, -1) for angle in angles]
 
 
 def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
-
-
-def _blocks(rows: Tensor) -> Iterator[slice]:
-    """Slices of `rows` (N, ...) of about `BLOCK_BYTES` each in fp32."""
-    step = max(1, BLOCK_BYTES // (4 * rows.shape[-1]))
-    for start in range(0, rows.shape[0], step):
-        yield slice(start, start + step)
 
 
 def _dtype_of(inputs: Tensor) -> torch.dtype:

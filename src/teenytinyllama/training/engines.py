@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.training import hardware
+from teenytinyllama.training import cpu_passes, hardware
 from teenytinyllama.training.cpu_layers import use_lean_layers
 from teenytinyllama.training.job import LoopSettings
 from teenytinyllama.training.optimizer import (
@@ -284,7 +284,8 @@ class Zero(Engine):
 
 
 def _compiles(settings: LoopSettings, device: torch.device) -> bool:
-    return device.type == "cuda" if settings.compile is None else settings.compile
+    """Whether the model is compiled as a whole: never on a CPU (cpu_passes.py)."""
+    return device.type == "cuda" and settings.compile is not False
 
 
 def _optimizers_of(model: nn.Module, settings: LoopSettings) -> list[torch.optim.Optimizer]:
@@ -310,8 +311,11 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=not is_tied)
 
 
-def start_engine(objective: nn.Module, settings: LoopSettings) -> Engine:
-    """Put the job on this process's device, in the way that the process was started for."""
+def start_engine(objective: nn.Module, settings: LoopSettings, *, flops: float) -> Engine:
+    """Put the job on this process's device, in the way that the process was started for.
+
+    `flops`: what the whole training takes.
+    """
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     device: torch.device = accelerator.device
     hardware.check_precision(settings.precision, device)
@@ -323,8 +327,8 @@ def start_engine(objective: nn.Module, settings: LoopSettings) -> Engine:
     model: Any = objective.model
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if device.type == "cpu" and not _compiles(settings, device):
-        use_lean_layers(model)
+    if device.type == "cpu":
+        use_lean_layers(model, cpu_passes.choose(settings.compile, flops=flops))
     objective.train()
     engine = Engine
     if accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_FSDP"):

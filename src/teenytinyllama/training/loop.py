@@ -67,7 +67,8 @@ class Loop:
         self, job: Job, settings: LoopSettings, out_dir: Path, context: RoomContext
     ) -> None:
         self.job, self.settings, self.out_dir = job, settings, out_dir
-        self.engine = start_engine(job.objective, settings)
+        flops = settings.num_steps * job.rows_per_step * job.tokens_per_row * job.flops_per_token
+        self.engine = start_engine(job.objective, settings, flops=flops)
         self.device, self.world = self.engine.device, self.engine.world
         self.is_main = self.engine.rank == 0
         self.model = self.engine.model
