@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch._inductor.config as inductor
 
 from teenytinyllama.recipe import Recipe, load_recipe
 from teenytinyllama.stages import doctor
@@ -15,6 +16,7 @@ def test_everything_is_looked_at(tmp_path: Path) -> None:
     names = [row.name for row in found.findings]
     for name in ("python", "torch", "memory free", "disk free", "GPU", "matrix multiply"):
         assert name in names
+    assert ("C++ compiler" in names) == (found.device == "cpu")
     assert found.peak_tflops > 0
     assert found.next_command.startswith("ttl ")
 
@@ -27,6 +29,16 @@ def test_a_missing_library_names_its_room_and_extra(
     rows = {row.name: row for row in doctor.examine(tmp_path).findings}
     assert rows["ttl quantize"].health == "warn"
     assert rows["ttl quantize"].fix == "pip install 'teenytinyllama[quantize]'"
+
+
+def test_a_missing_compiler_is_no_more_than_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        rows = {row.name: row for row in doctor.examine(tmp_path).findings}
+    assert rows["C++ compiler"].health == "warn"
+    assert rows["C++ compiler"].fix.startswith("apt install g++")
 
 
 def test_an_unwritable_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,19 @@ def _device() -> tuple[str, float, int, list[Finding]]:
         Finding("GPU", title, "good" if device != "cpu" else "warn"),
         Finding("matrix multiply", f"{peak:.3g} TFLOP/s measured, {kind}"),
     ]
+    if device == "cpu":
+        found.append(_compiler())
     return device, peak, memory, found
+
+
+def _compiler() -> Finding:
+    from teenytinyllama.training.cpu_passes import find_compiler
+
+    path = find_compiler()
+    if path is None:
+        fix = "apt install g++: long trainings on the processor gain a tenth"
+        return Finding("C++ compiler", "none", "warn", fix)
+    return Finding("C++ compiler", path)
 
 
 def measure_peak_tflops(device: str) -> float:

@@ -54,9 +54,9 @@ def choose(asked: bool | None, *, flops: float) -> OverRows:
     """
     if asked is False or (asked is None and flops < WORTH_COMPILING_FLOPS):
         return in_blocks
+    say("compiling the layers: some seconds")
     reason = _why_nothing_compiles()
     if reason is None:
-        say("compiling the layers: some seconds")
         # PyTorch compiles a function for eight shapes; those of an earlier training are not ours.
         torch.compiler.reset()
         return fused
@@ -67,11 +67,16 @@ def choose(asked: bool | None, *, flops: float) -> OverRows:
     return in_blocks
 
 
+def find_compiler() -> str | None:
+    """The C++ compiler that `torch.compile` would use: a path; None where there is none."""
+    names = (name for name in torch._inductor.config.cpp.cxx if name)
+    return next(filter(None, map(shutil.which, names)), None)
+
+
 @cache
 def _why_nothing_compiles() -> str | None:
-    compilers = [name for name in torch._inductor.config.cpp.cxx if name]
-    if not any(map(shutil.which, compilers)):
-        return f"no C++ compiler ({' or '.join(compilers)})"
+    if find_compiler() is None:
+        return "no C++ compiler"
     try:  # a compiler may lack Python's headers, or OpenMP
         fused(norm, (torch.ones(2, 8), torch.ones(2, 8), torch.ones(2, 1)), torch.ones(8), 0.0)
     except RuntimeError as error:  # PyTorch's, whatever was missing

@@ -11,7 +11,8 @@ A batch goes through these files, in this order:
     batches.py      which rows make step N (the room asks it)
     gradients.py    rows -> micro-batches -> loss -> gradients, here and in other processes
     engines.py      how processes share weights: clip, step, gather for a save
-    cpu_layers.py   what a layer keeps for its backward pass where there is no GPU
+    cpu_layers.py   what a layer keeps for its backward pass where there is no GPU, with
+                    cpu_passes.py (between the products) and cpu_attention.py (short rows)
     setbacks.py     what happens when a gradient is not finite
     saving.py       what stands in a checkpoint beside the tensors (checkpoints.py writes it)
     spending.py     seconds, energy, tokens per second; journal.py writes them down
