@@ -237,6 +237,7 @@ def test_attention_by_products_of_whole_rows(length: int) -> None:
         query, key, value, 0.0, True, scale=0.3
     )
     state = (upstream, query, key, value, mixed, partition)
+    precision = torch.backends.mkldnn.matmul.fp32_precision
     found = cpu_attention.attention_backward(state, 0.3)
     theirs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         *state, 0.0, True, scale=0.3
@@ -248,8 +249,7 @@ def test_attention_by_products_of_whole_rows(length: int) -> None:
         error = (ours.float() - truth).norm()
         assert error <= 1.1 * (kernel.float() - truth).norm() + 1e-6
         assert error <= 0.01 * truth.norm() + 1e-6
-    # The precision of other products is as it was.
-    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.backends.mkldnn.matmul.fp32_precision == precision, "as it was for others"
 
 
 def test_short_trainings_are_not_compiled() -> None:

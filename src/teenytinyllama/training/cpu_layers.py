@@ -43,8 +43,9 @@ def use_lean_layers(model: nn.Module, over_rows: OverRows = cpu_passes.in_blocks
                 lean = _lean_class(module)
                 if lean is not None:
                     module.__class__ = lean
-                    known: Any = module
-                    known.over_rows = over_rows
+                    if lean is not LeanLinear:  # has nothing but its product
+                        known: Any = module
+                        known.over_rows = over_rows
 
 
 def _lean_class(module: nn.Module) -> type[nn.Module] | None:
