@@ -10,7 +10,7 @@ from tiny import LENGTH, ROWS_PER_STEP, job, loss_log, train
 
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.formats.manifest import sha256_file
-from teenytinyllama.recipe import CheckpointSettings
+from teenytinyllama.recipe import CheckpointSettings, OptimizerSettings, ScheduleSettings
 from teenytinyllama.training import checkpoints, journal
 
 
@@ -61,6 +61,39 @@ def test_bfloat16_learns_nearly_the_same(whole, tmp_path, precision, dtype):
     assert {tensor.dtype for tensor in final.model.values()} == {dtype}
     # bfloat16 keeps 8 bits; weights that are rounded at every step lag behind a little.
     assert loss_log(tmp_path)[-1][1] == pytest.approx(loss_log(whole)[-1][1], rel=0.1)
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.1, 1e6, 0.0])
+def test_it_is_the_loop_that_one_would_write_by_hand(tmp_path, max_grad_norm):
+    optimizer = OptimizerSettings(
+        kind="adamw", peak_learning_rate=1e-2, weight_decay=0.0, max_grad_norm=max_grad_norm
+    )
+    schedule = ScheduleSettings(warmup_steps=2)
+    ours = train(tmp_path, num_steps=6, optimizer=optimizer, schedule=schedule, log_every_steps=1)
+    by_hand = job()
+    model = by_hand.objective.model
+    adamw = torch.optim.AdamW(
+        model.parameters(),
+        betas=optimizer.betas,
+        eps=optimizer.epsilon,
+        weight_decay=0.0,
+    )
+    for step, (_, loss, rate, norm) in enumerate(loss_log(tmp_path)):
+        (batch,) = by_hand.micro_batches(step, ROWS_PER_STEP)
+        ids, targets = (torch.from_numpy(rows) for rows in batch.load().values())
+        logits = model(input_ids=ids).logits
+        exact = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        exact.backward()
+        limit = max_grad_norm or float("inf")
+        total = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+        assert (loss, norm) == pytest.approx((exact.item(), total.item()), rel=1e-4)
+        adamw.param_groups[0]["lr"] = rate
+        adamw.step()
+        adamw.zero_grad()
+    for name, weights in model.named_parameters():
+        torch.testing.assert_close(
+            ours.model.get_parameter(name), weights, rtol=1e-3, atol=1e-4, msg=name
+        )
 
 
 def test_two_runs_are_identical(whole, tmp_path):

@@ -94,6 +94,21 @@ def test_a_flagged_step_touches_neither_weights_nor_moments(kind):
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor"])
+def test_a_step_divides_its_gradients_by_the_scale(kind):
+    ours, theirs = model_with_gradients(), model_with_gradients()
+    for parameter in theirs.parameters():
+        parameter.grad /= 7
+    a, b = build(ours, kind), build(theirs, kind)
+    step_if_finite(a, ZERO, torch.tensor(7.0))
+    step_if_finite(b, ZERO)
+    expected = optimizer_tensors(theirs, b)
+    for name, tensor in optimizer_tensors(ours, a).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-7, msg=name)
+    for (name, x), y in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(x, y, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor"])
 def test_state_goes_out_and_comes_back(kind):
     first, second = model_with_gradients(), model_with_gradients()
     a, b = build(first, kind), build(second, kind)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from math import inf, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +132,11 @@ class Loop:
                 break
             except torch.OutOfMemoryError:
                 self._halve_micro_batch()
-        norm = engine.clip(settings.optimizer.max_grad_norm or inf)
+        norm = engine.norm()
         found_inf = (~torch.isfinite(norm)).to(torch.float32)
         factor = learning_rate_factor(step, settings.schedule, settings.num_steps)
         set_learning_rates(engine.optimizers, factor)
-        engine.step(found_inf)
+        engine.step(norm, found_inf)
         self.progress.tokens += sum(batch.num_tokens for batch in batches)
         self._record(torch.stack([loss, norm.to(torch.float32), found_inf]))
 

@@ -68,10 +68,11 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
         self.compute_dtype = compute_dtype
         self.found_inf: Tensor | None = None
+        self.grad_scale: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update; does nothing where `found_inf` is 1."""
+        """One update by gradients over `grad_scale`; does nothing where `found_inf` is 1."""
         assert closure is None
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = {}
@@ -89,6 +90,7 @@ class Muon(torch.optim.Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             momenta.append(local(state["momentum_buffer"]))
         gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        _divide(gradients, self.grad_scale)
         keep = 1.0 if self.found_inf is None else 1.0 - self.found_inf
         if isinstance(keep, Tensor):
             # A gradient equal to the momentum leaves the momentum as it is.
@@ -197,17 +199,28 @@ def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: floa
             group["lr"] = factor * group["peak_learning_rate"]
 
 
-def step_if_finite(optimizers: Iterable[torch.optim.Optimizer], found_inf: Tensor) -> None:
-    """Update the weights unless `found_inf` (1.0 or 0.0, on the device) is 1.
+def step_if_finite(
+    optimizers: Iterable[torch.optim.Optimizer], found_inf: Tensor, scale: Tensor | None = None
+) -> None:
+    """Update the weights by gradients over `scale`, unless `found_inf` (1.0 or 0.0) is 1.
 
-    AdamW and Muon read the flag on the device; the others have no such door, and the host waits.
+    Both are scalars on the device, and AdamW and Muon read them there; the others have no such
+    door, and the host waits. AdamW divides while it reads the gradients anyway.
     """
     for optimizer in optimizers:
         if isinstance(optimizer, Muon) or optimizer.defaults.get("fused"):
             optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+            optimizer.grad_scale = scale  # type: ignore[attr-defined]
             optimizer.step()
         elif not bool(found_inf):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            _divide([p.grad for p in parameters if p.grad is not None], scale)
             optimizer.step()
+
+
+def _divide(gradients: list[Tensor], scale: Tensor | None) -> None:
+    if scale is not None:
+        torch._foreach_div_(gradients, scale)
 
 
 def optimizer_tensors(
