@@ -97,7 +97,7 @@ def test_compiled_passes_give_the_same(
 ) -> None:
     model = small_llama()
     lean = copy.deepcopy(model)
-    use_lean_layers(lean, cpu_passes.fused)
+    use_lean_layers(lean, cpu_passes.COMPILED)
     if checkpointing:
         lean.gradient_checkpointing_enable({"use_reentrant": False})
     check_against(model, lean, dtype, most)
@@ -253,21 +253,21 @@ def test_attention_by_products_of_whole_rows(length: int) -> None:
 
 
 def test_short_trainings_are_not_compiled() -> None:
-    assert cpu_passes.choose(None, flops=1e13) is cpu_passes.in_blocks
-    assert cpu_passes.choose(False, flops=1e18) is cpu_passes.in_blocks
+    assert cpu_passes.choose(None, flops=1e13) is cpu_passes.IN_BLOCKS
+    assert cpu_passes.choose(False, flops=1e18) is cpu_passes.IN_BLOCKS
 
 
 @needs_compiler
 def test_long_trainings_are_compiled() -> None:
-    assert cpu_passes.choose(None, flops=1e15) is cpu_passes.fused
-    assert cpu_passes.choose(True, flops=0) is cpu_passes.fused
+    assert cpu_passes.choose(None, flops=1e15) is cpu_passes.COMPILED
+    assert cpu_passes.choose(True, flops=0) is cpu_passes.COMPILED
 
 
 def test_without_a_compiler(capsys: pytest.CaptureFixture[str]) -> None:
     cpu_passes._why_nothing_compiles.cache_clear()
     try:
         with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
-            assert cpu_passes.choose(None, flops=1e15) is cpu_passes.in_blocks
+            assert cpu_passes.choose(None, flops=1e15) is cpu_passes.IN_BLOCKS
             assert "not compiled, which costs" in capsys.readouterr().err
             with pytest.raises(UserError, match="no C\\+\\+ compiler"):
                 cpu_passes.choose(True, flops=0)

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from teenytinyllama.training.cpu_passes import fused
+from teenytinyllama.training.cpu_passes import COMPILED
 
 MAX_TOKENS = 512
 
@@ -38,11 +39,13 @@ def attention_backward(state: tuple[Tensor, ...], scaling: float) -> tuple[Tenso
     num_rows, num_heads, length, _ = query.shape
     by_query, by_key, by_value = query.new_empty(3, *query.shape)
     along = query.new_empty(partition.shape, dtype=torch.float32)
-    fused(_dot, (upstream, mixed, along))
+    COMPILED(_dot, (upstream, mixed, along))
     weights, by_scores = query.new_empty(2, num_heads, length, length)
     middle = (length + 1) // 2
     for square in (weights, by_scores):
         square[:, :middle, middle:] = 0  # what comes later is not seen
+    places = torch.arange(length)
+    mask = torch.where(places <= places[:, None], 0.0, -inf)
     for row in range(num_rows):
         queries, above, keys, values = (
             t[row].to(torch.float32, memory_format=torch.contiguous_format)
@@ -56,7 +59,8 @@ def attention_backward(state: tuple[Tensor, ...], scaling: float) -> tuple[Tenso
                 by_weights = above[:, here] @ values[:, seen].contiguous().mT
             figures = (partition[row, :, here, None], along[row, :, here, None])
             squares = (weights[:, here, seen], by_scores[:, here, seen])
-            fused(_softmax_backward, (scores, by_weights, *figures, *squares), start, scaling)
+            work = (scores, by_weights, *figures, mask[here, seen], *squares)
+            COMPILED(_softmax_backward, work, scaling)
         torch.bmm(by_scores, key[row], out=by_query[row])
         torch.bmm(by_scores.mT, query[row], out=by_key[row])
         torch.bmm(weights.mT, upstream[row], out=by_value[row])
@@ -72,16 +76,13 @@ def _softmax_backward(
     by_weights: Tensor,
     partition: Tensor,
     along: Tensor,
+    mask: Tensor,
     weights: Tensor,
     by_scores: Tensor,
-    start: int,
     scaling: float,
 ) -> None:
-    """Attention weights of the queries from `start` on, and the gradient by their scores."""
-    num_queries, num_keys = scores.shape[1:]
-    places = torch.arange(start, start + num_queries)[:, None]
-    is_seen = torch.arange(num_keys)[None] <= places
-    wide = torch.where(is_seen, torch.exp(scores * scaling - partition), 0.0)
+    """Attention weights, and the gradient by their scores; `mask` is -inf where none are."""
+    wide = torch.exp(scores * scaling + mask - partition)
     weights.copy_(wide)
     by_scores.copy_(wide * (by_weights - along) * scaling)
 

@@ -29,7 +29,7 @@ from teenytinyllama.training import cpu_attention, cpu_passes
 from teenytinyllama.training.cpu_passes import OverRows
 
 
-def use_lean_layers(model: nn.Module, over_rows: OverRows = cpu_passes.in_blocks) -> None:
+def use_lean_layers(model: nn.Module, over_rows: OverRows = cpu_passes.IN_BLOCKS) -> None:
     """Let the decoder layers of a Llama keep little for the backward pass.
 
     Weights, their names and what the layers compute stay the same, the last bits aside. Left
@@ -43,9 +43,8 @@ def use_lean_layers(model: nn.Module, over_rows: OverRows = cpu_passes.in_blocks
                 lean = _lean_class(module)
                 if lean is not None:
                     module.__class__ = lean
-                    if lean is not LeanLinear:  # has nothing but its product
-                        known: Any = module
-                        known.over_rows = over_rows
+                    known: Any = module
+                    known.over_rows = over_rows
 
 
 def _lean_class(module: nn.Module) -> type[nn.Module] | None:
@@ -69,11 +68,15 @@ def _has_no_bias(module: nn.Module) -> bool:
 class LeanLinear(nn.Linear):
     """A product that keeps its input in the product's dtype once, and no narrow weight."""
 
+    over_rows: OverRows
+
     @override
     def forward(self, input: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return super().forward(input)
-        product: Tensor = _Product.apply(input, self.weight, _dtype_of(input))  # type: ignore[no-untyped-call]
+        product: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, _dtype_of(input), self.over_rows
+        )
         return product
 
 
@@ -152,8 +155,10 @@ class LeanAttention(LlamaAttention):  # type: ignore[misc]
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        ctx.dtype = inputs.dtype
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, dtype: torch.dtype, over_rows: OverRows
+    ) -> Tensor:
+        ctx.dtype, ctx.over_rows = inputs.dtype, over_rows
         inputs = inputs.to(dtype)  # (..., I)
         ctx.save_for_backward(inputs, weight)
         return _times(inputs, weight)
@@ -165,7 +170,8 @@ class _Product(torch.autograd.Function):
         by_inputs = None
         if ctx.needs_input_grad[0]:
             by_inputs = (upstream @ weight.to(upstream.dtype)).to(ctx.dtype)
-        return by_inputs, _gradient_of(weight, upstream, inputs), None
+        (by_weight,) = _gradients_of((weight,), upstream, inputs, ctx.over_rows)
+        return by_inputs, by_weight, None, None
 
 
 class _Attention(torch.autograd.Function):
@@ -201,7 +207,7 @@ class _Attention(torch.autograd.Function):
         inputs, query, key, value, cos, sin, heads, mixed, partition = ctx.saved_tensors
         above = _heads(upstream, heads.shape[-1]).transpose(1, 2)  # (B, Q, T, D)
         state = (above, *_attended(heads, ctx.num_key_heads), mixed, partition)
-        if ctx.over_rows is cpu_passes.fused and cpu_attention.suits(above):
+        if ctx.over_rows.compiled and cpu_attention.suits(above):
             parts = cpu_attention.attention_backward(state, ctx.scaling)
         else:
             parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -275,11 +281,11 @@ class _SwiGLU(torch.autograd.Function):
         rows = (by_hidden, _rows(gates), _rows(values), hidden, by_gates, by_values)
         ctx.over_rows(cpu_passes.gate_backward, rows)
         del by_hidden, rows
-        by_down = _gradient_of(down, upstream, hidden, ctx.over_rows)
+        (by_down,) = _gradients_of((down,), upstream, hidden, ctx.over_rows)
         by_inputs = by_gates @ gate.to(by_gates.dtype)
         by_inputs.addmm_(by_values, up.to(by_values.dtype))
-        by_gate = _gradient_of(gate, by_gates, inputs, ctx.over_rows)
-        by_up = _gradient_of(up, by_values, inputs, ctx.over_rows)
+        (by_gate,) = _gradients_of((gate,), by_gates, inputs, ctx.over_rows)
+        (by_up,) = _gradients_of((up,), by_values, inputs, ctx.over_rows)
         return by_inputs.view_as(inputs).to(ctx.dtype), by_gate, by_up, by_down, None, None
 
 
@@ -288,37 +294,31 @@ def _times(inputs: Tensor, weight: Tensor) -> Tensor:
     return inputs @ weight.to(inputs.dtype).T
 
 
-def _gradient_of(
-    weight: Tensor,
-    upstream: Tensor,
-    inputs: Tensor,
-    over_rows: OverRows = cpu_passes.in_blocks,
-) -> Tensor | None:
-    """The gradient (O, I) of a weight whose product with `inputs` (..., I) is (..., O).
-
-    None for a weight that does not learn (LoRA).
-    """
-    return _gradients_of((weight,), upstream, inputs, over_rows)[0]
-
-
 def _gradients_of(
     weights: tuple[Tensor, ...], upstream: Tensor, inputs: Tensor, over_rows: OverRows
 ) -> list[Tensor | None]:
-    """The same for weights that lie side by side: their gradients, each in its weight's dtype."""
+    """The gradients (O, I) of weights whose products with `inputs` (..., I) lie side by side.
+
+    Each in its weight's dtype; None for a weight that does not learn (LoRA).
+    """
     if not any(weight.requires_grad for weight in weights):
         return [None] * len(weights)
-    left = cpu_passes.transposed(_rows(upstream), over_rows)  # (sum of O, N)
-    together = left @ _rows(inputs)  # (sum of O, I)
+    together = cpu_passes.gradient_of_weight(
+        _rows(upstream), _rows(inputs), weights[0].dtype, over_rows
+    )  # (sum of O, I)
     parts = torch.split(together, [len(weight) for weight in weights])
     return [
-        part.to(weight.dtype) if weight.requires_grad else None
-        for weight, part in zip(weights, parts, strict=True)
+        part if weight.requires_grad else None for weight, part in zip(weights, parts, strict=True)
     ]
 
 
 def _side_by_side(*weights: Tensor, dtype: torch.dtype) -> Tensor:
     """The weights (O, I) one below the other in `dtype`: one product in place of several."""
-    return torch.cat([weight.to(dtype) for weight in weights])
+    sizes = [len(weight) for weight in weights]
+    out = weights[0].new_empty(sum(sizes), weights[0].shape[1], dtype=dtype)
+    for part, weight in zip(torch.split(out, sizes), weights, strict=True):
+        part.copy_(weight.detach())
+    return out
 
 
 def _heads(rows: Tensor, head_size: int) -> Tensor:

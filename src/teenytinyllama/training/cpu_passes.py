@@ -1,7 +1,7 @@
 """Passes over rows on a CPU: what a layer computes beside its products.
 
-Each is written once and done in one of two ways. `in_blocks` runs PyTorch's operators on blocks of
-rows that stay in the processor's cache. `fused` lets `torch.compile` write one loop in C++ for a
+Each is written once and done in one of two ways. `IN_BLOCKS` runs PyTorch's operators on blocks of
+rows that stay in the processor's cache. `COMPILED` lets `torch.compile` write one loop in C++ for a
 whole pass, two to ten times faster; that needs a C++ compiler and some seconds at the start.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -25,24 +26,30 @@ from teenytinyllama.progress import say
 
 BLOCK_BYTES = 1024 * 1024
 WORTH_COMPILING_FLOPS = 2e14
+WORTH_TURNING = 1.5e9  # multiplications of a product
 
 RowPass = Callable[..., None]
 """Takes tensors of N rows each, then others; writes into some of them."""
-OverRows = Callable[..., None]
-"""`in_blocks` or `fused`: takes a pass, its tensors of rows, its others."""
 
 
-def in_blocks(work: RowPass, rows: Sequence[Tensor], *others: Any) -> None:
-    """Do `work` on about `BLOCK_BYTES` of the first tensor at a time (in fp32)."""
-    size = max(1, rows[0].numel() // max(1, len(rows[0])))
-    step = max(1, BLOCK_BYTES // (4 * size))
-    for start in range(0, len(rows[0]), step):
-        work(*(tensor[start : start + step] for tensor in rows), *others)
+@dataclass(frozen=True)
+class OverRows:
+    """A way to do passes over rows."""
+
+    compiled: bool
+
+    def __call__(self, work: RowPass, rows: Sequence[Tensor], *others: Any) -> None:
+        """Do `work`: compiled code, made once for each shape, or about `BLOCK_BYTES` at a time."""
+        if self.compiled:
+            _compile(work)(*rows, *others)
+            return
+        size = max(1, rows[0].numel() // max(1, len(rows[0])))
+        step = max(1, BLOCK_BYTES // (4 * size))
+        for start in range(0, len(rows[0]), step):
+            work(*(tensor[start : start + step] for tensor in rows), *others)
 
 
-def fused(work: RowPass, rows: Sequence[Tensor], *others: Any) -> None:
-    """Do `work` on all rows by compiled code, which is made once for each shape."""
-    _compile(work)(*rows, *others)
+IN_BLOCKS, COMPILED = OverRows(compiled=False), OverRows(compiled=True)
 
 
 def choose(asked: bool | None, *, flops: float) -> OverRows:
@@ -53,18 +60,18 @@ def choose(asked: bool | None, *, flops: float) -> OverRows:
     there is none.
     """
     if asked is False or (asked is None and flops < WORTH_COMPILING_FLOPS):
-        return in_blocks
+        return IN_BLOCKS
     say("compiling the layers: some seconds")
     reason = _why_nothing_compiles()
     if reason is None:
         # PyTorch compiles a function for eight shapes; those of an earlier training are not ours.
         torch.compiler.reset()
-        return fused
+        return COMPILED
     if asked:
         fix = "apt install g++ python3-dev, or --set pretrain.compile=false"
         raise UserError("no-compiler", "compile = true", reason, fix)
     say(f"layers are not compiled, which costs about a tenth of the speed: {reason}")
-    return in_blocks
+    return IN_BLOCKS
 
 
 def find_compiler() -> str | None:
@@ -136,6 +143,11 @@ def gate_backward(
     by_gates.copy_(torch.ops.aten.silu_backward(by_hidden * values, gates))
 
 
+def add(total: Tensor, part: Tensor) -> None:
+    """Add `part` (N, I), of as many bits or fewer, to `total` (N, I)."""
+    total += part
+
+
 def turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Rotary positions (Su et al., 2021), in place.
 
@@ -167,17 +179,27 @@ def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
 
-def transposed(rows: Tensor, over_rows: OverRows) -> Tensor:
-    """`rows` (N, I) as (I, N), for a product: in compiled form with its numbers turned over.
+def gradient_of_weight(
+    upstream: Tensor, inputs: Tensor, dtype: torch.dtype, over_rows: OverRows
+) -> Tensor:
+    """`upstream.T @ inputs` (O, I) in `dtype`, of `upstream` (N, O) and `inputs` (N, I).
 
-    oneDNN is slow with a left factor whose columns lie apart: 8 ms for the gradient of a weight
-    of 768 by 3,072 from 2,048 tokens on two cores with AMX, 4 ms after a turn that takes 1 ms.
-    PyTorch's own turn takes 5 ms; MKL, for fp32, has no such trouble.
+    oneDNN is slow with a left factor whose columns lie apart, where the product is large: 8 ms for
+    a weight of 768 by 3,072 from 2,048 tokens on two cores with AMX, and 4 ms once the numbers are
+    turned over, which compiled code does in less than one (PyTorch's own in 5). The narrower
+    factor is turned, and then perhaps the product. MKL, for fp32, has no such trouble.
     """
-    if over_rows is not fused or rows.dtype == torch.float32:
-        return rows.T
-    out = rows.new_empty(rows.shape[::-1])
-    fused(_copy_transposed, (rows, out))
+    is_large = upstream.numel() * inputs.shape[1] >= WORTH_TURNING
+    if not (over_rows.compiled and is_large) or upstream.dtype == torch.float32:
+        return (upstream.T @ inputs).to(dtype)
+    if upstream.shape[1] <= inputs.shape[1]:
+        return (_transposed(upstream, upstream.dtype) @ inputs).to(dtype)
+    return _transposed(_transposed(inputs, inputs.dtype) @ upstream, dtype)
+
+
+def _transposed(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    out = rows.new_empty(rows.shape[::-1], dtype=dtype)
+    COMPILED(_copy_transposed, (rows, out))
     return out
 
 

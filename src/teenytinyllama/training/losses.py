@@ -13,6 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from teenytinyllama.training import cpu_passes
+from teenytinyllama.training.cpu_layers import LeanLinear
+from teenytinyllama.training.cpu_passes import OverRows
+
 # N rows, H hidden, V vocabulary
 IGNORED = -100
 CHUNK_BYTES_CPU = 64 * 1024 * 1024
@@ -83,7 +87,13 @@ def _softmax_gradient_on(device: torch.device) -> Any:
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, dtype: torch.dtype
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        z_loss: float,
+        dtype: torch.dtype,
+        over_rows: OverRows,
     ) -> Tensor:
         softmax_gradient = _softmax_gradient_on(hidden.device)
         narrow = weight.to(dtype)  # (V, H)
@@ -105,7 +115,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if by_weight is None:
                     by_weight = part.to(weight.dtype)
                 else:
-                    _add_narrow(by_weight, part)
+                    _add(by_weight, part, over_rows)
         ctx.save_for_backward(by_hidden, by_weight)
         return total
 
@@ -115,18 +125,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         by_hidden, by_weight = ctx.saved_tensors
         scaled_hidden = None if by_hidden is None else by_hidden * upstream.to(by_hidden.dtype)
         scaled_weight = None if by_weight is None else by_weight.mul_(upstream.to(by_weight.dtype))
-        return scaled_hidden, scaled_weight, None, None, None
+        return scaled_hidden, scaled_weight, None, None, None, None
 
 
-def _add_narrow(total: Tensor, part: Tensor) -> None:
+def _add(total: Tensor, part: Tensor, over_rows: OverRows) -> None:
     """Add a `part` of fewer bits to `total`, in place.
 
     A CPU makes a wide copy of the part first: some rows at a time it stays in the cache.
     """
-    row_bytes = total.element_size() * total.shape[1]
-    step = total.shape[0] if total.is_cuda else max(1, BLOCK_BYTES_CPU // row_bytes)
-    for start in range(0, total.shape[0], step):
-        total[start : start + step] += part[start : start + step]
+    if total.is_cuda:
+        total += part
+    else:
+        over_rows(cpu_passes.add, (total, part))
 
 
 def _rows_per_chunk(hidden: Tensor, vocab_size: int) -> int:
@@ -135,22 +145,35 @@ def _rows_per_chunk(hidden: Tensor, vocab_size: int) -> int:
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, z_loss: float = 0.0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    z_loss: float = 0.0,
+    over_rows: OverRows = cpu_passes.IN_BLOCKS,
 ) -> Tensor:
     """Sum over rows of the cross-entropy of `hidden @ weight.T` against `targets`.
 
     `hidden` (..., H), `weight` (V, H), `targets` (...); rows whose target is -100 count nothing.
     Products run in autocast's dtype where autocast is on; the softmax is always fp32. `z_loss`
-    adds that multiple of the squared log-partition (PaLM, section 5).
+    adds that multiple of the squared log-partition (PaLM, section 5). `over_rows` says how a CPU
+    does what lies between the products.
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     rows = hidden.reshape(-1, hidden.shape[-1])
     with torch.autocast(kind, enabled=False):
         total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            rows, weight, targets.reshape(-1), z_loss, dtype
+            rows, weight, targets.reshape(-1), z_loss, dtype, over_rows
         )
     return total
+
+
+def head_loss(model: Any, hidden: Tensor, targets: Tensor, *, z_loss: float = 0.0) -> Tensor:
+    """`linear_cross_entropy` of a causal model's head, computed as its layers are."""
+    head = model.lm_head
+    over_rows = head.over_rows if isinstance(head, LeanLinear) else cpu_passes.IN_BLOCKS
+    return linear_cross_entropy(hidden, head.weight, targets, z_loss=z_loss, over_rows=over_rows)
 
 
 class NextTokenLoss(nn.Module):
@@ -182,4 +205,4 @@ class NextTokenLoss(nn.Module):
         hidden = self.model.model(
             inputs_embeds=embedded, position_ids=position_ids, use_cache=False
         ).last_hidden_state  # (B, T, H)
-        return linear_cross_entropy(hidden, self.model.lm_head.weight, labels, z_loss=self.z_loss)
+        return head_loss(self.model, hidden, labels, z_loss=self.z_loss)

@@ -44,7 +44,7 @@ from teenytinyllama.training.isolated_attention import isolate_texts
 from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.lora import add_lora
-from teenytinyllama.training.losses import linear_cross_entropy
+from teenytinyllama.training.losses import head_loss
 
 # B micro-batch, T sequence, H hidden, S supervised places of a micro-batch
 
@@ -70,7 +70,7 @@ class AnswerLoss(nn.Module):
             input_ids=input_ids, position_ids=position_ids, use_cache=False
         ).last_hidden_state  # (B, T, H)
         learnt = hidden.flatten(0, 1).index_select(0, places)  # (S, H)
-        return linear_cross_entropy(learnt, self.model.lm_head.weight, targets)
+        return head_loss(self.model, learnt, targets)
 
 
 def run(

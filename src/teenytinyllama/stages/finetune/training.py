@@ -37,7 +37,7 @@ from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
 from teenytinyllama.training.journal import METRICS_NAME
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.lora import CLASSIFIER_HEADS, add_lora
-from teenytinyllama.training.losses import IGNORED, linear_cross_entropy
+from teenytinyllama.training.losses import IGNORED, head_loss
 
 # B micro-batch, T sequence, C labels
 RESULT_NAME = "result.json"
@@ -71,7 +71,7 @@ class LabelLoss(nn.Module):
         states = hidden[torch.arange(len(last), device=last.device), last]  # (B, H)
         logits = self.model.score(states)
         following = torch.where(is_text, input_ids, IGNORED)[:, 1:]  # (B, T-1)
-        language = linear_cross_entropy(hidden[:, :-1], self.model.lm_head.weight, following)
+        language = head_loss(self.model, hidden[:, :-1], following)
         label_loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
         return label_loss + self.token_weight * language
 
