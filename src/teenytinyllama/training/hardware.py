@@ -85,15 +85,40 @@ def keeping_freed_memory(device: torch.device) -> Iterator[None]:
     page by page, each filled with zeros: 130,000 faults in a step of the paper's 160m, a tenth of
     its time. GPUs have PyTorch's own allocator; other C libraries are left as they are.
     """
-    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
+    libc = _glibc(device)
+    if libc is not None:
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
     try:
         yield
     finally:
+        _as_usual(libc)
+
+
+@contextmanager
+def large_blocks_apart(device: torch.device) -> Iterator[None]:
+    """Inside, blocks of a megabyte or more on a CPU lie apart from all others.
+
+    For what lives on, such as moments: it leaves no gaps in the memory that steps take and free,
+    which at the paper's 160m are 0.17 of 3.8 GB.
+    """
+    libc = _glibc(device)
+    if libc is not None:
+        libc.mallopt(M_MMAP_THRESHOLD, 2**20)
+    try:
+        yield
+    finally:
+        _as_usual(libc)
+
+
+def _glibc(device: torch.device) -> ctypes.CDLL | None:
+    """The C library, where it is glibc and tensors on `device` are its blocks."""
+    is_ours = device.type == "cpu" and platform.libc_ver()[0] == "glibc"
+    return ctypes.CDLL(None) if is_ours else None
+
+
+def _as_usual(libc: ctypes.CDLL | None) -> None:
+    if libc is not None:
         libc.mallopt(M_MMAP_MAX, USUAL_MMAP_MAX)
         libc.mallopt(M_MMAP_THRESHOLD, USUAL_MMAP_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, USUAL_TRIM_BYTES)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -95,27 +96,31 @@ class Loop:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.clean_up(self.out_dir)
         self.engine.wait()
-        self._resume()
-        check_disk(self.out_dir, self.model, self.settings, self.progress.step)
-        progress = self.progress
-        self._spending.begin(progress, energy=progress.energy, seconds=progress.seconds)
-        self._saved_at = time.monotonic()
         try:
-            with (
-                hardware.keeping_freed_memory(self.device),
-                stop_signals(self._ask_to_stop),
-                self._watchdog.running(),
-            ):
-                while self.progress.step < self.settings.num_steps:
-                    try:
-                        self._one_step()
-                        self._after_step()
-                    except _RolledBack:
-                        continue
+            # What the first step takes and keeps, moments above all, would leave gaps in between.
+            with hardware.large_blocks_apart(self.device):
+                self._resume()
+                check_disk(self.out_dir, self.model, self.settings, self.progress.step)
+                progress = self.progress
+                self._spending.begin(progress, energy=progress.energy, seconds=progress.seconds)
+                self._saved_at = time.monotonic()
+                with stop_signals(self._ask_to_stop), self._watchdog.running():
+                    self._advance()
+                    with hardware.keeping_freed_memory(self.device):
+                        while self.progress.step < self.settings.num_steps:
+                            self._advance()
         finally:
             self._journal.close()
             checkpoints.finish_removals()
         return self._figures()
+
+    def _advance(self) -> None:
+        """Take a step and do what is due after it, unless all are done."""
+        if self.progress.step == self.settings.num_steps:
+            return
+        with suppress(_RolledBack):
+            self._one_step()
+            self._after_step()
 
     def _ask_to_stop(self, name: str) -> None:
         self.stop_signal = name
