@@ -42,10 +42,40 @@ print(outside, inside, faults(64))
     assert after > PAGES_OF_64_MB / 2, "what was kept is given back afterwards"
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_what_lives_on_lies_apart_from_what_a_step_takes() -> None:
+    # After a block of 16 MB was freed, glibc takes blocks of 4 MB from its heap.
+    script = """
+import ctypes, torch
+from teenytinyllama.training import hardware
+
+class Info(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+
+def apart():
+    before = libc.mallinfo2().hblks
+    block = torch.zeros(4 * 2**20, dtype=torch.uint8)
+    return libc.mallinfo2().hblks - before
+
+torch.zeros(16 * 2**20, dtype=torch.uint8)
+outside = apart()
+with hardware.large_blocks_apart(torch.device("cpu")):
+    inside = apart()
+print(outside, inside, apart())
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert list(map(int, ran.stdout.split())) == [0, 1, 0]
+
+
 def test_a_gpu_has_an_allocator_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: None) -> None:
         raise AssertionError("the C library was asked for")
 
     monkeypatch.setattr("ctypes.CDLL", refuse)
-    with hardware.keeping_freed_memory(torch.device("cuda")):
+    gpu = torch.device("cuda")
+    with hardware.large_blocks_apart(gpu), hardware.keeping_freed_memory(gpu):
         pass

@@ -165,6 +165,17 @@ def test_a_stop_signal_saves_the_step_it_fell_into(tmp_path):
     assert found.state["progress"]["step"] == step > 0
 
 
+def test_other_arithmetic_than_before_is_said(tmp_path, capsys):
+    train(tmp_path, num_steps=5)
+    train(tmp_path, num_steps=10)
+    assert "last bits" not in capsys.readouterr().err
+    torch.set_num_threads(2)
+    train(tmp_path, num_steps=15)
+    said = capsys.readouterr().err
+    assert "going on from step-0000010" in said
+    assert "not be those of a run that stayed (threads: 1 before, 2 now)" in said
+
+
 def test_dropout_survives_a_resume(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(whole, the_job=job(dropout=0.2))

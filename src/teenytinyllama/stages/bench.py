@@ -31,6 +31,7 @@ from teenytinyllama.formats.manifest import write_json
 from teenytinyllama.model import build_model, llama_config
 from teenytinyllama.progress import say
 from teenytinyllama.recipe import EnergySettings, ModelSettings
+from teenytinyllama.training import hardware
 from teenytinyllama.training.decoder import Decoder
 from teenytinyllama.training.talkers import load_talker
 
@@ -204,13 +205,8 @@ def _peak_memory_bytes(device: torch.device) -> int:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    name = platform.processor() or platform.machine()
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.is_file():
-        models = [x for x in cpu_info.read_text().splitlines() if x.startswith("model name")]
-        name = models[0].partition(":")[2].strip() if models else name
     return {
-        "cpu": name,
+        "cpu": hardware.cpu_name(),
         "num_cpus": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,

@@ -46,9 +46,15 @@ class Engine:
     """
 
     def __init__(
-        self, accelerator: Accelerator, objective: nn.Module, settings: LoopSettings
+        self,
+        accelerator: Accelerator,
+        objective: nn.Module,
+        settings: LoopSettings,
+        *,
+        compiled: bool,
     ) -> None:
         self.device: torch.device = accelerator.device
+        self.compiled = compiled
         self.rank: int = accelerator.process_index
         self.world: int = accelerator.num_processes
         model = objective.model
@@ -62,11 +68,16 @@ class Engine:
         self, objective: nn.Module, settings: LoopSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         """What a micro-batch goes through, and the optimizers of its weights."""
-        if _compiles(settings, self.device):
+        if self._compiles_modules:
             model: Any = self.model
             model.get_submodule(model.base_model_prefix).compile(dynamic=False)
         optimizers = _optimizers_of(self.model, settings)
         return self._accelerator.prepare_model(objective), optimizers
+
+    @property
+    def _compiles_modules(self) -> bool:
+        """Never on a CPU: there, what is compiled lies inside the layers (cpu_passes.py)."""
+        return self.compiled and self.device.type == "cuda"
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -146,7 +157,7 @@ class Sharded(Engine):
         spread: nn.Module = fsdp2_prepare_model(self._accelerator, copy.deepcopy(objective))
         slices: Any = spread.model
         self._slices = slices
-        if _compiles(settings, self.device):
+        if self._compiles_modules:
             for layer in slices.model.layers:
                 # The forward alone: what gathers the slices stays outside of the graph.
                 layer.forward = torch.compile(layer.forward, dynamic=False)
@@ -304,11 +315,6 @@ def _norm_of(gradients: list[Tensor]) -> Tensor:
     return torch.stack([torch.dot(gradient, gradient) for gradient in flat]).sum().sqrt()
 
 
-def _compiles(settings: LoopSettings, device: torch.device) -> bool:
-    """Whether the model is compiled as a whole: never on a CPU (cpu_passes.py)."""
-    return device.type == "cuda" and settings.compile is not False
-
-
 def _optimizers_of(model: nn.Module, settings: LoopSettings) -> list[torch.optim.Optimizer]:
     compute_dtype = hardware.compute_dtype(settings.precision)
     return build_optimizers(model, settings.optimizer, compute_dtype=compute_dtype)
@@ -348,8 +354,11 @@ def start_engine(objective: nn.Module, settings: LoopSettings, *, flops: float) 
     model: Any = objective.model
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    compiled = settings.compile is not False
     if device.type == "cpu":
-        use_lean_layers(model, cpu_passes.choose(settings.compile, flops=flops))
+        over_rows = cpu_passes.choose(settings.compile, flops=flops)
+        use_lean_layers(model, over_rows)
+        compiled = over_rows.compiled
     objective.train()
     engine = Engine
     if accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_FSDP"):
@@ -358,7 +367,7 @@ def start_engine(objective: nn.Module, settings: LoopSettings, *, flops: float) 
     elif accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_DEEPSPEED"):
         _check_stage()
         engine = Zero
-    return engine(accelerator, objective, settings)
+    return engine(accelerator, objective, settings, compiled=compiled)
 
 
 def _is_asked(variable: str) -> bool:

@@ -47,9 +47,11 @@ from teenytinyllama.training.journal import Journal
 from teenytinyllama.training.optimizer import set_learning_rates
 from teenytinyllama.training.saving import (
     Progress,
+    arithmetic,
     check_identity,
     progress_from_json,
     progress_to_json,
+    warn_of_other_arithmetic,
 )
 from teenytinyllama.training.schedules import learning_rate_factor
 from teenytinyllama.training.setbacks import Setbacks
@@ -74,6 +76,7 @@ class Loop:
         self.device, self.world = self.engine.device, self.engine.world
         self.is_main = self.engine.rank == 0
         self.model = self.engine.model
+        self._arithmetic = arithmetic(self.engine, settings)
         self.peak_flops_per_s = hardware.matmul_flops_per_s(
             hardware.compute_dtype(settings.precision), self.device
         )
@@ -298,6 +301,7 @@ class Loop:
         if self.is_main:
             state = {
                 "identity": dict(self.job.identity),
+                "arithmetic": self._arithmetic,
                 "progress": progress_to_json(self.progress),
                 "skip_steps": sorted(self._setbacks.skip_steps),
             }
@@ -331,6 +335,7 @@ class Loop:
             self._setbacks.skip_steps |= set(found.state["skip_steps"])
             self.engine.load(found.model, found.optimizer)
             say(f"going on from {found.path.name}")
+            warn_of_other_arithmetic(found, self._arithmetic)
         self._stats = []
         self._journal.cut(self.progress.log_bytes, self.progress.samples_bytes)
 

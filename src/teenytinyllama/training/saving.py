@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from teenytinyllama.energy import Energy
 from teenytinyllama.errors import UserError
+from teenytinyllama.progress import say
+from teenytinyllama.training import hardware
 from teenytinyllama.training.checkpoints import Checkpoint
+from teenytinyllama.training.engines import Engine
+from teenytinyllama.training.job import LoopSettings
 
 
 @dataclass
@@ -37,6 +43,33 @@ def progress_to_json(progress: Progress) -> dict[str, Any]:
 def progress_from_json(value: Mapping[str, Any]) -> Progress:
     """What `progress_to_json` wrote."""
     return Progress(**{**value, "energy": Energy(*value["energy"])})
+
+
+def arithmetic(engine: Engine, settings: LoopSettings) -> dict[str, str]:
+    """What decides the last bits of a result beside the recipe.
+
+    Sums of floating-point numbers depend on their order, and that on all of these.
+    """
+    is_gpu = engine.device.type == "cuda"
+    return {
+        "chip": hardware.device_name(engine.device) if is_gpu else hardware.cpu_name(),
+        "threads": "any" if is_gpu else str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "compiled layers": "yes" if engine.compiled else "no",
+        "parts of a gradient": str(max(engine.world, settings.gradient_shards)),
+    }
+
+
+def warn_of_other_arithmetic(found: Checkpoint, now: Mapping[str, str]) -> None:
+    """Say where a training goes on with other arithmetic than it had: a run on a spot machine may.
+
+    The result is as good, but it is not the bytes of a run that stayed where it was.
+    """
+    saved = found.state.get("arithmetic", now)
+    rows = [f"{k}: {saved.get(k)} before, {v} now" for k, v in now.items() if saved.get(k) != v]
+    if rows:
+        changes = "; ".join(rows)
+        say(f"the last bits of the result will not be those of a run that stayed ({changes})")
 
 
 def check_identity(found: Checkpoint, identity: Mapping[str, str]) -> None:
