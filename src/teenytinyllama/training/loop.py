@@ -15,7 +15,8 @@ A batch goes through these files, in this order:
                     cpu_passes.py (between the products) and cpu_attention.py (short rows)
     setbacks.py     what happens when a gradient is not finite
     saving.py       what stands in a checkpoint beside the tensors (checkpoints.py writes it)
-    spending.py     seconds, energy, tokens per second; journal.py writes them down
+    spending.py     seconds, energy, tokens per second; journal.py writes them down, and
+                    contention.py notices who else holds the processors
     watchdog.py     what happens when a disk hangs; stopping.py, when somebody asks to stop
 """
 
@@ -39,6 +40,7 @@ from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.progress import say
 from teenytinyllama.training import checkpoints, hardware
+from teenytinyllama.training.contention import Contention
 from teenytinyllama.training.engines import start_engine
 from teenytinyllama.training.fitting import check_disk, first_micro_batch, smaller_micro_batch
 from teenytinyllama.training.gradients import step_gradients
@@ -88,7 +90,7 @@ class Loop:
         self._stats: list[Tensor] = []
         self._journal = Journal(out_dir, context, settings, is_main=self.is_main)
         self._setbacks = Setbacks(self._journal, job.describe_step)
-        self._spending = Spending(context.meter)
+        self._spending = Spending(context.meter, Contention(self.device))
         self._watchdog = Watchdog()
 
     # --- running -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from teenytinyllama.energy import Energy, EnergyMeter
+from teenytinyllama.training.contention import Contention
 from teenytinyllama.training.saving import Progress
 
 SECONDS_BETWEEN_READINGS = 10.0
@@ -13,8 +14,8 @@ SECONDS_BETWEEN_READINGS = 10.0
 class Spending:
     """Clock and meter of one session, added to what earlier sessions left in the checkpoint."""
 
-    def __init__(self, meter: EnergyMeter) -> None:
-        self._meter = meter
+    def __init__(self, meter: EnergyMeter, contention: Contention) -> None:
+        self._meter, self._contention = meter, contention
         self.best_tokens_per_s = 0.0
         self._read_at = 0.0
 
@@ -30,6 +31,7 @@ class Spending:
     def pause_over(self) -> None:
         """What went before (an evaluation, samples, a save) is not training time."""
         self._rated_at = time.monotonic()
+        self._waited = self._contention.waited_seconds()
 
     def update(self, progress: Progress, *, now: bool = True) -> None:
         """Bring energy and seconds up to date; a reading costs 0.1 s, so a log line may be late."""
@@ -46,6 +48,7 @@ class Spending:
         tokens_per_s = (progress.tokens - self._tokens) / passed
         self._tokens = progress.tokens
         self.best_tokens_per_s = max(self.best_tokens_per_s, tokens_per_s)
+        self._contention.look(passed, self._contention.waited_seconds() - self._waited)
         return tokens_per_s
 
     def seconds_left(self, progress: Progress, num_steps: int) -> float:
