@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.formats.documents import Document
-from teenytinyllama.formats.manifest import fingerprint_of, write_json
+from teenytinyllama.formats.manifest import (
+    fingerprint_files,
+    fingerprint_of,
+    read_manifest,
+    write_json,
+)
 
 
 def keep(path: Path, of: dict[str, Any], work_out: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -45,3 +50,14 @@ def identity_of(documents: Iterable[Document]) -> str:
     for document in documents:
         digest.update(json.dumps([document.id, document.source, document.text]).encode())
     return digest.hexdigest()
+
+
+def made_in(room_dir: Path) -> str:
+    """Fingerprint of what a room made, by its receipt: a copy of the run has the same.
+
+    Where a room left no receipt, that of its training files' names, sizes and times.
+    """
+    receipt = read_manifest(room_dir)
+    if receipt is None:
+        return fingerprint_files(room_dir.glob("*train*"))
+    return receipt.content_fingerprint()

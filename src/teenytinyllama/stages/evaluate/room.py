@@ -17,7 +17,6 @@ from teenytinyllama.formats.documents import Document, read_documents
 from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
 from teenytinyllama.formats.manifest import (
     Outcome,
-    fingerprint_files,
     fingerprint_of,
     write_json,
 )
@@ -28,7 +27,7 @@ from teenytinyllama.stages.evaluate import run_tasks
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.bigram import train_bigram
 from teenytinyllama.stages.evaluate.compressors import compressed_bits_per_byte
-from teenytinyllama.stages.evaluate.kept import identity_of, keep
+from teenytinyllama.stages.evaluate.kept import identity_of, keep, made_in
 from teenytinyllama.stages.evaluate.models import LoadedModel, folder_name, load_model
 from teenytinyllama.stages.evaluate.overlap import ITEM_RUN_WORDS, NEAR_RUN_WORDS, NEAR_SHARE
 from teenytinyllama.stages.evaluate.seen_before import check_overlap, say_overlap
@@ -80,7 +79,7 @@ def run(
         {
             "texts": texts,
             "tokenizer": encoder.fingerprint,
-            "tokens": fingerprint_files(pack_dir.glob("*train*")),
+            "tokens": made_in(pack_dir),
             "max_bigram_tokens": settings.max_bigram_tokens,
         },
         lambda: _yardsticks(settings, documents, encoder, pack_dir),
@@ -248,7 +247,7 @@ def _overlap(
         return {"checked": False}
     of = {
         "texts": texts,
-        "training": fingerprint_files(corpus_dir.glob("*train*")),
+        "training": made_in(corpus_dir),
         "items": {one.name: fingerprint_of(one.scored_items) for one in benchmarks},
         "runs": [ITEM_RUN_WORDS, NEAR_RUN_WORDS, NEAR_SHARE],
     }
