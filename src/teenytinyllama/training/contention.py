@@ -38,7 +38,7 @@ class Contention:
         for thread in self._tasks.glob("*/schedstat"):
             try:
                 nanoseconds += int(thread.read_text(encoding="ascii").split()[1])
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue  # ended since it was listed
         return nanoseconds / 1e9
 
