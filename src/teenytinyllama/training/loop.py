@@ -180,7 +180,7 @@ class Loop:
         figures: dict[str, float] = {}
         if self.job.evaluate and (last or _due(step, settings.evaluate_every_steps)):
             self._fetch()
-            with hardware.autocast(settings.precision, self.device):
+            with self._spending.paused(), hardware.autocast(settings.precision, self.device):
                 figures = self._out_of_training(self.job.evaluate)
         if last or figures or _due(step, settings.log_every_steps):
             self._log(figures)
@@ -193,7 +193,8 @@ class Loop:
         by_step = _due(step, settings.checkpoints.every_steps) or self._is_permanent(step)
         if stop or is_time or by_step or last:
             self._fetch()
-            self._save()
+            with self._spending.paused():
+                self._save()
         if stop:
             raise Interrupted(f"{stop} after step {self.progress.step}")
 
@@ -258,12 +259,16 @@ class Loop:
 
     def _log(self, figures: dict[str, float]) -> None:
         self._fetch()
-        progress, spending, now = self.progress, self._spending, time.monotonic()
+        tokens_per_s = self._spending.rate(self.progress)
+        with self._spending.paused():
+            self._write_line(figures, tokens_per_s)
+
+    def _write_line(self, figures: dict[str, float], tokens_per_s: float) -> None:
+        progress, spending = self.progress, self._spending
         num_steps = self.settings.num_steps
         counted = [row for row in progress.pending if not row[2]]
         progress.pending = []
         spending.update(progress, now=progress.step == num_steps)
-        tokens_per_s = spending.rate(progress, now)
         line = {
             "step": progress.step,
             "tokens": progress.tokens,
@@ -283,17 +288,16 @@ class Loop:
             seconds=progress.seconds,
             at_once=bool(figures),
         )
-        spending.pause_over()
 
     def _utilisation(self, tokens_per_s: float) -> float:
         return tokens_per_s * self.job.flops_per_token / (self.peak_flops_per_s * self.world)
 
     def _write_samples(self) -> None:
         assert self.job.sample is not None
-        rows = self._out_of_training(self.job.sample)
-        where = {"step": self.progress.step, "tokens": self.progress.tokens}
-        self.progress.samples_bytes = self._journal.samples([{**where, **row} for row in rows])
-        self._spending.pause_over()
+        with self._spending.paused():
+            rows = self._out_of_training(self.job.sample)
+            where = {"step": self.progress.step, "tokens": self.progress.tokens}
+            self.progress.samples_bytes = self._journal.samples([{**where, **row} for row in rows])
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -321,7 +325,6 @@ class Loop:
                 )
         self.engine.wait()
         self._saved_at = time.monotonic()
-        self._spending.pause_over()
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint; cut the logs back to what it had written."""

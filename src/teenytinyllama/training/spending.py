@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from teenytinyllama.energy import Energy, EnergyMeter
 from teenytinyllama.training.contention import Contention
@@ -26,12 +28,25 @@ class Spending:
         self._first_step = progress.step
         self._started = time.monotonic()
         self._tokens = progress.tokens
-        self.pause_over()
+        self._trained = self._waited = 0.0  # seconds since the last rate
+        self._go_on()
 
-    def pause_over(self) -> None:
-        """What went before (an evaluation, samples, a save) is not training time."""
-        self._rated_at = time.monotonic()
-        self._waited = self._contention.waited_seconds()
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside is no training time: an evaluation, samples, a save, a line in the log."""
+        self._halt()
+        try:
+            yield
+        finally:
+            self._go_on()
+
+    def _halt(self) -> None:
+        self._trained += time.monotonic() - self._going_since
+        self._waited += self._contention.waited_seconds() - self._waited_before
+
+    def _go_on(self) -> None:
+        self._going_since = time.monotonic()
+        self._waited_before = self._contention.waited_seconds()
 
     def update(self, progress: Progress, *, now: bool = True) -> None:
         """Bring energy and seconds up to date; a reading costs 0.1 s, so a log line may be late."""
@@ -42,13 +57,15 @@ class Spending:
         self._read_at = time.monotonic()
         progress.energy = Energy(*(a + b for a, b in zip(self._energy_before, used, strict=True)))
 
-    def rate(self, progress: Progress, now: float) -> float:
+    def rate(self, progress: Progress) -> float:
         """Tokens per second since the last call, pauses left out."""
-        passed = max(now - self._rated_at, 1e-9)
-        tokens_per_s = (progress.tokens - self._tokens) / passed
-        self._tokens = progress.tokens
+        self._halt()
+        tokens_per_s = (progress.tokens - self._tokens) / max(self._trained, 1e-9)
         self.best_tokens_per_s = max(self.best_tokens_per_s, tokens_per_s)
-        self._contention.look(passed, self._contention.waited_seconds() - self._waited)
+        self._contention.look(self._trained, self._waited)
+        self._tokens = progress.tokens
+        self._trained = self._waited = 0.0
+        self._go_on()
         return tokens_per_s
 
     def seconds_left(self, progress: Progress, num_steps: int) -> float:

@@ -1,0 +1,63 @@
+"""Rates of a training, by a clock that the test turns."""
+
+import pytest
+import torch
+
+from teenytinyllama.energy import Energy
+from teenytinyllama.training import spending
+from teenytinyllama.training.contention import Contention
+from teenytinyllama.training.saving import Progress
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Meter:
+    def read(self):
+        return Energy()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(spending, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def spent(clock):
+    spent = spending.Spending(Meter(), Contention(torch.device("cuda")))
+    spent.begin(Progress(), energy=Energy(), seconds=0.0)
+    return spent
+
+
+def test_an_evaluation_before_the_line_does_not_slow_the_rate(clock, spent):
+    clock.now += 2.0
+    with spent.paused():
+        clock.now += 100.0
+    assert spent.rate(Progress(tokens=400)) == 200.0
+
+
+def test_a_save_between_two_lines_does_not_quicken_it(clock, spent):
+    clock.now += 1.0
+    with spent.paused():
+        clock.now += 5.0
+    clock.now += 1.0
+    assert spent.rate(Progress(tokens=400)) == 200.0
+    clock.now += 4.0
+    assert spent.rate(Progress(tokens=1000)) == 150.0
+    assert spent.best_tokens_per_s == 200.0
+
+
+def test_seconds_of_earlier_sessions_and_of_pauses_count_as_time_spent(clock, spent):
+    spent.begin(Progress(), energy=Energy(), seconds=30.0)
+    clock.now += 1.0
+    with spent.paused():
+        clock.now += 5.0
+    progress = Progress()
+    spent.update(progress)
+    assert progress.seconds == 36.0
