@@ -2,8 +2,8 @@
 
 PyTorch's threads meet after every operator. While another program has the core of one, the others
 wait for it, and hold their own cores while they do: one busy program beside two threads costs nine
-tenths of the speed, not a third. Threads that wait less eagerly lose half (EXPERIMENTS.md), and a
-twentieth on a quiet machine, which is why they are not the rule.
+tenths of the speed, not a third. Threads that wait as `REMEDY` says keep two fifths of it, and lose
+a sixth on a quiet machine, which is why they are not the rule (EXPERIMENTS.md).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Contention:
         self._tasks = tasks
         is_set = any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))
         self._is_silent = self._num_threads == 1 or is_set
-        self._seconds = self._waited = 0.0
+        self._passed_s = self._waited_s = 0.0
 
-    def waited_seconds(self) -> float:
-        """So far, over all threads; 0 where the system does not count it."""
+    def waited_s(self) -> float:
+        """Seconds so far, over all threads; 0 where the system does not count it."""
         if self._is_silent:
             return 0.0
         nanoseconds = 0
@@ -42,14 +42,14 @@ class Contention:
                 continue  # ended since it was listed
         return nanoseconds / 1e9
 
-    def look(self, seconds: float, waited: float) -> None:
-        """Take in that threads `waited` within so many `seconds`; say so where it is much, once."""
-        self._seconds += seconds
-        self._waited += max(0.0, waited)
-        if self._is_silent or self._seconds < SECONDS_BETWEEN_LOOKS:
+    def look(self, passed_s: float, waited_s: float) -> None:
+        """Take in that threads waited `waited_s` of `passed_s`; say so where it is much, once."""
+        self._passed_s += passed_s
+        self._waited_s += max(0.0, waited_s)
+        if self._is_silent or self._passed_s < SECONDS_BETWEEN_LOOKS:
             return
-        share = self._waited / (self._seconds * self._num_threads)
-        self._seconds = self._waited = 0.0
+        share = self._waited_s / (self._passed_s * self._num_threads)
+        self._passed_s = self._waited_s = 0.0
         if share > MOST_WAITED:
             self._is_silent = True
             say(

@@ -28,7 +28,7 @@ class Spending:
         self._first_step = progress.step
         self._started = time.monotonic()
         self._tokens = progress.tokens
-        self._trained = self._waited = 0.0  # seconds since the last rate
+        self._trained_s = self._waited_s = 0.0  # since the last rate
         self._go_on()
 
     @contextmanager
@@ -41,12 +41,12 @@ class Spending:
             self._go_on()
 
     def _halt(self) -> None:
-        self._trained += time.monotonic() - self._going_since
-        self._waited += self._contention.waited_seconds() - self._waited_before
+        self._trained_s += time.monotonic() - self._going_since
+        self._waited_s += self._contention.waited_s() - self._waited_before_s
 
     def _go_on(self) -> None:
         self._going_since = time.monotonic()
-        self._waited_before = self._contention.waited_seconds()
+        self._waited_before_s = self._contention.waited_s()
 
     def update(self, progress: Progress, *, now: bool = True) -> None:
         """Bring energy and seconds up to date; a reading costs 0.1 s, so a log line may be late."""
@@ -60,11 +60,11 @@ class Spending:
     def rate(self, progress: Progress) -> float:
         """Tokens per second since the last call, pauses left out."""
         self._halt()
-        tokens_per_s = (progress.tokens - self._tokens) / max(self._trained, 1e-9)
+        tokens_per_s = (progress.tokens - self._tokens) / max(self._trained_s, 1e-9)
         self.best_tokens_per_s = max(self.best_tokens_per_s, tokens_per_s)
-        self._contention.look(self._trained, self._waited)
+        self._contention.look(self._trained_s, self._waited_s)
         self._tokens = progress.tokens
-        self._trained = self._waited = 0.0
+        self._trained_s = self._waited_s = 0.0
         self._go_on()
         return tokens_per_s
 
