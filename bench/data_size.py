@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from teenytinyllama import model as sizes
-from teenytinyllama.formats.tokens import TokenFile, open_tokens, write_index
-from teenytinyllama.recipe import ModelSettings, PretrainSettings
-from teenytinyllama.stages.pretrain import _micro_batches
-from teenytinyllama.training.batches import SequenceOrder
+from teenytinyllama.artifacts.tokens import TokenFile, open_tokens, write_index
+from teenytinyllama.modeling import model_size as sizes
+from teenytinyllama.settings.recipe import ModelSettings, PretrainSettings
+from teenytinyllama.stages.pretrain.stage import _micro_batches
+from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.losses import NextTokenLoss
 
 VOCAB_SIZE = 2048

@@ -23,11 +23,11 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
-from teenytinyllama.model import build_model, llama_config
-from teenytinyllama.recipe import EvaluateSettings, ModelSettings, Task
-from teenytinyllama.stages.evaluate.definitions import load_benchmark
-from teenytinyllama.stages.evaluate.harness import PackedLM
-from teenytinyllama.training import hardware
+from teenytinyllama import hardware
+from teenytinyllama.modeling.model_size import build_model, llama_config
+from teenytinyllama.settings.recipe import EvaluateSettings, ModelSettings, Task
+from teenytinyllama.stages.evaluate.packed_lm import PackedLM
+from teenytinyllama.stages.evaluate.task_loading import load_benchmark
 
 # name: (task files, folder, the peer's documents, our documents, goal). The peer's time is linear
 # in the tokens it reads, ours has a part that a whole task pays once: so the peer scores the first

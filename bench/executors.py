@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.recipe import FilterSettings
-from teenytinyllama.stages.corpus.executors import executor_for, shards_of
+from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.stages.corpus.datatrove_executors import executor_for, shards_of
 
 MAX_SLURM_S = 280
 

@@ -31,10 +31,10 @@ from datatrove.utils import word_tokenizers
 from datatrove.utils.text import split_into_parts
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from teenytinyllama.recipe import FilterSettings
-from teenytinyllama.stages.corpus.filters import Chain, rules
+from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.stages.corpus.filters import Chain, heuristic_rules
 from teenytinyllama.stages.corpus.filters.thresholds import load_language
-from teenytinyllama.stages.corpus.filters.words import FAST_WORD, spacy_cuts, words_of
+from teenytinyllama.stages.corpus.filters.word_table import FAST_WORD, spacy_cuts, words_of
 
 ROUNDS = 3
 Judge = Callable[[Sequence[str]], list[str | None]]
@@ -118,7 +118,9 @@ def timed(judge: Judge, texts: Sequence[str]) -> tuple[list[str | None], float]:
 
 def explain(text: str, chain: Chain, ours: str | None, theirs: str | None) -> str:
     """Both reasons with the numbers they stand on."""
-    values = rules.measure(text, words_of(text, chain.settings.words, "pt"), chain.data.stop_words)
+    values = heuristic_rules.measure(
+        text, words_of(text, chain.settings.words, "pt"), chain.data.stop_words
+    )
     shown = {name: round(values.get(name, -1), 5) for name in (ours, theirs) if name in values}
     return f"ours {ours}, datatrove {theirs}: {shown} in {text[:60]!r} ({len(text)} characters)"
 

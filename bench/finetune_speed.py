@@ -30,16 +30,21 @@ from transformers import (
     TrainingArguments,
 )
 
-from teenytinyllama.context import RoomContext
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.formats.encoding import load_tokenizer
-from teenytinyllama.model import build_model, llama_config
-from teenytinyllama.recipe import EnergySettings, FinetuneSettings, LabelledSet, ModelSettings
-from teenytinyllama.stages.finetune import training
-from teenytinyllama.stages.finetune.encoding import LengthGroupedOrder
-from teenytinyllama.stages.finetune.labelled import read_labelled
-from teenytinyllama.stages.finetune.models import own_learner
-from teenytinyllama.training.base_model import save_final
+from teenytinyllama.modeling.loading import save_final
+from teenytinyllama.modeling.model_size import build_model, llama_config
+from teenytinyllama.settings.recipe import (
+    EnergySettings,
+    FinetuneSettings,
+    LabelledSet,
+    ModelSettings,
+)
+from teenytinyllama.stages.finetune import classification_task
+from teenytinyllama.stages.finetune.classifier_models import own_learner
+from teenytinyllama.stages.finetune.labelled_dataset import read_labelled
+from teenytinyllama.stages.finetune.length_grouping import LengthGroupedOrder
+from teenytinyllama.stages.interface import RoomContext
 from teenytinyllama.training.loop import Loop
 
 MODEL = ModelSettings(
@@ -65,7 +70,7 @@ def ours(learner, rows, splits, out_dir, num_labels, precision):
         tasks=(LabelledSet(name="t", kind="storybook"),), num_epochs=1, precision=precision
     )
     order = LengthGroupedOrder([len(row.ids) for row in rows], BATCH, 0)
-    job = training._job(model, splits, order, learner.pad_id, lambda _: None, settings)
+    job = classification_task._job(model, splits, order, learner.pad_id, lambda _: None, settings)
     starts = []
     inner = job.micro_batches
 
@@ -76,7 +81,12 @@ def ours(learner, rows, splits, out_dir, num_labels, precision):
     object.__setattr__(job, "micro_batches", timed)
     energy = EnergySettings()
     context = RoomContext("bench", "pt", energy, EnergyMeter(energy))
-    Loop(job, training._loop_settings(settings, order.steps_per_epoch, 0), out_dir, context).run()
+    Loop(
+        job,
+        classification_task._loop_settings(settings, order.steps_per_epoch, 0),
+        out_dir,
+        context,
+    ).run()
     return rate(starts)
 
 
@@ -132,7 +142,9 @@ def main() -> None:
         save_final(build_model(config, seed=0), base / "final", args.tokenizer)
         learner = own_learner(base, args.tokenizer, encoder, 256)
         rows = [learner.encode(one) for one in data.splits["train"][: args.examples]]
-        splits = training.Splits(rows, rows[:16], rows[:16], len(data.label_names), "bench")
+        splits = classification_task.Splits(
+            rows, rows[:16], rows[:16], len(data.label_names), "bench"
+        )
         for pair in range(args.pairs):
             out = Path(folder) / str(pair)
             mine = ours(learner, rows, splits, out, splits.num_labels, args.precision)

@@ -28,10 +28,10 @@ from typing import Any
 
 import torch
 
-from teenytinyllama.context import RoomContext
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.recipe import EnergySettings, FinetuneSettings, LabelledSet
-from teenytinyllama.stages import finetune
+from teenytinyllama.settings.recipe import EnergySettings, FinetuneSettings, LabelledSet
+from teenytinyllama.stages.finetune import stage as finetune
+from teenytinyllama.stages.interface import RoomContext
 
 # name: (folder, text columns, label column, test split, validation split)
 TASKS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {

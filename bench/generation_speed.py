@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM
 
-from teenytinyllama.model import build_model, llama_config
-from teenytinyllama.recipe import ModelSettings
-from teenytinyllama.stages.bench import SIZES, random_prompts
-from teenytinyllama.training.decoder import Decoder
+from teenytinyllama.inference.decoder import Decoder
+from teenytinyllama.inference.throughput import SIZES, random_prompts
+from teenytinyllama.modeling.model_size import build_model, llama_config
+from teenytinyllama.settings.recipe import ModelSettings
 
 VOCAB_SIZE = 32_000
 
@@ -92,9 +92,9 @@ def built_here(path: Path, context: int, threads: int) -> Callable[[int, int], f
 
 def write_files(model: LlamaForCausalLM, folder: Path) -> dict[str, Path]:
     """GGUF files of the random model, with the paper's number of made-up pieces."""
-    from teenytinyllama.formats.pieces import Piece, PieceKind, Vocabulary
-    from teenytinyllama.stages.quantize.gguf_file import write_gguf
-    from teenytinyllama.stages.quantize.weights import ModelFolder
+    from teenytinyllama.artifacts.vocabulary import Piece, PieceKind, Vocabulary
+    from teenytinyllama.stages.quantize.gguf_writer import write_gguf
+    from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
 
     special = ["<unk>", "<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>"]
     pieces = [
@@ -162,7 +162,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_files(model, Path(folder))
         decoder = Decoder(model)
-        from teenytinyllama.training.llama_cpp import Runtime
+        from teenytinyllama.inference.llama_cpp import Runtime
 
         context = prompt + new + 64
         with (

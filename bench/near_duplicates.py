@@ -27,14 +27,14 @@ from pathlib import Path
 
 import numpy as np
 
-from teenytinyllama.recipe import NearDuplicateSettings
-from teenytinyllama.stages.corpus.near_duplicates import (
+from teenytinyllama.settings.recipe import NearDuplicateSettings
+from teenytinyllama.stages.corpus.dedup.minhash import (
     BandKeys,
     ShingleStore,
     candidate_groups,
     find_copies,
 )
-from teenytinyllama.stages.corpus.shingles import Shingler, Signer
+from teenytinyllama.stages.corpus.dedup.shingling import Shingler, Signer
 
 SETTINGS = NearDuplicateSettings()
 

@@ -18,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from teenytinyllama.model import num_parameters
-from teenytinyllama.stages.plan import Question, gpus
-from teenytinyllama.stages.plan.facts import anchors
-from teenytinyllama.stages.plan.laws import calibration, law
-from teenytinyllama.stages.plan.planner import cost_of
+from teenytinyllama.modeling.model_size import num_parameters
+from teenytinyllama.planning import Question, gpus
+from teenytinyllama.planning.planner import cost_of
+from teenytinyllama.planning.reference_data import anchors
+from teenytinyllama.planning.scaling_laws import calibration, law
 
 ROOT = Path(__file__).parents[1]
 NUM_LOGGED_STEPS, REPEATS = 45_800, 5
@@ -48,7 +48,7 @@ def say(figure, value, spread, unit, goal, holds):
 
 
 def seconds_of_report(run_dir):
-    code = REPORT.format(tests=str(ROOT / "tests/stages"), run=str(run_dir))
+    code = REPORT.format(tests=str(ROOT / "tests"), run=str(run_dir))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, has_torch = done.stdout.split()
     assert has_torch == "False"
@@ -73,8 +73,8 @@ def spread(values):
 
 
 def main():
-    sys.path.insert(0, str(ROOT / "tests/stages"))
-    import report_run
+    sys.path.insert(0, str(ROOT / "tests"))
+    from support import report_run
 
     with tempfile.TemporaryDirectory() as folder:
         run_dir = report_run.build_run(Path(folder) / "run")

@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from teenytinyllama import model as sizes
-from teenytinyllama.recipe import ModelSettings, OptimizerSettings
+from teenytinyllama.modeling import model_size as sizes
+from teenytinyllama.settings.recipe import ModelSettings, OptimizerSettings
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.optimizer import build_optimizers, optimizer_tensors
+from teenytinyllama.training.optimizers import build_optimizers, optimizer_tensors
 
 SIZES = ModelSettings(
     hidden_size=256,

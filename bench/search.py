@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from teenytinyllama import storybook
-from teenytinyllama.formats.conversation_files import Conversation, Unusable, conversation_of
-from teenytinyllama.formats.records import read_records
-from teenytinyllama.recipe import Source
-from teenytinyllama.stages.serve.index import build_index, open_index
-from teenytinyllama.stages.serve.lookup import Finder
-from teenytinyllama.stages.serve.vectors import build_vectors
+from teenytinyllama import synthetic
+from teenytinyllama.artifacts.conversation_files import Conversation, Unusable, conversation_of
+from teenytinyllama.artifacts.records import read_records
+from teenytinyllama.serving.search.retriever import build_index, open_index
+from teenytinyllama.serving.search.search_service import Finder
+from teenytinyllama.serving.search.vectors import build_vectors
+from teenytinyllama.settings.recipe import Source
 
 VOCAB_SIZE, HIDDEN_SIZE, NUM_QUERIES = 32_000, 768, 60
 PEER = "none: the paper's demo was never in its repository"
@@ -44,7 +44,7 @@ def conversations(pattern: str, wanted: int) -> Iterator[tuple[str, Conversation
             except Unusable:
                 continue
     if not found:
-        rows = storybook.conversations(seed=0, num_conversations=2000, split="train")
+        rows = synthetic.conversations(seed=0, num_conversations=2000, split="train")
         found = [conversation_of({"messages": row["messages"]}) for row in rows]
     for number, one in zip(range(wanted), itertools.cycle(found), strict=False):
         last = {**one[-1], "content": f"{one[-1]['content']} {number}"}

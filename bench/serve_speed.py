@@ -19,23 +19,22 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from teenytinyllama.stages.serve import limit_kernels
+from teenytinyllama.serving.server import limit_kernels
 
 limit_kernels()  # as `ttl serve` does
 
 import torch  # noqa: E402
 
-TESTS = Path(__file__).parents[1] / "tests" / "stages"
-sys.path[:0] = [str(TESTS), str(TESTS / "serve")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from openai import AsyncOpenAI  # noqa: E402
-from running import running  # noqa: E402
-from small_run import make_run  # noqa: E402
+from support.running_server import running  # noqa: E402
+from support.small_run import make_run  # noqa: E402
 
-from teenytinyllama.model import build_model, llama_config  # noqa: E402
-from teenytinyllama.stages.bench import SIZES  # noqa: E402
-from teenytinyllama.training.decoder import Decoder  # noqa: E402
-from teenytinyllama.training.talkers import load_talker  # noqa: E402
+from teenytinyllama.inference.chat_model import load_talker  # noqa: E402
+from teenytinyllama.inference.decoder import Decoder  # noqa: E402
+from teenytinyllama.inference.throughput import SIZES  # noqa: E402
+from teenytinyllama.modeling.model_size import build_model, llama_config  # noqa: E402
 
 NUM_CLIENTS, VOCAB_SIZE = 64, 32_000
 

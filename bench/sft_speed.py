@@ -24,14 +24,14 @@ from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from teenytinyllama import storybook
-from teenytinyllama.context import RoomContext
+from teenytinyllama import synthetic
+from teenytinyllama.artifacts.conversation_files import Unusable, conversation_of
+from teenytinyllama.artifacts.records import read_records
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.formats.conversation_files import Unusable, conversation_of
-from teenytinyllama.formats.encoding import load_tokenizer
-from teenytinyllama.formats.records import read_records
-from teenytinyllama.model import build_model, llama_config
-from teenytinyllama.recipe import (
+from teenytinyllama.modeling.loading import flops_per_token
+from teenytinyllama.modeling.model_size import build_model, llama_config
+from teenytinyllama.settings.recipe import (
     CheckpointSettings,
     EnergySettings,
     ModelSettings,
@@ -39,11 +39,11 @@ from teenytinyllama.recipe import (
     ScheduleSettings,
     expand_path,
 )
-from teenytinyllama.stages.align.packing import Rendered, best_fit
-from teenytinyllama.stages.align.room import AnswerLoss, micro_batches
-from teenytinyllama.training.base_model import flops_per_token
-from teenytinyllama.training.batches import SequenceOrder
-from teenytinyllama.training.isolated_attention import isolate_texts
+from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit
+from teenytinyllama.stages.align.stage import AnswerLoss, micro_batches
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.training.cpu.packed_attention import isolate_texts
+from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Job, Loop, LoopSettings
 
 LENGTH = 2048
@@ -68,7 +68,7 @@ def read(pattern, encoder, count):
                 except Unusable:
                     continue
     else:
-        made = storybook.conversations(num_conversations=20 * count, split="train")
+        made = synthetic.conversations(num_conversations=20 * count, split="train")
         found = [one["messages"] for one in made]
     random.Random(0).shuffle(found)
     fitting = [

@@ -22,11 +22,11 @@ from pathlib import Path
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 PLAIN = (
-    "import importlib; import teenytinyllama.cli.walk as walk;"
+    "import importlib; import teenytinyllama.pipeline.runner as walk;"
     "walk.load_room = lambda name, uses_model: importlib.import_module(name);"
-    "from teenytinyllama.cli import main; main()"
+    "from teenytinyllama.cli.main import main; main()"
 )
-OURS = "from teenytinyllama.cli import main; main()"
+OURS = "from teenytinyllama.cli.main import main; main()"
 ONE_STEP = ("pretrain.num_steps=1", "pretrain.sample_every_steps=0")
 
 

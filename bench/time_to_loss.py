@@ -20,9 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from teenytinyllama.context import RoomContext
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.recipe import (
+from teenytinyllama.settings.recipe import (
     CheckpointSettings,
     EnergySettings,
     ModelSettings,
@@ -30,7 +29,8 @@ from teenytinyllama.recipe import (
     PretrainSettings,
     ScheduleSettings,
 )
-from teenytinyllama.stages import pretrain
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.pretrain import stage as pretrain
 
 PEAKS = (1e-3, 2e-3, 3e-3, 6e-3, 1e-2)
 MODEL = ModelSettings(

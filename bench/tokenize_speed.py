@@ -33,12 +33,12 @@ from pathlib import Path
 import sentencepiece
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from teenytinyllama.formats.documents import Document, DocumentWriter
-from teenytinyllama.formats.encoding import TextEncoder
-from teenytinyllama.recipe import PackSettings, TokenizerSettings
-from teenytinyllama.stages import pack
-from teenytinyllama.stages.tokenizer import train as training
-from teenytinyllama.stages.tokenizer.convert import fast_tokenizer, write_files
+from teenytinyllama.artifacts.documents import Document, DocumentWriter
+from teenytinyllama.artifacts.tokenizer import TextEncoder
+from teenytinyllama.settings.recipe import PackSettings, TokenizerSettings
+from teenytinyllama.stages.pack import stage as pack
+from teenytinyllama.stages.tokenizer import sentencepiece_training as training
+from teenytinyllama.stages.tokenizer.hf_export import fast_tokenizer, write_files
 
 ROUNDS = 5
 WORDS_IN_TABLE_1 = 7_400

@@ -61,13 +61,13 @@ def parse() -> argparse.Namespace:
 
 
 def settings_of(args: argparse.Namespace):
-    from teenytinyllama.recipe import ModelSettings
+    from teenytinyllama.settings.recipe import ModelSettings
 
     return ModelSettings(**SHAPES[args.model], max_position_embeddings=args.sequence_length)
 
 
 def build(args: argparse.Namespace):
-    from teenytinyllama import model as sizes
+    from teenytinyllama.modeling import model_size as sizes
 
     config = sizes.llama_config(settings_of(args), VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
     return sizes.build_model(config, seed=0)
@@ -89,18 +89,18 @@ def peak_memory_bytes() -> int:
 
 
 def ours(args: argparse.Namespace) -> list[float]:
-    from teenytinyllama import model as sizes
-    from teenytinyllama.context import RoomContext
     from teenytinyllama.energy import EnergyMeter
-    from teenytinyllama.recipe import (
+    from teenytinyllama.modeling import model_size as sizes
+    from teenytinyllama.settings.recipe import (
         CheckpointSettings,
         EnergySettings,
         OptimizerSettings,
         ScheduleSettings,
     )
-    from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
+    from teenytinyllama.stages.interface import RoomContext
     from teenytinyllama.training.loop import Loop
     from teenytinyllama.training.losses import NextTokenLoss
+    from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
 
     length = args.sequence_length
     rows = args.tokens_per_step // length
@@ -291,8 +291,8 @@ def run_one(args: argparse.Namespace) -> None:
     """In a process of its own: one contestant, one JSON line."""
     import torch
 
-    from teenytinyllama import model as sizes
-    from teenytinyllama.training import hardware
+    from teenytinyllama import hardware
+    from teenytinyllama.modeling import model_size as sizes
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if args.precision == "fp32" else torch.bfloat16

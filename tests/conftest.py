@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama import storybook
-from teenytinyllama.context import RoomContext
+from teenytinyllama import synthetic
+from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.formats.documents import Document, DocumentWriter
-from teenytinyllama.recipe import EnergySettings, TokenizerSettings
+from teenytinyllama.settings.recipe import EnergySettings, TokenizerSettings
+from teenytinyllama.stages.interface import RoomContext
 
 SMALL_VOCAB_SIZE = 640
 
@@ -25,7 +25,7 @@ def room_context() -> RoomContext:
 def small_corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 documents to train on and 12 held out, all different."""
     folder = tmp_path_factory.mktemp("corpus")
-    told = list(storybook.documents(num_documents=132, seed=7))
+    told = list(synthetic.documents(num_documents=132, seed=7))
     with DocumentWriter(folder, "train") as train, DocumentWriter(folder, "heldout") as heldout:
         for index, story in enumerate(told):
             writer = heldout if index % 11 == 0 else train
@@ -40,7 +40,7 @@ def small_tokenizer_dir(
     small_corpus_dir: Path, room_context: RoomContext, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The tokenizer room's folder for that corpus, 640 pieces."""
-    from teenytinyllama.stages import tokenizer
+    from teenytinyllama.stages.tokenizer import stage as tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     settings = TokenizerSettings(vocab_size=SMALL_VOCAB_SIZE)
@@ -55,7 +55,7 @@ def small_bytes_tokenizer_dir(
     small_corpus_dir: Path, room_context: RoomContext, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The same as a byte-level BPE."""
-    from teenytinyllama.stages import tokenizer
+    from teenytinyllama.stages.tokenizer import stage as tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     settings = TokenizerSettings(vocab_size=SMALL_VOCAB_SIZE, model="byte-level")
@@ -68,10 +68,10 @@ def small_bytes_tokenizer_dir(
 @pytest.fixture(scope="session")
 def small_base_dir(small_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pretrain room's folder with a random two-layer model of width 32 and context 128."""
-    from teenytinyllama import model as sizes
-    from teenytinyllama.formats.encoding import load_tokenizer
-    from teenytinyllama.recipe import ModelSettings
-    from teenytinyllama.training.base_model import save_final
+    from teenytinyllama.artifacts.tokenizer import load_tokenizer
+    from teenytinyllama.modeling import model_size as sizes
+    from teenytinyllama.modeling.loading import save_final
+    from teenytinyllama.settings.recipe import ModelSettings
 
     encoder = load_tokenizer(small_tokenizer_dir)
     settings = ModelSettings(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama import storybook
+from teenytinyllama import synthetic
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def test_bengali_from_files_to_chat(tmp_path: Path) -> None:
 
 def test_a_language_that_nothing_is_known_of(tmp_path: Path) -> None:
     """Galician text under the name of Wolof stands in for a language without a folder."""
-    made = storybook.documents(num_documents=200, language="gl", seed=1)
+    made = synthetic.documents(num_documents=200, language="gl", seed=1)
     (tmp_path / "sample.txt").write_text("\n\n".join(one.text for one in made), encoding="utf-8")
     rooms = walk(tmp_path, "gl", "--language", "wo", "--clean-sample", "sample.txt")
     assert rooms["corpus"]["counts"]["documents_kept"] >= 0.93 * 4000

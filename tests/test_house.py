@@ -75,7 +75,7 @@ def test_a_function_can_be_read_at_a_glance():
 
 
 def test_the_front_door_loads_nothing_heavy():
-    code = f"import sys, teenytinyllama.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    code = f"import sys, teenytinyllama.cli.main; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

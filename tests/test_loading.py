@@ -2,12 +2,12 @@ import gc
 import subprocess
 import sys
 
-from teenytinyllama.loading import load_room
+from teenytinyllama.pipeline.loading import load_room
 
 LOAD_PRETRAIN = """
 import sys
 from teenytinyllama.loading import load_room
-room = load_room("teenytinyllama.stages.pretrain", uses_model=True)
+room = load_room("teenytinyllama.stages.pretrain.stage", uses_model=True)
 print(room.__name__, [name for name in ("sklearn", "scipy") if name in sys.modules])
 import scipy
 print(scipy.__name__)
@@ -18,7 +18,7 @@ def test_a_room_that_trains_brings_no_scipy_and_hides_none():
     done = subprocess.run(
         [sys.executable, "-c", LOAD_PRETRAIN], capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == ["teenytinyllama.stages.pretrain []", "scipy"]
+    assert done.stdout.splitlines() == ["teenytinyllama.stages.pretrain.stage []", "scipy"]
 
 
 def test_the_collector_rests_only_while_the_room_is_loaded(tmp_path, monkeypatch):

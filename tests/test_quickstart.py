@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from teenytinyllama.cli.walk import ROOMS, UNFINISHED
-from teenytinyllama.formats.manifest import sha256_file
+from teenytinyllama.artifacts.manifest import sha256_file
+from teenytinyllama.pipeline.runner import ROOMS, UNFINISHED
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 SMALLER = (

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import EvaluateSettings, FinetuneSettings, Recipe, load_recipe
+from teenytinyllama.settings.recipe import EvaluateSettings, FinetuneSettings, Recipe, load_recipe
 
 GOOD = """
 name = "small"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama.model import num_parameters
-from teenytinyllama.recipe import load_recipe
+from teenytinyllama.modeling.model_size import num_parameters
+from teenytinyllama.settings.recipe import load_recipe
 from teenytinyllama.training.schedules import learning_rate_factor
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests/stages/publish"))
-from malicious import TRIALS, run_trial
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from support.malicious import TRIALS, run_trial
 
 
 def main():

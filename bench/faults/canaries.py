@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests/stages/publish"))
-from canaries import SECRETS, run_trials
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from support.canaries import SECRETS, run_trials
 
 
 def main():

@@ -22,13 +22,13 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "training"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import torch
 
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.journal import append_line
+from teenytinyllama.training.metrics_logger import append_line
 
 SHAPE = (64, 64)
 

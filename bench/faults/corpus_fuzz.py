@@ -133,10 +133,10 @@ def make_giants(folder: Path, giant_gb: float) -> set[str]:
 
 def run_room(sources: Path, out_dir: Path) -> dict[str, Any]:
     """The room on everything in a folder, in this process; counts of the manifest."""
-    from teenytinyllama.context import RoomContext
     from teenytinyllama.energy import EnergyMeter
-    from teenytinyllama.recipe import CorpusSettings, EnergySettings
-    from teenytinyllama.stages import corpus
+    from teenytinyllama.settings.recipe import CorpusSettings, EnergySettings
+    from teenytinyllama.stages.corpus import stage as corpus
+    from teenytinyllama.stages.interface import RoomContext
 
     settings = CorpusSettings.model_validate_json(
         json.dumps(

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from teenytinyllama.stages.evaluate.harness import PackedLM
-from teenytinyllama.stages.evaluate.packing import Request
+from teenytinyllama.stages.evaluate.packed_lm import PackedLM
+from teenytinyllama.stages.evaluate.prefix_sharing import Request
 
 
 class NoTokenizer:

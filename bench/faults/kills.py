@@ -24,18 +24,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "training"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-import tiny
 import torch
 from safetensors.torch import load_file
+from support import tiny_training as tiny
 
-from teenytinyllama import cli
+from teenytinyllama.artifacts.manifest import sha256_file
+from teenytinyllama.cli import main as cli
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.formats.manifest import sha256_file
-from teenytinyllama.recipe import CheckpointSettings
+from teenytinyllama.settings.recipe import CheckpointSettings
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.job import Job
+from teenytinyllama.training.task import Job
 
 NUM_STEPS = 1200
 PLAN = {

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.journal import append_line, sync_log
+from teenytinyllama.training.metrics_logger import append_line, sync_log
 
 OPERATIONS = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir")
 Names = dict[str, int]

@@ -30,10 +30,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-TESTS = Path(__file__).parents[2] / "tests" / "stages"
-sys.path[:0] = [str(TESTS), str(TESTS / "serve")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from bad_requests import bad_bytes, bad_json  # noqa: E402
+from support.bad_requests import bad_bytes, bad_json
 
 PEER = "llama.cpp and vLLM: published crash and fan-out reports, no such test"
 UNDER_ATTACK = "F17 healthy p95 under attack"
@@ -46,7 +45,15 @@ class Server:
     """`ttl serve` as a child process."""
 
     def __init__(self, run_dir: Path) -> None:
-        command = [sys.executable, "-m", "teenytinyllama.cli", "serve", str(run_dir), "--port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "teenytinyllama.cli",
+            "serve",
+            str(run_dir),
+            "--port",
+            "0",
+        ]
         command += [
             "--set",
             f"header_timeout_s={TIMEOUT_S}",
@@ -250,7 +257,7 @@ def main() -> None:
     parser.add_argument("--disconnects", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    from small_run import make_run  # loads torch: no attacking process has to
+    from support.small_run import make_run  # loads torch: no attacking process has to
 
     with tempfile.TemporaryDirectory() as folder:
         server = Server(make_run(Path(folder) / "tiny", max_position_embeddings=256))

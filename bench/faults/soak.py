@@ -20,15 +20,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "training"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import numpy as np
-import tiny
 import torch
+from support import tiny_training as tiny
 
-from teenytinyllama.recipe import CheckpointSettings
+from teenytinyllama.settings.recipe import CheckpointSettings
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.job import Job
+from teenytinyllama.training.task import Job
 
 STEPS_BETWEEN_NOTES = 100
 WARM_UP_STEPS = 500

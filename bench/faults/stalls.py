@@ -23,15 +23,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "training"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-import tiny
 import torch
+from support import tiny_training as tiny
 
+from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.formats.manifest import sha256_file
 from teenytinyllama.training import checkpoints, loop, trackers, watchdog
-from teenytinyllama.training.job import Job
+from teenytinyllama.training.task import Job
 
 NUM_STEPS = 20
 # A save of the tiny model may take a tenth of a second longer than the limit, for its bytes.

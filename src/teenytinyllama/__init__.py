@@ -12,7 +12,7 @@ The rooms, in the order text walks through them (`teenytinyllama.stages`):
     quantize   model -> small files for laptops
     report     manifests -> one page
 
-`ttl run recipes/quickstart.toml` walks them all; `teenytinyllama.cli` is the front door.
+`ttl run recipes/quickstart.toml` walks them all; `teenytinyllama.cli.main` is the front door.
 """
 
 __version__ = "0.1.0"

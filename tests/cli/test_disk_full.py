@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from teenytinyllama.cli.walk import Walk
+from teenytinyllama.artifacts import tokens
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.formats import tokens
-from teenytinyllama.recipe import load_recipe
-from teenytinyllama.stages.corpus import spool, writing
-from teenytinyllama.stages.tokenizer import convert
+from teenytinyllama.pipeline.runner import Walk
+from teenytinyllama.settings.recipe import load_recipe
+from teenytinyllama.stages.corpus import corpus_writer, staging
+from teenytinyllama.stages.tokenizer import hf_export
 
 
 def walk(recipe: Path, run_dir: Path) -> None:
@@ -45,9 +45,9 @@ def test_the_same_command_goes_on_when_there_is_room_again(
         raise OSError(errno.ENOSPC, "No space left on device", str(run_dir / "some.file"))
 
     for owner, name in (
-        (spool.Spool, "add"),
-        (writing.Closing, "run"),
-        (convert, "write_atomically"),
+        (staging.Spool, "add"),
+        (corpus_writer.Closing, "run"),
+        (hf_export, "write_atomically"),
         (tokens.TokenWriter, "write"),
         (tokens, "write_atomically"),
     ):

@@ -10,10 +10,10 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from teenytinyllama import storybook
-from teenytinyllama.cli import app
+from teenytinyllama import synthetic
+from teenytinyllama.cli.main import app
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import Recipe, load_recipe
+from teenytinyllama.settings.recipe import Recipe, load_recipe
 
 runner = CliRunner()
 CPU = ["--gpu", "cpu", "--hours", "1"]
@@ -28,7 +28,7 @@ def ttl(*words: str | Path) -> str:
 
 def clean(tmp_path: Path, language: str = "gl", number: int = 150) -> Path:
     path = tmp_path / "clean.txt"
-    made = storybook.documents(num_documents=number, language=language)
+    made = synthetic.documents(num_documents=number, language=language)
     path.write_text("\n\n".join(one.text for one in made), encoding="utf-8")
     return path
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama.cli import outside
-from teenytinyllama.recipe import EvaluateSettings, FinetuneSettings, LabelledSet, Task
+from teenytinyllama.pipeline import fingerprints
+from teenytinyllama.settings.recipe import EvaluateSettings, FinetuneSettings, LabelledSet, Task
 
 
 def model_folder(root: Path, weights: bytes) -> Path:
@@ -23,9 +23,9 @@ def test_a_swapped_model_is_noticed(room, tmp_path):
     def seen(weights: bytes) -> dict[str, str]:
         models = (str(model_folder(tmp_path, weights)), "owner/model-on-the-hub")
         if room == "evaluate":
-            return outside.fingerprints(EvaluateSettings(models=models))
+            return fingerprints.fingerprints(EvaluateSettings(models=models))
         tasks = (LabelledSet(name="x", kind="storybook"),)
-        return outside.fingerprints(FinetuneSettings(tasks=tasks, models=models))
+        return fingerprints.fingerprints(FinetuneSettings(tasks=tasks, models=models))
 
     before = seen(b"first")
     assert before != seen(b"other weights")
@@ -44,7 +44,7 @@ def test_two_tasks_over_one_folder_and_what_their_files_include(tmp_path):
     )
 
     def seen() -> dict[str, str]:
-        return outside.fingerprints(EvaluateSettings(tasks=tasks))
+        return fingerprints.fingerprints(EvaluateSettings(tasks=tasks))
 
     found = [seen()]
     for name, text in (("a.yaml", "task: a\ninclude: shared.yaml\n"), ("shared.yaml", "# more\n")):

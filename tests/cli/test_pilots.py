@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import pytest
 
-from teenytinyllama.cli import pilots
+from teenytinyllama.artifacts.manifest import Manifest, write_json
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.manifest import Manifest, write_json
-from teenytinyllama.model import num_parameters
-from teenytinyllama.recipe import Recipe
-from teenytinyllama.stages.plan.laws import Law, law
+from teenytinyllama.modeling.model_size import num_parameters
+from teenytinyllama.planning import scaling_runs
+from teenytinyllama.planning.scaling_laws import Law, law
+from teenytinyllama.settings.recipe import Recipe
 
 BYTES_PER_TOKEN, VOCAB_SIZE = 4.0, 1024
 BASE = law("besiroglu")
@@ -66,8 +66,8 @@ class FakeWalk:
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(pilots, "Walk", FakeWalk)
-    monkeypatch.setattr(pilots, "_speed", lambda: ("cpu", 1e10))
+    monkeypatch.setattr(scaling_runs, "Walk", FakeWalk)
+    monkeypatch.setattr(scaling_runs, "_speed", lambda: ("cpu", 1e10))
     monkeypatch.setattr(FakeWalk, "trained", [])
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "small.toml"
@@ -76,7 +76,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_pilots_find_the_law_they_follow(recipe: Path) -> None:
-    found = pilots.calibrated(recipe, minutes=5, law="besiroglu")
+    found = scaling_runs.calibrated(recipe, minutes=5, law="besiroglu")
     fitted = found["fitted"]
     assert len(FakeWalk.trained) == len(set(FakeWalk.trained)) == 6
     assert (fitted.law.e, fitted.law.a, fitted.law.b) == pytest.approx((1.5, 40.0, 900.0), rel=1e-4)
@@ -85,19 +85,22 @@ def test_pilots_find_the_law_they_follow(recipe: Path) -> None:
 
 
 def test_no_pilot_reads_a_token_twice_and_more_time_means_longer_ones(recipe: Path) -> None:
-    pilots.calibrated(recipe, minutes=1e6, law="besiroglu")
+    scaling_runs.calibrated(recipe, minutes=1e6, law="besiroglu")
     steps = int(Path("runs/small/pilots/steps.txt").read_text())
-    assert steps * max(pilots.PILOT_LENGTHS) * pilots.PILOT_TOKENS_PER_STEP <= FakeWalk.tokens_train
+    assert (
+        steps * max(scaling_runs.PILOT_LENGTHS) * scaling_runs.PILOT_TOKENS_PER_STEP
+        <= FakeWalk.tokens_train
+    )
     assert steps > 400
 
 
 def test_the_same_command_later_runs_the_same_pilots(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pilots.calibrated(recipe, minutes=5, law="besiroglu")
+    scaling_runs.calibrated(recipe, minutes=5, law="besiroglu")
     first = list(FakeWalk.trained)
-    monkeypatch.setattr(pilots, "_speed", lambda: pytest.fail("measured again"))
-    pilots.calibrated(recipe, minutes=50, law="besiroglu")
+    monkeypatch.setattr(scaling_runs, "_speed", lambda: pytest.fail("measured again"))
+    scaling_runs.calibrated(recipe, minutes=50, law="besiroglu")
     assert FakeWalk.trained == first * 2  # the walk itself skips what is done
 
 
@@ -106,7 +109,7 @@ def test_too_little_text_is_said_before_any_training(
 ) -> None:
     monkeypatch.setattr(FakeWalk, "tokens_train", 10_000)
     with pytest.raises(UserError) as error:
-        pilots.calibrated(recipe, minutes=5, law="besiroglu")
+        scaling_runs.calibrated(recipe, minutes=5, law="besiroglu")
     assert error.value.code == "pilots-text"
     assert FakeWalk.trained == []
 
@@ -114,5 +117,5 @@ def test_too_little_text_is_said_before_any_training(
 def test_a_recipe_without_pretraining_has_nothing_to_calibrate(recipe: Path) -> None:
     recipe.write_text('name = "small"\n[corpus]\nsources = [{kind = "storybook"}]\n')
     with pytest.raises(UserError) as error:
-        pilots.calibrated(recipe, minutes=5, law="besiroglu")
+        scaling_runs.calibrated(recipe, minutes=5, law="besiroglu")
     assert error.value.code == "room-not-in-recipe"

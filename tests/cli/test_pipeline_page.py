@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from teenytinyllama.cli.walk import ROOMS
-from teenytinyllama.formats.manifest import Manifest
-from teenytinyllama.stages.report.gather import FOLDERS
+from teenytinyllama.artifacts.manifest import Manifest
+from teenytinyllama.pipeline.runner import ROOMS
+from teenytinyllama.stages.report.run_record import FOLDERS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pipeline.md").read_text(encoding="utf-8")
 

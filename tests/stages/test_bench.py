@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from small_run import make_run
+from support.small_run import make_run
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages import bench
-from teenytinyllama.stages.bench import Case
+from teenytinyllama.inference import throughput
+from teenytinyllama.inference.throughput import Case
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from teenytinyllama.stages.bench import Case
 )
 def test_wrong_cases_are_named_before_anything_is_measured(case: Case, code: str) -> None:
     with pytest.raises(UserError) as error:
-        bench.run(cases=[case])
+        throughput.run(cases=[case])
     assert error.value.code == code
 
 
@@ -33,8 +33,10 @@ def test_rates_come_from_the_times_of_each_run(
 ) -> None:
     run_dir = make_run(tmp_path)
     # 2 prompts of 10 tokens read in 0.5 s, then 4 more tokens each in 2 s.
-    monkeypatch.setattr(bench, "one_run", lambda *given: (0.5, 2.0))
-    row = bench.measure(Case(str(run_dir), batch=2, prompt_tokens=10, new_tokens=5, num_repeats=3))
+    monkeypatch.setattr(throughput, "one_run", lambda *given: (0.5, 2.0))
+    row = throughput.measure(
+        Case(str(run_dir), batch=2, prompt_tokens=10, new_tokens=5, num_repeats=3)
+    )
     assert row["first_token_ms"] == {"median": 500.0, "min": 500.0, "max": 500.0}
     assert row["prefill_tokens_per_s"]["median"] == 40.0
     assert row["generation_tokens_per_s"]["median"] == 4.0
@@ -42,7 +44,7 @@ def test_rates_come_from_the_times_of_each_run(
 
 def test_prompt_and_answer_must_fit_in_the_context(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="132 tokens, the model's context is 64"):
-        bench.measure(Case(str(make_run(tmp_path)), prompt_tokens=100, new_tokens=32))
+        throughput.measure(Case(str(make_run(tmp_path)), prompt_tokens=100, new_tokens=32))
 
 
 def test_the_table_has_a_line_per_case() -> None:
@@ -53,12 +55,12 @@ def test_the_table_has_a_line_per_case() -> None:
         "prompt_tokens": 128,
         "new_tokens": 64,
         "first_token_ms": {"median": 12.34, "min": 11.0, "max": 20.6},
-        "prefill_tokens_per_s": bench.spread([100.0]),
-        "generation_tokens_per_s": bench.spread([1.0, 3.0]),
+        "prefill_tokens_per_s": throughput.spread([100.0]),
+        "generation_tokens_per_s": throughput.spread([1.0, 3.0]),
         "peak_memory_mb": 512.4,
         "energy_mwh_per_1000_tokens": 1.234,
     }
-    *_, line = bench.table([row]).splitlines()
+    *_, line = throughput.table([row]).splitlines()
     assert line.split("  ")[-1].strip() == "1.23"
     assert "12.3 (11 to 21)" in line and "2.0 (1 to 3)" in line and " 512 " in line
 
@@ -68,7 +70,7 @@ def test_a_case_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path)
     path = tmp_path / "rows.json"
     case = Case(str(run_dir), prompt_tokens=8, new_tokens=4, num_repeats=2, num_threads=1)
-    text = bench.run(cases=[case], json_path=path)
+    text = throughput.run(cases=[case], json_path=path)
     assert "generation tokens/s" in text
     saved = json.loads(path.read_text())
     assert saved["machine"]["num_cpus"] and saved["rows"][0]["generation_tokens_per_s"]["min"] > 0

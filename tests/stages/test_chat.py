@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
-from small_run import make_run
+from support.small_run import make_run
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages import chat
-from teenytinyllama.stages.chat import Chat, ChatOptions
-from teenytinyllama.training.talkers import Talker, find_model_folder, load_talker
+from teenytinyllama.inference import chat_repl
+from teenytinyllama.inference.chat_model import Talker, find_model_folder, load_talker
+from teenytinyllama.inference.chat_repl import Chat, ChatOptions
 
 GREEDY = ("temperature=0", "max_new_tokens=8")
 
@@ -36,7 +36,7 @@ def talker(run_dir: Path) -> Talker:
 
 def lines_of(models: list[Path], text: str, *assignments: str) -> list[str]:
     out = io.StringIO()
-    chat.run(models=models, assignments=assignments, stdin=io.StringIO(text), stdout=out)
+    chat_repl.run(models=models, assignments=assignments, stdin=io.StringIO(text), stdout=out)
     return out.getvalue().removesuffix("\n").split("\n")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch._inductor.config as inductor
 
-from teenytinyllama.recipe import Recipe, load_recipe
-from teenytinyllama.stages import doctor
+from teenytinyllama.planning import doctor
+from teenytinyllama.settings.recipe import Recipe, load_recipe
 
 
 def test_everything_is_looked_at(tmp_path: Path) -> None:

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from teenytinyllama.context import RoomContext
+from teenytinyllama.artifacts.documents import Document, DocumentWriter, Split, read_documents
+from teenytinyllama.artifacts.manifest import Outcome
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
+from teenytinyllama.artifacts.tokens import open_tokens, read_index
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.documents import Document, DocumentWriter, Split, read_documents
-from teenytinyllama.formats.encoding import load_tokenizer
-from teenytinyllama.formats.manifest import Outcome
-from teenytinyllama.formats.tokens import open_tokens, read_index
-from teenytinyllama.recipe import PackSettings
-from teenytinyllama.stages import pack
-from teenytinyllama.stages.pack import encode
-from teenytinyllama.stages.pack.order import fraction_of_rows_cut, order_documents
+from teenytinyllama.settings.recipe import PackSettings
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.pack import parallel_encoding
+from teenytinyllama.stages.pack import stage as pack
+from teenytinyllama.stages.pack.document_order import fraction_of_rows_cut, order_documents
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 
@@ -89,12 +89,14 @@ def test_two_workers_give_the_bytes_of_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_room(small_corpus_dir, small_tokenizer_dir, tmp_path / "one", room_context)
-    monkeypatch.setattr(encode, "MIN_BYTES_FOR_WORKERS", 0)
-    monkeypatch.setattr(encode, "CHARACTERS_PER_BATCH", 3_000)
-    monkeypatch.setattr(encode.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(parallel_encoding, "MIN_BYTES_FOR_WORKERS", 0)
+    monkeypatch.setattr(parallel_encoding, "CHARACTERS_PER_BATCH", 3_000)
+    monkeypatch.setattr(parallel_encoding.os, "sched_getaffinity", lambda _: {0, 1})
     started = []
-    worker = encode.Worker
-    monkeypatch.setattr(encode, "Worker", lambda model: started.append(1) or worker(model))
+    worker = parallel_encoding.Worker
+    monkeypatch.setattr(
+        parallel_encoding, "Worker", lambda model: started.append(1) or worker(model)
+    )
     run_room(small_corpus_dir, small_tokenizer_dir, tmp_path / "two", room_context)
     assert len(started) == 4  # two for each split
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.model import num_parameters
-from teenytinyllama.recipe import ModelSettings, load_recipe
-from teenytinyllama.stages.plan import (
+from teenytinyllama.modeling.model_size import num_parameters
+from teenytinyllama.planning import (
     LanguageNotes,
     Question,
     gpus,
@@ -24,10 +23,11 @@ from teenytinyllama.stages.plan import (
     recipe_text,
     text_on_hand,
 )
-from teenytinyllama.stages.plan.facts import anchors
-from teenytinyllama.stages.plan.fitting import PilotResult, fit_law
-from teenytinyllama.stages.plan.laws import Law, calibration, law
-from teenytinyllama.stages.plan.planner import bytes_per_token, cost_of, expect, other_sizes
+from teenytinyllama.planning.curve_fit import PilotResult, fit_law
+from teenytinyllama.planning.planner import bytes_per_token, cost_of, expect, other_sizes
+from teenytinyllama.planning.reference_data import anchors
+from teenytinyllama.planning.scaling_laws import Law, calibration, law
+from teenytinyllama.settings.recipe import ModelSettings, load_recipe
 
 SMALL = ModelSettings()
 LARGE = ModelSettings(
@@ -187,7 +187,7 @@ def test_the_recipe_of_a_plan_loads_and_is_the_plan(tmp_path: Path, usd: float) 
 def test_the_command_answers_without_torch_in_json() -> None:
     code = (
         "import sys, time; started = time.monotonic()\n"
-        "from teenytinyllama.cli import app\n"
+        "from teenytinyllama.cli.main import app\n"
         "sys.argv = ['ttl', 'plan', '--budget-usd', '50', '--text-mb', '5000', '--json']\n"
         "app(standalone_mode=False)\n"
         "loaded = {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"

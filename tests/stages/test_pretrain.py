@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
+from teenytinyllama.artifacts.tokens import TokenWriter, write_index
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.tokens import TokenWriter, write_index
-from teenytinyllama.recipe import ModelSettings, PackSettings, PretrainSettings
-from teenytinyllama.stages import pack, pretrain
+from teenytinyllama.settings.recipe import ModelSettings, PackSettings, PretrainSettings
+from teenytinyllama.stages.pack import stage as pack
+from teenytinyllama.stages.pretrain import stage as pretrain
 
 SIZES = ModelSettings(
     hidden_size=32,

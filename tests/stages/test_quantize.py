@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_run import TEXTS, VOCAB_SIZE, make_run
+from support.small_run import TEXTS, VOCAB_SIZE, make_run
 from transformers import LlamaForCausalLM
 
-from teenytinyllama.context import RoomContext
+from teenytinyllama.artifacts.conversations import Message
+from teenytinyllama.artifacts.manifest import Outcome
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.conversations import Message
-from teenytinyllama.formats.encoding import load_tokenizer
-from teenytinyllama.formats.manifest import Outcome
-from teenytinyllama.recipe import EnergySettings, QuantizeSettings
-from teenytinyllama.stages import quantize
-from teenytinyllama.stages.quantize import awq, kquants
-from teenytinyllama.stages.quantize.gguf_file import interleave_rotary_rows
+from teenytinyllama.settings.recipe import EnergySettings, QuantizeSettings
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.quantize import awq, k_quants
+from teenytinyllama.stages.quantize import stage as quantize
+from teenytinyllama.stages.quantize.gguf_writer import interleave_rotary_rows
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_byte_level_vocabulary_is_written_with_its_merges(bytes_gguf: tuple[Pa
 @pytest.mark.slow
 def test_llama_cpp_reads_byte_level_text_as_we_do(bytes_gguf: tuple[Path, Path]) -> None:
     pytest.importorskip("xllamacpp")
-    from teenytinyllama.stages.quantize.llama_cpp import Runtime
+    from teenytinyllama.stages.quantize.gguf_speed import Runtime
 
     encoder = load_tokenizer(bytes_gguf[0] / "tokenizer")
     signs = [
@@ -260,12 +260,14 @@ def test_a_tokenizer_of_another_model_is_named(run_dir: Path, tmp_path: Path) ->
 def test_the_mixture_q4_k_m_is_llama_cpps() -> None:
     # 12 layers: the first eighth is layer 0, the last begins at 10; between, every third.
     kinds = [
-        kquants.q4_k_m_kind(f"model.layers.{n}.mlp.down_proj.weight", (8, 256), 12, is_output=False)
+        k_quants.q4_k_m_kind(
+            f"model.layers.{n}.mlp.down_proj.weight", (8, 256), 12, is_output=False
+        )
         for n in range(12)
     ]
     wide = {n for n, kind in enumerate(kinds) if kind == gguf.GGMLQuantizationType.Q6_K}
     assert wide == {0, 3, 6, 9, 10, 11}
-    narrow = kquants.q4_k_m_kind("lm_head.weight", (8, 96), 12, is_output=True)
+    narrow = k_quants.q4_k_m_kind("lm_head.weight", (8, 96), 12, is_output=True)
     assert narrow == gguf.GGMLQuantizationType.Q8_0  # 96 is no multiple of 256
 
 
@@ -294,7 +296,7 @@ def test_a_format_whose_library_is_missing_names_the_extra(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    kquants._library.cache_clear()
+    k_quants._library.cache_clear()
     for file_format, extra in (("q4_k_m", "llama-cpp"), ("awq", "awq")):
         with pytest.raises(UserError, match=rf"teenytinyllama\[{extra}\]"):
             do_quantize(run_dir, tmp_path, formats=(file_format,))
@@ -325,7 +327,7 @@ def test_awq_loads_back_in_transformers(run_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_llama_cpp_measures_its_own_speed_and_memory(quantized: tuple[Path, Outcome]) -> None:
     pytest.importorskip("xllamacpp")
-    from teenytinyllama.stages.quantize.llama_cpp import measure
+    from teenytinyllama.stages.quantize.gguf_speed import measure
 
     path = quantized[0] / "model-q8_0.gguf"
     figures = measure(path, vocab_size=VOCAB_SIZE, num_threads=1)
@@ -344,7 +346,7 @@ CONVERSATION: list[Message] = [
 @pytest.mark.slow
 def test_llama_cpp_reads_the_file_as_we_do(quantized: tuple[Path, Outcome], run_dir: Path) -> None:
     pytest.importorskip("xllamacpp")
-    from teenytinyllama.training.llama_cpp import Runtime
+    from teenytinyllama.inference.llama_cpp import Runtime
 
     encoder = load_tokenizer(run_dir / "tokenizer")
     signs = [

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_run import COUNTS, EVIL, FIGURES, FOLDERS, build_run, write_room
+from support.report_run import COUNTS, EVIL, FIGURES, FOLDERS, build_run, write_room
 
-from teenytinyllama.context import RoomContext
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.recipe import EnergySettings, ReportSettings, load_recipe
-from teenytinyllama.stages import report
+from teenytinyllama.settings.recipe import EnergySettings, ReportSettings, load_recipe
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.report import stage as report
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_a_long_run_makes_a_small_page_in_three_seconds(run_dir: Path) -> None:
 
 def test_the_room_needs_no_torch() -> None:
     code = (
-        "import sys, teenytinyllama.stages.report as r; "
+        "import sys, teenytinyllama.stages.report.stage as r; "
         "print(sorted({'torch', 'transformers', 'matplotlib', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

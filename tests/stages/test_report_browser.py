@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from report_run import FOLDERS, build_run
+from support.report_run import FOLDERS, build_run
 
-from teenytinyllama.context import RoomContext
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.recipe import EnergySettings, ReportSettings
-from teenytinyllama.stages import report
+from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.report import stage as report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

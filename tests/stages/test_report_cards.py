@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_run import COUNTS, EVIL, FIGURES, FOLDERS, RECIPES, build_run, write_room
+from support.report_run import COUNTS, EVIL, FIGURES, FOLDERS, RECIPES, build_run, write_room
 
-from teenytinyllama.context import RoomContext
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.licenses import model_license, most_restrictive
-from teenytinyllama.recipe import EnergySettings, ReportSettings
-from teenytinyllama.stages import report
+from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.report import stage as report
 
 
 @pytest.fixture

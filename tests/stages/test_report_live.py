@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_run import FIGURES, build_run, write_room
+from support.report_run import FIGURES, build_run, write_room
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages import report
-from teenytinyllama.stages.report import live
+from teenytinyllama.stages.report import live_report
+from teenytinyllama.stages.report import stage as report
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_live_page_follows_the_run(run_dir: Path, monkeypatch: pytest.Monkey
             ready.set()
             super().serve_forever(poll_interval)
 
-    monkeypatch.setattr(live, "ThreadingHTTPServer", Watched)
+    monkeypatch.setattr(live_report, "ThreadingHTTPServer", Watched)
     thread = threading.Thread(
         target=report.serve, args=(run_dir, report.make_page), kwargs={"port": 0}, daemon=True
     )

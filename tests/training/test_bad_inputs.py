@@ -5,13 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
-from tiny import LENGTH, ROWS_PER_STEP, context, job, loss_log, settings, train
+from support.tiny_training import LENGTH, ROWS_PER_STEP, context, job, loss_log, settings, train
 from torch import nn
 
+from teenytinyllama import hardware
+from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import Interrupted, UserError
-from teenytinyllama.formats.manifest import sha256_file
-from teenytinyllama.training import checkpoints, hardware, loop
-from teenytinyllama.training.fitting import first_micro_batch
+from teenytinyllama.training import checkpoints, loop
+from teenytinyllama.training.micro_batches import first_micro_batch
 
 
 @pytest.fixture(autouse=True)

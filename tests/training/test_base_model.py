@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.encoding import load_tokenizer
-from teenytinyllama.stages.evaluate import models as evaluated
-from teenytinyllama.stages.finetune.models import other_learner, own_learner
-from teenytinyllama.training.base_model import load_base, load_whole
+from teenytinyllama.modeling.loading import load_base, load_whole
+from teenytinyllama.stages.evaluate import scored_models as evaluated
+from teenytinyllama.stages.finetune.classifier_models import other_learner, own_learner
 
 LAYER = "model.layers.0.mlp.up_proj.weight"
 

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from teenytinyllama.training.batches import SequenceOrder, permute
+from teenytinyllama.training.data_order import SequenceOrder, permute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 4097])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from teenytinyllama.training.contention import Contention
+from teenytinyllama.training.cpu.contention import Contention
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.training import cpu_attention, cpu_passes
-from teenytinyllama.training.cpu_layers import (
+from teenytinyllama.training.cpu import attention, kernels
+from teenytinyllama.training.cpu.layers import (
     LeanAttention,
     LeanLinear,
     LeanMLP,
@@ -27,7 +27,7 @@ needs_compiler = pytest.mark.usefixtures("compiler")
 
 @pytest.fixture
 def compiler() -> None:
-    reason = cpu_passes._why_nothing_compiles()
+    reason = kernels._why_nothing_compiles()
     if reason:
         pytest.skip(reason)
 
@@ -67,7 +67,7 @@ def test_loss_and_gradients_are_those_of_transformers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Rows of 32 and 96 numbers, seven to a block: blocks that end inside the micro-batch.
-    monkeypatch.setattr("teenytinyllama.training.cpu_passes.BLOCK_BYTES", 7 * 4 * 96)
+    monkeypatch.setattr("teenytinyllama.training.cpu.kernels.BLOCK_BYTES", 7 * 4 * 96)
     model = small_llama(num_key_value_heads=num_key_value_heads)
     lean = copy.deepcopy(model)
     use_lean_layers(lean)
@@ -97,7 +97,7 @@ def test_compiled_passes_give_the_same(
 ) -> None:
     model = small_llama()
     lean = copy.deepcopy(model)
-    use_lean_layers(lean, cpu_passes.COMPILED)
+    use_lean_layers(lean, kernels.COMPILED)
     if checkpointing:
         lean.gradient_checkpointing_enable({"use_reentrant": False})
     check_against(model, lean, dtype, most)
@@ -238,7 +238,7 @@ def test_attention_by_products_of_whole_rows(length: int) -> None:
     )
     state = (upstream, query, key, value, mixed, partition)
     precision = torch.backends.mkldnn.matmul.fp32_precision
-    found = cpu_attention.attention_backward(state, 0.3)
+    found = attention.attention_backward(state, 0.3)
     theirs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         *state, 0.0, True, scale=0.3
     )
@@ -253,23 +253,23 @@ def test_attention_by_products_of_whole_rows(length: int) -> None:
 
 
 def test_short_trainings_are_not_compiled() -> None:
-    assert cpu_passes.choose(None, flops=1e13) is cpu_passes.IN_BLOCKS
-    assert cpu_passes.choose(False, flops=1e18) is cpu_passes.IN_BLOCKS
+    assert kernels.choose(None, flops=1e13) is kernels.IN_BLOCKS
+    assert kernels.choose(False, flops=1e18) is kernels.IN_BLOCKS
 
 
 @needs_compiler
 def test_long_trainings_are_compiled() -> None:
-    assert cpu_passes.choose(None, flops=1e15) is cpu_passes.COMPILED
-    assert cpu_passes.choose(True, flops=0) is cpu_passes.COMPILED
+    assert kernels.choose(None, flops=1e15) is kernels.COMPILED
+    assert kernels.choose(True, flops=0) is kernels.COMPILED
 
 
 def test_without_a_compiler(capsys: pytest.CaptureFixture[str]) -> None:
-    cpu_passes._why_nothing_compiles.cache_clear()
+    kernels._why_nothing_compiles.cache_clear()
     try:
         with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
-            assert cpu_passes.choose(None, flops=1e15) is cpu_passes.IN_BLOCKS
+            assert kernels.choose(None, flops=1e15) is kernels.IN_BLOCKS
             assert "not compiled, which costs" in capsys.readouterr().err
             with pytest.raises(UserError, match="no C\\+\\+ compiler"):
-                cpu_passes.choose(True, flops=0)
+                kernels.choose(True, flops=0)
     finally:
-        cpu_passes._why_nothing_compiles.cache_clear()
+        kernels._why_nothing_compiles.cache_clear()

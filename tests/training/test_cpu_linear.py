@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from teenytinyllama.training import cpu_linear
-from teenytinyllama.training.cpu_linear import faster_linear
+from teenytinyllama.inference import onednn_linear
+from teenytinyllama.inference.onednn_linear import faster_linear
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("packs", [False, True])
 def test_equals_the_usual_product(bias, packs, monkeypatch):
     if not packs:
-        monkeypatch.setattr(cpu_linear, "MAX_PACKED_BYTES", 0)
+        monkeypatch.setattr(onednn_linear, "MAX_PACKED_BYTES", 0)
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=bias)
     inputs = torch.randn(3, 7, 24)
@@ -31,7 +31,7 @@ def test_onednn_packs_each_weight_once(monkeypatch):
     layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     packed, pack = [], torch.ops.mkldnn._reorder_linear_weight
     monkeypatch.setattr(
-        cpu_linear, "_pack", lambda weight: packed.append(weight) or pack(weight, None)
+        onednn_linear, "_pack", lambda weight: packed.append(weight) or pack(weight, None)
     )
     with faster_linear(layers):
         for _ in range(3):

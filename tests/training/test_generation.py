@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.training.decoder import Decoder
-from teenytinyllama.training.generation import (
+from teenytinyllama.inference.decoder import Decoder
+from teenytinyllama.inference.generation import (
     Batch,
     Dialogue,
     Request,

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from teenytinyllama.training import hardware
+from teenytinyllama import hardware
 
 PAGES_OF_64_MB = 64 * 2**20 // resource.getpagesize()
 

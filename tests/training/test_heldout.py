@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from teenytinyllama.training.heldout import EncodedDocument, score_documents, windows_of
+from teenytinyllama.inference.bits_per_byte import EncodedDocument, score_documents, windows_of
 
 CONTEXT = 16
 

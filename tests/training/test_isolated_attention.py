@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from teenytinyllama.training.isolated_attention import isolate_texts
+from teenytinyllama.training.cpu.packed_attention import isolate_texts
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU keeps the mask")

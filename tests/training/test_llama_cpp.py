@@ -11,23 +11,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.small_run import make_run
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "stages"))
-from small_run import make_run
-
+from teenytinyllama.artifacts.conversations import Message
+from teenytinyllama.artifacts.vocabulary import read_vocabulary
 from teenytinyllama.errors import MissingExtraError, UserError
-from teenytinyllama.formats.conversations import Message
-from teenytinyllama.formats.pieces import read_vocabulary
-from teenytinyllama.stages import chat
-from teenytinyllama.training.generation import Sampling
-from teenytinyllama.training.talkers import load_any, load_talker
+from teenytinyllama.inference import chat_repl
+from teenytinyllama.inference.chat_model import load_any, load_talker
+from teenytinyllama.inference.generation import Sampling
 
 pytest.importorskip("xllamacpp")
 pytest.importorskip("gguf")
 
-from teenytinyllama.stages.quantize.gguf_file import write_gguf
-from teenytinyllama.stages.quantize.weights import ModelFolder
-from teenytinyllama.training.llama_cpp import GgufTalker, read_gguf
+from teenytinyllama.inference.llama_cpp import GgufTalker, read_gguf
+from teenytinyllama.stages.quantize.gguf_writer import write_gguf
+from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
 
 GREEDY = Sampling()
 
@@ -164,7 +162,7 @@ def test_files_that_are_cut_or_missing_or_none_are_named(run_dir: Path, tmp_path
 def test_without_the_library_the_extra_is_named(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "teenytinyllama.training.llama_cpp")
+    monkeypatch.delitem(sys.modules, "teenytinyllama.inference.llama_cpp")
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(MissingExtraError, match=r"teenytinyllama\[llama-cpp\]"):
         load_any(run_dir / "chat.gguf")
@@ -172,7 +170,7 @@ def test_without_the_library_the_extra_is_named(
 
 def test_a_file_and_a_run_chat_side_by_side(run_dir: Path) -> None:
     out = io.StringIO()
-    chat.run(
+    chat_repl.run(
         models=[run_dir, run_dir / "chat.gguf"],
         assignments=["temperature=0", "max_new_tokens=8"],
         stdin=io.StringIO("Olá\nE o cão?\n"),

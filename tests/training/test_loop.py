@@ -6,12 +6,12 @@ import time
 
 import pytest
 import torch
-from tiny import LENGTH, ROWS_PER_STEP, job, loss_log, train
+from support.tiny_training import LENGTH, ROWS_PER_STEP, job, loss_log, train
 
+from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import Interrupted, UserError
-from teenytinyllama.formats.manifest import sha256_file
-from teenytinyllama.recipe import CheckpointSettings, OptimizerSettings, ScheduleSettings
-from teenytinyllama.training import checkpoints, journal
+from teenytinyllama.settings.recipe import CheckpointSettings, OptimizerSettings, ScheduleSettings
+from teenytinyllama.training import checkpoints, metrics_logger
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +239,9 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
 
 def test_the_disk_is_measured_before_the_first_step(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("teenytinyllama.training.fitting.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr(
+        "teenytinyllama.training.micro_batches.shutil.disk_usage", lambda path: usage
+    )
     with pytest.raises(UserError, match=r"will need .* GB, 0\.0 GB are free"):
         train(tmp_path)
 
@@ -260,7 +262,7 @@ def test_a_dead_tracker_does_not_stop_training(tmp_path, monkeypatch, capsys):
 def test_slow_steps_give_a_sign_of_life_and_leave_the_log_alone(tmp_path, monkeypatch, capsys):
     train(tmp_path / "quiet", num_steps=4)
     assert "step 1/4" not in capsys.readouterr().err
-    monkeypatch.setattr(journal, "SECONDS_OF_SILENCE", 0.0)
+    monkeypatch.setattr(metrics_logger, "SECONDS_OF_SILENCE", 0.0)
     train(tmp_path / "slow", num_steps=4)
     said = capsys.readouterr().err
     assert "step 1/4" in said

@@ -12,9 +12,9 @@ from transformers import (
     RobertaConfig,
 )
 
-from teenytinyllama.recipe import LoraSettings
-from teenytinyllama.training.base_model import load_base
-from teenytinyllama.training.lora import CLASSIFIER_HEADS, add_lora
+from teenytinyllama.modeling.loading import load_base
+from teenytinyllama.modeling.lora import CLASSIFIER_HEADS, add_lora
+from teenytinyllama.settings.recipe import LoraSettings
 
 
 def test_additions_start_at_nothing_train_alone_and_fold_away(

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tiny import LENGTH, SIZES, VOCAB_SIZE, data
+from support.tiny_training import LENGTH, SIZES, VOCAB_SIZE, data
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from teenytinyllama import model as sizes
+from teenytinyllama.modeling import model_size as sizes
 from teenytinyllama.training import losses
 from teenytinyllama.training.losses import IGNORED, NextTokenLoss, linear_cross_entropy
 

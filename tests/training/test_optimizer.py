@@ -1,10 +1,10 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import VOCAB_SIZE, job
+from support.tiny_training import VOCAB_SIZE, job
 
-from teenytinyllama.recipe import OptimizerSettings
-from teenytinyllama.training.optimizer import (
+from teenytinyllama.settings.recipe import OptimizerSettings
+from teenytinyllama.training.optimizers import (
     Muon,
     build_optimizers,
     is_hidden_matrix,

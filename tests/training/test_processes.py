@@ -10,16 +10,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import DistributedType
-from tiny import job, loss_log, settings
-from two_processes import train
+from support.tiny_training import job, loss_log, settings
+from support.two_processes import train
 from yaml import safe_load
 
+from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.manifest import sha256_file
-from teenytinyllama.recipe import OptimizerSettings
-from teenytinyllama.training import checkpoints, engines
+from teenytinyllama.settings.recipe import OptimizerSettings
+from teenytinyllama.training import checkpoints, distributed
 
-SCRIPT = Path(__file__).with_name("two_processes.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "two_processes.py"
 ACCELERATE = Path(__file__).parents[2] / "recipes" / "accelerate"
 # What `accelerate launch` makes of recipes/accelerate/fsdp2.yaml; on a CPU it leaves FSDP out.
 FSDP2 = {
@@ -174,10 +174,10 @@ def test_deepspeed_trains_what_one_process_trains_and_trades_checkpoints(tmp_pat
 def test_what_cannot_work_in_slices_is_refused(monkeypatch, variables, optimizer, code):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(engines, "Accelerator", lambda **_: TwoOnPaper())
+    monkeypatch.setattr(distributed, "Accelerator", lambda **_: TwoOnPaper())
     plan = settings(optimizer=OptimizerSettings(kind=optimizer))
     with pytest.raises(UserError) as caught:
-        engines.start_engine(job().objective, plan, flops=0)
+        distributed.start_engine(job().objective, plan, flops=0)
     assert caught.value.code == code
 
 

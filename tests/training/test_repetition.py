@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from teenytinyllama.recipe import PretrainSettings, RepetitionSettings
-from teenytinyllama.training.repetition import repeat_passages
+from teenytinyllama.settings.recipe import PretrainSettings, RepetitionSettings
+from teenytinyllama.stages.pretrain.repetition import repeat_passages
 
 WIDTH = 257
 ROWS = np.arange(2000)

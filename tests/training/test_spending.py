@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from teenytinyllama.energy import Energy
-from teenytinyllama.training import spending
-from teenytinyllama.training.contention import Contention
-from teenytinyllama.training.saving import Progress
+from teenytinyllama.training import resource_tracker
+from teenytinyllama.training.cpu.contention import Contention
+from teenytinyllama.training.train_state import Progress
 
 
 class Clock:
@@ -24,13 +24,13 @@ class Meter:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(spending, "time", clock)
+    monkeypatch.setattr(resource_tracker, "time", clock)
     return clock
 
 
 @pytest.fixture
 def spent(clock):
-    spent = spending.Spending(Meter(), Contention(torch.device("cuda")))
+    spent = resource_tracker.Spending(Meter(), Contention(torch.device("cuda")))
     spent.begin(Progress(), energy=Energy(), seconds=0.0)
     return spent
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.encoding import load_tokenizer
-from teenytinyllama.recipe import ModelSettings, TokenizerSettings
-from teenytinyllama.stages import tokenizer
-from teenytinyllama.training.starting import from_folder
+from teenytinyllama.modeling.initialization import from_folder
+from teenytinyllama.settings.recipe import ModelSettings, TokenizerSettings
+from teenytinyllama.stages.tokenizer import stage as tokenizer
 
 IDS = {"bos_id": 1, "eos_id": 2, "pad_id": 3}
 

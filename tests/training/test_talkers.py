@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from teenytinyllama.artifacts.manifest import Manifest, write_manifest
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.manifest import Manifest, write_manifest
-from teenytinyllama.training.talkers import load_talker
+from teenytinyllama.inference.chat_model import load_talker
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import threading
 import time
 
 import pytest
-from tiny import context
+from support.tiny_training import context
 
 from teenytinyllama.errors import MissingExtraError
 from teenytinyllama.training import trackers

@@ -13,7 +13,7 @@ import typer
 from teenytinyllama.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from teenytinyllama.stages.plan import Plan
+    from teenytinyllama.planning import Plan
 
 Budget = Annotated[float | None, typer.Option("--budget-usd", help="Money to spend, US dollars.")]
 Hours = Annotated[float | None, typer.Option("--hours", help="Hours to spend, in place of money.")]
@@ -64,7 +64,7 @@ def plan_for(
     """The plan for what the options say. Raises UserError naming the option that is wrong."""
     from dataclasses import replace
 
-    from teenytinyllama.stages import plan as planning
+    from teenytinyllama import planning
 
     cards = planning.gpus()
     if gpu not in cards:
@@ -94,9 +94,9 @@ def _text(text_mb: float | None, text: str) -> dict[str, float]:
     """Bytes of text, and bytes of a character where the text itself is there to look at."""
     if not text:
         return {"text_bytes": text_mb * 1e6 if text_mb is not None else PLENTY_OF_TEXT_BYTES}
+    from teenytinyllama.planning import text_on_hand
     from teenytinyllama.progress import say
-    from teenytinyllama.recipe import expand_path
-    from teenytinyllama.stages.plan import text_on_hand
+    from teenytinyllama.settings.recipe import expand_path
 
     paths = expand_path(text)
     if not paths:
@@ -158,13 +158,13 @@ def plan_command(  # noqa: PLR0913 (each is an option)
     }
     found = plan_for(**asked)
     if calibrate is not None:
-        from teenytinyllama.cli.pilots import calibrated
+        from teenytinyllama.planning.scaling_runs import calibrated
 
         found = plan_for(**asked | calibrated(calibrate, minutes=minutes, law=law))
     if as_json:
         sys.stdout.write(json.dumps(_finite(found.to_json()), indent=2) + "\n")
         return
-    from teenytinyllama.stages.plan import show
+    from teenytinyllama.planning import show
 
     show(found)
 
@@ -188,8 +188,8 @@ def doctor_command(
     debug: Debug = False,
 ) -> None:
     """`ttl doctor`: what this machine can do, what is missing, and what to type next."""
-    from teenytinyllama.recipe import load_recipe
-    from teenytinyllama.stages import doctor
+    from teenytinyllama.planning import doctor
+    from teenytinyllama.settings.recipe import load_recipe
 
     loaded = load_recipe(recipe) if recipe is not None else None
     found = doctor.examine(run_dir, loaded, str(recipe or ""))

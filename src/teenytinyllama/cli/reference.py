@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from teenytinyllama.recipe import Recipe
+from teenytinyllama.settings.recipe import Recipe
 
 HEAD = "<!-- Made by `ttl settings --markdown`; do not edit: change recipe.py. -->"
 CLI_HEAD = "<!-- Made by `ttl settings --commands`; do not edit: change cli/. -->"

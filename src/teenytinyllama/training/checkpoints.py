@@ -29,14 +29,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from teenytinyllama.errors import Interrupted, UserError
-from teenytinyllama.formats.manifest import (
+from teenytinyllama.artifacts.manifest import (
     MANIFEST_NAME,
     Output,
     hash_outputs,
     sync_folder,
     write_json,
 )
+from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.progress import say
 from teenytinyllama.training.tensor_files import write_tensors
 

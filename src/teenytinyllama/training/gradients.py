@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from teenytinyllama import hardware
 from teenytinyllama.errors import UserError
-from teenytinyllama.training import hardware
-from teenytinyllama.training.engines import Engine
-from teenytinyllama.training.job import LoopSettings, MicroBatch
+from teenytinyllama.training.distributed import Engine
+from teenytinyllama.training.task import LoopSettings, MicroBatch
 
 
 def step_gradients(

@@ -36,18 +36,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from teenytinyllama.context import RoomContext
+from teenytinyllama import hardware
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.progress import say
-from teenytinyllama.training import checkpoints, hardware
-from teenytinyllama.training.contention import Contention
-from teenytinyllama.training.engines import start_engine
-from teenytinyllama.training.fitting import check_disk, first_micro_batch, smaller_micro_batch
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.training import checkpoints
+from teenytinyllama.training.cpu.contention import Contention
+from teenytinyllama.training.distributed import start_engine
+from teenytinyllama.training.divergence_guard import Setbacks
 from teenytinyllama.training.gradients import step_gradients
-from teenytinyllama.training.job import Job, LoopSettings, MicroBatch
-from teenytinyllama.training.journal import Journal
-from teenytinyllama.training.optimizer import set_learning_rates
-from teenytinyllama.training.saving import (
+from teenytinyllama.training.interruption import stop_signals
+from teenytinyllama.training.metrics_logger import Journal
+from teenytinyllama.training.micro_batches import check_disk, first_micro_batch, smaller_micro_batch
+from teenytinyllama.training.optimizers import set_learning_rates
+from teenytinyllama.training.resource_tracker import Spending
+from teenytinyllama.training.schedules import learning_rate_factor
+from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.train_state import (
     Progress,
     arithmetic,
     check_identity,
@@ -55,10 +60,6 @@ from teenytinyllama.training.saving import (
     progress_to_json,
     warn_of_other_arithmetic,
 )
-from teenytinyllama.training.schedules import learning_rate_factor
-from teenytinyllama.training.setbacks import Setbacks
-from teenytinyllama.training.spending import Spending
-from teenytinyllama.training.stopping import stop_signals
 from teenytinyllama.training.watchdog import Watchdog
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from teenytinyllama.training import cpu_passes
-from teenytinyllama.training.cpu_layers import LeanLinear
-from teenytinyllama.training.cpu_passes import OverRows
+from teenytinyllama.training.cpu import kernels
+from teenytinyllama.training.cpu.kernels import OverRows
+from teenytinyllama.training.cpu.layers import LeanLinear
 
 # N rows, H hidden, V vocabulary
 IGNORED = -100
@@ -136,7 +136,7 @@ def _add(total: Tensor, part: Tensor, over_rows: OverRows) -> None:
     if total.is_cuda:
         total += part
     else:
-        over_rows(cpu_passes.add, (total, part))
+        over_rows(kernels.add, (total, part))
 
 
 def _rows_per_chunk(hidden: Tensor, vocab_size: int) -> int:
@@ -150,7 +150,7 @@ def linear_cross_entropy(
     targets: Tensor,
     *,
     z_loss: float = 0.0,
-    over_rows: OverRows = cpu_passes.IN_BLOCKS,
+    over_rows: OverRows = kernels.IN_BLOCKS,
 ) -> Tensor:
     """Sum over rows of the cross-entropy of `hidden @ weight.T` against `targets`.
 
@@ -172,7 +172,7 @@ def linear_cross_entropy(
 def head_loss(model: Any, hidden: Tensor, targets: Tensor, *, z_loss: float = 0.0) -> Tensor:
     """`linear_cross_entropy` of a causal model's head, computed as its layers are."""
     head = model.lm_head
-    over_rows = head.over_rows if isinstance(head, LeanLinear) else cpu_passes.IN_BLOCKS
+    over_rows = head.over_rows if isinstance(head, LeanLinear) else kernels.IN_BLOCKS
     return linear_cross_entropy(hidden, head.weight, targets, z_loss=z_loss, over_rows=over_rows)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from teenytinyllama.formats.manifest import Output
+from teenytinyllama.artifacts.manifest import Output
 
 # Names of the format (https://github.com/huggingface/safetensors, "Format").
 DTYPE_NAMES = {

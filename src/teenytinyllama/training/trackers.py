@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.progress import say
+from teenytinyllama.stages.interface import RoomContext
 
 Line = dict[str, Any]
 Mirror = tuple[Callable[[Line], None], Callable[[], None]]

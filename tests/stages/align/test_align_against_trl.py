@@ -10,17 +10,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from teenytinyllama import storybook
-from teenytinyllama.stages.align.packing import Rendered, best_fit, lay_out
-from teenytinyllama.stages.align.preferences import (
+from teenytinyllama import synthetic
+from teenytinyllama.modeling.loading import load_base
+from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
+from teenytinyllama.stages.align.dpo_task import (
     Pair,
     PreferenceLoss,
     lay_out_pairs,
     reference_of,
     render_last,
 )
-from teenytinyllama.stages.align.room import AnswerLoss
-from teenytinyllama.training.base_model import load_base
+from teenytinyllama.stages.align.stage import AnswerLoss
 
 pytestmark = pytest.mark.slow
 LENGTH = 128
@@ -31,7 +31,7 @@ def tensors_of(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def some_messages(count: int) -> list[Any]:
-    made = storybook.conversations(num_conversations=3 * count, split="train", seed=7)
+    made = synthetic.conversations(num_conversations=3 * count, split="train", seed=7)
     return [one["messages"] for one in made if len(one["messages"]) <= 4][:count]
 
 

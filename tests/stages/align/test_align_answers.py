@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama.formats.conversation_files import Conversation
-from teenytinyllama.stages.align.answers import Answer, figures_of, write_answers
+from teenytinyllama.artifacts.conversation_files import Conversation
+from teenytinyllama.stages.align.chat_evaluation import Answer, figures_of, write_answers
 
 
 def answer(text: str, *, expected: tuple[str, ...] = (), ended: bool = True) -> Answer:
@@ -28,7 +28,7 @@ ANSWERS = [
 
 
 def test_figures_are_those_of_four_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("teenytinyllama.stages.align.answers.language_kept", lambda *_: 1.0)
+    monkeypatch.setattr("teenytinyllama.stages.align.chat_evaluation.language_kept", lambda *_: 1.0)
     figures = figures_of(ANSWERS, {"Lila mora na praia."}, "pt")
     assert figures == {
         "right_answer_fraction": 0.5,  # two have a known word, one of them has it

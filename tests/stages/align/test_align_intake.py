@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from teenytinyllama.artifacts.records import read_records
+from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
-from teenytinyllama.formats.records import read_records
-from teenytinyllama.recipe import AlignSettings, Source
-from teenytinyllama.stages.align.intake import (
+from teenytinyllama.settings.recipe import AlignSettings, Source
+from teenytinyllama.stages.align.chat_dataset import (
     ChatData,
     fitting_turns,
     read_chat_data,

@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from teenytinyllama import storybook
-from teenytinyllama.formats.conversations import IDS
-from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
-from teenytinyllama.stages.align.packing import Rendered, best_fit, lay_out
-from teenytinyllama.stages.align.room import AnswerLoss
-from teenytinyllama.training.base_model import load_base
+from teenytinyllama import synthetic
+from teenytinyllama.artifacts.conversations import IDS
+from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
+from teenytinyllama.modeling.loading import load_base
+from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
+from teenytinyllama.stages.align.stage import AnswerLoss
 
 EOS = IDS["</s>"]
 
 
 def some_conversations(encoder: TextEncoder, count: int) -> list[Rendered]:
     """One question with its answer each."""
-    made = storybook.conversations(num_conversations=30, split="train", seed=7)
+    made = synthetic.conversations(num_conversations=30, split="train", seed=7)
     told: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
     return [Rendered(*encoder.render_with_mask(messages)) for messages in told[:count]]
 
@@ -51,7 +51,7 @@ def test_learnt_are_exactly_the_assistants_words_and_end_marks(small_tokenizer_d
     """Against the chat template's own generation marks, as transformers reads them."""
     encoder = load_tokenizer(small_tokenizer_dir)
     theirs = AutoTokenizer.from_pretrained(small_tokenizer_dir)
-    for made in storybook.conversations(num_conversations=20, split="train", seed=7):
+    for made in synthetic.conversations(num_conversations=20, split="train", seed=7):
         messages: Any = made["messages"]
         ids, mask = encoder.render_with_mask(messages)
         out = theirs.apply_chat_template(

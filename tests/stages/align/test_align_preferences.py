@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from teenytinyllama.context import RoomContext
+from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
-from teenytinyllama.recipe import (
+from teenytinyllama.modeling.loading import load_base
+from teenytinyllama.settings.recipe import (
     AlignSettings,
     DpoSettings,
     LoraSettings,
@@ -19,15 +19,15 @@ from teenytinyllama.recipe import (
     ScheduleSettings,
     Source,
 )
-from teenytinyllama.stages import align
-from teenytinyllama.stages.align.preferences import (
+from teenytinyllama.stages.align import stage as align
+from teenytinyllama.stages.align.dpo_task import (
     Pair,
     PreferenceLoss,
     lay_out_pairs,
     reference_of,
     render_last,
 )
-from teenytinyllama.training.base_model import load_base
+from teenytinyllama.stages.interface import RoomContext
 
 WORDS = ("bosque", "lago", "vale", "mercado", "circo")
 

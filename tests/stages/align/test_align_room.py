@@ -8,19 +8,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from teenytinyllama.context import RoomContext
+from teenytinyllama.artifacts.manifest import Outcome, sha256_file
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.manifest import Outcome, sha256_file
-from teenytinyllama.recipe import (
+from teenytinyllama.settings.recipe import (
     AlignSettings,
     CheckpointSettings,
     OptimizerSettings,
     ScheduleSettings,
     Source,
 )
-from teenytinyllama.stages import align
-from teenytinyllama.stages.align import room
-from teenytinyllama.stages.align.answers import Answer
+from teenytinyllama.stages.align import stage as align
+from teenytinyllama.stages.align import stage as room
+from teenytinyllama.stages.align.chat_evaluation import Answer
+from teenytinyllama.stages.interface import RoomContext
 
 SETTINGS = AlignSettings(
     sources=(Source(kind="storybook", num_documents=60, seed=7),),
@@ -168,12 +168,12 @@ def test_an_answer_is_right_where_a_known_word_stands_in_it() -> None:
 def test_heldout_loss_does_not_depend_on_the_row_length(
     small_base_dir: Path, small_tokenizer_dir: Path
 ) -> None:
-    from teenytinyllama import storybook
-    from teenytinyllama.stages.align.packing import Rendered
-    from teenytinyllama.training.base_model import load_base
+    from teenytinyllama import synthetic
+    from teenytinyllama.modeling.loading import load_base
+    from teenytinyllama.stages.align.conversation_packing import Rendered
 
     model, encoder = load_base(small_base_dir, small_tokenizer_dir)
-    made = storybook.conversations(num_conversations=12, split="train", seed=7)
+    made = synthetic.conversations(num_conversations=12, split="train", seed=7)
     told: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
     rendered = [Rendered(*encoder.render_with_mask(messages)) for messages in told]
     with torch.no_grad():

@@ -1,1 +1,1 @@
-from corpus_room import room as room
+from support.corpus_stage import room as room

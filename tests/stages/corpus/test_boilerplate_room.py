@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from corpus_room import Room, json_lines
+from support.corpus_stage import Room, json_lines
 
-from teenytinyllama.stages.corpus import boilerplate
+from teenytinyllama.stages.corpus.filters import boilerplate_learner
 
 MENU = "Início | Notícias"
 
@@ -36,14 +36,14 @@ def test_lines_held_are_bounded_and_the_menu_is_still_found(
     room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = []
-    whole = boilerplate.BoilerplateLearner.read
+    whole = boilerplate_learner.BoilerplateLearner.read
 
-    def watched(learner: boilerplate.BoilerplateLearner, *given: object) -> None:
+    def watched(learner: boilerplate_learner.BoilerplateLearner, *given: object) -> None:
         whole(learner, *given)
         held.append(sum(counter.num_lines for counter in learner._counters.values()))
 
-    monkeypatch.setattr(boilerplate, "MAX_LINES", 5)
-    monkeypatch.setattr(boilerplate.BoilerplateLearner, "read", watched)
+    monkeypatch.setattr(boilerplate_learner, "MAX_LINES", 5)
+    monkeypatch.setattr(boilerplate_learner.BoilerplateLearner, "read", watched)
     (tmp_path / "site").mkdir()
     for n in range(30):
         page = f"{MENU}\nA notícia número {n} fala do rio {n * 7}.\nMais {n}\n"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from corpus_room import GOOD, Room, json_lines
+from support.corpus_stage import GOOD, Room, json_lines
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages.corpus import sources
+from teenytinyllama.stages.corpus.readers import sources
 
 LINES = json_lines(*GOOD)
 
@@ -430,7 +430,7 @@ def test_36_an_interrupted_run_done_again_gives_the_same_bytes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("teenytinyllama.stages.corpus.writing.Closing._write_duplicates", dies)
+        patch.setattr("teenytinyllama.stages.corpus.corpus_writer.Closing._write_duplicates", dies)
         with pytest.raises(KeyboardInterrupt):
             room(tmp_path / "a.jsonl", out="killed")
     killed = room(tmp_path / "a.jsonl", out="killed").folder

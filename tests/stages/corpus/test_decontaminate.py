@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from corpus_room import GOOD, Left, Room, json_lines
+from support.corpus_stage import GOOD, Left, Room, json_lines
 
 from teenytinyllama.errors import UserError
 

@@ -13,10 +13,10 @@ import pytest
 
 pytest.importorskip("datatrove", reason="pip install 'teenytinyllama[machines]'")
 
+from teenytinyllama.artifacts.documents import read_json_lines
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.documents import read_json_lines
-from teenytinyllama.recipe import FilterSettings
-from teenytinyllama.stages.corpus.executors import executor_for, shards_of
+from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.stages.corpus.datatrove_executors import executor_for, shards_of
 from teenytinyllama.stages.corpus.filters import Chain
 
 SETTINGS = FilterSettings(
@@ -184,7 +184,7 @@ def test_a_folder_without_shards_is_said(tmp_path: Path) -> None:
 def test_without_datatrove_the_extra_is_named(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['datatrove'] = None\n"
-        "from teenytinyllama.stages.corpus.executors import executor_for\n"
+        "from teenytinyllama.stages.corpus.datatrove_executors import executor_for\n"
         "executor_for('local', None, 'pt', None, None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -6,10 +6,10 @@ import random
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import FilterSettings
-from teenytinyllama.stages.corpus.filters import Chain, rules
+from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.stages.corpus.filters import Chain, heuristic_rules
 from teenytinyllama.stages.corpus.filters.thresholds import load_language
-from teenytinyllama.stages.corpus.filters.words import words_of
+from teenytinyllama.stages.corpus.filters.word_table import words_of
 
 PROSE = (
     "A chuva parou no fim da tarde e os meninos foram para a rua com uma bola nova.\n"
@@ -64,7 +64,9 @@ def test_prose_is_kept() -> None:
     ],
 )
 def test_reason(expected: str, text: str) -> None:
-    family = next((rule.family for rule in rules.RULES if rule.reason == expected), "quality")
+    family = next(
+        (rule.family for rule in heuristic_rules.RULES if rule.reason == expected), "quality"
+    )
     assert reason(text, families=(family,)) == expected
 
 
@@ -83,8 +85,8 @@ def test_runs_of_words_seen_before_are_counted_by_hand() -> None:
     words = ["aa", "bb", "cc", "dd", "ee", "ff", "aa", "bb", "cc", "dd", "ee", "gg"]
     text = " ".join(words)
     assert len(text) == 35
-    assert rules.seen_before(words, 5) == 10
-    assert rules.seen_before(words, 6) == 0
+    assert heuristic_rules.seen_before(words, 5) == 10
+    assert heuristic_rules.seen_before(words, 6) == 0
     settings = {"families": ("repetition",), "without": ("top_2_gram", "top_3_gram", "top_4_gram")}
     at_most = {"duplicated_5_n_grams": 10 / 35}
     assert reason(text, thresholds=at_most, **settings) is None
@@ -95,7 +97,7 @@ def test_runs_of_words_seen_before_are_counted_by_hand() -> None:
 def test_the_commonest_run_is_the_first_of_equals_as_in_datatrove() -> None:
     # "a b" and "ccc ddd" both come twice: "a b" came first, 2 times 3 characters.
     words = ["a", "b", "ccc", "ddd", "e", "a", "b", "f", "ccc", "ddd"]
-    assert rules.top_run(words, 2) == 6
+    assert heuristic_rules.top_run(words, 2) == 6
     text = " ".join(words)
     limit = {"top_2_gram": 6 / len(text)}
     settings = {"families": ("repetition",), "without": ("top_3_gram", "top_4_gram")}
@@ -105,12 +107,12 @@ def test_the_commonest_run_is_the_first_of_equals_as_in_datatrove() -> None:
 
 
 def plain_reason(text: str, chain: Chain) -> str | None:
-    """The reason by `rules.measure`."""
+    """The reason by `heuristic_rules.measure`."""
     if not text.strip():
-        return rules.EMPTY
+        return heuristic_rules.EMPTY
     words = words_of(text, chain.settings.words, "pt")
-    values = rules.measure(text, words, chain.data.stop_words)
-    by_reason = {rule.reason: rule for rule in rules.RULES}
+    values = heuristic_rules.measure(text, words, chain.data.stop_words)
+    by_reason = {rule.reason: rule for rule in heuristic_rules.RULES}
     for name, threshold in chain.thresholds.items():
         if by_reason[name].drops(values[name], threshold):
             return name

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.documents import Document, DocumentWriter
-from teenytinyllama.recipe import CorpusSettings, FilterSettings, Recipe, Source
-from teenytinyllama.stages.corpus.filters import desk
-from teenytinyllama.stages.corpus.filters.calibrate import calibrate, read_clean
-from teenytinyllama.stages.corpus.filters.explain import what_rules_say
+from teenytinyllama.settings.recipe import CorpusSettings, FilterSettings, Recipe, Source
+from teenytinyllama.stages.corpus import inspect_command
+from teenytinyllama.stages.corpus.filters.calibration import calibrate, read_clean
+from teenytinyllama.stages.corpus.inspection import what_rules_say
 
 PROSE = (
     "A chuva parou no fim da tarde e os meninos foram para a rua com uma bola nova.\n"
@@ -33,14 +33,14 @@ def test_explain_shows_every_rule_and_the_one_that_drops(tmp_path: Path) -> None
     short = Document("b:2", "Bom dia a todos.", "jornal", "CC0-1.0", url="https://a.br/x")
     write(tmp_path, "train", Document("a:1", PROSE, "livro", "CC0-1.0"))
     write(tmp_path / "dropped" / "gopher_short_doc", "part", short)
-    shown = desk.explain(recipe(thresholds={"gopher_short_doc": 20}), tmp_path, "b:2")
+    shown = inspect_command.explain(recipe(thresholds={"gopher_short_doc": 20}), tmp_path, "b:2")
     assert "stands in  dropped/gopher_short_doc" in shown
     assert "drop it: top_2_gram" in shown  # "Bom dia" is 7 of 16 characters
     assert "top_2_gram                         0.4375  <= 0.25    DROPS" in shown
     assert "gopher_short_doc                   4.0000  >= 20      DROPS" in shown
     assert "dup_para_frac                      0.0000  off        -" in shown
     assert "address    https://a.br/x" in shown
-    kept = desk.explain(recipe(thresholds={"gopher_short_doc": 20}), tmp_path, "a:1")
+    kept = inspect_command.explain(recipe(thresholds={"gopher_short_doc": 20}), tmp_path, "a:1")
     assert "stands in  train" in kept
     assert "keep it" in kept
     assert "DROPS" not in kept
@@ -48,10 +48,10 @@ def test_explain_shows_every_rule_and_the_one_that_drops(tmp_path: Path) -> None
 
 def test_explain_says_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `ttl corpus RECIPE` first"):
-        desk.explain(recipe(), tmp_path, "a:1")
+        inspect_command.explain(recipe(), tmp_path, "a:1")
     write(tmp_path, "train", Document("a:1", PROSE, "livro", "CC0-1.0"))
     with pytest.raises(UserError, match=r"no document.*has this id.*ids look like: a:1"):
-        desk.explain(recipe(), tmp_path, "a:9")
+        inspect_command.explain(recipe(), tmp_path, "a:9")
 
 
 def test_rules_are_said_in_the_order_in_which_they_judge() -> None:
@@ -81,7 +81,7 @@ def test_a_plain_text_becomes_documents_between_paragraphs(tmp_path: Path) -> No
     path.write_text("\n\n".join([PROSE] * 30), encoding="utf-8")
     documents = read_clean(path)
     assert [len(text.split("\n\n")) for text in documents] == [4, 10, 16]
-    shown = desk.calibrate(recipe(), path)
+    shown = inspect_command.calibrate(recipe(), path)
     assert shown.startswith("# Learnt from 3 clean documents")
     assert "[thresholds.fast]" in shown
 

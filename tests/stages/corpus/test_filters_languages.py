@@ -6,21 +6,21 @@ from functools import cache
 import numpy as np
 import pytest
 
-from teenytinyllama import storybook
+from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.personal_data import PersonalData
 from teenytinyllama.languages import known_languages, letters_of, prompts_of
-from teenytinyllama.recipe import FilterSettings
+from teenytinyllama.languages.personal_data import PersonalData
+from teenytinyllama.settings.recipe import FilterSettings
 from teenytinyllama.stages.corpus.filters import Chain
-from teenytinyllama.stages.corpus.filters.lines import apply_c4
-from teenytinyllama.stages.corpus.filters.rules import ending_lines
+from teenytinyllama.stages.corpus.filters.c4_filter import apply_c4
+from teenytinyllama.stages.corpus.filters.heuristic_rules import ending_lines
 from teenytinyllama.stages.corpus.filters.thresholds import load_language
-from teenytinyllama.stages.corpus.filters.words import FAST_WORD, hash_word, read_words
+from teenytinyllama.stages.corpus.filters.word_table import FAST_WORD, hash_word, read_words
 
 
 @cache
 def stories(language: str) -> list[str]:
-    return [one.text for one in storybook.documents(num_documents=150, language=language)]
+    return [one.text for one in synthetic.documents(num_documents=150, language=language)]
 
 
 def test_a_vowel_sign_does_not_cut_a_bengali_word() -> None:

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import FilterSettings, ToxicitySettings
+from teenytinyllama.settings.recipe import FilterSettings, ToxicitySettings
 from teenytinyllama.stages.corpus.filters import Boilerplate, BoilerplateCounter, Chain
-from teenytinyllama.stages.corpus.filters.addresses import judge_address
-from teenytinyllama.stages.corpus.filters.language import Py3langid
+from teenytinyllama.stages.corpus.filters.language_filter import Py3langid
+from teenytinyllama.stages.corpus.filters.url_filter import judge_address
 
 PORTUGUESE = (
     "A chuva parou no fim da tarde e os meninos foram para a rua com uma bola nova. "

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from teenytinyllama.stages.corpus.filters.words import (
+from teenytinyllama.stages.corpus.filters.word_table import (
     FAST_WORD,
     PUNCTUATION_MARKS,
     SpacyCuts,

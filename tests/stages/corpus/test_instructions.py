@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus_room import Room, json_lines
+from support.corpus_stage import Room, json_lines
 
-from teenytinyllama.formats.conversations import IDS, Message
-from teenytinyllama.formats.encoding import load_tokenizer
-from teenytinyllama.stages.pack.worker import encoder_of
+from teenytinyllama.artifacts.conversations import IDS, Message
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
+from teenytinyllama.stages.pack.encoding_worker import encoder_of
 
 ANSWER = "A raposa Lila mora na floresta."
 

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from corpus_room import Left, Room, json_lines
 from pydantic import ValidationError
+from support.corpus_stage import Left, Room, json_lines
 
 from teenytinyllama.errors import UserError
 

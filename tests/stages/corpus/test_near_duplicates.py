@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus_room import Room, json_lines
+from support.corpus_stage import Room, json_lines
 
-from teenytinyllama.recipe import NearDuplicateSettings
-from teenytinyllama.stages.corpus.shingles import BYTES_PER_BLOCK, Shingler, Signer, jaccard
+from teenytinyllama.settings.recipe import NearDuplicateSettings
+from teenytinyllama.stages.corpus.dedup.shingling import BYTES_PER_BLOCK, Shingler, Signer, jaccard
 
 WORDS = [f"palavra{n}" for n in range(3000)]
 

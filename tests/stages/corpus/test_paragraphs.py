@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corpus_room import Room, json_lines
+from support.corpus_stage import Room, json_lines
 
 FOOTER = "Todos os direitos reservados à editora desta página, sem exceção."
 SHORT = "Página seguinte"

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from corpus_room import Room, json_lines
+from support.corpus_stage import Room, json_lines
 
-from teenytinyllama.formats.personal_data import PersonalData, is_cnpj, is_cpf
+from teenytinyllama.languages.personal_data import PersonalData, is_cnpj, is_cpf
 
 
 def marked(text: str) -> str:

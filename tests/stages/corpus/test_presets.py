@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus_room import Room
+from support.corpus_stage import Room
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.presets import presets_of
-from teenytinyllama.recipe import Source
+from teenytinyllama.settings.presets import presets_of
+from teenytinyllama.settings.recipe import Source
 
 QUESTION, ANSWER = "Onde mora a raposa?", "A raposa mora na floresta."
 TEXT_ROW = {"text": "Um artigo inteiro sobre a floresta.", "url": "https://x.br/1"}

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus_room import Room, json_lines
+from support.corpus_stage import Room, json_lines
 
-from teenytinyllama.recipe import CorpusSettings
-from teenytinyllama.stages.corpus import sources
-from teenytinyllama.stages.corpus.reading import Reading
+from teenytinyllama.settings.recipe import CorpusSettings
+from teenytinyllama.stages.corpus.readers import sources
+from teenytinyllama.stages.corpus.readers.reading import Reading
 
 
 def reading_of(*entries: dict[str, Any]) -> Reading:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from corpus_room import GOOD, Room, json_lines
+from support.corpus_stage import GOOD, Room, json_lines
 
 from teenytinyllama.errors import UserError
 

@@ -9,10 +9,10 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import FilterSettings, ToxicitySettings
+from teenytinyllama.settings.recipe import FilterSettings, ToxicitySettings
 from teenytinyllama.stages.corpus.filters import Chain
-from teenytinyllama.stages.corpus.toxic_lines import LineClassifier, read_labelled
-from teenytinyllama.stages.corpus.toxicity import Toxicity, cut_at, toxic_label, windows_of
+from teenytinyllama.stages.corpus.filters.toxicity import Toxicity, cut_at, toxic_label, windows_of
+from teenytinyllama.stages.corpus.filters.toxicity_classifier import LineClassifier, read_labelled
 
 GOOD = ["que dia lindo", "gosto de café com pão", "bom trabalho a todos", "a rua está calma"]
 BAD = ["seu besta feio", "que gente besta", "cala a boca besta", "feio e besta demais"]

@@ -20,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from teenytinyllama import storybook
+from teenytinyllama import synthetic
 
 VOCAB_SIZE = 400
 CONTEXT = 96
@@ -94,7 +94,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    texts = [document.text for document in storybook.documents(seed=1, num_documents=60)]
+    texts = [document.text for document in synthetic.documents(seed=1, num_documents=60)]
     core.train_from_iterator(
         texts,
         trainers.BpeTrainer(

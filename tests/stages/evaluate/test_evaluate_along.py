@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama.cli.walk import Walk
-from teenytinyllama.context import RoomContext
+from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.manifest import sha256_file
-from teenytinyllama.recipe import (
+from teenytinyllama.pipeline.runner import Walk
+from teenytinyllama.settings.recipe import (
     EvaluateSettings,
     ModelSettings,
     PackSettings,
@@ -21,7 +20,10 @@ from teenytinyllama.recipe import (
     ScheduleSettings,
     Task,
 )
-from teenytinyllama.stages import evaluate, pack, pretrain
+from teenytinyllama.stages.evaluate import stage as evaluate
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.pack import stage as pack
+from teenytinyllama.stages.pretrain import stage as pretrain
 
 TASKS = (Task(name="perguntas", kind="storybook", num_items=40),)
 TRAINING = PretrainSettings(

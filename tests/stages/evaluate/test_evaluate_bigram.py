@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from teenytinyllama.stages.evaluate import bigram
-from teenytinyllama.stages.evaluate.bigram import train_bigram
+from teenytinyllama.stages.evaluate import baselines
+from teenytinyllama.stages.evaluate.baselines import train_bigram
 
 
 def probabilities(model, first: int) -> list[float]:
@@ -41,7 +41,7 @@ def test_chunks_change_nothing(monkeypatch):
     rng = np.random.default_rng(1)
     tokens = (rng.zipf(1.5, 3000) % 40).astype(np.uint16)
     whole = train_bigram(tokens, 40, max_tokens=10_000)
-    monkeypatch.setattr(bigram, "TOKENS_PER_CHUNK", 170)
+    monkeypatch.setattr(baselines, "TOKENS_PER_CHUNK", 170)
     parts = train_bigram(tokens, 40, max_tokens=10_000)
     assert np.array_equal(whole.keys, parts.keys)
     assert np.array_equal(whole.discounted, parts.discounted)

@@ -2,15 +2,15 @@
 
 import pytest
 
-from teenytinyllama import storybook
-from teenytinyllama.formats.documents import Document
-from teenytinyllama.recipe import Task
+from teenytinyllama import synthetic
+from teenytinyllama.artifacts.documents import Document
+from teenytinyllama.settings.recipe import Task
 from teenytinyllama.stages.evaluate.cloze import NUM_CHOICES, cloze_rows
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
 
 
 def documents(language: str, number: int = 60) -> list[Document]:
-    made = storybook.documents(num_documents=number, language=language)
+    made = synthetic.documents(num_documents=number, language=language)
     return [Document(one.id, one.text, "made", "Apache-2.0") for one in made]
 
 

@@ -8,12 +8,12 @@ import datasets
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import Task
-from teenytinyllama.stages.evaluate import rows
-from teenytinyllama.stages.evaluate.definitions import load_benchmark
+from teenytinyllama.settings.recipe import Task
+from teenytinyllama.stages.evaluate import dataset_loading as rows
 from teenytinyllama.stages.evaluate.suites import SUITES_DIR, load_benchmarks
-from teenytinyllama.stages.evaluate.task_files import TASKS_DIR
-from teenytinyllama.stages.evaluate.tasks import fields
+from teenytinyllama.stages.evaluate.task_loading import load_benchmark
+from teenytinyllama.stages.evaluate.task_sandbox import TASKS_DIR
+from teenytinyllama.stages.evaluate.tasks import process_docs
 
 ARC = {
     "id": "x",
@@ -145,9 +145,9 @@ def test_chance_counts_the_choices_of_each_item(tmp_path):
 
 def test_probability_of_true_by_hand():
     doc = {"labels": [1, 0, 1]}
-    found = fields.probability_of_true(doc, [(-1.0, False), (-1.0, False), (-1.0, True)])
+    found = process_docs.probability_of_true(doc, [(-1.0, False), (-1.0, False), (-1.0, True)])
     assert found["acc"] == pytest.approx(2 / 3)
-    far = fields.probability_of_true(doc, [(-901.0, False), (-901.0, False), (-901.0, True)])
+    far = process_docs.probability_of_true(doc, [(-901.0, False), (-901.0, False), (-901.0, True)])
     assert far["acc"] == pytest.approx(2 / 3)
 
 
@@ -285,17 +285,17 @@ def test_a_field_of_the_wrong_kind_is_one_line(name, change, expected, tmp_path)
 
 def test_a_question_may_stand_in_the_context():
     row = ROWS["enem"]
-    assert fields.enem({**row, "question": ""})["question"].rstrip() == "Um texto."
-    assert fields.enem(row)["question"] == "Um texto.\n\nO texto fala de"
+    assert process_docs.enem({**row, "question": ""})["question"].rstrip() == "Um texto."
+    assert process_docs.enem(row)["question"] == "Um texto.\n\nO texto fala de"
     for name in ("enem", "oab"):  # lost in the published sets, and counted by others
         lost = {**ROWS[name], "question": "", "context": None}
-        assert fields.READERS[name if name == "enem" else "exam"](lost)["question"] == ""
+        assert process_docs.READERS[name if name == "enem" else "exam"](lost)["question"] == ""
 
 
 def test_a_word_for_true_in_a_table_leaves_no_item_out_by_mistake(tmp_path):
     """In a CSV every field is text, and the text "False" is not empty."""
-    assert fields.enem({**ROWS["enem"], "has_associated_images": "False"}) is not None
-    assert fields.enem({**ROWS["enem"], "has_associated_images": "true"}) is None
+    assert process_docs.enem({**ROWS["enem"], "has_associated_images": "False"}) is not None
+    assert process_docs.enem({**ROWS["enem"], "has_associated_images": "true"}) is None
 
 
 def test_a_few_equal_choices_are_counted_and_scored(tmp_path):

@@ -8,12 +8,12 @@ import math
 import pytest
 from test_evaluate_definitions import ROWS, many, write
 
-from teenytinyllama.recipe import Task
+from teenytinyllama.settings.recipe import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
-from teenytinyllama.stages.evaluate.definitions import load_benchmark
-from teenytinyllama.stages.evaluate.models import load_model
-from teenytinyllama.stages.evaluate.run_tasks import score_tasks
-from teenytinyllama.stages.evaluate.task_files import TASKS_DIR
+from teenytinyllama.stages.evaluate.scored_models import load_model
+from teenytinyllama.stages.evaluate.task_loading import load_benchmark
+from teenytinyllama.stages.evaluate.task_runner import score_tasks
+from teenytinyllama.stages.evaluate.task_sandbox import TASKS_DIR
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from teenytinyllama import storybook
+from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages.evaluate.harness import PackedLM
+from teenytinyllama.stages.evaluate.packed_lm import PackedLM
 
 CONTEXT = 96  # of the models in conftest.py
 ARCHITECTURES = ("llama", "gpt2", "neox", "qwen2")
@@ -19,7 +19,7 @@ ARCHITECTURES = ("llama", "gpt2", "neox", "qwen2")
 
 def requests(count: int = 12) -> list[SimpleNamespace]:
     """Questions with and without solved examples before them, some longer than the context."""
-    items = list(storybook.questions(seed=0, num_items=count + 3))
+    items = list(synthetic.questions(seed=0, num_items=count + 3))
     solved = "\n\n".join(
         f"{item['question']} {item['choices'][item['answer']]}" for item in items[count:]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from teenytinyllama.stages.evaluate.overlap import OverlapCheck, item_parts
+from teenytinyllama.stages.evaluate.contamination import OverlapCheck, item_parts
 
 
 def words(start: int, count: int) -> str:

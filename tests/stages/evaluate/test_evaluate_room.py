@@ -12,13 +12,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from teenytinyllama import storybook
-from teenytinyllama.context import RoomContext
+from teenytinyllama import synthetic
+from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.documents import Document, DocumentWriter
-from teenytinyllama.model import build_model, llama_config
-from teenytinyllama.recipe import (
+from teenytinyllama.modeling.model_size import build_model, llama_config
+from teenytinyllama.settings.recipe import (
     EnergySettings,
     EvaluateSettings,
     ModelSettings,
@@ -26,8 +25,12 @@ from teenytinyllama.recipe import (
     Task,
     TokenizerSettings,
 )
-from teenytinyllama.stages import evaluate, pack, tokenizer
-from teenytinyllama.stages.evaluate import models, room  # noqa: F401 (as evaluate.models)
+from teenytinyllama.stages.evaluate import scored_models  # noqa: F401 (as evaluate.models)
+from teenytinyllama.stages.evaluate import stage as evaluate
+from teenytinyllama.stages.evaluate import stage as room
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.pack import stage as pack
+from teenytinyllama.stages.tokenizer import stage as tokenizer
 
 CONTEXT = RoomContext("test", "pt", EnergySettings(), EnergyMeter(EnergySettings()))
 MODEL = ModelSettings(
@@ -43,9 +46,9 @@ MODEL = ModelSettings(
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Corpus, tokenizer, tokens and a random model, as the earlier rooms leave them."""
     root = tmp_path_factory.mktemp("run")
-    found = storybook.documents(seed=0, num_documents=220)
+    found = synthetic.documents(seed=0, num_documents=220)
     documents = [
-        Document(id=d.id, text=d.text, source=d.kind, license=storybook.LICENSE) for d in found
+        Document(id=d.id, text=d.text, source=d.kind, license=synthetic.LICENSE) for d in found
     ]
     for split, part in (("train", documents[:200]), ("heldout", documents[200:])):
         with DocumentWriter(root / "corpus", split) as writer:

@@ -9,10 +9,10 @@ import pytest
 from test_evaluate_definitions import ARC, ROWS, many, write
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import Task
+from teenytinyllama.settings.recipe import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
-from teenytinyllama.stages.evaluate.definitions import load_benchmark
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
+from teenytinyllama.stages.evaluate.task_loading import load_benchmark
 
 OWN = {
     "task": "own",

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from teenytinyllama.context import RoomContext
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import FinetuneSettings, LabelledSet
-from teenytinyllama.stages import finetune
+from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet
 from teenytinyllama.stages.finetune import classify
+from teenytinyllama.stages.finetune import stage as finetune
+from teenytinyllama.stages.interface import RoomContext
 
 
 @pytest.fixture(scope="module")

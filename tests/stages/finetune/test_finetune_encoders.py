@@ -20,16 +20,16 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from teenytinyllama import storybook
-from teenytinyllama.context import RoomContext
+from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import FinetuneSettings, LabelledSet, LoraSettings
-from teenytinyllama.stages import finetune
-from teenytinyllama.stages.finetune import room as finetune_room
-from teenytinyllama.stages.finetune.encoding import pad
-from teenytinyllama.stages.finetune.labelled import Example
-from teenytinyllama.stages.finetune.models import other_learner
-from teenytinyllama.stages.finetune.training import LabelLoss, predict
+from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet, LoraSettings
+from teenytinyllama.stages.finetune import stage as finetune
+from teenytinyllama.stages.finetune import stage as finetune_room
+from teenytinyllama.stages.finetune.classification_task import LabelLoss, predict
+from teenytinyllama.stages.finetune.classifier_models import other_learner
+from teenytinyllama.stages.finetune.labelled_dataset import Example
+from teenytinyllama.stages.finetune.length_grouping import pad
+from teenytinyllama.stages.interface import RoomContext
 
 NUM_POSITIONS = 24
 SIZES: dict[str, Any] = {
@@ -50,7 +50,7 @@ def save_tokenizer(folder: Path) -> int:
     """A tokenizer of whole words that tells the texts of a pair apart; returns its size."""
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    texts = [one["text"] for one in storybook.sentiment(seed=7, num_items=48, split="train")]
+    texts = [one["text"] for one in synthetic.sentiment(seed=7, num_items=48, split="train")]
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     words.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=marks))
     words.post_processor = processors.TemplateProcessing(

@@ -12,11 +12,16 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
-from teenytinyllama.stages.finetune.encoding import Encoded, LengthGroupedOrder, encode_with, pad
-from teenytinyllama.stages.finetune.labelled import Example
-from teenytinyllama.stages.finetune.models import own_learner
-from teenytinyllama.stages.finetune.training import LabelLoss, logits_of, predict
+from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
+from teenytinyllama.stages.finetune.classification_task import LabelLoss, logits_of, predict
+from teenytinyllama.stages.finetune.classifier_models import own_learner
+from teenytinyllama.stages.finetune.labelled_dataset import Example
+from teenytinyllama.stages.finetune.length_grouping import (
+    Encoded,
+    LengthGroupedOrder,
+    encode_with,
+    pad,
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.recipe import LabelledSet
-from teenytinyllama.stages.finetune import labelled
-from teenytinyllama.stages.finetune.labelled import Example, LabelledData, Row, read_labelled
-from teenytinyllama.stages.finetune.measures import confusion, scores_of
+from teenytinyllama.settings.recipe import LabelledSet
+from teenytinyllama.stages.finetune import labelled_dataset
+from teenytinyllama.stages.finetune.classification_metrics import confusion, scores_of
+from teenytinyllama.stages.finetune.labelled_dataset import (
+    Example,
+    LabelledData,
+    Row,
+    read_labelled,
+)
 
 Rows = list[dict[str, Any]]
 ROWS: Rows = [{"text": f"texto {n}", "label": "ab"[n % 2]} for n in range(40)]
@@ -141,7 +146,7 @@ def test_splits_of_different_class_names_are_refused(tmp_path: Path) -> None:
 
     raw = {"train": rows(("a", "b")), "test": rows(("b", "a"))}
     with pytest.raises(UserError, match=r"labels-differ.*name their labels differently: a, b / b"):
-        labelled._spoken_names(["0", "1"], raw, task)
+        labelled_dataset._spoken_names(["0", "1"], raw, task)
 
 
 @pytest.mark.parametrize("fault", list(range(3)))

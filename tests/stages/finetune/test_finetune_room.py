@@ -18,16 +18,16 @@ from transformers import (
     AutoTokenizer,
 )
 
-from teenytinyllama.context import RoomContext
+from teenytinyllama.artifacts.manifest import Outcome, sha256_file
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.encoding import load_tokenizer
-from teenytinyllama.formats.manifest import Outcome, sha256_file
-from teenytinyllama.recipe import FinetuneSettings, LabelledSet, LoraSettings
-from teenytinyllama.stages import finetune
-from teenytinyllama.stages.finetune import room as finetune_room
-from teenytinyllama.stages.finetune import training
-from teenytinyllama.stages.finetune.labelled import Example, LabelledData, read_labelled
-from teenytinyllama.stages.finetune.models import own_learner
+from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet, LoraSettings
+from teenytinyllama.stages.finetune import classification_task
+from teenytinyllama.stages.finetune import stage as finetune
+from teenytinyllama.stages.finetune import stage as finetune_room
+from teenytinyllama.stages.finetune.classifier_models import own_learner
+from teenytinyllama.stages.finetune.labelled_dataset import Example, LabelledData, read_labelled
+from teenytinyllama.stages.interface import RoomContext
 
 SETTINGS = FinetuneSettings(
     tasks=(LabelledSet(name="sentimento", kind="storybook", num_items=64, seed=7),),
@@ -113,17 +113,19 @@ def test_the_epoch_can_be_chosen_by_macro_f1(tmp_path: Path) -> None:
     ]
     text = "".join(json.dumps(line) + "\n" for line in [{"step": 5, "loss": 1.0}, *log])
     (tmp_path / "metrics.jsonl").write_text(text)
-    epochs = training._validation_scores(tmp_path, 10)
-    assert training.best_epoch(epochs, "accuracy") == 1
-    assert training.best_epoch(epochs, "macro_f1") == 2
-    assert training.best_epoch({2: epochs[1], 3: epochs[1]}, "accuracy") == 2  # the earlier one
+    epochs = classification_task._validation_scores(tmp_path, 10)
+    assert classification_task.best_epoch(epochs, "accuracy") == 1
+    assert classification_task.best_epoch(epochs, "macro_f1") == 2
+    assert (
+        classification_task.best_epoch({2: epochs[1], 3: epochs[1]}, "accuracy") == 2
+    )  # the earlier one
 
 
 @contextmanager
 def killed_at(call: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Inside, a room dies when it makes its `call`-th batch."""
     calls = 0
-    pad = training.pad
+    pad = classification_task.pad
 
     def dying(*args: Any) -> Any:
         nonlocal calls
@@ -133,7 +135,7 @@ def killed_at(call: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return pad(*args)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(training, "pad", dying)
+        patch.setattr(classification_task, "pad", dying)
         yield
 
 

@@ -9,18 +9,18 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer
 
-from teenytinyllama.context import RoomContext
+from teenytinyllama.artifacts.conversations import CHAT_TEMPLATE, IDS, SPECIAL_TOKENS
+from teenytinyllama.artifacts.documents import Document, DocumentWriter
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.conversations import CHAT_TEMPLATE, IDS, SPECIAL_TOKENS
-from teenytinyllama.formats.documents import Document, DocumentWriter
-from teenytinyllama.formats.encoding import load_tokenizer
-from teenytinyllama.recipe import TokenizerSettings
-from teenytinyllama.stages import tokenizer
-from teenytinyllama.stages.tokenizer import convert
-from teenytinyllama.stages.tokenizer import train as training
+from teenytinyllama.settings.recipe import TokenizerSettings
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.tokenizer import hf_export
+from teenytinyllama.stages.tokenizer import sentencepiece_training as training
+from teenytinyllama.stages.tokenizer import stage as tokenizer
 from teenytinyllama.stages.tokenizer.compare import open_tokenizer, table_row
-from teenytinyllama.stages.tokenizer.measure import Measure
-from teenytinyllama.stages.tokenizer.sample import Sample
+from teenytinyllama.stages.tokenizer.tokenizer_metrics import Measure
+from teenytinyllama.stages.tokenizer.training_sample import Sample
 
 FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 VOWELS = "aeiou aeeioou aeiiouu eioua"  # enough different pairs for 300 pieces
@@ -78,7 +78,7 @@ def test_counts_and_figures_add_up(
     counts, figures = run_room(small_corpus_dir, tmp_path, room_context, vocab_size=640)
     assert counts["documents_read"] == counts["documents_trained_on"] == 120
     assert counts["vocab_size"] == 640
-    assert counts["texts_compared"] == 120 + len(convert.EDGE_TEXTS)
+    assert counts["texts_compared"] == 120 + len(hf_export.EDGE_TEXTS)
     total, source = figures["all"], figures["sources"]["storybook"]
     assert total == source
     assert total["num_documents"] == 12
@@ -122,7 +122,7 @@ def test_a_difference_stops_the_room(small_tokenizer_dir: Path, tmp_path: Path) 
     data["model"]["merges"] = data["model"]["merges"][50:]
     (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(UserError, match=r"tokenizer-unequal.*tokenizer.json gives"):
-        convert.prove_equal(model, tmp_path, ["A raposa mora na floresta."])
+        hf_export.prove_equal(model, tmp_path, ["A raposa mora na floresta."])
 
 
 def test_words_count_once_per_window() -> None:
@@ -267,6 +267,6 @@ def test_a_text_that_does_not_come_back_is_shown(
     small_tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = (small_tokenizer_dir / "tokenizer.model").read_bytes()
-    monkeypatch.setattr(convert.TextEncoder, "decode", lambda self, ids: "?")
+    monkeypatch.setattr(hf_export.TextEncoder, "decode", lambda self, ids: "?")
     with pytest.raises(UserError, match=r'tokenizer-round-trip\] tokenizer, text "a\\u00e7"'):
-        convert.prove_equal(model, small_tokenizer_dir, ["aç"])
+        hf_export.prove_equal(model, small_tokenizer_dir, ["aç"])

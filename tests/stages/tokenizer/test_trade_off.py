@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from teenytinyllama.artifacts.subword_tokenizer import MODEL_NAME
+from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.encoding import TextEncoder, load_tokenizer
-from teenytinyllama.formats.spelling import MODEL_NAME
-from teenytinyllama.recipe import ModelSettings, Recipe, TokenizerSettings
-from teenytinyllama.stages.tokenizer import trade_off as module
-from teenytinyllama.stages.tokenizer.sample import Sample
-from teenytinyllama.stages.tokenizer.train import count_words, train_model, without_rare_words
+from teenytinyllama.settings.recipe import ModelSettings, Recipe, TokenizerSettings
+from teenytinyllama.stages.tokenizer import vocab_size_sweep as module
+from teenytinyllama.stages.tokenizer.sentencepiece_training import (
+    count_words,
+    train_model,
+    without_rare_words,
+)
+from teenytinyllama.stages.tokenizer.training_sample import Sample
 
 MODEL = ModelSettings(
     hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2

@@ -4,6 +4,6 @@ In reading order: `room` (the run), `intake` (conversations in), `packing` (rows
 (what the model says to unseen questions).
 """
 
-from teenytinyllama.stages.align.room import run
+from teenytinyllama.stages.align.stage import run
 
 __all__ = ["run"]

@@ -8,7 +8,7 @@ training text. One JSON per model and task:
     scores/yardsticks.json, scores/overlap.json
 """
 
-from teenytinyllama.stages.evaluate.along import scorer
-from teenytinyllama.stages.evaluate.room import run
+from teenytinyllama.stages.evaluate.in_training import scorer
+from teenytinyllama.stages.evaluate.stage import run
 
 __all__ = ["run", "scorer"]

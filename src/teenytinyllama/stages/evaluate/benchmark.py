@@ -15,8 +15,8 @@ from lm_eval.api import task as harness_tasks
 from lm_eval.api.task import ConfigurableTask
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages.evaluate.rows import Item
-from teenytinyllama.stages.evaluate.task_files import use_sandbox
+from teenytinyllama.stages.evaluate.dataset_loading import Item
+from teenytinyllama.stages.evaluate.task_sandbox import use_sandbox
 
 FEWSHOT_SEED = 1234  # the harness's own default
 

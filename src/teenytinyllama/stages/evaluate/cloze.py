@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from teenytinyllama.formats.documents import Document
+from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.languages import SENTENCE_ENDS, word_pattern
 
 NUM_CHOICES = 4

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from teenytinyllama.formats.manifest import fingerprint_of
-from teenytinyllama.stages.evaluate.packing import Request
+from teenytinyllama.artifacts.manifest import fingerprint_of
+from teenytinyllama.stages.evaluate.prefix_sharing import Request
 
 
 class Answer(NamedTuple):

@@ -8,14 +8,14 @@ from typing import Any
 
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.formats.documents import Document
 from teenytinyllama.progress import say
-from teenytinyllama.recipe import Task
+from teenytinyllama.settings.recipe import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.cloze import cloze_rows
-from teenytinyllama.stages.evaluate.definitions import load_benchmark
-from teenytinyllama.stages.evaluate.models import folder_name
+from teenytinyllama.stages.evaluate.scored_models import folder_name
+from teenytinyllama.stages.evaluate.task_loading import load_benchmark
 
 HELDOUT = "heldout"
 SUITES_DIR = Path(__file__).parent / "suites"

@@ -5,6 +5,6 @@ batches), `models` (what is trained), `training` (one training), `measures` (sco
 yardsticks), `classify` (a finished classifier on new files).
 """
 
-from teenytinyllama.stages.finetune.room import run
+from teenytinyllama.stages.finetune.stage import run
 
 __all__ = ["run"]

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
+from teenytinyllama.artifacts.records import read_records
+from teenytinyllama.artifacts.tokenizer import load_tokenizer, tokenizer_file
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.formats.encoding import load_tokenizer, tokenizer_file
-from teenytinyllama.formats.records import read_records
+from teenytinyllama.hardware import present_device
+from teenytinyllama.modeling.loading import load_whole
 from teenytinyllama.progress import say
-from teenytinyllama.stages.finetune.encoding import encode_with
-from teenytinyllama.stages.finetune.labelled import Example
-from teenytinyllama.stages.finetune.training import predict
-from teenytinyllama.training.base_model import load_whole
-from teenytinyllama.training.hardware import present_device
+from teenytinyllama.stages.finetune.classification_task import predict
+from teenytinyllama.stages.finetune.labelled_dataset import Example
+from teenytinyllama.stages.finetune.length_grouping import encode_with
 
 CLASSIFIER_NAME = "classifier.json"
 RECORDS_PER_BATCH = 1000

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from teenytinyllama.artifacts.documents import read_documents
+from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.formats.documents import read_documents
-from teenytinyllama.formats.encoding import TextEncoder
 from teenytinyllama.progress import say
-from teenytinyllama.stages.quantize.weights import ModelFolder
+from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
 
 GROUP_SIZES = (128, 64, 32)  # what vLLM's kernels know, coarsest first
 TOKENIZER_FILES = (

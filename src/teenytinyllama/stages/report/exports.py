@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from teenytinyllama.formats.manifest import write_atomically
+from teenytinyllama.artifacts.manifest import write_atomically
 from teenytinyllama.redaction import redact
-from teenytinyllama.stages.report.blocks import Chart, ChartRow, Page, Table
-from teenytinyllama.stages.report.chart import standalone
+from teenytinyllama.stages.report.page_blocks import Chart, ChartRow, Page, Table
+from teenytinyllama.stages.report.svg_chart import standalone
 
 FORMULA_SIGNS = ("=", "+", "@", "\t", "\r")
 

@@ -6,12 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from teenytinyllama.stages.report import paper
-from teenytinyllama.stages.report.blocks import Block, Cell, Column, Table
-from teenytinyllama.stages.report.chart import Axes, Series
-from teenytinyllama.stages.report.gather import Receipt
-from teenytinyllama.stages.report.sections_scores import interval_of, score_cells, tasks_of
-from teenytinyllama.stages.report.sections_training import make_chart
-from teenytinyllama.stages.report.wording import (
+from teenytinyllama.stages.report.number_format import (
     count,
     decimal,
     energy,
@@ -20,6 +15,11 @@ from teenytinyllama.stages.report.wording import (
     percent,
     short,
 )
+from teenytinyllama.stages.report.page_blocks import Block, Cell, Column, Table
+from teenytinyllama.stages.report.run_record import Receipt
+from teenytinyllama.stages.report.sections_scores import interval_of, score_cells, tasks_of
+from teenytinyllama.stages.report.sections_training import make_chart
+from teenytinyllama.stages.report.svg_chart import Axes, Series
 
 MANIFEST = "scores/manifest.json"
 # A chart of more lines is not read; the table has them all.

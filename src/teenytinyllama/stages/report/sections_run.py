@@ -7,19 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from teenytinyllama.formats.manifest import FOLDERS
-from teenytinyllama.stages.report.blocks import (
-    Block,
-    Cell,
-    Column,
-    Fact,
-    Facts,
-    Note,
-    Section,
-    Table,
-)
-from teenytinyllama.stages.report.gather import Receipt, RunRecord
-from teenytinyllama.stages.report.wording import (
+from teenytinyllama.artifacts.manifest import FOLDERS
+from teenytinyllama.stages.report.number_format import (
     NOT_RUN,
     count,
     decimal,
@@ -30,6 +19,17 @@ from teenytinyllama.stages.report.wording import (
     money,
     short,
 )
+from teenytinyllama.stages.report.page_blocks import (
+    Block,
+    Cell,
+    Column,
+    Fact,
+    Facts,
+    Note,
+    Section,
+    Table,
+)
+from teenytinyllama.stages.report.run_record import Receipt, RunRecord
 
 PARTS = ("gpu_measured", "cpu_modelled", "ram_modelled")
 

@@ -6,7 +6,15 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from teenytinyllama.stages.report.blocks import (
+from teenytinyllama.stages.report.number_format import (
+    count,
+    decimal,
+    is_number,
+    percent,
+    plain,
+    size,
+)
+from teenytinyllama.stages.report.page_blocks import (
     Block,
     Cell,
     Column,
@@ -20,15 +28,7 @@ from teenytinyllama.stages.report.blocks import (
     Table,
     not_run,
 )
-from teenytinyllama.stages.report.gather import Receipt, RunRecord, read_lines
-from teenytinyllama.stages.report.wording import (
-    count,
-    decimal,
-    is_number,
-    percent,
-    plain,
-    size,
-)
+from teenytinyllama.stages.report.run_record import Receipt, RunRecord, read_lines
 
 MAX_CHATS = 12
 # Yardsticks of a classifier that need no language model, as they are called in a table.

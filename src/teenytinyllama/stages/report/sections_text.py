@@ -6,8 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.formats.documents import read_json_lines
-from teenytinyllama.stages.report.blocks import (
+from teenytinyllama.artifacts.documents import read_json_lines
+from teenytinyllama.stages.report.number_format import (
+    count,
+    decimal,
+    is_number,
+    percent,
+    short,
+    size,
+)
+from teenytinyllama.stages.report.page_blocks import (
     Block,
     Cell,
     Column,
@@ -19,8 +27,7 @@ from teenytinyllama.stages.report.blocks import (
     Table,
     not_run,
 )
-from teenytinyllama.stages.report.gather import Receipt, RunRecord
-from teenytinyllama.stages.report.wording import count, decimal, is_number, percent, short, size
+from teenytinyllama.stages.report.run_record import Receipt, RunRecord
 
 HEADINGS = ("read", "kept", "filtered", "duplicate", "quarantined")
 MAX_REASONS_SHOWN = 12

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from teenytinyllama.stages.report import paper
-from teenytinyllama.stages.report.blocks import (
+from teenytinyllama.stages.report.number_format import (
+    count,
+    decimal,
+    duration,
+    energy,
+    is_number,
+    mass,
+    percent,
+    short,
+)
+from teenytinyllama.stages.report.page_blocks import (
     Block,
     Cell,
     Chart,
@@ -21,24 +31,14 @@ from teenytinyllama.stages.report.blocks import (
     Table,
     not_run,
 )
-from teenytinyllama.stages.report.chart import Axes, Series, legend, line_chart, thinned
-from teenytinyllama.stages.report.gather import (
+from teenytinyllama.stages.report.run_record import (
     Receipt,
     RunRecord,
     dig,
     read_last_lines,
     read_lines,
 )
-from teenytinyllama.stages.report.wording import (
-    count,
-    decimal,
-    duration,
-    energy,
-    is_number,
-    mass,
-    percent,
-    short,
-)
+from teenytinyllama.stages.report.svg_chart import Axes, Series, legend, line_chart, thinned
 
 MANIFEST, METRICS = "pretrain/manifest.json", "pretrain/metrics.jsonl"
 MAX_CHECKPOINT_ROWS = 16

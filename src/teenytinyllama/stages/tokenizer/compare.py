@@ -12,8 +12,8 @@ from typing import Any
 import sentencepiece
 from tokenizers import Tokenizer
 
+from teenytinyllama.artifacts.subword_tokenizer import byte_alphabet
 from teenytinyllama.errors import UserError
-from teenytinyllama.formats.spelling import byte_alphabet
 
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 

@@ -4,7 +4,7 @@
 their thresholds in `languages/<code>/filters.toml`; everything else here is how to be fast.
 """
 
-from teenytinyllama.stages.corpus.filters.chain import Chain, Verdict
-from teenytinyllama.stages.corpus.filters.lines import Boilerplate, BoilerplateCounter
+from teenytinyllama.stages.corpus.filters.c4_filter import Boilerplate, BoilerplateCounter
+from teenytinyllama.stages.corpus.filters.filter_pipeline import Chain, Verdict
 
 __all__ = ["Boilerplate", "BoilerplateCounter", "Chain", "Verdict"]

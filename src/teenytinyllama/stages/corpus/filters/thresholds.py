@@ -10,8 +10,8 @@ from typing import Any
 from unicodedata import normalize
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.recipe import FilterSettings
-from teenytinyllama.stages.corpus.filters.rules import RULES
+from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Model sizes, FLOPs, building, loading and starting models, LoRA."""

@@ -1,0 +1,154 @@
+"""A plan on the terminal: what it is, what it costs, and what more or less would give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rich.console import Console
+from rich.table import Table
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.planning.planner import Plan, make_plan, other_sizes
+
+BAR_WIDTH = 18
+
+
+def show(plan: Plan, console: Console | None = None) -> None:
+    """Print the plan, other sizes for the same budget, other budgets for the same text."""
+    console = console or Console()
+    console.print()
+    console.print(_main(plan))
+    if plan.expected.loss is not None:  # below the reach of the laws their numbers mean nothing
+        console.print(_sizes(plan))
+        console.print(_budgets(plan))
+    console.print(_limit(plan))
+    for note in plan.notes:
+        console.print(f"  {note}", style="dim")
+    console.print()
+
+
+def _main(plan: Plan) -> Table:
+    table = Table(title="The plan", title_justify="left", show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in _rows(plan):
+        table.add_row(name, value)
+    return table
+
+
+def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
+    model, cost, asked = plan.model, plan.cost, plan.question
+    cards = f"{asked.num_gpus} x " if asked.num_gpus > 1 else ""
+    yield "on", f"{cards}{asked.gpu.title}, {asked.mfu:.0%} of its peak"
+    yield (
+        "model",
+        f"{_short(plan.parameters)} parameters: hidden {model.hidden_size}, "
+        f"{model.num_hidden_layers} layers, {model.num_attention_heads} heads",
+    )
+    yield "vocabulary", f"{plan.vocab_size:,} pieces"
+    yield (
+        "tokens",
+        f"{_short(plan.tokens)}: {plan.epochs:.2g} passes over {_short(plan.unique_tokens)}",
+    )
+    yield "steps", f"{plan.num_steps:,} of {plan.tokens_per_step:,} tokens"
+    yield "peak rate", f"{plan.peak_learning_rate:g}"
+    yield "time", f"{cost.hours:.3g} h"
+    yield "energy", f"{cost.gpu_kwh:.3g} kWh GPU + {cost.host_kwh:.3g} kWh machine (modelled)"
+    yield "carbon", f"{cost.emissions_kg:.3g} kg CO2eq ({asked.country})"
+    price = f"at ${asked.usd_per_hour:g} per card and hour" if asked.usd_per_hour else "no price"
+    if asked.usd_per_hour and asked.usd_per_hour == asked.gpu.usd_per_hour:
+        price += f": {asked.gpu.price_from}"
+    yield "money", f"${cost.usd:,.2f} ({price}; {asked.reserve_fraction:.0%} is kept for the rest)"
+    yield "expected loss", _expected(plan)
+
+
+def _expected(plan: Plan) -> str:
+    found = plan.expected
+    if found.loss is None:
+        return "no law reaches so low"
+    return (
+        f"{found.loss:.2f} nats per token, 95 %: {found.low:.2f} to {found.high:.2f} "
+        f"(about {found.bits_per_byte:.2f} bits per byte)"
+    )
+
+
+def _sizes(plan: Plan) -> Table:
+    """Why this size: what the same budget makes of the others. Small models see more tokens."""
+    table = _plot("Other sizes for the same budget", "parameters", "tokens")
+    found = other_sizes(plan)
+    losses = [loss for *_, loss in found]
+    for parameters, tokens, loss in found:
+        chosen = parameters == plan.parameters
+        bar = _bar(loss, min(losses), max(losses))
+        style = "bold" if chosen else None
+        table.add_row(_short(parameters), _short(tokens), f"{loss:.3f}", bar, style=style)
+    return table
+
+
+def _plot(title: str, *columns: str) -> Table:
+    """A table whose last column is a bar for the loss, from the law alone."""
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    for column in (*columns, "law's loss"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    return table
+
+
+def _bar(loss: float, low: float, high: float) -> str:
+    share = (loss - low) / (high - low) if high > low else 0.5
+    return "█" * round(4 + share * (BAR_WIDTH - 4))
+
+
+def _budgets(plan: Plan) -> Table:
+    """The same question with other budgets: the loss as a bar, from the law alone."""
+    table = _plot("With less, with more", "budget", "parameters", "tokens", "passes")
+    plans = [(factor, _other(plan, factor)) for factor in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)]
+    found = [(factor, other) for factor, other in plans if other is not None]
+    losses = [other.law_loss for _, other in found]
+    low, high = min(losses), max(losses)
+    for number, (factor, other) in enumerate(found):
+        if factor > 1 and other.law_loss >= losses[number - 1]:
+            continue  # more money buys nothing more
+        bar = _bar(other.law_loss, low, high)
+        money = plan.question.budget_usd
+        budget = f"${money * factor:,.2f}" if money else f"{plan.question.hours * factor:.3g} h"
+        table.add_row(
+            budget,
+            _short(other.parameters),
+            _short(other.tokens),
+            f"{other.epochs:.2g}",
+            f"{other.law_loss:.3f}",
+            bar,
+            style="bold" if factor == 1.0 else None,
+        )
+    return table
+
+
+def _other(plan: Plan, factor: float) -> Plan | None:
+    asked = plan.question
+    if asked.budget_usd is not None:
+        other = replace(asked, budget_usd=asked.budget_usd * factor)
+    else:
+        assert asked.budget_hours is not None
+        other = replace(asked, budget_hours=asked.budget_hours * factor)
+    try:
+        return make_plan(other)
+    except UserError:
+        return None
+
+
+def _limit(plan: Plan) -> str:
+    if plan.expected.loss is None:
+        return f"What limits it: {plan.limit}."
+    return (
+        f"What limits it: {plan.limit}. Twice the money lowers the loss by "
+        f"{plan.gain_of_twice_the_money:.3f}, twice the text by {plan.gain_of_twice_the_text:.3f}."
+    )
+
+
+def _short(value: float) -> str:
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.3g}"

@@ -1,0 +1,1 @@
+"""Publish a run to the Hugging Face Hub (`ttl publish`)."""

@@ -1,0 +1,1 @@
+"""Search in the training text and attribution of answers."""

@@ -1,0 +1,120 @@
+"""The conversations that a chat model has learnt from, found again for the search.
+
+They are what the chat room names: the file it left, or the sources in its receipt; or files that
+the user names with `--data`. A run without a chat model has none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from teenytinyllama import synthetic
+from teenytinyllama.artifacts.conversation_files import (
+    Conversation,
+    Unusable,
+    conversation_from,
+    conversation_of,
+)
+from teenytinyllama.artifacts.manifest import fingerprint_files, fingerprint_of, read_manifest
+from teenytinyllama.artifacts.records import hub_records, read_records
+from teenytinyllama.errors import UserError
+from teenytinyllama.settings.presets import with_presets
+from teenytinyllama.settings.recipe import Source
+
+# What the chat room leaves of the conversations it learnt from, where it does.
+LEFT_BY_ALIGN = ("conversations.jsonl.zst", "conversations.jsonl", "train.jsonl.zst", "train.jsonl")
+
+
+@dataclass(frozen=True)
+class ChatSources:
+    """Where the conversations are, and where their index is kept."""
+
+    sources: tuple[Source, ...]
+    index_dir: Path
+    language: str = "pt"
+
+    def fingerprint(self) -> str:
+        """Changes when the conversations may have changed."""
+        rows = [
+            (source.model_dump(mode="json"), fingerprint_files(source.local_paths()))
+            for source in self.sources
+        ]
+        return fingerprint_of([self.language, rows])
+
+    def conversations(self) -> Iterator[tuple[str, Conversation]]:
+        """Every usable conversation with its source's title, in order."""
+        for source in self.sources:
+            yield from ((source.title, one) for one in _read(source, self.language))
+
+
+def sources_of(models: Sequence[Path], data: Sequence[Path]) -> ChatSources | None:
+    """The chat data of these models: the named files, else what the first chat model learnt from.
+
+    Raises UserError for a named file that is not there.
+    """
+    if data:
+        for path in data:
+            if not path.exists():
+                fix = "name a .jsonl, .json, .csv or .parquet file"
+                raise UserError("chat-data", str(path), "there is no such file", fix)
+        named = tuple(Source(kind="files", path=str(path)) for path in data)
+        beside = models[0] if models[0].is_dir() else models[0].parent
+        return ChatSources(named, beside / ".search")
+    for path in models:
+        parent = path.resolve().parent  # of a GGUF file: RUN/quantized
+        for folder in (path / "chat", path, parent, parent.parent / "chat"):
+            receipt = read_manifest(folder) if folder.is_dir() else None
+            if receipt is not None and receipt.room == "align":
+                left = [folder / name for name in LEFT_BY_ALIGN if (folder / name).is_file()]
+                if left:
+                    sources: tuple[Source, ...] = (
+                        Source(kind="files", path=str(left[0]), name=receipt.room),
+                    )
+                else:
+                    rows = receipt.recipe.get("sources", ())
+                    sources = tuple(Source.model_validate(row) for row in rows)
+                language = _language_of(folder.parent)
+                sources = with_presets(sources, language, "align.sources")
+                return ChatSources(sources, folder.parent / ".search", language)
+    return None
+
+
+def _language_of(run_dir: Path) -> str:
+    """The language that a run's recipe names."""
+    path = run_dir / "run.json"
+    if not path.is_file():
+        return "pt"
+    recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+    return str(recipe.get("language", "pt"))
+
+
+def _read(source: Source, language: str) -> Iterator[Conversation]:
+    if source.kind == "storybook":
+        made = synthetic.conversations(
+            seed=source.seed,
+            num_conversations=source.num_documents,
+            split="train",
+            language=language,
+        )
+        for row in made:
+            yield conversation_of({"messages": row["messages"]})
+        return
+    if source.kind == "hub":
+        records = hub_records(
+            source.path,
+            config=source.config,
+            split=source.split,
+            revision=source.revision,
+            where=source.title,
+        )
+    else:
+        records = (record for path in source.local_paths() for record in read_records(path))
+    for record in records:
+        if not record.fault and source.selects(record.fields):
+            try:
+                yield conversation_from(record.fields, source)
+            except Unusable:
+                continue  # the chat room has counted and set it aside, too

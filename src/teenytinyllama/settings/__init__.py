@@ -1,0 +1,1 @@
+"""The recipe: one module of settings a phase; `settings.recipe` joins them."""

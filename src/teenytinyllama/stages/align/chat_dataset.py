@@ -1,0 +1,293 @@
+"""Where chat data comes from: conversations read, checked, set aside and counted, encoded, split.
+
+`conversations_read = conversations_train + conversations_heldout + conversations_quarantined`,
+always. What is set aside stands in `quarantine.jsonl` with its place and reason, what is learnt in
+`train.jsonl.zst` and what is not in `heldout.jsonl.zst`, each as it was cut to fit: a search for
+what a model may be quoting looks through the first alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from teenytinyllama import synthetic
+from teenytinyllama.artifacts.conversation_files import (
+    Conversation,
+    Unusable,
+    conversation_from,
+    is_preference,
+)
+from teenytinyllama.artifacts.conversations import SPECIAL_TOKENS, fault_of
+from teenytinyllama.artifacts.manifest import write_atomically
+from teenytinyllama.artifacts.records import Record, hub_records, read_records
+from teenytinyllama.artifacts.tokenizer import TextEncoder
+from teenytinyllama.errors import UserError
+from teenytinyllama.languages.personal_data import PersonalData
+from teenytinyllama.progress import say
+from teenytinyllama.settings.presets import with_presets
+from teenytinyllama.settings.recipe import AlignSettings, Source
+from teenytinyllama.stages.align.conversation_packing import Rendered
+
+QUARANTINE_NAME = "quarantine.jsonl"
+TRAIN_NAME, HELDOUT_NAME = "train.jsonl.zst", "heldout.jsonl.zst"
+TOO_LONG = "longer than a row, even its first answer"
+
+
+@dataclass
+class ChatData:
+    """All conversations of a room, encoded and split."""
+
+    train: list[Rendered] = field(default_factory=list)
+    heldout: list[Rendered] = field(default_factory=list)
+    train_messages: list[Conversation] = field(default_factory=list)
+    heldout_messages: list[Conversation] = field(default_factory=list)
+    train_answers: set[str] = field(default_factory=set)
+    """Answers that were learnt, to see which ones a model only repeats."""
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    personal: Counter[str] = field(default_factory=Counter)
+    """Conversations with personal data or secrets, by kind."""
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+
+    def fingerprint(self) -> str:
+        """What a checkpoint must agree on: all ids and masks that are trained on."""
+        digest = hashlib.sha256()
+        for one in self.train:
+            digest.update(repr((list(one.ids), list(one.mask))).encode())
+        return digest.hexdigest()[:16]
+
+
+def read_chat_data(
+    settings: AlignSettings, encoder: TextEncoder, max_tokens: int, language: str = "pt"
+) -> ChatData:
+    """Read all sources; a storybook tells in `language`.
+
+    `max_tokens`: what one conversation may take with its end mark.
+
+    Raises UserError for a source without conversations, with preferences in place of
+    conversations, or with more than the allowed share of broken ones.
+    """
+    data, finder = ChatData(), PersonalData(language)
+    for index, source in enumerate(with_presets(settings.sources, language, "align.sources")):
+        where = f"align.sources.{index}"
+        before = data.counts["conversations_read"]
+        bad_before = sum(data.reasons.values()) - data.reasons[TOO_LONG]
+        for record in records_of(source, where, language):
+            if record.fault or source.selects(record.fields):
+                _take(record, source, data, settings, encoder, max_tokens, finder)
+            else:
+                data.counts["conversations_not_selected"] += 1
+        num_read = data.counts["conversations_read"] - before
+        if num_read == 0:
+            fix = "check its path" + (" and `only`" if source.only else "")
+            raise UserError("source-empty", where, "holds no conversation", fix)
+        bad = sum(data.reasons.values()) - data.reasons[TOO_LONG] - bad_before
+        _check_share(data, where, bad, num_read, settings.max_quarantined_fraction)
+    if data.personal:
+        found = ", ".join(f"{kind} in {count}" for kind, count in data.personal.most_common())
+        say(
+            f"align: WARNING: conversations hold personal data or secrets ({found}); "
+            "a model can repeat them word for word: take them out of the files"
+        )
+    if not data.train or not data.heldout:
+        raise UserError(
+            "chat-data-empty",
+            "align.sources",
+            f"{len(data.train)} conversations to learn from and {len(data.heldout)} held out "
+            f"remain of {data.counts['conversations_read']}",
+            "give more conversations, or raise align.sequence_length",
+        )
+    return data
+
+
+def _check_share(data: ChatData, where: str, bad: int, num_read: int, allowed: float) -> None:
+    if bad > allowed * num_read:
+        first = data.quarantine[0]
+        raise UserError(
+            "conversations-broken",
+            where,
+            f"{bad} of {num_read} conversations cannot be used, the first at {first['place']}: "
+            f"{first['reason']}",
+            "mend them, or raise align.max_quarantined_fraction",
+        )
+
+
+def records_of(source: Source, where: str, language: str = "pt") -> Iterator[Record]:
+    """All records of a source in order, each with its place."""
+    if source.kind == "storybook":
+        made = synthetic.conversations(
+            seed=source.seed,
+            num_conversations=source.num_documents,
+            split="train",
+            language=language,
+        )
+        for number, one in enumerate(made, start=1):
+            yield Record(Path("storybook"), number, {"messages": one["messages"]})
+    elif source.kind == "hub":
+        yield from hub_records(
+            source.path,
+            config=source.config,
+            split=source.split,
+            revision=source.revision,
+            where=f"{where}.path",
+        )
+    else:
+        paths = source.local_paths()
+        if not paths:
+            what = f'no file behind "{source.path}"'
+            fix = "give a file, a folder or a glob of .jsonl, .json, .csv or .parquet"
+            raise UserError("source-empty", f"{where}.path", what, fix)
+        for path in paths:
+            yield from read_records(path)
+
+
+def _take(
+    record: Record,
+    source: Source,
+    data: ChatData,
+    settings: AlignSettings,
+    encoder: TextEncoder,
+    max_tokens: int,
+    finder: PersonalData,
+) -> None:
+    data.counts["conversations_read"] += 1
+    if record.fault:
+        set_aside(data, record, record.fault)
+        return
+    if is_preference(record.fields):
+        raise UserError(
+            "preferences-given",
+            record.place,
+            f"has the keys {', '.join(sorted(record.fields)[:6])}: preferences, not conversations",
+            "name the file under align.preferences, or give prompt and completion",
+        )
+    try:
+        messages = conversation_from(record.fields, source)
+    except Unusable as reason:
+        set_aside(data, record, str(reason))
+        return
+    whole = len(messages)
+    messages = fitting_turns(messages, encoder, max_tokens)
+    if not messages:
+        set_aside(data, record, TOO_LONG)
+        return
+    counts = data.counts
+    counts["conversations_truncated"] += len(messages) < whole
+    counts["turns_cut"] += whole - len(messages)
+    counts["conversations_with_special_text"] += any(
+        token in message["content"] for message in messages for token in SPECIAL_TOKENS
+    )
+    data.personal.update(finder.kinds_in("\n".join(message["content"] for message in messages)))
+    rendered = Rendered(*encoder.render_with_mask(messages))
+    _check(rendered, encoder, record)
+    if is_heldout(messages, settings.heldout_fraction):
+        data.heldout.append(rendered)
+        data.heldout_messages.append(messages)
+        counts["conversations_heldout"] += 1
+    else:
+        data.train.append(rendered)
+        data.train_messages.append(messages)
+        data.train_answers |= {m["content"] for m in messages if m["role"] == "assistant"}
+        counts["conversations_train"] += 1
+
+
+def set_aside(data: ChatData, record: Record, reason: str) -> None:
+    """Put a record into quarantine, with its place, its reason and how it begins."""
+    raw = record.raw or json.dumps(record.fields, ensure_ascii=False, default=str)
+    data.counts["conversations_quarantined"] += 1
+    data.reasons[_kind_of(reason)] += 1
+    data.quarantine.append(
+        {
+            "place": record.place if record.path.parent == Path() else _short(record),
+            "reason": reason,
+            "sha1": hashlib.sha1(raw.encode("utf-8", "replace")).hexdigest(),
+            "start": raw[:200],
+        }
+    )
+
+
+def _short(record: Record) -> str:
+    return f"{record.path.name}:{record.line}"
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without its particulars, for counting: `message 3: empty user message`, `3` out."""
+    head, colon, rest = reason.partition(": ")
+    return rest if colon and head.startswith("message ") else head.partition(" (")[0]
+
+
+def fitting_turns(messages: Conversation, encoder: TextEncoder, max_tokens: int) -> Conversation:
+    """The longest beginning that ends with an answer and fits; empty where none does."""
+    while messages and len(encoder.render(messages, add_generation_prompt=False)) > max_tokens:
+        messages = messages[:-2]
+        if not messages or messages[-1]["role"] != "assistant":
+            return []
+    return messages
+
+
+def _check(rendered: Rendered, encoder: TextEncoder, record: Record) -> None:
+    """What every training on answers stands on; a fault here is ours, not the user's."""
+    assert rendered.mask[-1] == 1 and rendered.ids[-1] == encoder.eos_id, record.place
+    assert list(rendered.ids).count(encoder.bos_id) == 1, record.place
+
+
+def is_heldout(messages: Sequence[Any], fraction: float) -> bool:
+    """Whether a conversation is kept out of training.
+
+    By a hash of what the user says first: equal questions stay on one side.
+    """
+    asked = next(m["content"] for m in messages if m["role"] == "user")
+    number = int.from_bytes(hashlib.sha256(asked.encode("utf-8")).digest()[:8], "big")
+    return number < fraction * 2**64
+
+
+def write_quarantine(data: ChatData, out_dir: Path) -> None:
+    """What was set aside, one JSON object per line, in reading order."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in data.quarantine]
+    # Half a character, which UTF-8 cannot spell, becomes JSON's own way of writing it.
+    write_atomically(out_dir / QUARANTINE_NAME, "".join(lines).encode("utf-8", "backslashreplace"))
+
+
+def write_conversations(data: ChatData, out_dir: Path) -> None:
+    """What is learnt from and what is held out, one `{"messages": [...]}` per line."""
+    for name, conversations in (
+        (TRAIN_NAME, data.train_messages),
+        (HELDOUT_NAME, data.heldout_messages),
+    ):
+        lines = [json.dumps({"messages": one}, ensure_ascii=False) + "\n" for one in conversations]
+        packed = zstandard.ZstdCompressor(level=3).compress("".join(lines).encode("utf-8"))
+        write_atomically(out_dir / name, packed)
+
+
+def heldout_questions(
+    settings: AlignSettings, data: ChatData, language: str = "pt"
+) -> list[tuple[Conversation, tuple[str, ...]]]:
+    """Questions to put to the model, each with the words of which a right answer has one.
+
+    From a storybook: questions about facts that no training conversation asks for. From other
+    sources: held-out conversations up to the last question; no word is known to be right there.
+    """
+    questions: list[tuple[Conversation, tuple[str, ...]]] = []
+    for source in settings.sources:
+        if source.kind == "storybook":
+            made = synthetic.conversations(
+                seed=source.seed,
+                num_conversations=settings.num_questions,
+                split="heldout",
+                language=language,
+            )
+            for one in made:
+                messages: Any = one["messages"][:-1]
+                assert fault_of(messages) is None
+                questions.append((messages, tuple(one["expected"])))
+    if not questions:
+        questions = [(messages[:-1], ()) for messages in data.heldout_messages]
+    return questions[: settings.num_questions]

@@ -1,0 +1,252 @@
+"""Learn from preferences (DPO, Rafailov et al. 2023): better answers more likely, worse ones less.
+
+The reference is the chat model as SFT left it. It never changes, so its log-probabilities are
+computed once before the first step and its weights are not needed after. Both answers of a pair
+stand in the same micro-batch, packed and isolated as in SFT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from teenytinyllama.artifacts.conversation_files import Conversation, Unusable, preference_of
+from teenytinyllama.artifacts.tokenizer import TextEncoder
+from teenytinyllama.errors import UserError
+from teenytinyllama.modeling.loading import flops_per_token
+from teenytinyllama.settings.recipe import AlignSettings, DpoSettings
+from teenytinyllama.stages.align.chat_dataset import ChatData, is_heldout, records_of, set_aside
+from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.training.data_order import SequenceOrder
+from teenytinyllama.training.loop import Loop
+from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+
+# B rows, T sequence, S supervised places, P pairs
+PAIRS_PER_READING = 8
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two conversations that differ in their last answer, which alone is weighed."""
+
+    chosen: Rendered
+    rejected: Rendered
+
+    @property
+    def num_inputs(self) -> int:
+        """Places that both take."""
+        return self.chosen.num_inputs + self.rejected.num_inputs
+
+
+def render_last(messages: Conversation, encoder: TextEncoder) -> Rendered:
+    """A conversation in which only the last answer and its end mark are weighed."""
+    ids, _ = encoder.render_with_mask(messages)
+    asked = len(encoder.render(messages[:-1], add_generation_prompt=True))
+    return Rendered(ids, [int(at >= asked) for at in range(len(ids))])
+
+
+def read_pairs(
+    settings: AlignSettings, encoder: TextEncoder, data: ChatData, max_tokens: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to learn from and held-out ones; what is broken goes to the room's quarantine."""
+    train: list[Pair] = []
+    heldout: list[Pair] = []
+    for index, source in enumerate(settings.preferences):
+        where = f"align.preferences.{index}"
+        if source.kind == "storybook":
+            what = "the storybook has conversations, but no preferences"
+            raise UserError("source-empty", where, what, "give a file of prompt, chosen, rejected")
+        for record in records_of(source, where):
+            if not record.fault and not source.selects(record.fields):
+                data.counts["preferences_not_selected"] += 1
+                continue
+            data.counts["preferences_read"] += 1
+            if record.fault:
+                set_aside(data, record, record.fault)
+                continue
+            if "chosen" not in record.fields or "rejected" not in record.fields:
+                names = ", ".join(sorted(map(str, record.fields))[:8])
+                what = f"expected prompt, chosen and rejected, found {names}"
+                fix = "name conversations under align.sources"
+                raise UserError("preferences-missing", record.place, what, fix)
+            try:
+                both = preference_of(record.fields)
+            except Unusable as reason:
+                set_aside(data, record, str(reason))
+                continue
+            pair = Pair(render_last(both.chosen, encoder), render_last(both.rejected, encoder))
+            if max(len(pair.chosen.ids), len(pair.rejected.ids)) > max_tokens:
+                set_aside(data, record, "longer than a row")
+                continue
+            kept_out = is_heldout(both.chosen, settings.heldout_fraction)
+            (heldout if kept_out else train).append(pair)
+    data.counts["preferences_train"] = len(train)
+    data.counts["preferences_heldout"] = len(heldout)
+    if not train:
+        what = f"0 pairs to learn from remain of {data.counts['preferences_read']}"
+        raise UserError("preferences-empty", "align.preferences", what, "give more pairs")
+    return train, heldout
+
+
+class PreferenceLoss(nn.Module):
+    """A causal model with the summed DPO loss of its pairs."""
+
+    def __init__(self, model: Any, beta: float) -> None:
+        super().__init__()
+        self.model = model
+        self.beta = beta
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        places: Tensor,
+        targets: Tensor,
+        owners: Tensor,
+        reference: Tensor,
+    ) -> Tensor:
+        """Summed loss; `reference` (P, 2): the frozen model's log-probabilities of both answers."""
+        now = answer_log_probabilities(
+            self.model, input_ids, position_ids, places, targets, owners, reference.numel()
+        ).view(-1, 2)  # (P, 2): chosen, rejected
+        gain = now - reference
+        return -functional.logsigmoid(self.beta * (gain[:, 0] - gain[:, 1])).sum()
+
+
+def answer_log_probabilities(
+    model: Any,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    places: Tensor,
+    targets: Tensor,
+    owners: Tensor,
+    num_answers: int,
+) -> Tensor:
+    """Summed log-probability of each answer, in fp32; `owners` (S,) tells whose a place is."""
+    hidden = model.model(
+        input_ids=input_ids, position_ids=position_ids, use_cache=False
+    ).last_hidden_state  # (B, T, H)
+    logits = model.lm_head(hidden.flatten(0, 1).index_select(0, places)).float()  # (S, V)
+    each = -functional.cross_entropy(logits, targets, reduction="none")  # (S,)
+    return each.new_zeros(num_answers).index_add(0, owners, each)
+
+
+def lay_out_pairs(pairs: Sequence[Pair], length: int, *, pad_id: int) -> dict[str, NDArray[Any]]:
+    """The arrays of some pairs, packed; `owners` numbers the answers chosen, rejected, chosen..."""
+    both = [one for pair in pairs for one in (pair.chosen, pair.rejected)]
+    rows = best_fit([one.num_inputs for one in both], length)
+    arrays = lay_out(both, rows, length, pad_id=pad_id)
+    members = [index for row in rows for index in row]
+    counts = [both[index].num_supervised for index in members]
+    arrays["owners"] = np.repeat(np.array(members, np.int64), counts)
+    return arrays
+
+
+def reference_of(
+    model: Any, pairs: Sequence[Pair], length: int, pad_id: int
+) -> NDArray[np.float32]:
+    """Log-probabilities (P, 2) of both answers of each pair under the model as it is now."""
+    device = next(model.parameters()).device
+    found = []
+    model.eval()
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        for at in range(0, len(pairs), PAIRS_PER_READING):
+            part = pairs[at : at + PAIRS_PER_READING]
+            arrays = lay_out_pairs(part, length, pad_id=pad_id)
+            tensors = {name: torch.from_numpy(a).to(device) for name, a in arrays.items()}
+            both = answer_log_probabilities(model, **tensors, num_answers=2 * len(part))
+            found.append(both.view(-1, 2).cpu().numpy())
+    return np.concatenate(found) if found else np.zeros((0, 2), np.float32)
+
+
+def train_on_preferences(
+    model: Any,
+    train: Sequence[Pair],
+    heldout: Sequence[Pair],
+    settings: AlignSettings,
+    encoder: TextEncoder,
+    *,
+    out_dir: Path,
+    context: RoomContext,
+    write_model_files: Callable[[Path], None],
+) -> dict[str, Any]:
+    """Change the model by DPO; returns figures. The model as given is the reference."""
+    dpo, length = settings.dpo, settings.sequence_length
+    reference = reference_of(model, train, length, encoder.pad_id)
+    before = reference_of(model, heldout, length, encoder.pad_id)
+    order = SequenceOrder(len(train), min(dpo.pairs_per_step, len(train)), settings.seed)
+    num_steps = max(1, math.ceil(dpo.num_epochs * len(train) / order.rows_per_step))
+
+    def micro_batches(step: int, micro_batch: int) -> Sequence[MicroBatch]:
+        rows = order.rows_of_step(step)
+        return [cut(rows[at : at + micro_batch]) for at in range(0, len(rows), micro_batch)]
+
+    def cut(rows: NDArray[np.int64]) -> MicroBatch:
+        pairs = [train[int(row)] for row in rows]
+
+        def load() -> dict[str, NDArray[Any]]:
+            arrays = lay_out_pairs(pairs, length, pad_id=encoder.pad_id)
+            return {**arrays, "reference": reference[rows]}
+
+        return MicroBatch(float(len(pairs)), sum(pair.num_inputs for pair in pairs), load)
+
+    mean_length = math.ceil(sum(pair.num_inputs for pair in train) / len(train))
+    job = Job(
+        objective=PreferenceLoss(model, dpo.beta),
+        micro_batches=micro_batches,
+        rows_per_step=order.rows_per_step,
+        tokens_per_row=mean_length,
+        flops_per_token=flops_per_token(model, length),
+        identity={"preferences": _fingerprint(train), "tokenizer": encoder.fingerprint[:16]},
+        write_model_files=write_model_files,
+        describe_step=lambda step: {"pairs": order.rows_of_step(step).tolist()},
+    )
+    figures = Loop(job, _loop_settings(settings, dpo, num_steps), out_dir, context).run()
+    model.float()
+    after = reference_of(model, heldout, length, encoder.pad_id)
+    gain = (after - before)[:, 0] - (after - before)[:, 1]
+    return {
+        "num_steps": figures["num_steps"],
+        "training_seconds": figures["training_seconds"],
+        "energy_kwh": figures["energy_kwh"],
+        "chosen_preferred_fraction_before": _share(before[:, 0] > before[:, 1]),
+        "chosen_preferred_fraction": _share(after[:, 0] > after[:, 1]),
+        "reward_accuracy": _share(gain > 0),
+        "reward_margin_mean": float(dpo.beta * gain.mean()) if len(gain) else None,
+    }
+
+
+def _share(found: NDArray[np.bool_]) -> float | None:
+    return float(found.mean()) if len(found) else None
+
+
+def _loop_settings(settings: AlignSettings, dpo: DpoSettings, num_steps: int) -> LoopSettings:
+    return LoopSettings(
+        num_steps=num_steps,
+        optimizer=dpo.optimizer,
+        schedule=dpo.schedule,
+        checkpoints=settings.checkpoints,
+        precision=settings.precision,
+        # Rows per micro-batch differ from step to step: each shape would be compiled anew.
+        compile=False,
+        seed=settings.seed,
+        log_every_steps=max(1, min(10, num_steps // 10)),
+    )
+
+
+def _fingerprint(pairs: Sequence[Pair]) -> str:
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(repr((list(pair.chosen.ids), list(pair.rejected.ids))).encode())
+    return digest.hexdigest()[:16]

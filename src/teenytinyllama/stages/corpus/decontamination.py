@@ -1,0 +1,127 @@
+"""Text that an evaluation task asks about must not be read in training.
+
+Every run of 13 words of a task's items is known by its hash; what a document shares with one is
+cut out line by line, or the document is dropped. Splits called train are left out: learning from
+them is allowed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.settings.recipe import CorpusSettings, Task
+from teenytinyllama.stages.corpus.dedup.shingling import Hashes64, Shingler
+
+ITEM_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+# A table of bits answers most look-ups: 2 MB of memory for any number of tasks.
+TABLE_BITS = 24
+
+
+class Decontaminator:
+    """Finds the 13-word runs of tasks in documents."""
+
+    def __init__(self, settings: CorpusSettings) -> None:
+        self._shingler = Shingler(settings.decontamination_words)
+        self.names = [task.name for task in settings.decontaminate]
+        hashes, owners = [], []
+        for number, task in enumerate(settings.decontaminate):
+            found = self._runs_of(list(_strings_of(task)))
+            hashes.append(found)
+            owners.append(np.full(len(found), number, np.int32))
+        joined = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
+        self._known, first = np.unique(joined, return_index=True)
+        self._owners = np.concatenate(owners)[first] if owners else np.empty(0, np.int32)
+        self._table = np.zeros(1 << TABLE_BITS, bool)
+        self._table[self._slots(self._known)] = True
+
+    def _runs_of(self, texts: Sequence[str]) -> Hashes64:
+        """Hashes of the full-length runs in these texts; shorter texts have none."""
+        runs = self._shingler.full_runs(texts)
+        return np.unique(np.concatenate([np.empty(0, np.uint64), *runs]))
+
+    @staticmethod
+    def _slots(hashes: Hashes64) -> npt.NDArray[np.int64]:
+        return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
+
+    def tasks_in(self, texts: Sequence[str]) -> list[set[str]]:
+        """Names of the tasks that each text shares a run with."""
+        return [
+            {self.names[k] for k in self._owners_of(runs)}
+            for runs in self._shingler.full_runs(texts)
+        ]
+
+    def _owners_of(self, runs: Hashes64) -> set[int]:
+        """Numbers of the tasks that own any of these runs."""
+        likely = runs[self._table[self._slots(runs)]]
+        if not len(likely):
+            return set()
+        places = np.minimum(np.searchsorted(self._known, likely), len(self._known) - 1)
+        hit = self._known[places] == likely
+        return set(self._owners[places[hit]].tolist())
+
+    def cut(self, text: str) -> tuple[str, int]:
+        """The text without the lines that a shared run touches, and how many were cut."""
+        lines = text.split("\n")
+        words = self._shingler.words(lines)
+        line_of = np.repeat(np.arange(len(lines)), [len(part) for part in words])
+        runs = self._shingler.runs_of_words(np.concatenate(words))
+        touched: set[int] = set()
+        for place in np.flatnonzero(self._table[self._slots(runs)]).tolist():
+            if self._owners_of(runs[place : place + 1]):
+                touched.update(line_of[place : place + self._shingler.ngram_words].tolist())
+        return "\n".join(line for k, line in enumerate(lines) if k not in touched), len(touched)
+
+
+def _strings_of(task: Task) -> Iterator[str]:
+    """Every text in the items of a task's files, whatever their fields are called."""
+    paths = [
+        path
+        for path in task.local_paths()
+        if path.suffix in ITEM_SUFFIXES and not path.stem.startswith("train")
+    ]
+    if not paths:
+        raise UserError(
+            "task-missing",
+            f"corpus.decontaminate {task.name}",
+            f'no .jsonl or .csv file behind "{task.path}" (train splits do not count)',
+            "give the folder of the task's validation and test files",
+        )
+    for path in paths:
+        try:
+            for row in _rows_of(path):
+                yield from _leaves(row)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                "task-unreadable", str(path), f"cannot be read ({error})", "fetch it again"
+            ) from error
+
+
+def _rows_of(path: Path) -> Iterator[Any]:
+    text = path.read_text("utf-8-sig")
+    if path.suffix in (".csv", ".tsv"):
+        yield from csv.DictReader(
+            text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ","
+        )
+    elif path.suffix == ".json":
+        yield json.loads(text)
+    else:
+        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner)

@@ -1,0 +1,212 @@
+"""Texts as sets of hashed word 5-grams, and their MinHash band keys: what near duplicates share.
+
+A word is a run of letters and digits, in small letters; punctuation ends it. Words are hashed
+where they lie, as numbers in arrays, many texts at a time and without a string per word. Costs
+a few megabytes, whatever the corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from teenytinyllama.settings.recipe import NearDuplicateSettings
+
+Hashes32 = npt.NDArray[np.uint32]
+Hashes64 = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
+
+# Bytes hashed in one go: small enough for the processor's cache.
+BYTES_PER_BLOCK = 1 << 17
+# Shingles signed in one go.
+SHINGLES_PER_BLOCK = 1 << 15
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_ONE, _HIGH = np.uint64(1), np.uint64(32)
+
+# An odd number: it has an inverse modulo 2^64, so that a word's hash does not depend on its place.
+_BASE = 0xD6E8FEB86659FD93
+
+
+class _Tables(NamedTuple):
+    """What word hashing looks up: by byte, and by place in the block."""
+
+    is_word: npt.NDArray[np.bool_]
+    values: Hashes64
+    powers: Hashes64
+    inverses: Hashes64
+
+
+@cache
+def _tables() -> _Tables:
+    random = np.random.Generator(np.random.Philox(0x5EED))
+    return _Tables(
+        is_word=np.array([byte >= 0x80 or chr(byte).isalnum() for byte in range(256)]),
+        values=random.integers(0, 1 << 63, 256, dtype=np.uint64) | _ONE,
+        powers=_powers(_BASE),
+        inverses=_powers(pow(_BASE, -1, 1 << 64)),
+    )
+
+
+def _powers(base: int) -> Hashes64:
+    made = np.full(BYTES_PER_BLOCK, base, np.uint64)
+    made[0] = 1
+    return np.multiply.accumulate(made)
+
+
+def _word_hashes(block: bytes) -> tuple[Hashes64, Places]:
+    """Hash of every word of a block, and the place of its first byte."""
+    tables = _tables()
+    data = np.frombuffer(block, np.uint8)
+    word = np.zeros(len(data) + 2, bool)
+    inside = word[1:-1]
+    np.take(tables.is_word, data, out=inside)
+    # U+0080 to U+00BF (no-break space, « ») and U+2000 to U+203F (dashes, “ ”) end words too.
+    latin = np.flatnonzero(data == 0xC2)
+    general = np.flatnonzero((data[:-1] == 0xE2) & (data[1:] == 0x80))
+    for width, leads in ((2, latin), (3, general)):
+        for offset in range(width):
+            inside[np.minimum(leads + offset, len(data) - 1)] = False
+    edges = np.flatnonzero(word[1:] != word[:-1])
+    starts, ends = edges[0::2], edges[1::2]
+    sums = np.empty(len(data) + 1, np.uint64)
+    sums[0] = 0
+    np.cumsum(tables.values[data] * tables.powers[: len(data)], out=sums[1:])
+    hashes = (sums[ends] - sums[starts]) * tables.inverses[starts]
+    hashes ^= hashes >> np.uint64(32)
+    return hashes * _MIX, starts
+
+
+class Shingler:
+    """Hashes of the runs of `ngram_words` words in texts, many texts at a time."""
+
+    def __init__(self, ngram_words: int) -> None:
+        self.ngram_words = ngram_words
+        random = np.random.Generator(np.random.Philox(0x5EED + 1))
+        self._places = random.integers(0, 1 << 63, ngram_words, dtype=np.uint64) | _ONE
+
+    def shingles(self, texts: Sequence[str]) -> list[Hashes32]:
+        """The runs of each text in order; where a text has fewer words, one run of them all.
+
+        Empty for a text without a word.
+        """
+        return [
+            (self._runs(words, min(self.ngram_words, len(words))) >> _HIGH).astype(np.uint32)
+            for words in self.words(texts)
+        ]
+
+    def full_runs(self, texts: Sequence[str]) -> list[Hashes64]:
+        """The runs of each text; none where it has fewer words."""
+        return [self.runs_of_words(words) for words in self.words(texts)]
+
+    def runs_of_words(self, words: Hashes64) -> Hashes64:
+        """The runs of these words, in order."""
+        return self._runs(words, self.ngram_words)
+
+    def words(self, texts: Sequence[str]) -> list[Hashes64]:
+        """The hash of every word of each text."""
+        made: list[Hashes64] = []
+        block: list[bytes] = []
+        held = 0
+        for text in texts:
+            data = text.lower().encode("utf-8")
+            if block and held + len(data) + 1 > BYTES_PER_BLOCK:
+                made += _words_of_block(block)
+                block, held = [], 0
+            if len(data) >= BYTES_PER_BLOCK:
+                made.append(_long_words(data))
+                continue
+            block.append(data)
+            held += len(data) + 1
+        return made + _words_of_block(block) if block else made
+
+    def _runs(self, words: Hashes64, size: int) -> Hashes64:
+        if size == 0 or len(words) < size:
+            return np.empty(0, np.uint64)
+        last = len(words) - size + 1
+        mixed: Hashes64 = words[:last] * self._places[0]
+        for place in range(1, size):
+            mixed += words[place : place + last] * self._places[place]
+        mixed ^= mixed >> np.uint64(29)
+        mixed *= _MIX
+        return mixed
+
+
+def _words_of_block(block: list[bytes]) -> list[Hashes64]:
+    """Word hashes of short texts, laid end to end."""
+    hashes, starts = _word_hashes(b"\n".join(block))
+    borders = np.cumsum([len(data) + 1 for data in block[:-1]])
+    return np.split(hashes, np.searchsorted(starts, borders))
+
+
+def _long_words(data: bytes) -> Hashes64:
+    """Word hashes of a text longer than a block, cut between words."""
+    parts, at = [], 0
+    while at < len(data):
+        end = min(at + BYTES_PER_BLOCK, len(data))
+        if end < len(data):
+            space = max(data.rfind(b" ", at, end), data.rfind(b"\n", at, end))
+            end = space if space > at else end
+        parts.append(_word_hashes(data[at:end])[0])
+        at = end
+    return np.concatenate(parts)
+
+
+class Signer:
+    """Band keys of texts: two texts that agree in one key are candidates for near duplicates."""
+
+    def __init__(self, settings: NearDuplicateSettings) -> None:
+        self.settings = settings
+        self.shingler = Shingler(settings.ngram_words)
+        random = np.random.Generator(np.random.Philox(0x5EED + 2))
+        num_hashes = settings.num_bands * settings.rows_per_band
+        self._factors = random.integers(0, 1 << 32, num_hashes, dtype=np.uint32) | np.uint32(1)
+        self._terms = random.integers(0, 1 << 32, num_hashes, dtype=np.uint32)
+        self._columns = random.integers(0, 1 << 63, num_hashes, dtype=np.uint64) | _ONE
+
+    def band_keys(self, texts: Sequence[str]) -> Hashes64:
+        """One row per text with a key per band. A text without words gets zeros: no key."""
+        keys = np.zeros((len(texts), self.settings.num_bands), np.uint64)
+        block: list[Hashes32] = []
+        rows: list[int] = []
+        held = 0
+        for row, shingles in enumerate(self.shingler.shingles(texts)):
+            if not len(shingles):
+                continue
+            if block and held + len(shingles) > SHINGLES_PER_BLOCK:
+                keys[rows] = self._keys(block)
+                block, rows, held = [], [], 0
+            block.append(shingles)
+            rows.append(row)
+            held += len(shingles)
+        if block:
+            keys[rows] = self._keys(block)
+        return keys
+
+    def _keys(self, block: Sequence[Hashes32]) -> Hashes64:
+        """Band keys of texts laid end to end: the minimum of each hash, then bands of minima."""
+        starts = np.cumsum([0, *[len(part) for part in block[:-1]]])
+        shingles = np.concatenate(block)
+        minima = np.empty((len(self._factors), len(block)), np.uint32)
+        space = np.empty_like(shingles)
+        for number, (factor, term) in enumerate(zip(self._factors, self._terms, strict=True)):
+            np.multiply(shingles, factor, out=space)
+            np.add(space, term, out=space)
+            np.minimum.reduceat(space, starts, out=minima[number])
+        products = minima.astype(np.uint64) * self._columns[:, None]
+        products ^= products >> np.uint64(31)
+        products *= _MIX
+        bands = products.reshape(self.settings.num_bands, self.settings.rows_per_band, -1)
+        sums: Hashes64 = bands.sum(axis=1, dtype=np.uint64)
+        sums ^= sums >> np.uint64(32)
+        keys: Hashes64 = (sums * _MIX) | _ONE
+        return keys.T
+
+
+def jaccard(one: Hashes32, other: Hashes32) -> float:
+    """Share of n-grams that two texts have in common; both arrays sorted, without repeats."""
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / (len(one) + len(other) - shared)

@@ -1,0 +1,1 @@
+"""Readers: files, archives, tables and Hub data sets into raw records."""

@@ -1,0 +1,109 @@
+"""Where the items of a task come from: local files, the Hub, or made for the run.
+
+Each row comes with its place (`file:line`), so that a fault in it can be named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from teenytinyllama import synthetic
+from teenytinyllama.artifacts.records import read_records
+from teenytinyllama.errors import UserError
+from teenytinyllama.settings.recipe import Task
+
+# A benchmark is often published, or at hand, under other split names than the harness asks for.
+SPLIT_NAMES = {
+    "test": ("test", "validation", "val", "dev"),
+    "validation": ("validation", "val", "dev", "test"),
+    "train": ("train", "dev"),
+}
+
+# What the corpus room looks through too, to keep items out of the training text.
+ITEM_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+
+Item = dict[str, Any]
+Rows = Iterator[tuple[str, Item]]
+
+
+def open_rows(
+    task: Task, config: dict[str, Any], split: str, language: str, made: list[Item] | None
+) -> tuple[Rows, str]:
+    """The rows of one split, each with its place, and the file or dataset that they come from.
+
+    `made` are the items of a task that is read from nowhere.
+    """
+    if task.kind == "storybook":
+        told = synthetic.questions(seed=task.seed, num_items=task.num_items, language=language)
+        return ((f"storybook question {i}", dict(item)) for i, item in enumerate(told)), "storybook"
+    if task.kind == "cloze":
+        return ((f"cloze item {i}", item) for i, item in enumerate(made or [])), "held-out text"
+    if task.kind == "hub":
+        return _hub_rows(task, config, split)
+    return _file_rows(task, split, is_scored=split == config["test_split"])
+
+
+def _file_rows(task: Task, split: str, *, is_scored: bool) -> tuple[Rows, str]:
+    folder = Path(task.path).expanduser()
+    if folder.is_file():
+        return _rows_of(folder), str(folder)
+    names = SPLIT_NAMES.get(split, (split,))
+    if is_scored:  # a set that the Hub has as "train" alone lies in a folder as test.jsonl too
+        names = tuple(dict.fromkeys((*names, *SPLIT_NAMES["test"])))
+    for name in names:
+        found = sorted(
+            path
+            for path in folder.glob(f"{name}*")
+            if path.suffix in ITEM_SUFFIXES and path.is_file()
+        )
+        if len(found) > 1 and folder / f"{name}.jsonl" in found:
+            found = [folder / f"{name}.jsonl"]
+        if len(found) > 1:
+            what = f'several files for split "{split}": {", ".join(p.name for p in found)}'
+            raise UserError("task-split", str(folder), what, "name the file itself in path")
+        if found:
+            return _rows_of(found[0]), str(found[0])
+    here = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no folder"
+    raise UserError(
+        "task-missing",
+        str(folder),
+        f'no file for split "{split}" of task "{task.name}" (found: {here or "nothing"})',
+        f"put {names[0]}.jsonl there",
+    )
+
+
+def _rows_of(path: Path) -> Rows:
+    for record in read_records(path):
+        if record.fault:
+            raise UserError("task-row", record.place, record.fault, "correct that line")
+        yield record.place, record.fields
+
+
+def _hub_rows(task: Task, config: dict[str, Any], split: str) -> tuple[Rows, str]:
+    path = task.path or config.get("dataset_path")
+    name = None if task.path else config.get("dataset_name")
+    if not path:
+        what = "names no dataset on the hub"
+        raise UserError("task-hub", task.name, what, 'give it path = "owner/dataset"')
+    try:
+        offered = datasets.get_dataset_split_names(path, name)
+        found = [n for n in SPLIT_NAMES.get(split, (split,)) if n in offered]
+        if not found and len(offered) == 1 and split == config["test_split"]:
+            found = offered  # published in one piece, whatever its name
+        if not found:
+            what = f'has no split like "{split}" (found: {", ".join(offered)})'
+            raise UserError("task-split", path, what, "name another dataset in path")
+        rows = datasets.load_dataset(path, name, split=found[0])
+    except UserError:
+        raise
+    except Exception as error:  # datasets and the hub share no base class of errors
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        what = f"the dataset cannot be read ({reason})"
+        fix = 'check the id and the network, or use kind = "files" with a local copy'
+        raise UserError("task-hub", path, what, fix) from error
+    origin = f"{path}/{name or 'default'}/{found[0]}"
+    return ((f"{origin}:{i + 1}", dict(row)) for i, row in enumerate(rows)), origin

@@ -1,0 +1,287 @@
+"""Labelled sets: texts or pairs of texts with one label each, in three splits.
+
+A classifier is only as honest as its splits: labels that differ between them, empty ones and
+missing columns are errors with file and line; texts that stand in two splits are counted, and so
+are texts cut at the maximum length and labels that a split lacks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from teenytinyllama import synthetic
+from teenytinyllama.artifacts.records import (
+    PACKED_SUFFIXES,
+    RECORD_SUFFIXES,
+    Record,
+    hub_records,
+    read_records,
+    suffix_of,
+)
+from teenytinyllama.errors import UserError, did_you_mean
+from teenytinyllama.progress import say
+from teenytinyllama.settings.recipe import LabelledSet
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text, or a pair, and the number of its label (-1 where none is known)."""
+
+    texts: tuple[str, ...]
+    label: int
+
+
+@dataclass
+class LabelledData:
+    """The three splits of one set and the names of its labels, in the order of their numbers."""
+
+    label_names: list[str]
+    splits: dict[str, list[Example]] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """What a checkpoint must agree on."""
+        digest = hashlib.sha256(repr(self.label_names).encode())
+        for name in SPLITS:
+            for one in self.splits[name]:
+                digest.update(repr((one.texts, one.label)).encode())
+        return digest.hexdigest()[:16]
+
+    def shared_texts(self) -> dict[str, int]:
+        """Examples of each split whose texts stand in an earlier one too.
+
+        A model may have learnt such test texts by heart, or have been chosen by them.
+        """
+        seen = {name: {one.texts for one in rows} for name, rows in self.splits.items()}
+        return {
+            f"{later}_texts_in_{earlier}": sum(
+                one.texts in seen[earlier] for one in self.splits[later]
+            )
+            for earlier, later in combinations(SPLITS, 2)
+        }
+
+    def missing_labels(self) -> dict[str, list[str]]:
+        """Labels that can be learnt and that a later split has no example of."""
+        met = {name: {one.label for one in rows} for name, rows in self.splits.items()}
+        return {
+            split: [
+                name for number, name in enumerate(self.label_names) if number not in met[split]
+            ]
+            for split in SPLITS[1:]
+        }
+
+
+def read_labelled(task: LabelledSet, language: str = "pt") -> LabelledData:
+    """Read one set; a storybook tells in `language`. Raises UserError, with file and line."""
+    raw = {name: list(_rows(task, name, language)) for name in SPLITS if _is_named(task, name)}
+    for name, rows in raw.items():
+        if not rows:
+            raise UserError(
+                "split-empty",
+                f"finetune.tasks {task.name}",
+                f"its {name} split holds no example",
+                "give a file with examples, or name another split",
+            )
+    if "validation" not in raw:
+        raw["train"], raw["validation"] = _cut_validation(raw["train"], task)
+    names = _label_names(task, [row.label for row in raw["train"]])
+    numbers = {name: number for number, name in enumerate(names)}
+    data = LabelledData(list(task.label_names) or _spoken_names(names, raw, task))
+    for split in SPLITS:
+        data.splits[split] = []
+        for row in raw[split]:
+            if row.label not in numbers:
+                raise UserError(
+                    "labels-differ",
+                    f"{row.place}:{task.label_column}",
+                    f'label "{row.label}" of the {split} split is not among those of the train '
+                    f"split: {', '.join(names[:20])}",
+                    "use the same labels in all splits",
+                )
+            data.splits[split].append(Example(row.texts, numbers[row.label]))
+    return data
+
+
+def _is_named(task: LabelledSet, split: str) -> bool:
+    return task.kind == "storybook" or bool(getattr(task, f"{split}_split"))
+
+
+class Row(NamedTuple):
+    """An example as it stands in the data, and where."""
+
+    texts: tuple[str, ...]
+    label: str
+    place: str
+    class_names: tuple[str, ...] = ()
+    """What the numbers of the label stand for, where the data say it."""
+
+
+def _rows(task: LabelledSet, split: str, language: str) -> Iterator[Row]:
+    if task.kind == "storybook":
+        # Validation and test need no more than a quarter to tell models apart.
+        num_items = task.num_items if split == "train" else max(200, task.num_items // 4)
+        made = synthetic.sentiment(
+            seed=task.seed,
+            num_items=num_items,
+            split=split,  # type: ignore[arg-type]
+            language=language,
+        )
+        for number, item in enumerate(made, start=1):
+            yield Row((item["text"],), item["label"], f"storybook:{number}")
+        return
+    for record in _records(task, split):
+        yield _row(record, task)
+
+
+def _records(task: LabelledSet, split: str) -> Iterator[Record]:
+    name = getattr(task, f"{split}_split")
+    if task.kind == "hub":
+        yield from hub_records(
+            task.path,
+            config=task.config,
+            split=name,
+            revision=task.revision,
+            where=f"finetune.tasks {task.name}",
+        )
+    else:
+        yield from read_records(_file_of(task, name))
+
+
+def _file_of(task: LabelledSet, split: str) -> Path:
+    folder = Path(task.path).expanduser()
+    if not folder.is_dir():
+        what = f'"{task.path}" is no folder; a labelled set is one, with a file for each split'
+        raise UserError("task-missing", f"finetune.tasks {task.name}", what, "correct its path")
+    found = sorted(p for p in folder.iterdir() if _is_split(p, split))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        what = f"{', '.join(p.name for p in found)}: which is the {split} split?"
+        raise UserError("split-ambiguous", str(folder), what, "leave one of them there")
+    there = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
+    raise UserError(
+        "split-missing",
+        str(folder),
+        f'no file for the split "{split}" ({there} there)',
+        f"add {split}.jsonl or {split}.csv, or name a split that is there: "
+        'test_split = "validation" with validation_split = "" cuts the validation from train',
+    )
+
+
+def _is_split(path: Path, split: str) -> bool:
+    name = path.name
+    for suffix in PACKED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return suffix_of(path) in RECORD_SUFFIXES and name == split + suffix_of(path)
+
+
+def _row(record: Record, task: LabelledSet) -> Row:
+    if record.fault:
+        raise UserError("record-broken", record.place, record.fault, "mend or remove that line")
+    texts = tuple(_text(record, name) for name in task.text_columns)
+    label = _field(record, task.label_column)
+    if isinstance(label, bool):
+        label = str(label).lower()
+    if isinstance(label, str):
+        label = label.strip()
+    if not isinstance(label, str | int) or label in ("", -1):
+        what = f"a label must be a text or a number from 0, got {label!r}"
+        raise UserError("label-value", f"{record.place}:{task.label_column}", what, "correct it")
+    class_names = tuple(record.class_names.get(task.label_column, ()))
+    return Row(texts, str(label), record.place, class_names)
+
+
+def _text(record: Record, name: str) -> str:
+    value = _field(record, name)
+    if not isinstance(value, str) or not value.strip():
+        what = f"expected a text, got {value!r}"
+        raise UserError("text-value", f"{record.place}:{name}", what, "correct or remove that line")
+    return value.strip()
+
+
+def _field(record: Record, name: str) -> Any:
+    if name not in record.fields:
+        known = [str(key) for key in record.fields]
+        raise UserError(
+            "column-missing",
+            f"{record.place}:{name}",
+            f"no such column, there are {', '.join(known[:20])}",
+            f"set text_columns and label_column of this task; {did_you_mean(name, known)}",
+        )
+    return record.fields[name]
+
+
+def _cut_validation(rows: Sequence[Row], task: LabelledSet) -> tuple[list[Row], list[Row]]:
+    """A share of the training rows by a hash of their texts: equal texts stay on one side.
+
+    A label that would have all its rows in the validation split keeps them in train: what is
+    never learnt cannot be validated.
+    """
+    kept_out = {row.texts for row in rows if _is_kept_out(row.texts, task.validation_fraction)}
+    learnt = {row.label for row in rows if row.texts not in kept_out}
+    if rare := sorted({row.label for row in rows} - learnt) if learnt else []:
+        kept_out -= {row.texts for row in rows if row.label in rare}
+        say(
+            f"{task.name}: too rare to cut a validation split with: {', '.join(rare)}; "
+            "all examples of it stay in the train split"
+        )
+    train = [row for row in rows if row.texts not in kept_out]
+    validation = [row for row in rows if row.texts in kept_out]
+    if not train or not validation:
+        raise UserError(
+            "split-empty",
+            f"finetune.tasks {task.name}",
+            f"{len(rows)} training examples are too few to cut a validation split from",
+            "give more examples, or a validation file",
+        )
+    return train, validation
+
+
+def _is_kept_out(texts: tuple[str, ...], fraction: float) -> bool:
+    digest = hashlib.sha256("\n".join(texts).encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def _spoken_names(names: list[str], raw: dict[str, list[Row]], task: LabelledSet) -> list[str]:
+    """Labels as the data name them: a Hub set may say what its numbers stand for."""
+    told = {split: {row.class_names for row in rows} - {()} for split, rows in raw.items()}
+    classes = sorted(set().union(*told.values()))
+    if not classes:
+        return names
+    if len(classes) > 1:
+        raise UserError(
+            "labels-differ",
+            f"finetune.tasks {task.name}",
+            f"its splits name their labels differently: {' / '.join(map(', '.join, classes[:3]))}",
+            "use the same labels in all splits",
+        )
+    spoken = dict(enumerate(classes[0]))
+    return [spoken.get(int(name), name) if name.isdigit() else name for name in names]
+
+
+def _label_names(task: LabelledSet, labels: Iterable[str]) -> list[str]:
+    """The labels of the training split in the order of their numbers; names where given."""
+    found = set(labels)
+    are_numbers = all(label.isdigit() for label in found)
+    names = sorted(found, key=(lambda s: (int(s), s)) if are_numbers else None)
+    if len(names) < 2:
+        raise UserError(
+            "one-label",
+            f"finetune.tasks {task.name}",
+            f"its train split has the label {', '.join(names)} only",
+            f"check label_column = {task.label_column!r}",
+        )
+    if task.label_names and len(task.label_names) != len(names):
+        raise UserError(
+            "label-names",
+            f"finetune.tasks {task.name}.label_names",
+            f"{len(task.label_names)} names for the {len(names)} labels {', '.join(names[:20])}",
+            "give one name for each label, in this order",
+        )
+    return names

@@ -1,0 +1,234 @@
+"""ROOM finetune: base model to classifiers, one per labelled set (paper Table 5).
+
+Leaves `<task>/final/`, a plain `AutoModelForSequenceClassification` with label names and
+tokenizer, and `<task>/scores.json`. Killed at any moment, it goes on with the task, the seed and
+the step it was at.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from teenytinyllama.artifacts.manifest import Outcome, write_json
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
+from teenytinyllama.errors import UserError
+from teenytinyllama.modeling.lora import peft_parts
+from teenytinyllama.progress import say
+from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet
+from teenytinyllama.stages.finetune.classification_metrics import (
+    bag_of_words,
+    check_library,
+    majority,
+    mean_and_spread,
+    standard_error,
+    sum_of_tables,
+)
+from teenytinyllama.stages.finetune.classification_task import Splits, train_one
+from teenytinyllama.stages.finetune.classifier_models import Learner, other_learner, own_learner
+from teenytinyllama.stages.finetune.classify import CLASSIFIER_NAME
+from teenytinyllama.stages.finetune.labelled_dataset import SPLITS, LabelledData, read_labelled
+from teenytinyllama.stages.interface import RoomContext
+
+SCORES_NAME = "scores.json"
+
+
+def run(
+    *,
+    settings: FinetuneSettings,
+    context: RoomContext,
+    out_dir: Path,
+    tokenizer_dir: Path,
+    pretrain_dir: Path,
+) -> Outcome:
+    """Train a classifier per labelled set; return counts of examples and figures per task."""
+    encoder = load_tokenizer(tokenizer_dir)
+    max_length = _max_length(settings, pretrain_dir)
+    own_one = partial(
+        own_learner,
+        pretrain_dir,
+        tokenizer_dir,
+        encoder,
+        max_length,
+        keeps_head=settings.language_model_weight > 0,
+        takes_mean=settings.pooling == "mean",
+    )
+    own = own_one()
+    _check_tasks(settings)
+    # Whatever is at fault, in the last set or the last model, is said before the first training.
+    check_library()
+    if settings.lora:
+        peft_parts()
+    sets = {task.name: read_labelled(task, context.language) for task in settings.tasks}
+    others = [other_learner(place, settings.max_length) for place in settings.models]
+    for other in others:
+        other.make(["a", "b"], 0)
+    if settings.random_twin:
+        others.append(own_one(is_random=True))
+    _check_learners(others)
+    counts: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
+    for task in settings.tasks:
+        task_dir = out_dir / task.name
+        done = task_dir / SCORES_NAME
+        if not done.is_file():
+            say(f"finetune: {task.name}")
+            scores = _one_task(task, sets[task.name], own, others, settings, context, task_dir)
+            write_json(done, scores)
+            for leftover in task_dir.glob("**/.best"):
+                shutil.rmtree(leftover)
+        found = json.loads(done.read_text(encoding="utf-8"))
+        counts[task.name], figures[task.name] = found["counts"], found["figures"]
+    return Outcome(counts={"tasks": counts}, figures={"tasks": figures})
+
+
+def _check_tasks(settings: FinetuneSettings) -> None:
+    names = [task.name for task in settings.tasks]
+    for name in names:
+        if names.count(name) > 1:
+            what = f"{names.count(name)} tasks have this name"
+            raise UserError("task-twice", f"finetune.tasks {name}", what, "rename one of them")
+
+
+def _check_learners(learners: list[Learner]) -> None:
+    """Each has a folder of its name beside those of the run's own model."""
+    names = [learner.name for learner in learners]
+    for name in names:
+        if names.count(name) > 1 or name in ("final", "own") or name.startswith("seed-"):
+            what = f'"{name}" is the name of something else too'
+            raise UserError("model-name", "finetune.models", what, "rename the model's folder")
+
+
+def _max_length(settings: FinetuneSettings, pretrain_dir: Path) -> int:
+    path = pretrain_dir / "final" / "config.json"
+    context = int(json.loads(path.read_text(encoding="utf-8"))["max_position_embeddings"])
+    if settings.max_length > context:
+        say(f"finetune: max_length = {settings.max_length}, the model reads {context} tokens")
+    return min(settings.max_length, context)
+
+
+def _one_task(
+    task: LabelledSet,
+    data: LabelledData,
+    own: Learner,
+    others: list[Learner],
+    settings: FinetuneSettings,
+    context: RoomContext,
+    task_dir: Path,
+) -> dict[str, Any]:
+    counts = _look_over(task.name, data)
+    cut: dict[str, dict[str, int]] = {}
+    figures, cut[own.name] = _train_all_seeds(own, task.name, data, settings, context, task_dir)
+    about = {
+        "task": task.name,
+        "text_columns": task.text_columns,
+        "max_length": own.max_length,
+        "labels": data.label_names,
+    }
+    write_json(task_dir / "final" / CLASSIFIER_NAME, about)
+    plain, bag = majority(data), bag_of_words(data)
+    baselines = {
+        "majority_accuracy": plain["accuracy"],
+        "majority_macro_f1": plain["macro_f1"],
+        "bag_of_words_accuracy": bag["accuracy"],
+        "bag_of_words_macro_f1": bag["macro_f1"],
+    }
+    for other in others:
+        folder = task_dir / other.name
+        its, cut[other.name] = _train_all_seeds(other, task.name, data, settings, context, folder)
+        baselines[f"{other.name}_accuracy"] = its["accuracy"]
+        baselines[f"{other.name}_accuracy_spread"] = its["accuracy_spread"]
+        baselines[f"{other.name}_macro_f1"] = its["macro_f1"]
+        baselines[f"{other.name}_macro_f1_spread"] = its["macro_f1_spread"]
+        baselines[f"{other.name}_seeds"] = its["seeds"]
+        shutil.rmtree(folder / "final")
+    counts["texts_truncated"] = sum(cut[own.name].values())
+    counts["texts_truncated_by"] = cut
+    return {"counts": counts, "figures": {**figures, **baselines}}
+
+
+def _look_over(name: str, data: LabelledData) -> dict[str, Any]:
+    """Counts of a set; what makes its scores worth less is said."""
+    shared, missing = data.shared_texts(), data.missing_labels()
+    for key, number in shared.items():
+        if number:
+            later, _, earlier = key.partition("_texts_in_")
+            say(f"{name}: {number} {later} texts stand in the {earlier} split too")
+    for split, labels in missing.items():
+        if labels:
+            say(f"{name}: the {split} split has no example of {', '.join(labels)}")
+    return {
+        **{f"examples_{split}": len(data.splits[split]) for split in SPLITS},
+        **shared,
+        "labels": data.label_names,
+        "missing_labels": missing,
+    }
+
+
+def _train_all_seeds(
+    learner: Learner,
+    task_name: str,
+    data: LabelledData,
+    settings: FinetuneSettings,
+    context: RoomContext,
+    out_dir: Path,
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Figures over the seeds, and how many texts of each split were cut."""
+    encoded = {name: [learner.encode(one) for one in data.splits[name]] for name in SPLITS}
+    cut = {name: sum(row.was_cut for row in rows) for name, rows in encoded.items()}
+    if any(cut.values()):
+        texts = ", ".join(f"{number} {name}" for name, number in cut.items())
+        say(f"{task_name}: {learner.name} cuts {texts} texts at {learner.max_length} tokens")
+    splits = Splits(
+        train=encoded["train"],
+        validation=encoded["validation"],
+        test=encoded["test"],
+        num_labels=len(data.label_names),
+        fingerprint=data.fingerprint(),
+    )
+    results = [
+        train_one(
+            lambda seed=seed: learner.make(data.label_names, seed),  # type: ignore[misc]
+            splits,
+            settings,
+            seed=seed,
+            pad_id=learner.pad_id,
+            out_dir=out_dir / f"seed-{seed}",
+            context=context,
+            write_model_files=learner.write_files,
+        )
+        for seed in settings.seeds
+    ]
+    chosen_by = f"validation_{settings.choose_by}"
+    best = max(results, key=lambda r: (max(r[chosen_by]), -r["seed"]))
+    _publish(out_dir / f"seed-{best['seed']}" / ".best", out_dir / "final", learner)
+    accuracy, spread = mean_and_spread([r["accuracy"] for r in results])
+    macro_f1, f1_spread = mean_and_spread([r["macro_f1"] for r in results])
+    num_items = len(data.splits["test"])
+    return {
+        # Over all seeds, and so is what stands beside it.
+        "accuracy": accuracy,
+        "accuracy_spread": spread,
+        "macro_f1": macro_f1,
+        "macro_f1_spread": f1_spread,
+        "standard_error": standard_error(accuracy, num_items),
+        "num_items": num_items,
+        "confusion": sum_of_tables([r["confusion"] for r in results]),
+        # Of the one seed whose classifier is in `final/`.
+        "published": {name: best[name] for name in ("seed", "best_epoch", "accuracy", "macro_f1")},
+        "examples_per_s": sum(r["examples_per_s"] for r in results) / len(results),
+        "seeds": results,
+    }, cut
+
+
+def _publish(best_dir: Path, final_dir: Path, learner: Learner) -> None:
+    """`final/`: the model of the seed that was best on validation, with its tokenizer."""
+    partial = final_dir.with_name(".partial-final")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(final_dir, ignore_errors=True)
+    shutil.copytree(best_dir, partial)
+    learner.write_files(partial)
+    partial.rename(final_dir)

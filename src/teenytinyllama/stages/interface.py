@@ -1,0 +1,29 @@
+"""What every room may know beside its own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from teenytinyllama.energy import EnergyMeter
+from teenytinyllama.settings.recipe import EnergySettings
+
+ScoreModel = Callable[[Any, Path], dict[str, float]]
+"""(a causal language model, its tokenizer's folder) -> figures for the training's log."""
+
+
+@dataclass(frozen=True)
+class RoomContext:
+    """The run's name and language, the running energy meter, and the prices to count with.
+
+    `score_model` is another room's way to score a model that is still being trained, where the
+    recipe asks for it: the front door hands it over, and no room imports another.
+    """
+
+    run_name: str
+    language: str
+    energy: EnergySettings
+    meter: EnergyMeter
+    score_model: ScoreModel | None = None

@@ -1,0 +1,119 @@
+"""Text to ids, in corpus order, on all cores, with a bounded amount of text under way."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teenytinyllama.artifacts.documents import Document, Split, document_paths, read_documents
+from teenytinyllama.errors import UserError
+from teenytinyllama.progress import Progress
+from teenytinyllama.stages.pack.encoding_worker import Batch, Item, Worker, encoder_of
+
+CHARACTERS_PER_BATCH = 2_000_000
+BATCHES_UNDER_WAY_PER_WORKER = 2
+MAX_WORKERS = 16
+# Below this much compressed text a second process costs more than it gives.
+MIN_BYTES_FOR_WORKERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split as ids on disk, in corpus order, with what is known of each document."""
+
+    path: Path
+    num_tokens: NDArray[np.int64]  # (num_documents,)
+    sources: list[str]
+    text_hashes: list[bytes]
+    num_bytes: int
+
+
+def encode_split(corpus_dir: Path, split: Split, model: bytes, path: Path) -> Encoded:
+    """Encode every document of a split into `path`, BOS first and EOS last.
+
+    Raises UserError where the split holds no document.
+    """
+    compressed = sum(p.stat().st_size for p in document_paths(corpus_dir, split))
+    cores = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+    num_workers = cores if cores > 1 and compressed >= MIN_BYTES_FOR_WORKERS else 0
+    num_tokens, hashes, num_bytes = array("q"), [], 0
+    sources: list[str] = []
+
+    def texts() -> Iterator[list[Item]]:
+        for documents in _batches(read_documents(corpus_dir, split)):
+            sources.extend(document.source for document in documents)
+            yield [document.messages or document.text for document in documents]
+
+    with path.open("wb") as file, Progress(f"pack: encode {split}", unit="MB") as work:
+        for batch in _encode_all(texts(), model, num_workers):
+            file.write(batch.ids)
+            num_tokens.extend(batch.num_tokens)
+            hashes.extend(batch.text_hashes)
+            num_bytes += batch.num_bytes
+            work.advance(batch.num_bytes / 1e6)
+    if not num_tokens:
+        raise UserError(
+            "split-empty",
+            str(corpus_dir),
+            f"no {split} documents",
+            "look at the counts in corpus/manifest.json",
+        )
+    lengths = np.frombuffer(num_tokens, np.int64)
+    return Encoded(path, lengths, sources, hashes, num_bytes)
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= CHARACTERS_PER_BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode_all(texts: Iterator[list[Item]], model: bytes, num_workers: int) -> Iterator[Batch]:
+    """Every batch encoded, in the order given, whatever the number of workers (0: none)."""
+    if num_workers == 0:
+        encode = encoder_of(model)
+        for batch in texts:
+            yield encode(batch)
+        return
+    with ExitStack() as stack:
+        idle: SimpleQueue[Worker] = SimpleQueue()
+        for _ in range(num_workers):
+            idle.put(stack.enter_context(Worker(model)))
+        # A thread only waits for its worker process.
+        pool = stack.enter_context(ThreadPoolExecutor(num_workers))
+
+        def ask(batch: list[Item]) -> Batch:
+            worker = idle.get()
+            try:
+                return worker.encode(batch)
+            finally:
+                idle.put(worker)
+
+        under_way: deque[Future[Batch]] = deque()
+        try:
+            for batch in texts:
+                under_way.append(pool.submit(ask, batch))
+                if len(under_way) > BATCHES_UNDER_WAY_PER_WORKER * num_workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()

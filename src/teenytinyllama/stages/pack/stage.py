@@ -1,0 +1,100 @@
+"""ROOM pack: documents to token sequences.
+
+Every document becomes BOS ... EOS; all are laid end to end in a seeded order, so that every token
+made from the text is a token on disk and none is added or cut. Two passes: text to ids in corpus
+order, on all cores, into a temporary file; then the documents' ids into their final order. Memory
+does not grow with the text, and the result does not depend on the number of cores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teenytinyllama.artifacts.documents import Split
+from teenytinyllama.artifacts.manifest import Outcome
+from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, tokenizer_file
+from teenytinyllama.artifacts.tokens import TokenWriter, write_index
+from teenytinyllama.errors import UserError
+from teenytinyllama.settings.recipe import PackSettings
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.pack.document_order import fraction_of_rows_cut, order_documents
+from teenytinyllama.stages.pack.parallel_encoding import Encoded, encode_split
+
+
+def run(
+    *,
+    settings: PackSettings,
+    context: RoomContext,
+    out_dir: Path,
+    corpus_dir: Path,
+    tokenizer_dir: Path,
+) -> Outcome:
+    """Encode both splits; leave `train.bin`, `heldout.bin`, their borders and `index.json`.
+
+    Raises UserError where a split is empty, or a held-out document is in the training text too.
+    """
+    encoder = load_tokenizer(tokenizer_dir)
+    model = tokenizer_file(tokenizer_dir).read_bytes()
+    counts: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
+    entries: dict[Split, dict[str, Any]] = {}
+    heldout_texts: set[bytes] = set()
+    for split in ("heldout", "train"):
+        encoded = encode_split(corpus_dir, split, model, out_dir / f".{split}.encoded")
+        if split == "heldout":
+            heldout_texts = set(encoded.text_hashes)
+        else:
+            _check_apart(encoded, heldout_texts, corpus_dir)
+        order = order_documents(
+            encoded.num_tokens, encoded.sources, settings, is_train=split == "train"
+        )
+        entries[split] = _write(encoded, order, split, encoder, out_dir)
+        encoded.path.unlink()
+        for what in ("tokens", "documents"):
+            counts[f"{what}_{split}"] = entries[split][f"num_{what}"]
+        counts[f"bytes_{split}"] = encoded.num_bytes
+        figures[split] = _figures(encoded, order, settings.sequence_length)
+    write_index(out_dir, encoder.vocab_size, encoder.fingerprint, entries)
+    return Outcome(counts=counts, figures=figures)
+
+
+def _check_apart(train: Encoded, heldout_texts: set[bytes], corpus_dir: Path) -> None:
+    shared = sum(digest in heldout_texts for digest in train.text_hashes)
+    if shared:
+        raise UserError(
+            "heldout-in-train",
+            str(corpus_dir),
+            f"{shared:,} training documents have the same words as a held-out document",
+            "run `ttl corpus RECIPE --redo`",
+        )
+
+
+def _write(
+    encoded: Encoded, order: NDArray[np.int64], split: Split, encoder: TextEncoder, out_dir: Path
+) -> dict[str, Any]:
+    """Copy the documents' ids into their final order."""
+    ends = np.cumsum(encoded.num_tokens)
+    ids = np.memmap(encoded.path, np.uint32, "r")
+    with TokenWriter(out_dir, split, encoder.vocab_size) as writer:
+        for index in order:
+            end = int(ends[index])
+            writer.write(ids[end - encoded.num_tokens[index] : end])
+    return writer.entry
+
+
+def _figures(encoded: Encoded, order: NDArray[np.int64], sequence_length: int) -> dict[str, Any]:
+    lengths = encoded.num_tokens
+    return {
+        "bytes_per_token": encoded.num_bytes / int(lengths.sum()),
+        "tokens_per_document": {
+            "mean": float(lengths.mean()),
+            "median": float(np.median(lengths)),
+            "max": int(lengths.max()),
+        },
+        "documents_longer_than_sequence": int((lengths > sequence_length).sum()),
+        "fraction_of_rows_cut": fraction_of_rows_cut(lengths[order], sequence_length),
+    }

@@ -1,0 +1,1 @@
+"""Stage pretrain: token sequences to base model."""

@@ -1,0 +1,67 @@
+"""Sequences that repeat themselves, early in training: how a tiny model learns to look back.
+
+A model of five million parameters that had read eight million tokens of natural text predicted a
+passage hardly better the second time it was said than the first (EXPERIMENTS.md, 2026-11-24).
+A sequence that is one passage over and over rewards looking back at almost every token. The share
+of such sequences falls linearly to zero, so that most of the training, and all of its end, is the
+text itself (after Bi-Induct, arXiv 2509.22947, which mixes in copied spans and anneals them away).
+
+    the text       a b c d e f g h i j k l
+    its sequence   a b c d e a b c d e a b
+
+Which sequences repeat, and how long their passages are, is a function of (seed, step, sequence)
+alone: no micro-batch, rank or resume changes it.
+"""
+
+# B sequences of a batch, T + 1 tokens of each with the one that is only predicted
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teenytinyllama.settings.recipe import RepetitionSettings
+from teenytinyllama.training.data_order import mix
+
+# A passage has between 1/32 and 1/4 of the sequence: short ones show the gain, long ones make
+# looking back by content worth more than by distance.
+SHORTEST, LONGEST = 32, 4
+
+
+def repeat_passages(
+    block: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    settings: RepetitionSettings,
+    *,
+    step: int,
+    seed: int,
+) -> NDArray[np.int64]:
+    """`block` (B, T + 1), where some sequences are their own first tokens again and again.
+
+    `rows` (B) are the numbers of the sequences; `step` counts from 0.
+    """
+    chance = settings.share * (1 - step / settings.until_step)
+    if chance <= 0:
+        return block
+    width = block.shape[1]
+    low = max(2, width // SHORTEST)
+    high = max(low + 1, width // LONGEST)
+    first, second = _draws(seed, step, rows)
+    repeated = block.copy()
+    for ids, draw, place in zip(repeated, first, second, strict=True):
+        if float(draw >> np.uint64(11)) * 2.0**-53 < chance:
+            ids[:] = np.resize(ids[: low + int(place) % (high - low)], width)
+    return repeated
+
+
+def _draws(
+    seed: int, step: int, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[Any]]:
+    """Two random numbers of 64 bits for every sequence."""
+    with np.errstate(over="ignore"):
+        start: NDArray[np.uint64] = np.full(1, (seed + 0x9E3779B97F4A7C15) % 2**64, np.uint64)
+        key = mix(mix(start) ^ np.full(1, step + 1, np.uint64))
+        first = mix(key + rows.astype(np.uint64))
+        return first, mix(first + np.uint64(1))

@@ -1,0 +1,155 @@
+"""What a small file lost: bits per byte and the most likely token, on held-out documents.
+
+Both sides see the same tokens, so that a small sample is enough: the difference of two losses on
+the same text is known far better than either loss.
+"""
+
+# T tokens of one window, V vocabulary
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from teenytinyllama.artifacts.documents import read_documents
+from teenytinyllama.artifacts.tokenizer import TextEncoder
+from teenytinyllama.errors import UserError
+from teenytinyllama.progress import Progress
+
+TOKENS_COMPARED_EXACTLY = 256  # logits of so many tokens are kept for the largest difference
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Held-out text in windows of at most the model's context; neighbours share one token."""
+
+    windows: tuple[tuple[int, ...], ...]
+    num_bytes: int
+    num_documents: int
+
+    @property
+    def num_predicted(self) -> int:
+        """Tokens that are predicted: all but the first of each document."""
+        return sum(len(window) - 1 for window in self.windows)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one model makes of the sample."""
+
+    bits_per_byte: float
+    best: Tensor  # (number of predicted tokens,): the most likely token at each place
+    logits: Tensor  # (at most TOKENS_COMPARED_EXACTLY, V)
+
+
+def take_sample(corpus_dir: Path, encoder: TextEncoder, *, max_tokens: int, context: int) -> Sample:
+    """Held-out documents from the first on, until `max_tokens` are predicted.
+
+    A document that does not fit is left out, except where it would be the first: that one is
+    cut, and so is the count of its bytes.
+    """
+    windows: list[tuple[int, ...]] = []
+    num_bytes = num_documents = num_tokens = 0
+    for document in read_documents(corpus_dir, "heldout"):
+        ids, size = encoder.encode_document(document.text), document.num_bytes
+        if num_tokens + len(ids) - 1 > max_tokens:
+            if num_documents:
+                break
+            ids = ids[: max_tokens + 1]
+            size = len(encoder.decode(ids).encode("utf-8"))
+        num_tokens += len(ids) - 1
+        num_bytes += size
+        num_documents += 1
+        windows += [
+            tuple(ids[start : start + context + 1]) for start in range(0, len(ids) - 1, context)
+        ]
+    if not num_bytes:
+        what = "no held-out text to compare with"
+        raise UserError("heldout-empty", str(corpus_dir), what, "raise corpus.heldout_fraction")
+    return Sample(tuple(windows), num_bytes, num_documents)
+
+
+@torch.inference_mode()
+def read_sample(model: LlamaForCausalLM, sample: Sample, title: str) -> Reading:
+    """Bits per byte, most likely tokens and some logits of one model on the sample."""
+    device = model.device
+    nats = 0.0
+    best: list[Tensor] = []
+    kept: list[Tensor] = []
+    with Progress(title, total=sample.num_predicted, unit="tokens") as work:
+        for window in sample.windows:
+            ids = torch.tensor([window], device=device)
+            logits = model(ids[:, :-1]).logits[0].float()  # (T, V)
+            nats += float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+            best.append(logits.argmax(-1).cpu())
+            room = TOKENS_COMPARED_EXACTLY - sum(len(part) for part in kept)
+            if room > 0:
+                kept.append(logits[:room].cpu())
+            work.advance(len(window) - 1)
+    bits_per_byte = nats / math.log(2) / sample.num_bytes
+    if not math.isfinite(bits_per_byte):
+        what = "the loss on held-out text is not a number"
+        raise UserError("model-not-finite", title, what, "use an earlier checkpoint")
+    return Reading(bits_per_byte, torch.cat(best), torch.cat(kept))
+
+
+def losses(original: Reading, small: Reading) -> dict[str, float]:
+    """What `small` lost against `original`, under the names that the manifest uses."""
+    return {
+        "bits_per_byte": small.bits_per_byte,
+        "bits_per_byte_increase": small.bits_per_byte / original.bits_per_byte - 1,
+        "same_best_token": float((small.best == original.best).double().mean()),
+        "max_logit_difference": float((small.logits - original.logits).abs().max()),
+    }
+
+
+def refuse_if_worse(found: dict[str, float], allowed: float, path: Path) -> None:
+    """Raise UserError, and remove what was written, where bits per byte grew too much."""
+    increase = found["bits_per_byte_increase"]
+    if increase <= allowed:
+        return
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    raise UserError(
+        "quantize-loss",
+        path.name,
+        f"bits per byte grow by {increase:.2%}, the recipe allows {allowed:.2%}",
+        "choose a finer format, or raise quantize.max_bits_per_byte_increase",
+    )
+
+
+def load_original(folder: Path, device: str) -> LlamaForCausalLM:
+    """A model folder in fp32, whatever it is stored in."""
+    return _load(folder, device, folder)
+
+
+def load_gguf(path: Path, device: str) -> LlamaForCausalLM:
+    """A GGUF file read by transformers, which shares no code with our writer."""
+    return _load(path.parent, device, path, gguf_file=path.name)
+
+
+def _load(folder: Path, device: str, shown: Path, **options: str) -> LlamaForCausalLM:
+    transformers_logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # bars of libraries that have no switch
+            model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+            with torch.inference_mode():
+                model(torch.tensor([[0]]))  # packed weights are unpacked by their first use
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        what = f"does not load ({reason})"
+        raise UserError("quantize-unreadable", str(shown), what, "report it: a bug") from error
+    return model.eval().to(device)

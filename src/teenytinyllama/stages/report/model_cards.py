@@ -1,0 +1,318 @@
+"""Model card and dataset card in the Hub's format, from manifests alone.
+
+Every number is the manifest's; what did not run is called so. Words that come from the run (names
+of sources and tasks) are escaped for Markdown, and texts of the corpus or the model are not shown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from teenytinyllama import licenses
+from teenytinyllama.licenses import hub_name, model_license, terms_of
+from teenytinyllama.stages.report.number_format import NOT_RUN, count, duration, is_number, percent
+from teenytinyllama.stages.report.page_blocks import Cell, Facts, Table
+from teenytinyllama.stages.report.run_record import Receipt, RunRecord
+from teenytinyllama.stages.report.sections_run import energy_section, room_kwh
+from teenytinyllama.stages.report.sections_scores import (
+    chat_section,
+    classifiers_section,
+    interval_of,
+    scores_section,
+    small_files_section,
+    tasks_of,
+    verdict,
+)
+from teenytinyllama.stages.report.sections_text import corpus_section, tokenizer_section
+
+# The Hub sorts data sets into these by number of rows.
+SIZE_CATEGORIES = (
+    (1e3, "n<1K"),
+    (1e4, "1K<n<10K"),
+    (1e5, "10K<n<100K"),
+    (1e6, "100K<n<1M"),
+    (1e7, "1M<n<10M"),
+    (1e8, "10M<n<100M"),
+    (1e9, "100M<n<1B"),
+)
+Lines = Iterator[str]
+
+
+def licenses_of(run: RunRecord, *rooms: str) -> list[str]:
+    """Licences of all text behind a model: of each kept document, and of each conversation set."""
+    found: list[str] = []
+    for name in rooms:
+        room = run.room(name)
+        if room is not None:
+            found += licenses.licenses_of(room.manifest.counts, room.manifest.recipe)
+    return found
+
+
+def model_card(run: RunRecord, *, license_name: str) -> str:
+    """`model_card.md`: ready to be the README.md of a model on the Hub."""
+    pretrain = run.room("pretrain")
+    assert pretrain is not None, "a card needs a model"
+    lines = [*_front_matter(_model_metadata(run, pretrain, license_name)), "", f"# {run.name}", ""]
+    lines += _model_summary(run, pretrain)
+    for heading, section in (
+        ("Scores", scores_section(run)),
+        ("Classifiers", classifiers_section(run)),
+        ("Small files", small_files_section(run)),
+    ):
+        lines += ["", f"## {heading}", ""]
+        lines += _tables(section.blocks) if section.has_run else [f"Not run. {section.lead}"]
+    lines += ["", "## Energy and carbon", "", energy_section(run).lead, ""]
+    lines += _tables(energy_section(run).blocks)
+    lines += ["", "## Text it learnt from", ""]
+    lines += _tables(corpus_section(run).blocks) if run.room("corpus") else [NOT_RUN]
+    lines += _license_words(run, license_name, "corpus", "align")
+    lines += ["", *_use_and_limits(run), "", *_again(run)]
+    return "\n".join(lines) + "\n"
+
+
+def chat_card(run: RunRecord, *, license_name: str) -> str:
+    """`chat_card.md`: the card of the chat model, with what its held-out questions showed."""
+    align, pretrain = run.room("align"), run.room("pretrain")
+    assert align is not None and pretrain is not None, "a card needs a model"
+    metadata = {
+        "language": [run.language],
+        **_license_metadata(license_name),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["teenytinyllama", "llama", "conversational"],
+        "co2_eq_emissions": _emissions(run, pretrain, "fine-tuning"),
+    }
+    lines = [*_front_matter(metadata), "", f"# {run.name}: chat", ""]
+    lines += [
+        f"The base model of the same run ({count(pretrain.count('parameters'))} parameters), "
+        f"fine-tuned on {count(align.count('conversations_train'))} conversations in "
+        f"`{_plain(run.language)}`. Its tokenizer holds the chat template.",
+        "",
+        "## Questions kept out of training",
+        "",
+    ]
+    lines += _facts(chat_section(run).blocks)
+    lines += ["", "## Small files", ""]
+    small = small_files_section(run)
+    lines += _tables(small.blocks) if small.has_run else [NOT_RUN]
+    lines += _license_words(run, license_name, "corpus", "align")
+    lines += ["", *_use_and_limits(run), "", *_again(run)]
+    return "\n".join(lines) + "\n"
+
+
+def dataset_card(run: RunRecord) -> str:
+    """`dataset_card.md`: ready to be the README.md of the data set on the Hub."""
+    corpus = run.room("corpus")
+    assert corpus is not None, "a card needs documents"
+    license_name = model_license("", licenses_of(run, "corpus"))
+    kept = corpus.count("documents_kept")
+    metadata = {
+        "language": [run.language],
+        **_license_metadata(license_name),
+        "task_categories": ["text-generation"],
+        "pretty_name": f"{run.name}: corpus",
+        "size_categories": [_size_category(kept)],
+        "tags": ["teenytinyllama"],
+        "configs": [{"config_name": "default", "data_files": list(_splits(corpus))}],
+    }
+    lines = [*_front_matter(metadata), "", f"# {run.name}: corpus", ""]
+    lines += [
+        f"{count(kept)} documents in the language `{_plain(run.language)}`, "
+        f"{count(corpus.count('bytes_kept'))} bytes of text, of which "
+        f"{count(corpus.count('documents_heldout'))} documents are held out.",
+        "",
+        "Each document has `id`, `text`, `source`, `license`, `url` and the `scores` of the rules.",
+        "",
+        "## What was read, kept and dropped",
+        "",
+    ]
+    lines += _tables(corpus_section(run).blocks)
+    lines += ["", "## Tokens", ""]
+    lines += _tables(tokenizer_section(run).blocks) if run.room("tokenizer") else [NOT_RUN]
+    lines += _license_words(run, license_name, "corpus")
+    lines += ["", *_again(run)]
+    return "\n".join(lines) + "\n"
+
+
+def _splits(corpus: Receipt) -> Iterator[dict[str, str]]:
+    """Where the viewer of the Hub and `load_dataset` find the documents."""
+    for split, stem in (("train", "train"), ("validation", "heldout")):
+        if any(name.startswith(f"{stem}-") for name in corpus.manifest.outputs):
+            yield {"split": split, "path": f"data/{stem}-*.jsonl.zst"}
+
+
+def _model_metadata(run: RunRecord, pretrain: Receipt, license_name: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "language": [run.language],
+        **_license_metadata(license_name),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["teenytinyllama", "llama"],
+        "co2_eq_emissions": _emissions(run, pretrain, "pre-training"),
+    }
+    results = list(_results(run))
+    if results:
+        metadata["model-index"] = [{"name": run.name, "results": results}]
+    return metadata
+
+
+def _emissions(run: RunRecord, pretrain: Receipt, training_type: str) -> dict[str, Any]:
+    """Grams of CO2 equivalent of all rooms, as the Hub shows them."""
+    return {
+        "emissions": round(1000 * sum(r.manifest.emissions_kg for r in run.rooms.values()), 3),
+        "source": "CodeCarbon",
+        "training_type": training_type,
+        "geographical_location": run.country,
+        "hardware_used": str(pretrain.figure("device") or "not recorded"),
+    }
+
+
+def _results(run: RunRecord) -> Iterator[dict[str, Any]]:
+    evaluate = run.room("evaluate")
+    if evaluate is None:
+        return
+    metrics = []
+    for key, name in (
+        ("heldout_bits_per_byte", "bits per byte"),
+        ("heldout_perplexity", "perplexity"),
+    ):
+        value = evaluate.figure(key)
+        if is_number(value):
+            kind = "perplexity" if name == "perplexity" else "bits_per_byte"
+            metrics.append({"type": kind, "value": value, "name": name})
+    if metrics:
+        yield _result("held-out text", "heldout", metrics)
+    for name, found in tasks_of(evaluate).items():
+        if isinstance(found, Mapping) and is_number(found.get("accuracy")):
+            metric = {"type": "accuracy", "value": found["accuracy"], "name": "accuracy"}
+            yield _result(name, name, [metric])
+
+
+def _result(name: str, kind: str, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": {"type": kind, "name": name},
+        "metrics": metrics,
+    }
+
+
+def _license_metadata(license_name: str) -> dict[str, str]:
+    known = hub_name(license_name)
+    if known == "other":
+        plain = re.sub(r"[^a-z0-9.]+", "-", license_name.lower()).strip("-") or "unknown"
+        return {"license": known, "license_name": "see-card" if plain == "other" else plain}
+    return {"license": known}
+
+
+def _model_summary(run: RunRecord, pretrain: Receipt) -> Lines:
+    yield (
+        f"A base language model in `{_plain(run.language)}` of "
+        f"**{count(pretrain.count('parameters'))} parameters**, trained from scratch on "
+        f"**{count(pretrain.count('tokens'))} tokens** in {count(pretrain.count('steps'))} steps "
+        f"({duration(pretrain.manifest.duration_s)}, "
+        f"{_plain(str(pretrain.figure('device') or 'device not recorded'))})."
+    )
+    yield ""
+    yield "Plain `LlamaForCausalLM` weights: load them with `transformers`."
+    yield ""
+    chat = run.room("align")
+    yield f"Chat model: {NOT_RUN if chat is None else 'trained, see `chat/`'}."
+
+
+def _license_words(run: RunRecord, license_name: str, *rooms: str) -> Lines:
+    names = sorted(set(licenses_of(run, *rooms)))
+    yield ""
+    yield "## Licence"
+    yield ""
+    mine = "see below: these exclude each other" if license_name == "other" else license_name
+    yield f"This work: **{_plain(mine or 'unknown')}**. Its text is under:"
+    yield ""
+    for name in names:
+        yield f"- {_plain(name or 'licence not given')} ({terms_of(name).name})"
+    if not names:
+        yield f"- {NOT_RUN}"
+
+
+def _use_and_limits(run: RunRecord) -> Lines:
+    yield "## Intended use and limits"
+    yield ""
+    yield "For research and teaching, and as a base to fine-tune. It invents facts, repeats the"
+    yield "biases of its text, and is not fit to decide anything about people."
+    evaluate = run.room("evaluate")
+    if evaluate is None:
+        yield ""
+        yield "It has not been evaluated."
+        return
+    weak = [
+        f"{_plain(name)} ({percent(found.get('accuracy'))}, chance {percent(found.get('chance'))})"
+        for name, found in tasks_of(evaluate).items()
+        if isinstance(found, Mapping) and interval_of(found) and verdict(found)[0] == "at chance"
+    ]
+    if weak:
+        yield ""
+        yield f"At chance, so without evidence of any skill: {', '.join(weak)}."
+
+
+def _again(run: RunRecord) -> Lines:
+    version = next(iter(run.rooms.values())).manifest.version
+    kwh = sum(map(room_kwh, run.rooms.values()))
+    yield "## How it was made"
+    yield ""
+    yield f"With TeenyTinyLlama {version}, by `ttl run recipe.toml` (the recipe lies beside this"
+    yield f"card); {kwh:.4g} kWh in all. Receipts:"
+    yield ""
+    for name, room in run.rooms.items():
+        yield f"- {name}: `{room.manifest.fingerprint}`"
+
+
+def _facts(blocks: Sequence[Any]) -> Lines:
+    for block in blocks:
+        for fact in block.items if isinstance(block, Facts) else ():
+            note = f" ({_plain(fact.note)})" if fact.note else ""
+            yield f"- {_plain(fact.title)}: {_plain(fact.text)}{note}"
+
+
+def _tables(blocks: Sequence[Any]) -> Lines:
+    for block in blocks:
+        if isinstance(block, Table) and block.rows:
+            yield f"**{_plain(block.title)}**"
+            yield ""
+            yield _row(column.title for column in block.columns)
+            yield _row("---:" if column.is_number else "---" for column in block.columns)
+            for row in (*block.rows, *((block.total,) if block.total else ())):
+                yield _row(_words(cell) for cell in row)
+            yield ""
+
+
+def _words(cell: Cell) -> str:
+    return _plain(cell.text)
+
+
+def _row(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _plain(text: str) -> str:
+    r"""Words from outside as Markdown that shows them and does nothing else.
+
+    >>> _plain("a|b <img src=x> [c](http://d)")
+    'a\\|b &lt;img src=x&gt; \\[c\\](http://d)'
+    """
+    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_|\[\]#])", r"\\\1", flat)
+
+
+def _front_matter(metadata: Mapping[str, Any]) -> list[str]:
+    """The metadata block. JSON is YAML, and has no traps: each value is written as JSON."""
+    rows = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in metadata.items()]
+    # A sign that could open a tag where the block is shown is written as JSON's escape.
+    return ["---", *(re.sub(r"<(?=[A-Za-z/!?])", r"\\u003c", row) for row in rows), "---"]
+
+
+def _size_category(documents: Any) -> str:
+    if not is_number(documents):
+        return "n<1K"
+    return next((name for limit, name in SIZE_CATEGORIES if documents < limit), "n>1T")

@@ -1,0 +1,177 @@
+"""Several runs beside each other: figures, settings that differ, curves over one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.stages.report.live_report import different_settings, read_run
+from teenytinyllama.stages.report.number_format import (
+    NOT_RUN,
+    count,
+    decimal,
+    duration,
+    energy,
+    is_number,
+    money,
+    percent,
+    short,
+)
+from teenytinyllama.stages.report.page_blocks import (
+    Block,
+    Cell,
+    Column,
+    Fact,
+    Facts,
+    Note,
+    Page,
+    Section,
+    Table,
+)
+from teenytinyllama.stages.report.run_record import RunRecord, read_last_lines
+from teenytinyllama.stages.report.sections_run import cost_usd, room_kwh
+from teenytinyllama.stages.report.sections_scores import score_cells, tasks_of
+from teenytinyllama.stages.report.sections_training import make_chart, points
+from teenytinyllama.stages.report.svg_chart import Axes, Series
+
+# One colour and one dash for each line: beyond six a chart is no longer read.
+STYLES: Any = (("1", False), ("2", False), ("3", False), ("1", True), ("2", True), ("3", True))
+
+
+def compare_page(run_dirs: Sequence[Path]) -> Page:
+    """The page of several runs. Raises UserError where there are more than it can show."""
+    if len(run_dirs) > len(STYLES):
+        what = f"{len(run_dirs)} runs were named, at most {len(STYLES)} can be told apart"
+        raise UserError("too-many-runs", "ttl report", what, "name fewer runs")
+    runs = [read_run(folder) for folder in run_dirs]
+    names = _names(runs, run_dirs)
+    sections = (_figures(runs, names), _settings(runs, names), _curves(runs, names),
+                _scores(runs, names))  # fmt: skip
+    best = _best(runs, names)
+    facts = Facts((Fact("runs", count(len(runs))), Fact("lowest held-out bits per byte", *best)))
+    return Page(" · ".join(names), "Runs beside each other.", runs[0].language, facts, sections)
+
+
+def _names(runs: Sequence[RunRecord], run_dirs: Sequence[Path]) -> list[str]:
+    """The runs' names, or their folders where two runs share a name."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in run_dirs]
+
+
+def _bits_per_byte(run: RunRecord) -> Any:
+    room = run.room("evaluate")
+    return room.figure("heldout_bits_per_byte") if room else None
+
+
+def _best(runs: Sequence[RunRecord], names: Sequence[str]) -> tuple[str, str]:
+    found = [(_bits_per_byte(run), name) for run, name in zip(runs, names, strict=True)]
+    known = [(value, name) for value, name in found if is_number(value)]
+    return (decimal(min(known)[0], 4), min(known)[1]) if known else (NOT_RUN, "")
+
+
+def _figures(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
+    def of(room: str, kind: str, *path: str) -> Callable[[RunRecord], Any]:
+        return lambda run: getattr(run.room(room), kind)(*path) if run.room(room) else None
+
+    rows: tuple[tuple[str, Callable[[RunRecord], Any], Callable[[Any], str]], ...] = (
+        ("parameters", of("pretrain", "count", "parameters"), count),
+        ("vocabulary", of("tokenizer", "count", "vocab_size"), count),
+        ("tokens per word", of("tokenizer", "figure", "all", "tokens_per_word"), decimal),
+        ("tokens to train on", of("pack", "count", "tokens_train"), short),
+        ("tokens seen", of("pretrain", "count", "tokens"), short),
+        ("steps", of("pretrain", "count", "steps"), count),
+        ("training time", of("pretrain", "figure", "training_seconds"), duration),
+        ("tokens per second", of("pretrain", "figure", "mean_tokens_per_s"), short),
+        ("FLOPs utilisation", of("pretrain", "figure", "mfu"), percent),
+        ("held-out bits per byte", _bits_per_byte, lambda value: decimal(value, 4)),
+        ("held-out perplexity", of("evaluate", "figure", "heldout_perplexity"), decimal),
+        ("energy, all rooms", lambda run: sum(map(room_kwh, run.rooms.values())), energy),
+        ("cost, all rooms", _cost, money),
+    )
+    table = Table(
+        "figures",
+        "Figures",
+        (Column("figure"), *(Column(name, True) for name in names)),
+        tuple(
+            (Cell(title), *(_cell(value(run), write) for run in runs))
+            for title, value, write in rows
+        ),
+        "*/manifest.json of each run",
+    )
+    return Section("figures", "Figures", (table,))
+
+
+def _cost(run: RunRecord) -> float | None:
+    costs = [cost_usd(run, room) for room in run.rooms.values()]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None
+
+
+def _cell(value: Any, write: Callable[[Any], str]) -> Cell:
+    return Cell(write(value)) if is_number(value) else Cell(NOT_RUN, tone="quiet")
+
+
+def _settings(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
+    rows = tuple(
+        (Cell(name), *(Cell(value[:80]) for value in values))
+        for name, values in different_settings(list(runs))
+    )
+    columns = (Column("setting"), *(Column(name, True) for name in names))
+    blocks: list[Block] = [Note("All settings are the same.", tone="quiet")]
+    if rows:
+        blocks = [Table("settings", "Settings that differ", columns, rows, "run.json of each run")]
+    return Section("settings", "What was asked", blocks)
+
+
+def _curves(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
+    metrics = []
+    for run in runs:
+        folder = run.folder("pretrain")
+        metrics.append(read_last_lines(folder / "metrics.jsonl") if folder else [])
+    blocks: list[Block] = []
+    for key, title, words in (
+        ("loss", "Training loss", "loss, nats per token"),
+        ("heldout_bpb", "Held-out bits per byte", "bits per byte"),
+    ):
+        series = [
+            Series(name, points(lines, key, "tokens"), tone, dashed, key == "heldout_bpb")
+            for name, lines, (tone, dashed) in zip(names, metrics, STYLES, strict=False)
+        ]
+        chart = make_chart(
+            key, title, series, Axes("tokens seen", words), source="pretrain/metrics.jsonl"
+        )
+        if chart is not None:
+            blocks.append(chart)
+    if not blocks:
+        blocks.append(Note("Not run: no pretrain/metrics.jsonl in these runs.", tone="quiet"))
+    lead = "A loss per token compares only between runs of one tokenizer; bits per byte always."
+    return Section("curves", "Curves", blocks, lead)
+
+
+def _scores(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
+    found = [tasks_of(room) if (room := run.room("evaluate")) else {} for run in runs]
+    rows = []
+    for task in sorted(set().union(*found)):
+        for name, tasks in zip(names, found, strict=True):
+            rows.append((Cell(task), Cell(name), *_score(tasks.get(task))))
+    columns = (
+        Column("task"),
+        Column("run"),
+        Column("accuracy", True),
+        Column("95 % interval, 0 to 100"),
+        Column("verdict"),
+    )
+    blocks: list[Block] = [Note("Not run: no scores in these runs.", tone="quiet")]
+    if rows:
+        blocks = [Table("scores", "Scores", columns, tuple(rows), "scores/manifest.json")]
+    lead = "Where two intervals overlap, the difference may be chance."
+    return Section("scores", "Scores", blocks, lead)
+
+
+def _score(found: Mapping[str, Any] | None) -> tuple[Cell, Cell, Cell]:
+    if not found:
+        return Cell(NOT_RUN, tone="quiet"), Cell("–"), Cell("")
+    accuracy, interval, _, words = score_cells(found)
+    return accuracy, interval, words

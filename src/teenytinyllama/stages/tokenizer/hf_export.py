@@ -1,0 +1,182 @@
+"""The Hugging Face files of a vocabulary, and the proof that they give the same ids.
+
+The class is `PreTrainedTokenizerFast`: transformers' `LlamaTokenizerFast` ignores the normaliser
+in `tokenizer.json` and loses leading spaces. Loaded by plain `AutoTokenizer.from_pretrained`,
+special tokens written out in text are read as special tokens, because that is how
+`apply_chat_template` makes role tokens; text of unknown origin is encoded with
+`tokenizer(text, split_special_tokens=True)`, or by `formats.encoding`, which never reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+from teenytinyllama.artifacts.conversations import (
+    BOS,
+    CHAT_TEMPLATE,
+    EOS,
+    IDS,
+    PAD,
+    ROLE_TOKENS,
+    SPECIAL_TOKENS,
+    UNK,
+)
+from teenytinyllama.artifacts.manifest import write_atomically, write_json
+from teenytinyllama.artifacts.subword_tokenizer import MODEL_NAME, SPACE_MARK, TOKENIZER_JSON
+from teenytinyllama.artifacts.tokenizer import TextEncoder
+from teenytinyllama.errors import UserError
+
+NORMAL_PIECE = 1  # sentencepiece_model.proto, ModelProto.SentencePiece.Type
+BPE_MODEL = 2  # TrainerSpec.ModelType
+# Compared in every run beside its own text: where tokenizers have been seen to part.
+EDGE_TEXTS: tuple[str, ...] = (
+    "",
+    " ",
+    "   ",
+    "  duas  palavras ",
+    "\n",
+    "\n\n  fim.\n\n\n",
+    "\ttab\r\n",
+    "1234567890 3,14 1º",
+    "ação AÇÃO a\u00e7a\u0303o",
+    "汉字 русский עברית",
+    "😀👩‍👩‍👧🇧🇷",
+    "\x00\x01\x7f\ufeff\ufffd\U0010ffff",
+    f"{SPACE_MARK}{SPACE_MARK} marca {SPACE_MARK}",
+    "-" * 37 + "=" * 53 + "a" * 71,
+    *(f"texto {token} dentro{token}" for token in (*SPECIAL_TOKENS, "<0x41>", "<0x0A>")),
+)
+
+
+def fast_tokenizer(model: bytes) -> Tokenizer:
+    """The same tokenizer for the `tokenizers` library; BOS comes from its post-processor."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    if proto.trainer_spec.model_type == BPE_MODEL:
+        normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL_PIECE}
+        vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
+        core: models.Model = models.BPE(
+            vocabulary, _merges(normal), unk_token=UNK, fuse_unk=True, byte_fallback=True
+        )
+    else:
+        # This library finds every piece in text, SentencePiece only the normal ones. A score so
+        # low keeps `<s>` and `<0x41>` from being read where a text spells them.
+        worst = min(p.score for p in proto.pieces if p.type == NORMAL_PIECE) - 1000
+        scored = [(p.piece, p.score if p.type == NORMAL_PIECE else worst) for p in proto.pieces]
+        core = models.Unigram(scored, unk_id=IDS[UNK], byte_fallback=True)
+    tokenizer = Tokenizer(core)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(SPACE_MARK), normalizers.Replace(" ", SPACE_MARK)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(SPACE_MARK, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, IDS[BOS])]
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
+    return tokenizer
+
+
+def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
+    """Every pair of pieces that joins to a piece, best score first, as SentencePiece merges."""
+    merges = []
+    for piece, score in scores.items():
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in scores and right in scores:
+                merges.append((-score, len(right), left, right))
+    merges.sort()
+    return [(left, right) for _, _, left, right in merges]
+
+
+def write_files(vocabulary: bytes | Tokenizer, out_dir: Path) -> bytes:
+    """The files that `AutoTokenizer.from_pretrained` reads, and `tokenizer.model` where there is
+    one: `vocabulary` is that model, or a byte-level tokenizer, which needs no second form.
+
+    Returns the file that the tokenizer is made from.
+    """
+    if isinstance(vocabulary, bytes):
+        model, fast = vocabulary, fast_tokenizer(vocabulary).to_str(pretty=True) + "\n"
+        write_atomically(out_dir / MODEL_NAME, model)
+    else:
+        fast = vocabulary.to_str(pretty=True) + "\n"
+        model = fast.encode("utf-8")
+    write_atomically(out_dir / TOKENIZER_JSON, fast)
+    names = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "pad_token": PAD}
+    roles = list(ROLE_TOKENS.values())
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **names,
+        "extra_special_tokens": roles,
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    write_json(out_dir / "tokenizer_config.json", config)
+    write_json(out_dir / "special_tokens_map.json", {**names, "additional_special_tokens": roles})
+    return model
+
+
+def prove_equal(model: bytes, out_dir: Path, texts: Iterable[str]) -> dict[str, int]:
+    """Encode `texts` with the vocabulary's library, with our encoder and with the written files.
+
+    Returns how many texts and tokens were compared. Raises UserError at the first difference,
+    and where the text does not come back from its ids. A unigram's reference is SentencePiece
+    word by word, which our encoder is: over a long text its 32-bit sums blur the scores of equal
+    ways to cut a word, so that the same word comes out now this way, now that. A byte-level
+    vocabulary's reference is the written file itself.
+    """
+    encoder = TextEncoder(model)
+    is_exact_on_long_text = False
+    if encoder.adds_space:  # SentencePiece
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+        is_exact_on_long_text = proto.trainer_spec.model_type == BPE_MODEL
+    fast = Tokenizer.from_file(str(out_dir / TOKENIZER_JSON))
+    fast.encode_special_tokens = True  # text stays text
+    counts = {"texts_compared": 0, "tokens_compared": 0}
+    for text in texts:
+        ids = encoder.encode(text)
+        others = {TOKENIZER_JSON: fast.encode(text, add_special_tokens=False).ids}
+        if SPACE_MARK not in text:  # SentencePiece itself cannot tell it from a space
+            if is_exact_on_long_text:
+                others[MODEL_NAME] = encoder.encode_plainly(text)
+            _compare(text, ids, others)
+        if encoder.decode(ids) != text:
+            raise _unequal("tokenizer-round-trip", text, "does not come back from its ids")
+        counts["texts_compared"] += 1
+        counts["tokens_compared"] += len(ids)
+    return counts
+
+
+def _compare(text: str, ids: list[int], others: dict[str, list[int]]) -> None:
+    for name, other in others.items():
+        if other != ids:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b),
+                min(len(ids), len(other)),
+            )
+            what = f"{name} gives {other[at : at + 4]} at token {at}, expected {ids[at : at + 4]}"
+            raise _unequal("tokenizer-unequal", text, what)
+
+
+def _unequal(code: str, text: str, what: str) -> UserError:
+    shown = json.dumps(text[:60], ensure_ascii=True)
+    return UserError(
+        code,
+        f"tokenizer, text {shown}",
+        what,
+        "report it with this text; if the model is a unigram: --set tokenizer.model=bpe",
+    )

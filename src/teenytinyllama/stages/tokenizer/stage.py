@@ -1,0 +1,102 @@
+"""ROOM tokenizer: documents to a vocabulary (paper 3.3, Table 1)."""
+
+from __future__ import annotations
+
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from teenytinyllama.artifacts.manifest import Outcome
+from teenytinyllama.artifacts.tokenizer import load_tokenizer
+from teenytinyllama.progress import Progress, say
+from teenytinyllama.settings.recipe import TokenizerSettings
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level
+from teenytinyllama.stages.tokenizer.compare import open_tokenizer, read_text, table_row
+from teenytinyllama.stages.tokenizer.hf_export import EDGE_TEXTS, prove_equal, write_files
+from teenytinyllama.stages.tokenizer.sentencepiece_training import (
+    check_letters,
+    check_memory,
+    count_words,
+    train_model,
+    with_letters,
+    without_rare_words,
+)
+from teenytinyllama.stages.tokenizer.tokenizer_metrics import measure_sources
+from teenytinyllama.stages.tokenizer.training_sample import Sample, watched
+
+# The slow references read 2 MB/s; these texts are spread evenly over the corpus.
+MAX_BYTES_COMPARED = 500_000
+MAX_BYTES_MEASURED = 20_000_000
+
+
+def run(
+    *, settings: TokenizerSettings, context: RoomContext, out_dir: Path, corpus_dir: Path
+) -> Outcome:
+    """Train a vocabulary on the training documents and write it in the common forms.
+
+    Leaves the Hugging Face files and, of a SentencePiece vocabulary, `tokenizer.model`, proven
+    equal on the run's own text. The figures are those of Table 1, taken on held-out documents.
+    """
+    settings = with_letters(settings, context.language)
+    sample = Sample(corpus_dir, "train", settings.max_training_bytes)
+    if sample.num_bytes_kept < sample.num_bytes_read:
+        say(
+            f"tokenizer: trains on {sample.num_documents_kept:,} of "
+            f"{sample.num_documents_read:,} documents, spread evenly (max_training_bytes)"
+        )
+    check_memory(sample.num_bytes_kept, _free_memory_bytes())
+    with Progress("tokenizer: count words", total=sample.num_bytes_kept / 1e6, unit="MB") as work:
+        counts = count_words(watched(sample.texts(), work))
+    common = without_rare_words(counts, settings.vocab_size)
+    with Progress("tokenizer: train", unit="words") as work:
+        if settings.model == "byte-level":
+            model = write_files(train_byte_level(common, settings.vocab_size), out_dir)
+        else:
+            model = write_files(train_model(common, settings), out_dir)
+        work.advance(len(common))
+    encoder = load_tokenizer(out_dir)
+    if settings.model != "byte-level":  # whose pieces are bytes: no letter is without
+        check_letters(counts, encoder.pieces())
+    few = Sample(corpus_dir, "train", MAX_BYTES_COMPARED, sizes=sample.sizes)
+    with Progress("tokenizer: compare", total=few.num_bytes_kept / 1e6, unit="MB") as work:
+        compared = prove_equal(model, out_dir, watched(chain(few.texts(), EDGE_TEXTS), work))
+    heldout = Sample(corpus_dir, "heldout", MAX_BYTES_MEASURED).documents()
+    return Outcome(
+        counts={
+            "documents_read": sample.num_documents_read,
+            "documents_trained_on": sample.num_documents_kept,
+            "bytes_read": sample.num_bytes_read,
+            "bytes_trained_on": sample.num_bytes_kept,
+            "different_words": len(counts),
+            "words_trained_on": len(common),
+            "vocab_size": encoder.vocab_size,
+            "letters_required": len(set(settings.required_letters)),
+            "letters_with_piece": len(set(settings.required_letters) & set(encoder.pieces())),
+            **compared,
+        },
+        figures={**measure_sources(heldout, encoder), **_table_1(settings, out_dir)},
+    )
+
+
+def _table_1(settings: TokenizerSettings, out_dir: Path) -> dict[str, list[dict[str, Any]]]:
+    if not settings.measure_text:
+        return {}
+    text = read_text(Path(settings.measure_text).expanduser())
+    rows = [table_row(open_tokenizer("this run", out_dir), text)]
+    for name in settings.measure_against:
+        rows.append(table_row(open_tokenizer(name, Path(name).expanduser()), text))
+    for row in rows:
+        say(f"tokenizer: {row['tokens_per_word']:.3f} tokens per word, {row['tokenizer']}")
+    return {"table_1": rows}
+
+
+def _free_memory_bytes() -> int:
+    """Memory that can be had without swapping; a machine that does not say has enough."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return sys.maxsize
+    free = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return sys.maxsize if free is None else int(free.split()[1]) * 1024

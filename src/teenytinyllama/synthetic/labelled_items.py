@@ -1,0 +1,178 @@
+"""The labelled sets: sentiment reviews for the classifier, multiple choice about the facts.
+
+Neither can be solved by surface alone: in the reviews a negation or a concession turns the
+label; in the choices every answer has the same grammar and is as frequent as the others.
+"""
+
+import random
+from collections.abc import Iterator
+from functools import cache
+from typing import Literal, TypedDict
+
+from teenytinyllama.synthetic.grammar import Gender, adjective, capitalize
+from teenytinyllama.synthetic.lexicon import fraction, item_random, lexicon, pick
+from teenytinyllama.synthetic.phrasing import ask, question_patterns, short_answer
+from teenytinyllama.synthetic.word_forms import Cast, Entry, Slots, cast_of, noun_slots
+from teenytinyllama.synthetic.world import ATTRIBUTES, NUM_CHARACTERS, Character
+
+Split = Literal["train", "validation", "test"]
+
+NUM_CHOICES = 4
+LABELS = ("positivo", "negativo")
+_SPLIT_BOUNDS: dict[Split, tuple[float, float]] = {
+    "train": (0.0, 0.7),
+    "validation": (0.7, 0.85),
+    "test": (0.85, 1.0),
+}
+_HELDOUT_FAMILY_SHARE = 0.25
+"""Share of the test reviews written with sentence families that train and validation never use."""
+
+
+class SentimentItem(TypedDict):
+    """A short review and its label, one of `LABELS`."""
+
+    text: str
+    label: str
+
+
+class QuestionItem(TypedDict):
+    """A question with four choices; `answer` is the index of the right one."""
+
+    id: str
+    question: str
+    choices: list[str]
+    answer: int
+
+
+def sentiment(
+    *, seed: int = 0, num_items: int, split: Split, num_characters: int = NUM_CHARACTERS
+) -> Iterator[SentimentItem]:
+    """Yield labelled reviews: of items 2k and 2k+1, one is positive and one negative.
+
+    No sentence that carries an opinion occurs in two splits, whatever the seeds. A quarter of
+    the test items is built from sentence families that the other splits never use.
+    """
+    if split not in _SPLIT_BOUNDS:
+        raise ValueError(f"split = {split!r}; expected one of {', '.join(_SPLIT_BOUNDS)}.")
+    cast = cast_of(seed, num_characters)
+    for index in range(num_items):
+        rng = item_random(seed, f"sentiment-{split}", index)
+        is_swapped = fraction(seed, "sentiment", split, index // 2) < 0.5
+        label = LABELS[(index + is_swapped) % 2]
+        yield {"text": review(rng, cast, label, split=split), "label": label}
+
+
+def review(rng: random.Random, cast: Cast, label: str, *, split: Split) -> str:
+    """Return one review of this label: an opinion of this split, often with a neutral sentence."""
+    words = lexicon()["sentiment"]
+    name = pick(rng, cast.characters).name
+    person = cast.told[name, "full", "imperfect"]
+    low, high = _SPLIT_BOUNDS[split]
+    use_heldout = split == "test" and rng.random() < _HELDOUT_FAMILY_SHARE
+    while True:
+        pattern = pick(rng, pick(rng, _families(label, is_heldout=use_heldout)))
+        opinion = _fill_opinion(rng, pattern, person)
+        if low <= fraction("sentiment", opinion) < high:
+            break
+    sentences = [opinion]
+    if rng.random() < 0.6:
+        neutral = Slots(rng, person).fill(pick(rng, words["neutral"]))
+        sentences.insert(int(rng.random() * 2), neutral)
+    return " ".join(sentences)
+
+
+@cache
+def _families(label: str, *, is_heldout: bool) -> tuple[tuple[str, ...], ...]:
+    key = "positive" if label == "positivo" else "negative"
+    families = lexicon()["sentiment"]["families"]
+    return tuple(tuple(f[key]) for f in families if f["heldout"] == is_heldout)
+
+
+@cache
+def _things() -> tuple[tuple[dict[str, str], Gender], ...]:
+    """Return the reviewed things with their slots: "o bolo da padaria", "da festa da vila"."""
+    things: list[tuple[dict[str, str], Gender]] = []
+    for entry in lexicon()["sentiment"]["things"]:
+        noun, _, letter = entry.partition(":")
+        gender: Gender = "m" if letter == "m" else "f"
+        things.append((noun_slots("thing", noun, gender), gender))
+    return tuple(things)
+
+
+def _fill_opinion(rng: random.Random, pattern: str, person: Entry) -> str:
+    words = lexicon()["sentiment"]
+    thing, gender = pick(rng, _things())
+    good, bad = pick(rng, words["good"]), pick(rng, words["bad"])
+    slots = thing | {
+        "name": person["name"],
+        "good": adjective(good, gender),
+        "bad": adjective(bad, gender),
+        "good_m": good,
+        "bad_m": bad,
+        "good_f": adjective(good, "f"),
+        "bad_f": adjective(bad, "f"),
+    }
+    slots |= {key: pick(rng, words[key]) for key in ("very", "liked", "hated", "flaw", "merit")}
+    return capitalize(pattern.format_map(slots))
+
+
+def questions(
+    *, seed: int = 0, num_items: int, num_characters: int = NUM_CHARACTERS
+) -> Iterator[QuestionItem]:
+    """Yield multiple-choice questions about the facts of the world; chance is one in four.
+
+    Half of the items ask in a phrasing that the documents never use for this fact. The wrong
+    choices are true of other characters and have the gender of the right one where it would show.
+    """
+    cast = cast_of(seed, num_characters)
+    pairs = [(one, attribute) for one in cast.characters for attribute in ATTRIBUTES]
+    for index in range(num_items):
+        rng = item_random(seed, "question", index)
+        character, attribute = pick(rng, pairs)
+        is_new = rng.random() < 0.5
+        patterns = question_patterns(attribute, character.name, seed, heldout=is_new)
+        question = ask(rng, cast, character.name, pick(rng, patterns))
+        answer = short_answer(cast, character, attribute)
+        choices = _distractors(rng, cast, character, attribute)
+        position = int(rng.random() * NUM_CHOICES)
+        choices.insert(position, answer)
+        yield {
+            "id": f"question-{index:07d}",
+            "question": f"Pergunta: {question}\nResposta:",
+            "choices": choices,
+            "answer": position,
+        }
+
+
+def _distractors(rng: random.Random, cast: Cast, character: Character, attribute: str) -> list[str]:
+    """Return three wrong answers, other values of the attribute in this world."""
+    right = short_answer(cast, character, attribute)
+    gender = _shown_gender(cast, character, attribute)
+    pool = _answers_of(cast.world.seed, len(cast.characters), attribute, gender)
+    # Nobody is their own friend: "O gato Tico" is no wrong choice for a question about Tico.
+    itself = capitalize(cast.told[character.name, "full", "present"]["p"])
+    wrong = [answer for answer in pool if answer not in (right, itself)]
+    return rng.sample(wrong, NUM_CHOICES - 1)
+
+
+def _shown_gender(cast: Cast, character: Character, attribute: str) -> Gender | None:
+    """Return the gender that the question or the name gives away, or None where none shows."""
+    if attribute in ("species", "job"):
+        return character.gender
+    if attribute == "friend":
+        return cast.world.character(character.friend).gender
+    return None
+
+
+@cache
+def _answers_of(
+    seed: int, num_characters: int, attribute: str, gender: Gender | None
+) -> tuple[str, ...]:
+    """Return the answers to choose from: true of some character whose gender fits."""
+    cast = cast_of(seed, num_characters)
+    answers = {
+        short_answer(cast, one, attribute)
+        for one in cast.characters
+        if gender in (None, _shown_gender(cast, one, attribute))
+    }
+    return tuple(sorted(answers))

@@ -1,0 +1,1 @@
+"""What only a CPU needs to train fast. The loop need not know it."""

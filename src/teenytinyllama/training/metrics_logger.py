@@ -1,0 +1,137 @@
+"""What a training writes down as it goes, and the line that people see.
+
+    metrics.jsonl   one object per logged step; the local file is the truth, trackers mirror it
+    samples.jsonl   continuations of fixed prompts
+    skipped.jsonl   steps whose gradient was not finite, with the rows behind them
+
+The first two are cut back to what a checkpoint had seen when a training goes on from it, so that
+a killed run's log ends as one that was left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from teenytinyllama.artifacts.manifest import sync_folder
+from teenytinyllama.progress import format_duration, say
+from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.training.task import LoopSettings
+from teenytinyllama.training.trackers import Trackers
+
+METRICS_NAME = "metrics.jsonl"
+SAMPLES_NAME = "samples.jsonl"
+SKIPPED_NAME = "skipped.jsonl"
+SECONDS_BETWEEN_LINES = 5.0
+SECONDS_OF_SILENCE = 30.0
+
+
+class Journal:
+    """The logs of one training. Only the main process writes; the others' calls do nothing."""
+
+    def __init__(
+        self, out_dir: Path, context: RoomContext, settings: LoopSettings, *, is_main: bool
+    ) -> None:
+        self.out_dir, self.context, self.settings, self.is_main = (
+            out_dir,
+            context,
+            settings,
+            is_main,
+        )
+        self._trackers = Trackers(settings.trackers if is_main else (), out_dir, context)
+        self._shown_at = 0.0
+        self._heard_at = time.monotonic()
+
+    def metrics(self, line: dict[str, Any]) -> int:
+        """Append a line to `metrics.jsonl` and its mirrors; returns the file's length after it."""
+        if not self.is_main:
+            return 0
+        length = append_line(self.out_dir / METRICS_NAME, line)
+        self._trackers.log(line)
+        return length
+
+    def samples(self, rows: Sequence[dict[str, Any]]) -> int:
+        """Append continuations; returns the file's length after them."""
+        length = 0
+        for row in rows if self.is_main else ():
+            length = append_line(self.out_dir / SAMPLES_NAME, row)
+        return length
+
+    def skipped(self, record: dict[str, Any]) -> None:
+        """Name a step that was skipped, to people and in `skipped.jsonl`."""
+        if self.is_main:
+            step = record["step"]
+            say(f"step {step}: gradient not finite, update skipped ({SKIPPED_NAME} names its rows)")
+            append_line(self.out_dir / SKIPPED_NAME, record)
+
+    def cut(self, metrics_bytes: int, samples_bytes: int) -> None:
+        """Back to the lengths that a checkpoint had seen."""
+        if self.is_main:
+            _truncate(self.out_dir / METRICS_NAME, metrics_bytes)
+            _truncate(self.out_dir / SAMPLES_NAME, samples_bytes)
+
+    def sync(self) -> None:
+        """Put the logs on the disk: no checkpoint may count on lines that a power cut takes."""
+        for name in (METRICS_NAME, SAMPLES_NAME) if self.is_main else ():
+            sync_log(self.out_dir / name)
+
+    def show(
+        self, line: dict[str, Any], *, seconds_left: float, seconds: float, at_once: bool
+    ) -> None:
+        """One line for people, at most every five seconds unless it must be seen `at_once`."""
+        now = time.monotonic()
+        if not self.is_main or (now - self._shown_at < SECONDS_BETWEEN_LINES and not at_once):
+            return
+        self._shown_at = self._heard_at = now
+        loss = "-" if line["loss"] is None else f"{line['loss']:.3f}"
+        heldout = f", held-out {line['heldout_bpb']:.4f} bits/byte" if "heldout_bpb" in line else ""
+        price = self.context.energy.usd_per_gpu_hour * seconds / 3600
+        money = f", ${price:.2f}" if price else ""
+        say(
+            f"  step {line['step']}/{self.settings.num_steps}, loss {loss}{heldout}, "
+            f"{line['tokens_per_s']:,.0f} tokens/s, MFU {100 * line['mfu']:.0f} %, "
+            f"{line['energy_kwh'] * 1000:.2f} Wh{money}, {format_duration(seconds_left)} left"
+        )
+
+    def pulse(self, step: int, *, seconds_left: float) -> None:
+        """A sign of life where steps are slow and none is logged for half a minute.
+
+        It has no loss: to show one, the host would have to wait for the device.
+        """
+        now = time.monotonic()
+        if not self.is_main or now - self._heard_at < SECONDS_OF_SILENCE:
+            return
+        self._heard_at = now
+        every = self.settings.log_every_steps
+        say(
+            f"  step {step}/{self.settings.num_steps}, {format_duration(seconds_left)} left "
+            f"(loss and speed are shown every {every} steps)"
+        )
+
+    def close(self) -> None:
+        """Let the mirrors finish."""
+        self._trackers.close()
+
+
+def append_line(path: Path, value: dict[str, Any]) -> int:
+    """Append one JSON line; returns the file's length after it."""
+    with path.open("ab") as file:
+        file.write((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
+        return file.tell()
+
+
+def sync_log(path: Path) -> None:
+    """Put a log that is only appended to on the disk, and its name; where there is one."""
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
+
+
+def _truncate(path: Path, length: int) -> None:
+    if path.is_file() and path.stat().st_size > length:
+        os.truncate(path, length)

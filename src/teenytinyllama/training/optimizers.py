@@ -1,0 +1,264 @@
+"""How weights follow gradients: AdamW, and Muon for the hidden matrices.
+
+A step whose gradient is not finite must not touch weight or moment, and must not make the host
+wait to find that out. Every optimizer here therefore takes a flag on the device: 1 skips the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+
+from teenytinyllama.errors import missing_extra
+from teenytinyllama.settings.recipe import OptimizerSettings
+
+# Newton-Schulz coefficients of Jordan et al. (2024), as in torch.optim.Muon.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+MUON_MOMENTUM = 0.95
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """True for the matrices inside decoder layers: what Muon may orthogonalise."""
+    outer = ("embed_tokens", "lm_head", "score")
+    return parameter.ndim == 2 and not any(part in name for part in outer)
+
+
+def is_decayed(parameter: Tensor) -> bool:
+    """Weight decay is for matrices; the paper's code decayed RMSNorm gains too."""
+    return parameter.ndim >= 2
+
+
+def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Nearest semi-orthogonal matrices, roughly: five Newton-Schulz steps on a stack (K, R, C).
+
+    Singular values end between about 0.7 and 1.2, which is all that Muon needs.
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).to(dtype)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon` with the matrices of one shape orthogonalised together.
+
+    A 12-layer model has 84 hidden matrices: one by one they are 1,500 small kernels a step. The
+    update is scaled to AdamW's size (`match_rms_adamw`: 0.2 * sqrt(max(rows, columns))), so that
+    one learning rate serves both.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        weight_decay: float,
+        compute_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+        self.compute_dtype = compute_dtype
+        self.found_inf: Tensor | None = None
+        self.grad_scale: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update by gradients over `grad_scale`; does nothing where `found_inf` is 1."""
+        assert closure is None
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for parameters in by_shape.values():
+                self._update(parameters, group["lr"], group["weight_decay"])
+
+    def _update(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        momenta = []
+        for parameter in parameters:
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            momenta.append(local(state["momentum_buffer"]))
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        _divide(gradients, self.grad_scale)
+        keep = 1.0 if self.found_inf is None else 1.0 - self.found_inf
+        if isinstance(keep, Tensor):
+            # A gradient equal to the momentum leaves the momentum as it is.
+            gradients = [
+                torch.where(keep > 0, g, m) for g, m in zip(gradients, momenta, strict=True)
+            ]
+        torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
+        nesterov = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)
+        # Slices do not make a matrix: each process gathers them all and keeps its own after.
+        whole = [gather_like(m, p) for m, p in zip(nesterov, parameters, strict=True)]
+        stack = orthogonalize(torch.stack(whole), self.compute_dtype)
+        rate = lr * 0.2 * math.sqrt(max(parameters[0].shape))
+        for parameter, update in zip(parameters, stack.unbind(), strict=True):
+            weights, change = local(parameter), local(slice_like(update, parameter))
+            weights.mul_(1 - lr * weight_decay * keep)
+            weights.add_(change.to(weights.dtype) * (-rate * keep))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The slice that this process has of a spread tensor; of any other the tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def gather_like(piece: Tensor, parameter: Tensor) -> Tensor:
+    """The whole tensor of which each process has a `piece`, cut as `parameter` is."""
+    if not isinstance(parameter, DTensor):
+        return piece
+    spread = DTensor.from_local(
+        piece,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+    whole: Tensor = spread.full_tensor()
+    return whole
+
+
+def slice_like(whole: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor that every process has whole, cut as `parameter` is; nothing is sent."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    mesh = parameter.device_mesh
+    here = whole.detach().to(parameter.device)
+    everywhere = DTensor.from_local(here, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return everywhere.redistribute(mesh, parameter.placements)
+
+
+def build_optimizers(
+    model: nn.Module, settings: OptimizerSettings, *, compute_dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model: one, or two for `muon`. Decay is set per group, by rule.
+
+    `compute_dtype` is what Muon orthogonalises in.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    muon = [p for n, p in named if settings.kind == "muon" and is_hidden_matrix(n, p)]
+    taken = {id(p) for p in muon}
+    rest = [p for _, p in named if id(p) not in taken]
+    groups = [
+        {
+            "params": [p for p in rest if is_decayed(p)],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [p for p in rest if not is_decayed(p)], "weight_decay": 0.0},
+    ]
+    optimizers = [_first_order([g for g in groups if g["params"]], settings)]
+    if muon:
+        optimizers.append(
+            Muon(
+                muon,
+                lr=settings.muon_learning_rate,
+                weight_decay=settings.weight_decay,
+                compute_dtype=compute_dtype,
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_learning_rate"] = group["lr"]
+    return optimizers
+
+
+def _first_order(
+    groups: list[dict[str, Any]], settings: OptimizerSettings
+) -> torch.optim.Optimizer:
+    lr, betas, eps = settings.peak_learning_rate, settings.betas, settings.epsilon
+    if settings.kind == "adafactor":
+        return torch.optim.Adafactor(groups, lr=lr)
+    if settings.kind == "adamw-8bit":
+        try:
+            import bitsandbytes
+        except ImportError as error:
+            raise missing_extra("bitsandbytes", "bitsandbytes") from error
+        eight_bit: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
+            groups, lr=lr, betas=betas, eps=eps
+        )
+        return eight_bit
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+
+
+def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Every group's rate becomes `factor` times its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["peak_learning_rate"]
+
+
+def step_if_finite(
+    optimizers: Iterable[torch.optim.Optimizer], found_inf: Tensor, scale: Tensor | None = None
+) -> None:
+    """Update the weights by gradients over `scale`, unless `found_inf` (1.0 or 0.0) is 1.
+
+    Both are scalars on the device, and AdamW and Muon read them there; the others have no such
+    door, and the host waits. AdamW divides while it reads the gradients anyway.
+    """
+    for optimizer in optimizers:
+        if isinstance(optimizer, Muon) or optimizer.defaults.get("fused"):
+            optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+            optimizer.grad_scale = scale  # type: ignore[attr-defined]
+            optimizer.step()
+        elif not bool(found_inf):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            _divide([p.grad for p in parameters if p.grad is not None], scale)
+            optimizer.step()
+
+
+def _divide(gradients: list[Tensor], scale: Tensor | None) -> None:
+    if scale is not None:
+        torch._foreach_div_(gradients, scale)
+
+
+def optimizer_tensors(
+    model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    """All state as named tensors (`exp_avg/model.layers.0...`), for safetensors."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    tensors = {}
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+                # One table of codes serves all weights, and a file keeps shared memory only once.
+                is_shared = key.startswith("qmap")
+                tensors[f"{key}/{names[id(parameter)]}"] = tensor.clone() if is_shared else tensor
+    return tensors
+
+
+def load_optimizer_tensors(
+    model: nn.Module,
+    optimizers: Iterable[torch.optim.Optimizer],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Put saved state back. Raises KeyError where a tensor names no parameter of the model."""
+    parameters = dict(model.named_parameters())
+    owner = {
+        id(p): optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    for full_name, tensor in tensors.items():
+        key, _, name = full_name.partition("/")
+        parameter = parameters[name]
+        device = (
+            torch.device("cpu") if key == "step" and not parameter.is_cuda else parameter.device
+        )
+        # torch counts steps in a float on the device, bitsandbytes in a plain int.
+        is_plain = tensor.ndim == 0 and tensor.dtype == torch.int64
+        value = int(tensor) if is_plain else tensor.to(device)
+        owner[id(parameter)].state[parameter][key] = value

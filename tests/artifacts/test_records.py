@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from teenytinyllama.artifacts.records import hub_records, read_records, suffix_of
+from teenytinyllama.errors import UserError
+
+
+def fields(path: Path) -> list[dict[str, object]]:
+    found = list(read_records(path))
+    assert all(not record.fault for record in found)
+    return [record.fields for record in found]
+
+
+def test_the_same_rows_from_every_kind_of_file(tmp_path: Path) -> None:
+    rows = [{"text": "Olá, “João”; tudo\nbem?", "label": "a"}, {"text": "ção", "label": "b"}]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines + b"\n")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines))
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    table = 'text,label\r\n"Olá, “João”; tudo\nbem?",a\r\nção,b\r\n'
+    (tmp_path / "a.csv").write_text(table, encoding="utf-8-sig")
+    for path in tmp_path.iterdir():
+        assert fields(path) == rows, path.name
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b'{"a": 1', "not JSON"),
+        (b"[1]", "not an object but list"),
+        (b"null", "not an object but NoneType"),
+        (b'{"a": "\xff"}', "not UTF-8 at byte 7"),
+        (b"[" * 200_000, "nested too deep"),
+    ],
+)
+def test_a_bad_line_is_one_fault_with_its_place(tmp_path: Path, line: bytes, fault: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 0}\n' + line + b'\n{"a": 2}\n')
+    good, bad, last = read_records(path)
+    assert (good.fields, last.fields) == ({"a": 0}, {"a": 2})
+    assert fault in bad.fault
+    assert bad.place == f"{path}:2"
+
+
+def test_a_csv_row_with_too_few_columns_is_a_fault(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\nsó um\nbom,b\n")
+    bad, good = read_records(path)
+    assert bad.fault == "1 columns, the header has 2"
+    assert good.line == 3
+
+
+@pytest.mark.parametrize("data", [b"\x1f\x8b\x08broken", b""])
+def test_a_broken_gz_says_so(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(data or gzip.compress(b'{"a": 1}\n' * 100)[:-9])
+    with pytest.raises(UserError, match="file-unreadable"):
+        list(read_records(path))
+
+
+def test_an_unknown_kind_lists_what_is_read(tmp_path: Path) -> None:
+    assert suffix_of(Path("x.JSONL.gz")) == ".jsonl"
+    with pytest.raises(UserError, match=r"\.jsonl.*\.parquet"):
+        list(read_records(tmp_path / "a.docx"))
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ('label,text\n0,"abc\n1,def\n0,ghi\n', 2),
+        ('label,text\n0,abc\n1,"d"ef\n', 3),
+        ('label,text\n0,"a\nb"\n1,"def\n0,"ghi"\n', 4),
+    ],
+)
+def test_a_stray_quote_swallows_no_row_but_is_one_line(
+    tmp_path: Path, table: str, line: int
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(table)
+    with pytest.raises(UserError, match=rf"quotes-open.*a\.csv:{line} - the quotes") as caught:
+        list(read_records(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tsv_with_a_row_a_line_takes_a_lone_quote_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv.gz"
+    table = 'label\ttext\n0\t"abc\n1\t"d" ef\n0\t"g, ""h"""\r\n\n1\t"\n0\t\n'
+    path.write_bytes(gzip.compress(table.encode()))
+    found = list(read_records(path))
+    assert [one.fields["text"] for one in found] == ['"abc', '"d" ef', 'g, "h"', '"', ""]
+    assert [one.line for one in found] == [2, 3, 4, 6, 7]
+
+
+def test_a_tsv_with_line_ends_in_quotes_is_read_strictly(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text('label\ttext\n0\t"a\nb"\n1\tc\n')
+    assert [one["text"] for one in fields(path)] == ["a\nb", "c"]
+    path.write_text('label\ttext\n0\t"a\nb"\n1\t"def\n0\tghi\n')
+    with pytest.raises(UserError, match=r"quotes-open.*a\.tsv:4 - the quotes"):
+        list(read_records(path))
+    path.write_text("label\ttext\n0\ta\n1\n")
+    assert [one.fault for one in read_records(path)] == ["", "1 columns, the header has 2"]
+
+
+def test_quotes_inside_a_text_and_quoted_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('label,text\n0,say "yes"\n1,"a ""b""\nc"\n0,d\n')
+    found = list(read_records(path))
+    assert [record.fields["text"] for record in found] == ['say "yes"', 'a "b"\nc', "d"]
+    assert [record.line for record in found] == [2, 3, 5]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_csv_separated_by_something_else_is_read(
+    tmp_path: Path, separator: str, quote: str
+) -> None:
+    path = tmp_path / "a.csv"
+    rows = [["label", "text"], ["0", "bom, muito"], ["1", "mau"]]
+    lines = [separator.join(f"{quote}{cell}{quote}" for cell in row) + "\r\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8-sig", newline="")
+    assert fields(path) == [{"label": "0", "text": "bom, muito"}, {"label": "1", "text": "mau"}]
+
+
+def test_one_column_stays_one_column_and_a_row_that_differs_is_a_fault(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text\num; dois\n")
+    assert fields(path) == [{"text": "um; dois"}]
+    path.write_text("label;text\n0;um; dois\n")
+    assert [record.fault for record in read_records(path)] == ["3 columns, the header has 2"]
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x0c", "\x85", "\x1c"])
+def test_only_line_ends_part_rows_and_long_texts_are_read(tmp_path: Path, sign: str) -> None:
+    rows = [{"text": f"um{sign}dois", "label": "a"}, {"text": "x" * 200_000, "label": "b"}]
+    (tmp_path / "a.csv").write_text(
+        "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows)
+    )
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    assert fields(tmp_path / "a.csv") == rows
+    assert fields(tmp_path / "a.jsonl") == rows
+
+
+def test_a_table_that_is_not_utf8_says_so_and_where(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("text,label\nmaçã,a\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"not UTF-8.*line 1.*fix: save it as UTF-8"):
+        list(read_records(path))
+
+
+class Rows(list):
+    """What `datasets` gives, as far as it is read."""
+
+    features = None
+
+    def __iter__(self) -> Iterator[object]:
+        for row in super().__iter__():
+            if isinstance(row, Exception):
+                raise row
+            yield row
+
+
+@pytest.mark.parametrize("message", ["", "An error occurred\nat great length"])
+def test_whatever_a_hub_dataset_raises_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    class GenerationError(Exception):
+        """Of no base class that we know."""
+
+    rows = Rows([{"text": "a"}, GenerationError(message)])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    found = hub_records("org/set", config="", split="test", revision="", where="task t")
+    assert next(found).fields == {"text": "a"}
+    with pytest.raises(UserError, match=r"hub-unreadable.*task t.*GenerationError") as caught:
+        next(found)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,94 @@
+"""A GGUF file behind OpenAI's API: llama.cpp's text beside ours, counted, stopped and let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+from support.running_server import Running, running, wait_until
+
+pytest.importorskip("xllamacpp")
+pytest.importorskip("gguf")
+
+from teenytinyllama.artifacts.vocabulary import read_vocabulary
+from teenytinyllama.inference.llama_cpp import GgufTalker
+from teenytinyllama.serving import server as serve_room
+from teenytinyllama.stages.quantize.gguf_writer import write_gguf
+from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
+
+ASKED = {"messages": [{"role": "user", "content": "Olá, raposa!"}], "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def both(served_run: Path) -> Iterator[Running]:
+    """The run and its GGUF file, served together as `ttl serve RUN FILE` does."""
+    final, path = served_run / "pretrain" / "final", served_run / "model-f16.gguf"
+    vocabulary = read_vocabulary(served_run / "tokenizer")
+    write_gguf(ModelFolder(final), vocabulary, "f16", path, title="small", answers=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        talkers = serve_room.load_all([served_run, path])
+        with running(talkers) as server:
+            yield server
+
+
+def client_of(server: Running) -> OpenAI:
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def test_it_is_listed_beside_the_others_and_says_what_they_say(both: Running) -> None:
+    client = client_of(both)
+    names = [model.id for model in client.models.list().data]
+    assert names[1] == "model-f16.gguf"
+    ours, theirs = (
+        client.chat.completions.create(model=name, max_tokens=8, **ASKED) for name in names
+    )
+    assert ours.choices[0].message.content and ours.usage and theirs.usage
+    assert theirs.choices[0].message.content == ours.choices[0].message.content
+    assert theirs.usage.prompt_tokens == ours.usage.prompt_tokens
+    assert theirs.usage.completion_tokens in (8, ours.usage.completion_tokens)
+    texts = [
+        client.completions.create(model=name, prompt="A raposa", max_tokens=6, temperature=0)
+        for name in names
+    ]
+    assert texts[0].choices[0].text.strip() == texts[1].choices[0].text.strip()
+
+
+def test_it_streams_stops_and_refuses_like_the_others(both: Running) -> None:
+    client, name = client_of(both), "model-f16.gguf"
+    whole = client.chat.completions.create(model=name, max_tokens=20, **ASKED).choices[0]
+    text = whole.message.content or ""
+    events = client.chat.completions.create(model=name, max_tokens=20, stream=True, **ASKED)
+    assert "".join(e.choices[0].delta.content or "" for e in events if e.choices) == text
+    stop = text[5:7]
+    short = client.chat.completions.create(model=name, max_tokens=20, stop=stop, **ASKED)
+    assert short.choices[0].message.content == text[: text.index(stop)]
+    assert short.choices[0].finish_reason == "stop"
+    for change, field in (
+        ({"prompt": [1, 5, 6]}, "prompt"),
+        ({"prompt": "lua " * 400}, "prompt"),
+        ({"prompt": "a", "max_tokens": 4000}, "max_tokens"),
+    ):
+        status, answer, _ = both.ask("/v1/completions", {"model": name, **change})
+        assert (status, answer["error"]["param"]) == (400, field)
+
+
+def test_a_client_that_leaves_frees_the_line(both: Running) -> None:
+    talker = both.app.talkers["model-f16.gguf"]
+    assert isinstance(talker, GgufTalker)
+    before = both.app.metrics.total("cancelled_total")
+    connection = HTTPConnection("127.0.0.1", both.port)
+    asked = '{"model": "model-f16.gguf", "prompt": "A", "max_tokens": 120, "stream": true}'
+    head = {"content-type": "application/json"}
+    connection.request("POST", "/v1/completions", asked, head)
+    connection.getresponse().read(50)
+    if connection.sock:
+        connection.sock.close()
+    connection.close()
+    wait_until(lambda: both.app.engine.num_active == 0)
+    assert both.app.metrics.total("cancelled_total") <= before + 1
+    assert client_of(both).chat.completions.create(model=talker.name, max_tokens=2, **ASKED)
+    assert both.ask("/health")[1]["models"][talker.name] == "as loaded"

@@ -1,0 +1,372 @@
+"""Malicious artifacts (figure F19): each is given to the code that meets such a thing in real life.
+
+A trial returns how it ended; it raises where the artifact got through. Whatever runs foreign code
+would leave the file `CANARY`; whatever asks the network is noted by the caller.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import struct
+import sys
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from support.finished_run import build, finish, gguf, model_files, safetensors, write_report
+from teenytinyllama.artifacts.manifest import read_manifest, write_manifest
+from teenytinyllama.errors import UserError
+from teenytinyllama.progress import say
+from teenytinyllama.publishing import publisher
+from teenytinyllama.settings.recipe import load_recipe
+from teenytinyllama.stages.corpus.readers.text_lines import lines_of
+from teenytinyllama.stages.report.exports import csv_of
+from teenytinyllama.stages.report.stage import html_of
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+BOMB_BYTES = 64 << 20
+CANARY = "canary.txt"
+
+
+class _Bomb:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+def refused(call: Callable[[], object], *words: str) -> str:
+    """The one line that a call is refused with."""
+    try:
+        call()
+    except UserError as error:
+        line = str(error)
+        assert "\n" not in line
+        for word in words:
+            assert word in line, line
+        return f"refused: {line}"
+    raise AssertionError("it was not refused")
+
+
+def _publish(run_dir: Path) -> Any:
+    return publisher.prepare(publisher.Request(run_dir, "ana/pequeno"))
+
+
+def _run_with(folder: Path, room: str, name: str, data: bytes) -> Path:
+    """A finished run with one more file, named by its room's receipt."""
+    run_dir = build(folder / "run")
+    places = {"pretrain": "pretrain/final", "quantize": "quantized"}
+    (run_dir / places[room] / name).write_bytes(data)
+    receipt = read_manifest(run_dir / places[room].partition("/")[0])
+    assert receipt is not None
+    finish(run_dir, room, counts=receipt.counts, recipe=receipt.recipe, figures=receipt.figures)
+    write_report(run_dir)
+    return run_dir
+
+
+def _model(folder: Path, **files: str | bytes) -> Path:
+    model_files(folder / "model")
+    for name, data in files.items():
+        path = folder / "model" / name.replace("__", ".")
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return folder / "model"
+
+
+def _load(model: Path) -> object:
+    from teenytinyllama.inference.chat_model import load_talker
+
+    return load_talker(model)
+
+
+def pickled_weights_to_chat_with(folder: Path) -> str:
+    model = _model(folder, pytorch_model__bin=pickle.dumps(_Bomb(folder / CANARY)))
+    (model / "model.safetensors").unlink()
+    return refused(lambda: _load(model), "model-unsafe", "is pickled")
+
+
+def pickled_weights_to_compare_with(folder: Path) -> str:
+    from teenytinyllama.stages.evaluate.scored_models import load_model
+
+    bomb = pickle.dumps({"w": _Bomb(folder / CANARY)})
+    model = _model(folder, pytorch_model__bin=bomb)
+    (model / "model.safetensors").unlink()
+    return refused(lambda: load_model("x", model, precision="fp32"), "model-")
+
+
+def pickle_named_as_safetensors(folder: Path) -> str:
+    model = _model(folder, model__safetensors=pickle.dumps(_Bomb(folder / CANARY)))
+    return refused(lambda: _load(model), "model-damaged")
+
+
+def pickle_among_published_files(folder: Path) -> str:
+    data = pickle.dumps(_Bomb(folder / CANARY))
+    run_dir = _run_with(folder, "pretrain", "training_args.bin", data)
+    return refused(lambda: _publish(run_dir), "publish-unsafe", "is pickled")
+
+
+def zip_with_a_way_out(folder: Path) -> str:
+    path = folder / "texts.jsonl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"../../{CANARY}", "out")
+    return refused(lambda: list(_lines(path)), "is a zip archive")
+
+
+def tar_with_a_way_out(folder: Path) -> str:
+    path = folder / "texts.jsonl"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        entry = tarfile.TarInfo(f"../../{CANARY}")
+        entry.size = 3
+        archive.addfile(entry, io.BytesIO(b"out"))
+    return refused(lambda: list(_lines(path)), "is a tar archive")
+
+
+def gzip_bomb(folder: Path) -> str:
+    with gzip.open(folder / "texts.jsonl.gz", "wb") as file:
+        for _ in range(BOMB_BYTES >> 20):
+            file.write(b"\n" * (1 << 20))
+    return _bomb_is_stopped(folder / "texts.jsonl.gz")
+
+
+def zstd_bomb(folder: Path) -> str:
+    data = zstandard.ZstdCompressor(level=19).compress(b"\n" * BOMB_BYTES)
+    (folder / "texts.jsonl.zst").write_bytes(data)
+    return _bomb_is_stopped(folder / "texts.jsonl.zst")
+
+
+def _lines(path: Path) -> Any:
+    return lines_of(path, max_line_bytes=1 << 20, notes=Counter())
+
+
+def _bomb_is_stopped(path: Path) -> str:
+    last = list(_lines(path))[-1]
+    assert last.damage == "decompression-bomb", last
+    return f"stopped: {last.detail}"
+
+
+def link_in_a_run_folder(folder: Path) -> str:
+    run_dir = build(folder / "run")
+    (folder / "passwords.json").write_text("{}")
+    (run_dir / "pretrain/final/config.json").unlink()
+    (run_dir / "pretrain/final/config.json").symlink_to(folder / "passwords.json")
+    return refused(lambda: _publish(run_dir), "is a link")
+
+
+def tokenizer_with_code(folder: Path) -> str:
+    told = '{"auto_map": {"AutoTokenizer": ["evil.T", null]}}'
+    model = _model(folder, tokenizer_config__json=told, evil__py=_code(folder))
+    return refused(lambda: _load(model), "model-unsafe", "auto_map")
+
+
+def config_with_code(folder: Path) -> str:
+    from teenytinyllama.stages.evaluate.scored_models import load_model
+
+    told = '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.C"}}'
+    model = _model(folder, config__json=told, evil__py=_code(folder))
+    return refused(lambda: load_model("x", model, precision="fp32"), "model-")
+
+
+def _code(folder: Path) -> str:
+    return f"open({str(folder / CANARY)!r}, 'w').close()\n"
+
+
+def published_config_that_asks_for_code(folder: Path) -> str:
+    told = b'{"a": {"trust_remote_code": true}}'
+    run_dir = _run_with(folder, "pretrain", "preprocessor_config.json", told)
+    return refused(lambda: _publish(run_dir), "publish-unsafe", "trust_remote_code")
+
+
+def safetensors_with_an_endless_header(folder: Path) -> str:
+    model = _model(folder, model__safetensors=struct.pack("<Q", 1 << 62) + b"{}")
+    return refused(lambda: _load(model), "model-damaged", "header")
+
+
+def safetensors_with_a_tensor_outside(folder: Path) -> str:
+    good = safetensors()
+    bad = good.replace(b'"data_offsets": [0, 16]', b'"data_offsets": [0, 99]')
+    return refused(lambda: _load(_model(folder, model__safetensors=bad)), "model-damaged")
+
+
+def index_with_a_way_out(folder: Path) -> str:
+    index = json.dumps({"weight_map": {"w": "../../passwords.safetensors"}})
+    model = _model(folder, **{"model__safetensors__index__json": index})
+    return refused(lambda: _load(model), "model-unsafe", "no file of its folder")
+
+
+def gguf_with_huge_counts(folder: Path) -> str:
+    run_dir = _run_with(folder, "quantize", "model-q4_0.gguf", gguf(keys=1 << 50))
+    return refused(lambda: _publish(run_dir), "publish-unsafe", "keys")
+
+
+def gguf_with_an_endless_string(folder: Path) -> str:
+    bad = gguf()[:-9] + struct.pack("<Q", 1 << 60) + b"x"
+    run_dir = _run_with(folder, "quantize", "model-q4_0.gguf", bad)
+    return refused(lambda: _publish(run_dir), "publish-unsafe", "a string of")
+
+
+def script_in_names_and_texts(folder: Path) -> str:
+    run_dir = build(folder / "run")
+    tasks = {f"t {EVIL}": {"accuracy": 0.5, "num_items": 10, "chance": 0.25}}
+    finish(run_dir, "evaluate", figures={"heldout_bits_per_byte": 1.0, "tasks": tasks})
+    answer = {"prompt": EVIL, "answer": f"=cmd() {EVIL}"}
+    (run_dir / "chat/examples.jsonl").write_text(json.dumps(answer) + "\n")
+    write_report(run_dir)
+    page, card = html_of([run_dir]), (run_dir / "report/model_card.md").read_text()
+    assert "<script>alert" not in page + card
+    assert "<img" not in page + card
+    assert "&lt;script&gt;alert" in page
+    return "shown as text"
+
+
+def card_that_breaks_out_of_its_metadata(folder: Path) -> str:
+    run_dir = build(folder / "run")
+    name = "t\n---\nlicense: mit\n---\n| x"
+    tasks = {name: {"accuracy": 0.5, "num_items": 10, "chance": 0.25}}
+    finish(run_dir, "evaluate", figures={"tasks": tasks})
+    write_report(run_dir)
+    lines = (run_dir / "report/model_card.md").read_text().splitlines()
+    assert lines.count("---") == 2
+    assert sum(line.startswith("license:") for line in lines) == 1
+    return "kept on one line"
+
+
+def formula_in_a_table(folder: Path) -> str:
+    from teenytinyllama.stages.report.page_blocks import Cell, Column, Table
+
+    evil = "=cmd|'/c calc'!A1"
+    found = csv_of(Table("k", "t", (Column("task"),), ((Cell(evil),),)))
+    assert f"'{evil}" in found
+    return "quoted for spreadsheets"
+
+
+def task_file_with_code(folder: Path) -> str:
+    return _task(folder, "doc_to_text: !function evil.run\n")
+
+
+def task_file_that_includes_code(folder: Path) -> str:
+    (folder / "more.yaml").write_text("doc_to_text: !function evil.run\n")
+    return _task(folder, "include: more.yaml\n")
+
+
+def task_file_whose_template_wants_out(folder: Path) -> str:
+    return _task(folder, 'doc_to_text: "{{ cycler.__init__.__globals__.os.system(1) }}"\n')
+
+
+def _task(folder: Path, text: str) -> str:
+    from teenytinyllama.settings.recipe import Task
+    from teenytinyllama.stages.evaluate.task_loading import load_benchmark
+
+    (folder / "evil.py").write_text(_code(folder) + "run = str\n")
+    (folder / "t.yaml").write_text(text)
+    task = Task(name="t", kind="files", path=str(folder), definition=str(folder / "t.yaml"))
+    return refused(lambda: load_benchmark(task), "task-code")
+
+
+def recipe_that_leaves_its_folder(folder: Path) -> str:
+    path = folder / "r.toml"
+    path.write_text('name = "../../etc"\nlanguage = "pt"\n')
+    return refused(lambda: load_recipe(path), "recipe-value")
+
+
+def recipe_of_endless_depth(folder: Path) -> str:
+    path = folder / "r.toml"
+    path.write_text("name = " + "[" * 20_000 + "]" * 20_000)
+    return refused(lambda: load_recipe(path), "recipe-syntax")
+
+
+def template_that_breaks_its_sandbox(folder: Path) -> str:
+    touch = f"os.system('touch {folder / CANARY}')"
+    escape = f"{{{{ cycler.__init__.__globals__.{touch} }}}}"
+    told = json.dumps({"chat_template": escape}).encode()
+    run_dir = _run_with(folder, "pretrain", "tokenizer_config.json", told)
+    return refused(lambda: _publish(run_dir), "publish-unsafe", "template")
+
+
+def manifest_with_a_way_out(folder: Path) -> str:
+    run_dir = build(folder / "run")
+    (folder / "secret.json").write_text("{}")
+    receipt = read_manifest(run_dir / "pretrain")
+    assert receipt is not None
+    told = receipt.outputs["final/config.json"]
+    outputs = {**receipt.outputs, "final/../../../secret.json": told}
+    write_manifest(run_dir / "pretrain", receipt.model_copy(update={"outputs": outputs}))
+    write_report(run_dir)
+    return refused(lambda: _publish(run_dir), "file-changed", "outside")
+
+
+def run_with_a_name_that_leaves(folder: Path) -> str:
+    run_dir = build(folder / "run")
+    (run_dir / "run.json").write_text(json.dumps({"name": "../../x", "recipe": {}}))
+    return refused(lambda: _publish(run_dir), "run-damaged")
+
+
+def sample_that_steers_the_terminal(folder: Path) -> str:
+    said = io.StringIO()
+    with redirect_stderr(said):
+        say("sample: \x1b]0;owned\x07\x1b[2J\u202eabc\r")
+    assert not set(said.getvalue()) & set("\x1b\x07\u202e\r")
+    return "written out"
+
+
+TRIALS: tuple[Callable[[Path], str], ...] = (
+    pickled_weights_to_chat_with,
+    pickled_weights_to_compare_with,
+    pickle_named_as_safetensors,
+    pickle_among_published_files,
+    zip_with_a_way_out,
+    tar_with_a_way_out,
+    gzip_bomb,
+    zstd_bomb,
+    link_in_a_run_folder,
+    tokenizer_with_code,
+    config_with_code,
+    published_config_that_asks_for_code,
+    safetensors_with_an_endless_header,
+    safetensors_with_a_tensor_outside,
+    index_with_a_way_out,
+    gguf_with_huge_counts,
+    gguf_with_an_endless_string,
+    script_in_names_and_texts,
+    card_that_breaks_out_of_its_metadata,
+    formula_in_a_table,
+    task_file_with_code,
+    task_file_that_includes_code,
+    task_file_whose_template_wants_out,
+    recipe_that_leaves_its_folder,
+    recipe_of_endless_depth,
+    template_that_breaks_its_sandbox,
+    manifest_with_a_way_out,
+    run_with_a_name_that_leaves,
+    sample_that_steers_the_terminal,
+)
+
+
+def run_trial(trial: Callable[[Path], str], folder: Path) -> str:
+    """Run one trial with every way to the network watched; returns how it ended."""
+    asked: list[str] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.connect" and watching:
+            asked.append(str(arguments[1]))
+
+    watching = True
+    sys.addaudithook(watch)
+    try:
+        ended = trial(folder)
+    finally:
+        watching = False
+    assert not asked, f"it asked the network: {asked}"
+    assert not list(folder.parent.rglob(CANARY)), "its code ran"
+    return ended

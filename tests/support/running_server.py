@@ -1,0 +1,99 @@
+"""A real server on a free port in this process, over a small random model, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from typing import Any
+
+from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.serving.access_guard import Guard
+from teenytinyllama.serving.app import App
+from teenytinyllama.serving.http_server import listen, serve
+from teenytinyllama.serving.limits import Limits
+from teenytinyllama.serving.search.search_service import Lookup
+
+
+class Running:
+    """One running server: its address, its app, and a way to ask it by hand."""
+
+    def __init__(self, app: App, port: int) -> None:
+        self.app, self.port = app, port
+        self.url = f"http://127.0.0.1:{port}"
+
+    def ask(
+        self,
+        path: str,
+        value: Any = None,
+        *,
+        method: str = "",
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, Any, HTTPResponse]:
+        """Status, JSON (or text) and the response of one request on a fresh connection."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        data = body if body is not None else (json.dumps(value).encode() if value else None)
+        kinds = {"content-type": "application/json"} if data is not None else {}
+        method = method or ("POST" if data is not None else "GET")
+        try:
+            connection.request(method, path, data, {**kinds, **(headers or {})})
+            response = connection.getresponse()
+            raw = response.read()
+        finally:
+            connection.close()
+        kind = response.getheader("content-type", "")
+        parsed = json.loads(raw) if kind.startswith("application/json") and raw else raw.decode()
+        return response.status, parsed, response
+
+    def raw(self, data: bytes, *, wait_s: float = 10.0) -> bytes:
+        """What the server says to these bytes until it closes."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=wait_s) as plug:
+            plug.sendall(data)
+            out = b""
+            try:
+                while part := plug.recv(65536):
+                    out += part
+            except OSError:
+                pass
+            return out
+
+
+@contextmanager
+def running(
+    talkers: Sequence[Talker],
+    limits: Limits | None = None,
+    *,
+    guard: Guard | None = None,
+    lookup: Lookup | None = None,
+) -> Iterator[Running]:
+    """Serve until the block ends; the server then drains."""
+    app = App(talkers, limits or Limits(), guard or Guard(), lookup)
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(app, listener, stop)))
+    app.engine.start()
+    thread.start()
+    try:
+        yield Running(app, port)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(timeout=30)
+        app.engine.stop()
+        loop.close()
+        listener.close()
+
+
+def wait_until(condition: Any, *, timeout_s: float = 10.0) -> None:
+    """Return when `condition()` is true; fail where it does not become so in time."""
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends, "waited too long"
+        time.sleep(0.005)

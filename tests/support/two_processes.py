@@ -1,0 +1,58 @@
+"""Started by `torchrun`: trains the tiny job, once for each plan of the list it is given."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from support.tiny_training import context, job, settings
+from teenytinyllama.errors import Interrupted
+from teenytinyllama.settings.recipe import CheckpointSettings, OptimizerSettings
+from teenytinyllama.training.loop import Loop
+
+NUM_STEPS = 10
+
+
+def train(
+    folder: Path,
+    *,
+    engine: str = "Engine",
+    stop_after: int = NUM_STEPS,
+    optimizer: str = "muon",
+    poison: int | None = None,
+    **changes: Any,
+) -> None:
+    """Train in a folder to `stop_after` and stop there as a signal would."""
+    torch.set_num_threads(1)
+    plan = settings(
+        num_steps=NUM_STEPS,
+        checkpoints=CheckpointSettings(every_minutes=1000, every_steps=1),
+        optimizer=OptimizerSettings(kind=optimizer, peak_learning_rate=1e-2),  # type: ignore[arg-type]
+        **{"micro_batch": 1, **changes},
+    )
+    poisoned = {} if poison is None else {poison: float("nan")}
+    loop = Loop(job(poison=poisoned), plan, folder, context())
+    assert loop.world == int(os.environ.get("WORLD_SIZE", "1")), loop.world
+    assert type(loop.engine).__name__ == engine, type(loop.engine)
+    after_step = loop._after_step
+
+    def stop_there() -> None:
+        if loop.progress.step == stop_after < NUM_STEPS:
+            loop.stop_signal = "SIGTERM"
+        after_step()
+
+    loop._after_step = stop_there  # type: ignore[method-assign]
+    try:
+        loop.run()
+    except Interrupted:
+        return
+
+
+if __name__ == "__main__":
+    for plan in json.loads(sys.argv[1]):
+        train(Path(plan.pop("folder")), **plan)
