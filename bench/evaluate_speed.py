@@ -58,7 +58,7 @@ def tokens_read(lm, requests):
 
 
 def timed(lm, requests, *, keeps=False):
-    """Seconds, seconds of the processor, answers; freed memory is kept as our room keeps it."""
+    """Seconds, seconds of the processor, answers; freed memory is kept as our stage keeps it."""
     wall, cpu = time.perf_counter(), time.process_time()
     with hardware.keeping_freed_memory(torch.device("cpu")) if keeps else nullcontext():
         answers = lm.loglikelihood(requests, disable_tqdm=True)

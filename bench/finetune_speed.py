@@ -44,7 +44,7 @@ from teenytinyllama.stages.finetune import classification_task
 from teenytinyllama.stages.finetune.classifier_models import own_learner
 from teenytinyllama.stages.finetune.labelled_dataset import read_labelled
 from teenytinyllama.stages.finetune.length_grouping import LengthGroupedOrder
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.loop import Loop
 
 MODEL = ModelSettings(
@@ -80,7 +80,7 @@ def ours(learner, rows, splits, out_dir, num_labels, precision):
 
     object.__setattr__(job, "micro_batches", timed)
     energy = EnergySettings()
-    context = RoomContext("bench", "pt", energy, EnergyMeter(energy))
+    context = StageContext("bench", "pt", energy, EnergyMeter(energy))
     Loop(
         job,
         classification_task._loop_settings(settings, order.steps_per_epoch, 0),

@@ -1,6 +1,6 @@
 """What pre-training was worth: a base model against its own randomly initialised twin.
 
-Both are fine-tuned in the same way, by the finetune room itself, on five real labelled sets with
+Both are fine-tuned in the same way, by the finetune stage itself, on five real labelled sets with
 the same examples, steps and seeds, each at the learning rate and the pooling that its own
 validation scores choose of the same few; beside them the majority class and TF-IDF with logistic
 regression. Large splits are cut to a seeded share; how many of how many is printed. The limits are
@@ -31,7 +31,7 @@ import torch
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.settings.recipe import EnergySettings, FinetuneSettings, LabelledSet
 from teenytinyllama.stages.finetune import stage as finetune
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 # name: (folder, text columns, label column, test split, validation split)
 TASKS: dict[str, tuple[str, tuple[str, ...], str, str, str]] = {
@@ -89,7 +89,7 @@ def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any
         energy = EnergySettings()
         outcome = finetune.run(
             settings=settings,
-            context=RoomContext("bench", "pt", energy, EnergyMeter(energy)),
+            context=StageContext("bench", "pt", energy, EnergyMeter(energy)),
             out_dir=folder / f"finetune-{pooling}-{rate}",
             tokenizer_dir=options.tokenizer,
             pretrain_dir=folder / "pretrain",

@@ -64,12 +64,12 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        room = Path(folder) / "index"
+        stage = Path(folder) / "index"
         started_at = time.process_time()
-        index = build_index(room, conversations(options.data, options.examples), "bench", "pt")
+        index = build_index(stage, conversations(options.data, options.examples), "bench", "pt")
         words_s = time.process_time() - started_at
-        size_mb = sum(path.stat().st_size for path in room.iterdir()) / 1e6
-        open_ms = cpu_ms(lambda: open_index(room, "bench", "pt"))
+        size_mb = sum(path.stat().st_size for path in stage.iterdir()) / 1e6
+        open_ms = cpu_ms(lambda: open_index(stage, "bench", "pt"))
         finder = Finder(index)
         asked = rng.integers(0, len(index), NUM_QUERIES)
         texts = [index.example(int(number)).messages[-1]["content"] for number in asked]

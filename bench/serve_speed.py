@@ -31,7 +31,7 @@ from openai import AsyncOpenAI  # noqa: E402
 from support.running_server import running  # noqa: E402
 from support.small_run import make_run  # noqa: E402
 
-from teenytinyllama.inference.chat_model import load_talker  # noqa: E402
+from teenytinyllama.inference.chat_model import load_chat_model  # noqa: E402
 from teenytinyllama.inference.decoder import Decoder  # noqa: E402
 from teenytinyllama.inference.throughput import SIZES  # noqa: E402
 from teenytinyllama.modeling.model_size import build_model, llama_config  # noqa: E402
@@ -65,14 +65,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run_dir = make_run(Path(folder))
-        talker = load_talker(run_dir, name="model")
+        chat_model = load_chat_model(run_dir, name="model")
         config = llama_config(
             SIZES[options.size], vocab_size=VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3
         )
         model = build_model(config, seed=0).to(torch.bfloat16)
-        talker = replace(talker, decoder=Decoder(model), vocabulary=[b" a"] * VOCAB_SIZE)
+        chat_model = replace(chat_model, decoder=Decoder(model), vocabulary=[b" a"] * VOCAB_SIZE)
         del model
-        with running([talker]) as server:
+        with running([chat_model]) as server:
             asyncio.run(tokens_per_s(server.url, 8, 4))
             rows = []
             for _ in range(options.rounds):

@@ -41,7 +41,7 @@ from teenytinyllama.settings.recipe import (
 )
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit
 from teenytinyllama.stages.align.stage import AnswerLoss, micro_batches
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.cpu.packed_attention import isolate_texts
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Job, Loop, LoopSettings
@@ -118,7 +118,7 @@ def ours(rendered, encoder, num_steps, out_dir):
         log_every_steps=1000,
     )
     energy = EnergySettings()
-    Loop(job, settings, out_dir, RoomContext("bench", "pt", energy, EnergyMeter(energy))).run()
+    Loop(job, settings, out_dir, StageContext("bench", "pt", energy, EnergyMeter(energy))).run()
     return rate(starts, rendered, len(rows))
 
 

@@ -4,7 +4,7 @@
     python bench/start_up.py --rounds 3
 
 From the start of the process to the first line of metrics.jsonl, the quick start's own model and
-settings (`log_every_steps` 1), by the front door. Ours and plain imports take turns. Times depend
+settings (`log_every_steps` 1), by the command line. Ours and plain imports take turns. Times depend
 on what else the machine does; the processor's own seconds hardly do and are printed too.
 """
 
@@ -23,16 +23,16 @@ from pathlib import Path
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 PLAIN = (
     "import importlib; import teenytinyllama.pipeline.runner as walk;"
-    "walk.load_room = lambda name, uses_model: importlib.import_module(name);"
+    "walk.load_stage = lambda name, uses_model: importlib.import_module(name);"
     "from teenytinyllama.cli.main import main; main()"
 )
 OURS = "from teenytinyllama.cli.main import main; main()"
 ONE_STEP = ("pretrain.num_steps=1", "pretrain.sample_every_steps=0")
 
 
-def command(code: str, run_dir: Path, *rooms: str, changes: tuple[str, ...] = ()) -> list[str]:
+def command(code: str, run_dir: Path, *stages: str, changes: tuple[str, ...] = ()) -> list[str]:
     sets = [part for change in changes for part in ("--set", change)]
-    return [sys.executable, "-c", code, *rooms, str(RECIPE), "--run-dir", str(run_dir), *sets]
+    return [sys.executable, "-c", code, *stages, str(RECIPE), "--run-dir", str(run_dir), *sets]
 
 
 def processor_seconds(pid: int) -> float:
@@ -92,8 +92,8 @@ def main() -> None:
     plain: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as name:
         prepared = Path(name) / "run"
-        for room in ("corpus", "tokenizer", "pack"):
-            subprocess.run(command(OURS, prepared, room), check=True, capture_output=True)
+        for stage in ("corpus", "tokenizer", "pack"):
+            subprocess.run(command(OURS, prepared, stage), check=True, capture_output=True)
         first_step(OURS, prepared)  # so that every file has been read once
         for _ in range(rounds):
             ours.append(first_step(OURS, prepared))

@@ -29,7 +29,7 @@ from teenytinyllama.settings.recipe import (
     PretrainSettings,
     ScheduleSettings,
 )
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.pretrain import stage as pretrain
 
 PEAKS = (1e-3, 2e-3, 3e-3, 6e-3, 1e-2)
@@ -81,14 +81,14 @@ def final_loss(args: argparse.Namespace, recipe: Recipe, seed: int, num_steps: i
         log_every_steps=50,
         seed=seed,
     )
-    context = RoomContext("bench", "pt", EnergySettings(), EnergyMeter(EnergySettings()))
+    context = StageContext("bench", "pt", EnergySettings(), EnergyMeter(EnergySettings()))
     with tempfile.TemporaryDirectory() as name:
         pretrain.run(
             settings=settings,
             context=context,
             out_dir=Path(name),
             tokenizer_dir=args.run_dir / "tokenizer",
-            pack_dir=args.run_dir / "tokens",
+            pack_dir=args.run_dir / "pack",
         )
         lines = [json.loads(line) for line in (Path(name) / "metrics.jsonl").open()]
     return lines[-1]["heldout_bpb"]

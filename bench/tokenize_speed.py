@@ -7,7 +7,7 @@
   process of its own (CPU seconds, peak memory); then Table 1 with both on all of the raw text.
 - `alternatives`: Table 1 for byte-level BPE (the `tokenizers` library).
 - `encode`: one core, rounds over other documents; speeds are UTF-8 bytes per CPU second.
-- `pack`: the pack room on the whole text with two cores (wall clock and memory).
+- `pack`: the pack stage on the whole text with two cores (wall clock and memory).
 - `equal`: our ids against SentencePiece's on every document, and on as many lines as
   `--lines` against `tokenizer.json`.
 
@@ -239,7 +239,7 @@ def speed(encode, texts: list[str]) -> float:
 
 
 def part_pack(documents: list[tuple[str, str]], model: bytes, folder: Path) -> None:
-    corpus_dir, tokenizer_dir, out_dir = (folder / n for n in ("corpus", "tokenizer", "tokens"))
+    corpus_dir, tokenizer_dir, out_dir = (folder / n for n in ("corpus", "tokenizer", "pack"))
     seen: set[str] = set()
     with DocumentWriter(corpus_dir, "train") as train_, DocumentWriter(corpus_dir, "heldout") as h:
         for index, (source, text) in enumerate(documents):
@@ -266,7 +266,7 @@ def part_pack(documents: list[tuple[str, str]], model: bytes, folder: Path) -> N
     cores = len(os.sched_getaffinity(0))
     load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     say(
-        f"tokenise + pack, the whole room on {cores} cores, wall clock",
+        f"tokenise + pack, the whole stage on {cores} cores, wall clock",
         megabytes / seconds,
         "MB/s",
         peer=load,

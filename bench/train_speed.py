@@ -97,7 +97,7 @@ def ours(args: argparse.Namespace) -> list[float]:
         OptimizerSettings,
         ScheduleSettings,
     )
-    from teenytinyllama.stages.interface import RoomContext
+    from teenytinyllama.stages.interface import StageContext
     from teenytinyllama.training.loop import Loop
     from teenytinyllama.training.losses import NextTokenLoss
     from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
@@ -140,7 +140,7 @@ def ours(args: argparse.Namespace) -> list[float]:
                 log_every_steps=1,
             ),
             Path(folder),
-            RoomContext("bench", "pt", EnergySettings(), EnergyMeter(EnergySettings())),
+            StageContext("bench", "pt", EnergySettings(), EnergyMeter(EnergySettings())),
         )
         loop._save = lambda: None  # a step's speed, not the disk's
         loop.run()

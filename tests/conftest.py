@@ -10,15 +10,15 @@ from teenytinyllama import synthetic
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.settings.recipe import EnergySettings, TokenizerSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 SMALL_VOCAB_SIZE = 640
 
 
 @pytest.fixture(scope="session")
-def room_context() -> RoomContext:
+def stage_context() -> StageContext:
     energy = EnergySettings()
-    return RoomContext("test", "pt", energy, EnergyMeter(energy))
+    return StageContext("test", "pt", energy, EnergyMeter(energy))
 
 
 @pytest.fixture(scope="session")
@@ -37,22 +37,22 @@ def small_corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_tokenizer_dir(
-    small_corpus_dir: Path, room_context: RoomContext, tmp_path_factory: pytest.TempPathFactory
+    small_corpus_dir: Path, stage_context: StageContext, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The tokenizer room's folder for that corpus, 640 pieces."""
+    """The tokenizer stage's folder for that corpus, 640 pieces."""
     from teenytinyllama.stages.tokenizer import stage as tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     settings = TokenizerSettings(vocab_size=SMALL_VOCAB_SIZE)
     tokenizer.run(
-        settings=settings, context=room_context, out_dir=folder, corpus_dir=small_corpus_dir
+        settings=settings, context=stage_context, out_dir=folder, corpus_dir=small_corpus_dir
     )
     return folder
 
 
 @pytest.fixture(scope="session")
 def small_bytes_tokenizer_dir(
-    small_corpus_dir: Path, room_context: RoomContext, tmp_path_factory: pytest.TempPathFactory
+    small_corpus_dir: Path, stage_context: StageContext, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The same as a byte-level BPE."""
     from teenytinyllama.stages.tokenizer import stage as tokenizer
@@ -60,14 +60,14 @@ def small_bytes_tokenizer_dir(
     folder = tmp_path_factory.mktemp("tokenizer")
     settings = TokenizerSettings(vocab_size=SMALL_VOCAB_SIZE, model="byte-level")
     tokenizer.run(
-        settings=settings, context=room_context, out_dir=folder, corpus_dir=small_corpus_dir
+        settings=settings, context=stage_context, out_dir=folder, corpus_dir=small_corpus_dir
     )
     return folder
 
 
 @pytest.fixture(scope="session")
 def small_base_dir(small_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pretrain room's folder with a random two-layer model of width 32 and context 128."""
+    """The pretrain stage's folder with a random two-layer model of width 32 and context 128."""
     from teenytinyllama.artifacts.tokenizer import load_tokenizer
     from teenytinyllama.modeling import model_size as sizes
     from teenytinyllama.modeling.loading import save_final

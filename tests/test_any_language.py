@@ -49,20 +49,20 @@ def walk(folder: Path, told_in: str, *new: str) -> dict[str, dict]:
     ttl(folder, "new", *asked, "--name", "mine", *new)
     changes = [part for change in SHORTER for part in ("--set", change)]
     ttl(folder, "run", "mine.toml", *changes)
-    rooms = ("corpus", "tokenizer", "pretrain", "scores", "chat", "report")
+    stages = ("corpus", "tokenizer", "pretrain", "evaluate", "align", "report")
     return {
-        room: json.loads((folder / "runs" / "mine" / room / "manifest.json").read_text())
-        for room in rooms
+        stage: json.loads((folder / "runs" / "mine" / stage / "manifest.json").read_text())
+        for stage in stages
     }
 
 
 def test_bengali_from_files_to_chat(tmp_path: Path) -> None:
-    rooms = walk(tmp_path, "bn", "--language", "bn")
-    assert rooms["corpus"]["counts"]["documents_kept"] >= 0.93 * 4000
-    counts = rooms["tokenizer"]["counts"]
+    stages = walk(tmp_path, "bn", "--language", "bn")
+    assert stages["corpus"]["counts"]["documents_kept"] >= 0.93 * 4000
+    counts = stages["tokenizer"]["counts"]
     assert counts["letters_with_piece"] == counts["letters_required"] > 60
-    assert rooms["tokenizer"]["figures"]["all"]["byte_fallback_fraction"] == 0
-    scores = rooms["scores"]["figures"]
+    assert stages["tokenizer"]["metrics"]["all"]["byte_fallback_fraction"] == 0
+    scores = stages["evaluate"]["metrics"]
     # Guessing evenly among 1,024 pieces costs 10 bits a token, of some 10.7 bytes.
     assert scores["heldout_bits_per_byte"] < 0.7
     assert scores["tasks"]["cloze"]["num_items"] >= 100  # few words end a sentence of the storybook
@@ -76,8 +76,8 @@ def test_a_language_that_nothing_is_known_of(tmp_path: Path) -> None:
     """Galician text under the name of Wolof stands in for a language without a folder."""
     made = synthetic.documents(num_documents=200, language="gl", seed=1)
     (tmp_path / "sample.txt").write_text("\n\n".join(one.text for one in made), encoding="utf-8")
-    rooms = walk(tmp_path, "gl", "--language", "wo", "--clean-sample", "sample.txt")
-    assert rooms["corpus"]["counts"]["documents_kept"] >= 0.93 * 4000
-    counts = rooms["tokenizer"]["counts"]
+    stages = walk(tmp_path, "gl", "--language", "wo", "--clean-sample", "sample.txt")
+    assert stages["corpus"]["counts"]["documents_kept"] >= 0.93 * 4000
+    counts = stages["tokenizer"]["counts"]
     assert counts["letters_with_piece"] == counts["letters_required"] > 40
-    assert rooms["scores"]["figures"]["tasks"]["cloze"]["num_items"] >= 100
+    assert stages["evaluate"]["metrics"]["tasks"]["cloze"]["num_items"] >= 100

@@ -1,4 +1,4 @@
-"""The walk of the quick start, smaller: every room, by the front door, killed and gone on."""
+"""The walk of the quick start, smaller: every stage, by the command line, killed and gone on."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from teenytinyllama.artifacts.manifest import sha256_file
-from teenytinyllama.pipeline.runner import ROOMS, UNFINISHED
+from teenytinyllama.pipeline.runner import STAGES, UNFINISHED
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 SMALLER = (
@@ -45,15 +45,15 @@ SMALLER = (
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def command(folder, *rooms, changes=()):
+def command(folder, *stages, changes=()):
     sets = [part for change in (*SMALLER, *changes) for part in ("--set", change)]
     run_dir = ["--run-dir", str(folder)]
-    return [sys.executable, "-m", "teenytinyllama.cli", *rooms, str(RECIPE), *run_dir, *sets]
+    return [sys.executable, "-m", "teenytinyllama.cli", *stages, str(RECIPE), *run_dir, *sets]
 
 
-def ttl(folder, *rooms, changes=(), code=0):
+def ttl(folder, *stages, changes=(), code=0):
     done = subprocess.run(
-        command(folder, *rooms, changes=changes), capture_output=True, text=True, env=ENVIRONMENT
+        command(folder, *stages, changes=changes), capture_output=True, text=True, env=ENVIRONMENT
     )
     assert done.returncode == code, done.stderr[-4000:]
     return done.stderr
@@ -67,38 +67,38 @@ def walked(tmp_path_factory):
     return folder
 
 
-def manifest(folder, room):
-    return json.loads((folder / room / "manifest.json").read_text(encoding="utf-8"))
+def manifest_of(folder, stage):
+    return json.loads((folder / stage / "manifest.json").read_text(encoding="utf-8"))
 
 
-def test_every_room_leaves_its_receipt(walked):
-    for room in ROOMS:
-        receipt = manifest(walked, room.name)  # a room's name leads to its folder
-        assert receipt["room"] == room.name
-        assert (walked / room.folder).is_dir()
-        for name, output in receipt["outputs"].items():
-            assert (walked / room.folder / name).stat().st_size == output["bytes"]
+def test_every_stage_leaves_its_manifest(walked):
+    for stage in STAGES:
+        manifest = manifest_of(walked, stage.name)  # a stage's name leads to its folder
+        assert manifest["stage"] == stage.name
+        assert (walked / stage.name).is_dir()
+        for name, output in manifest["outputs"].items():
+            assert (walked / stage.name / name).stat().st_size == output["bytes"]
 
 
 def test_counts_add_up(walked):
-    counts = manifest(walked, "corpus")["counts"]
+    counts = manifest_of(walked, "corpus")["counts"]
     for unit in ("documents", "bytes"):
         parts = [counts[f"{unit}_{p}"] for p in ("kept", "filtered", "duplicate", "quarantined")]
         assert counts[f"{unit}_read"] == sum(parts) > 0
-    packed = manifest(walked, "pack")["counts"]
+    packed = manifest_of(walked, "pack")["counts"]
     assert packed["documents_train"] + packed["documents_heldout"] == counts["documents_kept"]
 
 
 def test_it_learns_more_than_a_uniform_guess(walked):
     lines = (walked / "pretrain" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
-    assert losses[-1] < manifest(walked, "pretrain")["figures"]["uniform_loss"] - 1
-    assert manifest(walked, "evaluate")["figures"]["heldout_bits_per_byte"] < 4
+    assert losses[-1] < manifest_of(walked, "pretrain")["metrics"]["uniform_loss"] - 1
+    assert manifest_of(walked, "evaluate")["metrics"]["heldout_bits_per_byte"] < 4
 
 
 def test_plain_transformers_loads_what_was_made(walked):
-    for room in ("pretrain", "align"):
-        folder = walked / room / "final"
+    for stage in ("pretrain", "align"):
+        folder = walked / stage / "final"
         model = AutoModelForCausalLM.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         messages = [{"role": "user", "content": "Onde mora a onça?"}]
@@ -114,7 +114,7 @@ def test_plain_transformers_loads_what_was_made(walked):
 def test_again_everything_is_skipped_at_once(walked):
     started = time.perf_counter()
     said = ttl(walked, "run")
-    assert said.count("unchanged, skipped") == len(ROOMS)
+    assert said.count("unchanged, skipped") == len(STAGES)
     assert time.perf_counter() - started < 5
 
 
@@ -126,12 +126,12 @@ def copied(walked, tmp_path):
     return folder
 
 
-def test_one_changed_setting_runs_its_room_and_the_later_ones(copied):
+def test_one_changed_setting_runs_its_stage_and_the_later_ones(copied):
     said = ttl(copied, "run", changes=["pretrain.num_steps=10"])
-    for room in ("corpus", "tokenizer", "pack"):
-        assert f"{room}: unchanged, skipped" in said
-    for room in ("pretrain", "evaluate", "finetune", "align", "quantize", "report"):
-        assert f"{room}: done in" in said
+    for stage in ("corpus", "tokenizer", "pack"):
+        assert f"{stage}: unchanged, skipped" in said
+    for stage in ("pretrain", "evaluate", "finetune", "align", "quantize", "report"):
+        assert f"{stage}: done in" in said
     assert (copied / ".previous" / "pretrain" / "metrics.jsonl").is_file()
 
 
@@ -147,11 +147,11 @@ def without_times(value):
 
 
 def made_by(folder):
-    """What a room left, file by file: bytes where they must be the same, else all but times."""
+    """What a stage left, file by file: bytes where they must be the same, else all but times."""
     made = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        # Hidden files, such as half-written ones of a kill, are in no receipt and read by nobody.
+        # Hidden files, such as half-written ones of a kill, are in no manifest and read by nobody.
         if path.name in ("manifest.json", "state.json") or name.startswith(".") or "/." in name:
             continue
         if folder.name == "report":  # it tells times, and draws them
@@ -166,20 +166,20 @@ def made_by(folder):
     return made
 
 
-def kill_at_work(folder, room, seconds):
-    """Start a room, wait until it has written something of its own, and kill it `seconds` later.
+def kill_at_work(folder, stage, seconds):
+    """Start a stage, wait until it has written something of its own, and kill it `seconds` later.
 
-    True where it was not done yet: its receipt is not there.
+    True where it was not done yet: its manifest is not there.
     """
 
     def files():
-        found = {p: p.lstat().st_mtime_ns for p in (folder / room.folder).rglob("*")}
-        # The mark of unfinished work, and its temporary name, are the front door's.
+        found = {p: p.lstat().st_mtime_ns for p in (folder / stage.name).rglob("*")}
+        # The mark of unfinished work, and its temporary name, are the command line's.
         return {p: time for p, time in found.items() if UNFINISHED not in p.name}
 
-    before = files() if (folder / room.folder).is_dir() else {}
+    before = files() if (folder / stage.name).is_dir() else {}
     process = subprocess.Popen(
-        command(folder, room.name), stderr=subprocess.DEVNULL, env=ENVIRONMENT
+        command(folder, stage.name), stderr=subprocess.DEVNULL, env=ENVIRONMENT
     )
     while process.poll() is None:
         try:
@@ -195,20 +195,20 @@ def kill_at_work(folder, room, seconds):
         process.wait()
     return (
         process.returncode == -signal.SIGKILL
-        and not (folder / room.folder / "manifest.json").exists()
+        and not (folder / stage.name / "manifest.json").exists()
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", ROOMS, ids=[room.name for room in ROOMS])
-def test_a_room_killed_at_work_ends_the_same(walked, copied, room):
-    shutil.rmtree(copied / room.folder)
-    duration_s = manifest(walked, room.name)["duration_s"]
-    hits = [kill_at_work(copied, room, share * duration_s) for share in (0.001, 0.001, 0.2, 0.4)]
-    assert any(hits), "no kill fell into the room"
+@pytest.mark.parametrize("stage", STAGES, ids=[stage.name for stage in STAGES])
+def test_a_stage_killed_at_work_ends_the_same(walked, copied, stage):
+    shutil.rmtree(copied / stage.name)
+    duration_s = manifest_of(walked, stage.name)["duration_s"]
+    hits = [kill_at_work(copied, stage, share * duration_s) for share in (0.001, 0.001, 0.2, 0.4)]
+    assert any(hits), "no kill fell into the stage"
     ttl(copied, "run")
-    assert made_by(copied / room.folder) == made_by(walked / room.folder)
-    before, after = manifest(walked, room.name), manifest(copied, room.name)
+    assert made_by(copied / stage.name) == made_by(walked / stage.name)
+    before, after = manifest_of(walked, stage.name), manifest_of(copied, stage.name)
     assert without_times(after["counts"]) == without_times(before["counts"])
     assert set(after["outputs"]) == set(before["outputs"])
 
@@ -219,8 +219,8 @@ def test_two_processes_pretrain_together_and_one_goes_on(copied):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
 
-    def launch(room):
-        walk = command(copied, room, changes=changes)
+    def launch(stage):
+        walk = command(copied, stage, changes=changes)
         together = [sys.executable, *launcher, *walk[1:]]
         return subprocess.run(
             together, capture_output=True, text=True, env=environment, timeout=300
@@ -229,13 +229,13 @@ def test_two_processes_pretrain_together_and_one_goes_on(copied):
     done = launch("pretrain")
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stderr.count("pretrain: done in") == 1  # the leader speaks, the helper helps
-    assert manifest(copied, "pretrain")["figures"]["num_devices"] == 2
+    assert manifest_of(copied, "pretrain")["metrics"]["num_devices"] == 2
     assert "error[one-process] ttl align" in launch("align").stderr
     assert "pretrain: unchanged, skipped" in ttl(copied, "run", changes=changes)
 
 
-def last_line(folder, *rooms, changes=()):
-    lines = ttl(folder, *rooms, changes=changes, code=2).strip().splitlines()
+def last_line(folder, *stages, changes=()):
+    lines = ttl(folder, *stages, changes=changes, code=2).strip().splitlines()
     assert len(lines) == 1, lines
     return lines[0]
 

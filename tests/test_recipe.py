@@ -34,7 +34,7 @@ def fault(path, *overrides):
     return caught.value
 
 
-def test_a_recipe_names_its_rooms_and_the_rest_is_default(write):
+def test_a_recipe_names_its_stages_and_the_rest_is_default(write):
     recipe = load_recipe(write(GOOD))
     assert recipe.pretrain.num_steps == 10
     assert recipe.pretrain.model.num_hidden_layers == 12
@@ -58,7 +58,7 @@ def test_a_misspelt_key_suggests_the_right_one_and_names_its_line(write):
     assert error.fix == 'did you mean "num_steps"?'
 
 
-def test_a_misspelt_room_suggests_the_right_one(write):
+def test_a_misspelt_stage_suggests_the_right_one(write):
     assert fault(write(GOOD.replace("[pretrain]", "[pretrian]"))).fix == 'did you mean "pretrain"?'
 
 
@@ -170,9 +170,9 @@ def test_local_evaluation_tasks_are_kept_out_of_the_corpus(tmp_path: Path) -> No
     assert kept_out(mine) == [("mine", f"{tmp_path}/exam", -1)]
 
 
-@pytest.mark.parametrize("room", ["evaluate", "finetune"])
-def test_a_number_of_items_is_refused_where_all_are_used(room):
-    settings = {"evaluate": EvaluateSettings, "finetune": FinetuneSettings}[room]
+@pytest.mark.parametrize("stage", ["evaluate", "finetune"])
+def test_a_number_of_items_is_refused_where_all_are_used(stage):
+    settings = {"evaluate": EvaluateSettings, "finetune": FinetuneSettings}[stage]
     task = {"name": "arc_pt", "path": "tasks/arc", "num_items": 60}
     with pytest.raises(ValidationError, match='num_items = 60 does nothing for kind "files"'):
         settings(tasks=(task,))

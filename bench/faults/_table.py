@@ -69,7 +69,7 @@ Written by `bench/faults/_table.py` from `bench/results/`; only what was really 
 `make faults` runs every script of `bench/faults/` at full size, one after the other, and writes
 this page again: about 80 minutes on two idle cores, 30 of them the soak. One trial alone:
 `python bench/faults/kills.py`; each says with `--help` how to run a smaller piece. The same trials,
-much smaller, are in `make test` (`tests/test_faults.py` and the tests of each room).
+much smaller, are in `make test` (`tests/test_faults.py` and the tests of each stage).
 
 | | what is done | results | command | minutes, about |
 |---|---|---|---|---|

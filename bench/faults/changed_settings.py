@@ -4,7 +4,7 @@
 
 Corpus, tokenizer and pack on a small made corpus. Each trial kills `ttl run` (SIGKILL), runs it
 again with another setting, and compares every file with a fresh run of that setting. What was made
-with the old setting must not be taken for the new one's, nor the rooms before it made again.
+with the old setting must not be taken for the new one's, nor the stages before it made again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOMS = ("corpus", "tokenizer", "tokens")
+STAGES = ("corpus", "tokenizer", "pack")
 SYLLABLES = [a + b for a in "bcdfglmnprstv" for b in "aeiou"]
-# One changed setting each, and the first room that it concerns.
+# One changed setting each, and the first stage that it concerns.
 CHANGES = (
     ("corpus.heldout_fraction=0.1", "corpus"),
     ("corpus.min_document_bytes=300", "corpus"),
@@ -87,8 +87,8 @@ def finish(recipe: Path, run_dir: Path, *changes: str) -> str:
 def files_of(run_dir: Path) -> dict[str, str]:
     return {
         str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for room in ROOMS
-        for path in sorted((run_dir / room).rglob("*"))
+        for stage in STAGES
+        for path in sorted((run_dir / stage).rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }
 
@@ -113,7 +113,7 @@ def main() -> None:
         took = time.monotonic() - began
         base = files_of(folder / "base")
         equal = different = skipped = 0
-        for change, room in CHANGES[: options.trials]:
+        for change, stage in CHANGES[: options.trials]:
             changed, fresh = folder / "changed", folder / "fresh"
             shutil.rmtree(changed, ignore_errors=True)
             shutil.rmtree(fresh, ignore_errors=True)
@@ -128,14 +128,14 @@ def main() -> None:
             same = found == files_of(fresh)
             equal += same
             different += found != base
-            before = ORDER[: ORDER.index(room)]
+            before = ORDER[: ORDER.index(stage)]
             skipped += all(f"{earlier}: unchanged, skipped" in said for earlier in before)
             print(f"{change}: {'equal' if same else 'DIFFERENT'}", file=sys.stderr, flush=True)
     trials = min(options.trials, len(CHANGES))
     for figure, value in (
         ("F13 changed setting: equal to a fresh run", equal),
         ("F13 changed setting: other files than before", different),
-        ("F13 changed setting: rooms before it skipped", skipped),
+        ("F13 changed setting: stages before it skipped", skipped),
     ):
         row = {"figure": figure, "value": value, "spread": 0, "unit": f"of {trials} trials"}
         row |= {"peer": "datatrove: same config needed", "goal": trials, "holds": value == trials}

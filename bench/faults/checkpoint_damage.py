@@ -159,7 +159,7 @@ def full_disks(numbers: Iterable[int]) -> tuple[int, int]:
                     except Interrupted as error:
                         os._exit(75 if "free" in str(error) else 1)
                     except OSError:
-                        os._exit(76)  # outside the save itself: the front door explains it
+                        os._exit(76)  # outside the save itself: the command line explains it
 
                 exit_code = in_child(work)
                 trials += 1

@@ -1,4 +1,4 @@
-"""F12: 10,000 fuzzed documents, a giant line and a bomb through the corpus room.
+"""F12: 10,000 fuzzed documents, a giant line and a bomb through the corpus stage.
 
     python bench/faults/corpus_fuzz.py [--documents 10000] [--giant-gb 2]
 
@@ -131,12 +131,12 @@ def make_giants(folder: Path, giant_gb: float) -> set[str]:
     return texts
 
 
-def run_room(sources: Path, out_dir: Path) -> dict[str, Any]:
-    """The room on everything in a folder, in this process; counts of the manifest."""
+def run_stage(sources: Path, out_dir: Path) -> dict[str, Any]:
+    """The stage on everything in a folder, in this process; counts of the manifest."""
     from teenytinyllama.energy import EnergyMeter
     from teenytinyllama.settings.recipe import CorpusSettings, EnergySettings
     from teenytinyllama.stages.corpus import stage as corpus
-    from teenytinyllama.stages.interface import RoomContext
+    from teenytinyllama.stages.interface import StageContext
 
     settings = CorpusSettings.model_validate_json(
         json.dumps(
@@ -151,7 +151,7 @@ def run_room(sources: Path, out_dir: Path) -> dict[str, Any]:
     )
     energy = EnergySettings()
     out_dir.mkdir(parents=True)
-    context = RoomContext("fuzz", "pt", energy, EnergyMeter(energy))
+    context = StageContext("fuzz", "pt", energy, EnergyMeter(energy))
     return corpus.run(settings=settings, context=context, out_dir=out_dir).counts
 
 
@@ -173,7 +173,7 @@ def measure(num_documents: int, giant_gb: float, seed: int, folder: Path) -> dic
     if giant_gb:
         must |= make_giants(sources, giant_gb)
         records += 4 + 2  # good lines; the giant and the bomb
-    counts = run_room(sources, out_dir)
+    counts = run_stage(sources, out_dir)
     quarantined = len((out_dir / "quarantine.jsonl").read_text("ascii").splitlines())
     parts = ("kept", "filtered", "duplicate", "quarantined")
     return {

@@ -1,4 +1,4 @@
-"""F13, corpus room: killed at random moments, run again by the same command, same bytes.
+"""F13, corpus stage: killed at random moments, run again by the same command, same bytes.
 
     python bench/faults/corpus_kill.py [--kills 100] [--kills-per-run 10]
 
@@ -48,7 +48,7 @@ def start(recipe: Path, run_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def files_of(run_dir: Path) -> dict[str, str]:
-    """Hash of every file that the room left, its receipt aside."""
+    """Hash of every file that the stage left, its manifest aside."""
     corpus = run_dir / "corpus"
     return {
         str(path.relative_to(corpus)): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -43,7 +43,7 @@ PLAN = {
     "log_every_steps": 7,
     "checkpoints": CheckpointSettings(every_minutes=1000, every_steps=8),
 }
-# Where a training is when a stop signal arrives; NOT_YET is before the front door's handlers.
+# Where a training is when a stop signal arrives; NOT_YET is before the command line's handlers.
 NOT_YET, START_UP, ROWS, EVALUATE, SAMPLE, SAVE = range(6)
 PLACES = {
     START_UP: "start-up",
@@ -67,7 +67,7 @@ class Child(NamedTuple):
 
 
 def train(folder: Path, plan: dict, the_job: Job | None, place, told) -> None:
-    """As the front door does it: an exit code, and the reason of a stop in words."""
+    """As the command line does it: an exit code, and the reason of a stop in words."""
     torch.set_num_threads(1)
     sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for number in (signal.SIGTERM, signal.SIGHUP):

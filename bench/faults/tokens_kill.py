@@ -1,9 +1,9 @@
-"""F13, tokenizer and pack rooms: killed at random moments, run again, same bytes.
+"""F13, tokenizer and pack stages: killed at random moments, run again, same bytes.
 
     python bench/faults/tokens_kill.py [--kills 100] [--kills-per-run 10]
 
 The corpus is made once. Each round kills `ttl run` (SIGKILL, the process alone) several times
-inside these two rooms, lets the last go through, and compares every file with an undisturbed run.
+inside these two stages, lets the last go through, and compares every file with an undisturbed run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOMS = ("tokenizer", "tokens")
+STAGES = ("tokenizer", "pack")
 SECONDS_FOR_WORKERS_TO_END = 10
 SYLLABLES = [a + b for a in "bcdfglmnprstv" for b in "aeiou"]
 
@@ -42,11 +42,11 @@ def start(recipe: Path, run_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def files_of(run_dir: Path) -> dict[str, str]:
-    """Hash of every file that the two rooms left, their receipts aside."""
+    """Hash of every file that the two stages left, their manifests aside."""
     return {
         str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for room in ROOMS
-        for path in sorted((run_dir / room).rglob("*"))
+        for stage in STAGES
+        for path in sorted((run_dir / stage).rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }
 
@@ -74,8 +74,8 @@ def main() -> None:
         )
         calm_dir = folder / "calm"
         assert start(recipe, calm_dir).wait() == 0
-        for room in ROOMS:
-            shutil.rmtree(calm_dir / room)
+        for stage in STAGES:
+            shutil.rmtree(calm_dir / stage)
         only_corpus = folder / "only-corpus"
         shutil.copytree(calm_dir, only_corpus, symlinks=True)
         began = time.monotonic()

@@ -1,6 +1,6 @@
 """TeenyTinyLlama: a small language model of one's own, from raw text to chat.
 
-The rooms, in the order text walks through them (`teenytinyllama.stages`):
+The stages, in the order text walks through them (`teenytinyllama.stages`):
 
     corpus     raw text -> clean, deduplicated, licensed documents
     tokenizer  documents -> vocabulary
@@ -12,7 +12,7 @@ The rooms, in the order text walks through them (`teenytinyllama.stages`):
     quantize   model -> small files for laptops
     report     manifests -> one page
 
-`ttl run recipes/quickstart.toml` walks them all; `teenytinyllama.cli.main` is the front door.
+`ttl run recipes/quickstart.toml` walks them all; `teenytinyllama.cli.main` is the command line.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Energy of a room: GPU measured through NVML, CPU and memory modelled, always shown apart.
+"""Energy of a stage: GPU measured through NVML, CPU and memory modelled, always shown apart.
 
 CodeCarbon does the measuring, offline: with a network look-up it would silently assume Canada
 where that fails. In the paper 18 % of the "measured" energy is a modelled constant.
@@ -33,7 +33,7 @@ class Energy(NamedTuple):
 class EnergyMeter:
     """One tracker for the whole process; it starts at the first reading.
 
-    Starting costs about a second, so a walk that skips every room never starts it.
+    Starting costs about a second, so a walk that skips every stage never starts it.
     """
 
     def __init__(self, settings: EnergySettings) -> None:

@@ -1,6 +1,6 @@
 """What a user can cause, said in one line; anything else is a bug and keeps its traceback.
 
-The front door turns these into exit codes: `UserError` 2, `Interrupted` 75.
+The command line turns these into exit codes: `UserError` 2, `Interrupted` 75.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 class TtlError(Exception):
-    """Base of the errors that the front door prints without a traceback."""
+    """Base of the errors that the command line prints without a traceback."""
 
     exit_code = 1
 
@@ -52,7 +52,7 @@ def missing_extra(library: str, extra: str) -> MissingExtraError:
     return MissingExtraError(
         "extra-missing",
         library,
-        f"this room needs the library {library}, which is not installed",
+        f"this stage needs the library {library}, which is not installed",
         f"pip install 'teenytinyllama[{extra}]'",
     )
 

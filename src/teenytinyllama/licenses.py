@@ -70,7 +70,7 @@ def hub_name(license_name: str) -> str:
 
 
 def licenses_of(counts: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Licences of a room's text: of each document where it counted them, else of each source.
+    """Licences of a stage's text: of each document where it counted them, else of each source.
 
     >>> licenses_of({"licenses": {"MIT": 3}}, {"sources": [{"license": "CC0-1.0"}]})
     ['MIT']

@@ -18,19 +18,19 @@ from teenytinyllama.stages.tokenizer import hf_export
 
 
 def walk(recipe: Path, run_dir: Path) -> None:
-    Walk(load_recipe(recipe), run_dir, recipe).run_rooms(None, redo=False)
+    Walk(load_recipe(recipe), run_dir, recipe).run_stages(None, redo=False)
 
 
 def files_of(run_dir: Path) -> dict[str, str]:
     return {
         str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for room in ("corpus", "tokenizer", "tokens")
-        for path in sorted((run_dir / room).rglob("*"))
+        for stage in ("corpus", "tokenizer", "pack")
+        for path in sorted((run_dir / stage).rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }
 
 
-def test_the_same_command_goes_on_when_there_is_room_again(
+def test_the_same_command_goes_on_when_there_is_space_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tmp_path / "r.toml"

@@ -46,9 +46,9 @@ def test_an_empty_corpus_names_what_emptied_it(tmp_path):
     assert "0 documents remain" in said.splitlines()[-1]
 
 
-def test_a_room_before_the_room_it_needs(tmp_path):
+def test_a_stage_before_the_stage_it_needs(tmp_path):
     said = ttl("pack", RECIPE, "--run-dir", tmp_path, code=2)
-    assert said.startswith("error[room-before-room] ttl pack - reads corpus/manifest.json")
+    assert said.startswith("error[stage-before-stage] ttl pack - reads corpus/manifest.json")
     assert said.endswith(f"fix: run `ttl corpus {RECIPE}` first")
 
 
@@ -88,11 +88,11 @@ def test_an_unknown_command_and_an_unknown_option():
     assert ttl("run", RECIPE, "--redoo", code=2).startswith("error[usage]")
 
 
-def test_a_room_that_the_recipe_does_not_name(tmp_path):
+def test_a_stage_that_the_recipe_does_not_name(tmp_path):
     recipe = tmp_path / "small.toml"
     recipe.write_text('name = "small"\n[corpus]\nsources = [{ kind = "storybook" }]\n')
     said = ttl("align", recipe, "--run-dir", tmp_path / "run", code=2)
-    assert said.startswith("error[room-not-in-recipe]")
+    assert said.startswith("error[stage-not-in-recipe]")
 
 
 def test_a_recipe_without_a_report_promises_none(tmp_path):

@@ -18,11 +18,11 @@ def model_folder(root: Path, weights: bytes) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("room", ["evaluate", "finetune"])
-def test_a_swapped_model_is_noticed(room, tmp_path):
+@pytest.mark.parametrize("stage", ["evaluate", "finetune"])
+def test_a_swapped_model_is_noticed(stage, tmp_path):
     def seen(weights: bytes) -> dict[str, str]:
         models = (str(model_folder(tmp_path, weights)), "owner/model-on-the-hub")
-        if room == "evaluate":
+        if stage == "evaluate":
             return fingerprints.fingerprints(EvaluateSettings(models=models))
         tasks = (LabelledSet(name="x", kind="storybook"),)
         return fingerprints.fingerprints(FinetuneSettings(tasks=tasks, models=models))

@@ -24,18 +24,20 @@ RECIPE = (
 )
 
 
-def receipt(folder: Path, room: str, counts: dict[str, object], figures: dict[str, object]) -> None:
+def manifest(
+    folder: Path, stage: str, counts: dict[str, object], metrics: dict[str, object]
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     made = Manifest(
-        room=room, version="1", fingerprint=room, recipe={}, inputs={}, outputs={}, counts=counts,
-        figures=figures, started_at="2026-11-23T00:00:00Z", duration_s=1.0, energy_kwh={},
-        emissions_kg=0.0, versions={},
+        stage=stage, version="1", fingerprint=stage, recipe={}, inputs={}, outputs={},
+        counts=counts, metrics=metrics, started_at="2026-11-23T00:00:00Z",
+        duration_s=1.0, energy_kwh={}, emissions_kg=0.0, versions={},
     )  # fmt: skip
     write_json(folder / "manifest.json", made.model_dump(mode="json"))
 
 
 class FakeWalk:
-    """Leaves what the rooms would: `tokens_train` different tokens, losses by the true law."""
+    """Leaves what the stages would: `tokens_train` different tokens, losses by the true law."""
 
     tokens_train = 2_000_000
     trained: ClassVar[list[str]] = []
@@ -43,13 +45,13 @@ class FakeWalk:
     def __init__(self, recipe: Recipe, run_dir: Path, recipe_path: Path) -> None:
         self.recipe, self.run_dir = recipe, run_dir
 
-    def run_rooms(self, names: list[str], *, redo: bool) -> None:
+    def run_stages(self, names: list[str], *, redo: bool) -> None:
         if names != ["pretrain"]:
             all_text = {"all": {"bytes_per_token": BYTES_PER_TOKEN}}
-            receipt(self.run_dir / "tokenizer", "tokenizer", {"vocab_size": VOCAB_SIZE}, all_text)
-            receipt(self.run_dir / "tokens", "pack", {"tokens_train": self.tokens_train}, {})
+            manifest(self.run_dir / "tokenizer", "tokenizer", {"vocab_size": VOCAB_SIZE}, all_text)
+            manifest(self.run_dir / "pack", "pack", {"tokens_train": self.tokens_train}, {})
             return
-        assert (self.run_dir / "tokens" / "manifest.json").is_file()  # by the link
+        assert (self.run_dir / "pack" / "manifest.json").is_file()  # by the link
         settings = self.recipe.pretrain
         assert settings is not None
         FakeWalk.trained.append(self.recipe.name)
@@ -57,7 +59,7 @@ class FakeWalk:
         tokens = settings.num_steps * settings.tokens_per_step
         bits = TRUTH.loss(parameters, tokens) / math.log(2) / BYTES_PER_TOKEN
         counts: dict[str, object] = {"parameters": parameters, "tokens": tokens}
-        receipt(self.run_dir / "pretrain", "pretrain", counts, {})
+        manifest(self.run_dir / "pretrain", "pretrain", counts, {})
         rows = [{"step": 1, "heldout_bpb": 9.0}, {"step": 2, "heldout_bpb": bits}, {"step": 2}]
         (self.run_dir / "pretrain" / "metrics.jsonl").write_text(
             "\n".join(json.dumps(row) for row in rows)
@@ -118,4 +120,4 @@ def test_a_recipe_without_pretraining_has_nothing_to_calibrate(recipe: Path) -> 
     recipe.write_text('name = "small"\n[corpus]\nsources = [{kind = "storybook"}]\n')
     with pytest.raises(UserError) as error:
         scaling_runs.calibrated(recipe, minutes=5, law="besiroglu")
-    assert error.value.code == "room-not-in-recipe"
+    assert error.value.code == "stage-not-in-recipe"

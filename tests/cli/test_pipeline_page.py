@@ -1,25 +1,23 @@
-"""docs/pipeline.md names every room, its folder and every field of the receipt."""
+"""docs/pipeline.md names every stage, its folder and every field of the manifest."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from teenytinyllama.artifacts.manifest import Manifest
-from teenytinyllama.pipeline.runner import ROOMS
-from teenytinyllama.stages.report.run_record import FOLDERS
+from teenytinyllama.artifacts.manifest import STAGE_NAMES, Manifest
+from teenytinyllama.pipeline.runner import STAGES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pipeline.md").read_text(encoding="utf-8")
 
 
-def test_every_room_and_folder_is_on_the_page() -> None:
-    rows = [f"| `{room.name}` | `{room.folder}/` |" for room in ROOMS]
+def test_every_stage_and_folder_is_on_the_page() -> None:
+    rows = [f"| `{stage.name}` | `{stage.name}/` |" for stage in STAGES]
     assert [row for row in rows if row not in PAGE] == []
 
 
-def test_every_field_of_the_receipt_is_on_the_page() -> None:
+def test_every_field_of_the_manifest_is_on_the_page() -> None:
     assert [name for name in Manifest.model_fields if f"`{name}`" not in PAGE] == []
 
 
-def test_the_report_knows_the_folders_of_all_rooms() -> None:
-    rooms = {room.name: room.folder for room in ROOMS if room.name != "report"}
-    assert dict(FOLDERS) == rooms
+def test_the_manifests_that_others_read_are_those_before_the_report() -> None:
+    assert [*STAGE_NAMES, "report"] == [stage.name for stage in STAGES]

@@ -59,7 +59,7 @@ def test_the_plan_holds_models_checkpoints_and_documents(run_dir: Path) -> None:
     ]  # fmt: skip
     weights = {"config.json", "tokenizer_config.json", "tokenizer.model", "model.safetensors"}
     opening = {"README.md", "recipe.toml", ".teenytinyllama/pequeno.json"}
-    opening |= {f"receipts/{r}.json" for r in
+    opening |= {f"manifests/{r}.json" for r in
                 ("corpus", "pretrain", "evaluate", "align", "quantize")}  # fmt: skip
     assert names(model) == weights | opening
     # Step 150 was only kept to go on from; the optimizer's state stays here.
@@ -79,7 +79,7 @@ def test_checkpoints_can_bring_their_optimizer(run_dir: Path) -> None:
 
 def test_a_run_without_checkpoints_or_chat_has_less(run_dir: Path) -> None:
     assert [r.id for r in prepare(run_dir, parts=("data",))] == ["ana/pequeno-corpus"]
-    (run_dir / "chat/manifest.json").unlink()
+    (run_dir / "align/manifest.json").unlink()
     finish(run_dir, "pretrain", counts={"steps": 200, "tokens": 1, "parameters": 4})
     write_report(run_dir)
     model, _ = prepare(run_dir)
@@ -125,7 +125,7 @@ def test_only_what_changed_is_sent_and_what_is_gone_is_removed(run_dir: Path, hu
     publisher.send(prepare(run_dir), public=False, endpoint=hub.url)
     hub.files("dataset", "ana/pequeno-corpus")["data/train-00009.jsonl.zst"] = b"old"
     hub.files("dataset", "ana/pequeno-corpus")["my-notes.md"] = b"the owner's own"
-    model_files(run_dir / "chat/final", 301)
+    model_files(run_dir / "align/final", 301)
     finish(run_dir, "align", counts={"conversations_train": 7})
     write_report(run_dir)
     before = len(hub.uploads)
@@ -211,21 +211,21 @@ def test_a_hub_that_is_down_or_off(
 def test_what_is_not_finished(run_dir: Path) -> None:
     assert "is no name" in refused(run_dir, "repo-name", to="pequeno")
     assert refused(run_dir.parent, "run-missing")
-    (run_dir / "chat/manifest.json").unlink()
+    (run_dir / "align/manifest.json").unlink()
     assert "align changed since" in refused(run_dir, "report-stale")
     write_report(run_dir)
-    assert "chat/manifest.json is not here" in refused(run_dir, "run-unfinished", parts=("chat",))
+    assert "align/manifest.json is not here" in refused(run_dir, "run-unfinished", parts=("chat",))
     (run_dir / "report/manifest.json").unlink()
     assert "ttl report" in refused(run_dir, "run-unfinished")
 
 
-def test_a_file_that_is_not_as_its_receipt_says(run_dir: Path) -> None:
+def test_a_file_that_is_not_as_its_manifest_says(run_dir: Path) -> None:
     weights = run_dir / "pretrain/final/model.safetensors"
     good = weights.read_bytes()
     weights.write_bytes(good[:-1] + b"\0")
-    assert "changed since its receipt" in refused(run_dir, "file-changed")
+    assert "changed since its manifest" in refused(run_dir, "file-changed")
     weights.unlink()
-    weights.symlink_to(run_dir / "chat/final/model.safetensors")
+    weights.symlink_to(run_dir / "align/final/model.safetensors")
     assert "is a link" in refused(run_dir, "file-changed")
     weights.unlink()
     assert "is gone" in refused(run_dir, "file-changed")
@@ -276,7 +276,7 @@ def test_the_command(run_dir: Path, hub: Hub) -> None:
     assert 'did you mean "model"?' in wrong.stderr
 
 
-def test_receipts_are_published_without_the_folders_of_a_person(run_dir: Path) -> None:
+def test_manifests_are_published_without_the_folders_of_a_person(run_dir: Path) -> None:
     recipe = {"sources": [{"license": "Apache-2.0", "path": "/home/maria/textos/*.txt"}]}
     counts = {"documents_read": 2, "documents_kept": 2, "licenses": {"Apache-2.0": 2}}
     finish(run_dir, "corpus", recipe=recipe, counts=counts)

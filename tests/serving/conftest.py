@@ -7,7 +7,7 @@ import pytest
 from support.running_server import Running, running
 from support.small_run import make_run
 
-from teenytinyllama.inference.chat_model import Talker, load_talker
+from teenytinyllama.inference.chat_model import ChatModel, load_chat_model
 
 
 @pytest.fixture(scope="session")
@@ -16,11 +16,11 @@ def served_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def talker(served_run: Path) -> Talker:
-    return load_talker(served_run, name="tiny")
+def chat_model(served_run: Path) -> ChatModel:
+    return load_chat_model(served_run, name="tiny")
 
 
 @pytest.fixture(scope="session")
-def server(talker: Talker) -> Iterator[Running]:
-    with running([talker]) as one:
+def server(chat_model: ChatModel) -> Iterator[Running]:
+    with running([chat_model]) as one:
         yield one

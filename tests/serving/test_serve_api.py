@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from support.running_server import Running, running, wait_until
 
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.inference.generation import Request, generate
 from teenytinyllama.serving import scheduler as engine_module
 from teenytinyllama.serving.access_guard import Guard
@@ -37,11 +37,13 @@ def test_models_are_listed_with_their_context(client: OpenAI) -> None:
 
 
 def test_chat_gives_the_text_of_generate_and_counts_its_tokens(
-    client: OpenAI, talker: Talker
+    client: OpenAI, chat_model: ChatModel
 ) -> None:
-    prompt = talker.prompt_of(HELLO)
-    (ids,) = generate(talker.decoder, [prompt], max_new_tokens=12, stop_ids=[talker.encoder.eos_id])
-    spoken = talker.text_stream()
+    prompt = chat_model.prompt_of(HELLO)
+    (ids,) = generate(
+        chat_model.decoder, [prompt], max_new_tokens=12, stop_ids=[chat_model.encoder.eos_id]
+    )
+    spoken = chat_model.text_stream()
     expected = "".join(map(spoken.push, ids)) + spoken.finish()
     answer = client.chat.completions.create(
         model="tiny", messages=HELLO, temperature=0, max_tokens=12
@@ -80,10 +82,10 @@ def test_the_wire_carries_events_and_done(server: Running) -> None:
     assert all(event.startswith("data: {") for event in events[:-2])
 
 
-def test_a_completion_goes_on_with_text_or_ids(client: OpenAI, talker: Talker) -> None:
+def test_a_completion_goes_on_with_text_or_ids(client: OpenAI, chat_model: ChatModel) -> None:
     asked = {"model": "tiny", "temperature": 0, "max_tokens": 6}
     by_text = client.completions.create(prompt="A raposa mora", **asked)
-    ids = [talker.encoder.bos_id, *talker.encoder.encode("A raposa mora")]
+    ids = [chat_model.encoder.bos_id, *chat_model.encoder.encode("A raposa mora")]
     assert client.completions.create(prompt=ids, **asked).choices[0].text == by_text.choices[0].text
     streamed = client.completions.create(prompt="A raposa mora", stream=True, **asked)
     assert "".join(e.choices[0].text for e in streamed) == by_text.choices[0].text
@@ -128,10 +130,10 @@ def test_sixty_four_clients_get_what_one_gets(server: Running) -> None:
     assert asyncio.run(all_at_once(64)) == asyncio.run(all_at_once(1))
 
 
-def test_a_client_that_leaves_costs_at_most_one_more_token(talker: Talker) -> None:
-    with running([talker]) as server:
+def test_a_client_that_leaves_costs_at_most_one_more_token(chat_model: ChatModel) -> None:
+    with running([chat_model]) as server:
         engine, metrics = server.app.engine, server.app.metrics
-        step, release = talker.decoder.step, __import__("threading").Event()
+        step, release = chat_model.decoder.step, __import__("threading").Event()
         lane = engine.lanes["tiny"]
         steps = []
 
@@ -158,9 +160,9 @@ def test_a_client_that_leaves_costs_at_most_one_more_token(talker: Talker) -> No
             del lane.decoder.step
 
 
-def test_an_answer_that_nobody_reads_along_wakes_the_loop_once(talker: Talker) -> None:
+def test_an_answer_that_nobody_reads_along_wakes_the_loop_once(chat_model: ChatModel) -> None:
     """So that a crowd of waiting clients does not slow the thread that generates for them."""
-    with running([talker]) as server:
+    with running([chat_model]) as server:
         given: list[Job] = []
         asked = {"model": "tiny", "prompt": "A", "max_tokens": 30, "temperature": 0}
         hand_over = engine_module._hand_over
@@ -180,12 +182,12 @@ def test_an_answer_that_nobody_reads_along_wakes_the_loop_once(talker: Talker) -
     assert "".join(p["choices"][0]["text"] for p in pieces) == whole["choices"][0]["text"]
 
 
-def test_many_long_prompts_do_not_hold_up_an_answer_under_way(talker: Talker) -> None:
-    lane = Lane(talker, Limits(), Metrics())
+def test_many_long_prompts_do_not_hold_up_an_answer_under_way(chat_model: ChatModel) -> None:
+    lane = Lane(chat_model, Limits(), Metrics())
     loop = asyncio.new_event_loop()
 
     def job(num_tokens: int) -> Job:
-        return Job("tiny", Request([1] * num_tokens, 20), talker.text_stream(), loop)
+        return Job("tiny", Request([1] * num_tokens, 20), chat_model.text_stream(), loop)
 
     lane.turn([job(100) for _ in range(20)])  # nobody waits: 2,000 tokens in one pass
     assert len(lane.jobs) == 20
@@ -197,8 +199,8 @@ def test_many_long_prompts_do_not_hold_up_an_answer_under_way(talker: Talker) ->
     loop.close()
 
 
-def test_a_full_queue_is_told_when_to_come_again(talker: Talker) -> None:
-    with running([talker], Limits(max_rows=1, max_waiting=1)) as server:
+def test_a_full_queue_is_told_when_to_come_again(chat_model: ChatModel) -> None:
+    with running([chat_model], Limits(max_rows=1, max_waiting=1)) as server:
         asked = {"model": "tiny", "prompt": "A", "max_tokens": 100, "seed": 1}
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(lambda _: server.ask("/v1/completions", asked), range(12)))
@@ -209,8 +211,8 @@ def test_a_full_queue_is_told_when_to_come_again(talker: Talker) -> None:
         assert refused[1]["error"]["code"] == "busy"
 
 
-def test_a_key_is_asked_for_everywhere_but_on_the_page(talker: Talker) -> None:
-    with running([talker], guard=Guard(api_key=KEY)) as server:
+def test_a_key_is_asked_for_everywhere_but_on_the_page(chat_model: ChatModel) -> None:
+    with running([chat_model], guard=Guard(api_key=KEY)) as server:
         right = {"authorization": f"Bearer {KEY}"}
         for path in ("/v1/models", "/metrics"):
             assert server.ask(path)[0] == 401
@@ -246,8 +248,8 @@ def test_other_sites_and_other_paths_are_refused(
     assert code in ("", answer.get("error", {}).get("code"))
 
 
-def test_health_and_metrics_say_what_happened(talker: Talker) -> None:
-    with running([talker]) as server:
+def test_health_and_metrics_say_what_happened(chat_model: ChatModel) -> None:
+    with running([chat_model]) as server:
         server.ask("/v1/completions", {"model": "tiny", "prompt": "A", "max_tokens": 3, "seed": 3})
         server.ask("/v1/completions", {"model": "tiny", "prompt": 3})
         server.ask("/nowhere")
@@ -260,9 +262,9 @@ def test_health_and_metrics_say_what_happened(talker: Talker) -> None:
         assert "\nttl_active_requests 0\n" in text
 
 
-def test_stopping_waits_for_answers_under_way(talker: Talker) -> None:
+def test_stopping_waits_for_answers_under_way(chat_model: ChatModel) -> None:
     with ThreadPoolExecutor(1) as pool:
-        with running([talker]) as server:
+        with running([chat_model]) as server:
             asked = {"model": "tiny", "prompt": "A", "max_tokens": 120, "seed": 1}
             answer = pool.submit(server.ask, "/v1/completions", asked)
             wait_until(lambda: server.app.engine.num_active == 1)
@@ -270,16 +272,16 @@ def test_stopping_waits_for_answers_under_way(talker: Talker) -> None:
 
 
 def test_a_model_that_computes_nan_is_named_and_the_server_lives(
-    talker: Talker, server: Running
+    chat_model: ChatModel, server: Running
 ) -> None:
-    broken, whole = talker.decoder.norm.clone(), talker.decoder.norm
+    broken, whole = chat_model.decoder.norm.clone(), chat_model.decoder.norm
     asked = {"model": "tiny", "prompt": "A", "max_tokens": 3}
-    talker.decoder.norm = broken * float("nan")
+    chat_model.decoder.norm = broken * float("nan")
     try:
         status, answer, _ = server.ask("/v1/completions", asked)
         streamed = server.ask("/v1/completions", {**asked, "stream": True})
     finally:
-        talker.decoder.norm = whole
+        chat_model.decoder.norm = whole
     assert (status, answer["error"]["code"]) == (500, "model-not-finite")
     assert '"code":"model-not-finite"' in streamed[1]
     assert server.ask("/v1/completions", asked)[0] == 200

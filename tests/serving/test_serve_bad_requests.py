@@ -12,7 +12,7 @@ import pytest
 from support.bad_requests import RIGHT_CHAT, RIGHT_COMPLETION, bad_bytes, bad_json
 from support.running_server import Running, running
 
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.serving.limits import Limits
 
 USER = {"role": "user", "content": "Olá"}
@@ -146,9 +146,9 @@ def test_bytes_that_are_not_http_get_an_answer_or_a_closed_door(server: Running)
     assert server.ask("/v1/completions", RIGHT_COMPLETION)[0] == 200
 
 
-def test_slow_heads_and_bodies_are_told_and_do_not_hinder_others(talker: Talker) -> None:
+def test_slow_heads_and_bodies_are_told_and_do_not_hinder_others(chat_model: ChatModel) -> None:
     limits = Limits(header_timeout_s=0.4, body_timeout_s=0.4)
-    with running([talker], limits) as server:
+    with running([chat_model], limits) as server:
         plugs = []
         for number in range(60):
             plug = socket.create_connection(("127.0.0.1", server.port), timeout=5)
@@ -169,8 +169,8 @@ def test_slow_heads_and_bodies_are_told_and_do_not_hinder_others(talker: Talker)
             plug.close()
 
 
-def test_idle_connections_make_room_for_new_ones(talker: Talker) -> None:
-    with running([talker], Limits(max_connections=8)) as server:
+def test_idle_connections_make_space_for_new_ones(chat_model: ChatModel) -> None:
+    with running([chat_model], Limits(max_connections=8)) as server:
         plugs = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
         assert server.ask("/v1/completions", RIGHT_COMPLETION)[0] == 200
         assert plugs[0].recv(4096).startswith(b"HTTP/1.1 503 ")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.running_server import Running, running
 
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.serving.search.chat_sources import sources_of
 from teenytinyllama.serving.search.search_service import Lookup
 
@@ -30,7 +30,7 @@ HOSTILE = "<img src=/x onerror=\"document.title='broken in'\">"
 
 
 @pytest.fixture(scope="module")
-def server(talker: Talker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def server(chat_model: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("data")
     data = folder / "conversas.jsonl"
     rows = [
@@ -41,10 +41,10 @@ def server(talker: Talker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     data.write_text("\n".join(rows), encoding="utf-8")
     sources = sources_of([folder], [data])
     assert sources is not None
-    lookup = Lookup(sources, talker)
+    lookup = Lookup(sources, chat_model)
     lookup.start()
     lookup.wait(60)
-    with running([talker, replace(talker, name="outro")], lookup=lookup) as one:
+    with running([chat_model, replace(chat_model, name="outro")], lookup=lookup) as one:
         yield one
 
 
@@ -148,9 +148,9 @@ def test_the_keyboard_alone_is_enough(browser: Any, server: Running) -> None:
 
 
 def test_an_answer_can_be_stopped_and_copied(
-    browser: Any, server: Running, talker: Talker, monkeypatch: pytest.MonkeyPatch
+    browser: Any, server: Running, chat_model: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder, step = talker.decoder, talker.decoder.step
+    decoder, step = chat_model.decoder, chat_model.decoder.step
     wait = __import__("threading").Event().wait
     monkeypatch.setattr(
         decoder, "step", lambda *given: (wait(0.15), step(*given))[1], raising=False

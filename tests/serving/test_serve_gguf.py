@@ -14,8 +14,8 @@ pytest.importorskip("xllamacpp")
 pytest.importorskip("gguf")
 
 from teenytinyllama.artifacts.vocabulary import read_vocabulary
-from teenytinyllama.inference.llama_cpp import GgufTalker
-from teenytinyllama.serving import server as serve_room
+from teenytinyllama.inference.llama_cpp import GgufChatModel
+from teenytinyllama.serving import server as serve_stage
 from teenytinyllama.stages.quantize.gguf_writer import write_gguf
 from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
 
@@ -30,8 +30,8 @@ def both(served_run: Path) -> Iterator[Running]:
     write_gguf(ModelFolder(final), vocabulary, "f16", path, title="small", answers=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        talkers = serve_room.load_all([served_run, path])
-        with running(talkers) as server:
+        chat_models = serve_stage.load_all([served_run, path])
+        with running(chat_models) as server:
             yield server
 
 
@@ -77,8 +77,8 @@ def test_it_streams_stops_and_refuses_like_the_others(both: Running) -> None:
 
 
 def test_a_client_that_leaves_frees_the_line(both: Running) -> None:
-    talker = both.app.talkers["model-f16.gguf"]
-    assert isinstance(talker, GgufTalker)
+    chat_model = both.app.chat_models["model-f16.gguf"]
+    assert isinstance(chat_model, GgufChatModel)
     before = both.app.metrics.total("cancelled_total")
     connection = HTTPConnection("127.0.0.1", both.port)
     asked = '{"model": "model-f16.gguf", "prompt": "A", "max_tokens": 120, "stream": true}'
@@ -90,5 +90,5 @@ def test_a_client_that_leaves_frees_the_line(both: Running) -> None:
     connection.close()
     wait_until(lambda: both.app.engine.num_active == 0)
     assert both.app.metrics.total("cancelled_total") <= before + 1
-    assert client_of(both).chat.completions.create(model=talker.name, max_tokens=2, **ASKED)
-    assert both.ask("/health")[1]["models"][talker.name] == "as loaded"
+    assert client_of(both).chat.completions.create(model=chat_model.name, max_tokens=2, **ASKED)
+    assert both.ask("/health")[1]["models"][chat_model.name] == "as loaded"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.running_server import Running, running
 
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.serving.app import PAGE_DIR, PAGE_FILES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -58,9 +58,9 @@ def test_both_languages_have_every_word() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-def test_a_browser_shows_a_hostile_name_as_text(talker: Talker, tmp_path: Path) -> None:
+def test_a_browser_shows_a_hostile_name_as_text(chat_model: ChatModel, tmp_path: Path) -> None:
     name = "<img src=/x onerror=\"document.title='broken in'\">"
-    with running([replace(talker, name=name)]) as server:
+    with running([replace(chat_model, name=name)]) as server:
         assert CHROMIUM is not None
         command = [CHROMIUM, "--headless", "--no-sandbox", "--dump-dom", "--enable-logging=stderr"]
         command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=4000", f"{server.url}/"]

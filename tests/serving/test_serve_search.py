@@ -181,23 +181,23 @@ def test_scores_order_as_those_of_bm25s(tmp_path: Path) -> None:
 
 def test_the_run_says_where_its_chat_data_is(tmp_path: Path) -> None:
     assert sources_of([tmp_path], []) is None
-    (tmp_path / "chat").mkdir()
-    receipt: dict[str, Any] = {
-        "room": "align",
+    (tmp_path / "align").mkdir()
+    manifest: dict[str, Any] = {
+        "stage": "align",
         "version": "0",
         "fingerprint": "x",
         "recipe": {"sources": [{"kind": "storybook", "num_documents": 40}]},
         "inputs": {},
         "outputs": {},
         "counts": {},
-        "figures": {},
+        "metrics": {},
         "started_at": "",
         "duration_s": 0,
         "energy_kwh": {},
         "emissions_kg": 0,
         "versions": {},
     }
-    write_json(tmp_path / "chat" / "manifest.json", receipt)
+    write_json(tmp_path / "align" / "manifest.json", manifest)
     sources = sources_of([tmp_path], [])
     assert sources is not None
     lookup = Lookup(sources)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.running_server import Running, running
 
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.serving.search import vectors as vectors_module
 from teenytinyllama.serving.search.chat_sources import sources_of
 from teenytinyllama.serving.search.search_service import Lookup
@@ -91,21 +91,21 @@ def test_vectors_are_opened_for_the_same_data_and_model_only(tmp_path: Path) -> 
     assert empty.nearest([1], 3) == []
 
 
-def test_the_server_offers_both_views_and_keeps_them(tmp_path: Path, talker: Talker) -> None:
+def test_the_server_offers_both_views_and_keeps_them(tmp_path: Path, chat_model: ChatModel) -> None:
     data = tmp_path / "conversas.jsonl"
     asked = ("Onde mora a raposa?", "Quem come mel?", "O navio chegou?")
     rows = [f'{{"instruction": "{one}", "output": "Sobre isso, nada {one}"}}' for one in asked]
     data.write_text("\n".join(rows), encoding="utf-8")
     sources = sources_of([tmp_path], [data])
     assert sources is not None
-    lookup = Lookup(sources, talker)
+    lookup = Lookup(sources, chat_model)
     lookup.start()
     lookup.wait(60)
-    with running([talker], lookup=lookup) as server:
+    with running([chat_model], lookup=lookup) as server:
         _check_views(server)
     kept = tmp_path / ".search" / "vectors" / "codes.npy"
     before = kept.stat().st_mtime_ns
-    again = Lookup(sources, talker)
+    again = Lookup(sources, chat_model)
     again.start()
     again.wait(60)
     assert again.ready is not None and again.ready.view is not None

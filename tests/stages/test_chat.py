@@ -18,7 +18,7 @@ from support.small_run import make_run
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference import chat_repl
-from teenytinyllama.inference.chat_model import Talker, find_model_folder, load_talker
+from teenytinyllama.inference.chat_model import ChatModel, find_model_folder, load_chat_model
 from teenytinyllama.inference.chat_repl import Chat, ChatOptions
 
 GREEDY = ("temperature=0", "max_new_tokens=8")
@@ -30,8 +30,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def talker(run_dir: Path) -> Talker:
-    return load_talker(run_dir)
+def chat_model(run_dir: Path) -> ChatModel:
+    return load_chat_model(run_dir)
 
 
 def lines_of(models: list[Path], text: str, *assignments: str) -> list[str]:
@@ -63,8 +63,8 @@ def test_history_is_part_of_the_question_until_reset(run_dir: Path) -> None:
     assert again[0] == again[2]
 
 
-def test_commands_change_what_they_say(talker: Talker, tmp_path: Path) -> None:
-    session = Chat([talker], ChatOptions().changed("max_new_tokens=4"))
+def test_commands_change_what_they_say(chat_model: ChatModel, tmp_path: Path) -> None:
+    session = Chat([chat_model], ChatOptions().changed("max_new_tokens=4"))
     assert "/reset" in session.command("/help")
     assert "temperature=0.25" in session.command("/set temperature=0.25")
     session.command("/system Seja breve.")
@@ -100,38 +100,40 @@ def test_quotes_keep_the_spaces_of_a_stop_text() -> None:
     ],
 )
 def test_wrong_commands_are_named_with_a_way_out(
-    talker: Talker, line: str, code: str, fix: str
+    chat_model: ChatModel, line: str, code: str, fix: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        Chat([talker], ChatOptions()).command(line)
+        Chat([chat_model], ChatOptions()).command(line)
     assert (error.value.code, error.value.fix) == (code, fix)
 
 
-def test_a_first_question_cannot_be_asked_again(talker: Talker) -> None:
+def test_a_first_question_cannot_be_asked_again(chat_model: ChatModel) -> None:
     with pytest.raises(UserError, match="/retry - nothing was asked yet"):
-        Chat([talker], ChatOptions()).undo("/retry")
+        Chat([chat_model], ChatOptions()).undo("/retry")
 
 
 def test_oldest_turns_are_forgotten_when_the_context_is_full(
-    talker: Talker, capsys: pytest.CaptureFixture[str]
+    chat_model: ChatModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    session = Chat([talker], ChatOptions().changed("max_new_tokens=4"), system="Seja breve.")
+    session = Chat([chat_model], ChatOptions().changed("max_new_tokens=4"), system="Seja breve.")
     for _ in range(8):
         for _, pieces in session.ask("A raposa mora na floresta."):
             list(pieces)  # a prompt of 96 tokens or more would be an error
     assert "are forgotten" in capsys.readouterr().err
 
 
-def test_a_question_longer_than_the_context_is_an_error_and_is_not_kept(talker: Talker) -> None:
-    session = Chat([talker], ChatOptions())
+def test_a_question_longer_than_the_context_is_an_error_and_is_not_kept(
+    chat_model: ChatModel,
+) -> None:
+    session = Chat([chat_model], ChatOptions())
     with pytest.raises(UserError, match="prompt-too-long"):
         for _, pieces in session.ask("A raposa " * 100):
             list(pieces)
     assert session.conversations[0].messages == []
 
 
-def test_an_answer_that_is_stopped_is_kept_as_far_as_it_went(talker: Talker) -> None:
-    session = Chat([talker], ChatOptions().changed("max_new_tokens=40"))
+def test_an_answer_that_is_stopped_is_kept_as_far_as_it_went(chat_model: ChatModel) -> None:
+    session = Chat([chat_model], ChatOptions().changed("max_new_tokens=40"))
     ((conversation, pieces),) = session.ask("Olá")
     first = next(pieces)
     pieces.close()
@@ -139,20 +141,20 @@ def test_an_answer_that_is_stopped_is_kept_as_far_as_it_went(talker: Talker) -> 
 
 
 def test_a_run_stands_for_its_chat_model_then_its_base_model(tmp_path: Path) -> None:
-    for name in ("pretrain", "chat"):
+    for name in ("pretrain", "align"):
         (tmp_path / name / "final").mkdir(parents=True)
     (tmp_path / "pretrain" / "final" / "config.json").write_text("{}")
     assert find_model_folder(tmp_path) == tmp_path / "pretrain" / "final"
-    (tmp_path / "chat" / "final" / "config.json").write_text("{}")
-    assert find_model_folder(tmp_path) == tmp_path / "chat" / "final"
+    (tmp_path / "align" / "final" / "config.json").write_text("{}")
+    assert find_model_folder(tmp_path) == tmp_path / "align" / "final"
     assert find_model_folder(tmp_path / "pretrain") == tmp_path / "pretrain" / "final"
 
 
 def test_a_folder_without_a_model_is_named_and_nothing_is_downloaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        load_talker(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"looked for config\.json, chat/final, pretrain/final"):
-        load_talker(tmp_path)
+        load_chat_model(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"looked for config\.json, align/final, pretrain/final"):
+        load_chat_model(tmp_path)
 
 
 @pytest.mark.slow

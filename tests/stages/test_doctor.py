@@ -21,7 +21,7 @@ def test_everything_is_looked_at(tmp_path: Path) -> None:
     assert found.next_command.startswith("ttl ")
 
 
-def test_a_missing_library_names_its_room_and_extra(
+def test_a_missing_library_names_its_stage_and_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = doctor.find_spec
@@ -74,7 +74,7 @@ def test_a_run_that_fits_nowhere_is_bad(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.next_command == rows["micro-batch"].fix
 
 
-def test_a_library_of_a_room_that_is_walked_must_be_there(
+def test_a_library_of_a_stage_that_is_walked_must_be_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = doctor.find_spec

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter, Split, read_documents
-from teenytinyllama.artifacts.manifest import Outcome
+from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.artifacts.tokens import open_tokens, read_index
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.recipe import PackSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.pack import parallel_encoding
 from teenytinyllama.stages.pack import stage as pack
 from teenytinyllama.stages.pack.document_order import fraction_of_rows_cut, order_documents
@@ -21,13 +21,13 @@ from teenytinyllama.stages.pack.document_order import fraction_of_rows_cut, orde
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
-def run_room(
+def run_stage(
     corpus_dir: Path,
     tokenizer_dir: Path,
     out_dir: Path,
-    context: RoomContext,
+    context: StageContext,
     settings: PackSettings | None = None,
-) -> Outcome:
+) -> StageResult:
     out_dir.mkdir(exist_ok=True)
     return pack.run(
         settings=settings or PackSettings(),
@@ -43,9 +43,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_text_to_tokens_to_text(
-    small_corpus_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_corpus_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
-    outcome = run_room(small_corpus_dir, small_tokenizer_dir, tmp_path, room_context)
+    outcome = run_stage(small_corpus_dir, small_tokenizer_dir, tmp_path, stage_context)
     encoder = load_tokenizer(small_tokenizer_dir)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "heldout.bin",
@@ -72,11 +72,11 @@ def test_text_to_tokens_to_text(
 
 
 def test_the_seed_alone_decides_the_order(
-    small_corpus_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_corpus_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         settings = PackSettings(seed=seed)
-        run_room(small_corpus_dir, small_tokenizer_dir, tmp_path / name, room_context, settings)
+        run_stage(small_corpus_dir, small_tokenizer_dir, tmp_path / name, stage_context, settings)
     assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
     assert hashes(tmp_path / "a")["train.bin"] != hashes(tmp_path / "c")["train.bin"]
 
@@ -84,11 +84,11 @@ def test_the_seed_alone_decides_the_order(
 def test_two_workers_give_the_bytes_of_one(
     small_corpus_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run_room(small_corpus_dir, small_tokenizer_dir, tmp_path / "one", room_context)
+    run_stage(small_corpus_dir, small_tokenizer_dir, tmp_path / "one", stage_context)
     monkeypatch.setattr(parallel_encoding, "MIN_BYTES_FOR_WORKERS", 0)
     monkeypatch.setattr(parallel_encoding, "CHARACTERS_PER_BATCH", 3_000)
     monkeypatch.setattr(parallel_encoding.os, "sched_getaffinity", lambda _: {0, 1})
@@ -97,19 +97,19 @@ def test_two_workers_give_the_bytes_of_one(
     monkeypatch.setattr(
         parallel_encoding, "Worker", lambda model: started.append(1) or worker(model)
     )
-    run_room(small_corpus_dir, small_tokenizer_dir, tmp_path / "two", room_context)
+    run_stage(small_corpus_dir, small_tokenizer_dir, tmp_path / "two", stage_context)
     assert len(started) == 4  # two for each split
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
 
 
 def test_what_a_killed_run_left_changes_nothing(
-    small_corpus_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_corpus_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
-    run_room(small_corpus_dir, small_tokenizer_dir, tmp_path / "whole", room_context)
+    run_stage(small_corpus_dir, small_tokenizer_dir, tmp_path / "whole", stage_context)
     (tmp_path / "killed").mkdir()
     for name in ("train.bin", "train.documents.bin", ".train.encoded", ".heldout.encoded"):
         (tmp_path / "killed" / name).write_bytes(b"half a file" * 1000)
-    run_room(small_corpus_dir, small_tokenizer_dir, tmp_path / "killed", room_context)
+    run_stage(small_corpus_dir, small_tokenizer_dir, tmp_path / "killed", stage_context)
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
 
 
@@ -122,33 +122,33 @@ def write_corpus(folder: Path, train: list[tuple[str, str]], heldout: list[str])
     return folder
 
 
-def test_heldout_text_in_the_training_text_stops_the_room(
-    small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+def test_heldout_text_in_the_training_text_stops_the_stage(
+    small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     train = [("a", "Uma raposa.\n"), ("a", "Outra raposa."), ("b", " Uma  raposa.")]
     corpus_dir = write_corpus(tmp_path / "c", train, ["Uma raposa."])
     with pytest.raises(UserError, match=r"heldout-in-train.* 2 training documents"):
-        run_room(corpus_dir, small_tokenizer_dir, tmp_path / "t", room_context)
+        run_stage(corpus_dir, small_tokenizer_dir, tmp_path / "t", stage_context)
 
 
 @pytest.mark.parametrize("empty", SPLITS)
-def test_an_empty_split_stops_the_room(
-    empty: Split, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+def test_an_empty_split_stops_the_stage(
+    empty: Split, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     train = [] if empty == "train" else [("a", "Uma raposa.")]
     heldout = [] if empty == "heldout" else ["Outra."]
     corpus_dir = write_corpus(tmp_path / "c", train, heldout)
     with pytest.raises(UserError, match=rf"split-empty.*no {empty} documents"):
-        run_room(corpus_dir, small_tokenizer_dir, tmp_path / "t", room_context)
+        run_stage(corpus_dir, small_tokenizer_dir, tmp_path / "t", stage_context)
 
 
 def test_sources_are_packed_as_often_as_asked(
-    small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     train = [("a", f"raposa {i}") for i in range(10)] + [("b", f"casa {i}") for i in range(4)]
     corpus_dir = write_corpus(tmp_path / "c", train, ["Outra."])
     settings = PackSettings(epochs={"a": 0.5, "b": 2.5})
-    outcome = run_room(corpus_dir, small_tokenizer_dir, tmp_path / "t", room_context, settings)
+    outcome = run_stage(corpus_dir, small_tokenizer_dir, tmp_path / "t", stage_context, settings)
     encoder = load_tokenizer(small_tokenizer_dir)
     tokens = open_tokens(tmp_path / "t", "train")
     texts = Counter(encoder.decode(tokens.document(i)) for i in range(tokens.num_documents))
@@ -159,12 +159,12 @@ def test_sources_are_packed_as_often_as_asked(
 
 
 def test_an_unknown_source_is_named(
-    small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     corpus_dir = write_corpus(tmp_path / "c", [("noticias", "Uma raposa.")], ["Outra."])
     settings = PackSettings(epochs={"noticia": 2.0})
     with pytest.raises(UserError, match=r'pack.epochs.noticia.*did you mean "noticias"'):
-        run_room(corpus_dir, small_tokenizer_dir, tmp_path / "t", room_context, settings)
+        run_stage(corpus_dir, small_tokenizer_dir, tmp_path / "t", stage_context, settings)
 
 
 def test_best_fit_ends_rows_where_documents_end() -> None:

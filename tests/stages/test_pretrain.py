@@ -1,4 +1,4 @@
-"""The pretrain room on a small corpus: what it leaves, and what it refuses before it starts."""
+"""The pretrain stage on a small corpus: what it leaves, and what it refuses before it starts."""
 
 import json
 
@@ -26,11 +26,11 @@ def settings(**changes):
 
 
 @pytest.fixture(scope="module")
-def pack_dir(small_corpus_dir, small_tokenizer_dir, room_context, tmp_path_factory):
+def pack_dir(small_corpus_dir, small_tokenizer_dir, stage_context, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
     pack.run(
         settings=PackSettings(),
-        context=room_context,
+        context=stage_context,
         out_dir=folder,
         corpus_dir=small_corpus_dir,
         tokenizer_dir=small_tokenizer_dir,
@@ -39,11 +39,11 @@ def pack_dir(small_corpus_dir, small_tokenizer_dir, room_context, tmp_path_facto
 
 
 @pytest.fixture
-def run(small_tokenizer_dir, pack_dir, room_context, tmp_path):
+def run(small_tokenizer_dir, pack_dir, stage_context, tmp_path):
     def run(tokens=pack_dir, **changes):
         return pretrain.run(
             settings=settings(**changes),
-            context=room_context,
+            context=stage_context,
             out_dir=tmp_path / "pretrain",
             tokenizer_dir=small_tokenizer_dir,
             pack_dir=tokens,

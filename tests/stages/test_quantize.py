@@ -17,13 +17,13 @@ from support.small_run import TEXTS, VOCAB_SIZE, make_run
 from transformers import LlamaForCausalLM
 
 from teenytinyllama.artifacts.conversations import Message
-from teenytinyllama.artifacts.manifest import Outcome
+from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.recipe import EnergySettings, QuantizeSettings
-from teenytinyllama.stages.interface import RoomContext
-from teenytinyllama.stages.quantize import awq, k_quants
+from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.quantize import awq, gguf_writer, k_quants
 from teenytinyllama.stages.quantize import stage as quantize
 from teenytinyllama.stages.quantize.gguf_writer import interleave_rotary_rows
 
@@ -41,12 +41,12 @@ def without_speed() -> Iterator[None]:
         yield
 
 
-def do_quantize(run_dir: Path, out_dir: Path, **settings: object) -> Outcome:
+def do_quantize(run_dir: Path, out_dir: Path, **settings: object) -> StageResult:
     energy = EnergySettings()
     out_dir.mkdir(exist_ok=True)
     return quantize.run(
         settings=QuantizeSettings(**{"max_sample_tokens": 400, **settings}),
-        context=RoomContext("test", "pt", energy, EnergyMeter(energy)),
+        context=StageContext("test", "pt", energy, EnergyMeter(energy)),
         out_dir=out_dir,
         corpus_dir=run_dir / "corpus",
         tokenizer_dir=run_dir / "tokenizer",
@@ -56,31 +56,31 @@ def do_quantize(run_dir: Path, out_dir: Path, **settings: object) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def quantized(run_dir: Path) -> tuple[Path, Outcome]:
-    out_dir = run_dir / "quantized"
+def quantized(run_dir: Path) -> tuple[Path, StageResult]:
+    out_dir = run_dir / "quantize"
     return out_dir, do_quantize(run_dir, out_dir, formats=("f16", "q8_0", "q4_0"))
 
 
-def test_each_file_says_what_it_lost(quantized: tuple[Path, Outcome]) -> None:
+def test_each_file_says_what_it_lost(quantized: tuple[Path, StageResult]) -> None:
     out_dir, outcome = quantized
     assert sorted(path.name for path in out_dir.iterdir()) == [
         "model-f16.gguf",
         "model-q4_0.gguf",
         "model-q8_0.gguf",
     ]
-    figures = outcome.figures
+    metrics = outcome.metrics
     for name in ("f16", "q8_0", "q4_0"):
         size = (out_dir / f"model-{name}.gguf").stat().st_size
-        assert figures[name]["size_bytes"] == size
-    assert figures["f16"]["same_best_token"] >= 0.999
-    assert figures["f16"]["max_logit_difference"] < 1e-2
-    assert figures["q8_0"]["max_logit_difference"] < figures["q4_0"]["max_logit_difference"]
-    assert abs(figures["f16"]["bits_per_byte_increase"]) < 1e-4
+        assert metrics[name]["size_bytes"] == size
+    assert metrics["f16"]["same_best_token"] >= 0.999
+    assert metrics["f16"]["max_logit_difference"] < 1e-2
+    assert metrics["q8_0"]["max_logit_difference"] < metrics["q4_0"]["max_logit_difference"]
+    assert abs(metrics["f16"]["bits_per_byte_increase"]) < 1e-4
     assert outcome.counts["documents_compared"] == 6
 
 
 def test_the_file_holds_the_tokenizer_as_sentencepiece_has_it(
-    quantized: tuple[Path, Outcome], run_dir: Path
+    quantized: tuple[Path, StageResult], run_dir: Path
 ) -> None:
     reader = gguf.GGUFReader(quantized[0] / "model-q8_0.gguf")
     fields = {name: field.contents() for name, field in reader.fields.items()}
@@ -112,8 +112,8 @@ def test_the_file_holds_the_tokenizer_as_sentencepiece_has_it(
 def bytes_gguf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run with a byte-level vocabulary, and its file."""
     run_dir = make_run(tmp_path_factory.mktemp("bytes"), tokenizer_model="byte-level")
-    do_quantize(run_dir, run_dir / "quantized", formats=("f16",))
-    return run_dir, run_dir / "quantized" / "model-f16.gguf"
+    do_quantize(run_dir, run_dir / "quantize", formats=("f16",))
+    return run_dir, run_dir / "quantize" / "model-f16.gguf"
 
 
 def test_a_byte_level_vocabulary_is_written_with_its_merges(bytes_gguf: tuple[Path, Path]) -> None:
@@ -161,7 +161,7 @@ def test_rotary_rows_of_each_head_are_interleaved() -> None:
 
 
 def test_equal_input_gives_equal_bytes(
-    quantized: tuple[Path, Outcome], run_dir: Path, tmp_path: Path
+    quantized: tuple[Path, StageResult], run_dir: Path, tmp_path: Path
 ) -> None:
     do_quantize(run_dir, tmp_path, formats=("q8_0",))
     again = (tmp_path / "model-q8_0.gguf").read_bytes()
@@ -176,7 +176,7 @@ def test_equal_input_gives_equal_bytes(
 def test_other_shapes_load_back_equal(tmp_path: Path, changes: dict) -> None:
     run_dir = make_run(tmp_path, **changes)
     outcome = do_quantize(run_dir, tmp_path / "quantized", formats=("f16",))
-    assert outcome.figures["f16"]["max_logit_difference"] < 1e-2
+    assert outcome.metrics["f16"]["max_logit_difference"] < 1e-2
 
 
 def test_a_file_that_loses_too_much_is_refused_and_removed(
@@ -223,7 +223,7 @@ def test_weights_that_cannot_be_right_are_named(
     broken = broken_run(run_dir, tmp_path)
     change_tensor(broken, NORM, change)
     with pytest.raises(UserError) as error:
-        quantize.gguf_file.write_gguf(
+        gguf_writer.write_gguf(
             quantize.ModelFolder(broken / "pretrain" / "final"),
             quantize.read_vocabulary(broken / "tokenizer"),
             "f16",
@@ -289,7 +289,7 @@ def test_q4_k_m_loads_back_near_the_original(tmp_path: Path) -> None:
         errors[kind] = float(np.sqrt(np.mean((found - weight) ** 2) / np.mean(weight**2)))
     # About 2 and 8 % of a normal weight's size: six and four bits over a range of some sigmas.
     assert 0.005 < errors["Q6_K"] < 0.03 < errors["Q4_K"] < 0.1
-    assert outcome.figures["q4_k_m"]["size_bytes"] < outcome.figures["original"]["size_bytes"] / 5
+    assert outcome.metrics["q4_k_m"]["size_bytes"] < outcome.metrics["original"]["size_bytes"] / 5
 
 
 def test_a_format_whose_library_is_missing_names_the_extra(
@@ -317,7 +317,7 @@ def test_awq_loads_back_in_transformers(run_dir: Path, tmp_path: Path) -> None:
     pytest.importorskip("llmcompressor")
     few = {"num_calibration_rows": 4, "calibration_row_tokens": 32}
     outcome = do_quantize(run_dir, tmp_path, formats=("awq",), **few)
-    assert abs(outcome.figures["awq"]["bits_per_byte_increase"]) < 0.03
+    assert abs(outcome.metrics["awq"]["bits_per_byte_increase"]) < 0.03
     config = json.loads((tmp_path / "awq" / "config.json").read_text())["quantization_config"]
     assert config["quant_method"] == "compressed-tensors"
     assert config["config_groups"]["group_0"]["weights"]["symmetric"] is True
@@ -325,14 +325,14 @@ def test_awq_loads_back_in_transformers(run_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_llama_cpp_measures_its_own_speed_and_memory(quantized: tuple[Path, Outcome]) -> None:
+def test_llama_cpp_measures_its_own_speed_and_memory(quantized: tuple[Path, StageResult]) -> None:
     pytest.importorskip("xllamacpp")
     from teenytinyllama.stages.quantize.gguf_speed import measure
 
     path = quantized[0] / "model-q8_0.gguf"
-    figures = measure(path, vocab_size=VOCAB_SIZE, num_threads=1)
-    assert figures["tokens_per_s"] > 0
-    assert 1e6 < figures["peak_memory_bytes"] < 400e6  # the runtime's alone, not torch's
+    metrics = measure(path, vocab_size=VOCAB_SIZE, num_threads=1)
+    assert metrics["tokens_per_s"] > 0
+    assert 1e6 < metrics["peak_memory_bytes"] < 400e6  # the runtime's alone, not torch's
 
 
 CONVERSATION: list[Message] = [
@@ -344,7 +344,9 @@ CONVERSATION: list[Message] = [
 
 
 @pytest.mark.slow
-def test_llama_cpp_reads_the_file_as_we_do(quantized: tuple[Path, Outcome], run_dir: Path) -> None:
+def test_llama_cpp_reads_the_file_as_we_do(
+    quantized: tuple[Path, StageResult], run_dir: Path
+) -> None:
     pytest.importorskip("xllamacpp")
     from teenytinyllama.inference.llama_cpp import Runtime
 

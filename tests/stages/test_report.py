@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.report_run import COUNTS, EVIL, FIGURES, FOLDERS, build_run, write_room
+from support.report_run import COUNTS, EVIL, FIGURES, STAGE_NAMES, build_run, write_stage
 
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.settings.recipe import EnergySettings, ReportSettings, load_recipe
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.report import stage as report
 
 
@@ -30,8 +30,8 @@ def make(run_dir: Path, **energy: Any) -> str:
     out_dir = run_dir / "report"
     out_dir.mkdir(exist_ok=True)
     prices = EnergySettings(**energy)
-    context = RoomContext("quickstart", "pt", prices, EnergyMeter(prices))
-    folders = {f"{name}_dir": run_dir / folder for name, folder in FOLDERS.items()}
+    context = StageContext("quickstart", "pt", prices, EnergyMeter(prices))
+    folders = {f"{name}_dir": run_dir / name for name in STAGE_NAMES}
     report.run(settings=ReportSettings(), context=context, out_dir=out_dir, **folders)
     return (out_dir / "index.html").read_text(encoding="utf-8")
 
@@ -52,26 +52,26 @@ SHOWN = [
 ]
 
 
-@pytest.mark.parametrize(("key", "room", "name", "value", "before", "after"), SHOWN)
+@pytest.mark.parametrize(("key", "stage", "name", "value", "before", "after"), SHOWN)
 def test_a_changed_count_changes_the_page(
-    run_dir: Path, key: str, room: str, name: str, value: int, before: str, after: str
+    run_dir: Path, key: str, stage: str, name: str, value: int, before: str, after: str
 ) -> None:
     assert before in section(make(run_dir), key).split()
-    changed = {**COUNTS[room], name: int(after.replace(",", ""))}
-    write_room(run_dir, room, counts=changed)
+    changed = {**COUNTS[stage], name: int(after.replace(",", ""))}
+    write_stage(run_dir, stage, counts=changed)
     assert after in section(make(run_dir), key).split()
 
 
 def test_a_changed_score_changes_the_page(run_dir: Path) -> None:
     assert "1.2345" in section(make(run_dir), "scores")
-    write_room(run_dir, "evaluate", figures={**FIGURES["evaluate"], "heldout_bits_per_byte": 1.99})
+    write_stage(run_dir, "evaluate", metrics={**FIGURES["evaluate"], "heldout_bits_per_byte": 1.99})
     words = section(make(run_dir), "scores")
     assert "1.9900" in words
     assert "1.2345" not in words
 
 
 @pytest.mark.parametrize(
-    ("room", "key"),
+    ("stage", "key"),
     [
         ("corpus", "corpus"),
         ("tokenizer", "tokenizer"),
@@ -84,13 +84,13 @@ def test_a_changed_score_changes_the_page(run_dir: Path) -> None:
         ("quantize", "quantized"),
     ],
 )
-def test_a_missing_receipt_is_not_run_and_leaves_no_number(
-    run_dir: Path, room: str, key: str
+def test_a_missing_manifest_is_not_run_and_leaves_no_number(
+    run_dir: Path, stage: str, key: str
 ) -> None:
     make(run_dir)
-    (run_dir / FOLDERS[room] / "manifest.json").unlink()
+    (run_dir / stage / "manifest.json").unlink()
     words = section(make(run_dir), key)
-    assert f"Not run: {FOLDERS[room]}/manifest.json" in words
+    assert f"Not run: {stage}/manifest.json" in words
     said = words.partition("Not run:")[2].partition("in this run.")[2]
     assert not re.search(r"\d", said)
 
@@ -114,20 +114,20 @@ def test_at_chance_is_said(run_dir: Path) -> None:
 
 
 def test_items_too_short_to_check_are_no_clean_items(run_dir: Path) -> None:
-    figures = FIGURES["evaluate"]
+    metrics = FIGURES["evaluate"]
     told = {"accuracy": 0.5, "num_items": 400, "chance": 0.25, "num_equal_choices": 3}
     tasks = {
         "arc": {**told, "contaminated_fraction": 0.02, "items_too_short_to_check": 120},
         "lambada": {**told, "contaminated_fraction": None, "items_too_short_to_check": 400},
     }
-    write_room(run_dir, "evaluate", figures={**figures, "tasks": tasks})
+    write_stage(run_dir, "evaluate", metrics={**metrics, "tasks": tasks})
     words = section(make(run_dir), "scores")
     for part in ("3 with equal choices", "2.0 % 120 too short", "not checked 400 too short"):
         assert part in words
 
 
 def test_measured_and_modelled_energy_stand_apart(run_dir: Path) -> None:
-    write_room(
+    write_stage(
         run_dir,
         "pretrain",
         energy_kwh={"gpu_measured": 12.66, "cpu_modelled": 1.65, "ram_modelled": 1.21},
@@ -146,7 +146,7 @@ def test_a_classifier_stands_beside_what_needs_no_language_model(run_dir: Path) 
 
 
 def test_other_models_and_checkpoints(run_dir: Path) -> None:
-    figures = FIGURES["evaluate"]
+    metrics = FIGURES["evaluate"]
     line = {
         "heldout_bits_per_byte": 1.9,
         "heldout_perplexity": 6.69,
@@ -159,7 +159,7 @@ def test_other_models_and_checkpoints(run_dir: Path) -> None:
             for n in (1, 2)
         ],
     }
-    write_room(run_dir, "evaluate", figures={**figures, **more})
+    write_stage(run_dir, "evaluate", metrics={**metrics, **more})
     words = section(make(run_dir), "scores")
     assert "outro 1.9000 – 22.8 to 40.6" in words  # Wilson's interval of 31 in 100
     assert "200 2 k 1.50 kWh 9.00 kg 6.69 1.9000 not recorded 31.0 %" in words
@@ -231,7 +231,7 @@ def test_a_long_run_makes_a_small_page_in_three_seconds(run_dir: Path) -> None:
     assert len(html.encode()) < 3_000_000
 
 
-def test_the_room_needs_no_torch() -> None:
+def test_the_stage_needs_no_torch() -> None:
     code = (
         "import sys, teenytinyllama.stages.report.stage as r; "
         "print(sorted({'torch', 'transformers', 'matplotlib', 'numpy'} & set(sys.modules)))"

@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.report_run import FOLDERS, build_run
+from support.report_run import STAGE_NAMES, build_run
 
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.report import stage as report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -25,8 +25,8 @@ def test_no_request_leaves_and_nothing_is_on_the_console(tmp_path: Path) -> None
     out_dir = run_dir / "report"
     out_dir.mkdir()
     prices = EnergySettings()
-    context = RoomContext("quickstart", "pt", prices, EnergyMeter(prices))
-    folders = {f"{name}_dir": run_dir / folder for name, folder in FOLDERS.items()}
+    context = StageContext("quickstart", "pt", prices, EnergyMeter(prices))
+    folders = {f"{name}_dir": run_dir / name for name in STAGE_NAMES}
     report.run(settings=ReportSettings(), context=context, out_dir=out_dir, **folders)
 
     net_log = tmp_path / "net.json"

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.report_run import COUNTS, EVIL, FIGURES, FOLDERS, RECIPES, build_run, write_room
+from support.report_run import COUNTS, EVIL, FIGURES, RECIPES, STAGE_NAMES, build_run, write_stage
 
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.licenses import model_license, most_restrictive
 from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.report import stage as report
 
 
@@ -29,8 +29,8 @@ def make(run_dir: Path, license_name: str = "") -> Path:
     out_dir = run_dir / "report"
     out_dir.mkdir(exist_ok=True)
     prices = EnergySettings()
-    context = RoomContext("quickstart", "pt", prices, EnergyMeter(prices))
-    folders = {f"{name}_dir": run_dir / folder for name, folder in FOLDERS.items()}
+    context = StageContext("quickstart", "pt", prices, EnergyMeter(prices))
+    folders = {f"{name}_dir": run_dir / name for name in STAGE_NAMES}
     settings = ReportSettings(license=license_name)
     report.run(settings=settings, context=context, out_dir=out_dir, **folders)
     return out_dir
@@ -49,7 +49,7 @@ def test_the_model_card_says_what_the_manifests_say(run_dir: Path) -> None:
     meta = metadata(card)
     assert meta["language"] == ["pt"]
     assert meta["library_name"] == "transformers"
-    assert meta["co2_eq_emissions"]["emissions"] == pytest.approx(1.2)  # 8 rooms of 0.15 g
+    assert meta["co2_eq_emissions"]["emissions"] == pytest.approx(1.2)  # 8 stages of 0.15 g
     results = {
         r["dataset"]["name"]: r["metrics"][0]["value"] for r in meta["model-index"][0]["results"]
     }
@@ -59,7 +59,7 @@ def test_the_model_card_says_what_the_manifests_say(run_dir: Path) -> None:
 
 def test_a_changed_manifest_changes_the_card(run_dir: Path) -> None:
     make(run_dir)
-    write_room(run_dir, "pretrain", counts={**COUNTS["pretrain"], "parameters": 123_456_789})
+    write_stage(run_dir, "pretrain", counts={**COUNTS["pretrain"], "parameters": 123_456_789})
     assert "123,456,789 parameters" in (make(run_dir) / "model_card.md").read_text()
 
 
@@ -71,7 +71,7 @@ def test_no_model_no_model_card_and_no_stale_one(run_dir: Path) -> None:
 
 
 def test_what_did_not_run_has_no_number_on_the_card(run_dir: Path) -> None:
-    (run_dir / "scores/manifest.json").unlink()
+    (run_dir / "evaluate/manifest.json").unlink()
     card = (make(run_dir) / "model_card.md").read_text()
     assert "model-index" not in metadata(card)
     assert re.search(r"## Scores\n\nNot run", card)
@@ -141,16 +141,16 @@ def test_licences_that_clash(wanted: str, source: str) -> None:
         model_license(wanted, ["MIT", source])
 
 
-def test_the_room_refuses_a_licence_that_a_source_forbids(run_dir: Path) -> None:
+def test_the_stage_refuses_a_licence_that_a_source_forbids(run_dir: Path) -> None:
     counts = {**COUNTS["corpus"], "licenses": {"CC-BY-NC-4.0": 870}}
-    write_room(run_dir, "corpus", counts=counts)
+    write_stage(run_dir, "corpus", counts=counts)
     with pytest.raises(UserError, match="license-clash"):
         make(run_dir, "Apache-2.0")
 
 
 def test_conversations_count_for_the_licence_of_the_model(run_dir: Path) -> None:
     sources = [{"kind": "files", "path": "c.jsonl", "license": "CC-BY-NC-4.0"}]
-    write_room(run_dir, "align", recipe={**RECIPES["align"], "sources": sources})
+    write_stage(run_dir, "align", recipe={**RECIPES["align"], "sources": sources})
     out_dir = make(run_dir)
     assert metadata((out_dir / "model_card.md").read_text())["license"] == "cc-by-nc-4.0"
     assert metadata((out_dir / "dataset_card.md").read_text())["license"] == "cc-by-4.0"
@@ -170,17 +170,17 @@ def test_tables_and_plots_are_those_of_the_page(run_dir: Path) -> None:
 
 def test_a_spreadsheet_runs_nothing(run_dir: Path) -> None:
     sources = {"=cmd|' /C calc'!A0": COUNTS["corpus"]["sources"]["livros"]}
-    write_room(run_dir, "corpus", counts={**COUNTS["corpus"], "sources": sources})
+    write_stage(run_dir, "corpus", counts={**COUNTS["corpus"], "sources": sources})
     text = (make(run_dir) / "tables/corpus_funnel.csv").read_text()
     assert "'=cmd" in text
 
 
-def test_the_chat_card_says_what_was_asked_and_goes_with_the_room(run_dir: Path) -> None:
+def test_the_chat_card_says_what_was_asked_and_goes_with_the_stage(run_dir: Path) -> None:
     card = (make(run_dir) / "chat_card.md").read_text()
     assert "fine-tuned on 2,850 conversations" in card
     assert "answers that end: 99.0 %" in card
     assert metadata(card)["co2_eq_emissions"]["training_type"] == "fine-tuning"
-    (run_dir / "chat/manifest.json").unlink()
+    (run_dir / "align/manifest.json").unlink()
     assert not (make(run_dir) / "chat_card.md").exists()
 
 

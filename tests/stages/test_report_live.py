@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.report_run import FIGURES, build_run, write_room
+from support.report_run import FIGURES, build_run, write_stage
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.report import live_report
@@ -43,8 +43,10 @@ def test_an_unfinished_training_is_shown_as_such(run_dir: Path) -> None:
 
 def test_runs_beside_each_other(tmp_path: Path) -> None:
     runs = [make(tmp_path / n, n, rate) for n, rate in (("a", 1e-3), ("b", 2e-3), ("c", 1e-3))]
-    write_room(runs[1], "evaluate", figures={**FIGURES["evaluate"], "heldout_bits_per_byte": 0.987})
-    (runs[2] / "scores/manifest.json").unlink()
+    write_stage(
+        runs[1], "evaluate", metrics={**FIGURES["evaluate"], "heldout_bits_per_byte": 0.987}
+    )
+    (runs[2] / "evaluate/manifest.json").unlink()
     html = report.html_of(runs)
     assert "0.9870" in html
     assert "pretrain.rate" in html

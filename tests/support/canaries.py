@@ -75,7 +75,7 @@ def plant(folder: Path) -> Path:
 
 
 def ttl(folder: Path, *arguments: object) -> tuple[int, str]:
-    """One command of the front door with secrets in its environment: exit code and all it said."""
+    """One command with secrets in its environment: exit code and all it said."""
     env = {**os.environ, "HF_TOKEN": HUB, "WANDB_API_KEY": PLAIN, "OMP_NUM_THREADS": "1"}
     env |= {"HOME": str(folder / f"Users/{PERSON}"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "teenytinyllama.cli", *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""A corpus room to throw files at, and what it left."""
+"""A corpus stage to throw files at, and what it left."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import zstandard
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.settings.recipe import CorpusSettings, EnergySettings
 from teenytinyllama.stages.corpus import stage as corpus
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 
 @dataclass
 class Left:
-    """What the room left: its counts, its documents by split and reason, its quarantine."""
+    """What the stage left: its counts, its documents by split and reason, its quarantine."""
 
     folder: Path
     counts: dict[str, Any]
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
     def texts(self, split: str = "*") -> list[str]:
         return [row["text"] for row in self.rows(f"{split}-*.jsonl.zst")]
@@ -48,12 +48,12 @@ class Left:
         return [json.loads(line) for line in lines]
 
 
-Room = Callable[..., Left]
+Stage = Callable[..., Left]
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Room:
-    """`room(path, license="...", **settings)`: run the corpus room on files, plainly set."""
+def stage(tmp_path: Path) -> Stage:
+    """`stage(path, license="...", **settings)`: run the corpus stage on files, plainly set."""
 
     def run(
         *sources: Any,
@@ -73,9 +73,9 @@ def room(tmp_path: Path) -> Room:
         out_dir = tmp_path / out
         out_dir.mkdir(exist_ok=True)
         energy = EnergySettings()
-        context = RoomContext("test", "pt", energy, EnergyMeter(energy))
+        context = StageContext("test", "pt", energy, EnergyMeter(energy))
         outcome = corpus.run(settings=made, context=context, out_dir=out_dir)
-        return Left(out_dir, outcome.counts, outcome.figures)
+        return Left(out_dir, outcome.counts, outcome.metrics)
 
     return run
 

@@ -1,4 +1,4 @@
-"""A finished run small enough to publish in a test: made-up rooms, real files and hashes."""
+"""A finished run small enough to publish in a test: made-up stages, real files and hashes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.artifacts.manifest import (
-    FOLDERS,
+    STAGE_NAMES,
     Input,
     Manifest,
     fingerprint_of,
@@ -20,7 +20,7 @@ from teenytinyllama.artifacts.manifest import (
 )
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.report import stage as report
 
 NAME = "pequeno"
@@ -51,13 +51,13 @@ def model_files(folder: Path, seed: int = 0) -> None:
     (folder / "model.safetensors").write_bytes(safetensors(seed))
 
 
-def finish(run_dir: Path, room: str, **fields: Any) -> None:
-    """Leave the receipt of a room over the files that lie in its folder."""
-    folder = run_dir / ("report" if room == "report" else FOLDERS[room])
+def finish(run_dir: Path, stage: str, **fields: Any) -> None:
+    """Leave the manifest of a stage over the files that lie in its folder."""
+    folder = run_dir / stage
     folder.mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = {
-        "room": room, "version": "0.1.0", "fingerprint": "0123456789abcdef", "recipe": {},
-        "inputs": {}, "outputs": hash_outputs(folder), "counts": {}, "figures": {},
+        "stage": stage, "version": "0.1.0", "fingerprint": "0123456789abcdef", "recipe": {},
+        "inputs": {}, "outputs": hash_outputs(folder), "counts": {}, "metrics": {},
         "started_at": "2026-11-23T10:00:00+00:00", "duration_s": 1.0,
         "energy_kwh": {"gpu_measured": 0.0, "cpu_modelled": 0.001, "ram_modelled": 0.0},
         "emissions_kg": 0.0001, "versions": {"python": "3.11.9"},
@@ -66,20 +66,20 @@ def finish(run_dir: Path, room: str, **fields: Any) -> None:
 
 
 def write_report(run_dir: Path, **settings: Any) -> None:
-    """The report room, as the front door runs it, with its inputs noted."""
+    """The report stage, as the command line runs it, with its inputs noted."""
     chosen, prices = ReportSettings(**settings), EnergySettings()
-    rooms = {room: read_manifest(run_dir / folder) for room, folder in FOLDERS.items()}
-    found = {room: receipt for room, receipt in rooms.items() if receipt is not None}
+    stages = {stage: read_manifest(run_dir / stage) for stage in STAGE_NAMES}
+    found = {stage: manifest for stage, manifest in stages.items() if manifest is not None}
     (run_dir / "report").mkdir(exist_ok=True)
     report.run(
         settings=chosen,
-        context=RoomContext(NAME, "pt", prices, EnergyMeter(prices)),
+        context=StageContext(NAME, "pt", prices, EnergyMeter(prices)),
         out_dir=run_dir / "report",
-        **{f"{room}_dir": run_dir / FOLDERS[room] for room in found},
+        **{f"{stage}_dir": run_dir / stage for stage in found},
     )
     inputs = {
-        room: Input(path=FOLDERS[room], fingerprint=fingerprint_of(receipt.model_dump(mode="json")))
-        for room, receipt in found.items()
+        stage: Input(path=stage, fingerprint=fingerprint_of(manifest.model_dump(mode="json")))
+        for stage, manifest in found.items()
     }
     finish(run_dir, "report", inputs=inputs, recipe=chosen.model_dump(mode="json"))
 
@@ -107,12 +107,12 @@ def build(
     recipe = {"checkpoints": {"permanent_every_steps": 100}}
     counts = {"steps": 200, "tokens": 200_000, "parameters": 4}
     finish(run_dir, "pretrain", recipe=recipe, counts=counts)
-    figures = {"checkpoints": [{"step": 100, "heldout_bits_per_byte": 1.5}]}
-    finish(run_dir, "evaluate", figures=figures)
-    model_files(run_dir / "chat/final", 300)
+    metrics = {"checkpoints": [{"step": 100, "heldout_bits_per_byte": 1.5}]}
+    finish(run_dir, "evaluate", metrics=metrics)
+    model_files(run_dir / "align/final", 300)
     finish(run_dir, "align", counts={"conversations_train": 7})
-    (run_dir / "quantized").mkdir()
-    (run_dir / "quantized/model-q8_0.gguf").write_bytes(gguf())
+    (run_dir / "quantize").mkdir()
+    (run_dir / "quantize/model-q8_0.gguf").write_bytes(gguf())
     finish(run_dir, "quantize")
     write_report(run_dir)
     return run_dir

@@ -65,14 +65,14 @@ def _publish(run_dir: Path) -> Any:
     return publisher.prepare(publisher.Request(run_dir, "ana/pequeno"))
 
 
-def _run_with(folder: Path, room: str, name: str, data: bytes) -> Path:
-    """A finished run with one more file, named by its room's receipt."""
+def _run_with(folder: Path, stage: str, name: str, data: bytes) -> Path:
+    """A finished run with one more file, named by its stage's manifest."""
     run_dir = build(folder / "run")
-    places = {"pretrain": "pretrain/final", "quantize": "quantized"}
-    (run_dir / places[room] / name).write_bytes(data)
-    receipt = read_manifest(run_dir / places[room].partition("/")[0])
-    assert receipt is not None
-    finish(run_dir, room, counts=receipt.counts, recipe=receipt.recipe, figures=receipt.figures)
+    places = {"pretrain": "pretrain/final", "quantize": "quantize"}
+    (run_dir / places[stage] / name).write_bytes(data)
+    manifest = read_manifest(run_dir / places[stage].partition("/")[0])
+    assert manifest is not None
+    finish(run_dir, stage, counts=manifest.counts, recipe=manifest.recipe, metrics=manifest.metrics)
     write_report(run_dir)
     return run_dir
 
@@ -86,9 +86,9 @@ def _model(folder: Path, **files: str | bytes) -> Path:
 
 
 def _load(model: Path) -> object:
-    from teenytinyllama.inference.chat_model import load_talker
+    from teenytinyllama.inference.chat_model import load_chat_model
 
-    return load_talker(model)
+    return load_chat_model(model)
 
 
 def pickled_weights_to_chat_with(folder: Path) -> str:
@@ -219,9 +219,9 @@ def gguf_with_an_endless_string(folder: Path) -> str:
 def script_in_names_and_texts(folder: Path) -> str:
     run_dir = build(folder / "run")
     tasks = {f"t {EVIL}": {"accuracy": 0.5, "num_items": 10, "chance": 0.25}}
-    finish(run_dir, "evaluate", figures={"heldout_bits_per_byte": 1.0, "tasks": tasks})
+    finish(run_dir, "evaluate", metrics={"heldout_bits_per_byte": 1.0, "tasks": tasks})
     answer = {"prompt": EVIL, "answer": f"=cmd() {EVIL}"}
-    (run_dir / "chat/examples.jsonl").write_text(json.dumps(answer) + "\n")
+    (run_dir / "align/examples.jsonl").write_text(json.dumps(answer) + "\n")
     write_report(run_dir)
     page, card = html_of([run_dir]), (run_dir / "report/model_card.md").read_text()
     assert "<script>alert" not in page + card
@@ -234,7 +234,7 @@ def card_that_breaks_out_of_its_metadata(folder: Path) -> str:
     run_dir = build(folder / "run")
     name = "t\n---\nlicense: mit\n---\n| x"
     tasks = {name: {"accuracy": 0.5, "num_items": 10, "chance": 0.25}}
-    finish(run_dir, "evaluate", figures={"tasks": tasks})
+    finish(run_dir, "evaluate", metrics={"tasks": tasks})
     write_report(run_dir)
     lines = (run_dir / "report/model_card.md").read_text().splitlines()
     assert lines.count("---") == 2
@@ -297,11 +297,11 @@ def template_that_breaks_its_sandbox(folder: Path) -> str:
 def manifest_with_a_way_out(folder: Path) -> str:
     run_dir = build(folder / "run")
     (folder / "secret.json").write_text("{}")
-    receipt = read_manifest(run_dir / "pretrain")
-    assert receipt is not None
-    told = receipt.outputs["final/config.json"]
-    outputs = {**receipt.outputs, "final/../../../secret.json": told}
-    write_manifest(run_dir / "pretrain", receipt.model_copy(update={"outputs": outputs}))
+    manifest = read_manifest(run_dir / "pretrain")
+    assert manifest is not None
+    told = manifest.outputs["final/config.json"]
+    outputs = {**manifest.outputs, "final/../../../secret.json": told}
+    write_manifest(run_dir / "pretrain", manifest.model_copy(update={"outputs": outputs}))
     write_report(run_dir)
     return refused(lambda: _publish(run_dir), "file-changed", "outside")
 

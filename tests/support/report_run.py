@@ -1,4 +1,4 @@
-"""A run folder with made-up results, as the rooms leave them; no model, no torch."""
+"""A run folder with made-up results, as the stages leave them; no model, no torch."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
-from teenytinyllama.artifacts.manifest import Manifest, write_manifest
+from teenytinyllama.artifacts.manifest import STAGE_NAMES, Manifest, write_manifest
 
-FOLDERS = {
-    "corpus": "corpus",
-    "tokenizer": "tokenizer",
-    "pack": "tokens",
-    "pretrain": "pretrain",
-    "evaluate": "scores",
-    "finetune": "finetune",
-    "align": "chat",
-    "quantize": "quantized",
-}
 EVIL = '<script>alert(1)</script><img src="http://evil.example/x">'
 
 
@@ -136,14 +126,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def write_room(run_dir: Path, name: str, **changes: Any) -> None:
-    """A finished room with made-up results."""
-    folder = run_dir / FOLDERS[name]
+def write_stage(run_dir: Path, name: str, **changes: Any) -> None:
+    """A finished stage with made-up results."""
+    folder = run_dir / name
     folder.mkdir(parents=True, exist_ok=True)
     fields: dict[str, Any] = {
-        "room": name, "version": "0.1.0", "fingerprint": "0123456789abcdef",
+        "stage": name, "version": "0.1.0", "fingerprint": "0123456789abcdef",
         "recipe": RECIPES.get(name, {}), "inputs": {}, "outputs": {},
-        "counts": COUNTS[name], "figures": FIGURES[name],
+        "counts": COUNTS[name], "metrics": FIGURES[name],
         "started_at": "2026-11-23T10:00:00+00:00", "duration_s": 61.5,
         "energy_kwh": {"gpu_measured": 0.0, "cpu_modelled": 0.0011, "ram_modelled": 0.0004},
         "emissions_kg": 0.00015, "versions": {"python": "3.11.9", "torch": "2.13.0"},
@@ -152,9 +142,9 @@ def write_room(run_dir: Path, name: str, **changes: Any) -> None:
 
 
 def build_run(folder: Path) -> Path:
-    """A run with every room finished."""
-    for name in FOLDERS:
-        write_room(folder, name)
+    """A run with every stage finished."""
+    for name in STAGE_NAMES:
+        write_stage(folder, name)
     lines = [
         {"step": s, "tokens": 4096 * s, "loss": 7.6 * 0.99**s + 2, "lr": 1e-3, "grad_norm": 0.5,
          "tokens_per_s": 9000.0, "mfu": 0.4, "energy_kwh": 1e-6 * s,
@@ -173,7 +163,7 @@ def build_run(folder: Path) -> Path:
         "expected": "x",
         "correct": True,
     }
-    (folder / "chat/examples.jsonl").write_text(json.dumps(chat) + "\n")
+    (folder / "align/examples.jsonl").write_text(json.dumps(chat) + "\n")
     with DocumentWriter(folder / "corpus/dropped/too-short", "part") as writer:
         writer.write(Document("1", f"Curto demais {EVIL}", "livros", "MIT"))
     with DocumentWriter(folder / "corpus/dropped/pii-heavy", "part") as writer:

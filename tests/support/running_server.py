@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.serving.access_guard import Guard
 from teenytinyllama.serving.app import App
 from teenytinyllama.serving.http_server import listen, serve
@@ -66,14 +66,14 @@ class Running:
 
 @contextmanager
 def running(
-    talkers: Sequence[Talker],
+    chat_models: Sequence[ChatModel],
     limits: Limits | None = None,
     *,
     guard: Guard | None = None,
     lookup: Lookup | None = None,
 ) -> Iterator[Running]:
     """Serve until the block ends; the server then drains."""
-    app = App(talkers, limits or Limits(), guard or Guard(), lookup)
+    app = App(chat_models, limits or Limits(), guard or Guard(), lookup)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     loop = asyncio.new_event_loop()

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.settings.recipe import EnergySettings, TokenizerSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.tokenizer import stage as tokenizer
 
 WORDS = ("gato", "cão", "pássaro", "navio", "coração")
@@ -37,7 +37,7 @@ def make_run(root: Path, *, tokenizer_model: str = "bpe", **changes: object) -> 
             vocab_size=320 if tokenizer_model == "byte-level" else VOCAB_SIZE,
             model=tokenizer_model,
         ),
-        context=RoomContext("test", "pt", energy, EnergyMeter(energy)),
+        context=StageContext("test", "pt", energy, EnergyMeter(energy)),
         out_dir=root / "tokenizer",
         corpus_dir=root / "corpus",
     )

@@ -17,7 +17,7 @@ from teenytinyllama.settings.recipe import (
     OptimizerSettings,
     ScheduleSettings,
 )
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import NextTokenLoss
@@ -43,8 +43,8 @@ class FixedMeter:
         return Energy()
 
 
-def context() -> RoomContext:
-    return RoomContext("tiny", "pt", EnergySettings(), FixedMeter())  # type: ignore[arg-type]
+def context() -> StageContext:
+    return StageContext("tiny", "pt", EnergySettings(), FixedMeter())  # type: ignore[arg-type]
 
 
 def data() -> np.ndarray:

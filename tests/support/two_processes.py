@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # torchrun starts this file by its path
+
 from support.tiny_training import context, job, settings
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.settings.recipe import CheckpointSettings, OptimizerSettings

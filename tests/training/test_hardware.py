@@ -21,7 +21,7 @@ def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
     # block is larger: glibc may cut a little off it before it hands it out again.
     script = """
 import resource, torch
-from teenytinyllama.training import hardware
+from teenytinyllama import hardware
 
 def faults(megabytes):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -47,7 +47,7 @@ def test_what_lives_on_lies_apart_from_what_a_step_takes() -> None:
     # After a block of 24 MB was freed, glibc takes blocks of 20 MB from its heap.
     script = """
 import ctypes, torch
-from teenytinyllama.training import hardware
+from teenytinyllama import hardware
 
 class Info(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"

@@ -188,7 +188,7 @@ def test_dropout_survives_a_resume(tmp_path):
 
 def process_steps(folder, the_job, num_steps):
     """Train to `num_steps` of a 20-step plan and stop as a signal would."""
-    from tiny import context, settings
+    from support.tiny_training import context, settings
 
     from teenytinyllama.training.loop import Loop
 

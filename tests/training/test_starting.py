@@ -12,12 +12,12 @@ IDS = {"bos_id": 1, "eos_id": 2, "pad_id": 3}
 
 
 @pytest.fixture(scope="module")
-def other_tokenizer_dir(small_corpus_dir, room_context, tmp_path_factory):
+def other_tokenizer_dir(small_corpus_dir, stage_context, tmp_path_factory):
     """Another vocabulary of the same text: some pieces are shared, others not."""
     folder = tmp_path_factory.mktemp("other")
     settings = TokenizerSettings(vocab_size=500, model="unigram")
     tokenizer.run(
-        settings=settings, context=room_context, out_dir=folder, corpus_dir=small_corpus_dir
+        settings=settings, context=stage_context, out_dir=folder, corpus_dir=small_corpus_dir
     )
     return folder
 

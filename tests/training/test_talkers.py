@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from teenytinyllama.artifacts.manifest import Manifest, write_manifest
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import load_talker
+from teenytinyllama.inference.chat_model import load_chat_model
 
 
 @pytest.fixture(scope="module")
@@ -72,35 +72,37 @@ def test_a_folder_that_cannot_be_right_is_refused_in_one_line(
     shutil.copytree(model_dir, folder)
     change(folder)
     with pytest.raises(UserError) as error:
-        load_talker(folder)
+        load_chat_model(folder)
     assert error.value.code == code
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def receipt(room: str) -> Manifest:
-    names = ("recipe", "inputs", "outputs", "counts", "figures", "energy_kwh", "versions")
+def manifest(stage: str) -> Manifest:
+    names = ("recipe", "inputs", "outputs", "counts", "metrics", "energy_kwh", "versions")
     empty: dict[str, object] = {name: {} for name in names}
     times = {"started_at": "", "duration_s": 0.0, "emissions_kg": 0.0}
     return Manifest.model_validate(
-        {"room": room, "version": "0", "fingerprint": "", **empty, **times}
+        {"stage": stage, "version": "0", "fingerprint": "", **empty, **times}
     )
 
 
-@pytest.mark.parametrize(("room", "answers"), [("pretrain", False), ("align", True)])
+@pytest.mark.parametrize(("stage", "answers"), [("pretrain", False), ("align", True)])
 def test_a_base_model_goes_on_and_a_chat_model_answers(
-    model_dir: Path, tmp_path: Path, room: str, answers: bool
+    model_dir: Path, tmp_path: Path, stage: str, answers: bool
 ) -> None:
-    shutil.copytree(model_dir, tmp_path / "room" / "final")
-    write_manifest(tmp_path / "room", receipt(room))
-    talker = load_talker(tmp_path / "room")
-    prompt = talker.prompt_of([{"role": "user", "content": "Era uma vez"}])
-    encoder = talker.encoder
+    shutil.copytree(model_dir, tmp_path / "stage" / "final")
+    write_manifest(tmp_path / "stage", manifest(stage))
+    chat_model = load_chat_model(tmp_path / "stage")
+    prompt = chat_model.prompt_of([{"role": "user", "content": "Era uma vez"}])
+    encoder = chat_model.encoder
     plain = [encoder.bos_id, *encoder.encode("Era uma vez")]
     chat = [1, 5, *encoder.encode("Era uma vez"), 2, 6]  # <s> <|user|> ... </s> <|assistant|>
-    assert (talker.answers, prompt) == (answers, chat if answers else plain)
+    assert (chat_model.answers, prompt) == (answers, chat if answers else plain)
 
 
 def test_a_conversation_that_ends_with_an_answer_is_refused(model_dir: Path) -> None:
-    talker = load_talker(model_dir)
+    chat_model = load_chat_model(model_dir)
     with pytest.raises(UserError, match="the last message is not the user's"):
-        talker.prompt_of([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        chat_model.prompt_of(
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        )

@@ -1,1 +1,1 @@
-"""Doorways: what one room leaves for the next, one file per artifact."""
+"""Doorways: what one stage leaves for the next, one file per artifact."""

@@ -1,4 +1,4 @@
-"""Documents: what the corpus room leaves, as zstandard-compressed JSON Lines.
+"""Documents: what the corpus stage leaves, as zstandard-compressed JSON Lines.
 
 `corpus/train-00000.jsonl.zst` ... and `corpus/heldout-00000.jsonl.zst` ...: one object a line with
 `id, text, source, license, url, scores`, and `messages` where it is a conversation. The two
@@ -63,7 +63,7 @@ class DocumentWriter:
         self.num_documents = 0
         self.num_bytes = 0
         self._shard = 0
-        self._room = 0
+        self._stage = 0
         self._raw: io.BufferedWriter | None = None
         self._stream: zstandard.ZstdCompressionWriter | None = None
 
@@ -76,7 +76,7 @@ class DocumentWriter:
         path = self.folder / f"{self.stem}-{self._shard:05d}.jsonl.zst"
         self._raw = path.open("wb")
         self._stream = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)
-        self._room = self.bytes_per_shard
+        self._stage = self.bytes_per_shard
 
     def _close(self) -> None:
         if self._stream is None or self._raw is None:
@@ -90,13 +90,13 @@ class DocumentWriter:
     def write(self, document: Document) -> None:
         """Append one document."""
         line = (json.dumps(row_of(document), ensure_ascii=False) + "\n").encode("utf-8")
-        if self._room < len(line) and self._room < self.bytes_per_shard:
+        if self._stage < len(line) and self._stage < self.bytes_per_shard:
             self._close()
             self._shard += 1
             self._open()
         assert self._stream is not None
         self._stream.write(line)
-        self._room -= len(line)
+        self._stage -= len(line)
         self.num_documents += 1
         self.num_bytes += document.num_bytes
 

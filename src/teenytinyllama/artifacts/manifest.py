@@ -1,6 +1,6 @@
-"""The receipt that each room leaves: what it was asked, what it read, what it made.
+"""The manifest that each stage leaves: what it was asked, what it read, what it made.
 
-A room's folder without `manifest.json` is unfinished: nobody may read it. The file is written
+A stage's folder without `manifest.json` is unfinished: nobody may read it. The file is written
 last, to a temporary name, synced and renamed, so that it is there whole or not at all.
 """
 
@@ -18,55 +18,55 @@ from pydantic import BaseModel, ConfigDict
 from teenytinyllama.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
-# The rooms whose receipts others read, in pipeline order, and their folders in a run.
-FOLDERS: Mapping[str, str] = {
-    "corpus": "corpus",
-    "tokenizer": "tokenizer",
-    "pack": "tokens",
-    "pretrain": "pretrain",
-    "evaluate": "scores",
-    "finetune": "finetune",
-    "align": "chat",
-    "quantize": "quantized",
-}
-# Files that differ between two equal runs (times, rates): they do not make a later room stale.
+# The stages whose manifests others read, in pipeline order; each one's folder has its name.
+STAGE_NAMES = (
+    "corpus",
+    "tokenizer",
+    "pack",
+    "pretrain",
+    "evaluate",
+    "finetune",
+    "align",
+    "quantize",
+)
+# Files that differ between two equal runs (times, rates): they do not make a later stage stale.
 RECORDS = ("metrics.jsonl", "state.json", "manifest.json")
 
 
-class Outcome(NamedTuple):
-    """What a room's `run` returns; the front door puts it into the manifest."""
+class StageResult(NamedTuple):
+    """What a stage's `run` returns; the command line puts it into the manifest."""
 
     counts: dict[str, Any]
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 class Output(BaseModel):
-    """One file that a room left: its size and the SHA-256 of its bytes."""
+    """One file that a stage left: its size and the SHA-256 of its bytes."""
 
     bytes: int
     sha256: str
 
 
 class Input(BaseModel):
-    """A folder or file that a room read, and the fingerprint it had then."""
+    """A folder or file that a stage read, and the fingerprint it had then."""
 
     path: str
     fingerprint: str
 
 
 class Manifest(BaseModel):
-    """`runs/<name>/<room>/manifest.json`; the fields are a contract (docs/pipeline.md)."""
+    """`runs/<name>/<stage>/manifest.json`; the fields are a contract (docs/pipeline.md)."""
 
     model_config = ConfigDict(extra="forbid")
 
-    room: str
+    stage: str
     version: str
     fingerprint: str
     recipe: dict[str, Any]
     inputs: dict[str, Input]
     outputs: dict[str, Output]
     counts: dict[str, Any]
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     started_at: str
     duration_s: float
     energy_kwh: dict[str, float]
@@ -74,9 +74,9 @@ class Manifest(BaseModel):
     versions: dict[str, str]
 
     def content_fingerprint(self) -> str:
-        """Fingerprint of what the room made, for the rooms after it.
+        """Fingerprint of what the stage made, for the stages after it.
 
-        Equal bytes give an equal fingerprint, whenever and however they were made: a room that
+        Equal bytes give an equal fingerprint, whenever and however they were made: a stage that
         is done again with the same result does not make the later ones stale.
         """
         files = {n: o.sha256 for n, o in self.outputs.items() if Path(n).name not in RECORDS}
@@ -108,11 +108,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_outputs(room_dir: Path) -> dict[str, Output]:
-    """Every file below `room_dir` with size and SHA-256, dot files and the manifest left out."""
+def hash_outputs(stage_dir: Path) -> dict[str, Output]:
+    """Every file below `stage_dir` with size and SHA-256, dot files and the manifest left out."""
     outputs = {}
-    for path in sorted(room_dir.rglob("*")):
-        name = path.relative_to(room_dir).as_posix()
+    for path in sorted(stage_dir.rglob("*")):
+        name = path.relative_to(stage_dir).as_posix()
         hidden = any(part.startswith(".") for part in Path(name).parts)
         if path.is_file() and not hidden and name != MANIFEST_NAME:
             outputs[name] = Output(bytes=path.stat().st_size, sha256=sha256_file(path))
@@ -151,17 +151,17 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-def write_manifest(room_dir: Path, manifest: Manifest) -> None:
-    """Leave the receipt: from here on the room is finished."""
-    write_json(room_dir / MANIFEST_NAME, manifest.model_dump(mode="json"))
+def write_manifest(stage_dir: Path, manifest: Manifest) -> None:
+    """Leave the manifest: from here on the stage is finished."""
+    write_json(stage_dir / MANIFEST_NAME, manifest.model_dump(mode="json"))
 
 
-def read_manifest(room_dir: Path) -> Manifest | None:
-    """The room's receipt, or None where the room is not finished.
+def read_manifest(stage_dir: Path) -> Manifest | None:
+    """The stage's manifest, or None where the stage is not finished.
 
-    Raises UserError for a receipt that is there but cannot be read.
+    Raises UserError for a manifest that is there but cannot be read.
     """
-    path = room_dir / MANIFEST_NAME
+    path = stage_dir / MANIFEST_NAME
     if not path.is_file():
         return None
     try:
@@ -172,15 +172,15 @@ def read_manifest(room_dir: Path) -> Manifest | None:
             "manifest-damaged",
             str(path),
             f"cannot be read as a manifest ({reason})",
-            f"remove {path} and run the room again",
+            f"remove {path} and run the stage again",
         ) from error
 
 
-def missing_outputs(room_dir: Path, outputs: Mapping[str, Output]) -> list[str]:
-    """Files named in the receipt that are gone or have another size (not their bytes: cheap)."""
+def missing_outputs(stage_dir: Path, outputs: Mapping[str, Output]) -> list[str]:
+    """Files named in the manifest that are gone or have another size (not their bytes: cheap)."""
     wrong = []
     for name, output in outputs.items():
-        path = room_dir / name
+        path = stage_dir / name
         if not path.is_file() or path.stat().st_size != output.bytes:
             wrong.append(name)
     return wrong

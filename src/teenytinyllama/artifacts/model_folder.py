@@ -118,7 +118,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         raise _damaged(path, "has a header that is no object")
     for name, found in header.items():
         if name != "__metadata__" and not _fits(found, size - 8 - length):
-            raise _damaged(path, f"has no room for {name[:80]!r} as its header says")
+            raise _damaged(path, f"has no space for {name[:80]!r} as its header says")
     return header
 
 

@@ -1,4 +1,4 @@
-"""Words to ids and ids to text, for the two kinds of vocabulary that the tokenizer room makes.
+"""Words to ids and ids to text, for the two kinds of vocabulary that the tokenizer stage makes.
 
 `SentencePieces` (BPE or unigram, bytes for what has no piece) reads `tokenizer.model`;
 `ByteLevelPieces` (BPE over bytes, the `tokenizers` library) reads `tokenizer.json`. Both say how a
@@ -132,7 +132,7 @@ class SentencePieces:
 
 
 class ByteLevelPieces:
-    """A byte-level BPE in the form of the `tokenizers` library, as the tokenizer room writes it.
+    """A byte-level BPE in the form of the `tokenizers` library, as the tokenizer stage writes it.
 
     Raises ValueError for another kind of file: what is cut and joined by other rules would come
     out as other ids.

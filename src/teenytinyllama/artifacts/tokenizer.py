@@ -1,4 +1,4 @@
-"""Text to token ids and back: one fast, exact encoder for every room that needs ids.
+"""Text to token ids and back: one fast, exact encoder for every stage that needs ids.
 
 The ids are those of SentencePiece, or of the `tokenizers` library for a byte-level vocabulary.
 They are found faster because text can be cut where no piece lies across (`formats.spelling`), and

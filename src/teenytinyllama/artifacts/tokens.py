@@ -1,9 +1,9 @@
-"""Token sequences: what the pack room leaves, readable at any position in constant time.
+"""Token sequences: what the pack stage leaves, readable at any position in constant time.
 
-    tokens/index.json             dtype, vocabulary size, counts, hashes, tokenizer's fingerprint
-    tokens/train.bin              every training token, one flat run of unsigned integers
-    tokens/train.documents.bin    uint64: the position where each document starts, then the end
-    tokens/heldout.bin, tokens/heldout.documents.bin
+    pack/index.json             dtype, vocabulary size, counts, hashes, tokenizer's fingerprint
+    pack/train.bin              every training token, one flat run of unsigned integers
+    pack/train.documents.bin    uint64: the position where each document starts, then the end
+    pack/heldout.bin, pack/heldout.documents.bin
 
 Sequence `i` of length `T` is `tokens[i * T : i * T + T + 1]`: inputs are all but the last token,
 targets all but the first, so every token is predicted once and none is lost but an unfinished

@@ -72,7 +72,7 @@ def bench_command(
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Hang these commands on the front door."""
+    """Hang these commands on the command line."""
     app.command("chat", help="Talk to a model in the terminal.")(chat_command)
     app.command("bench", help="Speed, memory and energy of generation, in one table.")(
         bench_command

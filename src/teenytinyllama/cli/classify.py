@@ -37,5 +37,5 @@ def classify_command(
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Hang this command on the front door."""
+    """Hang this command on the command line."""
     app.command("classify", help="Label the texts of files with a classifier.")(classify_command)

@@ -1,4 +1,4 @@
-"""FRONT DOOR `ttl`: wires folders to rooms and puts the energy meter round them.
+"""FRONT DOOR `ttl`: wires folders to stages and puts the energy meter round them.
 
 Exit codes: 0 done, 2 the user's input is wrong, 75 stopped but resumable by the same command,
 1 a bug. `ttl --help` loads neither torch nor transformers: each command imports what it needs.
@@ -18,7 +18,7 @@ import typer
 
 from teenytinyllama.cli import chat, classify, new, planning, publish, report, serve
 from teenytinyllama.errors import Interrupted, TtlError
-from teenytinyllama.pipeline.registry import ROOMS, Room
+from teenytinyllama.pipeline.registry import STAGES, Stage
 from teenytinyllama.progress import say
 
 app = typer.Typer(
@@ -33,7 +33,7 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", metavar="RECIPE")]
 SetOption = Annotated[
     list[str],
-    typer.Option("--set", help="Override one setting: room.key=value (any number of times)."),
+    typer.Option("--set", help="Override one setting: stage.key=value (any number of times)."),
 ]
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", help="Folder of the run; default runs/<recipe name>.")
@@ -54,14 +54,14 @@ def _walk(
 
     recipe = load_recipe(recipe_path, overrides)
     folder = run_dir or Path("runs") / recipe.name
-    Walk(recipe, folder, recipe_path).run_rooms(names, redo=redo)
+    Walk(recipe, folder, recipe_path).run_stages(names, redo=redo)
     if names is None:
         page = folder / "report" / "index.html"
         more = f"Report: {page}" if page.is_file() else "A [report] in the recipe makes its page."
         say(f"The run is in {folder}. {more}")
 
 
-@app.command("run", help="Walk all rooms that the recipe names; what is unchanged is skipped.")
+@app.command("run", help="Walk all stages that the recipe names; what is unchanged is skipped.")
 def run_command(
     recipe: RecipePath,
     overrides: SetOption = [],  # noqa: B006 (typer reads the default, nobody changes it)
@@ -73,7 +73,7 @@ def run_command(
     _walk(None, recipe, overrides, run_dir, redo)
 
 
-def _add_room(room: Room) -> None:
+def _add_stage(stage: Stage) -> None:
     def command(
         recipe: RecipePath,
         overrides: SetOption = [],  # noqa: B006
@@ -81,12 +81,12 @@ def _add_room(room: Room) -> None:
         redo: Redo = False,
         debug: Debug = False,
     ) -> None:
-        _walk([room.name], recipe, overrides, run_dir, redo)
+        _walk([stage.name], recipe, overrides, run_dir, redo)
 
-    app.command(room.name, help=f"Room: {room.title}.")(command)
+    app.command(stage.name, help=f"Stage: {stage.title}.")(command)
 
 
-def _add_corpus(room: Room) -> None:
+def _add_corpus(stage: Stage) -> None:
     def command(
         recipe: RecipePath,
         overrides: SetOption = [],  # noqa: B006
@@ -103,22 +103,22 @@ def _add_corpus(room: Room) -> None:
         debug: Debug = False,
     ) -> None:
         if explain is None and calibrate is None:
-            _walk([room.name], recipe, overrides, run_dir, redo)
+            _walk([stage.name], recipe, overrides, run_dir, redo)
             return
         from teenytinyllama.settings.recipe import load_recipe
         from teenytinyllama.stages.corpus import inspect_command
 
         loaded = load_recipe(recipe, overrides)
-        folder = (run_dir or Path("runs") / loaded.name) / room.folder
+        folder = (run_dir or Path("runs") / loaded.name) / stage.name
         if explain is not None:
             typer.echo(inspect_command.explain(loaded, folder, explain))
         if calibrate is not None:
             typer.echo(inspect_command.calibrate(loaded, calibrate))
 
-    app.command(room.name, help=f"Room: {room.title}.")(command)
+    app.command(stage.name, help=f"Stage: {stage.title}.")(command)
 
 
-def _add_pretrain(room: Room) -> None:
+def _add_pretrain(stage: Stage) -> None:
     def command(
         recipe: RecipePath,
         overrides: SetOption = [],  # noqa: B006
@@ -133,16 +133,16 @@ def _add_pretrain(room: Room) -> None:
         debug: Debug = False,
     ) -> None:
         start = [] if start_from is None else [f"pretrain.start_from={json.dumps(start_from)}"]
-        _walk([room.name], recipe, [*overrides, *start], run_dir, redo)
+        _walk([stage.name], recipe, [*overrides, *start], run_dir, redo)
 
-    app.command(room.name, help=f"Room: {room.title}.")(command)
-
-
-def _add_report(room: Room) -> None:
-    report.add_report(app, lambda *asked: _walk([room.name], *asked), room.title)
+    app.command(stage.name, help=f"Stage: {stage.title}.")(command)
 
 
-def _add_tokenizer(room: Room) -> None:
+def _add_report(stage: Stage) -> None:
+    report.add_report(app, lambda *asked: _walk([stage.name], *asked), stage.title)
+
+
+def _add_tokenizer(stage: Stage) -> None:
     def command(
         recipe: RecipePath,
         overrides: SetOption = [],  # noqa: B006
@@ -155,7 +155,7 @@ def _add_tokenizer(room: Room) -> None:
         debug: Debug = False,
     ) -> None:
         if not trade_off:
-            _walk([room.name], recipe, overrides, run_dir, redo)
+            _walk([stage.name], recipe, overrides, run_dir, redo)
             return
         from teenytinyllama.settings.recipe import load_recipe
         from teenytinyllama.stages.tokenizer.vocab_size_sweep import show
@@ -163,7 +163,7 @@ def _add_tokenizer(room: Room) -> None:
         loaded = load_recipe(recipe, overrides)
         typer.echo(show(loaded, run_dir or Path("runs") / loaded.name))
 
-    app.command(room.name, help=f"Room: {room.title}.")(command)
+    app.command(stage.name, help=f"Stage: {stage.title}.")(command)
 
 
 _SPECIAL = {
@@ -172,8 +172,8 @@ _SPECIAL = {
     "pretrain": _add_pretrain,
     "report": _add_report,
 }
-for _room in ROOMS:
-    _SPECIAL.get(_room.name, _add_room)(_room)
+for _stage in STAGES:
+    _SPECIAL.get(_stage.name, _add_stage)(_stage)
 chat.add_commands(app)
 serve.add_commands(app)
 publish.add_commands(app)

@@ -37,7 +37,7 @@ CleanSample = Annotated[
     typer.Option(help="Clean text of the language to learn filters from; needed without a folder."),
 ]
 ChatPath = Annotated[
-    str, typer.Option("--chat", help="Conversations: a file, folder or glob; adds the room align.")
+    str, typer.Option("--chat", help="Conversations: a file, folder or glob; adds the stage align.")
 ]
 
 
@@ -201,7 +201,7 @@ def storybook_command(
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Hang these commands on the front door."""
+    """Hang these commands on the command line."""
     app.command("new", help="Write a recipe from a plan, for any language.")(new_command)
     app.command("storybook", help="Write invented text and chats as files, to try things with.")(
         storybook_command

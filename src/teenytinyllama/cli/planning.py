@@ -211,14 +211,14 @@ def doctor_command(
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Hang these commands on the front door."""
+    """Hang these commands on the command line."""
     app.command("plan", help="From money, a GPU and text on hand to a model worth training.")(
         plan_command
     )
     app.command("doctor", help="What this machine can do, and what is missing.")(doctor_command)
 
     def settings_command(
-        room: Annotated[str, typer.Argument(help="Only this section.", metavar="[ROOM]")] = "",
+        stage: Annotated[str, typer.Argument(help="Only this section.", metavar="[STAGE]")] = "",
         markdown: Annotated[
             bool, typer.Option("--markdown", help="The whole page docs/settings.md.")
         ] = False,
@@ -234,19 +234,21 @@ def add_commands(app: typer.Typer) -> None:
         elif commands:
             sys.stdout.write(reference.commands_markdown(app))
         else:
-            _list_settings(room)
+            _list_settings(stage)
 
     app.command("settings", help="Every setting of a recipe, with its default and meaning.")(
         settings_command
     )
 
 
-def _list_settings(room: str) -> None:
+def _list_settings(stage: str) -> None:
     from teenytinyllama.cli.reference import settings_rows
 
-    rows = [row for row in settings_rows() if not room or row[0].split(".")[0] == room]
+    rows = [row for row in settings_rows() if not stage or row[0].split(".")[0] == stage]
     if not rows:
         names = sorted({path.split(".")[0] for path, *_ in settings_rows()})
-        raise UserError("room-unknown", "ttl settings", f'no "{room}"', did_you_mean(room, names))
+        raise UserError(
+            "stage-unknown", "ttl settings", f'no "{stage}"', did_you_mean(stage, names)
+        )
     for path, _, default, words in rows:
         sys.stdout.write(f"{path}{f' = {default}' if default else ''}\n    {words}\n")

@@ -66,7 +66,7 @@ def publish_command(
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Hang this command on the front door."""
+    """Hang this command on the command line."""
     app.command("publish", help="A finished run to the Hugging Face Hub; dry run first.")(
         publish_command
     )

@@ -91,8 +91,8 @@ def settings_markdown() -> str:
         "",
         "# Every setting",
         "",
-        "A recipe is a TOML file; its sections are the rooms, in order. What is not written has",
-        "the default below. `--set room.key=value` overrides one setting for one command.",
+        "A recipe is a TOML file; its sections are the stages, in order. What is not written has",
+        "the default below. `--set stage.key=value` overrides one setting for one command.",
     ]
     section = None
     for path, kind, default, words in settings_rows():

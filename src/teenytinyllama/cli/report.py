@@ -15,7 +15,7 @@ Walk = Callable[[Path, list[str], Path | None, bool], None]
 
 
 def add_report(app: typer.Typer, walk: Walk, title: str) -> None:
-    """Hang `ttl report` on the front door; `walk` runs the room for a recipe."""
+    """Hang `ttl report` on the command line; `walk` runs the stage for a recipe."""
 
     def command(
         paths: Annotated[
@@ -26,7 +26,7 @@ def add_report(app: typer.Typer, walk: Walk, title: str) -> None:
             ),
         ],
         overrides: Annotated[
-            list[str], typer.Option("--set", help="Override one setting: room.key=value.")
+            list[str], typer.Option("--set", help="Override one setting: stage.key=value.")
         ] = [],  # noqa: B006 (typer reads the default, nobody changes it)
         run_dir: Annotated[
             Path | None,
@@ -51,7 +51,7 @@ def add_report(app: typer.Typer, walk: Walk, title: str) -> None:
         else:
             _write(paths, out)
 
-    app.command("report", help=f"Room: {title}.")(command)
+    app.command("report", help=f"Stage: {title}.")(command)
 
 
 def _watch(paths: list[Path], overrides: list[str], run_dir: Path | None, port: int) -> None:

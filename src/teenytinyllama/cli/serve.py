@@ -53,5 +53,5 @@ def serve_command(
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Hang this command on the front door."""
+    """Hang this command on the command line."""
     app.command("serve", help="Serve models over HTTP, with a page to chat on.")(serve_command)

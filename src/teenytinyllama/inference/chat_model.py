@@ -2,7 +2,7 @@
 
 Chat and server load models here, so that both mean the same by a run folder or a model folder.
 `load_any` takes GGUF files as well: what it gives has `name`, `folder`, `answers`,
-`max_positions`, `prompt_of` and `answer` in any case; only a `Talker` has a decoder to batch with.
+`max_positions`, `prompt_of` and `answer` in any case; only a `ChatModel` can be batched.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from teenytinyllama.inference.decoder import Decoder, check_supported
 from teenytinyllama.inference.generation import Dialogue, Request, Sampling, TextStream, stream
 
 if TYPE_CHECKING:
-    from teenytinyllama.inference.llama_cpp import GgufTalker
+    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 # What a run folder stands for: its chat model where there is one, else its base model.
-FOLDERS_OF_A_RUN = ("chat/final", "pretrain/final")
+FOLDERS_OF_A_RUN = ("align/final", "pretrain/final")
 
 
 @dataclass(frozen=True)
-class Talker:
+class ChatModel:
     """One loaded model. `answers` is false for a base model, which goes on with any text."""
 
     name: str
@@ -105,7 +105,7 @@ class Talker:
 
 
 def find_model_folder(path: Path) -> Path:
-    """The folder with `config.json` that a path stands for: a run, a room or the folder itself.
+    """The folder with `config.json` that a path stands for: a run, a stage or the folder itself.
 
     Raises UserError where there is none; the Hub is never asked.
     """
@@ -120,21 +120,21 @@ def find_model_folder(path: Path) -> Path:
     raise UserError("model-missing", str(path), what, "name a run folder or a model folder")
 
 
-def load_any(path: Path, *, name: str = "") -> Talker | GgufTalker:
+def load_any(path: Path, *, name: str = "") -> ChatModel | GgufChatModel:
     """A run, a model folder, or a `.gguf` file, which llama.cpp runs (extra `llama-cpp`).
 
-    Raises UserError as `load_talker` does, and where llama.cpp is needed and not installed.
+    Raises UserError as `load_chat_model` does, and where llama.cpp is needed and not installed.
     """
     if path.suffix.lower() != ".gguf":
-        return load_talker(path, name=name)
-    from teenytinyllama.inference.llama_cpp import GgufTalker
+        return load_chat_model(path, name=name)
+    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
-    return GgufTalker(path, name=name)
+    return GgufChatModel(path, name=name)
 
 
-def load_talker(
+def load_chat_model(
     path: Path, *, dtype: torch.dtype | None = None, device: str | None = None, name: str = ""
-) -> Talker:
+) -> ChatModel:
     """Load a run's model, or a model folder, for generation.
 
     Unset, the device is CUDA where there is one, and weights stay as they are stored, except
@@ -150,14 +150,14 @@ def load_talker(
     decoder = Decoder(model, dtype=dtype)
     vocabulary = read_vocabulary(tokenizer_dir)
     check_fits(vocabulary, decoder.vocab_size, folder)
-    receipt = read_manifest(folder.parent)
-    return Talker(
+    manifest = read_manifest(folder.parent)
+    return ChatModel(
         name=name or path.resolve().name,
         folder=folder,
         decoder=decoder,
         encoder=load_tokenizer(tokenizer_dir),
         vocabulary=vocabulary.as_bytes(decoder.vocab_size),
-        answers=receipt is None or receipt.room != "pretrain",
+        answers=manifest is None or manifest.stage != "pretrain",
     )
 
 

@@ -19,12 +19,12 @@ from unicodedata import category
 
 from teenytinyllama.artifacts.conversations import Message
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.inference.chat_model import Talker, load_any
+from teenytinyllama.inference.chat_model import ChatModel, load_any
 from teenytinyllama.inference.generation import Sampling
 from teenytinyllama.progress import say
 
 if TYPE_CHECKING:
-    from teenytinyllama.inference.llama_cpp import GgufTalker
+    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 HELP = """\
 /help                 this list
@@ -84,7 +84,7 @@ class ChatOptions:
 class Conversation:
     """One model and what has been said to it and by it."""
 
-    talker: Talker | GgufTalker
+    chat_model: ChatModel | GgufChatModel
     messages: list[Message] = field(default_factory=list)
 
     def prompt(self, max_new_tokens: int) -> list[int]:
@@ -93,9 +93,9 @@ class Conversation:
         Raises UserError where the last question alone does not fit.
         """
         messages = list(self.messages)
-        context = self.talker.max_positions
+        context = self.chat_model.max_positions
         while True:
-            ids = self.talker.prompt_of(messages)
+            ids = self.chat_model.prompt_of(messages)
             if len(ids) + min(max_new_tokens, context // 4) <= context:
                 break
             first = 1 if messages[0]["role"] == "system" else 0
@@ -114,8 +114,8 @@ class Conversation:
         said: list[str] = []
         try:
             prompt = self.prompt(options.max_new_tokens)
-            room = min(options.max_new_tokens, self.talker.max_positions - len(prompt))
-            pieces = self.talker.answer(prompt, room, options.sampling, [options.stop])
+            stage = min(options.max_new_tokens, self.chat_model.max_positions - len(prompt))
+            pieces = self.chat_model.answer(prompt, stage, options.sampling, [options.stop])
             with closing(pieces):
                 for piece in pieces:
                     said.append(piece)
@@ -132,9 +132,12 @@ class Chat:
     """The commands and the conversations: all that a terminal or a pipe needs."""
 
     def __init__(
-        self, talkers: Sequence[Talker | GgufTalker], options: ChatOptions, system: str = ""
+        self,
+        chat_models: Sequence[ChatModel | GgufChatModel],
+        options: ChatOptions,
+        system: str = "",
     ) -> None:
-        self.conversations = [Conversation(talker) for talker in talkers]
+        self.conversations = [Conversation(chat_model) for chat_model in chat_models]
         self.options = options
         self.system = system
         self.num_answers = 0
@@ -226,7 +229,7 @@ class Chat:
             with path.open("a", encoding="utf-8") as file:
                 for conversation in self.conversations:
                     row = {
-                        "model": conversation.talker.name,
+                        "model": conversation.chat_model.name,
                         "messages": conversation.messages,
                         "settings": self.options.shown(),
                     }
@@ -257,8 +260,8 @@ def run(
     names = [path.resolve().name for path in models]
     if len(set(names)) < len(names):
         names = [str(path) for path in models]
-    talkers = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
-    chat = Chat(talkers, options, system)
+    chat_models = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
+    chat = Chat(chat_models, options, system)
     if stdin.isatty() and stdout.isatty():
         _talk_at_terminal(chat, stdout)
     else:
@@ -292,8 +295,10 @@ def _talk_at_terminal(chat: Chat, stdout: TextIO) -> None:
     with suppress(ImportError):
         import readline  # noqa: F401 (input() then has arrow keys and a history)
     for conversation in chat.conversations:
-        kind = "answers" if conversation.talker.answers else "a base model: it goes on with text"
-        say(f"{conversation.talker.name}: {conversation.talker.folder} ({kind})")
+        kind = (
+            "answers" if conversation.chat_model.answers else "a base model: it goes on with text"
+        )
+        say(f"{conversation.chat_model.name}: {conversation.chat_model.folder} ({kind})")
     say("/help lists the commands, /quit leaves.")
     while not chat.done:
         try:
@@ -328,7 +333,7 @@ def _show_answers(chat: Chat, text: str, stdout: TextIO) -> None:
     """Write each answer as it comes; Ctrl-C ends it and goes on to the next model."""
     for conversation, pieces in chat.ask(text):
         if len(chat.conversations) > 1:
-            stdout.write(f"\033[2m{conversation.talker.name}:\033[0m ")
+            stdout.write(f"\033[2m{conversation.chat_model.name}:\033[0m ")
         started, num_pieces = time.monotonic(), 0
         try:
             for piece in pieces:

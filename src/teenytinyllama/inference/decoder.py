@@ -93,7 +93,7 @@ class Memory:
         self.lengths: list[int] = []
 
     def reserve(self, num_rows: int, num_positions: int) -> None:
-        """Make room for this many rows of this many positions; what is held stays."""
+        """Make space for this many rows of this many positions; what is held stays."""
         held_rows, held_positions = self.keys.shape[1], self.keys.shape[3]
         if num_rows <= held_rows and num_positions <= held_positions:
             return

@@ -221,10 +221,10 @@ class Runtime:
                     )
 
 
-class GgufTalker:
-    """A GGUF file that can be talked to: the same questions as a `Talker`, answered by llama.cpp.
+class GgufChatModel:
+    """A GGUF file to talk to: the same methods as a `ChatModel`, answered by llama.cpp.
 
-    For a server: build one with `talkers.load_any(path, name=...)`, make ids with `prompt_of`
+    For a server: build one with `chat_models.load_any(path, name=...)`, make ids with `prompt_of`
     (it raises UserError for what the client did wrong), check that prompt and answer fit into
     `max_positions`, and iterate over `answer(...)` in a thread of its own; closing that iterator
     when the client goes stops the generation. `finish` and `timings` are those of the last answer.

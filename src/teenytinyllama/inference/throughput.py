@@ -29,7 +29,7 @@ from teenytinyllama import hardware
 from teenytinyllama.artifacts.manifest import write_json
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import load_talker
+from teenytinyllama.inference.chat_model import load_chat_model
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.modeling.model_size import build_model, llama_config
 from teenytinyllama.progress import say
@@ -121,7 +121,7 @@ def load_decoder(case: Case) -> Decoder:
     """The decoder of a case: a trained model, or random weights of a size."""
     dtype = PRECISIONS[case.precision]
     if case.model not in SIZES:
-        return load_talker(Path(case.model), dtype=dtype).decoder
+        return load_chat_model(Path(case.model), dtype=dtype).decoder
     config = llama_config(SIZES[case.model], SIZE_VOCABULARY, bos_id=1, eos_id=2, pad_id=3)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Decoder(build_model(config, seed=0).to(device, dtype))

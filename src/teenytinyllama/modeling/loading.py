@@ -1,4 +1,4 @@
-"""Load the base model that a later room trains on, and save what it became in the same form."""
+"""Load the base model that a later stage trains on, and save what it became in the same form."""
 
 from __future__ import annotations
 

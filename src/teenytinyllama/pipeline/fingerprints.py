@@ -1,4 +1,4 @@
-"""Files outside the run that a room's settings name: when one changes, the room is done again."""
+"""Files outside the run that a stage's settings name: when one changes, the stage is done again."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ def _task_files(task: Task) -> set[Path]:
     try:
         return {file.path for file in with_includes(path)}
     except ValueError:
-        return {path}  # no YAML: the evaluate room says so, with its reason
+        return {path}  # no YAML: the evaluate stage says so, with its reason

@@ -1,6 +1,6 @@
 """The processes that `torchrun` or `accelerate launch` started: one leads, the others help.
 
-The leader walks, locks, decides and writes; the helpers join it inside the rooms that train. A
+The leader walks, locks, decides and writes; the helpers join it inside the stages that train. A
 walk of one process never loads torch for this.
 """
 
@@ -23,12 +23,12 @@ class Processes:
         self._state: Any = None
 
     def lead(self, *, enter: bool) -> None:
-        """Tell the helpers whether the room that comes next is one to enter."""
+        """Tell the helpers whether the stage that comes next is one to enter."""
         if self.count > 1:
             self._broadcast(enter)
 
     def follow(self) -> bool:
-        """Wait for the leader's word on the room that comes next."""
+        """Wait for the leader's word on the stage that comes next."""
         return self._broadcast(None)
 
     def _broadcast(self, value: bool | None) -> bool:

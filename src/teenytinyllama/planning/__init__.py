@@ -1,4 +1,4 @@
-"""ROOM plan: money or hours, a card and the text on hand -> a model worth training (paper 3.1).
+"""STAGE plan: money or hours, a card and the text on hand -> a model worth training (paper 3.1).
 
 Needs no torch and answers at once. `make_plan` is the answer, `show` puts it on the terminal,
 `recipe_text` makes the recipe of it.

@@ -1,6 +1,6 @@
 """How much text is on hand: sizes of the files, and a sample of what is in them.
 
-Nothing is read whole: a plan answers in under a second. The corpus room counts exactly.
+Nothing is read whole: a plan answers in under a second. The corpus stage counts exactly.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _fields(lines: str, text_key: str) -> list[str]:
         try:
             row: Any = json.loads(line)
         except ValueError:
-            continue  # the last line of the sample is cut; the corpus room names broken ones
+            continue  # the last line of the sample is cut; the corpus stage names broken ones
         if not isinstance(row, dict):
             continue
         texts = [value for value in row.values() if isinstance(value, str)]

@@ -1,4 +1,4 @@
-"""What this machine can do: software, memory, disk, speed, what is missing for which room.
+"""What this machine can do: software, memory, disk, speed, what is missing for which stage.
 
 With a recipe: whether that run fits here, in how many hours, and on how much disk. Importing torch
 and one second of measuring is all that it costs.
@@ -20,7 +20,7 @@ from typing import Any, Literal
 from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
 from teenytinyllama.settings.recipe import ModelSettings, PretrainSettings, Recipe
 
-# Libraries by room, and the extra that brings them; the base install brings the others.
+# Libraries by stage, and the extra that brings them; the base install brings the others.
 NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     "corpus": ("corpus", ("datasets", "pyarrow", "py3langid", "xxhash")),
     "evaluate": ("evaluate", ("lm_eval", "sklearn")),
@@ -84,7 +84,7 @@ def examine(folder: Path, recipe: Recipe | None = None, recipe_path: str = "") -
         findings += _fitting(memory) if device else ()
     else:
         findings += _of_recipe(recipe, recipe.pretrain, folder, memory, peak)
-    findings += [*_rooms(recipe), *_optional()]
+    findings += [*_stages(recipe), *_optional()]
     next_command = _next(findings, device, peak, folder, recipe_path)
     return Diagnosis(tuple(findings), device, peak, next_command)
 
@@ -136,7 +136,7 @@ def _disk(folder: Path) -> Iterator[Finding]:
         yield Finding("disk", f"{here} cannot be written", "bad", "choose another --run-dir")
         return
     low = free_gb < LOW_DISK_GB
-    fix = "make room: checkpoints take 12 bytes per parameter each" if low else ""
+    fix = "free disk space, checkpoints take 12 bytes per parameter each" if low else ""
     yield Finding("disk free", f"{free_gb:.0f} GB", "warn" if low else "good", fix)
 
 
@@ -189,8 +189,8 @@ def measure_peak_tflops(device: str) -> float:
 def _fitting(memory_bytes: int) -> Iterator[Finding]:
     """Sizes that train here, and the rows of the paper's 160m that one forward pass can hold."""
     budget = memory_bytes * MEMORY_SHARE
-    room = budget * 0.6 / TRAINING_BYTES_PER_PARAMETER
-    yield Finding("model that fits", f"up to {room / 1e6:,.0f} M parameters")
+    stage = budget * 0.6 / TRAINING_BYTES_PER_PARAMETER
+    yield Finding("model that fits", f"up to {stage / 1e6:,.0f} M parameters")
     model = ModelSettings()
     left = budget - num_parameters(model, PAPER_VOCAB_SIZE) * TRAINING_BYTES_PER_PARAMETER
     rows = int(left // activation_bytes(model, PAPER_VOCAB_SIZE, model.max_position_embeddings))
@@ -229,7 +229,7 @@ def _of_recipe(
     needed = parameters * (CHECKPOINT_BYTES_PER_PARAMETER * kept + 4)
     here = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     short = needed > shutil.disk_usage(here).free
-    fix = "make room, or raise pretrain.checkpoints.permanent_every_steps" if short else ""
+    fix = "free disk space, or raise pretrain.checkpoints.permanent_every_steps" if short else ""
     words = f"{needed / 1e9:,.2g} GB for checkpoints and model"
     yield Finding("disk needed", words, "bad" if short else "good", fix)
 
@@ -248,17 +248,17 @@ def activation_bytes(model: ModelSettings, vocab_size: int, sequence_length: int
     return sequence_length * (model.num_hidden_layers * layer + logits)
 
 
-def _rooms(recipe: Recipe | None) -> Iterator[Finding]:
-    """What rooms lack; with a recipe a room that it walks must have everything."""
-    for room, (extra, libraries) in NEEDED.items():
-        walked = recipe is not None and getattr(recipe, room, None) is not None
+def _stages(recipe: Recipe | None) -> Iterator[Finding]:
+    """What stages lack; with a recipe a stage that it walks must have everything."""
+    for stage, (extra, libraries) in NEEDED.items():
+        walked = recipe is not None and getattr(recipe, stage, None) is not None
         missing = [name for name in libraries if find_spec(name) is None]
         if missing:
             fix = f"pip install 'teenytinyllama[{extra}]'"
             health: Health = "bad" if walked else "warn"
-            yield Finding(f"ttl {room}", f"without {', '.join(missing)}", health, fix)
+            yield Finding(f"ttl {stage}", f"without {', '.join(missing)}", health, fix)
         else:
-            yield Finding(f"ttl {room}", "ready")
+            yield Finding(f"ttl {stage}", "ready")
 
 
 def _optional() -> Iterator[Finding]:

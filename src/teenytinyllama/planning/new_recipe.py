@@ -40,7 +40,7 @@ def recipe_text(
 ) -> str:
     """The recipe in TOML. `text` and `chat`: paths of the user's text and conversations.
 
-    Without conversations there is no room `align`, and the model goes on with text.
+    Without conversations there is no section `align`, and the model goes on with text.
     """
     parts = [
         _head(plan, name, language),

@@ -299,7 +299,7 @@ def _vocabulary(question: Question) -> int:
     if question.vocab_size:
         return question.vocab_size
     size = vocabulary_for(question.text_bytes, question.bytes_per_character)
-    # A text of few different words cannot fill it, and the tokenizer room would refuse.
+    # A text of few different words cannot fill it, and the tokenizer stage would refuse.
     while size > MIN_VOCABULARY and size > PIECES_PER_WORD * question.different_words:
         size //= 2
     return size

@@ -1,4 +1,4 @@
-"""What the planner takes as given, read from `reference_data.toml`: cards, laws, anchors, shapes."""
+"""The given data of the planner, from `reference_data.toml`: cards, laws, anchors, shapes."""
 
 from __future__ import annotations
 

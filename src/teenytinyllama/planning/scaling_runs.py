@@ -55,9 +55,9 @@ def calibrated(recipe_path: Path, *, minutes: float, law: str) -> dict[str, Any]
     recipe = load_recipe(recipe_path)
     if recipe.pretrain is None or recipe.pack is None:
         what = "has no section [pack] or no [pretrain]"
-        raise UserError("room-not-in-recipe", str(recipe_path), what, "give the recipe of a run")
+        raise UserError("stage-not-in-recipe", str(recipe_path), what, "give the recipe of a run")
     run_dir = Path("runs") / recipe.name
-    Walk(recipe, run_dir, recipe_path).run_rooms(["corpus", "tokenizer", "pack"], redo=False)
+    Walk(recipe, run_dir, recipe_path).run_stages(["corpus", "tokenizer", "pack"], redo=False)
     vocab_size, unique, each = _counted(run_dir)
     pilots = _pilots(recipe, vocab_size, _unit_steps(minutes, vocab_size, unique, run_dir))
     results = []
@@ -81,10 +81,10 @@ def calibrated(recipe_path: Path, *, minutes: float, law: str) -> dict[str, Any]
 
 
 def _counted(run_dir: Path) -> tuple[int, int, float]:
-    """Pieces, training tokens and bytes per token, as the run's own rooms counted them."""
-    tokenizer, pack = (read_manifest(run_dir / name) for name in ("tokenizer", "tokens"))
-    assert tokenizer is not None and pack is not None, "both rooms have just run"
-    each = float(tokenizer.figures["all"]["bytes_per_token"])
+    """Pieces, training tokens and bytes per token, as the run's own stages counted them."""
+    tokenizer, pack = (read_manifest(run_dir / name) for name in ("tokenizer", "pack"))
+    assert tokenizer is not None and pack is not None, "both stages have just run"
+    each = float(tokenizer.metrics["all"]["bytes_per_token"])
     return int(tokenizer.counts["vocab_size"]), int(pack.counts["tokens_train"]), each
 
 
@@ -172,13 +172,13 @@ def _train(
 ) -> PilotResult:
     folder = run_dir / "pilots" / pilot.name
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer", "tokens"):
+    for name in ("tokenizer", "pack"):
         link = folder / name
         if not link.exists():
             link.symlink_to(os.path.relpath(run_dir / name, folder), target_is_directory=True)
-    Walk(pilot, folder, recipe_path).run_rooms(["pretrain"], redo=False)
+    Walk(pilot, folder, recipe_path).run_stages(["pretrain"], redo=False)
     done = read_manifest(folder / "pretrain")
-    assert done is not None, "the room has just run"
+    assert done is not None, "the stage has just run"
     bits = _last_heldout(folder / "pretrain" / "metrics.jsonl")
     return PilotResult(
         name=pilot.name,

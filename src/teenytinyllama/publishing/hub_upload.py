@@ -29,7 +29,7 @@ from teenytinyllama.publishing.repositories import MARK_FOLDER, Item, Repository
 
 MAX_FILES_PER_COMMIT, MAX_BYTES_PER_COMMIT = 100, 5_000_000_000
 # In `main`, files below these folders are this package's; others may be the owner's own.
-OWN_FOLDERS = ("data/", "receipts/", "gguf/", "awq/")
+OWN_FOLDERS = ("data/", "manifests/", "gguf/", "awq/")
 NOT_CONTENT = (".gitattributes", "README.md")
 # The client's own, and what the library for large files raises.
 _UNREACHABLE = (httpx.TransportError, ConnectionError, TimeoutError)

@@ -70,7 +70,7 @@ def _refusal(found: Sequence[Finding]) -> UserError:
     more = f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
     what = f"{len(found)} findings: {'; '.join(shown)}{more}"
     prints = [f.fingerprint for f in found if f.fingerprint]
-    fix = "remove them and run the room again"
+    fix = "remove them and run the stage again"
     if len(prints) == len(found):
         fix += f"; for one that is no secret, --accept {prints[0]}"
     return UserError("publish-unsafe", "nothing was sent", what, fix)

@@ -1,7 +1,7 @@
 """A finished run to the Hugging Face Hub: models, checkpoints as branches, documents, cards.
 
 Nothing leaves this machine unless it is asked to: without `upload` the plan is shown, and it names
-every repository, revision and file. Everything in it was checked against the receipts and scanned.
+every repository, revision and file. Everything in it was checked against the manifests and scanned.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _lines(repositories: Sequence[Repository], *, public: bool) -> Iterator[str]
         yield ""
     yield (
         f"{len(repositories)} repositories, {num_revisions} revisions, {num_files} files, "
-        f"{_size(num_bytes)}. Scanned: no secret, no code, every file as its receipt says."
+        f"{_size(num_bytes)}. Scanned: no secret, no code, every file as its manifest says."
     )
 
 

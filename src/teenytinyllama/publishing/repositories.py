@@ -1,6 +1,6 @@
 """What a finished run becomes on the Hub: repositories, their revisions, every file in each.
 
-    owner/name          the base model: weights, tokenizer, card, recipe, receipts of the rooms
+    owner/name          the base model: weights, tokenizer, card, recipe, manifests of the stages
                         branch step-0001000, ...: each permanent checkpoint (the paper's 20 and 48)
     owner/name-chat     the chat model, and small files of it under gguf/ and awq/
     owner/name-corpus   the documents, as data/train-*.jsonl.zst and data/heldout-*.jsonl.zst
@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from teenytinyllama import licenses
 from teenytinyllama.artifacts.manifest import (
-    FOLDERS,
     MANIFEST_NAME,
+    STAGE_NAMES,
     Manifest,
     Output,
     fingerprint_of,
@@ -34,8 +34,8 @@ from teenytinyllama.redaction import redact_values
 
 Part = Literal["model", "chat", "data"]
 PARTS: tuple[Part, ...] = ("model", "chat", "data")
-# The room that each part stands on, and its card in `report/`.
-_ROOM: Mapping[Part, str] = {"model": "pretrain", "chat": "align", "data": "corpus"}
+# The stage that each part stands on, and its card in `report/`.
+_STAGE: Mapping[Part, str] = {"model": "pretrain", "chat": "align", "data": "corpus"}
 _CARD: Mapping[Part, str] = {
     "model": "model_card.md",
     "chat": "chat_card.md",
@@ -88,16 +88,16 @@ class Repository:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder with the receipts of its finished rooms."""
+    """A run's folder with the manifests of its finished stages."""
 
     path: Path
     name: str
-    rooms: Mapping[str, Manifest]
+    stages: Mapping[str, Manifest]
 
-    def file(self, room: str, name: str) -> Path:
-        """A file of a room. Raises UserError where the receipt does not vouch for it."""
-        folder = self.path / FOLDERS[room]
-        return _vouched(folder / name, self.rooms[room].outputs.get(name))
+    def file(self, stage: str, name: str) -> Path:
+        """A file of a stage. Raises UserError where the manifest does not vouch for it."""
+        folder = self.path / stage
+        return _vouched(folder / name, self.stages[stage].outputs.get(name))
 
 
 def read_run(run_dir: Path) -> RunFolder:
@@ -107,23 +107,23 @@ def read_run(run_dir: Path) -> RunFolder:
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = "is not the folder of a run (no run.json that can be read)"
         raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
-    found = {room: read_manifest(run_dir / folder) for room, folder in FOLDERS.items()}
-    rooms = {room: receipt for room, receipt in found.items() if receipt is not None}
+    found = {stage: read_manifest(run_dir / stage) for stage in STAGE_NAMES}
+    stages = {stage: manifest for stage, manifest in found.items() if manifest is not None}
     if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
         what = f"names the run {name!r}, which is no name of a recipe"
         raise UserError("run-damaged", str(run_dir / "run.json"), what, "ttl run RECIPE")
-    _check_report(run_dir, rooms)
-    return RunFolder(run_dir, name, rooms)
+    _check_report(run_dir, stages)
+    return RunFolder(run_dir, name, stages)
 
 
-def _check_report(run_dir: Path, rooms: Mapping[str, Manifest]) -> None:
+def _check_report(run_dir: Path, stages: Mapping[str, Manifest]) -> None:
     """The cards are written by the report: one that is missing or stale would publish a lie."""
     report, fix = read_manifest(run_dir / "report"), "ttl report RECIPE"
     if report is None:
         what = "report/manifest.json is not here, and the cards are made by the report"
         raise UserError("run-unfinished", str(run_dir), what, fix)
     told = {name: entry.fingerprint for name, entry in report.inputs.items()}
-    now = {name: fingerprint_of(room.model_dump(mode="json")) for name, room in rooms.items()}
+    now = {name: fingerprint_of(stage.model_dump(mode="json")) for name, stage in stages.items()}
     stale = sorted(name for name in {*told, *now} if told.get(name) != now.get(name))
     if stale:
         what = f"its cards are older than the run: {', '.join(stale)} changed since"
@@ -142,12 +142,12 @@ def plan(
         what = "is no name of a repository, expected owner/name"
         raise UserError("repo-name", f"--to {to}", what, "--to my-name/my-model")
     for part in parts or ("model",):
-        room = _ROOM[part]
-        if room not in run.rooms:
-            what = f"{FOLDERS[room]}/manifest.json is not here: {room} has not finished"
-            fix = f"ttl {room} RECIPE, or --only with what is finished"
+        stage = _STAGE[part]
+        if stage not in run.stages:
+            what = f"{stage}/manifest.json is not here: {stage} has not finished"
+            fix = f"ttl {stage} RECIPE, or --only with what is finished"
             raise UserError("run-unfinished", str(run.path), what, fix)
-    wanted = [part for part in (parts or PARTS) if _ROOM[part] in run.rooms]
+    wanted = [part for part in (parts or PARTS) if _STAGE[part] in run.stages]
     makers = {"model": _model, "chat": _chat, "data": _data}
     with Progress("publish: verify", unit="files") as progress:
         return [_made(makers[part](run, to, with_optimizer), progress) for part in wanted]
@@ -162,7 +162,7 @@ def _model(run: RunFolder, to: str, with_optimizer: bool) -> Repository:
     sources = _licenses_of(run, "corpus", "align")
     license_name = licenses.model_license(_report_license(run), sources)
     main = (*_opening(run, "model"), *_final(run, "pretrain"))
-    if "align" not in run.rooms:
+    if "align" not in run.stages:
         main += tuple(_small_files(run))
     branches = tuple(_checkpoints(run, to, with_optimizer))
     revisions = (Revision("main", main), *branches)
@@ -185,7 +185,7 @@ def _data(run: RunFolder, to: str, with_optimizer: bool) -> Repository:
         what = f"text under {', '.join(closed)} may not be passed on as a data set"
         fix = "leave those sources out, or publish without it: --only model --only chat"
         raise UserError("license-clash", "corpus", what, fix)
-    shards = [name for name in run.rooms["corpus"].outputs if name.endswith(".jsonl.zst")]
+    shards = [name for name in run.stages["corpus"].outputs if name.endswith(".jsonl.zst")]
     items = [
         Item(f"data/{name}", run.file("corpus", name))
         for name in shards
@@ -202,7 +202,7 @@ def _mark(run: RunFolder) -> str:
 
 
 def _opening(run: RunFolder, part: Part) -> Iterator[Item]:
-    """Card, recipe, receipts and the mark: the first commit, so that a cut publish can go on."""
+    """Card, recipe, manifests and the mark: the first commit, so that a cut publish can go on."""
     report = read_manifest(run.path / "report")
     assert report is not None, "read_run looked for it"
     for name, path in (("README.md", _CARD[part]), ("recipe.toml", "recipe.toml")):
@@ -210,24 +210,24 @@ def _opening(run: RunFolder, part: Part) -> Iterator[Item]:
             what = f"{path} is not among its files"
             raise UserError("report-stale", str(run.path / "report"), what, "ttl report RECIPE")
         yield Item(name, _vouched(run.path / "report" / path, report.outputs[path]))
-    for room, receipt in run.rooms.items():
-        plain = redact_values(receipt.model_dump(mode="json"), for_others=True)
-        yield Item(f"receipts/{room}.json", _json_bytes(plain))
+    for stage, manifest in run.stages.items():
+        plain = redact_values(manifest.model_dump(mode="json"), for_others=True)
+        yield Item(f"manifests/{stage}.json", _json_bytes(plain))
     yield Item(_mark(run), _json_bytes({"run": run.name, "part": part}))
 
 
-def _final(run: RunFolder, room: str) -> Iterator[Item]:
+def _final(run: RunFolder, stage: str) -> Iterator[Item]:
     """The files of `final/`, at the top of the repository: where `from_pretrained` looks."""
-    names = [name for name in run.rooms[room].outputs if name.startswith("final/")]
+    names = [name for name in run.stages[stage].outputs if name.startswith("final/")]
     if "final/model.safetensors" not in names and "final/config.json" not in names:
-        what = "its receipt names no final/ model"
-        raise UserError("run-unfinished", str(run.path / FOLDERS[room]), what, f"ttl {room} RECIPE")
+        what = "its manifest names no final/ model"
+        raise UserError("run-unfinished", str(run.path / stage), what, f"ttl {stage} RECIPE")
     for name in names:
-        yield Item(name.removeprefix("final/"), run.file(room, name))
+        yield Item(name.removeprefix("final/"), run.file(stage, name))
 
 
 def _small_files(run: RunFolder) -> Iterator[Item]:
-    for name in run.rooms["quantize"].outputs if "quantize" in run.rooms else ():
+    for name in run.stages["quantize"].outputs if "quantize" in run.stages else ():
         if name.endswith(".gguf") and "/" not in name:
             yield Item(f"gguf/{run.name}-{name.removeprefix('model-')}", run.file("quantize", name))
         elif name.startswith("awq/"):
@@ -236,8 +236,8 @@ def _small_files(run: RunFolder) -> Iterator[Item]:
 
 def _checkpoints(run: RunFolder, to: str, with_optimizer: bool) -> Iterator[Revision]:
     """Each permanent checkpoint, oldest first. Its own manifest vouches for its files."""
-    room = run.rooms["pretrain"]
-    every = int(room.recipe.get("checkpoints", {}).get("permanent_every_steps", 0))
+    stage = run.stages["pretrain"]
+    every = int(stage.recipe.get("checkpoints", {}).get("permanent_every_steps", 0))
     for folder in sorted((run.path / "pretrain").glob("step-*")):
         match = re.fullmatch(r"step-(\d{7,})", folder.name)
         if not match or not every or int(match[1]) % every:
@@ -264,9 +264,9 @@ def _checkpoint_files(folder: Path) -> dict[str, Output]:
 def _checkpoint_card(run: RunFolder, to: str, step: int, folder: Path) -> bytes:
     """A few lines: where in the training this is, and its scores where it was scored."""
     state = json.loads((folder / "state.json").read_bytes())["progress"]
-    steps = run.rooms["pretrain"].counts.get("steps")
-    evaluate = run.rooms.get("evaluate")
-    scored: Sequence[Any] = evaluate.figures.get("checkpoints") or () if evaluate else ()
+    steps = run.stages["pretrain"].counts.get("steps")
+    evaluate = run.stages.get("evaluate")
+    scored: Sequence[Any] = evaluate.metrics.get("checkpoints") or () if evaluate else ()
     bits = [line.get("heldout_bits_per_byte") for line in scored if line.get("step") == step]
     words = (
         f"held-out text: {bits[0]:.4f} bits per byte"
@@ -282,28 +282,28 @@ def _checkpoint_card(run: RunFolder, to: str, step: int, folder: Path) -> bytes:
 
 
 def _vouched(path: Path, output: Output | None) -> Path:
-    """The path, where the file is there, no link, and has the size and hash of its receipt."""
-    fix = "run that room again with --redo"
+    """The path, where the file is there, no link, and has the size and hash of its manifest."""
+    fix = "run that stage again with --redo"
     if ".." in path.parts:
-        raise UserError("file-changed", str(path), "lies outside its room's folder", fix)
+        raise UserError("file-changed", str(path), "lies outside its stage's folder", fix)
     if path.is_symlink() or any(parent.is_symlink() for parent in path.parents[:2]):
         raise UserError("file-changed", str(path), "is a link, expected the file itself", fix)
     if output is None or not path.is_file():
-        what = "is not among the files of its receipt" if path.is_file() else "is gone"
+        what = "is not among the files of its manifest" if path.is_file() else "is gone"
         raise UserError("file-changed", str(path), what, fix)
     if path.stat().st_size != output.bytes or sha256_file(path) != output.sha256:
-        what = "changed since its receipt was written"
+        what = "changed since its manifest was written"
         raise UserError("file-changed", str(path), what, fix)
     return path
 
 
-def _licenses_of(run: RunFolder, *rooms: str) -> list[str]:
+def _licenses_of(run: RunFolder, *stages: str) -> list[str]:
     """Licences of all text behind a part, document by document where they were counted."""
     found: list[str] = []
-    for name in rooms:
-        room = run.rooms.get(name)
-        if room is not None:
-            found += licenses.licenses_of(room.counts, room.recipe)
+    for name in stages:
+        stage = run.stages.get(name)
+        if stage is not None:
+            found += licenses.licenses_of(stage.counts, stage.recipe)
     return found
 
 

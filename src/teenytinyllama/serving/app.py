@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from teenytinyllama import __version__
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.progress import say
 from teenytinyllama.serving.access_guard import Guard
 from teenytinyllama.serving.generation_request import Job
@@ -33,7 +33,7 @@ from teenytinyllama.serving.search.search_service import Lookup
 from teenytinyllama.serving.server_metrics import Metrics
 
 if TYPE_CHECKING:  # only where a GGUF file is served
-    from teenytinyllama.inference.llama_cpp import GgufTalker
+    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 PAGE_DIR = Path(__file__).parent / "page"
 PAGE_FILES = {
@@ -57,7 +57,7 @@ class App:
 
     def __init__(
         self,
-        talkers: Sequence[Talker | GgufTalker],
+        chat_models: Sequence[ChatModel | GgufChatModel],
         limits: Limits,
         guard: Guard,
         lookup: Lookup | None = None,
@@ -65,11 +65,11 @@ class App:
         self.limits, self.guard = limits, guard
         self.lookup = lookup
         self.metrics = Metrics()
-        self.talkers = {talker.name: talker for talker in talkers}
-        self.engine = Engine(talkers, limits, self.metrics)
+        self.chat_models = {chat_model.name: chat_model for chat_model in chat_models}
+        self.engine = Engine(chat_models, limits, self.metrics)
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="reader")
         self._started_at = int(time.time())
-        self._weights = {name: _stamp(t.folder) for name, t in self.talkers.items()}
+        self._weights = {name: _stamp(t.folder) for name, t in self.chat_models.items()}
         self._page = {
             path: ((PAGE_DIR / name).read_bytes(), kind)
             for path, (name, kind) in PAGE_FILES.items()
@@ -129,22 +129,24 @@ class App:
                 "object": "model",
                 "created": self._started_at,
                 "owned_by": "teenytinyllama",
-                "max_model_len": talker.max_positions,
-                "answers": talker.answers,
+                "max_model_len": chat_model.max_positions,
+                "answers": chat_model.answers,
             }
-            for name, talker in self.talkers.items()
+            for name, chat_model in self.chat_models.items()
         ]
         await exchange.answer_json({"object": "list", "data": rows})
 
     async def _chat(self, exchange: Exchange) -> None:
         values = await exchange.read_json()
         limit = self.limits.max_messages
-        ask = await self._read(exchange, lambda: chat_ask(values, self.talkers, max_messages=limit))
+        ask = await self._read(
+            exchange, lambda: chat_ask(values, self.chat_models, max_messages=limit)
+        )
         await self._generate(exchange, ask, is_chat=True)
 
     async def _completion(self, exchange: Exchange) -> None:
         values = await exchange.read_json()
-        ask = await self._read(exchange, lambda: completion_ask(values, self.talkers))
+        ask = await self._read(exchange, lambda: completion_ask(values, self.chat_models))
         await self._generate(exchange, ask, is_chat=False)
 
     async def _read(self, exchange: Exchange, read: Callable[[], Ask]) -> Ask:
@@ -160,7 +162,7 @@ class App:
         """Put the question in line and answer it; a client that goes away cancels it."""
         loop = asyncio.get_running_loop()
         whole = not ask.streams
-        job = Job(ask.talker.name, ask.request, ask.text, loop, whole=whole, stops=ask.stops)
+        job = Job(ask.chat_model.name, ask.request, ask.text, loop, whole=whole, stops=ask.stops)
         try:
             self.engine.submit(job)
         except Busy:
@@ -198,12 +200,14 @@ class App:
         find = ready.examples if what == "examples" else ready.quotes
         await exchange.answer_json(await asyncio.to_thread(find, values))
 
-    # The machine room
+    # The machine stage
 
     async def _health(self, exchange: Exchange) -> None:
         models = {
-            name: "as loaded" if _stamp(talker.folder) == self._weights[name] else "changed on disk"
-            for name, talker in self.talkers.items()
+            name: "as loaded"
+            if _stamp(chat_model.folder) == self._weights[name]
+            else "changed on disk"
+            for name, chat_model in self.chat_models.items()
         }
         alive = self.engine.alive
         answer = {
@@ -292,7 +296,7 @@ class Answer:
             "id": self._id,
             "object": self._kind,
             "created": self._created,
-            "model": self.ask.talker.name,
+            "model": self.ask.chat_model.name,
             "choices": choices,
         }
 

@@ -1,7 +1,7 @@
 """The connection under the requests: a time to send a head, a number of connections, an end.
 
 uvicorn speaks HTTP; what it leaves open is closed here. A head has to come in time (408), idle
-connections make room for new ones, and broken HTTP is answered in JSON like everything else.
+connections make space for new ones, and broken HTTP is answered in JSON like everything else.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Wire(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: Any) -> None:
-        """Make room for the new connection, and give it its time to send a head."""
+        """Make space for the new connection, and give it its time to send a head."""
         super().connection_made(transport)
         if len(self.connections) > self.app.limits.max_connections:
-            self._make_room()
+            self._make_space()
         self._watch()
 
-    def _make_room(self) -> None:
+    def _make_space(self) -> None:
         """Close the connection that has been without a request for longest, else this one."""
         idle = [c for c in self.connections if isinstance(c, Wire) and c._awaits_head]
         others = [c for c in idle if c is not self]

@@ -20,7 +20,7 @@ from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.server_metrics import Metrics
 
 if TYPE_CHECKING:
-    from teenytinyllama.inference.llama_cpp import GgufTalker
+    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 
 class Solo:
@@ -28,19 +28,19 @@ class Solo:
 
     def __init__(
         self,
-        talker: GgufTalker,
+        chat_model: GgufChatModel,
         limits: Limits,
         metrics: Metrics,
         give: Callable[[list[tuple[Job, Piece]]], None],
     ) -> None:
-        self.talker, self.limits, self.metrics = talker, limits, metrics
+        self.chat_model, self.limits, self.metrics = chat_model, limits, metrics
         self.waiting: deque[Job] = deque()
         self.jobs: list[Job] = []
         self.hurry = False
         self._give = give
         self._wake = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._work, name=talker.name, daemon=True)
+        self._thread = threading.Thread(target=self._work, name=chat_model.name, daemon=True)
 
     @property
     def alive(self) -> bool:
@@ -63,7 +63,7 @@ class Solo:
             self._stopping = True
             self._wake.notify()
         self._thread.join(timeout=30)
-        self.talker.close()
+        self.chat_model.close()
 
     def _work(self) -> None:
         while True:
@@ -85,7 +85,7 @@ class Solo:
     def _answer(self, job: Job) -> None:
         request, held = job.request, ""
         self.metrics.add("prompt_tokens_total", len(request.prompt))
-        pieces = self.talker.answer(
+        pieces = self.chat_model.answer(
             request.prompt, request.max_new_tokens, request.sampling, job.stops
         )
         is_first = True
@@ -100,8 +100,8 @@ class Solo:
                 if not job.whole:
                     self._give([(job, Piece(held))])
                     held = ""
-        finish = self.talker.finish or "length"
-        job.num_given = int(self.talker.timings.get("predicted_n", 0))
+        finish = self.chat_model.finish or "length"
+        job.num_given = int(self.chat_model.timings.get("predicted_n", 0))
         self.metrics.add("generated_tokens_total", job.num_given)
         if job.cancelled:
             self.metrics.add("cancelled_total")

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from teenytinyllama.artifacts.conversations import Message, fault_of
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.inference.generation import Request, Sampling, TextStream
 from teenytinyllama.serving.http_messages import Refusal
 
 if TYPE_CHECKING:  # only where a GGUF file is served
-    from teenytinyllama.inference.llama_cpp import GgufTalker
+    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 200
@@ -67,7 +67,7 @@ WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
 class Ask:
     """What a request asks for, checked."""
 
-    talker: Talker | GgufTalker
+    chat_model: ChatModel | GgufChatModel
     request: Request
     text: TextStream | None
     """None for a GGUF file: llama.cpp makes the text, and looks for the stops."""
@@ -147,11 +147,14 @@ def checked_text(value: object, field: str) -> str:
 
 
 def chat_ask(
-    values: Mapping[str, Any], talkers: Mapping[str, Talker | GgufTalker], *, max_messages: int
+    values: Mapping[str, Any],
+    chat_models: Mapping[str, ChatModel | GgufChatModel],
+    *,
+    max_messages: int,
 ) -> Ask:
     """A chat completion. Raises Refusal for what cannot be done."""
     fields = Fields(values, CHAT)
-    talker = _talker(fields, talkers)
+    chat_model = _chat_model(fields, chat_models)
     messages = _messages(fields.get("messages"), max_messages)
     if fault := fault_of(messages):
         where = re.match(r"message (\d+): ", fault)
@@ -160,48 +163,52 @@ def chat_ask(
         place = f"messages[{len(messages) - 1}]"
         raise bad(place, "the last message is not the user's, so there is nothing to answer")
     name = "max_completion_tokens" if fields.get("max_completion_tokens") else "max_tokens"
-    strip = talker.answers
-    return _ask(fields, talker, talker.prompt_of(messages), (name, None, "messages"), strip)
+    strip = chat_model.answers
+    return _ask(fields, chat_model, chat_model.prompt_of(messages), (name, None, "messages"), strip)
 
 
-def completion_ask(values: Mapping[str, Any], talkers: Mapping[str, Talker | GgufTalker]) -> Ask:
+def completion_ask(
+    values: Mapping[str, Any], chat_models: Mapping[str, ChatModel | GgufChatModel]
+) -> Ask:
     """A plain completion of text or ids. Raises Refusal for what cannot be done."""
     fields = Fields(values, COMPLETION)
-    talker = _talker(fields, talkers)
+    chat_model = _chat_model(fields, chat_models)
     prompt = fields.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     if isinstance(prompt, list):
-        ids = _checked_ids(prompt, talker)
+        ids = _checked_ids(prompt, chat_model)
     else:
         text = checked_text(prompt, "prompt")
         ids = (
-            [talker.encoder.bos_id, *talker.encoder.encode(text)]
-            if isinstance(talker, Talker)
-            else talker.spell(text)
+            [chat_model.encoder.bos_id, *chat_model.encoder.encode(text)]
+            if isinstance(chat_model, ChatModel)
+            else chat_model.spell(text)
         )
     names = ("max_tokens", DEFAULT_COMPLETION_TOKENS, "prompt")
-    return _ask(fields, talker, ids, names, len(ids) == 1)
+    return _ask(fields, chat_model, ids, names, len(ids) == 1)
 
 
-def _checked_ids(prompt: list[Any], talker: Talker | GgufTalker) -> list[int]:
-    if not isinstance(talker, Talker):
+def _checked_ids(prompt: list[Any], chat_model: ChatModel | GgufChatModel) -> list[int]:
+    if not isinstance(chat_model, ChatModel):
         raise bad("prompt", "prompt is a list; a GGUF file takes text")
     if not prompt or any(isinstance(id, bool) or not isinstance(id, int) for id in prompt):
         raise bad("prompt", "prompt is a list, expected text, one text in a list, or token ids")
-    size = talker.decoder.vocab_size
+    size = chat_model.decoder.vocab_size
     if min(prompt) < 0 or max(prompt) >= size:
         raise bad("prompt", f"prompt holds ids outside the vocabulary, 0 to {size - 1}")
     return prompt
 
 
-def _talker(fields: Fields, talkers: Mapping[str, Talker | GgufTalker]) -> Talker | GgufTalker:
+def _chat_model(
+    fields: Fields, chat_models: Mapping[str, ChatModel | GgufChatModel]
+) -> ChatModel | GgufChatModel:
     name = fields.text("model")
-    if name not in talkers:
-        known = ", ".join(talkers)
+    if name not in chat_models:
+        known = ", ".join(chat_models)
         message = f"there is no model {_shown(name)}; this server has: {known}"
         raise Refusal(404, "model-not-found", message, field="model")
-    return talkers[name]
+    return chat_models[name]
 
 
 def _messages(value: object, max_messages: int) -> list[Message]:
@@ -246,36 +253,36 @@ def _content(value: object, place: str) -> str:
 
 def _ask(
     fields: Fields,
-    talker: Talker | GgufTalker,
+    chat_model: ChatModel | GgufChatModel,
     prompt: Sequence[int],
     names: tuple[str, int | None, str],
     strips_first_space: bool,
 ) -> Ask:
     limit_name, default_tokens, prompt_name = names
-    room = talker.max_positions - len(prompt)
-    if room < 1:
-        context = talker.max_positions
+    stage = chat_model.max_positions - len(prompt)
+    if stage < 1:
+        context = chat_model.max_positions
         message = f"{prompt_name} has {len(prompt)} tokens; the model's context is {context}"
         raise bad(prompt_name, message, code="context-exceeded")
     fields.text("user", "")
     if not isinstance(fields.get("metadata") or {}, dict):
         raise bad("metadata", "metadata is no object")
-    max_new_tokens = fields.whole(limit_name, min(room, default_tokens or room), 1, 2**31)
-    if max_new_tokens > room:
+    max_new_tokens = fields.whole(limit_name, min(stage, default_tokens or stage), 1, 2**31)
+    if max_new_tokens > stage:
         message = (
             f"{prompt_name} has {len(prompt)} tokens and {limit_name} is {max_new_tokens}; "
-            f"the model's context is {talker.max_positions}: at most {room} here"
+            f"the model's context is {chat_model.max_positions}: at most {stage} here"
         )
         raise bad(limit_name, message, code="context-exceeded")
     streams = fields.flag("stream")
     stops = _stops(fields.get("stop"))
     text, stop_ids = None, frozenset[int]()
-    if isinstance(talker, Talker):
-        strips = strips_first_space and talker.encoder.adds_space
-        text = TextStream(talker.vocabulary, stops, strip_first_space=strips)
-        stop_ids = frozenset({talker.encoder.eos_id})
+    if isinstance(chat_model, ChatModel):
+        strips = strips_first_space and chat_model.encoder.adds_space
+        text = TextStream(chat_model.vocabulary, stops, strip_first_space=strips)
+        stop_ids = frozenset({chat_model.encoder.eos_id})
     return Ask(
-        talker=talker,
+        chat_model=chat_model,
         request=Request(prompt, max_new_tokens, _sampling(fields), stop_ids),
         text=text,
         stops=stops,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.inference.generation import TOKENS_PER_READ, Batch, Request
 from teenytinyllama.progress import say
@@ -25,7 +25,7 @@ from teenytinyllama.serving.llama_cpp_worker import Solo
 from teenytinyllama.serving.server_metrics import Metrics
 
 if TYPE_CHECKING:  # only where a GGUF file is served
-    from teenytinyllama.inference.llama_cpp import GgufTalker
+    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 TOKENS_PER_READ_BESIDE_OTHERS = 512
 MEMORY_SHARE = 0.5  # of the memory that is free when a model is loaded, for its conversations
@@ -38,10 +38,10 @@ class Busy(Exception):  # noqa: N818 (the caller tells the client to come again)
 class Lane:
     """One model's conversations: those that wait and those that are generated together."""
 
-    def __init__(self, talker: Talker, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, chat_model: ChatModel, limits: Limits, metrics: Metrics) -> None:
         self.limits, self.metrics = limits, metrics
-        self.decoder = talker.decoder
-        self.max_rows = min(limits.max_rows, _rows_that_fit(talker.decoder))
+        self.decoder = chat_model.decoder
+        self.max_rows = min(limits.max_rows, _rows_that_fit(chat_model.decoder))
         self.hurry = False
         self.waiting: deque[Job] = deque()
         self.jobs: dict[Request, Job] = {}
@@ -133,16 +133,18 @@ class Engine:
     """All models of the server behind one thread, and one more for each GGUF file."""
 
     def __init__(
-        self, talkers: Sequence[Talker | GgufTalker], limits: Limits, metrics: Metrics
+        self, chat_models: Sequence[ChatModel | GgufChatModel], limits: Limits, metrics: Metrics
     ) -> None:
         self.limits, self.metrics = limits, metrics
         self.lanes: Mapping[str, Lane] = {
-            one.name: Lane(one, limits, metrics) for one in talkers if isinstance(one, Talker)
+            one.name: Lane(one, limits, metrics)
+            for one in chat_models
+            if isinstance(one, ChatModel)
         }
         self.solos: Mapping[str, Solo] = {
             one.name: Solo(one, limits, metrics, _hand_over)
-            for one in talkers
-            if not isinstance(one, Talker)
+            for one in chat_models
+            if not isinstance(one, ChatModel)
         }
         self._came: list[Job] = []
         self._wake = threading.Condition()

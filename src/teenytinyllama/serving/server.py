@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.inference.chat_model import Talker, load_any
+from teenytinyllama.inference.chat_model import ChatModel, load_any
 from teenytinyllama.progress import say
 from teenytinyllama.serving.access_guard import Guard
 from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.search.search_service import Lookup, sources_of
 
 if TYPE_CHECKING:  # only where a GGUF file is served
-    from teenytinyllama.inference.llama_cpp import GgufTalker
+    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 MIN_KEY_CHARACTERS = 16
 # Torch keeps a kernel for every shape of a product that it has met, 1,024 in each of two caches.
@@ -62,18 +62,18 @@ def run(
         limits = limits.changed(assignment)
     guard = Guard((*allowed_hosts, host), read_key(api_key_path) if api_key_path else "")
     with listen(host, port) as listener:
-        talkers = load_all(models)
+        chat_models = load_all(models)
         sources = sources_of(models, data)
-        views = (one for one in talkers if isinstance(one, Talker))
+        views = (one for one in chat_models if isinstance(one, ChatModel))
         lookup = Lookup(sources, next(views, None)) if sources else None
-        app = App(talkers, limits, guard, lookup)
+        app = App(chat_models, limits, guard, lookup)
         app.engine.start()
         if lookup is not None:
             lookup.start()
         shown = f"[{host}]" if ":" in host else host
-        for talker in talkers:
-            kind = "answers" if talker.answers else "a base model: it goes on with text"
-            say(f"{talker.name}: {talker.folder} ({kind})")
+        for chat_model in chat_models:
+            kind = "answers" if chat_model.answers else "a base model: it goes on with text"
+            say(f"{chat_model.name}: {chat_model.folder} ({kind})")
         say(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl-C stops)")
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         asyncio.run(_until_signal(lambda stop: serve(app, listener, stop)))
@@ -90,18 +90,18 @@ async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> No
     await serve(stop)
 
 
-def load_all(models: Sequence[Path]) -> list[Talker | GgufTalker]:
+def load_all(models: Sequence[Path]) -> list[ChatModel | GgufChatModel]:
     """Every model under its folder's name, or under its path where two folders share a name."""
     names = [path.resolve().name for path in models]
     if len(set(names)) < len(names):
         names = [str(path) for path in models]
     if len(set(names)) < len(names):
         raise UserError("model-twice", "MODEL", "a model is named twice", "name it once")
-    talkers = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
-    for talker in talkers:
-        if isinstance(talker, Talker):
-            talker.encoder.remember_at_most(MAX_REMEMBERED_WORDS)
-    return talkers
+    chat_models = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
+    for chat_model in chat_models:
+        if isinstance(chat_model, ChatModel):
+            chat_model.encoder.remember_at_most(MAX_REMEMBERED_WORDS)
+    return chat_models
 
 
 def read_key(path: Path) -> str:

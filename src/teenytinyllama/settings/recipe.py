@@ -1,6 +1,6 @@
-"""Every setting of every room, in pipeline order, with its unit and its default.
+"""Every setting of every stage, in pipeline order, with its unit and its default.
 
-A recipe is a TOML file; its sections are the rooms it walks. What is not written there has the
+A recipe is a TOML file; its sections are the stages it walks. What is not written there has the
 default given here and nowhere else. Unknown keys, wrong types and values out of range are errors
 that name the file, the line and the field.
 """
@@ -84,7 +84,7 @@ class Source(Settings):
     num_documents: Count = 4000
     """`storybook`: how many documents, conversations or items to make."""
     seed: Count = 0
-    """`storybook`: seed of its world. One world per run: use the same seed in all rooms."""
+    """`storybook`: seed of its world. One world per run: use the same seed in all stages."""
 
     @model_validator(mode="after")
     def _complete(self) -> Source:
@@ -121,7 +121,7 @@ def expand_path(pattern: str) -> list[Path]:
     return sorted(f for f in found if f.is_file() and not f.name.startswith("."))
 
 
-# --- the rooms --------------------------------------------------------------------------------
+# --- the stages --------------------------------------------------------------------------------
 
 
 class ToxicitySettings(Settings):
@@ -362,7 +362,7 @@ class ModelSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """`[<room>.optimizer]`: how weights follow gradients."""
+    """`[<stage>.optimizer]`: how weights follow gradients."""
 
     kind: Literal["adamw", "muon", "adafactor", "adamw-8bit"] = "adamw"
     """`muon`: torch.optim.Muon on hidden matrices, AdamW on embeddings, head and gains;
@@ -382,7 +382,7 @@ class OptimizerSettings(Settings):
 
 
 class ScheduleSettings(Settings):
-    """`[<room>.schedule]`: the learning rate's way from 0 to the peak and down again."""
+    """`[<stage>.schedule]`: the learning rate's way from 0 to the peak and down again."""
 
     kind: Literal["cosine", "linear", "wsd"] = "wsd"
     """`wsd`: warm up, stay, fall linearly to zero over the last `decay_fraction`."""
@@ -395,7 +395,7 @@ class ScheduleSettings(Settings):
 
 
 class CheckpointSettings(Settings):
-    """`[<room>.checkpoints]`: what is kept, and when."""
+    """`[<stage>.checkpoints]`: what is kept, and when."""
 
     every_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Rolling checkpoint for safety at least this often; the two newest are kept."""
@@ -554,7 +554,7 @@ class EvaluateSettings(Settings):
     max_heldout_documents: Count = 0
     """Held-out documents to score at most; 0: all."""
     max_bigram_tokens: Positive = 50_000_000
-    """Training tokens that the bigram yardstick counts at most."""
+    """Training tokens that the bigram baseline counts at most."""
     batch_tokens: Positive = 2048
     """Tokens of one forward pass: speed and memory, not results. On a CPU a larger pass is slower:
     its tensors outgrow what the allocator keeps. On a GPU, 16384 and more."""
@@ -568,7 +568,7 @@ class EvaluateSettings(Settings):
 
 
 class LoraSettings(Settings):
-    """`[<room>.lora]`: train low-rank additions to the matrices instead of all weights."""
+    """`[<stage>.lora]`: train low-rank additions to the matrices instead of all weights."""
 
     rank: Positive = 16
     """Rank of each addition."""
@@ -795,7 +795,7 @@ class EnergySettings(Settings):
 
 
 class Recipe(Settings):
-    """A complete run: general settings, then one section per room."""
+    """A complete run: general settings, then one section per stage."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """Name of the run and, by default, of its folder under `runs/`."""
@@ -856,12 +856,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _with_tasks_to_keep_out(recipe: Recipe) -> Recipe:
-    """The recipe whose corpus room knows the evaluation's local tasks, each by name and path."""
+    """The recipe whose corpus stage knows the evaluation's local tasks, each by name and path."""
     corpus, evaluate = recipe.corpus, recipe.evaluate
     if corpus is None or evaluate is None or not corpus.decontaminate_evaluate:
         return recipe
     named = {task.path for task in corpus.decontaminate}
-    # How a task is asked is not the corpus room's business: another prompt needs no other corpus.
+    # How a task is asked is not the corpus stage's business: another prompt needs no other corpus.
     more = tuple(
         Task(name=task.name, path=task.path)
         for task in evaluate.tasks

@@ -1,7 +1,7 @@
 """A task file in YAML before anything in it is believed: what it includes, which tags it holds.
 
 Nothing is built from the file here, so no tag of it can run code. The walk needs the files that
-are included (a change in one makes old scores stale), the evaluate room needs the tags.
+are included (a change in one makes old scores stale), the evaluate stage needs the tags.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Rooms: each is a function from folders to one folder, and knows no other room."""
+"""Stages: each is a function from folders to one folder, and knows no other stage."""

@@ -1,4 +1,4 @@
-"""What every room may know beside its own settings."""
+"""What every stage may know beside its own settings."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ScoreModel = Callable[[Any, Path], dict[str, float]]
 
 
 @dataclass(frozen=True)
-class RoomContext:
+class StageContext:
     """The run's name and language, the running energy meter, and the prices to count with.
 
-    `score_model` is another room's way to score a model that is still being trained, where the
-    recipe asks for it: the front door hands it over, and no room imports another.
+    `score_model` is another stage's way to score a model that is still being trained, where the
+    recipe asks for it: the command line hands it over, and no stage imports another.
     """
 
     run_name: str

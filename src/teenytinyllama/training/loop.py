@@ -1,6 +1,6 @@
 """The one training loop: accumulate, clip, step, log, evaluate, save, resume.
 
-A room gives it a `Job`: a module whose forward is the summed loss of a micro-batch, and a pure
+A stage gives it a `Job`: a module whose forward is the summed loss of a micro-batch, and a pure
 function from a step's number to its micro-batches. Everything that decides a result is a function
 of (seed, step) or stands in the checkpoint, so a killed run that is started again ends in the
 same bytes as one that was left alone. The host never waits for the device inside a step: losses
@@ -8,7 +8,7 @@ and norms stay there until a line is logged.
 
 A batch goes through these files, in this order:
 
-    batches.py      which rows make step N (the room asks it)
+    batches.py      which rows make step N (the stage asks it)
     gradients.py    rows -> micro-batches -> loss -> gradients, here and in other processes
     engines.py      how processes share weights: clip, step, gather for a save
     cpu_layers.py   what a layer keeps for its backward pass where there is no GPU, with
@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from teenytinyllama import hardware
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.progress import say
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.cpu.contention import Contention
 from teenytinyllama.training.distributed import start_engine
@@ -71,7 +71,7 @@ class Loop:
     """Trains one job in one folder. `run` may be called in a folder with unfinished work."""
 
     def __init__(
-        self, job: Job, settings: LoopSettings, out_dir: Path, context: RoomContext
+        self, job: Job, settings: LoopSettings, out_dir: Path, context: StageContext
     ) -> None:
         self.job, self.settings, self.out_dir = job, settings, out_dir
         flops = settings.num_steps * job.rows_per_step * job.tokens_per_row * job.flops_per_token
@@ -178,13 +178,13 @@ class Loop:
     def _after_step(self) -> None:
         settings, step = self.settings, self.progress.step
         last = step == settings.num_steps
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if self.job.evaluate and (last or _due(step, settings.evaluate_every_steps)):
             self._fetch()
             with self._spending.paused(), hardware.autocast(settings.precision, self.device):
-                figures = self._out_of_training(self.job.evaluate)
-        if last or figures or _due(step, settings.log_every_steps):
-            self._log(figures)
+                metrics = self._out_of_training(self.job.evaluate)
+        if last or metrics or _due(step, settings.log_every_steps):
+            self._log(metrics)
         else:
             left = self._spending.seconds_left(self.progress, settings.num_steps)
             self._journal.pulse(step, seconds_left=left)
@@ -258,13 +258,13 @@ class Loop:
             finally:
                 model.train()
 
-    def _log(self, figures: dict[str, float]) -> None:
+    def _log(self, metrics: dict[str, float]) -> None:
         self._fetch()
         tokens_per_s = self._spending.rate(self.progress)
         with self._spending.paused():
-            self._write_line(figures, tokens_per_s)
+            self._write_line(metrics, tokens_per_s)
 
-    def _write_line(self, figures: dict[str, float], tokens_per_s: float) -> None:
+    def _write_line(self, metrics: dict[str, float], tokens_per_s: float) -> None:
         progress, spending = self.progress, self._spending
         num_steps = self.settings.num_steps
         counted = [row for row in progress.pending if not row[2]]
@@ -276,7 +276,7 @@ class Loop:
             "loss": _mean([row[0] for row in counted]),
             "lr": self.engine.optimizers[-1].param_groups[0]["lr"],
             "grad_norm": _mean([row[1] for row in counted]),
-            **figures,
+            **metrics,
             "tokens_per_s": round(tokens_per_s, 1),
             "mfu": round(self._utilisation(tokens_per_s), 4),
             "energy_kwh": progress.energy.total_kwh,
@@ -287,7 +287,7 @@ class Loop:
             line,
             seconds_left=spending.seconds_left(progress, num_steps),
             seconds=progress.seconds,
-            at_once=bool(figures),
+            at_once=bool(metrics),
         )
 
     def _utilisation(self, tokens_per_s: float) -> float:

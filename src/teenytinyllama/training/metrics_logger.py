@@ -19,7 +19,7 @@ from typing import Any
 
 from teenytinyllama.artifacts.manifest import sync_folder
 from teenytinyllama.progress import format_duration, say
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.task import LoopSettings
 from teenytinyllama.training.trackers import Trackers
 
@@ -34,7 +34,7 @@ class Journal:
     """The logs of one training. Only the main process writes; the others' calls do nothing."""
 
     def __init__(
-        self, out_dir: Path, context: RoomContext, settings: LoopSettings, *, is_main: bool
+        self, out_dir: Path, context: StageContext, settings: LoopSettings, *, is_main: bool
     ) -> None:
         self.out_dir, self.context, self.settings, self.is_main = (
             out_dir,

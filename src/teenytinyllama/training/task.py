@@ -1,4 +1,4 @@
-"""What a room wants trained, in the form that the loop takes."""
+"""What a stage wants trained, in the form that the loop takes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Job:
-    """What a room wants trained."""
+    """What a stage wants trained."""
 
     objective: nn.Module
     """Forward gives the summed loss of a micro-batch; `.model` is the model that is saved."""
@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """The part of a room's settings that the loop reads."""
+    """The part of a stage's settings that the loop reads."""
 
     num_steps: int
     optimizer: OptimizerSettings

@@ -16,7 +16,7 @@ from typing import Any
 
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.progress import say
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 Line = dict[str, Any]
 Mirror = tuple[Callable[[Line], None], Callable[[], None]]
@@ -29,7 +29,7 @@ SECONDS_TO_CLOSE = 10.0
 class Trackers:
     """The mirrors of one training."""
 
-    def __init__(self, names: Sequence[str], out_dir: Path, context: RoomContext) -> None:
+    def __init__(self, names: Sequence[str], out_dir: Path, context: StageContext) -> None:
         for name in names:
             if find_spec(name) is None:
                 raise missing_extra(name, "track")

@@ -29,8 +29,8 @@ ANSWERS = [
 
 def test_figures_are_those_of_four_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("teenytinyllama.stages.align.chat_evaluation.language_kept", lambda *_: 1.0)
-    figures = figures_of(ANSWERS, {"Lila mora na praia."}, "pt")
-    assert figures == {
+    metrics = figures_of(ANSWERS, {"Lila mora na praia."}, "pt")
+    assert metrics == {
         "right_answer_fraction": 0.5,  # two have a known word, one of them has it
         "ends_answer_fraction": 0.75,
         "language_kept_fraction": 1.0,

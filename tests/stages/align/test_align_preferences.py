@@ -27,7 +27,7 @@ from teenytinyllama.stages.align.dpo_task import (
     reference_of,
     render_last,
 )
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 WORDS = ("bosque", "lago", "vale", "mercado", "circo")
 
@@ -117,7 +117,7 @@ def settings_for(path: Path, **changes: Any) -> AlignSettings:
 def test_preferences_are_learnt_and_leave_a_plain_model(
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
     lora: LoraSettings | None,
 ) -> None:
@@ -128,19 +128,19 @@ def test_preferences_are_learnt_and_leave_a_plain_model(
     ]
     rows = [row | {"lang": "pt"} for row in rows] + [rows[0] | {"lang": "en"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    chat_dir = tmp_path / "chat"
+    chat_dir = tmp_path / "align"
     chat_dir.mkdir()
     outcome = align.run(
         settings=settings_for(path, lora=lora),
-        context=room_context,
+        context=stage_context,
         out_dir=chat_dir,
         tokenizer_dir=small_tokenizer_dir,
         pretrain_dir=small_base_dir,
     )
     assert outcome.counts["preferences"]["read"] == 40
     assert outcome.counts["preferences"]["not_selected"] == 1
-    assert outcome.figures["dpo"]["reward_accuracy"] > 0.9
-    assert outcome.figures["dpo"]["reward_margin_mean"] > 0
+    assert outcome.metrics["dpo"]["reward_accuracy"] > 0.9
+    assert outcome.metrics["dpo"]["reward_margin_mean"] > 0
     model, _ = load_base(chat_dir, small_tokenizer_dir)
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
 
@@ -155,7 +155,7 @@ def test_preferences_are_learnt_and_leave_a_plain_model(
 def test_what_is_no_preference_stops(
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
     row: dict[str, str],
     message: str,
@@ -165,7 +165,7 @@ def test_what_is_no_preference_stops(
     with pytest.raises(UserError, match=message):
         align.run(
             settings=settings_for(path),
-            context=room_context,
+            context=stage_context,
             out_dir=tmp_path,
             tokenizer_dir=small_tokenizer_dir,
             pretrain_dir=small_base_dir,

@@ -1,1 +1,1 @@
-from support.corpus_stage import room as room
+from support.corpus_stage import stage as stage

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.corpus_stage import GOOD, Left, Room, json_lines
+from support.corpus_stage import GOOD, Left, Stage, json_lines
 
 from teenytinyllama.errors import UserError
 
@@ -26,46 +26,46 @@ def task(tmp_path: Path) -> dict[str, str]:
     return {"name": "livros", "path": str(folder)}
 
 
-def run(room: Room, tmp_path: Path, task: dict[str, str], *texts: str, **more: object) -> Left:
+def run(stage: Stage, tmp_path: Path, task: dict[str, str], *texts: str, **more: object) -> Left:
     (tmp_path / "a.jsonl").write_bytes(json_lines(*GOOD, *texts))
-    return room(tmp_path / "a.jsonl", decontaminate=[task], near_duplicates=None, **more)
+    return stage(tmp_path / "a.jsonl", decontaminate=[task], near_duplicates=None, **more)
 
 
 def test_lines_that_share_13_words_are_cut(
-    room: Room, tmp_path: Path, task: dict[str, str]
+    stage: Stage, tmp_path: Path, task: dict[str, str]
 ) -> None:
     text = f"Uma linha antes.\nA prova perguntou: «{RUN.upper()}»\nUma linha depois."
-    left = run(room, tmp_path, task, text)
+    left = run(stage, tmp_path, task, text)
     assert "Uma linha antes.\nUma linha depois." in left.texts()
     assert left.counts["contaminated_by_task"] == {"livros": 1}
     assert left.counts["notes"]["contaminated-lines-cut"] == 1
 
 
-def test_a_run_over_two_lines_cuts_both(room: Room, tmp_path: Path, task: dict[str, str]) -> None:
+def test_a_run_over_two_lines_cuts_both(stage: Stage, tmp_path: Path, task: dict[str, str]) -> None:
     words = RUN.split()
     text = "Antes.\n" + " ".join(words[:6]) + "\n" + " ".join(words[6:]) + "\nDepois."
-    assert "Antes.\nDepois." in run(room, tmp_path, task, text).texts()
+    assert "Antes.\nDepois." in run(stage, tmp_path, task, text).texts()
 
 
 def test_12_words_and_the_train_split_are_left_alone(
-    room: Room, tmp_path: Path, task: dict[str, str]
+    stage: Stage, tmp_path: Path, task: dict[str, str]
 ) -> None:
     train = "Esta pergunta só está no treino e por isso pode ficar onde está sem ser tocada."
-    left = run(room, tmp_path, task, f"A prova: {SHORT}.", train)
+    left = run(stage, tmp_path, task, f"A prova: {SHORT}.", train)
     assert len(left.texts()) == 6
     assert left.counts["contaminated_by_task"] == {}
 
 
 def test_drop_keeps_the_text_under_its_reason(
-    room: Room, tmp_path: Path, task: dict[str, str]
+    stage: Stage, tmp_path: Path, task: dict[str, str]
 ) -> None:
     text = f"Antes.\n{RUN}\nDepois."
-    left = run(room, tmp_path, task, text, decontaminate_by="drop")
+    left = run(stage, tmp_path, task, text, decontaminate_by="drop")
     assert left.dropped() == {"contaminated": [text]}
-    nothing_left = run(room, tmp_path, task, RUN, out="other")
+    nothing_left = run(stage, tmp_path, task, RUN, out="other")
     assert nothing_left.dropped() == {"contaminated": [RUN]}
 
 
-def test_task_without_files(room: Room, tmp_path: Path) -> None:
+def test_task_without_files(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"decontaminate nada - no \.jsonl or \.csv file behind"):
-        run(room, tmp_path, {"name": "nada", "path": str(tmp_path / "nowhere")})
+        run(stage, tmp_path, {"name": "nada", "path": str(tmp_path / "nowhere")})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.corpus_stage import Room, json_lines
+from support.corpus_stage import Stage, json_lines
 
 from teenytinyllama.artifacts.conversations import IDS, Message
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
@@ -29,12 +29,12 @@ LAYOUTS = (
 
 
 def test_every_layout_becomes_messages_and_the_rest_is_set_aside(
-    room: Room, tmp_path: Path
+    stage: Stage, tmp_path: Path
 ) -> None:
     bad = [{"messages": turns("Oi")[:1]}, {"text": "não é conversa"}]
     lines = [json.dumps(row, ensure_ascii=False) for row in (*LAYOUTS, *bad)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines), "utf-8")
-    left = room(tmp_path / "a.jsonl", source={"shape": "conversation"}, near_duplicates=None)
+    left = stage(tmp_path / "a.jsonl", source={"shape": "conversation"}, near_duplicates=None)
     rows = {row["id"]: row for row in left.rows("*-*.zst")}
     assert rows["a:1"]["messages"] == turns("Quem mora ali?")
     assert rows["a:2"]["messages"] == turns("E lá?")
@@ -43,20 +43,20 @@ def test_every_layout_becomes_messages_and_the_rest_is_set_aside(
     assert left.counts["quarantined_by_reason"] == {"no-conversation": 2}
 
 
-def test_instruction_share(room: Room, tmp_path: Path) -> None:
+def test_instruction_share(stage: Stage, tmp_path: Path) -> None:
     said = [json.dumps({"messages": turns(f"Pergunta {n:04d}?")}) for n in range(100)]
     (tmp_path / "said.jsonl").write_text("\n".join(said), "utf-8")
     (tmp_path / "prosa.jsonl").write_bytes(
         json_lines(*[f"Prosa número {n:04d}, bem longa.".ljust(90, "a") for n in range(300)])
     )
     source = {"kind": "files", "path": str(tmp_path / "said.jsonl"), "license": "MIT"}
-    left = room(
+    left = stage(
         {**source, "shape": "conversation"},
         tmp_path / "prosa.jsonl",
         mix={"instruction_share": 0.4},
         near_duplicates=None,
     )
-    shares = {row["source"]: row["share"] for row in left.figures["mix"]}
+    shares = {row["source"]: row["share"] for row in left.metrics["mix"]}
     assert shares == {"said": pytest.approx(0.4, abs=0.001), "prosa": pytest.approx(0.6, abs=0.001)}
     assert {"messages" in r for r in left.rows("train-*.zst") if r["source"] == "prosa"} == {False}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from support.corpus_stage import Left, Room, json_lines
+from support.corpus_stage import Left, Stage, json_lines
 
 from teenytinyllama.errors import UserError
 
@@ -18,12 +18,12 @@ def texts(name: str, count: int) -> list[str]:
 
 
 @pytest.fixture
-def run(room: Room, tmp_path: Path):
+def run(stage: Stage, tmp_path: Path):
     (tmp_path / "grande.jsonl").write_bytes(json_lines(*texts("grande", 900)))
     (tmp_path / "pequena.jsonl").write_bytes(json_lines(*texts("pequena", 100)))
 
     def go(out: str = "out", **mix: object) -> Left:
-        return room(tmp_path / "*.jsonl", out=out, mix=mix, near_duplicates=None)
+        return stage(tmp_path / "*.jsonl", out=out, mix=mix, near_duplicates=None)
 
     return go
 
@@ -35,7 +35,7 @@ def by_source(left: Left) -> dict[str, int]:
 def test_plain_is_one_pass_over_everything(run) -> None:
     left = run()
     assert len(left.texts("train")) + len(left.texts("heldout")) == 1000
-    assert [(r["source"], r["epochs"]) for r in left.figures["mix"]] == [
+    assert [(r["source"], r["epochs"]) for r in left.metrics["mix"]] == [
         ("grande", 1.0),
         ("pequena", 1.0),
     ]
@@ -58,10 +58,10 @@ def test_epochs_repeat_and_thin_out_the_training_split_only(run) -> None:
 
 def test_weights_give_shares_and_are_capped_at_four_passes(run) -> None:
     left = run(weights={"grande": 3, "pequena": 1})
-    shares = {row["source"]: row["share"] for row in left.figures["mix"]}
+    shares = {row["source"]: row["share"] for row in left.metrics["mix"]}
     assert shares == {"grande": pytest.approx(0.75), "pequena": pytest.approx(0.25)}
     capped = run(weights={"grande": 1, "pequena": 9})
-    assert {r["source"]: r["epochs"] for r in capped.figures["mix"]}["pequena"] == 4.0
+    assert {r["source"]: r["epochs"] for r in capped.metrics["mix"]}["pequena"] == 4.0
 
 
 def test_unknown_source_and_too_many_epochs(run) -> None:

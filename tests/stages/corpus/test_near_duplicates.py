@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.corpus_stage import Room, json_lines
+from support.corpus_stage import Stage, json_lines
 
 from teenytinyllama.settings.recipe import NearDuplicateSettings
 from teenytinyllama.stages.corpus.dedup.shingling import BYTES_PER_BLOCK, Shingler, Signer, jaccard
@@ -65,12 +65,12 @@ def test_a_text_has_the_same_shingles_alone_and_among_others() -> None:
     assert (keys == np.array(alone)).all()
 
 
-def test_the_longest_stays_and_the_pair_is_written_down(room: Room, tmp_path: Path) -> None:
+def test_the_longest_stays_and_the_pair_is_written_down(stage: Stage, tmp_path: Path) -> None:
     short = text_of(1)
     longer = short + " " + text_of(2, num_words=10)
     altered = with_changes(short, [50])
     (tmp_path / "a.jsonl").write_bytes(json_lines(short, text_of(3), longer, altered))
-    left = room(tmp_path / "a.jsonl")
+    left = stage(tmp_path / "a.jsonl")
     assert sorted(left.texts()) == sorted([longer, text_of(3)])
     assert sorted(left.dropped()["duplicate-near"]) == sorted([short, altered])
     pairs = {row["dropped"]: row for row in left.rows("duplicates.jsonl.zst")}
@@ -80,7 +80,7 @@ def test_the_longest_stays_and_the_pair_is_written_down(room: Room, tmp_path: Pa
     assert left.counts["duplicate_by_reason"] == {"duplicate-near": 2}
 
 
-def test_a_chain_of_small_differences_keeps_its_ends_apart(room: Room, tmp_path: Path) -> None:
+def test_a_chain_of_small_differences_keeps_its_ends_apart(stage: Stage, tmp_path: Path) -> None:
     """B is near A and C, A is not near C: without B in the way, C must stay."""
     a = text_of(1)
     b = with_changes(a, [20, 60, 100])
@@ -90,11 +90,11 @@ def test_a_chain_of_small_differences_keeps_its_ends_apart(room: Room, tmp_path:
     a += "longest"  # one word longer in characters only, so that it ranks first
     b += "x"
     (tmp_path / "a.jsonl").write_bytes(json_lines(a, b, c))
-    left = room(tmp_path / "a.jsonl")
+    left = stage(tmp_path / "a.jsonl")
     assert sorted(left.texts()) == sorted([a, c])
 
 
-def test_recall_and_precision_on_labelled_pairs(room: Room, tmp_path: Path) -> None:
+def test_recall_and_precision_on_labelled_pairs(stage: Stage, tmp_path: Path) -> None:
     """Pairs around the threshold, labelled by their true Jaccard index."""
     texts, labels = [], {}
     for seed in range(150):
@@ -106,7 +106,7 @@ def test_recall_and_precision_on_labelled_pairs(room: Room, tmp_path: Path) -> N
         texts.append((f"p{seed}", one, other))
     lines = b"".join(json_lines(o, id=i) + json_lines(p, id=f"{i}b") for i, o, p in texts)
     (tmp_path / "a.jsonl").write_bytes(lines)
-    left = room(tmp_path / "a.jsonl")
+    left = stage(tmp_path / "a.jsonl")
     found = {row["kept"].removesuffix("b") for row in left.rows("duplicates.jsonl.zst")}
     true = {name for name, is_copy in labels.items() if is_copy}
     assert 40 < len(true) < 110
@@ -114,6 +114,6 @@ def test_recall_and_precision_on_labelled_pairs(room: Room, tmp_path: Path) -> N
     assert found <= true
 
 
-def test_switched_off(room: Room, tmp_path: Path) -> None:
+def test_switched_off(stage: Stage, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(json_lines(text_of(1), with_changes(text_of(1), [9])))
-    assert room(tmp_path / "a.jsonl", near_duplicates=None).counts["documents_kept"] == 2
+    assert stage(tmp_path / "a.jsonl", near_duplicates=None).counts["documents_kept"] == 2

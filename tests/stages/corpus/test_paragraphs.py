@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.corpus_stage import Room, json_lines
+from support.corpus_stage import Stage, json_lines
 
 FOOTER = "Todos os direitos reservados à editora desta página, sem exceção."
 SHORT = "Página seguinte"
 
 
-def test_the_footer_stays_in_the_first_documents_only(room: Room, tmp_path: Path) -> None:
+def test_the_footer_stays_in_the_first_documents_only(stage: Stage, tmp_path: Path) -> None:
     texts = [f"Um texto bem próprio, número {n}.\n{FOOTER}\n{SHORT}" for n in range(8)]
     (tmp_path / "a.jsonl").write_bytes(json_lines(*texts))
-    left = room(tmp_path / "a.jsonl", repeated_paragraphs={"max_documents": 3})
+    left = stage(tmp_path / "a.jsonl", repeated_paragraphs={"max_documents": 3})
     written = {row["id"]: row["text"] for row in left.rows("*-*.zst")}
     assert [FOOTER in written[f"a:{n}"] for n in range(1, 9)] == [True] * 3 + [False] * 5
     assert written["a:8"] == f"Um texto bem próprio, número 7.\n{SHORT}"
@@ -21,20 +21,20 @@ def test_the_footer_stays_in_the_first_documents_only(room: Room, tmp_path: Path
     assert left.counts["bytes_kept"] == sum(len(text.encode()) for text in texts)
 
 
-def test_twice_in_one_document_counts_once(room: Room, tmp_path: Path) -> None:
+def test_twice_in_one_document_counts_once(stage: Stage, tmp_path: Path) -> None:
     texts = [f"Texto {n}.\n{FOOTER}\n{FOOTER}" for n in range(3)]
     (tmp_path / "a.jsonl").write_bytes(json_lines(*texts))
-    left = room(
+    left = stage(
         tmp_path / "a.jsonl", repeated_paragraphs={"max_documents": 2}, near_duplicates=None
     )
     assert sorted(left.texts()) == sorted([*texts[:2], "Texto 2."])
 
 
-def test_what_is_nothing_but_footer_or_then_equal_is_dropped(room: Room, tmp_path: Path) -> None:
+def test_what_is_nothing_but_footer_or_then_equal_is_dropped(stage: Stage, tmp_path: Path) -> None:
     texts = [f"Texto {n}.\n{FOOTER}" for n in range(2)]
     more = [FOOTER + "\n ", "Igual.", f"{FOOTER}\nIgual."]
     (tmp_path / "a.jsonl").write_bytes(json_lines(*texts, *more))
-    left = room(
+    left = stage(
         tmp_path / "a.jsonl", repeated_paragraphs={"max_documents": 2}, near_duplicates=None
     )
     assert sorted(left.texts()) == sorted([*texts, "Igual."])
@@ -44,8 +44,8 @@ def test_what_is_nothing_but_footer_or_then_equal_is_dropped(room: Room, tmp_pat
     assert (pair["kept"], pair["dropped"]) == ("a:4", "a:5")
 
 
-def test_dropped_documents_do_not_count(room: Room, tmp_path: Path) -> None:
+def test_dropped_documents_do_not_count(stage: Stage, tmp_path: Path) -> None:
     one = f"Um texto que volta igual, palavra por palavra.\n{FOOTER}"
     (tmp_path / "a.jsonl").write_bytes(json_lines(one, one, one, f"Outro.\n{FOOTER}"))
-    left = room(tmp_path / "a.jsonl", repeated_paragraphs={"max_documents": 2})
+    left = stage(tmp_path / "a.jsonl", repeated_paragraphs={"max_documents": 2})
     assert sorted(left.texts()) == sorted([one, f"Outro.\n{FOOTER}"])

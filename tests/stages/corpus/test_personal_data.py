@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.corpus_stage import Room, json_lines
+from support.corpus_stage import Stage, json_lines
 
 from teenytinyllama.languages.personal_data import PersonalData, is_cnpj, is_cpf
 
@@ -73,14 +73,14 @@ def test_every_true_number_is_found_and_one_false_in_a_hundred() -> None:
     assert sum(is_cnpj(f"{rng.randrange(10**14):014d}") for _ in range(2000)) <= 40
 
 
-def test_the_room_counts_by_kind_and_splits_by_the_text_it_writes(
-    room: Room, tmp_path: Path
+def test_the_stage_counts_by_kind_and_splits_by_the_text_it_writes(
+    stage: Stage, tmp_path: Path
 ) -> None:
     lines = json_lines("Fale com ana@x.com agora.", "Fale com bia@y.org agora.", "Nada aqui.")
     (tmp_path / "a.jsonl").write_bytes(lines)
-    left = room(tmp_path / "a.jsonl")
+    left = stage(tmp_path / "a.jsonl")
     assert sorted(left.texts()) == ["Fale com [E-MAIL] agora.", "Nada aqui."]
     assert left.counts["personal_data"] == {"email": 2}
     assert left.counts["duplicate_by_reason"] == {"duplicate-exact": 1}
-    as_is = room(tmp_path / "a.jsonl", out="as-is", replace_personal_data=False)
+    as_is = stage(tmp_path / "a.jsonl", out="as-is", replace_personal_data=False)
     assert as_is.counts["documents_kept"] == 3

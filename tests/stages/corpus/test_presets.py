@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.corpus_stage import Room
+from support.corpus_stage import Stage
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.presets import presets_of
@@ -45,7 +45,9 @@ def test_every_preset_is_a_valid_source_and_has_an_example_here() -> None:
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_local_copy_is_read_by_the_presets_fields(name: str, room: Room, tmp_path: Path) -> None:
+def test_a_local_copy_is_read_by_the_presets_fields(
+    name: str, stage: Stage, tmp_path: Path
+) -> None:
     pytest.importorskip("datasets")
     folder = tmp_path / "copia"
     folder.mkdir()
@@ -56,7 +58,7 @@ def test_a_local_copy_is_read_by_the_presets_fields(name: str, room: Room, tmp_p
     lines = [json.dumps(row) for row in (record, other)]
     (folder / "train.jsonl").write_text("\n".join(lines), "utf-8")
     source = {"kind": "hub", "preset": name, "path": str(folder), "config": ""}
-    rows = room(source, near_duplicates=None).rows("*-*.zst")
+    rows = stage(source, near_duplicates=None).rows("*-*.zst")
     (row,) = [r for r in rows if not r["text"].startswith("Outro")]
     assert row["license"] == presets_of("pt")[name]["license"]
     assert row["source"] == name
@@ -66,18 +68,18 @@ def test_a_local_copy_is_read_by_the_presets_fields(name: str, room: Room, tmp_p
         assert [m["content"] for m in row["messages"]] == [QUESTION, ANSWER]
 
 
-def test_rows_of_another_language_are_dropped_and_counted(room: Room, tmp_path: Path) -> None:
+def test_rows_of_another_language_are_dropped_and_counted(stage: Stage, tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     rows = [
         {"INSTRUCTION": f"{q}?", "RESPONSE": f"{q}!", "LANGUAGE": language}
         for q, language in (("Um", "pt"), ("Dois", "pt"), ("Three", "en"))
     ]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    left = room({"kind": "hub", "preset": "instruct-ptbr", "path": str(tmp_path)})
+    left = stage({"kind": "hub", "preset": "instruct-ptbr", "path": str(tmp_path)})
     assert left.counts["filtered_by_reason"] == {"not-selected": 1}
     assert left.counts["documents_kept"] == 2
 
 
-def test_unknown_preset(room: Room) -> None:
+def test_unknown_preset(stage: Stage) -> None:
     with pytest.raises(UserError, match=r'no source of the name "wikipedja" .*"wikipedia"'):
-        room({"kind": "hub", "preset": "wikipedja"})
+        stage({"kind": "hub", "preset": "wikipedja"})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.corpus_stage import Room, json_lines
+from support.corpus_stage import Stage, json_lines
 
 from teenytinyllama.settings.recipe import CorpusSettings
 from teenytinyllama.stages.corpus.readers import sources
@@ -45,9 +45,9 @@ def test_a_made_source_has_no_total() -> None:
 
 
 def test_documents_and_bytes_are_both_said(
-    room: Room, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.jsonl").write_bytes(json_lines("Um texto.", "Outro texto.") + b"{oops\n")
-    room(tmp_path / "a.jsonl")
+    stage(tmp_path / "a.jsonl")
     assert "MB" in (said := capsys.readouterr().err)
     assert "3 documents" in said

@@ -20,8 +20,8 @@ from teenytinyllama.settings.recipe import (
     ScheduleSettings,
     Task,
 )
-from teenytinyllama.stages.evaluate import stage as evaluate
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.evaluate import in_training, suites
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.pack import stage as pack
 from teenytinyllama.stages.pretrain import stage as pretrain
 
@@ -44,7 +44,7 @@ TRAINING = PretrainSettings(
 )
 
 
-def train(root: Path, tokens: Path, tokenizer: Path, context: RoomContext) -> list[dict]:
+def train(root: Path, tokens: Path, tokenizer: Path, context: StageContext) -> list[dict]:
     root.mkdir()
     pretrain.run(
         settings=TRAINING, context=context, out_dir=root, tokenizer_dir=tokenizer, pack_dir=tokens
@@ -53,24 +53,24 @@ def train(root: Path, tokens: Path, tokenizer: Path, context: RoomContext) -> li
 
 
 def test_scores_stand_in_the_log_and_change_no_weight(
-    small_corpus_dir, small_tokenizer_dir, room_context, tmp_path
+    small_corpus_dir, small_tokenizer_dir, stage_context, tmp_path
 ):
     tokens = tmp_path / "tokens"
     tokens.mkdir()
     pack.run(
         settings=PackSettings(),
-        context=room_context,
+        context=stage_context,
         out_dir=tokens,
         corpus_dir=small_corpus_dir,
         tokenizer_dir=small_tokenizer_dir,
     )
     settings = EvaluateSettings(tasks=TASKS, items_during_training=10)
-    scoring = replace(room_context, score_model=evaluate.scorer(settings, "pt"))
+    scoring = replace(stage_context, score_model=in_training.scorer(settings, "pt"))
     lines = train(tmp_path / "scored", tokens, small_tokenizer_dir, scoring)
     scored = {line["step"]: line["perguntas_accuracy"] for line in lines if "heldout_bpb" in line}
     assert set(scored) == {2, 4}
     assert all(accuracy * 10 == pytest.approx(round(accuracy * 10)) for accuracy in scored.values())
-    plain = train(tmp_path / "plain", tokens, small_tokenizer_dir, room_context)
+    plain = train(tmp_path / "plain", tokens, small_tokenizer_dir, stage_context)
     assert not any("perguntas_accuracy" in line for line in plain)
     weights = [
         sha256_file(tmp_path / name / "final" / "model.safetensors") for name in ("scored", "plain")
@@ -82,11 +82,11 @@ def test_items_come_from_all_over_the_split_and_leave_enough_examples():
     found = []
     for few in (10, 2):
         [benchmark] = [
-            evaluate.along._few(one, few)
-            for one in evaluate.suites.load_benchmarks((TASKS[0].model_copy(),), "pt")
+            in_training._few(one, few)
+            for one in suites.load_benchmarks((TASKS[0].model_copy(),), "pt")
         ]
         found.append(benchmark.scored_items)
-    whole = evaluate.suites.load_benchmarks(TASKS, "pt")[0].scored_items
+    whole = suites.load_benchmarks(TASKS, "pt")[0].scored_items
     assert found[0] == whole[::4]
     assert found[1] == [whole[0], whole[20]]
 
@@ -97,7 +97,7 @@ def test_a_fault_in_a_task_is_said_before_the_first_step(tmp_path):
         tasks=(Task(name="x", path=str(tmp_path), definition="storybook"),), items_during_training=1
     )
     with pytest.raises(UserError, match=r"test.jsonl:1.*answer out of range: 7"):
-        evaluate.scorer(settings, "pt")
+        in_training.scorer(settings, "pt")
 
 
 @pytest.mark.parametrize(("items", "is_scored"), [(0, False), (3, True)])

@@ -1,4 +1,4 @@
-"""The bigram yardstick: proper probabilities, and the numbers of a case worked out by hand."""
+"""The bigram baseline: proper probabilities, and the numbers of a case worked out by hand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_chunks_change_nothing(monkeypatch):
 
 
 def test_better_than_add_one_on_unseen_text():
-    """The yardstick must be a good one: add-one smoothing is far behind on sparse counts."""
+    """The baseline must be a good one: add-one smoothing is far behind on sparse counts."""
     rng = np.random.default_rng(2)
     words = rng.zipf(1.4, 40_000) % 300
     train, test = words[:20_000].astype(np.uint16), words[20_000:].astype(np.int64)

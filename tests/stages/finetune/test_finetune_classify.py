@@ -15,17 +15,17 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet
 from teenytinyllama.stages.finetune import classify
 from teenytinyllama.stages.finetune import stage as finetune
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 
 @pytest.fixture(scope="module")
 def done(
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A finetune room's folder with one classifier."""
+    """A finetune stage's folder with one classifier."""
     folder = tmp_path_factory.mktemp("finetune")
     finetune.run(
         settings=FinetuneSettings(
@@ -33,7 +33,7 @@ def done(
             num_epochs=1,
             learning_rate=3e-3,
         ),
-        context=room_context,
+        context=stage_context,
         out_dir=folder,
         tokenizer_dir=small_tokenizer_dir,
         pretrain_dir=small_base_dir,

@@ -24,12 +24,12 @@ from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet, LoraSettings
 from teenytinyllama.stages.finetune import stage as finetune
-from teenytinyllama.stages.finetune import stage as finetune_room
+from teenytinyllama.stages.finetune import stage as finetune_stage
 from teenytinyllama.stages.finetune.classification_task import LabelLoss, predict
 from teenytinyllama.stages.finetune.classifier_models import other_learner
 from teenytinyllama.stages.finetune.labelled_dataset import Example
 from teenytinyllama.stages.finetune.length_grouping import pad
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 NUM_POSITIONS = 24
 SIZES: dict[str, Any] = {
@@ -149,8 +149,8 @@ def test_a_home_folder_is_found(bert_dir: Path, monkeypatch: pytest.MonkeyPatch)
     learner.make(["a", "b"], 0)
 
 
-def run_room(
-    out_dir: Path, base_dir: Path, tokenizer_dir: Path, context: RoomContext, **changes: Any
+def run_stage(
+    out_dir: Path, base_dir: Path, tokenizer_dir: Path, context: StageContext, **changes: Any
 ) -> Any:
     return finetune.run(
         settings=SETTINGS.model_copy(update=changes),
@@ -167,25 +167,25 @@ def test_an_encoder_is_trained_beside_our_own_with_and_without_lora(
     bert_dir: Path,
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    outcome = run_room(
+    outcome = run_stage(
         tmp_path,
         small_base_dir,
         small_tokenizer_dir,
-        room_context,
+        stage_context,
         models=(str(bert_dir),),
         lora=lora,
         max_length=12,
     )
-    figures = outcome.figures["tasks"]["sentimento"]
-    assert 0 <= figures["bert_accuracy"] <= 1
+    metrics = outcome.metrics["tasks"]["sentimento"]
+    assert 0 <= metrics["bert_accuracy"] <= 1
     cut = outcome.counts["tasks"]["sentimento"]["texts_truncated_by"]
     assert sum(cut["own"].values()) == outcome.counts["tasks"]["sentimento"]["texts_truncated"]
     learner = other_learner(str(bert_dir), 12)
-    data = finetune_room.read_labelled(SETTINGS.tasks[0])
+    data = finetune_stage.read_labelled(SETTINGS.tasks[0])
     expected = {
         name: sum(learner.encode(one).was_cut for one in rows) for name, rows in data.splits.items()
     }
@@ -225,7 +225,7 @@ def test_a_spoilt_model_is_told_before_any_training_and_mended_it_runs(
     bert_dir: Path,
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
 ) -> None:
     folder, out_dir = tmp_path / "bert", tmp_path / "finetune"
@@ -233,16 +233,16 @@ def test_a_spoilt_model_is_told_before_any_training_and_mended_it_runs(
     spoil, message = SPOILT[fault]
     spoil(folder)
     out_dir.mkdir()
-    run = (out_dir, small_base_dir, small_tokenizer_dir, room_context)
+    run = (out_dir, small_base_dir, small_tokenizer_dir, stage_context)
     with pytest.raises(UserError, match=message) as caught:
-        run_room(*run, models=(str(folder),))
+        run_stage(*run, models=(str(folder),))
     assert "\n" not in str(caught.value)
     # Nothing is there, so the mended model needs no --redo.
     assert list(out_dir.iterdir()) == []
     if fault == "half a file":
         shutil.copytree(bert_dir, folder, dirs_exist_ok=True)
-        figures = run_room(*run, models=(str(folder),)).figures["tasks"]["sentimento"]
-        assert "bert_accuracy" in figures
+        metrics = run_stage(*run, models=(str(folder),)).metrics["tasks"]["sentimento"]
+        assert "bert_accuracy" in metrics
         AutoModelForSequenceClassification.from_pretrained(out_dir / "sentimento" / "final")
 
 
@@ -252,18 +252,18 @@ def test_models_whose_folders_would_meet_are_refused(
     bert_dir: Path,
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
 ) -> None:
     for name in ("final", "seed-0"):
         shutil.copytree(bert_dir, tmp_path / "models" / name)
     where = tmp_path / "models" if len(names) == 1 else bert_dir
     with pytest.raises(UserError, match="model-name"):
-        run_room(
+        run_stage(
             tmp_path / "out",
             small_base_dir,
             small_tokenizer_dir,
-            room_context,
+            stage_context,
             models=tuple(name.format(where) for name in names),
         )
 
@@ -271,12 +271,12 @@ def test_models_whose_folders_would_meet_are_refused(
 def test_a_missing_library_is_told_before_any_training(
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(finetune_room, "train_one", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(finetune_stage, "train_one", lambda *_, **__: pytest.fail("trained"))
     for name, changes in (("sklearn", {}), ("peft", {"lora": LoraSettings(rank=2)})):
         with monkeypatch.context() as patch, pytest.raises(UserError, match="extra-missing"):
             patch.setitem(sys.modules, name, None)
-            run_room(tmp_path, small_base_dir, small_tokenizer_dir, room_context, **changes)
+            run_stage(tmp_path, small_base_dir, small_tokenizer_dir, stage_context, **changes)

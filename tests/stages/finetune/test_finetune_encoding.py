@@ -47,7 +47,7 @@ def test_a_long_text_is_cut_and_keeps_its_marks(encoder: TextEncoder, max_length
     pair = encode(Example((long, short), 0))
     assert (len(pair.ids), pair.ids.count(2), pair.was_cut) == (max_length, 2, True)
     assert not encode_with(encoder, 500)(Example((long,), 0)).was_cut
-    # The short side stays whole where there is room for both.
+    # The short side stays whole where there is space for both.
     kept = encoder.encode(short)
     if max_length > 2 * len(kept) + 3:
         assert list(pair.ids[-1 - len(kept) : -1]) == kept

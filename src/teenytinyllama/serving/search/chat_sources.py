@@ -1,6 +1,6 @@
 """The conversations that a chat model has learnt from, found again for the search.
 
-They are what the chat room names: the file it left, or the sources in its receipt; or files that
+They are what the chat stage names: the file it left, or the sources in its manifest; or files that
 the user names with `--data`. A run without a chat model has none.
 """
 
@@ -24,7 +24,7 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.settings.presets import with_presets
 from teenytinyllama.settings.recipe import Source
 
-# What the chat room leaves of the conversations it learnt from, where it does.
+# What the chat stage leaves of the conversations it learnt from, where it does.
 LEFT_BY_ALIGN = ("conversations.jsonl.zst", "conversations.jsonl", "train.jsonl.zst", "train.jsonl")
 
 
@@ -64,17 +64,17 @@ def sources_of(models: Sequence[Path], data: Sequence[Path]) -> ChatSources | No
         beside = models[0] if models[0].is_dir() else models[0].parent
         return ChatSources(named, beside / ".search")
     for path in models:
-        parent = path.resolve().parent  # of a GGUF file: RUN/quantized
-        for folder in (path / "chat", path, parent, parent.parent / "chat"):
-            receipt = read_manifest(folder) if folder.is_dir() else None
-            if receipt is not None and receipt.room == "align":
+        parent = path.resolve().parent  # of a GGUF file: RUN/quantize
+        for folder in (path / "align", path, parent, parent.parent / "align"):
+            manifest = read_manifest(folder) if folder.is_dir() else None
+            if manifest is not None and manifest.stage == "align":
                 left = [folder / name for name in LEFT_BY_ALIGN if (folder / name).is_file()]
                 if left:
                     sources: tuple[Source, ...] = (
-                        Source(kind="files", path=str(left[0]), name=receipt.room),
+                        Source(kind="files", path=str(left[0]), name=manifest.stage),
                     )
                 else:
-                    rows = receipt.recipe.get("sources", ())
+                    rows = manifest.recipe.get("sources", ())
                     sources = tuple(Source.model_validate(row) for row in rows)
                 language = _language_of(folder.parent)
                 sources = with_presets(sources, language, "align.sources")
@@ -117,4 +117,4 @@ def _read(source: Source, language: str) -> Iterator[Conversation]:
             try:
                 yield conversation_from(record.fields, source)
             except Unusable:
-                continue  # the chat room has counted and set it aside, too
+                continue  # the chat stage has counted and set it aside, too

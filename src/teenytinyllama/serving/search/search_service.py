@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.progress import format_duration, say
 from teenytinyllama.serving.protocol import Fields, bad
 from teenytinyllama.serving.search.chat_sources import ChatSources, sources_of
@@ -47,8 +47,8 @@ Segments = list[tuple[str, int]]
 class Lookup:
     """Opens the index, or builds it, beside the server's other work."""
 
-    def __init__(self, sources: ChatSources, talker: Talker | None = None) -> None:
-        self.sources, self.talker = sources, talker
+    def __init__(self, sources: ChatSources, chat_model: ChatModel | None = None) -> None:
+        self.sources, self.chat_model = sources, chat_model
         self.ready: Finder | None = None
         self.state = "the search index is being built"
         self._thread = threading.Thread(target=self._prepare, name="index", daemon=True)
@@ -66,8 +66,8 @@ class Lookup:
             index = self._open()
             self.ready = Finder(index)
             self.state = "ready"
-            if self.talker is not None:
-                self.ready = Finder(index, self._open_view(index, self.talker))
+            if self.chat_model is not None:
+                self.ready = Finder(index, self._open_view(index, self.chat_model))
         except (UserError, OSError, ValueError) as error:
             self.state = f"the chat data cannot be searched: {error}"
             say(f"serve: {self.state}")
@@ -88,20 +88,20 @@ class Lookup:
         say(f"serve: {len(index):,} chat examples indexed in {took}, kept in {folder}")
         return index
 
-    def _open_view(self, index: Index, talker: Talker) -> View:
+    def _open_view(self, index: Index, chat_model: ChatModel) -> View:
         """The model's own view of the same examples; words alone answer until it is there."""
-        embedding = talker.decoder.embedding.detach().float().cpu().numpy()
+        embedding = chat_model.decoder.embedding.detach().float().cpu().numpy()
         fingerprint = fingerprint_of_table(self.sources.fingerprint(), embedding)
         folder = index.folder / "vectors"
         vectors = open_vectors(folder, fingerprint)
         if vectors is None:
             started_at = time.monotonic()
             texts = (text_of(index.example(number)) for number in range(len(index)))
-            ids = (talker.encoder.encode(text[:MAX_CHARACTERS]) for text in texts)
+            ids = (chat_model.encoder.encode(text[:MAX_CHARACTERS]) for text in texts)
             vectors = build_vectors(folder, ids, embedding, fingerprint)
             took = format_duration(time.monotonic() - started_at)
-            say(f"serve: {len(vectors):,} vectors by {talker.name}'s own table in {took}")
-        return View(talker.name, vectors, talker.encoder.encode)
+            say(f"serve: {len(vectors):,} vectors by {chat_model.name}'s own table in {took}")
+        return View(chat_model.name, vectors, chat_model.encoder.encode)
 
 
 class View(NamedTuple):

@@ -1,6 +1,6 @@
-"""ROOM align: base model to chat model.
+"""STAGE align: base model to chat model.
 
-In reading order: `room` (the run), `intake` (conversations in), `packing` (rows), `answers`
+In reading order: `stage` (the run), `intake` (conversations in), `packing` (rows), `answers`
 (what the model says to unseen questions).
 """
 

@@ -43,7 +43,7 @@ TOO_LONG = "longer than a row, even its first answer"
 
 @dataclass
 class ChatData:
-    """All conversations of a room, encoded and split."""
+    """All conversations of a stage, encoded and split."""
 
     train: list[Rendered] = field(default_factory=list)
     heldout: list[Rendered] = field(default_factory=list)

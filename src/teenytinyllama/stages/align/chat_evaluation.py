@@ -65,11 +65,11 @@ def answer_all(
 ) -> list[Answer]:
     """Greedy answers. A question longer than the model's context less one answer is left out."""
     decoder = Decoder(model)
-    room = decoder.max_positions - max_new_tokens
+    stage = decoder.max_positions - max_new_tokens
     asked = []
     for messages, expected in questions:
         ids = encoder.render(messages, add_generation_prompt=True)
-        if len(ids) <= room:
+        if len(ids) <= stage:
             asked.append((messages, expected, ids))
     outputs = generate(
         decoder,

@@ -42,7 +42,7 @@ class Rendered:
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Which items share a row: longest first, each into the fullest row that still has room.
+    """Which items share a row: longest first, each into the fullest row that still has space.
 
     The same lengths give the same rows. Items longer than `capacity` must not come here.
 
@@ -50,18 +50,18 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     [[0, 3], [2, 1]]
     """
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (places left, row), sorted
+    stage: list[tuple[int, int]] = []  # (places left, row), sorted
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[index]
         assert length <= capacity, "cut it first"
-        at = bisect_left(room, (length, -1))
-        if at < len(room):
-            left, row = room.pop(at)
+        at = bisect_left(stage, (length, -1))
+        if at < len(stage):
+            left, row = stage.pop(at)
             rows[row].append(index)
         else:
             left, row = capacity, len(rows)
             rows.append([index])
-        insort(room, (left - length, row))
+        insort(stage, (left - length, row))
     return rows
 
 

@@ -27,7 +27,7 @@ from teenytinyllama.modeling.loading import flops_per_token
 from teenytinyllama.settings.recipe import AlignSettings, DpoSettings
 from teenytinyllama.stages.align.chat_dataset import ChatData, is_heldout, records_of, set_aside
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
@@ -59,7 +59,7 @@ def render_last(messages: Conversation, encoder: TextEncoder) -> Rendered:
 def read_pairs(
     settings: AlignSettings, encoder: TextEncoder, data: ChatData, max_tokens: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to learn from and held-out ones; what is broken goes to the room's quarantine."""
+    """Pairs to learn from and held-out ones; what is broken goes to the stage's quarantine."""
     train: list[Pair] = []
     heldout: list[Pair] = []
     for index, source in enumerate(settings.preferences):
@@ -178,7 +178,7 @@ def train_on_preferences(
     encoder: TextEncoder,
     *,
     out_dir: Path,
-    context: RoomContext,
+    context: StageContext,
     write_model_files: Callable[[Path], None],
 ) -> dict[str, Any]:
     """Change the model by DPO; returns figures. The model as given is the reference."""
@@ -212,14 +212,14 @@ def train_on_preferences(
         write_model_files=write_model_files,
         describe_step=lambda step: {"pairs": order.rows_of_step(step).tolist()},
     )
-    figures = Loop(job, _loop_settings(settings, dpo, num_steps), out_dir, context).run()
+    metrics = Loop(job, _loop_settings(settings, dpo, num_steps), out_dir, context).run()
     model.float()
     after = reference_of(model, heldout, length, encoder.pad_id)
     gain = (after - before)[:, 0] - (after - before)[:, 1]
     return {
-        "num_steps": figures["num_steps"],
-        "training_seconds": figures["training_seconds"],
-        "energy_kwh": figures["energy_kwh"],
+        "num_steps": metrics["num_steps"],
+        "training_seconds": metrics["training_seconds"],
+        "energy_kwh": metrics["energy_kwh"],
         "chosen_preferred_fraction_before": _share(before[:, 0] > before[:, 1]),
         "chosen_preferred_fraction": _share(after[:, 0] > after[:, 1]),
         "reward_accuracy": _share(gain > 0),

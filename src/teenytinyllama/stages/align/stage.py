@@ -1,4 +1,4 @@
-"""ROOM align: base model to chat model (paper 4.3).
+"""STAGE align: base model to chat model (paper 4.3).
 
 Learns the assistant's words and their end mark from conversations, several to a row without
 seeing each other, and leaves `final/` in plain Hugging Face form with the chat template, beside
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from teenytinyllama.artifacts.manifest import Outcome
+from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import copy_tokenizer, flops_per_token, load_base, save_final
@@ -34,7 +34,7 @@ from teenytinyllama.stages.align.chat_dataset import (
 from teenytinyllama.stages.align.chat_evaluation import answer_all, figures_of, write_answers
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
 from teenytinyllama.stages.align.dpo_task import read_pairs, train_on_preferences
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.cpu.packed_attention import isolate_texts
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
@@ -71,11 +71,11 @@ class AnswerLoss(nn.Module):
 def run(
     *,
     settings: AlignSettings,
-    context: RoomContext,
+    context: StageContext,
     out_dir: Path,
     tokenizer_dir: Path,
     pretrain_dir: Path,
-) -> Outcome:
+) -> StageResult:
     """Train on conversations; return counts of them, and figures of loss, speed and answers."""
     model, encoder = load_base(pretrain_dir, tokenizer_dir)
     isolate_texts(model)
@@ -104,13 +104,13 @@ def run(
     loop = Loop(job, _loop_settings(settings, num_steps), out_dir, context)
     # The loop has put the base model on its device and has not yet looked for a checkpoint.
     loss_before = heldout_loss(model, data.heldout, length, encoder.pad_id)
-    figures = loop.run()
+    metrics = loop.run()
     if fold:
         fold()
     model.float().eval()
     loss_after = heldout_loss(model, data.heldout, length, encoder.pad_id)
     if pairs:
-        figures["dpo"] = train_on_preferences(
+        metrics["dpo"] = train_on_preferences(
             model,
             *pairs,
             settings,
@@ -130,17 +130,17 @@ def run(
     write_answers(answers, out_dir, context.run_name)
     counted = _counts(data, rows, length)
     packing = counted["packing"]
-    learnt = order.epochs_at(figures["num_steps"]) * packing["supervised_tokens"]
-    return Outcome(
+    learnt = order.epochs_at(metrics["num_steps"]) * packing["supervised_tokens"]
+    return StageResult(
         counts=counted,
-        figures={
+        metrics={
             "heldout_answer_loss": loss_after,
             **figures_of(answers, data.train_answers, context.language),
             "heldout_answer_loss_before": loss_before,
             "padding_fraction": packing["padding_tokens"] / (len(rows) * length),
             "supervised_fraction": packing["supervised_tokens"] / (len(rows) * length),
-            "supervised_tokens_per_s": learnt / max(figures["training_seconds"], 1e-9),
-            **figures,
+            "supervised_tokens_per_s": learnt / max(metrics["training_seconds"], 1e-9),
+            **metrics,
         },
     )
 

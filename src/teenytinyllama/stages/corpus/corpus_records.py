@@ -1,4 +1,4 @@
-"""What travels through the room: raw items as they are read, faults, and prepared batches.
+"""What travels through the stage: raw items as they are read, faults, and prepared batches.
 
 A record is one line of JSON, one row of a table or one text file. It becomes a document, or a
 fault that goes to `quarantine.jsonl`; it never becomes nothing.

@@ -1,4 +1,4 @@
-"""The books of the room: every record under one heading, in all and per source."""
+"""The books of the stage: every record under one heading, in all and per source."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@
 
 One task per shard of `input_dir` (our `.jsonl.zst`, or any `.jsonl`, `.jsonl.gz`), so that what is
 written does not depend on how many workers or machines did it: `kept/` and `dropped/<reason>/` hold
-`part-NNNNN-*.jsonl.zst` for shard N, in the room's own format. A line that cannot be read goes to
+`part-NNNNN-*.jsonl.zst` for shard N, in the stage's own format. A line that cannot be read goes to
 `quarantine/` with the reason; datatrove's own readers would lose the rest of its file. A task that
 was interrupted is done again from its start; finished tasks are skipped (datatrove's marks in
-`logs/`). Near duplicates need the whole corpus: run the room, or datatrove's MinHash, on `kept/`.
+`logs/`). Near duplicates need the whole corpus: run the stage, or datatrove's MinHash, on `kept/`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _item(line: bytes, place: str) -> Item:
 
 
 class FilterBlock(BaseFilter):  # type: ignore[misc]
-    """The filters of a recipe on batches; reasons and scores as in the corpus room."""
+    """The filters of a recipe on batches; reasons and scores as in the corpus stage."""
 
     name = "TeenyTinyLlama filters"
 

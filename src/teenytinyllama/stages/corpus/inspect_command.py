@@ -34,7 +34,7 @@ def calibrate(recipe: Recipe, clean_path: Path) -> str:
 def _settings(recipe: Recipe) -> FilterSettings:
     if recipe.corpus is None:
         raise UserError(
-            "room-not-in-recipe",
+            "stage-not-in-recipe",
             recipe.name,
             "has no section [corpus]",
             "add [corpus] to the recipe",

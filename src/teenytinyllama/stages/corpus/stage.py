@@ -1,4 +1,4 @@
-"""Room 1: raw text to clean, deduplicated, licensed documents.
+"""Stage 1: raw text to clean, deduplicated, licensed documents.
 
 Two passes. The first reads every record once: workers parse, clean and judge, one process keeps
 the books. The second writes what was decided. Every record read is kept, filtered, a duplicate or
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import MANIFEST_NAME, Outcome
+from teenytinyllama.artifacts.manifest import MANIFEST_NAME, StageResult
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import Progress, say
 from teenytinyllama.settings.presets import with_presets
@@ -31,7 +31,7 @@ from teenytinyllama.stages.corpus.mixture import apply_mix, plan_mix, table_of
 from teenytinyllama.stages.corpus.process_pool import prepare_all, usable_cores
 from teenytinyllama.stages.corpus.readers.reading import Reading
 from teenytinyllama.stages.corpus.readers.sources import InputFile, find_files, read_file
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 # Below this size the start of worker processes costs more than it saves.
 ONE_PROCESS_BYTES = 8 << 20
@@ -39,7 +39,7 @@ WORK_DIR = ".work"
 FOREIGN, FOREIGN_SHARE_SAID = "language", 0.1
 
 
-def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Outcome:
+def run(*, settings: CorpusSettings, context: StageContext, out_dir: Path) -> StageResult:
     """Read all sources, drop what the rules drop, split by hash, and write both splits.
 
     Raises UserError for sources that cannot be right, before or while they are read.
@@ -90,7 +90,7 @@ def run(*, settings: CorpusSettings, context: RoomContext, out_dir: Path) -> Out
     notes.update(intake.notes)
     notes["repeated-paragraphs-cut"] = written.lines_cut
     outcome = _outcome(intake.ledger, written, notes)
-    outcome.figures["mix"] = [asdict(row) for row in mix]
+    outcome.metrics["mix"] = [asdict(row) for row in mix]
     say(funnel(intake.ledger))
     return outcome
 
@@ -173,7 +173,7 @@ def funnel(ledger: Ledger) -> str:
     return f"corpus: {ledger.total():,} documents read = {parts}" + (f" ({words})" if words else "")
 
 
-def _outcome(ledger: Ledger, written: Written, notes: Counter[str]) -> Outcome:
+def _outcome(ledger: Ledger, written: Written, notes: Counter[str]) -> StageResult:
     counts: dict[str, Any] = ledger.counts()
     counts["documents_train"] = written.documents_train
     counts["documents_heldout"] = written.documents_heldout
@@ -184,19 +184,19 @@ def _outcome(ledger: Ledger, written: Written, notes: Counter[str]) -> Outcome:
     counts["contaminated_by_task"] = _with_prefix(notes, CONTAMINATED)
     counts["notes"] = {name: n for name, n in sorted(notes.items()) if n and ":" not in name}
     read = counts["documents_read"]
-    figures: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         f"{heading}_fraction": round(counts[f"documents_{heading}"] / read, 6)
         for heading in HEADINGS
     }
-    figures["kept_bytes_fraction"] = round(counts["bytes_kept"] / counts["bytes_read"], 6)
+    metrics["kept_bytes_fraction"] = round(counts["bytes_kept"] / counts["bytes_read"], 6)
     steps = [{"step": "read", "documents": read, "bytes": counts["bytes_read"]}]
     left = read
     for heading in ("quarantined", "duplicate", "filtered"):
         for reason, count in counts[f"{heading}_by_reason"].items():
             left -= count
             steps.append({"step": f"{heading}: {reason}", "documents": left, "dropped": count})
-    figures["funnel"] = steps
-    return Outcome(counts, figures)
+    metrics["funnel"] = steps
+    return StageResult(counts, metrics)
 
 
 def _with_prefix(notes: Counter[str], prefix: str) -> dict[str, int]:

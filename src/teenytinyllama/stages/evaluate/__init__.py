@@ -4,8 +4,8 @@ Bits per byte of held-out documents first, beside a bigram model and two compres
 through lm-evaluation-harness, each with its error, its chance and how much of it stands in the
 training text. One JSON per model and task:
 
-    scores/base/heldout.json, scores/base/<task>.json, scores/<other model>/<task>.json
-    scores/yardsticks.json, scores/overlap.json
+    evaluate/base/heldout.json, evaluate/base/<task>.json, evaluate/<other model>/<task>.json
+    evaluate/baselines.json, evaluate/overlap.json
 """
 
 from teenytinyllama.stages.evaluate.in_training import scorer

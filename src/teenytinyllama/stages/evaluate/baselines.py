@@ -1,4 +1,4 @@
-"""A token-bigram model: the plainest language model there is, and the yardstick beside ours.
+"""A token-bigram model: the plainest language model there is, and the baseline beside ours.
 
 Interpolated Kneser-Ney with the three discounts of Chen and Goodman (1998), estimated from the
 training tokens themselves, so nothing is tuned on held-out text:

@@ -1,4 +1,4 @@
-"""General compressors as yardsticks: what text costs without any model of the language."""
+"""General compressors as baselines: what text costs without any model of the language."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SPLIT_NAMES = {
     "train": ("train", "dev"),
 }
 
-# What the corpus room looks through too, to keep items out of the training text.
+# What the corpus stage looks through too, to keep items out of the training text.
 ITEM_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
 Item = dict[str, Any]

@@ -49,16 +49,16 @@ def _figures(found: Contamination) -> dict[str, Any]:
     }
 
 
-def say_overlap(figures: dict[str, Any]) -> None:
+def say_overlap(metrics: dict[str, Any]) -> None:
     """One line for the held-out text and one for each task."""
-    if not figures["checked"]:
+    if not metrics["checked"]:
         return
     say(
-        f"evaluate: of {figures['heldout_documents']:,} held-out documents "
-        f"{figures['heldout_leaks_exact']} stand in the training text word for word, "
-        f"{figures['heldout_leaks_near']} nearly so"
+        f"evaluate: of {metrics['heldout_documents']:,} held-out documents "
+        f"{metrics['heldout_leaks_exact']} stand in the training text word for word, "
+        f"{metrics['heldout_leaks_near']} nearly so"
     )
-    for name, found in figures["tasks"].items():
+    for name, found in metrics["tasks"].items():
         say(
             f"evaluate: {name}: {found['contaminated_items']:,} of "
             f"{found['items_checked_for_overlap']:,} items share a run of words with the training "

@@ -1,8 +1,8 @@
 """Scores while a model is still being trained: a few items of each task, in its log.
 
-The front door hands this to the training as a function, so that neither room knows the other.
+The command line hands this to the training as a function, so that neither stage knows the other.
 The model in hand is scored as it stands, in fp32; nothing is saved, loaded or kept. How the
-whole tasks went, for every permanent checkpoint, is the evaluate room's to say afterwards.
+whole tasks went, for every permanent checkpoint, is the evaluate stage's to say afterwards.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ def scorer(settings: EvaluateSettings, language: str) -> ScoreModel:
         length = context_length_of(model, tokenizer)
         loaded = LoadedModel("pretrain", model, tokenizer, {}, length)
         device = next(model.parameters()).device.type
-        figures = {}
+        metrics = {}
         with torch.autocast(device, enabled=False):
             for group in groups:
                 results = task_runner.score_tasks(
                     loaded, group, batch_tokens=settings.batch_tokens, log_dir=None
                 )
                 for benchmark, result in zip(group, results, strict=True):
-                    figures[f"{benchmark.name}_accuracy"] = float(result["accuracy"])
-        return figures
+                    metrics[f"{benchmark.name}_accuracy"] = float(result["accuracy"])
+        return metrics
 
     return score
 

@@ -128,7 +128,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
             "task-rolling",
             "evaluate.tasks",
             "a task with output_type loglikelihood_rolling scores whole texts",
-            "leave it out: held-out text is scored by the room itself",
+            "leave it out: held-out text is scored by the stage itself",
         )
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:

@@ -162,17 +162,17 @@ def plan_batches(
 
 
 def _fill(trees: list[Tree], lane_tokens: int) -> list[Lane]:
-    """Lay trees into lanes, the largest first, each into the first lane with room among the last.
+    """Lay trees into lanes, the largest first, each into the first lane with stage among the last.
 
-    Only the 64 youngest lanes are tried: that leaves little room unused and stays linear.
+    Only the 64 youngest lanes are tried: that leaves little stage unused and stays linear.
     """
     lanes: list[Lane] = []
-    open_lanes: list[tuple[int, Lane]] = []  # (room, lane)
+    open_lanes: list[tuple[int, Lane]] = []  # (stage, lane)
     for tree in sorted(trees, key=lambda tree: -tree.size):
-        for index, (room, lane) in enumerate(open_lanes):
-            if tree.size <= room:
+        for index, (stage, lane) in enumerate(open_lanes):
+            if tree.size <= stage:
                 lane.trees.append(tree)
-                open_lanes[index] = (room - tree.size, lane)
+                open_lanes[index] = (stage - tree.size, lane)
                 break
         else:
             lane = Lane([tree])

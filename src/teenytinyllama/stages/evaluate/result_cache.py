@@ -28,9 +28,9 @@ def keep(path: Path, of: dict[str, Any], work_out: Callable[[], dict[str, Any]])
     found = _read(path)
     if found.pop("identity", None) == identity:
         return found
-    figures = work_out()
-    write_json(path, {**figures, "identity": identity})
-    return figures
+    metrics = work_out()
+    write_json(path, {**metrics, "identity": identity})
+    return metrics
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -52,12 +52,12 @@ def identity_of(documents: Iterable[Document]) -> str:
     return digest.hexdigest()
 
 
-def made_in(room_dir: Path) -> str:
-    """Fingerprint of what a room made, by its receipt: a copy of the run has the same.
+def made_in(stage_dir: Path) -> str:
+    """Fingerprint of what a stage made, by its manifest: a copy of the run has the same.
 
-    Where a room left no receipt, that of its training files' names, sizes and times.
+    Where a stage left no manifest, that of its training files' names, sizes and times.
     """
-    receipt = read_manifest(room_dir)
-    if receipt is None:
-        return fingerprint_files(room_dir.glob("*train*"))
-    return receipt.content_fingerprint()
+    manifest = read_manifest(stage_dir)
+    if manifest is None:
+        return fingerprint_files(stage_dir.glob("*train*"))
+    return manifest.content_fingerprint()

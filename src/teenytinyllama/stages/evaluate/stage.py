@@ -1,4 +1,4 @@
-"""The evaluate room: what is scored, in which order, and where each score goes."""
+"""The evaluate stage: what is scored, in which order, and where each score goes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from teenytinyllama import hardware
 from teenytinyllama.artifacts.documents import Document, read_documents
-from teenytinyllama.artifacts.manifest import Outcome, fingerprint_of, write_json
+from teenytinyllama.artifacts.manifest import StageResult, fingerprint_of, write_json
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.artifacts.tokens import open_tokens
 from teenytinyllama.errors import UserError
@@ -30,7 +30,7 @@ from teenytinyllama.stages.evaluate.heldout_overlap import check_overlap, say_ov
 from teenytinyllama.stages.evaluate.result_cache import identity_of, keep, made_in
 from teenytinyllama.stages.evaluate.scored_models import LoadedModel, folder_name, load_model
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.checkpoints import list_checkpoints
 
 BASE = "base"
@@ -53,13 +53,13 @@ HEADLINES = (
 def run(
     *,
     settings: EvaluateSettings,
-    context: RoomContext,
+    context: StageContext,
     out_dir: Path,
     corpus_dir: Path,
     tokenizer_dir: Path,
     pack_dir: Path,
     pretrain_dir: Path,
-) -> Outcome:
+) -> StageResult:
     """Score the base model on held-out text and on the recipe's tasks.
 
     Everything that can be wrong with a task is found before the first model is loaded.
@@ -70,41 +70,42 @@ def run(
     _check_names(settings.models, checkpoints)
     encoder = load_tokenizer(tokenizer_dir)
     texts = identity_of(documents)
-    yardsticks = keep(
-        out_dir / "yardsticks.json",
+    baselines = keep(
+        out_dir / "baselines.json",
         {
             "texts": texts,
             "tokenizer": encoder.fingerprint,
             "tokens": made_in(pack_dir),
             "max_bigram_tokens": settings.max_bigram_tokens,
         },
-        lambda: _yardsticks(settings, documents, encoder, pack_dir),
+        lambda: _baselines(settings, documents, encoder, pack_dir),
     )
     overlap = _overlap(settings, benchmarks, documents, texts, corpus_dir, out_dir)
     say_overlap(overlap)
 
-    room = _Room(settings, out_dir, benchmarks, overlap, documents, texts)
+    stage = _Stage(settings, out_dir, benchmarks, overlap, documents, texts)
     with hardware.keeping_freed_memory(hardware.present_device()):
-        figures = room.score(BASE, pretrain_dir / "final", encoder)
-        figures = {**_beside(figures, yardsticks, overlap), **figures}
-        figures["models"] = {
-            folder_name(name): room.score(folder_name(name), name, None) for name in settings.models
+        metrics = stage.score(BASE, pretrain_dir / "final", encoder)
+        metrics = {**_beside(metrics, baselines, overlap), **metrics}
+        metrics["models"] = {
+            folder_name(name): stage.score(folder_name(name), name, None)
+            for name in settings.models
         }
-        figures["checkpoints"] = [
-            {**_progress_of(path), **room.score(path.name, path, encoder)} for path in checkpoints
+        metrics["checkpoints"] = [
+            {**_progress_of(path), **stage.score(path.name, path, encoder)} for path in checkpoints
         ]
     counts = {
         "documents_heldout": len(documents),
-        "tokens_scored": figures["tokens_scored"],
+        "tokens_scored": metrics["tokens_scored"],
         "bytes_scored": sum(document.num_bytes for document in documents),
         "tasks": len(benchmarks),
         "items": sum(len(benchmark.scored_items) for benchmark in benchmarks),
     }
-    return Outcome(counts, figures)
+    return StageResult(counts, metrics)
 
 
 @dataclass(frozen=True)
-class _Room:
+class _Stage:
     """What every model of this run is scored on."""
 
     settings: EvaluateSettings
@@ -119,7 +120,7 @@ class _Room:
         loaded = load_model(name, place, precision=self.settings.precision)
         folder = self.out_dir / name
         folder.mkdir(exist_ok=True)
-        figures = keep(
+        metrics = keep(
             folder / "heldout.json",
             {
                 "revision": HELDOUT_REVISION,
@@ -131,12 +132,12 @@ class _Room:
             },
             lambda: self._score_heldout(loaded, place, encoder),
         )
-        say(f"evaluate: {name}: held-out {figures['heldout_bits_per_byte']:.4f} bits per byte")
-        _say_unknown(name, figures)
-        figures["tasks"] = {}
+        say(f"evaluate: {name}: held-out {metrics['heldout_bits_per_byte']:.4f} bits per byte")
+        _say_unknown(name, metrics)
+        metrics["tasks"] = {}
         for group in task_runner.group(self.benchmarks):
-            figures["tasks"].update(self._score_group(loaded, group, folder))
-        return figures
+            metrics["tasks"].update(self._score_group(loaded, group, folder))
+        return metrics
 
     def _score_heldout(
         self, loaded: LoadedModel, place: str | Path, encoder: TextEncoder | None
@@ -149,11 +150,11 @@ class _Room:
                 batch_tokens=self.settings.batch_tokens,
                 num_documents=len(self.documents),
             )
-        figures = _heldout_figures(heldout)
-        _check_finite(figures["heldout_bits_per_byte"], place)
+        metrics = _heldout_figures(heldout)
+        _check_finite(metrics["heldout_bits_per_byte"], place)
         if encoder is None:
-            figures["num_unknown_tokens"] = loaded.count_unknown(d.text for d in self.documents)
-        return figures
+            metrics["num_unknown_tokens"] = loaded.count_unknown(d.text for d in self.documents)
+        return metrics
 
     def _score_group(
         self, loaded: LoadedModel, group: list[Benchmark], folder: Path
@@ -165,15 +166,15 @@ class _Room:
             batch_tokens=self.settings.batch_tokens,
             log_dir=self.out_dir.parent / ".cache" / "evaluate" if keeps else None,
         )
-        figures = {}
+        metrics = {}
         for benchmark, result in zip(group, results, strict=True):
             found = self.overlap.get("tasks", {}).get(benchmark.name, {})
             write_json(folder / f"{folder_name(benchmark.name)}.json", {**result, **found})
             shown = {name: result[name] for name in HEADLINES}
             shown.update(found)
-            figures[benchmark.name] = shown
+            metrics[benchmark.name] = shown
             _say_score(loaded.name, benchmark.name, shown)
-        return figures
+        return metrics
 
 
 def _checkpoints(settings: EvaluateSettings, pretrain_dir: Path) -> list[Path]:
@@ -213,7 +214,7 @@ def _encoded(
         yield EncodedDocument(ids, document.num_bytes, document.source)
 
 
-def _yardsticks(
+def _baselines(
     settings: EvaluateSettings, documents: list[Document], encoder: TextEncoder, pack_dir: Path
 ) -> dict[str, float]:
     """Bits per byte of a bigram model and of two compressors on the same held-out text."""
@@ -284,14 +285,14 @@ def _heldout_figures(heldout: HeldoutScore) -> dict[str, Any]:
 
 
 def _beside(
-    figures: dict[str, Any], yardsticks: dict[str, float], overlap: dict[str, Any]
+    metrics: dict[str, Any], baselines: dict[str, float], overlap: dict[str, Any]
 ) -> dict[str, Any]:
-    """The yardsticks and leaks that belong beside the base model's held-out score."""
-    bigram = yardsticks["bigram_bits_per_byte"]
+    """The baselines and leaks that belong beside the base model's held-out score."""
+    bigram = baselines["bigram_bits_per_byte"]
     say(f"evaluate: a bigram model needs {bigram:.4f} bits per byte")
     return {
-        **{name: value for name, value in yardsticks.items() if name.endswith("per_byte")},
-        "below_bigram_fraction": 1 - figures["heldout_bits_per_byte"] / bigram,
+        **{name: value for name, value in baselines.items() if name.endswith("per_byte")},
+        "below_bigram_fraction": 1 - metrics["heldout_bits_per_byte"] / bigram,
         **{name: overlap[name] for name in _LEAKS if name in overlap},
     }
 
@@ -309,9 +310,9 @@ def _check_finite(bits_per_byte: float, place: str | Path) -> None:
         )
 
 
-def _say_unknown(model: str, figures: dict[str, Any]) -> None:
+def _say_unknown(model: str, metrics: dict[str, Any]) -> None:
     """A token for "unknown" is cheap to predict and stands for lost text."""
-    if count := figures.get("num_unknown_tokens"):
+    if count := metrics.get("num_unknown_tokens"):
         say(
             f"evaluate: {model}: its tokenizer does not know {count:,} pieces "
             "of the held-out text: its bits per byte are too low to compare"

@@ -1,8 +1,8 @@
-"""ROOM finetune: base model to classifiers.
+"""STAGE finetune: base model to classifiers.
 
-In reading order: `room` (the run), `labelled` (texts and labels in), `encoding` (ids and
+In reading order: `stage` (the run), `labelled` (texts and labels in), `encoding` (ids and
 batches), `models` (what is trained), `training` (one training), `measures` (scores and
-yardsticks), `classify` (a finished classifier on new files).
+baselines), `classify` (a finished classifier on new files).
 """
 
 from teenytinyllama.stages.finetune.stage import run

@@ -1,4 +1,4 @@
-"""Scores of a classifier from its predictions, and the yardsticks that need no language model."""
+"""Scores of a classifier from its predictions, and the baselines that need no language model."""
 
 from __future__ import annotations
 

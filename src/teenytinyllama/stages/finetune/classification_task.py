@@ -31,7 +31,7 @@ from teenytinyllama.settings.recipe import (
 )
 from teenytinyllama.stages.finetune.classification_metrics import confusion, scores_of
 from teenytinyllama.stages.finetune.length_grouping import Encoded, LengthGroupedOrder, pad
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.distributed import load_weights
 from teenytinyllama.training.loop import Loop
@@ -118,7 +118,7 @@ def train_one(
     seed: int,
     pad_id: int,
     out_dir: Path,
-    context: RoomContext,
+    context: StageContext,
     write_model_files: Callable[[Path], None],
 ) -> dict[str, Any]:
     """Train with one seed, keep the best epoch in `best/`, and return its scores.
@@ -138,7 +138,7 @@ def train_one(
     per_epoch = order.steps_per_epoch
     job = _job(model, splits, order, pad_id, write_model_files, settings)
     loop = Loop(job, _loop_settings(settings, per_epoch, seed), out_dir, context)
-    figures = loop.run()
+    metrics = loop.run()
     epochs = _validation_scores(out_dir, per_epoch)
     best = best_epoch(epochs, settings.choose_by)
     checkpoint = out_dir / checkpoints.folder_name(best * per_epoch)
@@ -160,10 +160,10 @@ def train_one(
         },
         "examples_per_s": settings.num_epochs
         * len(splits.train)
-        / max(figures["training_seconds"], 1e-9),
-        "training_seconds": figures["training_seconds"],
-        "energy_kwh": figures["energy_kwh"],
-        "num_skipped_steps": figures["num_skipped_steps"],
+        / max(metrics["training_seconds"], 1e-9),
+        "training_seconds": metrics["training_seconds"],
+        "energy_kwh": metrics["energy_kwh"],
+        "num_skipped_steps": metrics["num_skipped_steps"],
     }
     _keep_best(model, out_dir)
     write_json(result_path, result)

@@ -31,7 +31,7 @@ NO_LABEL = {"predicted": None, "probability": None}
 def run(*, model: Path, files: Sequence[Path], task: str = "", columns: Sequence[str] = ()) -> None:
     """Write every record of the files with `predicted` and `probability`, as JSON lines.
 
-    `model` is a run with a finetune room, a task's folder or a classifier's folder. A `.txt` is
+    `model` is a run with a finetune stage, a task's folder or a classifier's folder. A `.txt` is
     read line by line; tables and JSON lines by the columns that the classifier was trained on,
     unless `columns` names others. Lines come as the records do, one for each: an empty text, which
     no classifier has learnt from, gets null for a label. A record at fault stops the work with
@@ -85,12 +85,12 @@ def _read_about(folder: Path) -> tuple[list[str], int]:
 
 
 def find_classifier(path: Path, task: str) -> Path:
-    """The folder of a classifier behind a run, a room, a task's folder or the folder itself."""
+    """The folder of a classifier behind a run, a stage, a task's folder or the folder itself."""
     for folder in (path, path / "final"):
         if (folder / CLASSIFIER_NAME).is_file() and tokenizer_file(folder).is_file():
             return folder
-    room = path / "finetune" if (path / "finetune").is_dir() else path
-    found = {p.parent.parent.name: p.parent for p in room.glob(f"*/final/{CLASSIFIER_NAME}")}
+    stage = path / "finetune" if (path / "finetune").is_dir() else path
+    found = {p.parent.parent.name: p.parent for p in stage.glob(f"*/final/{CLASSIFIER_NAME}")}
     if task in found:
         return found[task]
     if not task and len(found) == 1:

@@ -39,14 +39,14 @@ def encode_with(encoder: TextEncoder, max_length: int) -> Callable[[Example], En
 
     def encode(example: Example) -> Encoded:
         parts = [encoder.encode(text) for text in example.texts]
-        room = max_length - 1 - len(parts)
+        stage = max_length - 1 - len(parts)
         whole = sum(map(len, parts))
-        while sum(map(len, parts)) > room:
+        while sum(map(len, parts)) > stage:
             # The longest part gives way first: of a pair both stay recognisable.
             longest = max(range(len(parts)), key=lambda i: (len(parts[i]), i))
             others = sum(map(len, parts)) - len(parts[longest])
             second = max((len(p) for i, p in enumerate(parts) if i != longest), default=0)
-            parts[longest] = parts[longest][: max(room - others, min(second, room // len(parts)))]
+            parts[longest] = parts[longest][: max(stage - others, min(second, stage // len(parts)))]
         ids = [encoder.bos_id]
         for part in parts:
             ids += [*part, encoder.eos_id]

@@ -1,4 +1,4 @@
-"""ROOM finetune: base model to classifiers, one per labelled set (paper Table 5).
+"""STAGE finetune: base model to classifiers, one per labelled set (paper Table 5).
 
 Leaves `<task>/final/`, a plain `AutoModelForSequenceClassification` with label names and
 tokenizer, and `<task>/scores.json`. Killed at any moment, it goes on with the task, the seed and
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import Outcome, write_json
+from teenytinyllama.artifacts.manifest import StageResult, write_json
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.lora import peft_parts
@@ -31,7 +31,7 @@ from teenytinyllama.stages.finetune.classification_task import Splits, train_one
 from teenytinyllama.stages.finetune.classifier_models import Learner, other_learner, own_learner
 from teenytinyllama.stages.finetune.classify import CLASSIFIER_NAME
 from teenytinyllama.stages.finetune.labelled_dataset import SPLITS, LabelledData, read_labelled
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 SCORES_NAME = "scores.json"
 
@@ -39,11 +39,11 @@ SCORES_NAME = "scores.json"
 def run(
     *,
     settings: FinetuneSettings,
-    context: RoomContext,
+    context: StageContext,
     out_dir: Path,
     tokenizer_dir: Path,
     pretrain_dir: Path,
-) -> Outcome:
+) -> StageResult:
     """Train a classifier per labelled set; return counts of examples and figures per task."""
     encoder = load_tokenizer(tokenizer_dir)
     max_length = _max_length(settings, pretrain_dir)
@@ -70,7 +70,7 @@ def run(
         others.append(own_one(is_random=True))
     _check_learners(others)
     counts: dict[str, Any] = {}
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for task in settings.tasks:
         task_dir = out_dir / task.name
         done = task_dir / SCORES_NAME
@@ -81,8 +81,8 @@ def run(
             for leftover in task_dir.glob("**/.best"):
                 shutil.rmtree(leftover)
         found = json.loads(done.read_text(encoding="utf-8"))
-        counts[task.name], figures[task.name] = found["counts"], found["figures"]
-    return Outcome(counts={"tasks": counts}, figures={"tasks": figures})
+        counts[task.name], metrics[task.name] = found["counts"], found["metrics"]
+    return StageResult(counts={"tasks": counts}, metrics={"tasks": metrics})
 
 
 def _check_tasks(settings: FinetuneSettings) -> None:
@@ -116,12 +116,12 @@ def _one_task(
     own: Learner,
     others: list[Learner],
     settings: FinetuneSettings,
-    context: RoomContext,
+    context: StageContext,
     task_dir: Path,
 ) -> dict[str, Any]:
     counts = _look_over(task.name, data)
     cut: dict[str, dict[str, int]] = {}
-    figures, cut[own.name] = _train_all_seeds(own, task.name, data, settings, context, task_dir)
+    metrics, cut[own.name] = _train_all_seeds(own, task.name, data, settings, context, task_dir)
     about = {
         "task": task.name,
         "text_columns": task.text_columns,
@@ -147,7 +147,7 @@ def _one_task(
         shutil.rmtree(folder / "final")
     counts["texts_truncated"] = sum(cut[own.name].values())
     counts["texts_truncated_by"] = cut
-    return {"counts": counts, "figures": {**figures, **baselines}}
+    return {"counts": counts, "metrics": {**metrics, **baselines}}
 
 
 def _look_over(name: str, data: LabelledData) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _train_all_seeds(
     task_name: str,
     data: LabelledData,
     settings: FinetuneSettings,
-    context: RoomContext,
+    context: StageContext,
     out_dir: Path,
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Figures over the seeds, and how many texts of each split were cut."""

@@ -39,10 +39,10 @@ def order_documents(
         return shuffled
     row_length = settings.sequence_length
     order: list[int] = []
-    room = row_length
+    stage = row_length
     for start in range(0, len(shuffled), DOCUMENTS_PER_POOL):
         pool = shuffled[start : start + DOCUMENTS_PER_POOL]
-        room = _best_fit(pool, num_tokens, row_length, room, order)
+        stage = _best_fit(pool, num_tokens, row_length, stage, order)
     return np.array(order, np.int64)
 
 
@@ -72,10 +72,10 @@ def _best_fit(
     pool: NDArray[np.int64],
     num_tokens: NDArray[np.int64],
     row_length: int,
-    room: int,
+    stage: int,
     order: list[int],
 ) -> int:
-    """Append the pool to `order`; `room` is what is left of the last row, before and after.
+    """Append the pool to `order`; `stage` is what is left of the last row, before and after.
 
     A row opens with the next document in shuffled order and is filled with the largest one that
     still fits; where none does, the next in order goes on in the row after.
@@ -85,8 +85,8 @@ def _best_fit(
     following = 0
     while by_length:
         place = None
-        if room < row_length:
-            fit = bisect_right(by_length, (room, len(pool))) - 1
+        if stage < row_length:
+            fit = bisect_right(by_length, (stage, len(pool))) - 1
             if fit >= 0:
                 _, place = by_length.pop(fit)
         if place is None:
@@ -97,8 +97,8 @@ def _best_fit(
             by_length.pop(bisect_right(by_length, entry) - 1)
         taken[place] = 1
         order.append(int(pool[place]))
-        room = row_length - (row_length - room + int(num_tokens[pool[place]])) % row_length
-    return room
+        stage = row_length - (row_length - stage + int(num_tokens[pool[place]])) % row_length
+    return stage
 
 
 def fraction_of_rows_cut(lengths: NDArray[np.int64], row_length: int) -> float:

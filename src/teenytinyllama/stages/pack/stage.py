@@ -1,4 +1,4 @@
-"""ROOM pack: documents to token sequences.
+"""STAGE pack: documents to token sequences.
 
 Every document becomes BOS ... EOS; all are laid end to end in a seeded order, so that every token
 made from the text is a token on disk and none is added or cut. Two passes: text to ids in corpus
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teenytinyllama.artifacts.documents import Split
-from teenytinyllama.artifacts.manifest import Outcome
+from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, tokenizer_file
 from teenytinyllama.artifacts.tokens import TokenWriter, write_index
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.recipe import PackSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.pack.document_order import fraction_of_rows_cut, order_documents
 from teenytinyllama.stages.pack.parallel_encoding import Encoded, encode_split
 
@@ -28,11 +28,11 @@ from teenytinyllama.stages.pack.parallel_encoding import Encoded, encode_split
 def run(
     *,
     settings: PackSettings,
-    context: RoomContext,
+    context: StageContext,
     out_dir: Path,
     corpus_dir: Path,
     tokenizer_dir: Path,
-) -> Outcome:
+) -> StageResult:
     """Encode both splits; leave `train.bin`, `heldout.bin`, their borders and `index.json`.
 
     Raises UserError where a split is empty, or a held-out document is in the training text too.
@@ -40,7 +40,7 @@ def run(
     encoder = load_tokenizer(tokenizer_dir)
     model = tokenizer_file(tokenizer_dir).read_bytes()
     counts: dict[str, Any] = {}
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     entries: dict[Split, dict[str, Any]] = {}
     heldout_texts: set[bytes] = set()
     for split in ("heldout", "train"):
@@ -57,9 +57,9 @@ def run(
         for what in ("tokens", "documents"):
             counts[f"{what}_{split}"] = entries[split][f"num_{what}"]
         counts[f"bytes_{split}"] = encoded.num_bytes
-        figures[split] = _figures(encoded, order, settings.sequence_length)
+        metrics[split] = _figures(encoded, order, settings.sequence_length)
     write_index(out_dir, encoder.vocab_size, encoder.fingerprint, entries)
-    return Outcome(counts=counts, figures=figures)
+    return StageResult(counts=counts, metrics=metrics)
 
 
 def _check_apart(train: Encoded, heldout_texts: set[bytes], corpus_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""ROOM pretrain: token sequences to a base model (paper 3.4, 3.5).
+"""STAGE pretrain: token sequences to a base model (paper 3.4, 3.5).
 
 Leaves `step-NNNNNNN/` checkpoints, `metrics.jsonl`, `samples.jsonl`, and `final/`: a plain
 Hugging Face Llama with its tokenizer. Killed at any moment, it goes on from the newest whole
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from teenytinyllama import hardware
-from teenytinyllama.artifacts.manifest import Outcome, fingerprint_of
+from teenytinyllama.artifacts.manifest import StageResult, fingerprint_of
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.artifacts.tokens import TokenFile, open_tokens, read_index
 from teenytinyllama.errors import UserError
@@ -29,7 +29,7 @@ from teenytinyllama.modeling.initialization import Start, fresh, from_folder
 from teenytinyllama.modeling.loading import copy_tokenizer, save_final
 from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import PretrainSettings
-from teenytinyllama.stages.interface import RoomContext, ScoreModel
+from teenytinyllama.stages.interface import ScoreModel, StageContext
 from teenytinyllama.stages.pretrain.repetition import repeat_passages
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
@@ -37,18 +37,18 @@ from teenytinyllama.training.losses import IGNORED, NextTokenLoss
 from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
 
 SAMPLE_TOKENS = 64
-# Held-out tokens read during training; the evaluate room reads all of them.
+# Held-out tokens read during training; the evaluate stage reads all of them.
 MAX_HELDOUT_TOKENS = 262_144
 
 
 def run(
     *,
     settings: PretrainSettings,
-    context: RoomContext,
+    context: StageContext,
     out_dir: Path,
     tokenizer_dir: Path,
     pack_dir: Path,
-) -> Outcome:
+) -> StageResult:
     """Train from scratch; return counts of steps and tokens, and figures of speed and loss."""
     hardware.check_precision(settings.precision, hardware.present_device())
     encoder = load_tokenizer(tokenizer_dir)
@@ -85,19 +85,19 @@ def run(
     )
     loop = Loop(job, _loop_settings(settings), out_dir, context)
     before = job.evaluate(loop.model) if settings.start_from and job.evaluate else {}
-    figures = loop.run()
+    metrics = loop.run()
     if loop.is_main:
         save_final(model, out_dir / "final", tokenizer_dir)
-    return Outcome(
+    return StageResult(
         counts={
-            "steps": figures["num_steps"],
-            "tokens": figures["tokens"],
+            "steps": metrics["num_steps"],
+            "tokens": metrics["tokens"],
             "sequences_in_data": order.num_sequences,
             "parameters": sizes.num_parameters(start.settings, encoder.vocab_size),
         },
-        figures={
-            **figures,
-            "epochs": round(order.epochs_at(figures["num_steps"]), 4),
+        metrics={
+            **metrics,
+            "epochs": round(order.epochs_at(metrics["num_steps"]), 4),
             "uniform_loss": math.log(encoder.vocab_size),
             **_start_figures(start, before),
         },
@@ -141,10 +141,10 @@ def _start(settings: PretrainSettings, encoder: TextEncoder, tokenizer_dir: Path
 
 
 def _start_figures(start: Start, before: dict[str, float]) -> dict[str, Any]:
-    figures: dict[str, Any] = {f"{name}_at_start": value for name, value in before.items()}
+    metrics: dict[str, Any] = {f"{name}_at_start": value for name, value in before.items()}
     if start.num_shared_pieces is not None:
-        figures["num_shared_pieces"] = start.num_shared_pieces
-    return figures
+        metrics["num_shared_pieces"] = start.num_shared_pieces
+    return metrics
 
 
 def _loop_settings(settings: PretrainSettings) -> LoopSettings:
@@ -274,11 +274,11 @@ def _sampling(
     def sample(model: nn.Module) -> list[dict[str, Any]]:
         ids = [[encoder.bos_id, *encoder.encode(prompt)] for prompt in prompts]
         positions: int = model.config.max_position_embeddings  # type: ignore[union-attr, assignment]
-        room = positions - max(len(row) for row in ids)
+        space = positions - max(len(row) for row in ids)
         outputs = generate(
             model,
             ids,
-            max_new_tokens=max(1, min(SAMPLE_TOKENS, room)),
+            max_new_tokens=max(1, min(SAMPLE_TOKENS, space)),
             stop_ids=[encoder.eos_id],
         )
         return [

@@ -24,8 +24,8 @@ def measure(path: Path, *, vocab_size: int, num_threads: int) -> dict[str, float
     """
     command = [sys.executable, __file__, str(path), str(vocab_size), str(num_threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    metrics: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return metrics
 
 
 def peak_memory_bytes() -> int:
@@ -45,12 +45,12 @@ def _main(path: str, vocab_size: str, num_threads: str) -> None:
     with Runtime(Path(path), context=context, num_threads=int(num_threads)) as runtime:
         runtime.generate(ids, SCRIPT_NEW_TOKENS)
         timings = [runtime.generate(ids, SCRIPT_NEW_TOKENS) for _ in range(SCRIPT_REPEATS)]
-    figures = {
+    metrics = {
         "prefill_tokens_per_s": statistics.median(t["prompt_per_second"] for t in timings),
         "tokens_per_s": statistics.median(t["predicted_per_second"] for t in timings),
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.write(json.dumps(metrics) + "\n")
 
 
 if __name__ == "__main__":

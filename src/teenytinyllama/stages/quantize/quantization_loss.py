@@ -93,9 +93,9 @@ def read_sample(model: LlamaForCausalLM, sample: Sample, title: str) -> Reading:
             logits = model(ids[:, :-1]).logits[0].float()  # (T, V)
             nats += float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
             best.append(logits.argmax(-1).cpu())
-            room = TOKENS_COMPARED_EXACTLY - sum(len(part) for part in kept)
-            if room > 0:
-                kept.append(logits[:room].cpu())
+            stage = TOKENS_COMPARED_EXACTLY - sum(len(part) for part in kept)
+            if stage > 0:
+                kept.append(logits[:stage].cpu())
             work.advance(len(window) - 1)
     bits_per_byte = nats / math.log(2) / sample.num_bytes
     if not math.isfinite(bits_per_byte):

@@ -1,6 +1,6 @@
-"""ROOM quantize: a model to small files, each loaded back and compared before it is called done.
+"""STAGE quantize: a model to small files, each loaded back and compared before it is called done.
 
-`quantized/model-<format>.gguf`: for llama.cpp, Ollama, LM Studio. `quantized/awq/`: for vLLM and
+`quantize/model-<format>.gguf`: for llama.cpp, Ollama, LM Studio. `quantize/awq/`: for vLLM and
 transformers on a GPU. The chat model where there is one, else the base model. A file that loses
 more than the recipe allows is refused.
 """
@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from teenytinyllama.artifacts.manifest import Outcome
+from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.artifacts.vocabulary import Vocabulary, read_vocabulary
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import QuantizeSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
 
 if importlib.util.find_spec("gguf") is None:
@@ -40,13 +40,13 @@ from teenytinyllama.stages.quantize.quantization_loss import (
 def run(
     *,
     settings: QuantizeSettings,
-    context: RoomContext,
+    context: StageContext,
     out_dir: Path,
     corpus_dir: Path,
     tokenizer_dir: Path,
     pretrain_dir: Path,
     align_dir: Path | None = None,
-) -> Outcome:
+) -> StageResult:
     """Write one file per format and measure what each lost on held-out documents.
 
     The figures are nested by format: size, bits per byte, their increase, how often the most
@@ -67,7 +67,7 @@ def run(
     loaded = load_original(folder, device)
     original = read_sample(loaded, sample, "quantize: read with the original")
     del loaded
-    figures: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "original": {
             "bits_per_byte": original.bits_per_byte,
             "size_bytes": awq.weights_bytes(folder),
@@ -93,7 +93,7 @@ def run(
         del small
         found = losses(original, back)
         refuse_if_worse(found, settings.max_bits_per_byte_increase, path)
-        figures[name] = {"size_bytes": size_bytes, **found, **_speed(path, model)}
+        metrics[name] = {"size_bytes": size_bytes, **found, **_speed(path, model)}
         say(
             f"quantize: {path.name} {size_bytes / 1e6:.1f} MB, bits per byte "
             f"{original.bits_per_byte:.4f} -> {back.bits_per_byte:.4f}, most likely token the "
@@ -105,7 +105,7 @@ def run(
         "bytes_compared": sample.num_bytes,
         "files": len(settings.formats),
     }
-    return Outcome(counts=counts, figures=figures)
+    return StageResult(counts=counts, metrics=metrics)
 
 
 def _check(settings: QuantizeSettings, model: ModelFolder, vocabulary: Vocabulary) -> None:

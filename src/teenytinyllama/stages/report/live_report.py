@@ -1,6 +1,6 @@
 """Pages of run folders as they stand: one run finished or not, several beside each other, live.
 
-Unlike the room, these read what an unfinished room has left so far; nothing is written into a run.
+Unlike the stage, these read what an unfinished stage left so far; nothing is written into a run.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import FOLDERS
+from teenytinyllama.artifacts.manifest import STAGE_NAMES
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
 from teenytinyllama.stages.report.page_blocks import Page
 from teenytinyllama.stages.report.renderers import render
-from teenytinyllama.stages.report.run_record import RunRecord, read_receipts
+from teenytinyllama.stages.report.run_record import RunRecord, read_manifests
 
 SECONDS_BETWEEN_READINGS = 10
 
 
 def read_run(run_dir: Path) -> RunRecord:
-    """What a run folder holds now, unfinished rooms too. Raises UserError for another folder."""
+    """What a run folder holds now, unfinished stages too. Raises UserError for another folder."""
     path = run_dir / "run.json"
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
@@ -33,19 +33,19 @@ def read_run(run_dir: Path) -> RunRecord:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = "is not the folder of a run (no run.json that can be read)"
         raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
-    folders = {room: run_dir / folder for room, folder in FOLDERS.items()}
-    rooms = read_receipts(folders)
+    folders = {stage: run_dir / stage for stage in STAGE_NAMES}
+    stages = read_manifests(folders)
     return RunRecord(
         name=name,
         language=language,
         usd_per_gpu_hour=prices.usd_per_gpu_hour,
         usd_per_kwh=prices.usd_per_kwh,
         country=prices.country,
-        rooms=rooms,
+        stages=stages,
         unfinished={
-            room: folder
-            for room, folder in folders.items()
-            if room not in rooms and folder.is_dir() and any(folder.iterdir())
+            stage: folder
+            for stage, folder in folders.items()
+            if stage not in stages and folder.is_dir() and any(folder.iterdir())
         },
         asked=recipe,
     )

@@ -15,8 +15,8 @@ from teenytinyllama import licenses
 from teenytinyllama.licenses import hub_name, model_license, terms_of
 from teenytinyllama.stages.report.number_format import NOT_RUN, count, duration, is_number, percent
 from teenytinyllama.stages.report.page_blocks import Cell, Facts, Table
-from teenytinyllama.stages.report.run_record import Receipt, RunRecord
-from teenytinyllama.stages.report.sections_run import energy_section, room_kwh
+from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
+from teenytinyllama.stages.report.sections_run import energy_section, stage_kwh
 from teenytinyllama.stages.report.sections_scores import (
     chat_section,
     classifiers_section,
@@ -41,19 +41,19 @@ SIZE_CATEGORIES = (
 Lines = Iterator[str]
 
 
-def licenses_of(run: RunRecord, *rooms: str) -> list[str]:
+def licenses_of(run: RunRecord, *stages: str) -> list[str]:
     """Licences of all text behind a model: of each kept document, and of each conversation set."""
     found: list[str] = []
-    for name in rooms:
-        room = run.room(name)
-        if room is not None:
-            found += licenses.licenses_of(room.manifest.counts, room.manifest.recipe)
+    for name in stages:
+        stage = run.stage(name)
+        if stage is not None:
+            found += licenses.licenses_of(stage.manifest.counts, stage.manifest.recipe)
     return found
 
 
 def model_card(run: RunRecord, *, license_name: str) -> str:
     """`model_card.md`: ready to be the README.md of a model on the Hub."""
-    pretrain = run.room("pretrain")
+    pretrain = run.stage("pretrain")
     assert pretrain is not None, "a card needs a model"
     lines = [*_front_matter(_model_metadata(run, pretrain, license_name)), "", f"# {run.name}", ""]
     lines += _model_summary(run, pretrain)
@@ -67,7 +67,7 @@ def model_card(run: RunRecord, *, license_name: str) -> str:
     lines += ["", "## Energy and carbon", "", energy_section(run).lead, ""]
     lines += _tables(energy_section(run).blocks)
     lines += ["", "## Text it learnt from", ""]
-    lines += _tables(corpus_section(run).blocks) if run.room("corpus") else [NOT_RUN]
+    lines += _tables(corpus_section(run).blocks) if run.stage("corpus") else [NOT_RUN]
     lines += _license_words(run, license_name, "corpus", "align")
     lines += ["", *_use_and_limits(run), "", *_again(run)]
     return "\n".join(lines) + "\n"
@@ -75,7 +75,7 @@ def model_card(run: RunRecord, *, license_name: str) -> str:
 
 def chat_card(run: RunRecord, *, license_name: str) -> str:
     """`chat_card.md`: the card of the chat model, with what its held-out questions showed."""
-    align, pretrain = run.room("align"), run.room("pretrain")
+    align, pretrain = run.stage("align"), run.stage("pretrain")
     assert align is not None and pretrain is not None, "a card needs a model"
     metadata = {
         "language": [run.language],
@@ -105,7 +105,7 @@ def chat_card(run: RunRecord, *, license_name: str) -> str:
 
 def dataset_card(run: RunRecord) -> str:
     """`dataset_card.md`: ready to be the README.md of the data set on the Hub."""
-    corpus = run.room("corpus")
+    corpus = run.stage("corpus")
     assert corpus is not None, "a card needs documents"
     license_name = model_license("", licenses_of(run, "corpus"))
     kept = corpus.count("documents_kept")
@@ -131,20 +131,20 @@ def dataset_card(run: RunRecord) -> str:
     ]
     lines += _tables(corpus_section(run).blocks)
     lines += ["", "## Tokens", ""]
-    lines += _tables(tokenizer_section(run).blocks) if run.room("tokenizer") else [NOT_RUN]
+    lines += _tables(tokenizer_section(run).blocks) if run.stage("tokenizer") else [NOT_RUN]
     lines += _license_words(run, license_name, "corpus")
     lines += ["", *_again(run)]
     return "\n".join(lines) + "\n"
 
 
-def _splits(corpus: Receipt) -> Iterator[dict[str, str]]:
+def _splits(corpus: FinishedStage) -> Iterator[dict[str, str]]:
     """Where the viewer of the Hub and `load_dataset` find the documents."""
     for split, stem in (("train", "train"), ("validation", "heldout")):
         if any(name.startswith(f"{stem}-") for name in corpus.manifest.outputs):
             yield {"split": split, "path": f"data/{stem}-*.jsonl.zst"}
 
 
-def _model_metadata(run: RunRecord, pretrain: Receipt, license_name: str) -> dict[str, Any]:
+def _model_metadata(run: RunRecord, pretrain: FinishedStage, license_name: str) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "language": [run.language],
         **_license_metadata(license_name),
@@ -159,19 +159,19 @@ def _model_metadata(run: RunRecord, pretrain: Receipt, license_name: str) -> dic
     return metadata
 
 
-def _emissions(run: RunRecord, pretrain: Receipt, training_type: str) -> dict[str, Any]:
-    """Grams of CO2 equivalent of all rooms, as the Hub shows them."""
+def _emissions(run: RunRecord, pretrain: FinishedStage, training_type: str) -> dict[str, Any]:
+    """Grams of CO2 equivalent of all stages, as the Hub shows them."""
     return {
-        "emissions": round(1000 * sum(r.manifest.emissions_kg for r in run.rooms.values()), 3),
+        "emissions": round(1000 * sum(r.manifest.emissions_kg for r in run.stages.values()), 3),
         "source": "CodeCarbon",
         "training_type": training_type,
         "geographical_location": run.country,
-        "hardware_used": str(pretrain.figure("device") or "not recorded"),
+        "hardware_used": str(pretrain.metric("device") or "not recorded"),
     }
 
 
 def _results(run: RunRecord) -> Iterator[dict[str, Any]]:
-    evaluate = run.room("evaluate")
+    evaluate = run.stage("evaluate")
     if evaluate is None:
         return
     metrics = []
@@ -179,7 +179,7 @@ def _results(run: RunRecord) -> Iterator[dict[str, Any]]:
         ("heldout_bits_per_byte", "bits per byte"),
         ("heldout_perplexity", "perplexity"),
     ):
-        value = evaluate.figure(key)
+        value = evaluate.metric(key)
         if is_number(value):
             kind = "perplexity" if name == "perplexity" else "bits_per_byte"
             metrics.append({"type": kind, "value": value, "name": name})
@@ -207,23 +207,23 @@ def _license_metadata(license_name: str) -> dict[str, str]:
     return {"license": known}
 
 
-def _model_summary(run: RunRecord, pretrain: Receipt) -> Lines:
+def _model_summary(run: RunRecord, pretrain: FinishedStage) -> Lines:
     yield (
         f"A base language model in `{_plain(run.language)}` of "
         f"**{count(pretrain.count('parameters'))} parameters**, trained from scratch on "
         f"**{count(pretrain.count('tokens'))} tokens** in {count(pretrain.count('steps'))} steps "
         f"({duration(pretrain.manifest.duration_s)}, "
-        f"{_plain(str(pretrain.figure('device') or 'device not recorded'))})."
+        f"{_plain(str(pretrain.metric('device') or 'device not recorded'))})."
     )
     yield ""
     yield "Plain `LlamaForCausalLM` weights: load them with `transformers`."
     yield ""
-    chat = run.room("align")
-    yield f"Chat model: {NOT_RUN if chat is None else 'trained, see `chat/`'}."
+    chat = run.stage("align")
+    yield f"Chat model: {NOT_RUN if chat is None else 'trained, see `align/`'}."
 
 
-def _license_words(run: RunRecord, license_name: str, *rooms: str) -> Lines:
-    names = sorted(set(licenses_of(run, *rooms)))
+def _license_words(run: RunRecord, license_name: str, *stages: str) -> Lines:
+    names = sorted(set(licenses_of(run, *stages)))
     yield ""
     yield "## Licence"
     yield ""
@@ -241,7 +241,7 @@ def _use_and_limits(run: RunRecord) -> Lines:
     yield ""
     yield "For research and teaching, and as a base to fine-tune. It invents facts, repeats the"
     yield "biases of its text, and is not fit to decide anything about people."
-    evaluate = run.room("evaluate")
+    evaluate = run.stage("evaluate")
     if evaluate is None:
         yield ""
         yield "It has not been evaluated."
@@ -257,15 +257,15 @@ def _use_and_limits(run: RunRecord) -> Lines:
 
 
 def _again(run: RunRecord) -> Lines:
-    version = next(iter(run.rooms.values())).manifest.version
-    kwh = sum(map(room_kwh, run.rooms.values()))
+    version = next(iter(run.stages.values())).manifest.version
+    kwh = sum(map(stage_kwh, run.stages.values()))
     yield "## How it was made"
     yield ""
     yield f"With TeenyTinyLlama {version}, by `ttl run recipe.toml` (the recipe lies beside this"
-    yield f"card); {kwh:.4g} kWh in all. Receipts:"
+    yield f"card); {kwh:.4g} kWh in all. Manifests:"
     yield ""
-    for name, room in run.rooms.items():
-        yield f"- {name}: `{room.manifest.fingerprint}`"
+    for name, stage in run.stages.items():
+        yield f"- {name}: `{stage.manifest.fingerprint}`"
 
 
 def _facts(blocks: Sequence[Any]) -> Lines:

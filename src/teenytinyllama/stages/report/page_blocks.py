@@ -1,6 +1,6 @@
 """What a page is made of, before it is HTML: sections of tables, charts, figures and texts.
 
-Rooms' words and numbers go in as plain text; the template escapes them. The same blocks are
+Stages' words and numbers go in as plain text; the template escapes them. The same blocks are
 written as HTML, CSV and SVG, so that the three can never disagree.
 """
 
@@ -163,7 +163,7 @@ class Page:
     sections: Sequence[Section] = field(default_factory=tuple)
 
 
-def not_run(key: str, title: str, room: str, lead: str = "") -> Section:
-    """The section of a room that left no receipt."""
-    words = f"Not run: {room}/manifest.json is not in this run."
+def not_run(key: str, title: str, stage: str, lead: str = "") -> Section:
+    """The section of a stage that left no manifest."""
+    words = f"Not run: {stage}/manifest.json is not in this run."
     return Section(key, title, (Note(words, tone="quiet"),), lead, has_run=False)

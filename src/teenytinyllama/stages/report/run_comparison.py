@@ -31,7 +31,7 @@ from teenytinyllama.stages.report.page_blocks import (
     Table,
 )
 from teenytinyllama.stages.report.run_record import RunRecord, read_last_lines
-from teenytinyllama.stages.report.sections_run import cost_usd, room_kwh
+from teenytinyllama.stages.report.sections_run import cost_usd, stage_kwh
 from teenytinyllama.stages.report.sections_scores import score_cells, tasks_of
 from teenytinyllama.stages.report.sections_training import make_chart, points
 from teenytinyllama.stages.report.svg_chart import Axes, Series
@@ -61,8 +61,8 @@ def _names(runs: Sequence[RunRecord], run_dirs: Sequence[Path]) -> list[str]:
 
 
 def _bits_per_byte(run: RunRecord) -> Any:
-    room = run.room("evaluate")
-    return room.figure("heldout_bits_per_byte") if room else None
+    stage = run.stage("evaluate")
+    return stage.metric("heldout_bits_per_byte") if stage else None
 
 
 def _best(runs: Sequence[RunRecord], names: Sequence[str]) -> tuple[str, str]:
@@ -72,26 +72,26 @@ def _best(runs: Sequence[RunRecord], names: Sequence[str]) -> tuple[str, str]:
 
 
 def _figures(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
-    def of(room: str, kind: str, *path: str) -> Callable[[RunRecord], Any]:
-        return lambda run: getattr(run.room(room), kind)(*path) if run.room(room) else None
+    def of(stage: str, kind: str, *path: str) -> Callable[[RunRecord], Any]:
+        return lambda run: getattr(run.stage(stage), kind)(*path) if run.stage(stage) else None
 
     rows: tuple[tuple[str, Callable[[RunRecord], Any], Callable[[Any], str]], ...] = (
         ("parameters", of("pretrain", "count", "parameters"), count),
         ("vocabulary", of("tokenizer", "count", "vocab_size"), count),
-        ("tokens per word", of("tokenizer", "figure", "all", "tokens_per_word"), decimal),
+        ("tokens per word", of("tokenizer", "metric", "all", "tokens_per_word"), decimal),
         ("tokens to train on", of("pack", "count", "tokens_train"), short),
         ("tokens seen", of("pretrain", "count", "tokens"), short),
         ("steps", of("pretrain", "count", "steps"), count),
-        ("training time", of("pretrain", "figure", "training_seconds"), duration),
-        ("tokens per second", of("pretrain", "figure", "mean_tokens_per_s"), short),
-        ("FLOPs utilisation", of("pretrain", "figure", "mfu"), percent),
+        ("training time", of("pretrain", "metric", "training_seconds"), duration),
+        ("tokens per second", of("pretrain", "metric", "mean_tokens_per_s"), short),
+        ("FLOPs utilisation", of("pretrain", "metric", "mfu"), percent),
         ("held-out bits per byte", _bits_per_byte, lambda value: decimal(value, 4)),
-        ("held-out perplexity", of("evaluate", "figure", "heldout_perplexity"), decimal),
-        ("energy, all rooms", lambda run: sum(map(room_kwh, run.rooms.values())), energy),
-        ("cost, all rooms", _cost, money),
+        ("held-out perplexity", of("evaluate", "metric", "heldout_perplexity"), decimal),
+        ("energy, all stages", lambda run: sum(map(stage_kwh, run.stages.values())), energy),
+        ("cost, all stages", _cost, money),
     )
     table = Table(
-        "figures",
+        "metrics",
         "Figures",
         (Column("figure"), *(Column(name, True) for name in names)),
         tuple(
@@ -100,11 +100,11 @@ def _figures(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
         ),
         "*/manifest.json of each run",
     )
-    return Section("figures", "Figures", (table,))
+    return Section("metrics", "Figures", (table,))
 
 
 def _cost(run: RunRecord) -> float | None:
-    costs = [cost_usd(run, room) for room in run.rooms.values()]
+    costs = [cost_usd(run, stage) for stage in run.stages.values()]
     known = [cost for cost in costs if cost is not None]
     return sum(known) if known else None
 
@@ -151,7 +151,7 @@ def _curves(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
 
 
 def _scores(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
-    found = [tasks_of(room) if (room := run.room("evaluate")) else {} for run in runs]
+    found = [tasks_of(stage) if (stage := run.stage("evaluate")) else {} for run in runs]
     rows = []
     for task in sorted(set().union(*found)):
         for name, tasks in zip(names, found, strict=True):
@@ -165,7 +165,7 @@ def _scores(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     )
     blocks: list[Block] = [Note("Not run: no scores in these runs.", tone="quiet")]
     if rows:
-        blocks = [Table("scores", "Scores", columns, tuple(rows), "scores/manifest.json")]
+        blocks = [Table("scores", "Scores", columns, tuple(rows), "evaluate/manifest.json")]
     lead = "Where two intervals overlap, the difference may be chance."
     return Section("scores", "Scores", blocks, lead)
 

@@ -1,4 +1,4 @@
-"""Reads what the rooms left. A room without a receipt is None; nothing is guessed or kept."""
+"""Reads what the stages left. A stage without a manifest is None; nothing is guessed or kept."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import FOLDERS, Manifest, read_manifest
+from teenytinyllama.artifacts.manifest import STAGE_NAMES, Manifest, read_manifest
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """A finished room: its manifest and its folder."""
+class FinishedStage:
+    """A finished stage: its manifest and its folder."""
 
     manifest: Manifest
     folder: Path
@@ -22,12 +22,12 @@ class Receipt:
         """A count of the manifest, or None."""
         return dig(self.manifest.counts, *path)
 
-    def figure(self, *path: str) -> Any:
+    def metric(self, *path: str) -> Any:
         """A figure of the manifest, or None."""
-        return dig(self.manifest.figures, *path)
+        return dig(self.manifest.metrics, *path)
 
     def setting(self, *path: str) -> Any:
-        """A setting that the room was given, or None."""
+        """A setting that the stage was given, or None."""
         return dig(self.manifest.recipe, *path)
 
 
@@ -40,37 +40,37 @@ class RunRecord:
     usd_per_gpu_hour: float
     usd_per_kwh: float
     country: str
-    rooms: Mapping[str, Receipt]
-    # Folders of rooms that have begun and not finished, and the whole recipe: of a run folder that
-    # is looked at while it grows. The room itself reads finished rooms alone.
+    stages: Mapping[str, FinishedStage]
+    # Folders of stages that have begun and not finished, and the whole recipe: of a run folder that
+    # is looked at while it grows. The stage itself reads finished stages alone.
     unfinished: Mapping[str, Path] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     def folder(self, name: str) -> Path | None:
-        """Where a room's files are, finished or not; None where it has not begun."""
-        room = self.rooms.get(name)
-        return room.folder if room else self.unfinished.get(name)
+        """Where a stage's files are, finished or not; None where it has not begun."""
+        stage = self.stages.get(name)
+        return stage.folder if stage else self.unfinished.get(name)
 
-    def room(self, name: str) -> Receipt | None:
-        """The receipt of a room, or None where it has not finished."""
-        return self.rooms.get(name)
+    def stage(self, name: str) -> FinishedStage | None:
+        """The manifest of a stage, or None where it has not finished."""
+        return self.stages.get(name)
 
     @property
     def vocab_size(self) -> Any:
         """Pieces of the vocabulary, or None."""
-        room = self.room("tokenizer")
-        return room.count("vocab_size") if room else None
+        stage = self.stage("tokenizer")
+        return stage.count("vocab_size") if stage else None
 
 
-def read_receipts(folders: Mapping[str, Path | None]) -> dict[str, Receipt]:
-    """Receipts by room name, in pipeline order, of the rooms that finished."""
-    receipts = {}
-    for name in FOLDERS:
+def read_manifests(folders: Mapping[str, Path | None]) -> dict[str, FinishedStage]:
+    """Manifests by stage name, in pipeline order, of the stages that finished."""
+    manifests = {}
+    for name in STAGE_NAMES:
         folder = folders.get(name)
         manifest = read_manifest(folder) if folder is not None else None
         if folder is not None and manifest is not None:
-            receipts[name] = Receipt(manifest, folder)
-    return receipts
+            manifests[name] = FinishedStage(manifest, folder)
+    return manifests
 
 
 def dig(value: Any, *path: str) -> Any:

@@ -16,32 +16,32 @@ from teenytinyllama.stages.report.number_format import (
     short,
 )
 from teenytinyllama.stages.report.page_blocks import Block, Cell, Column, Table
-from teenytinyllama.stages.report.run_record import Receipt
+from teenytinyllama.stages.report.run_record import FinishedStage
 from teenytinyllama.stages.report.sections_scores import interval_of, score_cells, tasks_of
 from teenytinyllama.stages.report.sections_training import make_chart
 from teenytinyllama.stages.report.svg_chart import Axes, Series
 
-MANIFEST = "scores/manifest.json"
+MANIFEST = "evaluate/manifest.json"
 # A chart of more lines is not read; the table has them all.
 MAX_TASKS_DRAWN = 3
 TONES: Any = ("1", "2", "3")
 
 
-def other_models(room: Receipt) -> list[Block]:
+def other_models(stage: FinishedStage) -> list[Block]:
     """Our model and others on the same held-out text and items (paper, Table 4)."""
-    others = room.figure("models")
+    others = stage.metric("models")
     if not isinstance(others, Mapping) or not others:
         return []
-    found: dict[str, Mapping[str, Any]] = {"this model": room.manifest.figures, **others}
-    names = list(tasks_of(room))
+    found: dict[str, Mapping[str, Any]] = {"this model": stage.manifest.metrics, **others}
+    names = list(tasks_of(stage))
     rows = []
-    for name, figures in found.items():
-        tasks = figures.get("tasks")
+    for name, metrics in found.items():
+        tasks = metrics.get("tasks")
         cells = []
         for task in names:
             scored = tasks.get(task) if isinstance(tasks, Mapping) else None
             cells.append(score_cells(scored)[1] if scored else Cell("–"))
-        bits = Cell(decimal(figures.get("heldout_bits_per_byte"), 4))
+        bits = Cell(decimal(metrics.get("heldout_bits_per_byte"), 4))
         rows.append((Cell(name, tone="good" if name == "this model" else ""), bits, *cells))
     return [
         Table(
@@ -56,13 +56,13 @@ def other_models(room: Receipt) -> list[Block]:
     ]
 
 
-def checkpoints(room: Receipt) -> list[Block]:
+def checkpoints(stage: FinishedStage) -> list[Block]:
     """Scores along the training (paper, Figure 2), against tokens and energy."""
-    found = room.figure("checkpoints")
+    found = stage.metric("checkpoints")
     if not isinstance(found, list) or not found:
         return []
     lines = [line for line in found if isinstance(line, Mapping)]
-    names = [name for name in tasks_of(room)]
+    names = [name for name in tasks_of(stage)]
     charts = [chart for chart in (_curve(lines, names), _by_energy(lines)) if chart is not None]
     return [*charts, _table(lines, names)]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import FOLDERS
+from teenytinyllama.artifacts.manifest import STAGE_NAMES
 from teenytinyllama.stages.report.number_format import (
     NOT_RUN,
     count,
@@ -29,44 +29,44 @@ from teenytinyllama.stages.report.page_blocks import (
     Section,
     Table,
 )
-from teenytinyllama.stages.report.run_record import Receipt, RunRecord
+from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 
 PARTS = ("gpu_measured", "cpu_modelled", "ram_modelled")
 
 
-def room_kwh(room: Receipt) -> float:
-    """All energy of a room in kilowatt-hours, measured and modelled together."""
-    return sum(v for v in room.manifest.energy_kwh.values() if is_number(v))
+def stage_kwh(stage: FinishedStage) -> float:
+    """All energy of a stage in kilowatt-hours, measured and modelled together."""
+    return sum(v for v in stage.manifest.energy_kwh.values() if is_number(v))
 
 
-def cost_usd(run: RunRecord, room: Receipt) -> float | None:
-    """What a room cost at the recipe's prices, or None where it names none."""
+def cost_usd(run: RunRecord, stage: FinishedStage) -> float | None:
+    """What a stage cost at the recipe's prices, or None where it names none."""
     if not run.usd_per_gpu_hour and not run.usd_per_kwh:
         return None
-    hours = room.manifest.duration_s / 3600
-    return hours * run.usd_per_gpu_hour + room_kwh(room) * run.usd_per_kwh
+    hours = stage.manifest.duration_s / 3600
+    return hours * run.usd_per_gpu_hour + stage_kwh(stage) * run.usd_per_kwh
 
 
 def headline(run: RunRecord) -> Facts:
     """The figures that one looks for first."""
-    pretrain, evaluate = run.room("pretrain"), run.room("evaluate")
-    rooms = list(run.rooms.values())
-    costs = [cost_usd(run, room) for room in rooms]
+    pretrain, evaluate = run.stage("pretrain"), run.stage("evaluate")
+    stages = list(run.stages.values())
+    costs = [cost_usd(run, stage) for stage in stages]
     usd = (
         sum(cost for cost in costs if cost is not None) if costs and costs[0] is not None else None
     )
-    kwh, kg = sum(map(room_kwh, rooms)), sum(r.manifest.emissions_kg for r in rooms)
-    seconds = sum(room.manifest.duration_s for room in rooms)
+    kwh, kg = sum(map(stage_kwh, stages)), sum(r.manifest.emissions_kg for r in stages)
+    seconds = sum(stage.manifest.duration_s for stage in stages)
     return Facts(
         (
             Fact("parameters", short(pretrain.count("parameters")) if pretrain else NOT_RUN),
             Fact("tokens seen", short(pretrain.count("tokens")) if pretrain else NOT_RUN),
             Fact(
                 "held-out bits per byte",
-                decimal(evaluate.figure("heldout_bits_per_byte")) if evaluate else NOT_RUN,
+                decimal(evaluate.metric("heldout_bits_per_byte")) if evaluate else NOT_RUN,
             ),
-            Fact("time, all rooms", duration(seconds) if rooms else NOT_RUN),
-            Fact("energy, all rooms", energy(kwh) if rooms else NOT_RUN, f"{mass(kg)} CO₂eq"),
+            Fact("time, all stages", duration(seconds) if stages else NOT_RUN),
+            Fact("energy, all stages", energy(kwh) if stages else NOT_RUN, f"{mass(kg)} CO₂eq"),
             Fact(
                 "cost",
                 money(usd) if usd is not None else "–",
@@ -77,26 +77,26 @@ def headline(run: RunRecord) -> Facts:
 
 
 def energy_section(run: RunRecord) -> Section:
-    """Time, energy, carbon and money per room; measured and modelled parts apart."""
+    """Time, energy, carbon and money per stage; measured and modelled parts apart."""
     title = "Energy and money"
     lead = "The GPU is measured; CPU and memory are modelled from their rated power. Never mixed."
     rows, total = [], [0.0] * 6
-    for name, folder in FOLDERS.items():
-        room = run.room(name)
-        if room is None:
+    for name in STAGE_NAMES:
+        stage = run.stage(name)
+        if stage is None:
             rows.append((Cell(name), *(Cell(NOT_RUN, tone="quiet") for _ in range(6))))
             continue
-        parts = [room.manifest.energy_kwh.get(part, 0.0) for part in PARTS]
-        usd = cost_usd(run, room)
-        values = [room.manifest.duration_s, *parts, room.manifest.emissions_kg, usd or 0.0]
+        parts = [stage.manifest.energy_kwh.get(part, 0.0) for part in PARTS]
+        usd = cost_usd(run, stage)
+        values = [stage.manifest.duration_s, *parts, stage.manifest.emissions_kg, usd or 0.0]
         total = [a + b for a, b in zip(total, values, strict=True)]
-        rows.append((Cell(name, note=f"{folder}/"), *_energy_cells(values, usd is not None)))
+        rows.append((Cell(name), *_energy_cells(values, usd is not None)))
     has_price = bool(run.usd_per_gpu_hour or run.usd_per_kwh)
     table = Table(
         "energy",
-        "Per room",
+        "Per stage",
         (
-            Column("room"),
+            Column("stage"),
             Column("time", True),
             Column("GPU, measured", True),
             Column("CPU, modelled", True),
@@ -113,9 +113,9 @@ def energy_section(run: RunRecord) -> Section:
             if has_price
             else "No cost: the recipe's [energy] names no price."
         ),
-        total=(Cell("all"), *_energy_cells(total, has_price)) if run.rooms else None,
+        total=(Cell("all"), *_energy_cells(total, has_price)) if run.stages else None,
     )
-    return Section("energy", title, (_energy_facts(run), table), lead, bool(run.rooms))
+    return Section("energy", title, (_energy_facts(run), table), lead, bool(run.stages))
 
 
 def _energy_cells(values: list[float], has_price: bool) -> list[Cell]:
@@ -129,11 +129,11 @@ def _energy_cells(values: list[float], has_price: bool) -> list[Cell]:
 
 
 def _energy_facts(run: RunRecord) -> Facts:
-    rooms = run.rooms.values()
-    measured = sum(room.manifest.energy_kwh.get("gpu_measured", 0.0) for room in rooms)
-    total = sum(map(room_kwh, rooms))
-    pretrain = run.room("pretrain")
-    joules = pretrain.figure("joules_per_token") if pretrain else None
+    stages = run.stages.values()
+    measured = sum(stage.manifest.energy_kwh.get("gpu_measured", 0.0) for stage in stages)
+    total = sum(map(stage_kwh, stages))
+    pretrain = run.stage("pretrain")
+    joules = pretrain.metric("joules_per_token") if pretrain else None
     return Facts(
         (
             Fact("measured", energy(measured), "GPU, through NVML" if measured else "no GPU read"),
@@ -154,12 +154,12 @@ def licences_section(run: RunRecord) -> Section:
     """Where the text comes from and under what terms."""
     title, lead = "Sources and licences", "A model can be no freer than the text it learnt from."
     blocks: list[Block] = []
-    room = run.room("corpus")
-    if room is None:
+    stage = run.stage("corpus")
+    if stage is None:
         blocks.append(Note("Not run: corpus/manifest.json is not in this run.", tone="quiet"))
     else:
-        blocks.append(_source_table("sources", "Text", room, "corpus/manifest.json"))
-        licences = room.count("licenses")
+        blocks.append(_source_table("sources", "Text", stage, "corpus/manifest.json"))
+        licences = stage.count("licenses")
         if isinstance(licences, Mapping):
             blocks.append(
                 Table(
@@ -173,15 +173,15 @@ def licences_section(run: RunRecord) -> Section:
                     "corpus/manifest.json",
                 )
             )
-    align = run.room("align")
+    align = run.stage("align")
     if align is not None:
-        blocks.append(_source_table("chat_sources", "Conversations", align, "chat/manifest.json"))
-    return Section("licences", title, blocks, lead, room is not None)
+        blocks.append(_source_table("chat_sources", "Conversations", align, "align/manifest.json"))
+    return Section("licences", title, blocks, lead, stage is not None)
 
 
-def _source_table(key: str, title: str, room: Receipt, source: str) -> Table:
+def _source_table(key: str, title: str, stage: FinishedStage, source: str) -> Table:
     rows = []
-    for found in room.setting("sources") or ():
+    for found in stage.setting("sources") or ():
         kind, path = str(found.get("kind", "")), str(found.get("path", ""))
         rows.append(
             (
@@ -201,16 +201,16 @@ def _source_table(key: str, title: str, room: Receipt, source: str) -> Table:
 def versions_section(run: RunRecord) -> Section:
     """What software made this."""
     names: list[str] = []
-    for room in run.rooms.values():
-        names += [name for name in room.manifest.versions if name not in names]
+    for stage in run.stages.values():
+        names += [name for name in stage.manifest.versions if name not in names]
     rows = []
     for name in names:
-        found = {room.manifest.versions.get(name) for room in run.rooms.values()} - {None}
+        found = {stage.manifest.versions.get(name) for stage in run.stages.values()} - {None}
         words = ", ".join(sorted(str(version) for version in found))
         rows.append((Cell(name), Cell(words, tone="warn" if len(found) > 1 else "")))
     started = [
-        (Cell(name), Cell(room.manifest.started_at), Cell(room.manifest.fingerprint))
-        for name, room in run.rooms.items()
+        (Cell(name), Cell(stage.manifest.started_at), Cell(stage.manifest.fingerprint))
+        for name, stage in run.stages.items()
     ]
     blocks: list[Block] = [
         Table(
@@ -221,23 +221,23 @@ def versions_section(run: RunRecord) -> Section:
             "*/manifest.json",
         ),
         Table(
-            "receipts",
-            "Rooms",
-            (Column("room"), Column("started"), Column("fingerprint")),
+            "manifests",
+            "Stages",
+            (Column("stage"), Column("started"), Column("fingerprint")),
             tuple(started),
             "*/manifest.json",
         ),
     ]
-    if not run.rooms:
-        blocks = [Note("Not run: this folder holds no finished room.", tone="quiet")]
-    return Section("versions", "Versions", blocks, has_run=bool(run.rooms))
+    if not run.stages:
+        blocks = [Note("Not run: this folder holds no finished stage.", tone="quiet")]
+    return Section("versions", "Versions", blocks, has_run=bool(run.stages))
 
 
 def reproduce_section(run: RunRecord) -> Section:
     """The recipe as it was resolved, every default written out, and the command."""
-    version = next((r.manifest.version for r in run.rooms.values()), None)
+    version = next((r.manifest.version for r in run.stages.values()), None)
     if version is None:
-        note = Note("Not run: this folder holds no finished room.", tone="quiet")
+        note = Note("Not run: this folder holds no finished stage.", tone="quiet")
         return Section("reproduce", "Do it again", (note,), has_run=False)
     lead = "Every setting, defaults included, stands in recipe.toml beside this page."
     command = f"pip install teenytinyllama=={version}\nttl run recipe.toml"
@@ -257,9 +257,9 @@ def recipe_toml(run: RunRecord) -> str:
         f"usd_per_gpu_hour = {_toml(run.usd_per_gpu_hour)}",
         f"usd_per_kwh = {_toml(run.usd_per_kwh)}",
     ]
-    for name, room in run.rooms.items():
+    for name, stage in run.stages.items():
         lines += ["", f"[{name}]"]
-        settings = room.manifest.recipe
+        settings = stage.manifest.recipe
         lines += [f"{k} = {_toml(v)}" for k, v in settings.items() if v is not None]
     return "\n".join([*lines, "", "[report]", ""])
 

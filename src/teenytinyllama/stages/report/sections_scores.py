@@ -28,11 +28,11 @@ from teenytinyllama.stages.report.page_blocks import (
     Table,
     not_run,
 )
-from teenytinyllama.stages.report.run_record import Receipt, RunRecord, read_lines
+from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord, read_lines
 
 MAX_CHATS = 12
-# Yardsticks of a classifier that need no language model, as they are called in a table.
-YARDSTICKS = {"bag_of_words": "bag of words", "majority": "most frequent label"}
+# Baselines of a classifier that need no language model, as they are called in a table.
+BASELINES = {"bag_of_words": "bag of words", "majority": "most frequent label"}
 CHAT_FIGURES = {
     "questions_asked": "questions asked",
     "right_answer_fraction": "right answers",
@@ -116,42 +116,42 @@ def _seen(found: Mapping[str, Any]) -> Cell:
     return Cell(percent(dirty), note=note, tone="warn" if dirty else "")
 
 
-def tasks_of(room: Receipt) -> Mapping[str, Any]:
+def tasks_of(stage: FinishedStage) -> Mapping[str, Any]:
     """Scores by task, whether nested under `tasks` or beside the held-out figures."""
-    nested = room.figure("tasks")
+    nested = stage.metric("tasks")
     if isinstance(nested, Mapping):
         return nested
-    figures = room.manifest.figures
-    return {k: v for k, v in figures.items() if isinstance(v, Mapping) and "accuracy" in v}
+    metrics = stage.manifest.metrics
+    return {k: v for k, v in metrics.items() if isinstance(v, Mapping) and "accuracy" in v}
 
 
 def scores_section(run: RunRecord) -> Section:
-    """Held-out bits per byte beside its yardsticks, then tasks with intervals."""
+    """Held-out bits per byte beside its baselines, then tasks with intervals."""
     title, lead = "Scores", "Bits per byte first: it compares between tokenizers. Lower is better."
-    room = run.room("evaluate")
-    if room is None:
-        return not_run("scores", title, "scores", lead)
+    stage = run.stage("evaluate")
+    if stage is None:
+        return not_run("scores", title, "evaluate", lead)
     blocks: list[Block] = [
         Facts(
             (
                 Fact(
                     "held-out bits per byte",
-                    decimal(room.figure("heldout_bits_per_byte"), 4),
-                    _beside_bigram(room.figure("below_bigram_fraction")),
+                    decimal(stage.metric("heldout_bits_per_byte"), 4),
+                    _beside_bigram(stage.metric("below_bigram_fraction")),
                 ),
                 Fact(
                     "perplexity",
-                    decimal(room.figure("heldout_perplexity"), 2),
+                    decimal(stage.metric("heldout_perplexity"), 2),
                     "per token, e to the loss in nats",
                 ),
-                Fact("held-out text", size(room.count("bytes_scored")), "never trained on"),
-                *_leaks(room),
+                Fact("held-out text", size(stage.count("bytes_scored")), "never trained on"),
+                *_leaks(stage),
             ),
-            "scores/manifest.json",
+            "evaluate/manifest.json",
         ),
-        _yardsticks(room),
+        _baselines(stage),
     ]
-    tasks = tasks_of(room)
+    tasks = tasks_of(stage)
     if tasks:
         blocks.append(
             Table(
@@ -167,13 +167,13 @@ def scores_section(run: RunRecord) -> Section:
                     Column("seen in training", True),
                 ),
                 tuple(task_rows(tasks)),
-                "scores/manifest.json",
+                "evaluate/manifest.json",
                 note="The line is the 95 % interval, the tick is chance. A score whose interval "
                 "holds chance says nothing about the model. Seen in training: share of the items "
                 "long enough to check that have a run of words in common with the training text.",
             )
         )
-    sources = _by_source(room)
+    sources = _by_source(stage)
     if sources is not None:
         blocks.append(sources)
     return Section("scores", title, blocks, lead)
@@ -185,19 +185,19 @@ def _beside_bigram(below: Any) -> str:
     return f"{percent(abs(below))} {'under' if below >= 0 else 'above'} a bigram model"
 
 
-def _leaks(room: Receipt) -> Iterator[Fact]:
+def _leaks(stage: FinishedStage) -> Iterator[Fact]:
     """How many held-out documents stand in the training text, where that was looked for."""
-    exact, near = room.figure("heldout_leaks_exact"), room.figure("heldout_leaks_near")
+    exact, near = stage.metric("heldout_leaks_exact"), stage.metric("heldout_leaks_near")
     if is_number(exact) and is_number(near):
         tone: Any = "warn" if exact + near else "good"
         words = f"{count(exact)} word for word, {count(near)} nearly"
         yield Fact("held-out seen in training", count(exact + near), words, tone)
 
 
-def _yardsticks(room: Receipt) -> Table:
+def _baselines(stage: FinishedStage) -> Table:
     names = {"heldout_bits_per_byte": "this model", "bigram_bits_per_byte": "a bigram of tokens"}
     found = []
-    for key, value in room.manifest.figures.items():
+    for key, value in stage.manifest.metrics.items():
         if key.endswith("bits_per_byte") and is_number(value):
             name = names.get(key, key.removesuffix("_bits_per_byte").replace("_", " "))
             found.append((name, value))
@@ -211,16 +211,16 @@ def _yardsticks(room: Receipt) -> Table:
         for name, value in found
     )
     return Table(
-        "yardsticks",
+        "baselines",
         "The same held-out text, read by others",
         (Column("reader"), Column("bits per byte", True)),
         rows,
-        "scores/manifest.json",
+        "evaluate/manifest.json",
     )
 
 
-def _by_source(room: Receipt) -> Table | None:
-    found = room.figure("by_source")
+def _by_source(stage: FinishedStage) -> Table | None:
+    found = stage.metric("by_source")
     if not isinstance(found, Mapping) or len(found) < 2:
         return None
     rows = tuple(
@@ -239,21 +239,21 @@ def _by_source(room: Receipt) -> Table | None:
         Column("documents", True),
     )
     title = "Held-out text by source"
-    return Table("scores_by_source", title, columns, rows, "scores/manifest.json")
+    return Table("scores_by_source", title, columns, rows, "evaluate/manifest.json")
 
 
 def classifiers_section(run: RunRecord) -> Section:
     """Paper Table 5: fine-tuned accuracy beside what needs no language model."""
     title, lead = "Classifiers", "The base model, fine-tuned on labelled texts."
-    room = run.room("finetune")
-    if room is None:
+    stage = run.stage("finetune")
+    if stage is None:
         return not_run("classifiers", title, "finetune", lead)
-    tasks = tasks_of(room)
+    tasks = tasks_of(stage)
     others: list[str] = []
     for found in tasks.values():
         names = (key.removesuffix("_accuracy") for key in found if key.endswith("_accuracy"))
         others += [name for name in names if name not in others]
-    others.sort(key=lambda name: (name in YARDSTICKS, name))
+    others.sort(key=lambda name: (name in BASELINES, name))
     table = Table(
         "classifiers",
         "Test sets (paper, Table 5)",
@@ -261,7 +261,7 @@ def classifiers_section(run: RunRecord) -> Section:
             Column("task"),
             Column("accuracy", True),
             Column("95 % interval, 0 to 100"),
-            *(Column(YARDSTICKS.get(name, name), True) for name in others),
+            *(Column(BASELINES.get(name, name), True) for name in others),
             Column("macro F1", True),
             Column("items", True),
         ),
@@ -305,25 +305,25 @@ def _score(name: str, value: Any) -> str:
 def chat_section(run: RunRecord) -> Section:
     """What the chat model answers to questions it has not seen."""
     title, lead = "Chat", "Questions kept out of training, answered greedily."
-    room = run.room("align")
-    if room is None:
-        return not_run("chat", title, "chat", lead)
+    stage = run.stage("align")
+    if stage is None:
+        return not_run("chat", title, "align", lead)
     facts = [
-        Fact(name, _score(key, room.figure(key)))
+        Fact(name, _score(key, stage.metric(key)))
         for key, name in CHAT_FIGURES.items()
-        if is_number(room.figure(key))
+        if is_number(stage.metric(key))
     ]
-    before, after = room.figure("heldout_answer_loss_before"), room.figure("heldout_answer_loss")
+    before, after = stage.metric("heldout_answer_loss_before"), stage.metric("heldout_answer_loss")
     if is_number(after):
         facts.append(Fact("loss of held-out answers", decimal(after), f"before: {decimal(before)}"))
-    learnt = room.count("conversations_train")
+    learnt = stage.count("conversations_train")
     facts.insert(0, Fact("conversations learnt", count(learnt)))
-    blocks: list[Block] = [Facts(tuple(facts), "chat/manifest.json")]
-    examples = [_chat(line) for line in read_lines(room.folder / "examples.jsonl")][:MAX_CHATS]
+    blocks: list[Block] = [Facts(tuple(facts), "align/manifest.json")]
+    examples = [_chat(line) for line in read_lines(stage.folder / "examples.jsonl")][:MAX_CHATS]
     if examples:
-        blocks.append(Excerpts("Examples", tuple(examples), source="chat/examples.jsonl"))
+        blocks.append(Excerpts("Examples", tuple(examples), source="align/examples.jsonl"))
     else:
-        blocks.append(Note("Not recorded: chat/examples.jsonl is not in this run.", tone="quiet"))
+        blocks.append(Note("Not recorded: align/examples.jsonl is not in this run.", tone="quiet"))
     return Section("chat", title, blocks, lead)
 
 
@@ -345,11 +345,11 @@ def _chat(line: Mapping[str, Any]) -> Excerpt:
 def small_files_section(run: RunRecord) -> Section:
     """Sizes of the quantized files, and what each lost."""
     title, lead = "Small files", "Loaded back and compared with the original on held-out text."
-    room = run.room("quantize")
-    if room is None:
-        return not_run("quantized", title, "quantized", lead)
+    stage = run.stage("quantize")
+    if stage is None:
+        return not_run("quantized", title, "quantize", lead)
     rows = []
-    for name, found in room.manifest.figures.items():
+    for name, found in stage.manifest.metrics.items():
         if not isinstance(found, Mapping):
             continue
         growth, same = found.get("bits_per_byte_increase"), found.get("same_best_token")
@@ -373,6 +373,6 @@ def small_files_section(run: RunRecord) -> Section:
             Column("same most likely token", True),
         ),
         tuple(rows),
-        "quantized/manifest.json",
+        "quantize/manifest.json",
     )
     return Section("quantized", title, (table,), lead)

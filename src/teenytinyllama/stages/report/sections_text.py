@@ -27,7 +27,7 @@ from teenytinyllama.stages.report.page_blocks import (
     Table,
     not_run,
 )
-from teenytinyllama.stages.report.run_record import Receipt, RunRecord
+from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 
 HEADINGS = ("read", "kept", "filtered", "duplicate", "quarantined")
 MAX_REASONS_SHOWN = 12
@@ -40,15 +40,15 @@ MANIFEST = "corpus/manifest.json"
 def corpus_section(run: RunRecord) -> Section:
     """What was read, what was kept, and for every dropped document why."""
     title, lead = "Corpus", "Every document read stands under exactly one heading."
-    room = run.room("corpus")
-    if room is None:
+    stage = run.stage("corpus")
+    if stage is None:
         return not_run("corpus", title, "corpus", lead)
-    blocks: list[Block] = [_funnel_facts(room), _funnel(room)]
-    reasons = _reasons(room)
+    blocks: list[Block] = [_funnel_facts(stage), _funnel(stage)]
+    reasons = _reasons(stage)
     if reasons is not None:
         blocks.append(reasons)
-    blocks += [*_personal(room), *_notes(room)]
-    examples = _dropped_examples(room.folder)
+    blocks += [*_personal(stage), *_notes(stage)]
+    examples = _dropped_examples(stage.folder)
     if examples:
         blocks.append(
             Excerpts(
@@ -62,22 +62,24 @@ def corpus_section(run: RunRecord) -> Section:
     return Section("corpus", title, blocks, lead)
 
 
-def _funnel_facts(room: Receipt) -> Facts:
-    kept, read = room.count("documents_kept"), room.count("documents_read")
+def _funnel_facts(stage: FinishedStage) -> Facts:
+    kept, read = stage.count("documents_kept"), stage.count("documents_read")
     share = kept / read if is_number(kept) and is_number(read) and read else None
     return Facts(
         (
-            Fact("documents read", count(read), size(room.count("bytes_read"))),
+            Fact("documents read", count(read), size(stage.count("bytes_read"))),
             Fact("documents kept", count(kept), f"{percent(share)} of those read"),
-            Fact("kept text", size(room.count("bytes_kept"))),
-            Fact("held out", count(room.count("documents_heldout")), "documents, never trained on"),
+            Fact("kept text", size(stage.count("bytes_kept"))),
+            Fact(
+                "held out", count(stage.count("documents_heldout")), "documents, never trained on"
+            ),
         ),
         MANIFEST,
     )
 
 
-def _funnel(room: Receipt) -> Table:
-    sources: Mapping[str, Any] = room.count("sources") or {}
+def _funnel(stage: FinishedStage) -> Table:
+    sources: Mapping[str, Any] = stage.count("sources") or {}
     columns = (
         Column("source"),
         *(Column(heading, True) for heading in HEADINGS),
@@ -90,7 +92,7 @@ def _funnel(room: Receipt) -> Table:
         columns,
         rows,
         MANIFEST,
-        total=_funnel_row("all", room.manifest.counts),
+        total=_funnel_row("all", stage.manifest.counts),
     )
 
 
@@ -106,11 +108,11 @@ def _funnel_row(name: str, found: Mapping[str, Any]) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _reasons(room: Receipt) -> Table | None:
+def _reasons(stage: FinishedStage) -> Table | None:
     rows = []
-    read = room.count("documents_read") or 0
+    read = stage.count("documents_read") or 0
     for heading in HEADINGS[2:]:
-        for reason, number in (room.count(f"{heading}_by_reason") or {}).items():
+        for reason, number in (stage.count(f"{heading}_by_reason") or {}).items():
             rows.append((heading, reason, number))
     if not rows:
         return None
@@ -132,9 +134,9 @@ def _reasons(room: Receipt) -> Table | None:
     )
 
 
-def _personal(room: Receipt) -> Iterator[Table]:
+def _personal(stage: FinishedStage) -> Iterator[Table]:
     """Personal data that was replaced by marks, by kind."""
-    found = room.count("personal_data")
+    found = stage.count("personal_data")
     if isinstance(found, Mapping) and found:
         rows = tuple((Cell(kind), Cell(count(n))) for kind, n in found.items())
         columns = (Column("kind"), Column("replaced", True))
@@ -142,9 +144,9 @@ def _personal(room: Receipt) -> Iterator[Table]:
         yield Table("corpus_personal", title, columns, rows, MANIFEST)
 
 
-def _notes(room: Receipt) -> Iterator[Table]:
-    """What else the room counted on its way."""
-    found = room.count("notes")
+def _notes(stage: FinishedStage) -> Iterator[Table]:
+    """What else the stage counted on its way."""
+    found = stage.count("notes")
     if isinstance(found, Mapping) and found:
         rows = tuple((Cell(name.replace("_", " ")), Cell(count(n))) for name, n in found.items())
         columns = (Column("what"), Column("times", True))
@@ -172,19 +174,19 @@ def _dropped_examples(corpus_dir: Path) -> list[Excerpt]:
 def tokenizer_section(run: RunRecord) -> Section:
     """Paper Table 1, per source of the corpus and on text the tokenizer never saw."""
     lead = "Fewer tokens per word: more text in the same context, and cheaper training."
-    room = run.room("tokenizer")
-    if room is None:
+    stage = run.stage("tokenizer")
+    if stage is None:
         return not_run("tokenizer", "Tokenizer", "tokenizer", lead)
     facts = Facts(
         (
-            Fact("vocabulary", count(room.count("vocab_size")), str(room.setting("model") or "")),
-            Fact("tokens per word", decimal(room.figure("all", "tokens_per_word"))),
-            Fact("bytes per token", decimal(room.figure("all", "bytes_per_token"))),
-            Fact("trained on", size(room.count("bytes_trained_on")), "of text"),
+            Fact("vocabulary", count(stage.count("vocab_size")), str(stage.setting("model") or "")),
+            Fact("tokens per word", decimal(stage.metric("all", "tokens_per_word"))),
+            Fact("bytes per token", decimal(stage.metric("all", "bytes_per_token"))),
+            Fact("trained on", size(stage.count("bytes_trained_on")), "of text"),
         ),
         "tokenizer/manifest.json",
     )
-    sources: Mapping[str, Any] = room.figure("sources") or {}
+    sources: Mapping[str, Any] = stage.metric("sources") or {}
     rows = [_tokenizer_row(name, found) for name, found in sources.items()]
     table = Table(
         "tokenizer",
@@ -201,7 +203,7 @@ def tokenizer_section(run: RunRecord) -> Section:
         "tokenizer/manifest.json",
         note="The paper's tokenizer: 9,937 tokens for 7,400 words, 1.343 per word (its Table 1). "
         "Other text gives other numbers: compare on the same words only.",
-        total=_tokenizer_row("all", room.figure("all") or {}),
+        total=_tokenizer_row("all", stage.metric("all") or {}),
     )
     return Section("tokenizer", "Tokenizer", (facts, table), lead)
 
@@ -219,26 +221,26 @@ def _tokenizer_row(name: str, found: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 def tokens_section(run: RunRecord) -> Section:
     """How much there is to train on, and how often it was seen."""
-    room, pretrain = run.room("pack"), run.room("pretrain")
-    if room is None:
-        return not_run("tokens", "Tokens", "tokens")
+    stage, pretrain = run.stage("pack"), run.stage("pretrain")
+    if stage is None:
+        return not_run("tokens", "Tokens", "pack")
     rows = tuple(
         (
             Cell(name),
-            Cell(count(room.count(f"documents_{split}"))),
-            Cell(count(room.count(f"tokens_{split}"))),
+            Cell(count(stage.count(f"documents_{split}"))),
+            Cell(count(stage.count(f"tokens_{split}"))),
         )
         for name, split in (("training", "train"), ("held out", "heldout"))
     )
     seen = pretrain.count("tokens") if pretrain else None
-    epochs = pretrain.figure("epochs") if pretrain else None
+    epochs = pretrain.metric("epochs") if pretrain else None
     blocks: list[Block] = [
         Table(
             "tokens",
             "Tokens",
             (Column("split"), Column("documents", True), Column("tokens", True)),
             rows,
-            "tokens/manifest.json",
+            "pack/manifest.json",
         )
     ]
     if pretrain is not None:
@@ -246,11 +248,11 @@ def tokens_section(run: RunRecord) -> Section:
             0,
             Facts(
                 (
-                    Fact("tokens to train on", short(room.count("tokens_train"))),
+                    Fact("tokens to train on", short(stage.count("tokens_train"))),
                     Fact("tokens seen in training", short(seen)),
                     Fact("passes over the text", decimal(epochs, 2), "up to 4 are nearly free"),
                 ),
-                "tokens/manifest.json, pretrain/manifest.json",
+                "pack/manifest.json, pretrain/manifest.json",
             ),
         )
     return Section("tokens", "Tokens", blocks, "The text as the model reads it.")

@@ -32,7 +32,7 @@ from teenytinyllama.stages.report.page_blocks import (
     not_run,
 )
 from teenytinyllama.stages.report.run_record import (
-    Receipt,
+    FinishedStage,
     RunRecord,
     dig,
     read_last_lines,
@@ -74,19 +74,19 @@ def points(metrics: Metrics, y: str, x: str = "step") -> list[tuple[float, float
 def training_section(run: RunRecord) -> Section:
     """Curves from `metrics.jsonl`, and what the manifest says of the whole training."""
     title, lead = "Training", "From random weights to the base model."
-    room = run.room("pretrain")
-    if room is None and "pretrain" in run.unfinished:
+    stage = run.stage("pretrain")
+    if stage is None and "pretrain" in run.unfinished:
         return _in_training(run, title)
-    if room is None:
+    if stage is None:
         return not_run("training", title, "pretrain", lead)
-    metrics = read_last_lines(room.folder / "metrics.jsonl")
-    blocks: list[Block] = [_facts(room)]
+    metrics = read_last_lines(stage.folder / "metrics.jsonl")
+    blocks: list[Block] = [_facts(stage)]
     if not metrics:
         blocks.append(Note(f"Not recorded: {METRICS} is not in this run.", tone="quiet"))
     else:
-        blocks += _curves(room, metrics)
-        blocks.append(_checkpoints(room, metrics))
-    blocks.append(_shape(room))
+        blocks += _curves(stage, metrics)
+        blocks.append(_checkpoints(stage, metrics))
+    blocks.append(_shape(stage))
     return Section("training", title, blocks, lead)
 
 
@@ -111,16 +111,18 @@ def _in_training(run: RunRecord, title: str) -> Section:
     return Section("training", title, (facts, *_curves(None, metrics)), "Not finished.")
 
 
-def _facts(room: Receipt) -> Facts:
-    skipped = room.figure("num_skipped_steps")
+def _facts(stage: FinishedStage) -> Facts:
+    skipped = stage.metric("num_skipped_steps")
     return Facts(
         (
-            Fact("parameters", short(room.count("parameters")), count(room.count("parameters"))),
-            Fact("tokens seen", short(room.count("tokens")), f"{count(room.count('steps'))} steps"),
-            Fact("training time", duration(room.figure("training_seconds"))),
-            Fact("tokens per second", short(room.figure("mean_tokens_per_s")), "mean"),
+            Fact("parameters", short(stage.count("parameters")), count(stage.count("parameters"))),
             Fact(
-                "FLOPs utilisation", percent(room.figure("mfu")), str(room.figure("device") or "")
+                "tokens seen", short(stage.count("tokens")), f"{count(stage.count('steps'))} steps"
+            ),
+            Fact("training time", duration(stage.metric("training_seconds"))),
+            Fact("tokens per second", short(stage.metric("mean_tokens_per_s")), "mean"),
+            Fact(
+                "FLOPs utilisation", percent(stage.metric("mfu")), str(stage.metric("device") or "")
             ),
             Fact("skipped steps", count(skipped), tone="warn" if skipped else ""),
         ),
@@ -128,9 +130,9 @@ def _facts(room: Receipt) -> Facts:
     )
 
 
-def _curves(room: Receipt | None, metrics: Metrics) -> list[Block]:
+def _curves(stage: FinishedStage | None, metrics: Metrics) -> list[Block]:
     loss = [Series("training loss", points(metrics, "loss"))]
-    uniform = room.figure("uniform_loss") if room else None
+    uniform = stage.metric("uniform_loss") if stage else None
     if is_number(uniform) and loss[0].points:
         last = max(x for x, _ in loss[0].points)
         loss.append(Series("a uniform guess", [(0, uniform), (last, uniform)], "quiet", True))
@@ -205,14 +207,14 @@ def _over_the_paper(metrics: Metrics) -> Chart | None:
     )
 
 
-def _checkpoints(room: Receipt, metrics: Metrics) -> Table:
+def _checkpoints(stage: FinishedStage, metrics: Metrics) -> Table:
     """Paper Table 6: loss and energy along the training."""
     measured = [m for m in metrics if is_number(m.get("heldout_bpb"))] or list(metrics)
     step = max(1, -(-len(measured) // MAX_CHECKPOINT_ROWS))
     chosen = [m for n, m in enumerate(measured) if n % step == 0 or n == len(measured) - 1]
-    used = room.manifest.energy_kwh
+    used = stage.manifest.energy_kwh
     total = sum(v for v in used.values() if is_number(v))
-    carbon = room.manifest.emissions_kg / total if total else None
+    carbon = stage.manifest.emissions_kg / total if total else None
     rows = []
     for m in chosen:
         kwh = m.get("energy_kwh")
@@ -245,7 +247,7 @@ def _checkpoints(room: Receipt, metrics: Metrics) -> Table:
     )
 
 
-def _shape(room: Receipt) -> Table:
+def _shape(stage: FinishedStage) -> Table:
     names = (
         "hidden_size",
         "intermediate_size",
@@ -255,7 +257,7 @@ def _shape(room: Receipt) -> Table:
         "max_position_embeddings",
         "tie_word_embeddings",
     )
-    rows = [(Cell(f"model.{n}"), Cell(_plain(room.setting("model", n)))) for n in names]
+    rows = [(Cell(f"model.{n}"), Cell(_plain(stage.setting("model", n)))) for n in names]
     for path in (
         ("sequence_length",),
         ("tokens_per_step",),
@@ -272,10 +274,10 @@ def _shape(room: Receipt) -> Table:
     ):
         if (
             path == ("optimizer", "muon_learning_rate")
-            and room.setting(*path[:1], "kind") != "muon"
+            and stage.setting(*path[:1], "kind") != "muon"
         ):
             continue
-        rows.append((Cell(".".join(path)), Cell(_plain(room.setting(*path)))))
+        rows.append((Cell(".".join(path)), Cell(_plain(stage.setting(*path)))))
     return Table(
         "shape",
         "Sizes and settings (paper, Tables 2 and 3)",

@@ -1,8 +1,8 @@
-"""ROOM report: manifests to one page that one can believe.
+"""STAGE report: manifests to one page that one can believe.
 
 `report/index.html` opens anywhere, without a network; `recipe.toml` beside it makes the run again,
 `model_card.md` and `dataset_card.md` are ready for the Hub, `tables/` and `plots/` are the page's.
-The room reads, and never runs: every number comes from a manifest or a file of the run, and what
+The stage reads, and never runs: every number comes from a manifest or a file of the run, and what
 is missing is called missing. It needs neither torch nor a plotting library.
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from teenytinyllama.artifacts.manifest import Outcome, write_atomically
+from teenytinyllama.artifacts.manifest import StageResult, write_atomically
 from teenytinyllama.licenses import model_license
 from teenytinyllama.redaction import redact
 from teenytinyllama.settings.recipe import ReportSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.report.exports import export
 from teenytinyllama.stages.report.live_report import page_of, serve
 from teenytinyllama.stages.report.model_cards import (
@@ -29,7 +29,7 @@ from teenytinyllama.stages.report.number_format import duration, is_number, perc
 from teenytinyllama.stages.report.page_blocks import Page, Section
 from teenytinyllama.stages.report.renderers import render
 from teenytinyllama.stages.report.run_comparison import compare_page
-from teenytinyllama.stages.report.run_record import RunRecord, read_receipts
+from teenytinyllama.stages.report.run_record import RunRecord, read_manifests
 from teenytinyllama.stages.report.sections_checkpoints import checkpoints, other_models
 from teenytinyllama.stages.report.sections_run import (
     energy_section,
@@ -55,10 +55,10 @@ from teenytinyllama.stages.report.sections_training import samples_section, trai
 __all__ = ["html_of", "make_page", "run", "serve"]
 
 
-def run(  # noqa: PLR0913 (one folder per room)
+def run(  # noqa: PLR0913 (one folder per stage)
     *,
     settings: ReportSettings,
-    context: RoomContext,
+    context: StageContext,
     out_dir: Path,
     corpus_dir: Path | None = None,
     tokenizer_dir: Path | None = None,
@@ -68,8 +68,8 @@ def run(  # noqa: PLR0913 (one folder per room)
     finetune_dir: Path | None = None,
     align_dir: Path | None = None,
     quantize_dir: Path | None = None,
-) -> Outcome:
-    """Write the page of whatever rooms are there; a room that is not is shown as not run."""
+) -> StageResult:
+    """Write the page of whatever stages are there; a stage that is not is shown as not run."""
     folders = {
         "corpus": corpus_dir,
         "tokenizer": tokenizer_dir,
@@ -86,28 +86,28 @@ def run(  # noqa: PLR0913 (one folder per room)
         usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
         usd_per_kwh=context.energy.usd_per_kwh,
         country=context.energy.country,
-        rooms=read_receipts(folders),
+        stages=read_manifests(folders),
     )
     page = make_page(record, settings)
     html = render(page)
     write_atomically(out_dir / "index.html", html)
     write_atomically(out_dir / "recipe.toml", redact(recipe_toml(record), for_others=True))
     num_files = export(page, out_dir) + _write_cards(record, settings, out_dir)
-    return Outcome(
-        counts={"rooms_shown": len(record.rooms), "files_beside_the_page": num_files},
-        figures={"page_bytes": len(html.encode("utf-8"))},
+    return StageResult(
+        counts={"stages_shown": len(record.stages), "files_beside_the_page": num_files},
+        metrics={"page_bytes": len(html.encode("utf-8"))},
     )
 
 
 def _write_cards(run: RunRecord, settings: ReportSettings, out_dir: Path) -> int:
     """The cards of what is there: no model, no model card. Raises UserError on a licence clash."""
     cards = {}
-    if run.room("pretrain") is not None:
+    if run.stage("pretrain") is not None:
         license_name = model_license(settings.license, licenses_of(run, "corpus", "align"))
         cards["model_card.md"] = model_card(run, license_name=license_name)
-        if run.room("align") is not None:
+        if run.stage("align") is not None:
             cards["chat_card.md"] = chat_card(run, license_name=license_name)
-    if run.room("corpus") is not None:
+    if run.stage("corpus") is not None:
         cards["dataset_card.md"] = dataset_card(run)
     for name in ("model_card.md", "chat_card.md", "dataset_card.md"):
         if name in cards:
@@ -146,15 +146,15 @@ def make_page(run: RunRecord, settings: ReportSettings) -> Page:
 
 def _scores(run: RunRecord) -> Section:
     """The scores, with other models and checkpoints where they were scored too."""
-    section, room = scores_section(run), run.room("evaluate")
-    more = [*other_models(room), *checkpoints(room)] if room else []
+    section, stage = scores_section(run), run.stage("evaluate")
+    more = [*other_models(stage), *checkpoints(stage)] if stage else []
     return replace(section, blocks=[*section.blocks, *more])
 
 
 def _subtitle(run: RunRecord) -> str:
     """One sentence on what there is, from the manifests."""
-    missing = [name for name in ("corpus", "tokenizer", "pack", "pretrain") if not run.room(name)]
-    pretrain, evaluate = run.room("pretrain"), run.room("evaluate")
+    missing = [name for name in ("corpus", "tokenizer", "pack", "pretrain") if not run.stage(name)]
+    pretrain, evaluate = run.stage("pretrain"), run.stage("evaluate")
     if pretrain is None and "pretrain" in run.unfinished:
         return "In training now."
     if pretrain is None:
@@ -164,7 +164,7 @@ def _subtitle(run: RunRecord) -> str:
         f"“{run.language}”, trained from scratch on {short(pretrain.count('tokens'))} tokens in "
         f"{duration(pretrain.manifest.duration_s)}."
     )
-    below = evaluate.figure("below_bigram_fraction") if evaluate else None
+    below = evaluate.metric("below_bigram_fraction") if evaluate else None
     if is_number(below):
         side = "under" if below >= 0 else "above"
         words += f" On text it never saw it is {percent(abs(below), 0)} {side} a bigram model."

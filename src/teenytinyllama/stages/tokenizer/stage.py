@@ -1,4 +1,4 @@
-"""ROOM tokenizer: documents to a vocabulary (paper 3.3, Table 1)."""
+"""STAGE tokenizer: documents to a vocabulary (paper 3.3, Table 1)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import Outcome
+from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.progress import Progress, say
 from teenytinyllama.settings.recipe import TokenizerSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level
 from teenytinyllama.stages.tokenizer.compare import open_tokenizer, read_text, table_row
 from teenytinyllama.stages.tokenizer.hf_export import EDGE_TEXTS, prove_equal, write_files
@@ -32,8 +32,8 @@ MAX_BYTES_MEASURED = 20_000_000
 
 
 def run(
-    *, settings: TokenizerSettings, context: RoomContext, out_dir: Path, corpus_dir: Path
-) -> Outcome:
+    *, settings: TokenizerSettings, context: StageContext, out_dir: Path, corpus_dir: Path
+) -> StageResult:
     """Train a vocabulary on the training documents and write it in the common forms.
 
     Leaves the Hugging Face files and, of a SentencePiece vocabulary, `tokenizer.model`, proven
@@ -63,7 +63,7 @@ def run(
     with Progress("tokenizer: compare", total=few.num_bytes_kept / 1e6, unit="MB") as work:
         compared = prove_equal(model, out_dir, watched(chain(few.texts(), EDGE_TEXTS), work))
     heldout = Sample(corpus_dir, "heldout", MAX_BYTES_MEASURED).documents()
-    return Outcome(
+    return StageResult(
         counts={
             "documents_read": sample.num_documents_read,
             "documents_trained_on": sample.num_documents_kept,
@@ -76,7 +76,7 @@ def run(
             "letters_with_piece": len(set(settings.required_letters) & set(encoder.pieces())),
             **compared,
         },
-        figures={**measure_sources(heldout, encoder), **_table_1(settings, out_dir)},
+        metrics={**measure_sources(heldout, encoder), **_table_1(settings, out_dir)},
     )
 
 

@@ -33,7 +33,7 @@ class Measure:
         self.num_byte_tokens += int(((ids >= makeshift.start) & (ids < makeshift.stop)).sum())
         self.num_unknown_tokens += int((ids == IDS[UNK]).sum())
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """The totals and their ratios, for a manifest."""
         tokens = max(self.num_tokens, 1)
         return {
@@ -52,6 +52,6 @@ def measure_sources(documents: Iterable[Document], encoder: TextEncoder) -> dict
         total.add(document.text, encoder)
         sources.setdefault(document.source, Measure()).add(document.text, encoder)
     return {
-        "all": total.figures(),
-        "sources": {name: sources[name].figures() for name in sorted(sources)},
+        "all": total.metrics(),
+        "sources": {name: sources[name].metrics() for name in sorted(sources)},
     }

@@ -3,7 +3,7 @@
 A larger vocabulary says the same text in fewer tokens, which makes training and answering cheaper;
 its embedding and head take parameters from the layers, and its rarest pieces are met too seldom to
 be learnt. BPE vocabularies are nested: the first merges of a large one are a small one. One is
-trained, at the largest size, and cut; so the whole table costs little more than the room.
+trained, at the largest size, and cut; so the whole table costs little more than the stage.
 """
 
 from __future__ import annotations
@@ -93,15 +93,15 @@ def trade_off(
             encoder, measure = TextEncoder(vocabulary), Measure()
             for text in heldout.texts():
                 measure.add(text, encoder)
-            figures = measure.figures()
+            metrics = measure.metrics()
             rows.append(
                 Row(
                     vocab_size=size,
-                    tokens_per_word=figures["tokens_per_word"],
-                    bytes_per_token=figures["bytes_per_token"],
+                    tokens_per_word=metrics["tokens_per_word"],
+                    bytes_per_token=metrics["bytes_per_token"],
                     embedding_fraction=_embedding_fraction(model, size),
                     flops_per_byte=flops_per_token(model, size, sequence_length)
-                    / figures["bytes_per_token"],
+                    / metrics["bytes_per_token"],
                     seldom_fraction=_seldom_fraction(encoder, train),
                 )
             )
@@ -142,18 +142,18 @@ def cut_model(model: bytes, vocab_size: int) -> bytes:
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     is_merge = [p.type == NORMAL_PIECE and len(p.piece) > 1 for p in proto.pieces]
-    room = vocab_size - is_merge.count(False)
-    if room < 0:
+    stage = vocab_size - is_merge.count(False)
+    if stage < 0:
         raise UserError(
             "vocabulary-too-small",
             "tokenizer.vocab_size",
-            f"special tokens, bytes and letters alone are {vocab_size - room:,} pieces",
-            f"--set tokenizer.vocab_size={vocab_size - room + 1000}",
+            f"special tokens, bytes and letters alone are {vocab_size - stage:,} pieces",
+            f"--set tokenizer.vocab_size={vocab_size - stage + 1000}",
         )
     kept = []
     for piece, merged in zip(proto.pieces, is_merge, strict=True):
-        room -= merged
-        if not merged or room >= 0:
+        stage -= merged
+        if not merged or stage >= 0:
             kept.append(piece)
     del proto.pieces[:]
     proto.pieces.extend(kept)
@@ -181,7 +181,7 @@ def show(recipe: Recipe, run_dir: Path) -> str:
     corpus_dir = run_dir / "corpus"
     if read_manifest(corpus_dir) is None:
         raise UserError(
-            "room-before-room",
+            "stage-before-stage",
             "ttl tokenizer --trade-off",
             f"reads corpus/manifest.json, which is not in {run_dir}",
             "run `ttl corpus RECIPE` first",

@@ -57,9 +57,9 @@ def attention_backward(state: tuple[Tensor, ...], scaling: float) -> tuple[Tenso
                 # Sliced keys are copied: oneDNN is slow with products whose factors have gaps.
                 scores = queries[:, here] @ keys[:, seen].contiguous().mT
                 by_weights = above[:, here] @ values[:, seen].contiguous().mT
-            figures = (partition[row, :, here, None], along[row, :, here, None])
+            metrics = (partition[row, :, here, None], along[row, :, here, None])
             squares = (weights[:, here, seen], by_scores[:, here, seen])
-            work = (scores, by_weights, *figures, mask[here, seen], *squares)
+            work = (scores, by_weights, *metrics, mask[here, seen], *squares)
             COMPILED(_softmax_backward, work, scaling)
         torch.bmm(by_scores, key[row], out=by_query[row])
         torch.bmm(by_scores.mT, query[row], out=by_key[row])

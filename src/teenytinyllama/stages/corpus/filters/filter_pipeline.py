@@ -166,12 +166,12 @@ def _now(text: str, verdict: Verdict) -> str:
 def _batches(texts: Sequence[str]) -> Iterator[list[int]]:
     """Places of texts that are measured together."""
     batch: list[int] = []
-    room = CHARACTERS_PER_BATCH
+    stage = CHARACTERS_PER_BATCH
     for place, text in enumerate(texts):
-        if batch and len(text) > room:
+        if batch and len(text) > stage:
             yield batch
-            batch, room = [], CHARACTERS_PER_BATCH
+            batch, stage = [], CHARACTERS_PER_BATCH
         batch.append(place)
-        room -= len(text)
+        stage -= len(text)
     if batch:
         yield batch

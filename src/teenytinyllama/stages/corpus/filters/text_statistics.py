@@ -36,7 +36,7 @@ def measure_batch(
 ) -> dict[str, Values]:
     """Values of every rule that has a threshold, one per text. No text is empty.
 
-    The first rule that drops a text on them is the first on `heuristic_rules.measure`. A value that does
+    The first rule that drops a text on them is the first in `measure`. A value that does
     not drop its text may be an upper bound (repeated runs) or 0 (bullets, ellipses at line ends)
     where that is cheaper; so may any of a rule after the first that drops, unless all are asked.
     """

@@ -28,7 +28,7 @@ PACKED_SUFFIXES = (".gz", ".zst")
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file to read, with the size and time it had when the room began."""
+    """One file to read, with the size and time it had when the stage began."""
 
     source: int
     path: Path
@@ -49,7 +49,7 @@ class InputFile:
 
 
 def kind_of(path: Path) -> str:
-    """`lines`, `text`, `parquet`, `web`, or "" for a file that this room cannot read."""
+    """`lines`, `text`, `parquet`, `web`, or "" for a file that this stage cannot read."""
     suffixes = [s for s in path.suffixes if s not in PACKED_SUFFIXES]
     last = suffixes[-1].lower() if suffixes else ""
     if last in LINE_SUFFIXES:

@@ -11,7 +11,7 @@ import pytest
 from support.running_server import running
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import Talker
+from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.serving.http_server import listen
 from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.server import load_all, read_key
@@ -65,11 +65,11 @@ def test_a_model_named_twice_is_refused_before_it_is_loaded(tmp_path: Path) -> N
 
 
 def test_weights_replaced_while_serving_are_noticed_and_the_old_ones_answer(
-    talker: Talker, tmp_path: Path
+    chat_model: ChatModel, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(talker.folder, tmp_path / "final")
+    folder = shutil.copytree(chat_model.folder, tmp_path / "final")
     asked = {"model": "tiny", "prompt": "A raposa", "max_tokens": 4, "temperature": 0}
-    with running([replace(talker, folder=folder)]) as server:
+    with running([replace(chat_model, folder=folder)]) as server:
         before = server.ask("/v1/completions", asked)[1]["choices"]
         assert server.ask("/health")[1]["models"] == {"tiny": "as loaded"}
         (folder / "model.safetensors").write_bytes(b"another model")

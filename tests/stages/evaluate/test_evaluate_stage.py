@@ -1,4 +1,4 @@
-"""The room as a whole: folders in, scores out."""
+"""The stage as a whole: folders in, scores out."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from teenytinyllama.settings.recipe import (
     Task,
     TokenizerSettings,
 )
-from teenytinyllama.stages.evaluate import scored_models  # noqa: F401 (as evaluate.models)
+from teenytinyllama.stages.evaluate import scored_models
 from teenytinyllama.stages.evaluate import stage as evaluate
-from teenytinyllama.stages.evaluate import stage as room
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.evaluate import stage as stage
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.pack import stage as pack
 from teenytinyllama.stages.tokenizer import stage as tokenizer
 
-CONTEXT = RoomContext("test", "pt", EnergySettings(), EnergyMeter(EnergySettings()))
+CONTEXT = StageContext("test", "pt", EnergySettings(), EnergyMeter(EnergySettings()))
 MODEL = ModelSettings(
     hidden_size=32,
     intermediate_size=64,
@@ -44,7 +44,7 @@ MODEL = ModelSettings(
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Corpus, tokenizer, tokens and a random model, as the earlier rooms leave them."""
+    """Corpus, tokenizer, tokens and a random model, as the earlier stages leave them."""
     root = tmp_path_factory.mktemp("run")
     found = synthetic.documents(seed=0, num_documents=220)
     documents = [
@@ -55,7 +55,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for document in part:
                 writer.write(document)
     folders = {"corpus_dir": root / "corpus", "tokenizer_dir": root / "tokenizer"}
-    for name in ("tokenizer", "tokens"):
+    for name in ("tokenizer", "pack"):
         (root / name).mkdir()
     tokenizer.run(
         settings=TokenizerSettings(vocab_size=600),
@@ -63,7 +63,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out_dir=root / "tokenizer",
         corpus_dir=root / "corpus",
     )
-    pack.run(settings=PackSettings(), context=CONTEXT, out_dir=root / "tokens", **folders)
+    pack.run(settings=PackSettings(), context=CONTEXT, out_dir=root / "pack", **folders)
     final = root / "pretrain" / "final"
     config = llama_config(MODEL, 600, bos_id=1, eos_id=2, pad_id=3)
     build_model(config, seed=0).save_pretrained(final)
@@ -80,22 +80,22 @@ def run(run_dir: Path, out_dir: Path, pretrain_dir: Path | None = None, **settin
         out_dir=out_dir,
         corpus_dir=run_dir / "corpus",
         tokenizer_dir=run_dir / "tokenizer",
-        pack_dir=run_dir / "tokens",
+        pack_dir=run_dir / "pack",
         pretrain_dir=pretrain_dir or run_dir / "pretrain",
     )
 
 
 def test_scores_text_and_tasks(run_dir, tmp_path):
     tasks = (Task(name="storybook", kind="storybook", num_items=40),)
-    counts, figures = run(run_dir, tmp_path / "scores", tasks=tasks)
+    counts, metrics = run(run_dir, tmp_path / "scores", tasks=tasks)
     assert counts["documents_heldout"] == 20
     assert counts["items"] == 40
     # A random model is about uniform: ln 600 a token.
-    assert figures["heldout_perplexity"] == pytest.approx(600, rel=0.1)
-    assert 1 < figures["bigram_bits_per_byte"] < figures["heldout_bits_per_byte"] < 8
-    assert 1 < figures["xz_bits_per_byte"] < 8
-    assert figures["heldout_leaks_exact"] == 0
-    score = figures["tasks"]["storybook"]
+    assert metrics["heldout_perplexity"] == pytest.approx(600, rel=0.1)
+    assert 1 < metrics["bigram_bits_per_byte"] < metrics["heldout_bits_per_byte"] < 8
+    assert 1 < metrics["xz_bits_per_byte"] < 8
+    assert metrics["heldout_leaks_exact"] == 0
+    score = metrics["tasks"]["storybook"]
     assert score["chance"] == 0.25
     assert score["at_chance"]
     assert score["num_items"] == 40
@@ -108,7 +108,7 @@ def test_a_leaked_document_is_counted(run_dir, tmp_path):
     corpus = tmp_path / "corpus"
     shutil.copytree(run_dir / "corpus", corpus)
     with DocumentWriter(corpus, "train") as writer:
-        text = next(iter(evaluate.room.read_documents(run_dir / "corpus", "heldout"))).text
+        text = next(iter(evaluate.read_documents(run_dir / "corpus", "heldout"))).text
         writer.write(Document(id="x", text=text, source="s", license="l"))
     (tmp_path / "scores").mkdir()
     outcome = evaluate.run(
@@ -117,10 +117,10 @@ def test_a_leaked_document_is_counted(run_dir, tmp_path):
         out_dir=tmp_path / "scores",
         corpus_dir=corpus,
         tokenizer_dir=run_dir / "tokenizer",
-        pack_dir=run_dir / "tokens",
+        pack_dir=run_dir / "pack",
         pretrain_dir=run_dir / "pretrain",
     )
-    assert outcome.figures["heldout_leaks_exact"] == 1
+    assert outcome.metrics["heldout_leaks_exact"] == 1
 
 
 def test_other_models_and_checkpoints_are_scored_beside(run_dir, tmp_path):
@@ -137,26 +137,26 @@ def test_other_models_and_checkpoints_are_scored_beside(run_dir, tmp_path):
         (folder / "optimizer.safetensors").write_bytes(b"not part of the model")
     outcome = run(
         run_dir,
-        tmp_path / "run" / "scores",
+        tmp_path / "run" / "evaluate",
         pretrain,
         tasks=(Task(name="storybook", kind="storybook", num_items=10),),
         models=(str(pretrain / "step-0000010"),),
         checkpoints=True,
         check_overlap=False,
     )
-    figures = outcome.figures
-    first, last = figures["checkpoints"]
+    metrics = outcome.metrics
+    first, last = metrics["checkpoints"]
     assert (first["step"], first["tokens"], last["tokens"]) == (10, 1000, 2000)
-    assert last["heldout_bits_per_byte"] == figures["heldout_bits_per_byte"]
-    assert last["tasks"] == figures["tasks"]
+    assert last["heldout_bits_per_byte"] == metrics["heldout_bits_per_byte"]
+    assert last["tasks"] == metrics["tasks"]
     assert first["heldout_bits_per_byte"] != last["heldout_bits_per_byte"]
-    [other] = figures["models"].values()
+    [other] = metrics["models"].values()
     # Its own tokenizer is the run's in Hugging Face form: the same ids, the same score.
     assert other["heldout_bits_per_byte"] == pytest.approx(first["heldout_bits_per_byte"])
     assert other["tasks"] == first["tasks"]
     answered = list((tmp_path / "run" / ".cache" / "evaluate").glob("*.jsonl"))
     assert len(answered) == 2, "two different models, one file each"
-    assert (tmp_path / "run" / "scores" / "step-0000020" / "storybook.json").is_file()
+    assert (tmp_path / "run" / "evaluate" / "step-0000020" / "storybook.json").is_file()
 
 
 def test_a_swapped_checkpoint_is_scored_anew(run_dir, tmp_path):
@@ -166,7 +166,7 @@ def test_a_swapped_checkpoint_is_scored_anew(run_dir, tmp_path):
     for seed in (0, 1):
         config = llama_config(MODEL, 600, bos_id=1, eos_id=2, pad_id=3)
         build_model(config, seed=seed).save_pretrained(pretrain / "final")
-        loaded = evaluate.models.load_model("base", pretrain / "final", precision="fp32")
+        loaded = scored_models.load_model("base", pretrain / "final", precision="fp32")
         found.append(loaded.identity["weights"])
     assert found[0] != found[1]
 
@@ -183,7 +183,7 @@ def test_a_model_that_cannot_be_loaded_is_named_in_one_line(run_dir, tmp_path, m
     else:
         final = tmp_path / "not here at all"
     with pytest.raises(UserError) as caught:
-        evaluate.models.load_model("base", final, precision="fp32")
+        scored_models.load_model("base", final, precision="fp32")
     assert "\n" not in str(caught.value)
     assert str(final) in str(caught.value)
 
@@ -212,17 +212,17 @@ def test_what_a_killed_evaluation_had_worked_out_is_not_worked_out_again(
         pytest.fail("worked out before")
 
     with monkeypatch.context() as patch:
-        patch.setattr(room.run_tasks, "score_tasks", killed)
+        patch.setattr(stage.task_runner, "score_tasks", killed)
         with pytest.raises(KeyboardInterrupt):
             run(run_dir, tmp_path / "killed", tasks=tasks, models=other)
     kept = json.loads((tmp_path / "killed" / "base" / "heldout.json").read_text())
-    assert kept["heldout_bits_per_byte"] == whole.figures["heldout_bits_per_byte"]
+    assert kept["heldout_bits_per_byte"] == whole.metrics["heldout_bits_per_byte"]
     with monkeypatch.context() as patch:
-        for name in ("_yardsticks", "check_overlap"):
-            patch.setattr(room, name, again)
-        score = room.score_documents
+        for name in ("_baselines", "check_overlap"):
+            patch.setattr(stage, name, again)
+        score = stage.score_documents
         scored = []
-        patch.setattr(room, "score_documents", lambda *a, **k: scored.append(1) or score(*a, **k))
+        patch.setattr(stage, "score_documents", lambda *a, **k: scored.append(1) or score(*a, **k))
         resumed = run(run_dir, tmp_path / "killed", tasks=tasks, models=other)
     assert len(scored) == 1, "the other model only, which the kill had left"
     assert resumed == whole
@@ -235,8 +235,10 @@ def test_a_score_of_something_else_is_not_reused(run_dir, tmp_path, monkeypatch,
     pretrain = tmp_path / "pretrain"
     shutil.copytree(run_dir / "pretrain", pretrain)
     scored = []
-    score = room.score_documents
-    monkeypatch.setattr(room, "score_documents", lambda *a, **k: scored.append(1) or score(*a, **k))
+    score = stage.score_documents
+    monkeypatch.setattr(
+        stage, "score_documents", lambda *a, **k: scored.append(1) or score(*a, **k)
+    )
     options = {"max_heldout_documents": 2, "check_overlap": False}
     out_dir = tmp_path / "scores"
 
@@ -263,7 +265,7 @@ def test_two_models_that_share_a_folder_of_scores(run_dir, tmp_path):
 
 
 def test_contamination_and_equal_choices_are_said_and_kept(run_dir, tmp_path, capfd):
-    text = next(iter(evaluate.room.read_documents(run_dir / "corpus", "train"))).text.split()
+    text = next(iter(evaluate.read_documents(run_dir / "corpus", "train"))).text.split()
     assert len(text) >= 16
     rows = [{"question": f"{i} curta?", "choices": ["a", "b"], "answer": 0} for i in range(97)]
     rows += [{"question": f"{i} igual?", "choices": ["a", "a"], "answer": 0} for i in range(1)]
@@ -274,10 +276,10 @@ def test_contamination_and_equal_choices_are_said_and_kept(run_dir, tmp_path, ca
     lines = [json.dumps(row) for row in (*rows, seen, new)]
     (folder / "test.jsonl").write_text("\n".join(lines))
     task = Task(name="minha", path=str(folder), definition="storybook")
-    figures = run(run_dir, tmp_path / "scores", tasks=(task,)).figures["tasks"]["minha"]
-    assert (figures["contaminated_items"], figures["contaminated_fraction"]) == (1, 0.5)
-    assert figures["items_too_short_to_check"] == 98
-    assert figures["num_equal_choices"] == 1
+    metrics = run(run_dir, tmp_path / "scores", tasks=(task,)).metrics["tasks"]["minha"]
+    assert (metrics["contaminated_items"], metrics["contaminated_fraction"]) == (1, 0.5)
+    assert metrics["items_too_short_to_check"] == 98
+    assert metrics["num_equal_choices"] == 1
     said = capfd.readouterr().err
     assert "it/s" not in said, "the harness draws no bar beside ours"
     assert "minha: 1 of 2 items share a run of words with the training text; 98 more are" in said
@@ -293,7 +295,7 @@ def test_an_encoder_is_refused_in_one_line(run_dir, tmp_path):
     with pytest.raises(
         UserError, match=r"model-kind.*type bert does not predict the next"
     ) as caught:
-        evaluate.models.load_model("x", folder, precision="fp32")
+        scored_models.load_model("x", folder, precision="fp32")
     assert "\n" not in str(caught.value)
 
 
@@ -308,8 +310,8 @@ def test_tokens_for_what_a_foreign_tokenizer_does_not_know_are_counted(run_dir, 
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(folder)
     options = {"check_overlap": False, "max_heldout_documents": 2}
-    figures = run(run_dir, tmp_path / "scores", models=(str(folder),), **options).figures
-    [other] = figures["models"].values()
+    metrics = run(run_dir, tmp_path / "scores", models=(str(folder),), **options).metrics
+    [other] = metrics["models"].values()
     assert other["num_unknown_tokens"] > 10
-    assert "num_unknown_tokens" not in figures
+    assert "num_unknown_tokens" not in metrics
     assert f"does not know {other['num_unknown_tokens']:,} pieces" in capfd.readouterr().err

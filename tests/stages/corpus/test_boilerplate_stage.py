@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from support.corpus_stage import Room, json_lines
+from support.corpus_stage import Stage, json_lines
 
 from teenytinyllama.stages.corpus.filters import boilerplate_learner
 
 MENU = "Início | Notícias"
 
 
-def test_a_menu_leaves_the_source_that_repeats_it(room: Room, tmp_path: Path) -> None:
+def test_a_menu_leaves_the_source_that_repeats_it(stage: Stage, tmp_path: Path) -> None:
     pages = [f"{MENU}\nA notícia número {n} fala do rio {n * 7}.\nMenu" for n in range(30)]
     (tmp_path / "site.jsonl").write_bytes(json_lines(*pages))
     story = f"Na tela lia-se:\n{MENU}\nE nada mais."
@@ -18,14 +18,14 @@ def test_a_menu_leaves_the_source_that_repeats_it(room: Room, tmp_path: Path) ->
     filters = {"families": [], "max_boilerplate_fraction": 0.5}
     sources = (tmp_path / "site.jsonl", tmp_path / "livro.jsonl")
     plain = {"near_duplicates": None, "repeated_paragraphs": None}
-    left = room(*sources, filters=filters, out="a", **plain)
+    left = stage(*sources, filters=filters, out="a", **plain)
     found = set(left.texts())
     assert found == {f"A notícia número {n} fala do rio {n * 7}." for n in range(30)} | {
         story,
         "Outro conto, bem curto.",
     }
     assert left.counts["notes"]["boilerplate-lines-cut"] == 60
-    assert set(room(*sources, out="b", **plain).texts()) == {
+    assert set(stage(*sources, out="b", **plain).texts()) == {
         *pages,
         story,
         "Outro conto, bem curto.",
@@ -33,7 +33,7 @@ def test_a_menu_leaves_the_source_that_repeats_it(room: Room, tmp_path: Path) ->
 
 
 def test_lines_held_are_bounded_and_the_menu_is_still_found(
-    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = []
     whole = boilerplate_learner.BoilerplateLearner.read
@@ -48,7 +48,7 @@ def test_lines_held_are_bounded_and_the_menu_is_still_found(
     for n in range(30):
         page = f"{MENU}\nA notícia número {n} fala do rio {n * 7}.\nMais {n}\n"
         (tmp_path / "site" / f"{n:02d}.txt").write_text(page, encoding="utf-8")
-    left = room(
+    left = stage(
         tmp_path / "site",
         source={"name": "site"},
         filters={"families": [], "max_boilerplate_fraction": 0.5},

@@ -14,7 +14,7 @@ from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.recipe import TokenizerSettings
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.tokenizer import hf_export
 from teenytinyllama.stages.tokenizer import sentencepiece_training as training
 from teenytinyllama.stages.tokenizer import stage as tokenizer
@@ -34,8 +34,8 @@ def write_corpus(folder: Path, texts: list[str], heldout: str = "Um texto à par
     return folder
 
 
-def run_room(
-    corpus_dir: Path, out_dir: Path, context: RoomContext, **settings: object
+def run_stage(
+    corpus_dir: Path, out_dir: Path, context: StageContext, **settings: object
 ) -> tuple[dict[str, object], dict[str, object]]:
     out_dir.mkdir(exist_ok=True)
     return tokenizer.run(
@@ -50,7 +50,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
 
 
-def test_the_pieces_stand_where_every_room_expects_them(small_tokenizer_dir: Path) -> None:
+def test_the_pieces_stand_where_every_stage_expects_them(small_tokenizer_dir: Path) -> None:
     model = sentencepiece.SentencePieceProcessor(
         model_file=str(small_tokenizer_dir / "tokenizer.model")
     )
@@ -66,20 +66,20 @@ def pieces_after_bytes(model: sentencepiece.SentencePieceProcessor) -> list[str]
 
 
 def test_equal_documents_give_equal_bytes(
-    small_corpus_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_corpus_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
-    run_room(small_corpus_dir, tmp_path, room_context, vocab_size=640)
+    run_stage(small_corpus_dir, tmp_path, stage_context, vocab_size=640)
     assert hashes(tmp_path) == hashes(small_tokenizer_dir)
 
 
 def test_counts_and_figures_add_up(
-    small_corpus_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_corpus_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
-    counts, figures = run_room(small_corpus_dir, tmp_path, room_context, vocab_size=640)
+    counts, metrics = run_stage(small_corpus_dir, tmp_path, stage_context, vocab_size=640)
     assert counts["documents_read"] == counts["documents_trained_on"] == 120
     assert counts["vocab_size"] == 640
     assert counts["texts_compared"] == 120 + len(hf_export.EDGE_TEXTS)
-    total, source = figures["all"], figures["sources"]["storybook"]
+    total, source = metrics["all"], metrics["sources"]["storybook"]
     assert total == source
     assert total["num_documents"] == 12
     assert total["unknown_fraction"] == 0
@@ -88,10 +88,10 @@ def test_counts_and_figures_add_up(
 
 @pytest.mark.parametrize("model", ["bpe", "unigram", "byte-level"])
 def test_hugging_face_gives_the_same_ids(
-    model: str, small_corpus_dir: Path, room_context: RoomContext, tmp_path: Path
+    model: str, small_corpus_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
-    counts, _ = run_room(small_corpus_dir, tmp_path, room_context, vocab_size=500, model=model)
-    assert counts["tokens_compared"] > 10_000  # the room itself compares, and stops if unequal
+    counts, _ = run_stage(small_corpus_dir, tmp_path, stage_context, vocab_size=500, model=model)
+    assert counts["tokens_compared"] > 10_000  # the stage itself compares, and stops if unequal
     fast = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert fast.encode("oi").ids[0] == IDS["<s>"]
     assert fast.decode(fast.encode(" Lila  viu\n").ids, skip_special_tokens=True) == " Lila  viu\n"
@@ -116,7 +116,7 @@ def test_auto_tokenizer_knows_roles_marks_and_template(small_tokenizer_dir: Path
     assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
-def test_a_difference_stops_the_room(small_tokenizer_dir: Path, tmp_path: Path) -> None:
+def test_a_difference_stops_the_stage(small_tokenizer_dir: Path, tmp_path: Path) -> None:
     model = (small_tokenizer_dir / "tokenizer.model").read_bytes()
     data = json.loads((small_tokenizer_dir / "tokenizer.json").read_bytes())
     data["model"]["merges"] = data["model"]["merges"][50:]
@@ -136,10 +136,10 @@ def test_words_take_the_line_end_and_the_spaces_before() -> None:
 
 
 def test_line_ends_join_the_sign_before_and_never_the_word_after(
-    room_context: RoomContext, tmp_path: Path
+    stage_context: StageContext, tmp_path: Path
 ) -> None:
     corpus_dir = write_corpus(tmp_path / "c", [f"Ele viu {VOWELS}.\nEla viu.\n"] * 50)
-    run_room(corpus_dir, tmp_path / "t", room_context, vocab_size=300)
+    run_stage(corpus_dir, tmp_path / "t", stage_context, vocab_size=300)
     encoder = load_tokenizer(tmp_path / "t")
     pieces = encoder.pieces()
     assert ".\n" in pieces
@@ -162,11 +162,11 @@ def test_a_sample_is_spread_evenly(tmp_path: Path) -> None:
 
 
 def test_a_huge_line_and_a_huge_word_are_trained_on(
-    room_context: RoomContext, tmp_path: Path
+    stage_context: StageContext, tmp_path: Path
 ) -> None:
     line = f"a raposa viu a casa {VOWELS} " * 20_000 + "x" * 300_000
     corpus_dir = write_corpus(tmp_path / "c", [line])
-    counts, _ = run_room(corpus_dir, tmp_path / "t", room_context, vocab_size=300)
+    counts, _ = run_stage(corpus_dir, tmp_path / "t", stage_context, vocab_size=300)
     assert counts["bytes_trained_on"] == len(line)
     assert "▁a" in load_tokenizer(tmp_path / "t").pieces()
 
@@ -175,36 +175,36 @@ def test_measure_counts_by_hand(small_tokenizer_dir: Path) -> None:
     encoder = load_tokenizer(small_tokenizer_dir)
     measure = Measure()
     measure.add("汉 汉", encoder)  # space, 3 bytes, space, 3 bytes
-    figures = measure.figures()
-    assert (figures["num_words"], figures["num_bytes"], figures["num_tokens"]) == (2, 7, 8)
-    assert (figures["num_byte_tokens"], figures["byte_fallback_fraction"]) == (6, 0.75)
-    assert figures["tokens_per_word"] == 4
+    metrics = measure.metrics()
+    assert (metrics["num_words"], metrics["num_bytes"], metrics["num_tokens"]) == (2, 7, 8)
+    assert (metrics["num_byte_tokens"], metrics["byte_fallback_fraction"]) == (6, 0.75)
+    assert metrics["tokens_per_word"] == 4
 
 
 def test_of_bytes_the_parts_of_a_letter_are_makeshift(small_bytes_tokenizer_dir: Path) -> None:
     measure = Measure()
     measure.add("x 汉", load_tokenizer(small_bytes_tokenizer_dir))  # x, space, 3 bytes
-    figures = measure.figures()
-    assert (figures["num_tokens"], figures["num_byte_tokens"]) == (5, 3)
+    metrics = measure.metrics()
+    assert (metrics["num_tokens"], metrics["num_byte_tokens"]) == (5, 3)
     row = table_row(open_tokenizer("bytes", small_bytes_tokenizer_dir), "x 汉")
     assert (row["byte_fallback_fraction"], row["is_lossless"]) == (0.6, True)
 
 
 def test_table_1_sets_other_tokenizers_beside_ours(
-    small_corpus_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_corpus_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("Lila é uma raposa.\n汉字\n", encoding="utf-8")
     against = (str(small_tokenizer_dir), str(small_tokenizer_dir / "tokenizer.model"))
-    _, figures = run_room(
+    _, metrics = run_stage(
         small_corpus_dir,
         tmp_path / "t",
-        room_context,
+        stage_context,
         vocab_size=640,
         measure_text=str(text),
         measure_against=against,
     )
-    rows = figures["table_1"]
+    rows = metrics["table_1"]
     assert [row.pop("tokenizer") for row in rows] == ["this run", *against]
     assert rows[0] == rows[1] == rows[2]  # the same vocabulary, in both forms
     assert (rows[0]["num_words"], rows[0]["is_lossless"]) == (5, True)
@@ -231,27 +231,31 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path, content: bytes | None, co
 
 @pytest.mark.parametrize(("model", "most"), [("bpe", 309), ("byte-level", 282)])
 def test_vocabulary_larger_than_the_corpus_allows(
-    model: str, most: int, room_context: RoomContext, tmp_path: Path
+    model: str, most: int, stage_context: StageContext, tmp_path: Path
 ) -> None:
     corpus_dir = write_corpus(tmp_path / "c", ["o rato roeu a roupa do rei de roma"] * 3)
     with pytest.raises(UserError) as caught:
-        run_room(corpus_dir, tmp_path / "t", room_context, vocab_size=5000, model=model)
+        run_stage(corpus_dir, tmp_path / "t", stage_context, vocab_size=5000, model=model)
     assert caught.value.code == "vocabulary-too-large"
     assert f"at most {most} fit" in str(caught.value)
-    run_room(corpus_dir, tmp_path / "t", room_context, vocab_size=most, model=model)
+    run_stage(corpus_dir, tmp_path / "t", stage_context, vocab_size=most, model=model)
 
 
-def test_no_words(room_context: RoomContext, tmp_path: Path) -> None:
+def test_no_words(stage_context: StageContext, tmp_path: Path) -> None:
     corpus_dir = write_corpus(tmp_path / "c", ["\t\t", "\t"])
     with pytest.raises(UserError, match=r"tokenizer-no-text.*hold no words"):
-        run_room(corpus_dir, tmp_path / "t", room_context, vocab_size=300)
+        run_stage(corpus_dir, tmp_path / "t", stage_context, vocab_size=300)
 
 
-def test_letters_that_coverage_drops_are_listed(room_context: RoomContext, tmp_path: Path) -> None:
+def test_letters_that_coverage_drops_are_listed(
+    stage_context: StageContext, tmp_path: Path
+) -> None:
     text = f"a raposa viu a casa e a casa viu a raposa {VOWELS} " * 50 + "ç" * 30
     corpus_dir = write_corpus(tmp_path / "c", [text + f" {word}" for word in ("çx", "çy")])
     with pytest.raises(UserError, match=r"letters-dropped.*2 letters of the text.*x 1, y 1"):
-        run_room(corpus_dir, tmp_path / "t", room_context, vocab_size=300, character_coverage=0.98)
+        run_stage(
+            corpus_dir, tmp_path / "t", stage_context, vocab_size=300, character_coverage=0.98
+        )
 
 
 def test_too_little_memory_names_the_sample_that_fits() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from teenytinyllama.artifacts.manifest import Outcome, sha256_file
+from teenytinyllama.artifacts.manifest import StageResult, sha256_file
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.recipe import (
     AlignSettings,
@@ -18,9 +18,9 @@ from teenytinyllama.settings.recipe import (
     Source,
 )
 from teenytinyllama.stages.align import stage as align
-from teenytinyllama.stages.align import stage as room
+from teenytinyllama.stages.align import stage as stage
 from teenytinyllama.stages.align.chat_evaluation import Answer
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 SETTINGS = AlignSettings(
     sources=(Source(kind="storybook", num_documents=60, seed=7),),
@@ -40,13 +40,13 @@ SETTINGS = AlignSettings(
 def done(
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, Outcome]:
+) -> tuple[Path, StageResult]:
     folder = tmp_path_factory.mktemp("chat")
     outcome = align.run(
         settings=SETTINGS,
-        context=room_context,
+        context=stage_context,
         out_dir=folder,
         tokenizer_dir=small_tokenizer_dir,
         pretrain_dir=small_base_dir,
@@ -54,16 +54,16 @@ def done(
     return folder, outcome
 
 
-def test_it_learns_and_accounts_for_every_conversation(done: tuple[Path, Outcome]) -> None:
-    counts, figures = done[1]
+def test_it_learns_and_accounts_for_every_conversation(done: tuple[Path, StageResult]) -> None:
+    counts, metrics = done[1]
     assert counts["conversations_read"] == 60
     assert counts["conversations_train"] + counts["conversations_heldout"] == 60
-    assert figures["heldout_answer_loss"] < figures["heldout_answer_loss_before"] - 1
-    assert figures["questions_asked"] == 4
-    assert 0 <= figures["padding_fraction"] < 0.2
+    assert metrics["heldout_answer_loss"] < metrics["heldout_answer_loss_before"] - 1
+    assert metrics["questions_asked"] == 4
+    assert 0 <= metrics["padding_fraction"] < 0.2
 
 
-def test_the_examples_have_what_the_report_reads(done: tuple[Path, Outcome]) -> None:
+def test_the_examples_have_what_the_report_reads(done: tuple[Path, StageResult]) -> None:
     lines = (done[0] / "examples.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
     assert set(first) == {"prompt", "messages", "answer", "expected", "correct", "ended"}
@@ -73,7 +73,7 @@ def test_the_examples_have_what_the_report_reads(done: tuple[Path, Outcome]) -> 
     assert len(judged) == len(lines) == 4
 
 
-def test_plain_transformers_loads_it_and_renders_the_same(done: tuple[Path, Outcome]) -> None:
+def test_plain_transformers_loads_it_and_renders_the_same(done: tuple[Path, StageResult]) -> None:
     final = done[0] / "final"
     tokenizer = AutoTokenizer.from_pretrained(final)
     model = AutoModelForCausalLM.from_pretrained(final)
@@ -85,24 +85,24 @@ def test_plain_transformers_loads_it_and_renders_the_same(done: tuple[Path, Outc
 
 
 def test_killed_and_started_again_it_ends_in_the_same_bytes(
-    done: tuple[Path, Outcome],
+    done: tuple[Path, StageResult],
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def align_again() -> Outcome:
+    def align_again() -> StageResult:
         return align.run(
             settings=SETTINGS,
-            context=room_context,
+            context=stage_context,
             out_dir=tmp_path,
             tokenizer_dir=small_tokenizer_dir,
             pretrain_dir=small_base_dir,
         )
 
     loads = 0
-    lay_out = room.lay_out
+    lay_out = stage.lay_out
 
     def dying(*args: Any, **kwargs: Any) -> Any:
         nonlocal loads
@@ -112,7 +112,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
         return lay_out(*args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(room, "lay_out", dying)
+        patch.setattr(stage, "lay_out", dying)
         align_again()
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-0000002"]
     align_again()
@@ -127,13 +127,13 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
 
 
 def test_a_row_longer_than_the_context_is_refused(
-    small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_base_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     settings = SETTINGS.model_copy(update={"sequence_length": 256})
     with pytest.raises(UserError, match="context is 128 tokens"):
         align.run(
             settings=settings,
-            context=room_context,
+            context=stage_context,
             out_dir=tmp_path,
             tokenizer_dir=small_tokenizer_dir,
             pretrain_dir=small_base_dir,
@@ -141,7 +141,7 @@ def test_a_row_longer_than_the_context_is_refused(
 
 
 def test_another_tokenizer_than_the_models_is_refused(
-    small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_base_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     other = tmp_path / "pretrain" / "final"
     other.mkdir(parents=True)
@@ -151,7 +151,7 @@ def test_another_tokenizer_than_the_models_is_refused(
     with pytest.raises(UserError, match="tokenizer-other-model"):
         align.run(
             settings=SETTINGS,
-            context=room_context,
+            context=stage_context,
             out_dir=tmp_path,
             tokenizer_dir=small_tokenizer_dir,
             pretrain_dir=tmp_path / "pretrain",
@@ -177,6 +177,6 @@ def test_heldout_loss_does_not_depend_on_the_row_length(
     told: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
     rendered = [Rendered(*encoder.render_with_mask(messages)) for messages in told]
     with torch.no_grad():
-        short = room.heldout_loss(model, rendered, 100, 3)
-        long = room.heldout_loss(model, rendered, 128, 3)
+        short = stage.heldout_loss(model, rendered, 100, 3)
+        long = stage.heldout_loss(model, rendered, 128, 3)
     assert abs(short - long) < 1e-5

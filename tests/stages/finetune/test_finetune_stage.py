@@ -18,16 +18,16 @@ from transformers import (
     AutoTokenizer,
 )
 
-from teenytinyllama.artifacts.manifest import Outcome, sha256_file
+from teenytinyllama.artifacts.manifest import StageResult, sha256_file
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet, LoraSettings
 from teenytinyllama.stages.finetune import classification_task
 from teenytinyllama.stages.finetune import stage as finetune
-from teenytinyllama.stages.finetune import stage as finetune_room
+from teenytinyllama.stages.finetune import stage as finetune_stage
 from teenytinyllama.stages.finetune.classifier_models import own_learner
 from teenytinyllama.stages.finetune.labelled_dataset import Example, LabelledData, read_labelled
-from teenytinyllama.stages.interface import RoomContext
+from teenytinyllama.stages.interface import StageContext
 
 SETTINGS = FinetuneSettings(
     tasks=(LabelledSet(name="sentimento", kind="storybook", num_items=64, seed=7),),
@@ -41,13 +41,13 @@ SETTINGS = FinetuneSettings(
 def done(
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, Outcome]:
+) -> tuple[Path, StageResult]:
     folder = tmp_path_factory.mktemp("finetune")
     outcome = finetune.run(
         settings=SETTINGS,
-        context=room_context,
+        context=stage_context,
         out_dir=folder,
         tokenizer_dir=small_tokenizer_dir,
         pretrain_dir=small_base_dir,
@@ -55,8 +55,8 @@ def done(
     return folder, outcome
 
 
-def test_figures_stand_beside_their_yardsticks(done: tuple[Path, Outcome]) -> None:
-    found = done[1].figures["tasks"]["sentimento"]
+def test_figures_stand_beside_their_baselines(done: tuple[Path, StageResult]) -> None:
+    found = done[1].metrics["tasks"]["sentimento"]
     assert found["majority_accuracy"] == 0.5
     assert found["num_items"] == 200
     assert [one["seed"] for one in found["seeds"]] == [0, 1]
@@ -68,9 +68,9 @@ def test_figures_stand_beside_their_yardsticks(done: tuple[Path, Outcome]) -> No
 
 
 def test_a_mean_stands_beside_its_own_error_and_the_published_seed_apart(
-    done: tuple[Path, Outcome],
+    done: tuple[Path, StageResult],
 ) -> None:
-    found = done[1].figures["tasks"]["sentimento"]
+    found = done[1].metrics["tasks"]["sentimento"]
     mean = found["accuracy"]
     assert found["standard_error"] == pytest.approx((mean * (1 - mean) / 200) ** 0.5)
     first, second = (one["confusion"] for one in found["seeds"])
@@ -87,7 +87,9 @@ def test_a_mean_stands_beside_its_own_error_and_the_published_seed_apart(
     }
 
 
-def test_what_is_left_is_a_plain_classifier_and_no_checkpoint(done: tuple[Path, Outcome]) -> None:
+def test_what_is_left_is_a_plain_classifier_and_no_checkpoint(
+    done: tuple[Path, StageResult],
+) -> None:
     task_dir = done[0] / "sentimento"
     model = AutoModelForSequenceClassification.from_pretrained(task_dir / "final")
     assert model.config.id2label == {0: "negativo", 1: "positivo"}
@@ -98,8 +100,8 @@ def test_what_is_left_is_a_plain_classifier_and_no_checkpoint(done: tuple[Path, 
     assert not list(done[0].glob("**/.best"))
 
 
-def test_the_chosen_epoch_is_the_best_on_validation(done: tuple[Path, Outcome]) -> None:
-    for one in done[1].figures["tasks"]["sentimento"]["seeds"]:
+def test_the_chosen_epoch_is_the_best_on_validation(done: tuple[Path, StageResult]) -> None:
+    for one in done[1].metrics["tasks"]["sentimento"]["seeds"]:
         scores = one["validation_accuracy"]
         assert one["best_epoch"] == 1 + scores.index(max(scores))
         assert len(one["validation_macro_f1"]) == 2
@@ -123,7 +125,7 @@ def test_the_epoch_can_be_chosen_by_macro_f1(tmp_path: Path) -> None:
 
 @contextmanager
 def killed_at(call: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Inside, a room dies when it makes its `call`-th batch."""
+    """Inside, a stage dies when it makes its `call`-th batch."""
     calls = 0
     pad = classification_task.pad
 
@@ -140,11 +142,11 @@ def killed_at(call: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def starter(
-    context: RoomContext, tokenizer_dir: Path, base_dir: Path, changes: dict[str, Any]
-) -> Callable[[Path], Outcome]:
-    """The room with SETTINGS and `changes`, to be called with a folder, again after a kill."""
+    context: StageContext, tokenizer_dir: Path, base_dir: Path, changes: dict[str, Any]
+) -> Callable[[Path], StageResult]:
+    """The stage with SETTINGS and `changes`, to be called with a folder, again after a kill."""
 
-    def run(folder: Path) -> Outcome:
+    def run(folder: Path) -> StageResult:
         return finetune.run(
             settings=SETTINGS.model_copy(update=changes),
             context=context,
@@ -157,14 +159,14 @@ def starter(
 
 
 def test_killed_and_started_again_it_ends_in_the_same_bytes(
-    done: tuple[Path, Outcome],
+    done: tuple[Path, StageResult],
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = starter(room_context, small_tokenizer_dir, small_base_dir, {})
+    run = starter(stage_context, small_tokenizer_dir, small_base_dir, {})
     # In the second epoch of the first seed, and in the second seed.
     for calls in (10, 12):
         with killed_at(calls, monkeypatch):
@@ -180,7 +182,7 @@ def test_a_classifier_that_learnt_language_too_is_as_plain_and_ends_alike_when_k
     variant: str,
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -198,9 +200,9 @@ def test_a_classifier_that_learnt_language_too_is_as_plain_and_ends_alike_when_k
         "lora": LoraSettings(rank=4) if variant == "lora" else None,
     }
 
-    run = starter(room_context, small_tokenizer_dir, small_base_dir, changes)
-    figures = run(tmp_path / "calm").figures["tasks"]["sentimento"]
-    assert "random-twin_accuracy" in figures
+    run = starter(stage_context, small_tokenizer_dir, small_base_dir, changes)
+    metrics = run(tmp_path / "calm").metrics["tasks"]["sentimento"]
+    assert "random-twin_accuracy" in metrics
     with killed_at(10, monkeypatch):
         run(tmp_path / "killed")
     run(tmp_path / "killed")
@@ -234,13 +236,13 @@ def test_a_classifier_that_reads_the_mean_is_plain_and_ends_alike_when_killed(
     lora: LoraSettings | None,
     small_base_dir: Path,
     small_tokenizer_dir: Path,
-    room_context: RoomContext,
+    stage_context: StageContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     changes: dict[str, Any] = {"seeds": (0,), "pooling": "mean", "random_twin": True, "lora": lora}
 
-    run = starter(room_context, small_tokenizer_dir, small_base_dir, changes)
+    run = starter(stage_context, small_tokenizer_dir, small_base_dir, changes)
     run(tmp_path / "calm")
     with killed_at(10, monkeypatch):
         run(tmp_path / "killed")
@@ -284,7 +286,7 @@ def test_what_makes_scores_worth_less_is_said_and_counted(
         "validation": [known, new, other],
         "test": [known, known, Example(("d",), 1)],
     }
-    counts = finetune_room._look_over("x", data)
+    counts = finetune_stage._look_over("x", data)
     assert capsys.readouterr().err.splitlines() == [
         "x: 3 validation texts stand in the train split too",
         "x: 2 test texts stand in the train split too",
@@ -296,14 +298,14 @@ def test_what_makes_scores_worth_less_is_said_and_counted(
 
 
 def test_a_fault_in_the_last_set_leaves_nothing_that_stands_in_the_way(
-    small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_base_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "set" / "train.csv").write_text('label,text\n0,"abc\n1,def\n0,ghi\n')
     last = LabelledSet(name="b", path=str(tmp_path / "set"))
     run = starter(
-        room_context, small_tokenizer_dir, small_base_dir, {"tasks": (*SETTINGS.tasks, last)}
+        stage_context, small_tokenizer_dir, small_base_dir, {"tasks": (*SETTINGS.tasks, last)}
     )
     with pytest.raises(UserError, match=r"train\.csv:2 - the quotes"):
         run(tmp_path / "out")
@@ -311,12 +313,12 @@ def test_a_fault_in_the_last_set_leaves_nothing_that_stands_in_the_way(
 
 
 def test_two_tasks_of_one_name_are_refused(
-    small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_base_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="2 tasks have this name"):
         finetune.run(
             settings=SETTINGS.model_copy(update={"tasks": SETTINGS.tasks * 2}),
-            context=room_context,
+            context=stage_context,
             out_dir=tmp_path,
             tokenizer_dir=small_tokenizer_dir,
             pretrain_dir=small_base_dir,
@@ -324,14 +326,14 @@ def test_two_tasks_of_one_name_are_refused(
 
 
 def test_lora_leaves_a_plain_classifier_and_cut_texts_are_counted(
-    small_base_dir: Path, small_tokenizer_dir: Path, room_context: RoomContext, tmp_path: Path
+    small_base_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     settings = SETTINGS.model_copy(
         update={"lora": LoraSettings(rank=2), "seeds": (0,), "num_epochs": 1, "max_length": 24}
     )
     outcome = finetune.run(
         settings=settings,
-        context=room_context,
+        context=stage_context,
         out_dir=tmp_path,
         tokenizer_dir=small_tokenizer_dir,
         pretrain_dir=small_base_dir,

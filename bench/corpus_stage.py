@@ -1,10 +1,10 @@
-"""The whole corpus room: time and memory, and whether memory grows with the text.
+"""The whole corpus stage: time and memory, and whether memory grows with the text.
 
-    python bench/corpus_room.py [--data ../shared/data/corpus] [--megabytes 100 1000]
+    python bench/corpus_stage.py [--data ../shared/data/corpus] [--megabytes 100 1000]
                                 [--parts real growth tokens]
 
-- `real`: the room with its default rules on the folder's `.jsonl.gz`.
-- `growth`: the room without filters (near duplicates, repeated paragraphs, personal data) on text
+- `real`: the stage with its default rules on the folder's `.jsonl.gz`.
+- `growth`: the stage without filters (near duplicates, repeated paragraphs, personal data) on text
   of two sizes, made of that corpus: pass after pass over it, in each with other vowels and nasals
   in place of its own, so that no pass repeats another; every tenth document is followed by a copy
   with one word changed.
@@ -77,9 +77,9 @@ def tree_memory_gb(pid: int) -> float:
     return total / 2**30
 
 
-def run_room(recipe: Path, run_dir: Path, room: str = "corpus") -> tuple[float, float]:
-    """(seconds, peak GiB of the whole tree) of one run of a room."""
-    command = [sys.executable, "-m", "teenytinyllama.cli", room, str(recipe)]
+def run_stage(recipe: Path, run_dir: Path, stage: str = "corpus") -> tuple[float, float]:
+    """(seconds, peak GiB of the whole tree) of one run of a stage."""
+    command = [sys.executable, "-m", "teenytinyllama.cli", stage, str(recipe)]
     began = time.monotonic()
     process = subprocess.Popen([*command, "--run-dir", str(run_dir)], stderr=subprocess.DEVNULL)
     peak, over = 0.0, threading.Event()
@@ -94,7 +94,7 @@ def run_room(recipe: Path, run_dir: Path, room: str = "corpus") -> tuple[float, 
     code = process.wait()
     over.set()
     watcher.join()
-    assert code == 0, f"the room ended with {code}"
+    assert code == 0, f"the stage ended with {code}"
     return time.monotonic() - began, peak
 
 
@@ -104,15 +104,15 @@ def report(figure: str, value: float, unit: str, goal: float) -> None:
 
 
 def make_corpus(data: Path, folder: Path, size: float) -> tuple[Path, Path, float]:
-    """(recipe, run folder, peak GiB) of the corpus room on so many megabytes."""
-    recipe, text, run_dir = folder / "room.toml", folder / "text.jsonl", folder / f"run-{size:.0f}"
+    """(recipe, run folder, peak GiB) of the corpus stage on so many megabytes."""
+    recipe, text, run_dir = folder / "stage.toml", folder / "text.jsonl", folder / f"run-{size:.0f}"
     make_text(data, text, size)
     recipe.write_text(
-        'name = "room"\n[corpus]\nfilters = { families = [] }\n'
+        'name = "stage"\n[corpus]\nfilters = { families = [] }\n'
         f'sources = [{{ kind = "files", path = "{text}", license = "CC0-1.0" }}]\n'
         "[tokenizer]\n[pack]\n"
     )
-    seconds, peak = run_room(recipe, run_dir)
+    seconds, peak = run_stage(recipe, run_dir)
     text.unlink()
     counts = json.loads((run_dir / "corpus/manifest.json").read_text())["counts"]
     print(
@@ -132,10 +132,10 @@ def growth(data: Path, folder: Path, megabytes: list[float]) -> None:
 
 def tokens(data: Path, folder: Path, size: float) -> None:
     recipe, run_dir, _ = make_corpus(data, folder, size)
-    for room in ("tokenizer", "pack"):
-        seconds, peak = run_room(recipe, run_dir, room)
-        report(f"{room} on {size:.0f} MB, memory", peak, "GiB", 1)
-        print(f"{room} in {seconds:.0f} s", file=sys.stderr)
+    for stage in ("tokenizer", "pack"):
+        seconds, peak = run_stage(recipe, run_dir, stage)
+        report(f"{stage} on {size:.0f} MB, memory", peak, "GiB", 1)
+        print(f"{stage} in {seconds:.0f} s", file=sys.stderr)
 
 
 def main() -> None:
@@ -150,9 +150,9 @@ def main() -> None:
             recipe = folder / "real.toml"
             source = f'[{{ kind = "files", path = "{options.data.absolute()}/*.jsonl.gz" }}]'
             recipe.write_text(f'name = "real"\n[corpus]\nsources = {source}\n')
-            seconds, peak = run_room(recipe, folder / "real")
-            report("corpus room on the pack", seconds, "s", 180)
-            report("corpus room on the pack, memory", peak, "GiB", 2)
+            seconds, peak = run_stage(recipe, folder / "real")
+            report("corpus stage on the pack", seconds, "s", 180)
+            report("corpus stage on the pack, memory", peak, "GiB", 2)
         if "growth" in options.parts:
             growth(options.data, folder, options.megabytes)
         if "tokens" in options.parts:
