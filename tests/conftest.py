@@ -8,11 +8,14 @@ import pytest
 
 from teenytinyllama import synthetic
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
+from teenytinyllama.console import configure_logging
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.settings.recipe import EnergySettings, TokenizerSettings
 from teenytinyllama.stages.interface import StageContext
 
 SMALL_VOCAB_SIZE = 640
+
+configure_logging()  # tests read log lines from standard error, as users do
 
 
 @pytest.fixture(scope="session")

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import logging
 import sys
 import time
 from types import TracebackType
 from typing import Any, Self
 
-from teenytinyllama.redaction import redact
+from teenytinyllama.console import terminal
 
 SECONDS_BETWEEN_LINES = 10.0
-# C0 and C1 signs, and the marks that turn the direction of writing round.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def say(message: str) -> None:
-    """One line to the user, on standard error: standard output is for what scripts read.
-
-    Logs are kept and passed on: a secret in a message is taken out, and so are signs that would
-    steer the terminal.
-    """
-    sys.stderr.write(harmless(redact(message)) + "\n")
-    sys.stderr.flush()
-
-
-def harmless(text: str) -> str:
-    r"""The text with control signs written out, but for line ends and tabs.
-
-    >>> harmless("a\x1b[2Jb\x07")
-    'a\\x1b[2Jb\\x07'
-    """
-    return _CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode("ascii"), text)
+logger = logging.getLogger(__name__)
 
 
 def format_duration(seconds: float) -> str:
@@ -66,7 +46,6 @@ class Progress:
     def __enter__(self) -> Self:
         self._started = self._last_line = time.monotonic()
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
@@ -75,7 +54,7 @@ class Progress:
                 BarColumn(bar_width=30),
                 TextColumn("{task.fields[status]}"),
                 TimeRemainingColumn(compact=True),
-                console=Console(stderr=True),
+                console=terminal(),
             )
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, status="")
@@ -89,7 +68,7 @@ class Progress:
             self._bar.update(self._task, completed=self.done, status=self._status())
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            say(f"{self.title}: {self._status()}{self._time_left()}")
+            logger.info(f"{self.title}: {self._status()}{self._time_left()}")
 
     def _status(self) -> str:
         rate = self.done / max(time.monotonic() - self._started, 1e-9)
@@ -113,4 +92,4 @@ class Progress:
             self._bar.stop()
         elif kind is None:
             took = format_duration(time.monotonic() - self._started)
-            say(f"{self.title}: {self._status()}, done in {took}")
+            logger.info(f"{self.title}: {self._status()}, done in {took}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import os
 import pickle
 import struct
@@ -26,12 +27,14 @@ import zstandard
 from support.finished_run import build, finish, gguf, model_files, safetensors, write_report
 from teenytinyllama.artifacts.manifest import read_manifest, write_manifest
 from teenytinyllama.errors import UserError
-from teenytinyllama.progress import say
 from teenytinyllama.publishing import publisher
 from teenytinyllama.settings.recipe import load_recipe
 from teenytinyllama.stages.corpus.readers.text_lines import lines_of
 from teenytinyllama.stages.report.exports import csv_of
 from teenytinyllama.stages.report.stage import html_of
+
+logger = logging.getLogger(__name__)
+
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 BOMB_BYTES = 64 << 20
@@ -315,7 +318,7 @@ def run_with_a_name_that_leaves(folder: Path) -> str:
 def sample_that_steers_the_terminal(folder: Path) -> str:
     said = io.StringIO()
     with redirect_stderr(said):
-        say("sample: \x1b]0;owned\x07\x1b[2J\u202eabc\r")
+        logger.info("sample: \x1b]0;owned\x07\x1b[2J\u202eabc\r")
     assert not set(said.getvalue()) & set("\x1b\x07\u202e\r")
     return "written out"
 

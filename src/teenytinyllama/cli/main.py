@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 the user's input is wrong, 75 stopped but resumable by the
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import traceback
@@ -17,9 +18,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from teenytinyllama.cli import chat, classify, new, planning, publish, report, serve
+from teenytinyllama.console import configure_logging
 from teenytinyllama.errors import Interrupted, TtlError
 from teenytinyllama.pipeline.registry import STAGES, Stage
-from teenytinyllama.progress import say
+
+logger = logging.getLogger(__name__)
+
 
 app = typer.Typer(
     name="ttl",
@@ -58,7 +62,7 @@ def _walk(
     if names is None:
         page = folder / "report" / "index.html"
         more = f"Report: {page}" if page.is_file() else "A [report] in the recipe makes its page."
-        say(f"The run is in {folder}. {more}")
+        logger.info(f"The run is in {folder}. {more}")
 
 
 @app.command("run", help="Walk all stages that the recipe names; what is unchanged is skipped.")
@@ -191,6 +195,7 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     debug = "--debug" in sys.argv
+    configure_logging()
     try:
         app(standalone_mode=False)
         code = 0
@@ -208,7 +213,7 @@ def main() -> NoReturn:
 
 
 def _fail(error: TtlError, *, debug: bool) -> int:
-    say(_traceback(error) if debug else str(error))
+    logger.error(_traceback(error) if debug else str(error))
     return error.exit_code
 
 
@@ -216,12 +221,14 @@ def _fail_unknown(error: Exception, *, debug: bool) -> int:
     # Typer carries a click of its own: a usage error is known by what it can do.
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
-        say(f"error[usage] ttl - {format_message()} - fix: ttl --help")
+        logger.error(f"error[usage] ttl - {format_message()} - fix: ttl --help")
         return 2
     if debug:
-        say(_traceback(error))
+        logger.error(_traceback(error))
         return 1
-    say(f"error[bug] {type(error).__name__}: {error} - fix: run again with --debug and report it")
+    logger.error(
+        f"error[bug] {type(error).__name__}: {error} - fix: run again with --debug and report it"
+    )
     return 1
 
 

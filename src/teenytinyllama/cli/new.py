@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,9 @@ from teenytinyllama.cli.planning import (
 )
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import known_languages
-from teenytinyllama.progress import say
+
+logger = logging.getLogger(__name__)
+
 
 if TYPE_CHECKING:
     from teenytinyllama.planning import LanguageNotes, Plan
@@ -89,7 +92,7 @@ def new_command(  # noqa: PLR0913 (each is an option)
         found, name=title, language=language, text=source, chat=chat, learnt=learnt
     )
     _write(path, written)
-    say(
+    logger.info(
         f"{path}: {found.parameters / 1e6:.3g} M parameters, {found.tokens / 1e6:,.3g} M tokens, "
         f"{found.cost.hours:.3g} h, ${found.cost.usd:,.2f}"
     )
@@ -116,17 +119,17 @@ def _learn(path: Path, language: str) -> LanguageNotes:
     from teenytinyllama.stages.corpus.filters.learned_thresholds import learn
 
     found = learn(path, language)
-    say(
+    logger.info(
         f"{path}: thresholds, {len(found.stop_words)} stop words and {len(found.letters)} letters "
         f"learnt from {found.num_documents:,} documents"
     )
     if found.known_fraction is None:
-        say(
+        logger.info(
             f'py3langid does not know "{language}": texts of other languages will not be dropped; '
             "a GlotLID model can tell (corpus.filters.language_model)"
         )
     elif not found.can_be_told:
-        say(
+        logger.info(
             f'py3langid takes only {found.known_fraction:.0%} of the sample for "{language}": the '
             "language filter is left out (is the sample in that language?)"
         )
@@ -161,8 +164,10 @@ def _say_next(found: Plan, path: Path, text: str) -> None:
 
         each = bytes_per_token(found.vocab_size)
         need = found.tokens / found.question.max_epochs * each / 1e6
-        say(f"Put at least {need:,.0f} MB of clean text into text/ (or change corpus.sources).")
-    say(f"Next: ttl run {path}")
+        logger.info(
+            f"Put at least {need:,.0f} MB of clean text into text/ (or change corpus.sources)."
+        )
+    logger.info(f"Next: ttl run {path}")
 
 
 def storybook_command(
@@ -196,8 +201,10 @@ def storybook_command(
     except OSError as error:
         what = f"cannot be written ({error.strerror})"
         raise UserError("storybook-unwritable", str(out), what, "choose another --out") from error
-    say(f"{out / 'text'}: {num_documents:,} texts; {out / 'chat'}: {num_conversations:,} chats")
-    say(f"{out / 'clean.txt'}: the first of the texts, as a clean sample")
+    logger.info(
+        f"{out / 'text'}: {num_documents:,} texts; {out / 'chat'}: {num_conversations:,} chats"
+    )
+    logger.info(f"{out / 'clean.txt'}: the first of the texts, as a clean sample")
 
 
 def add_commands(app: typer.Typer) -> None:

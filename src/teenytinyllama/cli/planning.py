@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from teenytinyllama.errors import UserError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
 
 if TYPE_CHECKING:
     from teenytinyllama.planning import Plan
@@ -95,14 +99,13 @@ def _text(text_mb: float | None, text: str) -> dict[str, float]:
     if not text:
         return {"text_bytes": text_mb * 1e6 if text_mb is not None else PLENTY_OF_TEXT_BYTES}
     from teenytinyllama.planning import text_on_hand
-    from teenytinyllama.progress import say
     from teenytinyllama.settings.recipe import expand_path
 
     paths = expand_path(text)
     if not paths:
         raise UserError("text-missing", "--text", f'no file at "{text}"', "check the path")
     found = text_on_hand(paths)
-    say(
+    logger.info(
         f"text: about {found.text_bytes / 1e6:,.3g} MB in {found.num_files:,} files, by their "
         f"sizes and a sample of {found.sampled_bytes / 1e3:,.0f} kB"
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.progress import say
+
+logger = logging.getLogger(__name__)
+
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")]
 To = Annotated[str, typer.Option("--to", help="Repository on the Hub: owner/name.")]
@@ -62,7 +65,7 @@ def publish_command(
     elif upload:
         publisher.send(repositories, public=public)
     else:
-        say("Nothing was sent. To send exactly this: the same command with --upload")
+        logger.info("Nothing was sent. To send exactly this: the same command with --upload")
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,9 @@ from typing import Annotated
 import typer
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.progress import say
+
+logger = logging.getLogger(__name__)
+
 
 Walk = Callable[[Path, list[str], Path | None, bool], None]
 
@@ -79,4 +82,4 @@ def _write(run_dirs: list[Path], out: Path) -> None:
     except OSError as error:
         what = f"cannot be written ({error.strerror})"
         raise UserError("report-unwritable", str(out), what, "choose another --out") from error
-    say(f"The page is {out}.")
+    logger.info(f"The page is {out}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,9 @@ from teenytinyllama.artifacts.conversations import Message
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.inference.chat_model import ChatModel, load_any
 from teenytinyllama.inference.generation import Sampling
-from teenytinyllama.progress import say
+
+logger = logging.getLogger(__name__)
+
 
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
@@ -104,7 +107,7 @@ class Conversation:
             del messages[first : first + 2]
         if len(messages) < len(self.messages):
             num_dropped = len(self.messages) - len(messages)
-            say(
+            logger.info(
                 f"(the context of {context} tokens is full: the oldest {num_dropped} are forgotten)"
             )
         return ids
@@ -281,7 +284,7 @@ def _answer_lines(chat: Chat, stdin: TextIO, stdout: TextIO) -> None:
             continue
         if text.startswith("/"):
             if told := chat.command(text):
-                say(told)
+                logger.info(told)
             if chat.done:
                 return
             continue
@@ -298,8 +301,8 @@ def _talk_at_terminal(chat: Chat, stdout: TextIO) -> None:
         kind = (
             "answers" if conversation.chat_model.answers else "a base model: it goes on with text"
         )
-        say(f"{conversation.chat_model.name}: {conversation.chat_model.folder} ({kind})")
-    say("/help lists the commands, /quit leaves.")
+        logger.info(f"{conversation.chat_model.name}: {conversation.chat_model.folder} ({kind})")
+    logger.info("/help lists the commands, /quit leaves.")
     while not chat.done:
         try:
             _take_turn(chat, stdout)
@@ -307,9 +310,9 @@ def _talk_at_terminal(chat: Chat, stdout: TextIO) -> None:
             stdout.write("\n")
             return
         except KeyboardInterrupt:
-            say("\n(/quit leaves)")
+            logger.info("\n(/quit leaves)")
         except UserError as error:
-            say(str(error))
+            logger.info(str(error))
 
 
 def _take_turn(chat: Chat, stdout: TextIO) -> None:
@@ -317,7 +320,7 @@ def _take_turn(chat: Chat, stdout: TextIO) -> None:
     if text == "/retry":
         text = chat.undo(text)
     if text.startswith("/"):
-        say(chat.command(text))
+        logger.info(chat.command(text))
     elif text:
         _show_answers(chat, text, stdout)
 

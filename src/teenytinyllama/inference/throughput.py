@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import platform
 import random
@@ -32,8 +33,10 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import load_chat_model
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.modeling.model_size import build_model, llama_config
-from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import EnergySettings, ModelSettings
+
+logger = logging.getLogger(__name__)
+
 
 SIZES = {
     "160m": ModelSettings(),
@@ -84,7 +87,7 @@ def run(*, cases: Sequence[Case], json_path: Path | None = None) -> str:
     rows = []
     for number, case in enumerate(cases, start=1):
         name = f"{case.model}, {case.precision}, batch {case.batch}"
-        say(f"bench: {number} of {len(cases)}: {name}")
+        logger.info(f"bench: {number} of {len(cases)}: {name}")
         rows.append(_in_own_process(case))
     if json_path is not None:
         write_json(json_path, {"machine": machine(), "rows": rows})

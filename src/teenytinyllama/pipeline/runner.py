@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
@@ -30,10 +31,13 @@ from teenytinyllama.pipeline import fingerprints
 from teenytinyllama.pipeline.loading import load_stage
 from teenytinyllama.pipeline.processes import Processes
 from teenytinyllama.pipeline.registry import BY_NAME, STAGES, Stage
-from teenytinyllama.progress import format_duration, say
+from teenytinyllama.progress import format_duration
 from teenytinyllama.redaction import redact_values
 from teenytinyllama.settings.recipe import Recipe, Settings
 from teenytinyllama.stages.interface import ScoreModel, StageContext
+
+logger = logging.getLogger(__name__)
+
 
 UNFINISHED = ".unfinished.json"
 VERSIONED = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "accelerate")
@@ -170,10 +174,12 @@ class Walk:
         if done is not None and not redo and done.fingerprint == fingerprint:
             gone = manifests.missing_outputs(stage_dir, done.outputs)
             if not gone:
-                say(f"{stage.name}: unchanged, skipped")
+                logger.info(f"{stage.name}: unchanged, skipped")
                 self.processes.lead(enter=False)
                 return
-            say(f"{stage.name}: {len(gone)} of its files are gone or changed ({gone[0]}), again")
+            logger.info(
+                f"{stage.name}: {len(gone)} of its files are gone or changed ({gone[0]}), again"
+            )
         if self.processes.count > 1 and stage.keeps_checkpoints and not stage.many_processes:
             raise UserError(
                 "one-process",
@@ -211,7 +217,7 @@ class Walk:
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
             stage_dir.rename(aside)
-            say(f"{stage.name}: what was there is set aside in {aside}")
+            logger.info(f"{stage.name}: what was there is set aside in {aside}")
         stage_dir.mkdir(exist_ok=True)
         manifests.sync_folder(self.run_dir)  # a power cut must not take the stage with its work
         manifests.write_json(mark, {"fingerprint": fingerprint, "settings": asked})
@@ -250,7 +256,7 @@ class Walk:
         fingerprint: str,
         inputs: dict[str, Input],
     ) -> None:
-        say(f"{stage.name}: {stage.title}")
+        logger.info(f"{stage.name}: {stage.title}")
         before, started = self.meter.read(), time.monotonic()
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         outcome = self._enter(stage, settings, inputs)
@@ -275,7 +281,7 @@ class Walk:
             ),
         )
         (stage_dir / UNFINISHED).unlink(missing_ok=True)
-        say(f"{stage.name}: done in {format_duration(duration_s)}")
+        logger.info(f"{stage.name}: done in {format_duration(duration_s)}")
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:

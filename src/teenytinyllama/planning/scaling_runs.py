@@ -7,6 +7,7 @@ under `runs/<name>/pilots/`: the same command goes on where it was stopped, and 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from pathlib import Path
@@ -18,8 +19,11 @@ from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
 from teenytinyllama.pipeline.runner import Walk
 from teenytinyllama.planning.curve_fit import PilotResult, fit_law
 from teenytinyllama.planning.scaling_laws import law as law_named
-from teenytinyllama.progress import format_duration, say
+from teenytinyllama.progress import format_duration
 from teenytinyllama.settings.recipe import ModelSettings, PretrainSettings, Recipe, load_recipe
+
+logger = logging.getLogger(__name__)
+
 
 PILOT_LENGTH = 256
 PILOT_TOKENS_PER_STEP = 1024
@@ -62,12 +66,12 @@ def calibrated(recipe_path: Path, *, minutes: float, law: str) -> dict[str, Any]
     pilots = _pilots(recipe, vocab_size, _unit_steps(minutes, vocab_size, unique, run_dir))
     results = []
     for number, pilot in enumerate(pilots, start=1):
-        say(f"pilot {number} of {len(pilots)}: {pilot.name}")
+        logger.info(f"pilot {number} of {len(pilots)}: {pilot.name}")
         results.append(_train(pilot, run_dir, recipe_path, unique, each))
     fitted = fit_law(law_named(law), results, each)
     for one in results:
-        say(f"pilot {one.name}: {one.loss:.3f} nats per token")
-    say(
+        logger.info(f"pilot {one.name}: {one.loss:.3f} nats per token")
+    logger.info(
         f"fitted: {fitted.law.e:.3f} + {fitted.law.a:.4g} / N^{fitted.law.alpha} + "
         f"{fitted.law.b:.4g} / D^{fitted.law.beta}, spread {fitted.spread:.3f} nats"
     )
@@ -110,13 +114,15 @@ def _unit_steps(minutes: float, vocab_size: int, unique: int, run_dir: Path) -> 
         what = f"{unique:,} tokens are too few for pilots that read nothing twice"
         raise UserError("pilots-text", str(run_dir), what, f"give text of {needed:,} tokens")
     steps = min(steps, most)
-    say(
+    logger.info(
         f"{len(PILOT_MODELS) * len(PILOT_LENGTHS)} pilots, about "
         f"{format_duration(steps * flops / rate)} on this machine ({device}); Ctrl-C and the same "
         "command later lose nothing"
     )
     if steps == MIN_PILOT_STEPS and steps * flops / rate > minutes * 60:
-        say(f"that is more than --minutes {minutes:g}: fewer than {steps} steps teach nothing")
+        logger.info(
+            f"that is more than --minutes {minutes:g}: fewer than {steps} steps teach nothing"
+        )
     noted.parent.mkdir(parents=True, exist_ok=True)
     noted.write_text(str(steps), encoding="utf-8")
     return steps

@@ -24,8 +24,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import disable_progress_bars
 
 from teenytinyllama.errors import Interrupted, UserError
-from teenytinyllama.progress import say
 from teenytinyllama.publishing.repositories import MARK_FOLDER, Item, Repository, Revision
+
+logger = logging.getLogger(__name__)
+
 
 MAX_FILES_PER_COMMIT, MAX_BYTES_PER_COMMIT = 100, 5_000_000_000
 # In `main`, files below these folders are this package's; others may be the owner's own.
@@ -131,7 +133,7 @@ class _Upload:
             made = self._bring(revision)
             commits += made
             what = f"{made} commits" if made else "unchanged"
-            say(f"publish: {self.repository.id}@{revision.name}: {what}")
+            logger.info(f"publish: {self.repository.id}@{revision.name}: {what}")
         return commits
 
     def _bring(self, revision: Revision) -> int:

@@ -7,6 +7,7 @@ every repository, revision and file. Everything in it was checked against the ma
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.progress import say
 from teenytinyllama.publishing.leak_scan import scan
 from teenytinyllama.publishing.repositories import PARTS, Part, Repository, Revision, plan, read_run
+
+logger = logging.getLogger(__name__)
+
 
 __all__ = ["PARTS", "Part", "Request", "describe", "prepare", "send", "write_folder"]
 
@@ -48,7 +51,7 @@ def send(repositories: Sequence[Repository], *, public: bool, endpoint: str | No
 
     sent = hub_upload.upload(repositories, public=public, endpoint=endpoint)
     done = f"{sent.commits} commits" if sent.commits else "nothing had changed"
-    say(f"publish: {sent.revisions} revisions are as planned ({done})")
+    logger.info(f"publish: {sent.revisions} revisions are as planned ({done})")
 
 
 def write_folder(repositories: Sequence[Repository], folder: Path) -> None:
@@ -68,7 +71,7 @@ def write_folder(repositories: Sequence[Repository], folder: Path) -> None:
                     path.write_bytes(item.source)
                 else:
                     shutil.copyfile(item.source, path)
-    say(f"publish: the files are in {folder}; nothing was sent")
+    logger.info(f"publish: the files are in {folder}; nothing was sent")
 
 
 def describe(repositories: Sequence[Repository], *, public: bool, as_json: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,7 +16,6 @@ from uuid import uuid4
 from teenytinyllama import __version__
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import ChatModel
-from teenytinyllama.progress import say
 from teenytinyllama.serving.access_guard import Guard
 from teenytinyllama.serving.generation_request import Job
 from teenytinyllama.serving.http_messages import (
@@ -31,6 +31,9 @@ from teenytinyllama.serving.protocol import Ask, chat_ask, completion_ask
 from teenytinyllama.serving.scheduler import Busy, Engine
 from teenytinyllama.serving.search.search_service import Lookup
 from teenytinyllama.serving.server_metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
 
 if TYPE_CHECKING:  # only where a GGUF file is served
     from teenytinyllama.inference.llama_cpp import GgufChatModel
@@ -98,7 +101,7 @@ class App:
             except Disconnected:
                 exchange.status = exchange.status or 499
             except Exception as error:
-                say(f"serve: error[bug] {traceback.format_exc()}")
+                logger.info(f"serve: error[bug] {traceback.format_exc()}")
                 message = f"a fault of the server ({type(error).__name__}); its log says more"
                 if not exchange.status:
                     await exchange.refuse(Refusal(500, "bug", message))

@@ -6,6 +6,7 @@ served as they came; one that leaves ends its answer at the next piece.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -14,10 +15,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.progress import say
 from teenytinyllama.serving.generation_request import Job, Piece
 from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.server_metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
 
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
@@ -78,7 +81,7 @@ class Solo:
                 self._answer(job)
             except Exception as error:  # the thread must live: this answer fails, and says so
                 if not isinstance(error, UserError):
-                    say(f"serve: generation failed: {type(error).__name__}: {error}")
+                    logger.info(f"serve: generation failed: {type(error).__name__}: {error}")
                 self._give([(job, Piece("", "error", error))])
             self.jobs.clear()
 

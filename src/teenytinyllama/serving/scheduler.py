@@ -6,6 +6,7 @@ gone costs at most the token under way. What one gets does not depend on who els
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -18,11 +19,13 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.inference.generation import TOKENS_PER_READ, Batch, Request
-from teenytinyllama.progress import say
 from teenytinyllama.serving.generation_request import Job, Piece
 from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.llama_cpp_worker import Solo
 from teenytinyllama.serving.server_metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
 
 if TYPE_CHECKING:  # only where a GGUF file is served
     from teenytinyllama.inference.llama_cpp import GgufChatModel
@@ -67,7 +70,7 @@ class Lane:
             out += self._collect()
         except Exception as error:  # the thread must live: these answers fail, and say so
             if not isinstance(error, UserError):
-                say(f"serve: generation failed: {type(error).__name__}: {error}")
+                logger.info(f"serve: generation failed: {type(error).__name__}: {error}")
             out += [(job, Piece("", "error", error)) for job in self.jobs.values()]
             self.jobs.clear()
             self.batch = Batch(self.decoder, self.max_rows)

@@ -7,6 +7,7 @@ otherwise. Nothing is ever downloaded: the models are those that were named at t
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.inference.chat_model import ChatModel, load_any
-from teenytinyllama.progress import say
 from teenytinyllama.serving.access_guard import Guard
 from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.search.search_service import Lookup, sources_of
+
+logger = logging.getLogger(__name__)
+
 
 if TYPE_CHECKING:  # only where a GGUF file is served
     from teenytinyllama.inference.llama_cpp import GgufChatModel
@@ -73,12 +76,12 @@ def run(
         shown = f"[{host}]" if ":" in host else host
         for chat_model in chat_models:
             kind = "answers" if chat_model.answers else "a base model: it goes on with text"
-            say(f"{chat_model.name}: {chat_model.folder} ({kind})")
-        say(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl-C stops)")
+            logger.info(f"{chat_model.name}: {chat_model.folder} ({kind})")
+        logger.info(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl-C stops)")
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         asyncio.run(_until_signal(lambda stop: serve(app, listener, stop)))
         app.engine.stop()
-        say("serve: stopped, all answers given")
+        logger.info("serve: stopped, all answers given")
 
 
 async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:

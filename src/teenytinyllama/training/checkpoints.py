@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -37,8 +38,10 @@ from teenytinyllama.artifacts.manifest import (
     write_json,
 )
 from teenytinyllama.errors import Interrupted, UserError
-from teenytinyllama.progress import say
 from teenytinyllama.training.tensor_files import write_tensors
+
+logger = logging.getLogger(__name__)
+
 
 MODEL_NAME = "model.safetensors"
 OPTIMIZER_NAME = "optimizer.safetensors"
@@ -194,7 +197,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
         aside = path.with_name(f"damaged-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
-        say(f"checkpoint of step {step} is damaged: {fault}. Set aside in {aside}")
+        logger.info(f"checkpoint of step {step} is damaged: {fault}. Set aside in {aside}")
     damaged = sorted(folder.glob("damaged-step-*"))
     if damaged:
         raise UserError(
@@ -222,7 +225,7 @@ def _remove(path: Path) -> None:
     try:
         shutil.rmtree(path)
     except OSError as error:
-        say(f"{path} is not needed any more and could not be removed ({error})")
+        logger.info(f"{path} is not needed any more and could not be removed ({error})")
 
 
 def finish_removals() -> None:

@@ -7,15 +7,18 @@ those steps; after three returns it gives up.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.progress import say
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.metrics_logger import Journal
 from teenytinyllama.training.train_state import Progress
+
+logger = logging.getLogger(__name__)
+
 
 MAX_BAD_IN_A_ROW = 3
 MAX_ROLLBACKS = 3
@@ -58,6 +61,8 @@ class Setbacks:
             what = f"{num_bad} gradients in a row are not finite, and nothing is saved yet"
             raise UserError("training-diverged", f"step {last}", what, fix)
         number = progress.rollbacks + 1
-        say(f"{num_bad} bad steps in a row: back to the last checkpoint (return no. {number})")
+        logger.info(
+            f"{num_bad} bad steps in a row: back to the last checkpoint (return no. {number})"
+        )
         self.skip_steps |= set(range(last - num_bad, last))
         return True

@@ -22,6 +22,7 @@ A batch goes through these files, in this order:
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -38,7 +39,6 @@ from torch import Tensor, nn
 
 from teenytinyllama import hardware
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.progress import say
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.cpu.contention import Contention
@@ -61,6 +61,8 @@ from teenytinyllama.training.train_state import (
     warn_of_other_arithmetic,
 )
 from teenytinyllama.training.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
 
 
 class _RolledBack(Exception):  # noqa: N818 (a turn in the road, not a fault)
@@ -167,7 +169,7 @@ class Loop:
         self.engine.zero_grad()
         self.progress.micro_batch = smaller
         torch.cuda.empty_cache()
-        say(f"out of memory with micro_batch = {rows}; going on with {smaller}")
+        logger.info(f"out of memory with micro_batch = {rows}; going on with {smaller}")
 
     def _record(self, stats: Tensor) -> None:
         self._stats.append(stats)
@@ -340,7 +342,7 @@ class Loop:
             self.progress = progress_from_json(found.state["progress"])
             self._setbacks.skip_steps |= set(found.state["skip_steps"])
             self.engine.load(found.model, found.optimizer)
-            say(f"going on from {found.path.name}")
+            logger.info(f"going on from {found.path.name}")
             warn_of_other_arithmetic(found, self._arithmetic)
         self._stats = []
         self._journal.cut(self.progress.log_bytes, self.progress.samples_bytes)

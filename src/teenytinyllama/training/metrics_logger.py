@@ -11,6 +11,7 @@ a killed run's log ends as one that was left alone.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -18,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.artifacts.manifest import sync_folder
-from teenytinyllama.progress import format_duration, say
+from teenytinyllama.progress import format_duration
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.task import LoopSettings
 from teenytinyllama.training.trackers import Trackers
+
+logger = logging.getLogger(__name__)
+
 
 METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.jsonl"
@@ -65,7 +69,9 @@ class Journal:
         """Name a step that was skipped, to people and in `skipped.jsonl`."""
         if self.is_main:
             step = record["step"]
-            say(f"step {step}: gradient not finite, update skipped ({SKIPPED_NAME} names its rows)")
+            logger.info(
+                f"step {step}: gradient not finite, update skipped ({SKIPPED_NAME} names its rows)"
+            )
             append_line(self.out_dir / SKIPPED_NAME, record)
 
     def cut(self, metrics_bytes: int, samples_bytes: int) -> None:
@@ -91,7 +97,7 @@ class Journal:
         heldout = f", held-out {line['heldout_bpb']:.4f} bits/byte" if "heldout_bpb" in line else ""
         price = self.context.energy.usd_per_gpu_hour * seconds / 3600
         money = f", ${price:.2f}" if price else ""
-        say(
+        logger.info(
             f"  step {line['step']}/{self.settings.num_steps}, loss {loss}{heldout}, "
             f"{line['tokens_per_s']:,.0f} tokens/s, MFU {100 * line['mfu']:.0f} %, "
             f"{line['energy_kwh'] * 1000:.2f} Wh{money}, {format_duration(seconds_left)} left"
@@ -107,7 +113,7 @@ class Journal:
             return
         self._heard_at = now
         every = self.settings.log_every_steps
-        say(
+        logger.info(
             f"  step {step}/{self.settings.num_steps}, {format_duration(seconds_left)} left "
             f"(loss and speed are shown every {every} steps)"
         )

@@ -7,6 +7,7 @@ hold it up.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.errors import missing_extra
-from teenytinyllama.progress import say
 from teenytinyllama.stages.interface import StageContext
+
+logger = logging.getLogger(__name__)
+
 
 Line = dict[str, Any]
 Mirror = tuple[Callable[[Line], None], Callable[[], None]]
@@ -63,14 +66,14 @@ class _MirrorThread:
             self._lines.put_nowait(line)
         except queue.Full:
             if not self._is_full:
-                say(f"tracker {self.name}: takes no more lines; going on without it")
+                logger.info(f"tracker {self.name}: takes no more lines; going on without it")
             self._is_full = True
 
     def close(self) -> None:
         self.pass_on(None)
         self._thread.join(SECONDS_TO_CLOSE)
         if self._thread.is_alive():
-            say(f"tracker {self.name}: does not finish; left behind")
+            logger.info(f"tracker {self.name}: does not finish; left behind")
 
     def _work(self, out_dir: Path, run: str) -> None:
         try:
@@ -79,7 +82,7 @@ class _MirrorThread:
                 write(line)
             close()
         except Exception as error:  # no network, no account: never a reason not to train
-            say(f"tracker {self.name}: failed ({error}); going on without it")
+            logger.info(f"tracker {self.name}: failed ({error}); going on without it")
 
 
 def _numbers(line: Line) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from teenytinyllama import hardware
 from teenytinyllama.energy import Energy
 from teenytinyllama.errors import UserError
-from teenytinyllama.progress import say
 from teenytinyllama.training.checkpoints import Checkpoint
 from teenytinyllama.training.distributed import Engine
 from teenytinyllama.training.task import LoopSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -69,7 +71,9 @@ def warn_of_other_arithmetic(found: Checkpoint, now: Mapping[str, str]) -> None:
     rows = [f"{k}: {saved.get(k)} before, {v} now" for k, v in now.items() if saved.get(k) != v]
     if rows:
         changes = "; ".join(rows)
-        say(f"the last bits of the result will not be those of a run that stayed ({changes})")
+        logger.info(
+            f"the last bits of the result will not be those of a run that stayed ({changes})"
+        )
 
 
 def check_identity(found: Checkpoint, identity: Mapping[str, str]) -> None:

@@ -7,13 +7,17 @@ checkpoint may not: a network folder that went away holds a process for ever, an
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.progress import format_duration, say
+from teenytinyllama.progress import format_duration
+
+logger = logging.getLogger(__name__)
+
 
 LIMIT_S = 60.0
 # The slowest disk that is not called dead.
@@ -67,7 +71,7 @@ class Watchdog:
 
 def _give_up(what: str, seconds: float) -> None:
     """End the process where it hangs. Every file is whole or unseen at any moment: that is safe."""
-    say(f"{what} has taken more than {format_duration(seconds)}. It hangs here:")
+    logger.info(f"{what} has taken more than {format_duration(seconds)}. It hangs here:")
     faulthandler.dump_traceback(file=2, all_threads=True)  # 2: stderr
-    say(str(Interrupted(f"{what} hangs; is the disk or the network folder still there?")))
+    logger.info(str(Interrupted(f"{what} hangs; is the disk or the network folder still there?")))
     os._exit(Interrupted.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 import time
@@ -13,7 +14,7 @@ import numpy as np
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import ChatModel
-from teenytinyllama.progress import format_duration, say
+from teenytinyllama.progress import format_duration
 from teenytinyllama.serving.protocol import Fields, bad
 from teenytinyllama.serving.search.chat_sources import ChatSources, sources_of
 from teenytinyllama.serving.search.retriever import Example, Index, build_index, open_index
@@ -24,6 +25,9 @@ from teenytinyllama.serving.search.vectors import (
     fingerprint_of_table,
     open_vectors,
 )
+
+logger = logging.getLogger(__name__)
+
 
 __all__ = ["Finder", "Lookup", "sources_of"]
 
@@ -70,7 +74,7 @@ class Lookup:
                 self.ready = Finder(index, self._open_view(index, self.chat_model))
         except (UserError, OSError, ValueError) as error:
             self.state = f"the chat data cannot be searched: {error}"
-            say(f"serve: {self.state}")
+            logger.info(f"serve: {self.state}")
 
     def _open(self) -> Index:
         fingerprint = self.sources.fingerprint()
@@ -85,7 +89,7 @@ class Lookup:
             folder = Path(tempfile.mkdtemp(prefix="ttl-search-")) / "index"
             index = build_index(folder, self.sources.conversations(), fingerprint, language)
         took = format_duration(time.monotonic() - started_at)
-        say(f"serve: {len(index):,} chat examples indexed in {took}, kept in {folder}")
+        logger.info(f"serve: {len(index):,} chat examples indexed in {took}, kept in {folder}")
         return index
 
     def _open_view(self, index: Index, chat_model: ChatModel) -> View:
@@ -100,7 +104,9 @@ class Lookup:
             ids = (chat_model.encoder.encode(text[:MAX_CHARACTERS]) for text in texts)
             vectors = build_vectors(folder, ids, embedding, fingerprint)
             took = format_duration(time.monotonic() - started_at)
-            say(f"serve: {len(vectors):,} vectors by {chat_model.name}'s own table in {took}")
+            logger.info(
+                f"serve: {len(vectors):,} vectors by {chat_model.name}'s own table in {took}"
+            )
         return View(chat_model.name, vectors, chat_model.encoder.encode)
 
 

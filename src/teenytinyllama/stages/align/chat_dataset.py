@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,10 +32,12 @@ from teenytinyllama.artifacts.records import Record, hub_records, read_records
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages.personal_data import PersonalData
-from teenytinyllama.progress import say
 from teenytinyllama.settings.presets import with_presets
 from teenytinyllama.settings.recipe import AlignSettings, Source
 from teenytinyllama.stages.align.conversation_packing import Rendered
+
+logger = logging.getLogger(__name__)
+
 
 QUARANTINE_NAME = "quarantine.jsonl"
 TRAIN_NAME, HELDOUT_NAME = "train.jsonl.zst", "heldout.jsonl.zst"
@@ -93,7 +96,7 @@ def read_chat_data(
         _check_share(data, where, bad, num_read, settings.max_quarantined_fraction)
     if data.personal:
         found = ", ".join(f"{kind} in {count}" for kind, count in data.personal.most_common())
-        say(
+        logger.info(
             f"align: WARNING: conversations hold personal data or secrets ({found}); "
             "a model can repeat them word for word: take them out of the files"
         )

@@ -7,6 +7,7 @@ how much of it is a training answer word for word.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from teenytinyllama.artifacts.manifest import write_atomically, write_json
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.inference.generation import generate
-from teenytinyllama.progress import say
+
+logger = logging.getLogger(__name__)
+
 
 EXAMPLES_NAME = "examples.jsonl"
 ALPACA_EVAL_NAME = "alpaca_eval.json"
@@ -139,7 +142,7 @@ def language_kept(answers: Sequence[Answer], language: str) -> float | None:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
-        say("language of the answers not told: py3langid is not installed (extra corpus)")
+        logger.info("language of the answers not told: py3langid is not installed (extra corpus)")
         return None
     guesser: Any = LanguageIdentifier.from_model_file(MODEL_FILE)
     texts = [a.text for a in answers]

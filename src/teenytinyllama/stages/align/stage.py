@@ -7,6 +7,7 @@ seeing each other, and leaves `final/` in plain Hugging Face form with the chat 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,6 @@ from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import copy_tokenizer, flops_per_token, load_base, save_final
 from teenytinyllama.modeling.lora import add_lora
-from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import AlignSettings
 from teenytinyllama.stages.align.chat_dataset import (
     ChatData,
@@ -40,6 +40,9 @@ from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import head_loss
 from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+
+logger = logging.getLogger(__name__)
+
 
 # B micro-batch, T sequence, H hidden, S supervised places of a micro-batch
 
@@ -95,7 +98,9 @@ def run(
     order = SequenceOrder(len(rows), settings.tokens_per_step // length, settings.seed)
     num_steps = max(1, math.ceil(settings.num_epochs * len(rows) / order.rows_per_step))
     if settings.schedule.warmup_steps >= num_steps:
-        say(f"align: all {num_steps} steps warm up: schedule.warmup_steps is as large or larger")
+        logger.info(
+            f"align: all {num_steps} steps warm up: schedule.warmup_steps is as large or larger"
+        )
     model.generation_config = GenerationConfig(
         bos_token_id=encoder.bos_id, eos_token_id=encoder.eos_id, pad_token_id=encoder.pad_id
     )

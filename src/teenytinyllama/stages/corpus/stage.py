@@ -7,6 +7,7 @@ quarantined; the sums are asserted and stand in the manifest.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from typing import Any
 
 from teenytinyllama.artifacts.manifest import MANIFEST_NAME, StageResult
 from teenytinyllama.errors import UserError
-from teenytinyllama.progress import Progress, say
+from teenytinyllama.progress import Progress
 from teenytinyllama.settings.presets import with_presets
 from teenytinyllama.settings.recipe import CorpusSettings
 from teenytinyllama.stages.corpus.batch_collector import Intake
@@ -32,6 +33,9 @@ from teenytinyllama.stages.corpus.process_pool import prepare_all, usable_cores
 from teenytinyllama.stages.corpus.readers.reading import Reading
 from teenytinyllama.stages.corpus.readers.sources import InputFile, find_files, read_file
 from teenytinyllama.stages.interface import StageContext
+
+logger = logging.getLogger(__name__)
+
 
 # Below this size the start of worker processes costs more than it saves.
 ONE_PROCESS_BYTES = 8 << 20
@@ -75,7 +79,7 @@ def run(*, settings: CorpusSettings, context: StageContext, out_dir: Path) -> St
     limit = heldout_limit(intake.index, settings.heldout_fraction)
     is_heldout = partial(heldout, intake.index, limit)
     mix = plan_mix(intake.index, is_heldout, settings.mix)
-    say(table_of(mix))
+    logger.info(table_of(mix))
     copies = apply_mix(intake.index, mix, is_heldout)
     written = Closing(
         out_dir,
@@ -91,7 +95,7 @@ def run(*, settings: CorpusSettings, context: StageContext, out_dir: Path) -> St
     notes["repeated-paragraphs-cut"] = written.lines_cut
     outcome = _outcome(intake.ledger, written, notes)
     outcome.metrics["mix"] = [asdict(row) for row in mix]
-    say(funnel(intake.ledger))
+    logger.info(funnel(intake.ledger))
     return outcome
 
 
@@ -133,7 +137,9 @@ def _check_language(settings: CorpusSettings, intake: Intake, language: str) -> 
             "set the recipe's language, take other sources, or raise corpus.max_foreign_fraction",
         )
     if share > FOREIGN_SHARE_SAID:
-        say(f"corpus: {share:.0%} of the documents are not in the language {language}, dropped")
+        logger.info(
+            f"corpus: {share:.0%} of the documents are not in the language {language}, dropped"
+        )
 
 
 def _drop_near_duplicates(settings: CorpusSettings, intake: Intake) -> None:

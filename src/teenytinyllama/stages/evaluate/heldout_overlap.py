@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from teenytinyllama.artifacts.documents import Document, read_documents
-from teenytinyllama.progress import Progress, say
+from teenytinyllama.progress import Progress
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.contamination import Contamination, OverlapCheck, item_parts
+
+logger = logging.getLogger(__name__)
 
 
 def check_overlap(
@@ -53,13 +56,13 @@ def say_overlap(metrics: dict[str, Any]) -> None:
     """One line for the held-out text and one for each task."""
     if not metrics["checked"]:
         return
-    say(
+    logger.info(
         f"evaluate: of {metrics['heldout_documents']:,} held-out documents "
         f"{metrics['heldout_leaks_exact']} stand in the training text word for word, "
         f"{metrics['heldout_leaks_near']} nearly so"
     )
     for name, found in metrics["tasks"].items():
-        say(
+        logger.info(
             f"evaluate: {name}: {found['contaminated_items']:,} of "
             f"{found['items_checked_for_overlap']:,} items share a run of words with the training "
             f"text; {found['items_too_short_to_check']:,} more are too short to tell"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from teenytinyllama.artifacts.tokens import open_tokens
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.bits_per_byte import EncodedDocument, HeldoutScore, score_documents
 from teenytinyllama.inference.onednn_linear import faster_linear
-from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import EvaluateSettings
 from teenytinyllama.stages.evaluate import task_runner
 from teenytinyllama.stages.evaluate.baselines import train_bigram
@@ -32,6 +32,9 @@ from teenytinyllama.stages.evaluate.scored_models import LoadedModel, folder_nam
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.checkpoints import list_checkpoints
+
+logger = logging.getLogger(__name__)
+
 
 BASE = "base"
 HELDOUT_REVISION = 1  # grows when the same text and model may get other bits
@@ -132,7 +135,9 @@ class _Stage:
             },
             lambda: self._score_heldout(loaded, place, encoder),
         )
-        say(f"evaluate: {name}: held-out {metrics['heldout_bits_per_byte']:.4f} bits per byte")
+        logger.info(
+            f"evaluate: {name}: held-out {metrics['heldout_bits_per_byte']:.4f} bits per byte"
+        )
         _say_unknown(name, metrics)
         metrics["tasks"] = {}
         for group in task_runner.group(self.benchmarks):
@@ -289,7 +294,7 @@ def _beside(
 ) -> dict[str, Any]:
     """The baselines and leaks that belong beside the base model's held-out score."""
     bigram = baselines["bigram_bits_per_byte"]
-    say(f"evaluate: a bigram model needs {bigram:.4f} bits per byte")
+    logger.info(f"evaluate: a bigram model needs {bigram:.4f} bits per byte")
     return {
         **{name: value for name, value in baselines.items() if name.endswith("per_byte")},
         "below_bigram_fraction": 1 - metrics["heldout_bits_per_byte"] / bigram,
@@ -313,7 +318,7 @@ def _check_finite(bits_per_byte: float, place: str | Path) -> None:
 def _say_unknown(model: str, metrics: dict[str, Any]) -> None:
     """A token for "unknown" is cheap to predict and stands for lost text."""
     if count := metrics.get("num_unknown_tokens"):
-        say(
+        logger.info(
             f"evaluate: {model}: its tokenizer does not know {count:,} pieces "
             "of the held-out text: its bits per byte are too low to compare"
         )
@@ -323,7 +328,7 @@ def _say_score(model: str, task: str, found: dict[str, Any]) -> None:
     low, high = found["interval95"]
     equal = found["num_equal_choices"]
     mark = ", at chance" if found["at_chance"] else ""
-    say(
+    logger.info(
         f"evaluate: {model}: {task} {100 * found['accuracy']:.1f} % "
         f"({100 * low:.1f} to {100 * high:.1f}; chance {100 * found['chance']:.1f}{mark})"
         + (f"; {equal:,} items have equal choices" if equal else "")

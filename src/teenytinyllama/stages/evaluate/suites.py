@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.cloze import cloze_rows
 from teenytinyllama.stages.evaluate.scored_models import folder_name
 from teenytinyllama.stages.evaluate.task_loading import load_benchmark
+
+logger = logging.getLogger(__name__)
+
 
 HELDOUT = "heldout"
 SUITES_DIR = Path(__file__).parent / "suites"
@@ -39,10 +42,14 @@ def load_benchmarks(
         else:
             rows = cloze_rows(heldout, task.num_items, task.seed) if task.kind == "cloze" else None
             if rows == []:
-                say(f"evaluate: {task.name} is left out: no sentence of the held-out text fits")
+                logger.info(
+                    f"evaluate: {task.name} is left out: no sentence of the held-out text fits"
+                )
                 continue
             if rows and len(rows) < task.num_items:
-                say(f"evaluate: {task.name} has {len(rows)} items, the held-out text gives no more")
+                logger.info(
+                    f"evaluate: {task.name} has {len(rows)} items, the held-out text gives no more"
+                )
             found.append(load_benchmark(task, overrides, language=language, made=rows))
     _check_names(found)
     return found
@@ -94,5 +101,7 @@ def _open_suite(task: Task, overrides: dict[str, Any]) -> list[Benchmark]:
         what = f"none of the suite's folders is here ({', '.join(absent)})"
         raise UserError("suite-empty", task.path, what, "put one folder per task there")
     if absent:
-        say(f"evaluate: suite {task.name} without {', '.join(absent)}: no such folder in its path")
+        logger.info(
+            f"evaluate: suite {task.name} without {', '.join(absent)}: no such folder in its path"
+        )
     return found

@@ -8,17 +8,20 @@ row must be named by file and line, and because local files need no hub and no c
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.dataset_loading import Item, Rows, open_rows
 from teenytinyllama.stages.evaluate.task_sandbox import read_definition
 from teenytinyllama.stages.evaluate.task_validation import check_definition, check_items
 from teenytinyllama.stages.evaluate.tasks.process_docs import READERS
+
+logger = logging.getLogger(__name__)
+
 
 # Published sets hold a few items with equal choices: those are scored and counted. More is a fault.
 MAX_EQUAL_FRACTION = 0.02
@@ -119,7 +122,9 @@ def _drop_asked(bench: Benchmark, split: str) -> None:
     ]
     dropped = len(bench.items[split]) - len(kept)
     if dropped:
-        say(f"evaluate: {bench.name}: {dropped} solved examples are asked too, and left out")
+        logger.info(
+            f"evaluate: {bench.name}: {dropped} solved examples are asked too, and left out"
+        )
         bench.items[split] = [bench.items[split][number] for number in kept]
         bench.places[split] = [bench.places[split][number] for number in kept]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import check_tokenizer, copy_tokenizer, load_whole
 from teenytinyllama.modeling.lora import CLASSIFIER_HEADS
-from teenytinyllama.progress import say
 from teenytinyllama.stages.finetune.labelled_dataset import Example
 from teenytinyllama.stages.finetune.length_grouping import Encoded, encode_with
+
+logger = logging.getLogger(__name__)
+
 
 # Of the mean, beside the last token's own state, which the residual carries past it: 10 and 1,000
 # learnt less (EXPERIMENTS.md, 2026-11-24).
@@ -155,7 +158,7 @@ def other_learner(place: str, max_length: int) -> Learner:
         what = "its tokenizer has no token to pad with, and none that ends a text"
         raise UserError("model-pads-not", f"finetune.models {place}", what, "name another model")
     if (positions := _num_positions(sketch)) < max_length:
-        say(f"finetune: {place} reads {positions} tokens, max_length = {max_length}")
+        logger.info(f"finetune: {place} reads {positions} tokens, max_length = {max_length}")
         max_length = positions
     takes_types = (
         "token_type_ids" in inspect.signature(sketch.forward).parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +18,12 @@ from teenytinyllama.artifacts.tokenizer import load_tokenizer, tokenizer_file
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.hardware import present_device
 from teenytinyllama.modeling.loading import load_whole
-from teenytinyllama.progress import say
 from teenytinyllama.stages.finetune.classification_task import predict
 from teenytinyllama.stages.finetune.labelled_dataset import Example
 from teenytinyllama.stages.finetune.length_grouping import encode_with
+
+logger = logging.getLogger(__name__)
+
 
 CLASSIFIER_NAME = "classifier.json"
 RECORDS_PER_BATCH = 1000
@@ -61,7 +64,7 @@ def run(*, model: Path, files: Sequence[Path], task: str = "", columns: Sequence
         num_empty += len(records) - len(rows)
         num_cut += sum(row.was_cut for row in rows)
     empty = f", {num_empty} empty and left without a label" if num_empty else ""
-    say(f"{num_texts} texts labelled, {num_cut} cut at {max_length} tokens{empty}")
+    logger.info(f"{num_texts} texts labelled, {num_cut} cut at {max_length} tokens{empty}")
 
 
 def _said(logits: NDArray[Any], labels: Mapping[int, str]) -> dict[str, Any]:

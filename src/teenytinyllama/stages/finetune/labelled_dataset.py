@@ -8,6 +8,7 @@ are texts cut at the maximum length and labels that a split lacks.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -24,8 +25,10 @@ from teenytinyllama.artifacts.records import (
     suffix_of,
 )
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import LabelledSet
+
+logger = logging.getLogger(__name__)
+
 
 SPLITS = ("train", "validation", "test")
 
@@ -227,7 +230,7 @@ def _cut_validation(rows: Sequence[Row], task: LabelledSet) -> tuple[list[Row], 
     learnt = {row.label for row in rows if row.texts not in kept_out}
     if rare := sorted({row.label for row in rows} - learnt) if learnt else []:
         kept_out -= {row.texts for row in rows if row.label in rare}
-        say(
+        logger.info(
             f"{task.name}: too rare to cut a validation split with: {', '.join(rare)}; "
             "all examples of it stay in the train split"
         )

@@ -8,6 +8,7 @@ the step it was at.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,6 @@ from teenytinyllama.artifacts.manifest import StageResult, write_json
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.lora import peft_parts
-from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet
 from teenytinyllama.stages.finetune.classification_metrics import (
     bag_of_words,
@@ -32,6 +32,9 @@ from teenytinyllama.stages.finetune.classifier_models import Learner, other_lear
 from teenytinyllama.stages.finetune.classify import CLASSIFIER_NAME
 from teenytinyllama.stages.finetune.labelled_dataset import SPLITS, LabelledData, read_labelled
 from teenytinyllama.stages.interface import StageContext
+
+logger = logging.getLogger(__name__)
+
 
 SCORES_NAME = "scores.json"
 
@@ -75,7 +78,7 @@ def run(
         task_dir = out_dir / task.name
         done = task_dir / SCORES_NAME
         if not done.is_file():
-            say(f"finetune: {task.name}")
+            logger.info(f"finetune: {task.name}")
             scores = _one_task(task, sets[task.name], own, others, settings, context, task_dir)
             write_json(done, scores)
             for leftover in task_dir.glob("**/.best"):
@@ -106,7 +109,9 @@ def _max_length(settings: FinetuneSettings, pretrain_dir: Path) -> int:
     path = pretrain_dir / "final" / "config.json"
     context = int(json.loads(path.read_text(encoding="utf-8"))["max_position_embeddings"])
     if settings.max_length > context:
-        say(f"finetune: max_length = {settings.max_length}, the model reads {context} tokens")
+        logger.info(
+            f"finetune: max_length = {settings.max_length}, the model reads {context} tokens"
+        )
     return min(settings.max_length, context)
 
 
@@ -156,10 +161,10 @@ def _look_over(name: str, data: LabelledData) -> dict[str, Any]:
     for key, number in shared.items():
         if number:
             later, _, earlier = key.partition("_texts_in_")
-            say(f"{name}: {number} {later} texts stand in the {earlier} split too")
+            logger.info(f"{name}: {number} {later} texts stand in the {earlier} split too")
     for split, labels in missing.items():
         if labels:
-            say(f"{name}: the {split} split has no example of {', '.join(labels)}")
+            logger.info(f"{name}: the {split} split has no example of {', '.join(labels)}")
     return {
         **{f"examples_{split}": len(data.splits[split]) for split in SPLITS},
         **shared,
@@ -181,7 +186,9 @@ def _train_all_seeds(
     cut = {name: sum(row.was_cut for row in rows) for name, rows in encoded.items()}
     if any(cut.values()):
         texts = ", ".join(f"{number} {name}" for name, number in cut.items())
-        say(f"{task_name}: {learner.name} cuts {texts} texts at {learner.max_length} tokens")
+        logger.info(
+            f"{task_name}: {learner.name} cuts {texts} texts at {learner.max_length} tokens"
+        )
     splits = Splits(
         train=encoded["train"],
         validation=encoded["validation"],

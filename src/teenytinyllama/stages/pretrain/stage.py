@@ -7,6 +7,7 @@ checkpoint and ends in the same bytes.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,6 @@ from teenytinyllama.languages import prompts_of
 from teenytinyllama.modeling import model_size as sizes
 from teenytinyllama.modeling.initialization import Start, fresh, from_folder
 from teenytinyllama.modeling.loading import copy_tokenizer, save_final
-from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import PretrainSettings
 from teenytinyllama.stages.interface import ScoreModel, StageContext
 from teenytinyllama.stages.pretrain.repetition import repeat_passages
@@ -35,6 +35,9 @@ from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import IGNORED, NextTokenLoss
 from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+
+logger = logging.getLogger(__name__)
+
 
 SAMPLE_TOKENS = 64
 # Held-out tokens read during training; the evaluate stage reads all of them.
@@ -122,7 +125,7 @@ def _start(settings: PretrainSettings, encoder: TextEncoder, tokenizer_dir: Path
     else:
         num_rows = sizes.padded_vocab_size(encoder.vocab_size)
         if num_rows > encoder.vocab_size:
-            say(
+            logger.info(
                 f"pretrain: {encoder.vocab_size:,} pieces are no multiple of 64, embedding and "
                 f"head get {num_rows:,} rows"
             )

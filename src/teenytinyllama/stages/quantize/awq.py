@@ -22,8 +22,10 @@ from transformers import LlamaForCausalLM
 from teenytinyllama.artifacts.documents import read_documents
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.progress import say
 from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
+
+logger = logging.getLogger(__name__)
+
 
 GROUP_SIZES = (128, 64, 32)  # what vLLM's kernels know, coarsest first
 TOKENIZER_FILES = (
@@ -71,7 +73,9 @@ def write_awq(
     group_size = group_size_for(model)
     temporary = path.with_name(f".{path.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
-    say(f"quantize: AWQ on {len(rows)} rows of {len(rows[0])} tokens, groups of {group_size}")
+    logger.info(
+        f"quantize: AWQ on {len(rows)} rows of {len(rows[0])} tokens, groups of {group_size}"
+    )
     _compress(model.folder, rows, temporary, group_size)
     for name in TOKENIZER_FILES:
         if (tokenizer_dir / name).is_file():

@@ -8,6 +8,7 @@ more than the recipe allows is refused.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.artifacts.vocabulary import Vocabulary, read_vocabulary
 from teenytinyllama.errors import missing_extra
-from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import QuantizeSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
@@ -35,6 +35,8 @@ from teenytinyllama.stages.quantize.quantization_loss import (
     refuse_if_worse,
     take_sample,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -94,7 +96,7 @@ def run(
         found = losses(original, back)
         refuse_if_worse(found, settings.max_bits_per_byte_increase, path)
         metrics[name] = {"size_bytes": size_bytes, **found, **_speed(path, model)}
-        say(
+        logger.info(
             f"quantize: {path.name} {size_bytes / 1e6:.1f} MB, bits per byte "
             f"{original.bits_per_byte:.4f} -> {back.bits_per_byte:.4f}, most likely token the "
             f"same at {found['same_best_token']:.2%} of places"

@@ -6,6 +6,7 @@ Unlike the stage, these read what an unfinished stage left so far; nothing is wr
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 
 from teenytinyllama.artifacts.manifest import STAGE_NAMES
 from teenytinyllama.errors import UserError
-from teenytinyllama.progress import say
 from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
 from teenytinyllama.stages.report.page_blocks import Page
 from teenytinyllama.stages.report.renderers import render
 from teenytinyllama.stages.report.run_record import RunRecord, read_manifests
+
+logger = logging.getLogger(__name__)
+
 
 SECONDS_BETWEEN_READINGS = 10
 
@@ -91,7 +94,7 @@ def serve(run_dir: Path, make_page: Any, *, port: int) -> None:
         what = f"cannot be listened on ({error.strerror})"
         raise UserError("port-busy", f"--port {port}", what, "choose another --port") from error
     with server:
-        say(f"http://127.0.0.1:{server.server_port}/ shows {run_dir}; Ctrl-C ends it.")
+        logger.info(f"http://127.0.0.1:{server.server_port}/ shows {run_dir}; Ctrl-C ends it.")
         server.serve_forever()
 
 

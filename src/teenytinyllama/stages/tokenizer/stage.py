@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from itertools import chain
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
-from teenytinyllama.progress import Progress, say
+from teenytinyllama.progress import Progress
 from teenytinyllama.settings.recipe import TokenizerSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level
@@ -25,6 +26,9 @@ from teenytinyllama.stages.tokenizer.sentencepiece_training import (
 )
 from teenytinyllama.stages.tokenizer.tokenizer_metrics import measure_sources
 from teenytinyllama.stages.tokenizer.training_sample import Sample, watched
+
+logger = logging.getLogger(__name__)
+
 
 # The slow references read 2 MB/s; these texts are spread evenly over the corpus.
 MAX_BYTES_COMPARED = 500_000
@@ -42,7 +46,7 @@ def run(
     settings = with_letters(settings, context.language)
     sample = Sample(corpus_dir, "train", settings.max_training_bytes)
     if sample.num_bytes_kept < sample.num_bytes_read:
-        say(
+        logger.info(
             f"tokenizer: trains on {sample.num_documents_kept:,} of "
             f"{sample.num_documents_read:,} documents, spread evenly (max_training_bytes)"
         )
@@ -88,7 +92,7 @@ def _table_1(settings: TokenizerSettings, out_dir: Path) -> dict[str, list[dict[
     for name in settings.measure_against:
         rows.append(table_row(open_tokenizer(name, Path(name).expanduser()), text))
     for row in rows:
-        say(f"tokenizer: {row['tokens_per_word']:.3f} tokens per word, {row['tokenizer']}")
+        logger.info(f"tokenizer: {row['tokens_per_word']:.3f} tokens per word, {row['tokenizer']}")
     return {"table_1": rows}
 
 

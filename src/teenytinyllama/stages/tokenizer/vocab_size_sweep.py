@@ -9,6 +9,7 @@ trained, at the largest size, and cut; so the whole table costs little more than
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from teenytinyllama.artifacts.subword_tokenizer import FIRST_BYTE_ID
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
-from teenytinyllama.progress import Progress, say
+from teenytinyllama.progress import Progress
 from teenytinyllama.settings.recipe import ModelSettings, Recipe, TokenizerSettings
 from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level, whole_tokenizer
 from teenytinyllama.stages.tokenizer.sentencepiece_training import (
@@ -33,6 +34,9 @@ from teenytinyllama.stages.tokenizer.sentencepiece_training import (
 )
 from teenytinyllama.stages.tokenizer.tokenizer_metrics import Measure
 from teenytinyllama.stages.tokenizer.training_sample import Sample, watched
+
+logger = logging.getLogger(__name__)
+
 
 SIZES = (2_048, 4_096, 8_192, 16_384, 32_000, 65_536)
 MAX_BYTES_MEASURED = 10_000_000
@@ -82,7 +86,7 @@ def trade_off(
     largest, models = _nested(counts, settings, sizes)
     left_out = [size for size in sizes if size > largest]
     if left_out:
-        say(
+        logger.info(
             f"trade-off: the corpus is too small for {', '.join(f'{n:,}' for n in left_out)} pieces"
         )
     heldout = Sample(corpus_dir, "heldout", MAX_BYTES_MEASURED)

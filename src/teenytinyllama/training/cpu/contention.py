@@ -8,12 +8,14 @@ a sixth on a quiet machine, which is why they are not the rule (EXPERIMENTS.md).
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import torch
 
-from teenytinyllama.progress import say
+logger = logging.getLogger(__name__)
+
 
 SECONDS_BETWEEN_LOOKS = 5.0
 MOST_WAITED = 0.1
@@ -52,7 +54,7 @@ class Contention:
         self._passed_s = self._waited_s = 0.0
         if share > MOST_WAITED:
             self._is_silent = True
-            say(
+            logger.info(
                 f"other programs hold the processors {share:.0%} of the time, which slows training"
                 f" far more than that; Ctrl-C and the same command after {REMEDY} goes on sooner,"
                 " to the same bits"

@@ -10,6 +10,7 @@ whole pass, two to ten times faster; that needs a C++ compiler and some seconds 
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.progress import say
+
+logger = logging.getLogger(__name__)
+
 
 BLOCK_BYTES = 1024 * 1024
 WORTH_COMPILING_FLOPS = 2e14
@@ -61,7 +64,7 @@ def choose(asked: bool | None, *, flops: float) -> OverRows:
     """
     if asked is False or (asked is None and flops < WORTH_COMPILING_FLOPS):
         return IN_BLOCKS
-    say("compiling the layers: some seconds")
+    logger.info("compiling the layers: some seconds")
     reason = _why_nothing_compiles()
     if reason is None:
         # PyTorch compiles a function for eight shapes; those of an earlier training are not ours.
@@ -70,7 +73,7 @@ def choose(asked: bool | None, *, flops: float) -> OverRows:
     if asked:
         fix = "apt install g++ python3-dev, or --set pretrain.compile=false"
         raise UserError("no-compiler", "compile = true", reason, fix)
-    say(f"layers are not compiled, which costs about a tenth of the speed: {reason}")
+    logger.info(f"layers are not compiled, which costs about a tenth of the speed: {reason}")
     return IN_BLOCKS
 
 

@@ -1,0 +1,61 @@
+"""Log lines on standard error: through rich on a terminal, plain lines elsewhere.
+
+Standard output is for what scripts read. Logs are kept and passed on: secrets are taken out of
+every line, and so are signs that would steer the terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from functools import cache
+from typing import TYPE_CHECKING
+
+from teenytinyllama.redaction import redact
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# C0 and C1 signs, and the marks that turn the direction of writing round.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
+
+
+def harmless(text: str) -> str:
+    r"""The text with control signs written out, but for line ends and tabs.
+
+    >>> harmless("a\x1b[2Jb\x07")
+    'a\\x1b[2Jb\\x07'
+    """
+    return _CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode("ascii"), text)
+
+
+@cache
+def terminal() -> Console:
+    """The terminal behind standard error; log lines and progress bars share it."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes a line to standard error, wherever that leads at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = harmless(redact(self.format(record)))
+        if sys.stderr.isatty():
+            # Soft wrap: a command in a message can be copied whole.
+            terminal().print(line, style=_STYLES.get(record.levelno), markup=False, soft_wrap=True)
+        else:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Send the package's log records at `level` and above to standard error, once each."""
+    logger = logging.getLogger("teenytinyllama")
+    logger.setLevel(level)
+    logger.propagate = False  # libraries that set up the root logger must not double our lines
+    if not logger.handlers:
+        logger.addHandler(_ConsoleHandler())
