@@ -24,7 +24,8 @@ import torch
 
 from teenytinyllama.artifacts.tokens import TokenFile, open_tokens, write_index
 from teenytinyllama.modeling import model_size as sizes
-from teenytinyllama.settings.recipe import ModelSettings, PretrainSettings
+from teenytinyllama.settings.pretraining import PretrainSettings
+from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.pretrain.stage import _micro_batches
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.losses import NextTokenLoss

@@ -25,7 +25,9 @@ from transformers import AutoTokenizer
 
 from teenytinyllama import hardware
 from teenytinyllama.modeling.model_size import build_model, llama_config
-from teenytinyllama.settings.recipe import EvaluateSettings, ModelSettings, Task
+from teenytinyllama.settings.datasets import Task
+from teenytinyllama.settings.post_training import EvaluateSettings
+from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.evaluate.packed_lm import PackedLM
 from teenytinyllama.stages.evaluate.task_loading import load_benchmark
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.datatrove_executors import executor_for, shards_of
 
 MAX_SLURM_S = 280

@@ -31,7 +31,7 @@ from datatrove.utils import word_tokenizers
 from datatrove.utils.text import split_into_parts
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.filters import Chain, heuristic_rules
 from teenytinyllama.stages.corpus.filters.thresholds import load_language
 from teenytinyllama.stages.corpus.filters.word_table import FAST_WORD, spacy_cuts, words_of

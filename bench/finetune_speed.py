@@ -34,12 +34,10 @@ from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.modeling.loading import save_final
 from teenytinyllama.modeling.model_size import build_model, llama_config
-from teenytinyllama.settings.recipe import (
-    EnergySettings,
-    FinetuneSettings,
-    LabelledSet,
-    ModelSettings,
-)
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.datasets import LabelledSet
+from teenytinyllama.settings.post_training import FinetuneSettings
+from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.finetune import classification_task
 from teenytinyllama.stages.finetune.classifier_models import own_learner
 from teenytinyllama.stages.finetune.labelled_dataset import read_labelled

@@ -29,7 +29,9 @@ from typing import Any
 import torch
 
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.settings.recipe import EnergySettings, FinetuneSettings, LabelledSet
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.datasets import LabelledSet
+from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.stages.finetune import stage as finetune
 from teenytinyllama.stages.interface import StageContext
 

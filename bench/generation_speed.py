@@ -28,7 +28,7 @@ from transformers import LlamaForCausalLM
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.inference.throughput import SIZES, random_prompts
 from teenytinyllama.modeling.model_size import build_model, llama_config
-from teenytinyllama.settings.recipe import ModelSettings
+from teenytinyllama.settings.training import ModelSettings
 
 VOCAB_SIZE = 32_000
 

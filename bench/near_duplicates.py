@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from teenytinyllama.settings.recipe import NearDuplicateSettings
+from teenytinyllama.settings.data_preparation import NearDuplicateSettings
 from teenytinyllama.stages.corpus.dedup.minhash import (
     BandKeys,
     ShingleStore,

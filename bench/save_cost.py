@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 
 from teenytinyllama.modeling import model_size as sizes
-from teenytinyllama.settings.recipe import ModelSettings, OptimizerSettings
+from teenytinyllama.settings.training import ModelSettings, OptimizerSettings
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.optimizers import build_optimizers, optimizer_tensors
 

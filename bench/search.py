@@ -26,7 +26,7 @@ from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.serving.search.retriever import build_index, open_index
 from teenytinyllama.serving.search.search_service import Finder
 from teenytinyllama.serving.search.vectors import build_vectors
-from teenytinyllama.settings.recipe import Source
+from teenytinyllama.settings.datasets import Source
 
 VOCAB_SIZE, HIDDEN_SIZE, NUM_QUERIES = 32_000, 768, 60
 PEER = "none: the paper's demo was never in its repository"

@@ -31,13 +31,12 @@ from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.modeling.loading import flops_per_token
 from teenytinyllama.modeling.model_size import build_model, llama_config
-from teenytinyllama.settings.recipe import (
+from teenytinyllama.settings.base import EnergySettings, expand_path
+from teenytinyllama.settings.training import (
     CheckpointSettings,
-    EnergySettings,
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
-    expand_path,
 )
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit
 from teenytinyllama.stages.align.stage import AnswerLoss, micro_batches

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.settings.recipe import (
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.pretraining import PretrainSettings
+from teenytinyllama.settings.training import (
     CheckpointSettings,
-    EnergySettings,
     ModelSettings,
     OptimizerSettings,
-    PretrainSettings,
     ScheduleSettings,
 )
 from teenytinyllama.stages.interface import StageContext

@@ -35,7 +35,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.artifacts.tokenizer import TextEncoder
-from teenytinyllama.settings.recipe import PackSettings, TokenizerSettings
+from teenytinyllama.settings.data_preparation import PackSettings, TokenizerSettings
 from teenytinyllama.stages.pack import stage as pack
 from teenytinyllama.stages.tokenizer import sentencepiece_training as training
 from teenytinyllama.stages.tokenizer.hf_export import fast_tokenizer, write_files

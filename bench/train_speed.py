@@ -61,7 +61,7 @@ def parse() -> argparse.Namespace:
 
 
 def settings_of(args: argparse.Namespace):
-    from teenytinyllama.settings.recipe import ModelSettings
+    from teenytinyllama.settings.training import ModelSettings
 
     return ModelSettings(**SHAPES[args.model], max_position_embeddings=args.sequence_length)
 
@@ -91,9 +91,9 @@ def peak_memory_bytes() -> int:
 def ours(args: argparse.Namespace) -> list[float]:
     from teenytinyllama.energy import EnergyMeter
     from teenytinyllama.modeling import model_size as sizes
-    from teenytinyllama.settings.recipe import (
+    from teenytinyllama.settings.base import EnergySettings
+    from teenytinyllama.settings.training import (
         CheckpointSettings,
-        EnergySettings,
         OptimizerSettings,
         ScheduleSettings,
     )

@@ -10,7 +10,8 @@ from teenytinyllama import synthetic
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.console import configure_logging
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.settings.recipe import EnergySettings, TokenizerSettings
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.stages.interface import StageContext
 
 SMALL_VOCAB_SIZE = 640
@@ -74,7 +75,7 @@ def small_base_dir(small_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathF
     from teenytinyllama.artifacts.tokenizer import load_tokenizer
     from teenytinyllama.modeling import model_size as sizes
     from teenytinyllama.modeling.loading import save_final
-    from teenytinyllama.settings.recipe import ModelSettings
+    from teenytinyllama.settings.training import ModelSettings
 
     encoder = load_tokenizer(small_tokenizer_dir)
     settings = ModelSettings(

@@ -1,7 +1,7 @@
 import pytest
 
 from teenytinyllama.energy import Energy, EnergyMeter
-from teenytinyllama.settings.recipe import EnergySettings
+from teenytinyllama.settings.base import EnergySettings
 
 
 def test_parts_stay_apart_and_readings_are_differences():

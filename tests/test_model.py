@@ -1,7 +1,7 @@
 import pytest
 
 from teenytinyllama.modeling import model_size as sizes
-from teenytinyllama.settings.recipe import ModelSettings
+from teenytinyllama.settings.training import ModelSettings
 
 PAPER_460M = ModelSettings(
     hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16

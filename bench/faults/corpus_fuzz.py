@@ -134,7 +134,8 @@ def make_giants(folder: Path, giant_gb: float) -> set[str]:
 def run_stage(sources: Path, out_dir: Path) -> dict[str, Any]:
     """The stage on everything in a folder, in this process; counts of the manifest."""
     from teenytinyllama.energy import EnergyMeter
-    from teenytinyllama.settings.recipe import CorpusSettings, EnergySettings
+    from teenytinyllama.settings.base import EnergySettings
+    from teenytinyllama.settings.data_preparation import CorpusSettings
     from teenytinyllama.stages.corpus import stage as corpus
     from teenytinyllama.stages.interface import StageContext
 

@@ -33,7 +33,7 @@ from support import tiny_training as tiny
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.cli import main as cli
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.settings.recipe import CheckpointSettings
+from teenytinyllama.settings.training import CheckpointSettings
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.task import Job
 

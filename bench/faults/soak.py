@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from support import tiny_training as tiny
 
-from teenytinyllama.settings.recipe import CheckpointSettings
+from teenytinyllama.settings.training import CheckpointSettings
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.task import Job
 

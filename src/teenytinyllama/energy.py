@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
-from teenytinyllama.settings.recipe import EnergySettings
+from teenytinyllama.settings.base import EnergySettings
 
 
 class Energy(NamedTuple):

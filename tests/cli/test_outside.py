@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from teenytinyllama.pipeline import fingerprints
-from teenytinyllama.settings.recipe import EvaluateSettings, FinetuneSettings, LabelledSet, Task
+from teenytinyllama.settings.datasets import LabelledSet, Task
+from teenytinyllama.settings.post_training import EvaluateSettings, FinetuneSettings
 
 
 def model_folder(root: Path, weights: bytes) -> Path:

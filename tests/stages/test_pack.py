@@ -12,7 +12,7 @@ from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.artifacts.tokens import open_tokens, read_index
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import PackSettings
+from teenytinyllama.settings.data_preparation import PackSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.pack import parallel_encoding
 from teenytinyllama.stages.pack import stage as pack

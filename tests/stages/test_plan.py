@@ -27,7 +27,8 @@ from teenytinyllama.planning.curve_fit import PilotResult, fit_law
 from teenytinyllama.planning.planner import bytes_per_token, cost_of, expect, other_sizes
 from teenytinyllama.planning.reference_data import anchors
 from teenytinyllama.planning.scaling_laws import Law, calibration, law
-from teenytinyllama.settings.recipe import ModelSettings, load_recipe
+from teenytinyllama.settings.recipe import load_recipe
+from teenytinyllama.settings.training import ModelSettings
 
 SMALL = ModelSettings()
 LARGE = ModelSettings(

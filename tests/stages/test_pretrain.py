@@ -7,7 +7,9 @@ import torch
 
 from teenytinyllama.artifacts.tokens import TokenWriter, write_index
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import ModelSettings, PackSettings, PretrainSettings
+from teenytinyllama.settings.data_preparation import PackSettings
+from teenytinyllama.settings.pretraining import PretrainSettings
+from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.pack import stage as pack
 from teenytinyllama.stages.pretrain import stage as pretrain
 

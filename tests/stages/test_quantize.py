@@ -21,7 +21,8 @@ from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import EnergySettings, QuantizeSettings
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.post_training import QuantizeSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.quantize import awq, gguf_writer, k_quants
 from teenytinyllama.stages.quantize import stage as quantize

@@ -15,7 +15,9 @@ import pytest
 from support.report_run import COUNTS, EVIL, FIGURES, STAGE_NAMES, build_run, write_stage
 
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.settings.recipe import EnergySettings, ReportSettings, load_recipe
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.post_training import ReportSettings
+from teenytinyllama.settings.recipe import load_recipe
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.report import stage as report
 

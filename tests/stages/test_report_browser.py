@@ -11,7 +11,8 @@ import pytest
 from support.report_run import STAGE_NAMES, build_run
 
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.post_training import ReportSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.report import stage as report
 

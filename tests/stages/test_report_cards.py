@@ -15,7 +15,8 @@ from support.report_run import COUNTS, EVIL, FIGURES, RECIPES, STAGE_NAMES, buil
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.licenses import model_license, most_restrictive
-from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.post_training import ReportSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.report import stage as report
 

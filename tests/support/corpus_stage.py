@@ -13,7 +13,8 @@ import pytest
 import zstandard
 
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.settings.recipe import CorpusSettings, EnergySettings
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.stages.corpus import stage as corpus
 from teenytinyllama.stages.interface import StageContext
 

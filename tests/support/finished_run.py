@@ -19,7 +19,8 @@ from teenytinyllama.artifacts.manifest import (
     write_manifest,
 )
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.post_training import ReportSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.report import stage as report
 

@@ -268,7 +268,7 @@ def task_file_whose_template_wants_out(folder: Path) -> str:
 
 
 def _task(folder: Path, text: str) -> str:
-    from teenytinyllama.settings.recipe import Task
+    from teenytinyllama.settings.datasets import Task
     from teenytinyllama.stages.evaluate.task_loading import load_benchmark
 
     (folder / "evil.py").write_text(_code(folder) + "run = str\n")

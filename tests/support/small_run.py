@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.settings.recipe import EnergySettings, TokenizerSettings
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.tokenizer import stage as tokenizer
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # torchrun starts this file 
 
 from support.tiny_training import context, job, settings
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.settings.recipe import CheckpointSettings, OptimizerSettings
+from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings
 from teenytinyllama.training.loop import Loop
 
 NUM_STEPS = 10

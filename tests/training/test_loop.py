@@ -10,7 +10,7 @@ from support.tiny_training import LENGTH, ROWS_PER_STEP, job, loss_log, train
 
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import Interrupted, UserError
-from teenytinyllama.settings.recipe import CheckpointSettings, OptimizerSettings, ScheduleSettings
+from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
 from teenytinyllama.training import checkpoints, metrics_logger
 
 

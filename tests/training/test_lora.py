@@ -14,7 +14,7 @@ from transformers import (
 
 from teenytinyllama.modeling.loading import load_base
 from teenytinyllama.modeling.lora import CLASSIFIER_HEADS, add_lora
-from teenytinyllama.settings.recipe import LoraSettings
+from teenytinyllama.settings.training import LoraSettings
 
 
 def test_additions_start_at_nothing_train_alone_and_fold_away(

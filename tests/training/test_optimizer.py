@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 from support.tiny_training import VOCAB_SIZE, job
 
-from teenytinyllama.settings.recipe import OptimizerSettings
+from teenytinyllama.settings.training import OptimizerSettings
 from teenytinyllama.training.optimizers import (
     Muon,
     build_optimizers,

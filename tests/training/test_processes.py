@@ -16,7 +16,7 @@ from yaml import safe_load
 
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import OptimizerSettings
+from teenytinyllama.settings.training import OptimizerSettings
 from teenytinyllama.training import checkpoints, distributed
 
 SCRIPT = Path(__file__).parents[1] / "support" / "two_processes.py"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from teenytinyllama.settings.recipe import PretrainSettings, RepetitionSettings
+from teenytinyllama.settings.pretraining import PretrainSettings, RepetitionSettings
 from teenytinyllama.stages.pretrain.repetition import repeat_passages
 
 WIDTH = 257

@@ -1,6 +1,6 @@
 import pytest
 
-from teenytinyllama.settings.recipe import ScheduleSettings
+from teenytinyllama.settings.training import ScheduleSettings
 from teenytinyllama.training.schedules import learning_rate_factor
 
 

@@ -5,7 +5,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.initialization import from_folder
-from teenytinyllama.settings.recipe import ModelSettings, TokenizerSettings
+from teenytinyllama.settings.data_preparation import TokenizerSettings
+from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.tokenizer import stage as tokenizer
 
 IDS = {"bos_id": 1, "eos_id": 2, "pad_id": 3}

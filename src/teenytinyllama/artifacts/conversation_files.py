@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 from teenytinyllama.artifacts.conversations import Message, fault_of
-from teenytinyllama.settings.recipe import Source
+from teenytinyllama.settings.datasets import Source
 
 ROLE_NAMES = {
     "system": "system",

@@ -101,7 +101,7 @@ def new_command(  # noqa: PLR0913 (each is an option)
 
 def _check(language: str, clean_sample: Path | None, chat: str) -> None:
     """Raise UserError for a language that nothing is known of, and for paths without a file."""
-    from teenytinyllama.settings.recipe import expand_path
+    from teenytinyllama.settings.base import expand_path
 
     if not (2 <= len(language) <= 3 and language.isascii() and language.islower()):
         what = f'expected two or three small letters, got "{language}"'

@@ -99,7 +99,7 @@ def _text(text_mb: float | None, text: str) -> dict[str, float]:
     if not text:
         return {"text_bytes": text_mb * 1e6 if text_mb is not None else PLENTY_OF_TEXT_BYTES}
     from teenytinyllama.planning import text_on_hand
-    from teenytinyllama.settings.recipe import expand_path
+    from teenytinyllama.settings.base import expand_path
 
     paths = expand_path(text)
     if not paths:

@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from teenytinyllama.settings.recipe import Recipe
 
-HEAD = "<!-- Made by `ttl settings --markdown`; do not edit: change recipe.py. -->"
+HEAD = "<!-- Made by `ttl settings --markdown`; do not edit: change settings/. -->"
 CLI_HEAD = "<!-- Made by `ttl settings --commands`; do not edit: change cli/. -->"
 
 

@@ -33,7 +33,8 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import load_chat_model
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.modeling.model_size import build_model, llama_config
-from teenytinyllama.settings.recipe import EnergySettings, ModelSettings
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.training import ModelSettings
 
 logger = logging.getLogger(__name__)
 

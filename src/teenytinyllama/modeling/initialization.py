@@ -20,7 +20,7 @@ from teenytinyllama.artifacts.model_folder import check_model_folder
 from teenytinyllama.artifacts.subword_tokenizer import bytes_of_piece
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling import model_size as sizes
-from teenytinyllama.settings.recipe import ModelSettings
+from teenytinyllama.settings.training import ModelSettings
 
 
 class Start(NamedTuple):

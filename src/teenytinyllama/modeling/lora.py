@@ -13,7 +13,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from teenytinyllama.errors import missing_extra
-from teenytinyllama.settings.recipe import LoraSettings
+from teenytinyllama.settings.training import LoraSettings
 
 # Where classifiers of every kind keep what reads the body's states: their own layers, and the one
 # with which an encoder reads its first token. Causal models have a head for next tokens.

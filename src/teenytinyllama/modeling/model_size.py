@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from teenytinyllama.settings.recipe import ModelSettings
+from teenytinyllama.settings.training import ModelSettings
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM

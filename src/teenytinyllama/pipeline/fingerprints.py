@@ -5,14 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from teenytinyllama.artifacts.manifest import fingerprint_files
-from teenytinyllama.settings.recipe import (
-    FilterSettings,
-    LabelledSet,
-    Settings,
-    Source,
-    Task,
-    expand_path,
-)
+from teenytinyllama.settings.base import Settings, expand_path
+from teenytinyllama.settings.data_preparation import FilterSettings
+from teenytinyllama.settings.datasets import LabelledSet, Source, Task
 from teenytinyllama.settings.task_files import with_includes
 
 

@@ -33,7 +33,8 @@ from teenytinyllama.pipeline.processes import Processes
 from teenytinyllama.pipeline.registry import BY_NAME, STAGES, Stage
 from teenytinyllama.progress import format_duration
 from teenytinyllama.redaction import redact_values
-from teenytinyllama.settings.recipe import Recipe, Settings
+from teenytinyllama.settings.base import Settings
+from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.stages.interface import ScoreModel, StageContext
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
-from teenytinyllama.settings.recipe import ModelSettings, PretrainSettings, Recipe
+from teenytinyllama.settings.pretraining import PretrainSettings
+from teenytinyllama.settings.recipe import Recipe
+from teenytinyllama.settings.training import ModelSettings
 
 # Libraries by stage, and the extra that brings them; the base install brings the others.
 NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {

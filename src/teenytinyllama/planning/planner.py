@@ -16,7 +16,7 @@ from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
 from teenytinyllama.planning.curve_fit import FittedLaw
 from teenytinyllama.planning.reference_data import Gpu, shapes
 from teenytinyllama.planning.scaling_laws import MIN_TOKENS_OF_LAWS, Law, calibration, law
-from teenytinyllama.settings.recipe import ModelSettings
+from teenytinyllama.settings.training import ModelSettings
 
 # Text per token by vocabulary, in bytes: Portuguese text, SentencePiece BPE. Between rows by log.
 # In another script a character has more bytes, and a token about as many characters.

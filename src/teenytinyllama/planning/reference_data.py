@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from teenytinyllama.settings.recipe import ModelSettings
+from teenytinyllama.settings.training import ModelSettings
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from teenytinyllama.pipeline.runner import Walk
 from teenytinyllama.planning.curve_fit import PilotResult, fit_law
 from teenytinyllama.planning.scaling_laws import law as law_named
 from teenytinyllama.progress import format_duration
-from teenytinyllama.settings.recipe import ModelSettings, PretrainSettings, Recipe, load_recipe
+from teenytinyllama.settings.pretraining import PretrainSettings
+from teenytinyllama.settings.recipe import Recipe, load_recipe
+from teenytinyllama.settings.training import ModelSettings
 
 logger = logging.getLogger(__name__)
 

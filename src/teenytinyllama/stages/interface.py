@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.settings.recipe import EnergySettings
+from teenytinyllama.settings.base import EnergySettings
 
 ScoreModel = Callable[[Any, Path], dict[str, float]]
 """(a causal language model, its tokenizer's folder) -> figures for the training's log."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
 from teenytinyllama.errors import missing_extra
-from teenytinyllama.settings.recipe import OptimizerSettings
+from teenytinyllama.settings.training import OptimizerSettings
 
 # Newton-Schulz coefficients of Jordan et al. (2024), as in torch.optim.Muon.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

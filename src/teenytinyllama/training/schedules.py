@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from teenytinyllama.settings.recipe import ScheduleSettings
+from teenytinyllama.settings.training import ScheduleSettings
 
 
 def learning_rate_factor(step: int, schedule: ScheduleSettings, num_steps: int) -> float:

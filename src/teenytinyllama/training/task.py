@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from teenytinyllama.hardware import Precision
-from teenytinyllama.settings.recipe import CheckpointSettings, OptimizerSettings, ScheduleSettings
+from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import pytest
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import AlignSettings, Source
+from teenytinyllama.settings.datasets import Source
+from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.chat_dataset import (
     ChatData,
     fitting_turns,

@@ -11,14 +11,9 @@ import torch
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import load_base
-from teenytinyllama.settings.recipe import (
-    AlignSettings,
-    DpoSettings,
-    LoraSettings,
-    OptimizerSettings,
-    ScheduleSettings,
-    Source,
-)
+from teenytinyllama.settings.datasets import Source
+from teenytinyllama.settings.post_training import AlignSettings, DpoSettings
+from teenytinyllama.settings.training import LoraSettings, OptimizerSettings, ScheduleSettings
 from teenytinyllama.stages.align import stage as align
 from teenytinyllama.stages.align.dpo_task import (
     Pair,

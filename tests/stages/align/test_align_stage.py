@@ -10,13 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from teenytinyllama.artifacts.manifest import StageResult, sha256_file
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import (
-    AlignSettings,
-    CheckpointSettings,
-    OptimizerSettings,
-    ScheduleSettings,
-    Source,
-)
+from teenytinyllama.settings.datasets import Source
+from teenytinyllama.settings.post_training import AlignSettings
+from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
 from teenytinyllama.stages.align import stage as align
 from teenytinyllama.stages.align import stage as stage
 from teenytinyllama.stages.align.chat_evaluation import Answer

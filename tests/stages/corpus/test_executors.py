@@ -15,7 +15,7 @@ pytest.importorskip("datatrove", reason="pip install 'teenytinyllama[machines]'"
 
 from teenytinyllama.artifacts.documents import read_json_lines
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.datatrove_executors import executor_for, shards_of
 from teenytinyllama.stages.corpus.filters import Chain
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.filters import Chain, heuristic_rules
 from teenytinyllama.stages.corpus.filters.thresholds import load_language
 from teenytinyllama.stages.corpus.filters.word_table import words_of

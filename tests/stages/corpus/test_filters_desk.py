@@ -6,7 +6,9 @@ import pytest
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import CorpusSettings, FilterSettings, Recipe, Source
+from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSettings
+from teenytinyllama.settings.datasets import Source
+from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.stages.corpus import inspect_command
 from teenytinyllama.stages.corpus.filters.calibration import calibrate, read_clean
 from teenytinyllama.stages.corpus.inspection import what_rules_say

@@ -10,7 +10,7 @@ from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import known_languages, letters_of, prompts_of
 from teenytinyllama.languages.personal_data import PersonalData
-from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.filters import Chain
 from teenytinyllama.stages.corpus.filters.c4_filter import apply_c4
 from teenytinyllama.stages.corpus.filters.heuristic_rules import ending_lines

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FilterSettings, ToxicitySettings
+from teenytinyllama.settings.data_preparation import FilterSettings, ToxicitySettings
 from teenytinyllama.stages.corpus.filters import Boilerplate, BoilerplateCounter, Chain
 from teenytinyllama.stages.corpus.filters.language_filter import Py3langid
 from teenytinyllama.stages.corpus.filters.url_filter import judge_address

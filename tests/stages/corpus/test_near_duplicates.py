@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.corpus_stage import Stage, json_lines
 
-from teenytinyllama.settings.recipe import NearDuplicateSettings
+from teenytinyllama.settings.data_preparation import NearDuplicateSettings
 from teenytinyllama.stages.corpus.dedup.shingling import BYTES_PER_BLOCK, Shingler, Signer, jaccard
 
 WORDS = [f"palavra{n}" for n in range(3000)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.corpus_stage import Stage, json_lines
 
-from teenytinyllama.settings.recipe import CorpusSettings
+from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.stages.corpus.readers import sources
 from teenytinyllama.stages.corpus.readers.reading import Reading
 

@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FilterSettings, ToxicitySettings
+from teenytinyllama.settings.data_preparation import FilterSettings, ToxicitySettings
 from teenytinyllama.stages.corpus.filters import Chain
 from teenytinyllama.stages.corpus.filters.toxicity import Toxicity, cut_at, toxic_label, windows_of
 from teenytinyllama.stages.corpus.filters.toxicity_classifier import LineClassifier, read_labelled

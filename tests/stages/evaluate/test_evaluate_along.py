@@ -11,15 +11,12 @@ import pytest
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
 from teenytinyllama.pipeline.runner import Walk
-from teenytinyllama.settings.recipe import (
-    EvaluateSettings,
-    ModelSettings,
-    PackSettings,
-    PretrainSettings,
-    Recipe,
-    ScheduleSettings,
-    Task,
-)
+from teenytinyllama.settings.data_preparation import PackSettings
+from teenytinyllama.settings.datasets import Task
+from teenytinyllama.settings.post_training import EvaluateSettings
+from teenytinyllama.settings.pretraining import PretrainSettings
+from teenytinyllama.settings.recipe import Recipe
+from teenytinyllama.settings.training import ModelSettings, ScheduleSettings
 from teenytinyllama.stages.evaluate import in_training, suites
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.pack import stage as pack

@@ -4,7 +4,7 @@ import pytest
 
 from teenytinyllama import synthetic
 from teenytinyllama.artifacts.documents import Document
-from teenytinyllama.settings.recipe import Task
+from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate.cloze import NUM_CHOICES, cloze_rows
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
 

@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import Task
+from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate import dataset_loading as rows
 from teenytinyllama.stages.evaluate.suites import SUITES_DIR, load_benchmarks
 from teenytinyllama.stages.evaluate.task_loading import load_benchmark

@@ -8,7 +8,7 @@ import math
 import pytest
 from test_evaluate_definitions import ROWS, many, write
 
-from teenytinyllama.settings.recipe import Task
+from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.scored_models import load_model
 from teenytinyllama.stages.evaluate.task_loading import load_benchmark

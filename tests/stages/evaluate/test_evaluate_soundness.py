@@ -9,7 +9,7 @@ import pytest
 from test_evaluate_definitions import ARC, ROWS, many, write
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import Task
+from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
 from teenytinyllama.stages.evaluate.task_loading import load_benchmark

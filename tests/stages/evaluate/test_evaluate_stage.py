@@ -17,14 +17,11 @@ from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import build_model, llama_config
-from teenytinyllama.settings.recipe import (
-    EnergySettings,
-    EvaluateSettings,
-    ModelSettings,
-    PackSettings,
-    Task,
-    TokenizerSettings,
-)
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.data_preparation import PackSettings, TokenizerSettings
+from teenytinyllama.settings.datasets import Task
+from teenytinyllama.settings.post_training import EvaluateSettings
+from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.evaluate import scored_models
 from teenytinyllama.stages.evaluate import stage as evaluate
 from teenytinyllama.stages.evaluate import stage as stage

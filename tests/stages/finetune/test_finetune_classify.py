@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet
+from teenytinyllama.settings.datasets import LabelledSet
+from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.stages.finetune import classify
 from teenytinyllama.stages.finetune import stage as finetune
 from teenytinyllama.stages.interface import StageContext

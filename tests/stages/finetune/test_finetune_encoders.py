@@ -22,7 +22,9 @@ from transformers import (
 
 from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet, LoraSettings
+from teenytinyllama.settings.datasets import LabelledSet
+from teenytinyllama.settings.post_training import FinetuneSettings
+from teenytinyllama.settings.training import LoraSettings
 from teenytinyllama.stages.finetune import stage as finetune
 from teenytinyllama.stages.finetune import stage as finetune_stage
 from teenytinyllama.stages.finetune.classification_task import LabelLoss, predict

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import LabelledSet
+from teenytinyllama.settings.datasets import LabelledSet
 from teenytinyllama.stages.finetune import labelled_dataset
 from teenytinyllama.stages.finetune.classification_metrics import confusion, scores_of
 from teenytinyllama.stages.finetune.labelled_dataset import (

@@ -21,7 +21,9 @@ from transformers import (
 from teenytinyllama.artifacts.manifest import StageResult, sha256_file
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet, LoraSettings
+from teenytinyllama.settings.datasets import LabelledSet
+from teenytinyllama.settings.post_training import FinetuneSettings
+from teenytinyllama.settings.training import LoraSettings
 from teenytinyllama.stages.finetune import classification_task
 from teenytinyllama.stages.finetune import stage as finetune
 from teenytinyllama.stages.finetune import stage as finetune_stage

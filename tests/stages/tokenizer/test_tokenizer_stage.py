@@ -13,7 +13,7 @@ from teenytinyllama.artifacts.conversations import CHAT_TEMPLATE, IDS, SPECIAL_T
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import TokenizerSettings
+from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.tokenizer import hf_export
 from teenytinyllama.stages.tokenizer import sentencepiece_training as training

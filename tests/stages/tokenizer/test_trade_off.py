@@ -7,7 +7,9 @@ import pytest
 from teenytinyllama.artifacts.subword_tokenizer import MODEL_NAME
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import ModelSettings, Recipe, TokenizerSettings
+from teenytinyllama.settings.data_preparation import TokenizerSettings
+from teenytinyllama.settings.recipe import Recipe
+from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.tokenizer import vocab_size_sweep as module
 from teenytinyllama.stages.tokenizer.sentencepiece_training import (
     count_words,

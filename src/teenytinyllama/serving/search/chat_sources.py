@@ -21,8 +21,7 @@ from teenytinyllama.artifacts.conversation_files import (
 from teenytinyllama.artifacts.manifest import fingerprint_files, fingerprint_of, read_manifest
 from teenytinyllama.artifacts.records import hub_records, read_records
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.presets import with_presets
-from teenytinyllama.settings.recipe import Source
+from teenytinyllama.settings.datasets import Source, with_presets
 
 # What the chat stage leaves of the conversations it learnt from, where it does.
 LEFT_BY_ALIGN = ("conversations.jsonl.zst", "conversations.jsonl", "train.jsonl.zst", "train.jsonl")

@@ -32,8 +32,8 @@ from teenytinyllama.artifacts.records import Record, hub_records, read_records
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages.personal_data import PersonalData
-from teenytinyllama.settings.presets import with_presets
-from teenytinyllama.settings.recipe import AlignSettings, Source
+from teenytinyllama.settings.datasets import Source, with_presets
+from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.conversation_packing import Rendered
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from teenytinyllama.artifacts.conversation_files import Conversation, Unusable, 
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import flops_per_token
-from teenytinyllama.settings.recipe import AlignSettings, DpoSettings
+from teenytinyllama.settings.post_training import AlignSettings, DpoSettings
 from teenytinyllama.stages.align.chat_dataset import ChatData, is_heldout, records_of, set_aside
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
 from teenytinyllama.stages.interface import StageContext

@@ -23,7 +23,7 @@ from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import copy_tokenizer, flops_per_token, load_base, save_final
 from teenytinyllama.modeling.lora import add_lora
-from teenytinyllama.settings.recipe import AlignSettings
+from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.chat_dataset import (
     ChatData,
     heldout_questions,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import CorpusSettings
+from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.stages.corpus.corpus_records import Fault, Prepared
 from teenytinyllama.stages.corpus.corpus_stats import QUARANTINED, Ledger
 from teenytinyllama.stages.corpus.dedup.minhash import BandKeys

@@ -27,7 +27,7 @@ import zstandard
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.filters import Chain
 
 try:

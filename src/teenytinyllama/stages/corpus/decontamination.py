@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import CorpusSettings, Task
+from teenytinyllama.settings.data_preparation import CorpusSettings
+from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.corpus.dedup.shingling import Hashes64, Shingler
 
 ITEM_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")

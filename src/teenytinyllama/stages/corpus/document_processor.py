@@ -12,7 +12,8 @@ import zstandard
 
 from teenytinyllama.artifacts.documents import Document, row_of
 from teenytinyllama.languages.personal_data import PersonalData
-from teenytinyllama.settings.recipe import CorpusSettings, Source
+from teenytinyllama.settings.data_preparation import CorpusSettings
+from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.corpus_records import Entry, Fault, Prepared, RawBatch, make_fault
 from teenytinyllama.stages.corpus.decontamination import Decontaminator
 from teenytinyllama.stages.corpus.dedup.repeated_paragraphs import paragraph_hashes

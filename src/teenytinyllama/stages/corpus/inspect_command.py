@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FilterSettings, Recipe
+from teenytinyllama.settings.data_preparation import FilterSettings
+from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.stages.corpus.filters import calibration
 from teenytinyllama.stages.corpus.filters.thresholds import load_language
 from teenytinyllama.stages.corpus.inspection import explain_document

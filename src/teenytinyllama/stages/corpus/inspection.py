@@ -8,7 +8,7 @@ from pathlib import Path
 
 from teenytinyllama.artifacts.documents import Document, read_json_lines
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.filters import heuristic_rules
 from teenytinyllama.stages.corpus.filters.filter_pipeline import Chain
 from teenytinyllama.stages.corpus.filters.word_table import words_of

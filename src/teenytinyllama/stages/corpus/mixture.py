@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.settings.recipe import MixSettings
+from teenytinyllama.settings.data_preparation import MixSettings
 from teenytinyllama.stages.corpus.document_index import Index
 
 MIX_REASON = "mix"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import connection
 
-from teenytinyllama.settings.recipe import CorpusSettings
+from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.stages.corpus.corpus_records import Prepared, RawBatch
 from teenytinyllama.stages.corpus.document_processor import Preparer
 from teenytinyllama.stages.corpus.filters import Boilerplate

@@ -18,8 +18,8 @@ from typing import Any
 from teenytinyllama.artifacts.manifest import MANIFEST_NAME, StageResult
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import Progress
-from teenytinyllama.settings.presets import with_presets
-from teenytinyllama.settings.recipe import CorpusSettings
+from teenytinyllama.settings.data_preparation import CorpusSettings
+from teenytinyllama.settings.datasets import with_presets
 from teenytinyllama.stages.corpus.batch_collector import Intake
 from teenytinyllama.stages.corpus.corpus_stats import HEADINGS, QUARANTINED, Ledger
 from teenytinyllama.stages.corpus.corpus_writer import Closing, Written, heldout, heldout_limit

@@ -14,7 +14,7 @@ import datasets
 from teenytinyllama import synthetic
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import Task
+from teenytinyllama.settings.datasets import Task
 
 # A benchmark is often published, or at hand, under other split names than the harness asks for.
 SPLIT_NAMES = {

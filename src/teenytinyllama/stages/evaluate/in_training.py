@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from teenytinyllama.settings.recipe import EvaluateSettings
+from teenytinyllama.settings.post_training import EvaluateSettings
 from teenytinyllama.stages.evaluate import task_runner
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.scored_models import LoadedModel, context_length_of

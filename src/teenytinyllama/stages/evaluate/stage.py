@@ -20,7 +20,7 @@ from teenytinyllama.artifacts.tokens import open_tokens
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.bits_per_byte import EncodedDocument, HeldoutScore, score_documents
 from teenytinyllama.inference.onednn_linear import faster_linear
-from teenytinyllama.settings.recipe import EvaluateSettings
+from teenytinyllama.settings.post_training import EvaluateSettings
 from teenytinyllama.stages.evaluate import task_runner
 from teenytinyllama.stages.evaluate.baselines import train_bigram
 from teenytinyllama.stages.evaluate.benchmark import Benchmark

@@ -11,7 +11,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.settings.recipe import Task
+from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.cloze import cloze_rows
 from teenytinyllama.stages.evaluate.scored_models import folder_name

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.settings.recipe import Task
+from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.dataset_loading import Item, Rows, open_rows
 from teenytinyllama.stages.evaluate.task_sandbox import read_definition

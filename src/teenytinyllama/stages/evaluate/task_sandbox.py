@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.settings.recipe import Task
+from teenytinyllama.settings.datasets import Task
 from teenytinyllama.settings.task_files import with_includes
 
 TASKS_DIR = Path(__file__).parent / "tasks"

@@ -23,12 +23,8 @@ from torch.nn import functional
 from teenytinyllama.artifacts.manifest import write_json
 from teenytinyllama.modeling.loading import flops_per_token
 from teenytinyllama.modeling.lora import CLASSIFIER_HEADS, add_lora
-from teenytinyllama.settings.recipe import (
-    CheckpointSettings,
-    FinetuneSettings,
-    OptimizerSettings,
-    ScheduleSettings,
-)
+from teenytinyllama.settings.post_training import FinetuneSettings
+from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
 from teenytinyllama.stages.finetune.classification_metrics import confusion, scores_of
 from teenytinyllama.stages.finetune.length_grouping import Encoded, LengthGroupedOrder, pad
 from teenytinyllama.stages.interface import StageContext

@@ -25,7 +25,7 @@ from teenytinyllama.artifacts.records import (
     suffix_of,
 )
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.settings.recipe import LabelledSet
+from teenytinyllama.settings.datasets import LabelledSet
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from teenytinyllama.artifacts.manifest import StageResult, write_json
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.lora import peft_parts
-from teenytinyllama.settings.recipe import FinetuneSettings, LabelledSet
+from teenytinyllama.settings.datasets import LabelledSet
+from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.stages.finetune.classification_metrics import (
     bag_of_words,
     check_library,

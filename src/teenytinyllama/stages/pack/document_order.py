@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.settings.recipe import PackSettings
+from teenytinyllama.settings.data_preparation import PackSettings
 
 DOCUMENTS_PER_POOL = 20_000  # best fit looks among so many documents at a time
 

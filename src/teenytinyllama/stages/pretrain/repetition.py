@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teenytinyllama.settings.recipe import RepetitionSettings
+from teenytinyllama.settings.pretraining import RepetitionSettings
 from teenytinyllama.training.data_order import mix
 
 # A passage has between 1/32 and 1/4 of the sequence: short ones show the gain, long ones make

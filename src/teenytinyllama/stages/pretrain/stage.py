@@ -28,7 +28,7 @@ from teenytinyllama.languages import prompts_of
 from teenytinyllama.modeling import model_size as sizes
 from teenytinyllama.modeling.initialization import Start, fresh, from_folder
 from teenytinyllama.modeling.loading import copy_tokenizer, save_final
-from teenytinyllama.settings.recipe import PretrainSettings
+from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.stages.interface import ScoreModel, StageContext
 from teenytinyllama.stages.pretrain.repetition import repeat_passages
 from teenytinyllama.training.data_order import SequenceOrder

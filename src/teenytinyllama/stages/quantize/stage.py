@@ -18,7 +18,7 @@ from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.artifacts.vocabulary import Vocabulary, read_vocabulary
 from teenytinyllama.errors import missing_extra
-from teenytinyllama.settings.recipe import QuantizeSettings
+from teenytinyllama.settings.post_training import QuantizeSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from teenytinyllama.artifacts.manifest import STAGE_NAMES
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import EnergySettings, ReportSettings
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.post_training import ReportSettings
 from teenytinyllama.stages.report.page_blocks import Page
 from teenytinyllama.stages.report.renderers import render
 from teenytinyllama.stages.report.run_record import RunRecord, read_manifests

@@ -15,7 +15,7 @@ from pathlib import Path
 from teenytinyllama.artifacts.manifest import StageResult, write_atomically
 from teenytinyllama.licenses import model_license
 from teenytinyllama.redaction import redact
-from teenytinyllama.settings.recipe import ReportSettings
+from teenytinyllama.settings.post_training import ReportSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.report.exports import export
 from teenytinyllama.stages.report.live_report import page_of, serve

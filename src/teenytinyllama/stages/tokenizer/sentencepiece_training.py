@@ -28,7 +28,7 @@ from teenytinyllama.artifacts.conversations import (
 )
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import letters_of
-from teenytinyllama.settings.recipe import TokenizerSettings
+from teenytinyllama.settings.data_preparation import TokenizerSettings
 
 # A word with the spaces before it and the line ends after it, so that ".\n" can be one piece.
 # Tabs and carriage returns are left to the byte pieces: the trainer reads rows with tabs.

@@ -11,7 +11,7 @@ from typing import Any
 from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.progress import Progress
-from teenytinyllama.settings.recipe import TokenizerSettings
+from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level
 from teenytinyllama.stages.tokenizer.compare import open_tokenizer, read_text, table_row

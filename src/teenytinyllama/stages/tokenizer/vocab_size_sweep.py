@@ -24,7 +24,9 @@ from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
 from teenytinyllama.progress import Progress
-from teenytinyllama.settings.recipe import ModelSettings, Recipe, TokenizerSettings
+from teenytinyllama.settings.data_preparation import TokenizerSettings
+from teenytinyllama.settings.recipe import Recipe
+from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level, whole_tokenizer
 from teenytinyllama.stages.tokenizer.sentencepiece_training import (
     count_words,

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teenytinyllama.settings.recipe import NearDuplicateSettings
+from teenytinyllama.settings.data_preparation import NearDuplicateSettings
 from teenytinyllama.stages.corpus.dedup.shingling import Hashes32, Shingler, jaccard
 from teenytinyllama.stages.corpus.document_index import Index
 from teenytinyllama.stages.corpus.staging import Spool

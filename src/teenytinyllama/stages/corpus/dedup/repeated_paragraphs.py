@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teenytinyllama.settings.recipe import RepeatedParagraphSettings
+from teenytinyllama.settings.data_preparation import RepeatedParagraphSettings
 from teenytinyllama.stages.corpus.document_index import Index
 
 NUM_PARTS = 64

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from teenytinyllama.settings.recipe import NearDuplicateSettings
+from teenytinyllama.settings.data_preparation import NearDuplicateSettings
 
 Hashes32 = npt.NDArray[np.uint32]
 Hashes64 = npt.NDArray[np.uint64]

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from teenytinyllama.artifacts.documents import Document
-from teenytinyllama.settings.recipe import CorpusSettings, Source
+from teenytinyllama.settings.data_preparation import CorpusSettings
+from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.corpus_records import RawBatch
 from teenytinyllama.stages.corpus.filters import Boilerplate, BoilerplateCounter
 from teenytinyllama.stages.corpus.readers.record_parser import UnusableError, document_of, parse

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES
 from teenytinyllama.stages.corpus.filters.text_statistics import Values, measure_batch
 from teenytinyllama.stages.corpus.filters.thresholds import language_data, load_language

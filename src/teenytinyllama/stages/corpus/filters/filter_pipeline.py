@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from teenytinyllama.settings.recipe import FilterSettings, ToxicitySettings
+from teenytinyllama.settings.data_preparation import FilterSettings, ToxicitySettings
 from teenytinyllama.stages.corpus.filters.c4_filter import Boilerplate, apply_c4
 from teenytinyllama.stages.corpus.filters.heuristic_rules import EMPTY, LANGUAGE, RULES, TOXICITY
 from teenytinyllama.stages.corpus.filters.language_filter import language_probabilities

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.filters.calibration import calibrate, read_clean, thresholds_now
 from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES
 from teenytinyllama.stages.corpus.filters.language_filter import language_probabilities

@@ -10,7 +10,7 @@ from typing import Any
 from unicodedata import normalize
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.settings.recipe import FilterSettings
+from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES
 
 

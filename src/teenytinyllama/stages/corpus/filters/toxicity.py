@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import SENTENCE_ENDS
-from teenytinyllama.settings.recipe import ToxicitySettings
+from teenytinyllama.settings.data_preparation import ToxicitySettings
 from teenytinyllama.stages.corpus.filters.calibration import read_clean
 
 Scores = npt.NDArray[np.float64]

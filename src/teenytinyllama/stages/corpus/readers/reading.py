@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from teenytinyllama.settings.recipe import CorpusSettings
+from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.stages.corpus.corpus_records import RawBatch
 from teenytinyllama.stages.corpus.readers.sources import (
     PACKED_SUFFIXES,

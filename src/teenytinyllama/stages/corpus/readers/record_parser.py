@@ -12,7 +12,7 @@ from typing import Any, Literal
 from teenytinyllama.artifacts.conversation_files import Conversation, Unusable, conversation_from
 from teenytinyllama.artifacts.conversations import Message
 from teenytinyllama.artifacts.documents import Document
-from teenytinyllama.settings.recipe import Source
+from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.corpus_records import RawItem
 from teenytinyllama.stages.corpus.readers.common_crawl import text_of_page
 from teenytinyllama.stages.corpus.text_cleaning import clean

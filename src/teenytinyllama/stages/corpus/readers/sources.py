@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.settings.recipe import CorpusSettings, Source, expand_path
+from teenytinyllama.settings.base import expand_path
+from teenytinyllama.settings.data_preparation import CorpusSettings
+from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.corpus_records import RawBatch, RawItem
 from teenytinyllama.stages.corpus.readers.common_crawl import WEB_SUFFIXES, pages_of
 from teenytinyllama.stages.corpus.readers.text_lines import lines_of

@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.recipe import EvaluateSettings, FinetuneSettings, Recipe, load_recipe
+from teenytinyllama.settings.post_training import EvaluateSettings, FinetuneSettings
+from teenytinyllama.settings.recipe import Recipe, load_recipe
 
 GOOD = """
 name = "small"

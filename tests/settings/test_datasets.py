@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from support.corpus_stage import Stage
+from support.corpus_stage import stage as stage
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.presets import presets_of
-from teenytinyllama.settings.recipe import Source
+from teenytinyllama.settings.datasets import Source, presets_of
 
 QUESTION, ANSWER = "Onde mora a raposa?", "A raposa mora na floresta."
 TEXT_ROW = {"text": "Um artigo inteiro sobre a floresta.", "url": "https://x.br/1"}

@@ -1,0 +1,52 @@
+"""What all sections share: types of numbers, the strict base class, paths, prices."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: frozen, no unknown key, no silent conversion, no infinity."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+
+def expand_path(pattern: str) -> list[Path]:
+    """Files behind a path, a folder (all files below it) or a glob, sorted.
+
+    Dot files are left out. Empty where nothing is there: the reader of the source says so.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = path.rglob("*")
+    else:
+        found = (Path(name) for name in glob.iglob(str(path), recursive=True))  # noqa: PTH207
+    return sorted(f for f in found if f.is_file() and not f.name.startswith("."))
+
+
+class EnergySettings(Settings):
+    """`[energy]`: what turns time into kilowatt-hours, carbon and money."""
+
+    country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "BRA"
+    """Country whose grid supplies the power, ISO 3166 alpha-3: decides the carbon intensity."""
+    usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
+    """Price of one hour of the machine in US dollars."""
+    usd_per_kwh: Annotated[float, Field(ge=0)] = 0.0
+    """Price of electricity in US dollars, where the machine is one's own."""

@@ -1,0 +1,208 @@
+"""Settings of the stages that make training data: `corpus`, `tokenizer`, `pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from teenytinyllama.settings.base import Count, Fraction, Positive, Settings, expand_path
+from teenytinyllama.settings.datasets import Source, Task
+
+
+class ToxicitySettings(Settings):
+    """`[corpus.filters.toxicity]`: how hurtful each document is, by windows of sentences.
+
+    Scores are turned so that higher is more toxic. Without `max_toxicity` and `clean_path` they
+    are written down and drop nothing.
+    """
+
+    model: str = "nicholasKluge/ToxicityModelPT"
+    """Hub id or folder of a sequence-classification model (the paper's by default), or labelled
+    lines (`.jsonl` with `text` and `toxic`, 0 or 1): a classifier for one CPU core is trained."""
+    toxic_label: str = ""
+    """Label whose probability counts, for a model with several; default: the one named so."""
+    higher_is_toxic: bool = False
+    """For a model with one output: whether a high number is toxic. The paper's model is a reward:
+    low is toxic."""
+    max_toxicity: float | None = None
+    """Documents above this score are dropped."""
+    clean_path: str = ""
+    """Clean text, from which `max_toxicity` is set where it is not given."""
+    max_clean_dropped_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Share of the clean documents that may be above that score."""
+    over: Literal["max", "mean"] = "max"
+    """A document's score: of its worst window, or of all on average."""
+    window_words: Positive = 40
+    """Words of one window at least; whole sentences, up to twice as many."""
+    micro_batch: Positive = 32
+    """Windows of one forward pass."""
+
+
+class FilterSettings(Settings):
+    """`[corpus.filters]`: which documents stay. Thresholds are data of the language."""
+
+    families: tuple[Literal["address", "language", "repetition", "fineweb", "quality"], ...] = (
+        "address",
+        "language",
+        "repetition",
+        "fineweb",
+        "quality",
+    )
+    """Rules that judge: on the URL where there is one, on the language, Gopher's on repetition,
+    FineWeb's on lines, Gopher's on quality. Their order is fixed; none: everything stays."""
+    words: Literal["fast", "spacy"] = "fast"
+    """What a word is: `fast`, our own rule; `spacy`: what datatrove counts (extra `spacy`). Each
+    has thresholds of its own in `languages/<code>/filters.toml`."""
+    thresholds: dict[str, float] = {}
+    """Thresholds that differ from those of the language, by reason: `{ gopher_short_doc = 20 }`."""
+    without: tuple[str, ...] = ()
+    """Reasons whose rule is left out."""
+    stop_words: tuple[str, ...] = ()
+    """Words that nearly every text of the language has; empty: those of `languages/<code>/`."""
+    language_model: str = "py3langid"
+    """What tells the language of a text: `py3langid` (offline, extra `corpus`), or the path of a
+    fastText model such as GlotLID (extra `glotlid`)."""
+    c4: Literal["off", "lines", "sentences"] = "off"
+    """C4's rules, which take lines out: `sentences` as C4 did, `lines` without its rule that a
+    line must end in a mark, as FineWeb did."""
+    blocked_domains: tuple[str, ...] = ()
+    """Documents with an address in one of these domains are dropped: `exemplo.com`."""
+    toxicity: ToxicitySettings | None = None
+    """Scores every document that is left; off unless this table stands in the recipe."""
+    max_boilerplate_fraction: Fraction = 1.0
+    """A line that stands in more than this share of a source's documents is taken out of them;
+    1: off."""
+
+    def local_paths(self) -> list[Path]:
+        """The files on this machine that the filters read, sorted: models and labelled text."""
+        named = [self.language_model] if self.language_model != "py3langid" else []
+        if self.toxicity is not None:
+            named += [self.toxicity.model, self.toxicity.clean_path]
+        return sorted({path for name in named if name for path in expand_path(name)})
+
+
+class NearDuplicateSettings(Settings):
+    """`[corpus.near_duplicates]`: of texts that are nearly equal the longest stays."""
+
+    threshold: Annotated[float, Field(gt=0.3, le=1)] = 0.8
+    """Jaccard index of two texts' word n-grams, 0 to 1, from which on they are copies."""
+    ngram_words: Positive = 5
+    """Words of one n-gram."""
+    num_bands: Positive = 16
+    """Bands of the MinHash signature: more find more pairs and cost more."""
+    rows_per_band: Positive = 5
+    """Hashes of one band. 16 bands of 5 find 99.8 % of the pairs at 0.8; candidates are compared
+    in full, so a pair below the threshold is never dropped."""
+
+
+class RepeatedParagraphSettings(Settings):
+    """`[corpus.repeated_paragraphs]`: lines that stand in many documents are cut from the later."""
+
+    max_documents: Positive = 10
+    """Documents, in reading order, in which such a line stays."""
+    min_characters: Positive = 40
+    """Shorter lines are never cut."""
+
+
+class MixSettings(Settings):
+    """`[corpus.mix]`: how often each source is read in training; one of the three ways."""
+
+    epochs: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Passes over a source, by its name in the counts; a source that is not named gets one."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Share of the training text, by source, in any unit; a source not named gets none. A source
+    too small for its share is repeated up to `max_epochs`."""
+    instruction_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of sources with `shape = "conversation"` in the training text, 0 to 1 (paper: 0.4)."""
+    max_epochs: Annotated[float, Field(gt=0)] = 4.0
+    """Most passes over any source: beyond four, repeated text teaches little."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> MixSettings:
+        ways = [bool(self.epochs), bool(self.weights), self.instruction_share is not None]
+        if sum(ways) > 1:
+            raise ValueError("give one of epochs, weights and instruction_share")
+        for name, epochs in self.epochs.items():
+            if epochs > self.max_epochs:
+                raise ValueError(f"{name}: {epochs} epochs are more than {self.max_epochs}")
+        return self
+
+
+class CorpusSettings(Settings):
+    """`[corpus]`: raw text to clean documents."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """Where the text comes from; one entry per source."""
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Share of documents, 0 to 1, kept out of training; chosen by a hash of the text."""
+    max_quarantined_fraction: Fraction = 0.01
+    """Stop with an error when more than this share of records cannot be read."""
+    max_foreign_fraction: Fraction = 0.9
+    """Stop with an error when more than this share of documents is in another language."""
+    min_document_bytes: Count = 32
+    """Documents shorter than this many UTF-8 bytes are dropped."""
+    max_line_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 16 << 20
+    """Longest line that is read, in bytes; a longer one is quarantined unseen. A plain text file
+    over this is cut between paragraphs."""
+    unicode_form: Literal["NFC", "NFKC", "none"] = "NFC"
+    """Unicode normal form of all text; `none` leaves mixed forms as they are."""
+    filters: FilterSettings = FilterSettings()
+    """Which documents stay."""
+    decontaminate: tuple[Task, ...] = ()
+    """Evaluation tasks whose texts must not be trained on: name and path of each."""
+    decontaminate_evaluate: bool = True
+    """Also the tasks of `[evaluate]` that have a `path` on this machine; those of the Hub only
+    where `decontaminate` names a local copy."""
+    decontamination_words: Annotated[int, Field(ge=5)] = 13
+    """So many words in a row shared with a task's item are too many."""
+    decontaminate_by: Literal["cut", "drop"] = "cut"
+    """`cut`: take out the lines that the shared words stand in; `drop`: the whole document."""
+    repeated_paragraphs: RepeatedParagraphSettings | None = RepeatedParagraphSettings()
+    """How menus, footers and licences that stand everywhere are cut; not in the storybook."""
+    mix: MixSettings = MixSettings()
+    """How often each source is read in training."""
+    replace_personal_data: bool = True
+    """Put typed marks, as `[E-MAIL]` or `[CPF]`, in the place of personal data; not in the
+    storybook, whose people are invented."""
+    near_duplicates: NearDuplicateSettings | None = NearDuplicateSettings()
+    """How near duplicates are found."""
+
+
+class TokenizerSettings(Settings):
+    """`[tokenizer]`: documents to a vocabulary (paper 3.3)."""
+
+    vocab_size: Annotated[int, Field(ge=264)] = 32_000
+    """Pieces in all: the 256 byte pieces and the special tokens included."""
+    model: Literal["bpe", "unigram", "byte-level"] = "bpe"
+    """How pieces are found: `bpe` and `unigram` are SentencePiece's (`unigram` trains several times
+    longer); `byte-level` is BPE over bytes by the `tokenizers` library, as GPT-2 and Qwen have."""
+    character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
+    """Share of characters that get a piece of their own; the rest are spelt in bytes. Not for
+    `byte-level`."""
+    required_letters: str = ""
+    """Letters that get a piece of their own however rare they are; empty: those of
+    `languages/<code>/letters.toml`, where there is one. Not for `byte-level`."""
+    max_training_bytes: Positive = 500_000_000
+    """Text that the trainer reads at most, in bytes, sampled evenly over the documents."""
+    measure_text: str = ""
+    """A text file to measure too, as in the paper's Table 1; the figure is `table_1`."""
+    measure_against: tuple[str, ...] = ()
+    """Other tokenizers for Table 1: folders with `tokenizer.json`, or `.model` files."""
+
+
+class PackSettings(Settings):
+    """`[pack]`: documents to token sequences."""
+
+    seed: Count = 0
+    """Seed of the order in which documents are laid end to end."""
+    order: Literal["shuffled", "best-fit"] = "shuffled"
+    """`shuffled`: documents in random order, as in the paper; `best-fit`: documents chosen so
+    that rows of `sequence_length` tokens end where a document ends, as far as that is possible."""
+    sequence_length: Positive = 2048
+    """`best-fit`: tokens of one row; give `pretrain.sequence_length`."""
+    epochs: dict[str, Annotated[float, Field(ge=0, le=4)]] = {}
+    """How often the training documents of a source are packed, by the source's name; 1 where it
+    is not named. 0.5: half of them; 2.5: all twice and half of them a third time. At most 4,
+    beyond which repeated text teaches little (Muennighoff et al., 2023)."""

@@ -1,0 +1,214 @@
+"""Where text, conversations, labelled sets and evaluation tasks come from."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from teenytinyllama.errors import UserError, did_you_mean
+from teenytinyllama.settings.base import Count, Positive, Settings, expand_path
+
+
+class Source(Settings):
+    """One place that text, conversations, labelled items or questions are read from."""
+
+    kind: Literal["storybook", "files", "hub"]
+    """`storybook`: made by this package from a seed; `files`: local files; `hub`: a Hugging Face
+    dataset by id, or a local folder in the same layout."""
+    name: str = ""
+    """Name in counts and reports; default: the kind, the file's name, or the dataset's id."""
+    preset: str = ""
+    """`hub`: a source that the language knows by name (`languages/<code>/sources.toml`): its id,
+    fields and licence. A `path` given beside it names a local copy."""
+    path: str = ""
+    """`files`: a file, a folder or a glob (`**` works). `hub`: a dataset's id or local folder."""
+    license: str = ""
+    """Licence of the text (SPDX). A `license` field on a line wins over this."""
+    origin: str = ""
+    """Where the text comes from: a URL or a citation, for the cards."""
+    shape: Literal["text", "conversation"] = "text"
+    """`conversation`: each record is a dialogue or an instruction with its answer, in one of the
+    common layouts (`messages`, `conversations`, `instruction` and `output`, `prompt` and
+    `completion`, `question` and `answer`)."""
+    question_key: str = ""
+    """Conversations in fields of other names: the field of what is asked ..."""
+    context_key: str = ""
+    """... of a text that the question is about, put after it ..."""
+    answer_key: str = ""
+    """... and of the answer; `answer{label}` takes the number from the field `label`."""
+    only: dict[str, str] = {}
+    """Records with these values in these fields are taken, others are dropped and counted."""
+    text_key: str = "text"
+    """Field that holds the text of one record (`.jsonl`, `.parquet`, Hub)."""
+    id_key: str = "id"
+    """Field that holds the id of one record, where there is one."""
+    url_key: str = "url"
+    """Field that holds the address of one record, where there is one."""
+    config: str = ""
+    """`hub`: configuration (subset) of the dataset."""
+    split: str = "train"
+    """`hub`: split to read."""
+    revision: str = ""
+    """`hub`: commit of the dataset, 40 hexadecimal digits, so that the text cannot change."""
+    num_documents: Count = 4000
+    """`storybook`: how many documents, conversations or items to make."""
+    seed: Count = 0
+    """`storybook`: seed of its world. One world per run: use the same seed in all stages."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Source:
+        if self.kind != "storybook" and not self.path and not self.preset:
+            raise ValueError(f'a source of kind "{self.kind}" needs a path')
+        return self
+
+    @property
+    def title(self) -> str:
+        """The name that counts and reports use."""
+        return self.name or self.preset or (Path(self.path).name if self.path else self.kind)
+
+    def selects(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record has the values that `only` asks for."""
+        return all(str(record.get(key)) == value for key, value in self.only.items())
+
+    def local_paths(self) -> list[Path]:
+        """The files on this machine that the source names, sorted; empty where there are none."""
+        return expand_path(self.path) if self.kind != "storybook" else []
+
+
+def _refuse_without_effect(
+    of: Task | LabelledSet, kinds: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    """Raise ValueError for a setting that only other kinds of item read."""
+    for name in names if of.kind not in kinds else ():
+        value, default = getattr(of, name), type(of).model_fields[name].default
+        if value != default:
+            raise ValueError(
+                f'{name} = {value} does nothing for kind "{of.kind}", whose items are all used; '
+                f"it is for {' and '.join(kinds)}"
+            )
+
+
+class Task(Settings):
+    """One labelled set, multiple-choice task, or suite of such tasks."""
+
+    name: str
+    """Name in scores and folders; for a `suite`, which one."""
+    kind: Literal["storybook", "files", "hub", "suite", "cloze"] = "files"
+    """Where the items come from. `suite`: several tasks at once, as `evaluate` lists them;
+    `cloze`: made from the run's own held-out text, in any language: the last word of a sentence
+    among four."""
+    path: str = ""
+    """`files`: a folder with train/validation/test in .jsonl, .json, .csv or .tsv, or one such file
+    for all; `hub`: the dataset's id.
+    `suite`: the folder that holds one folder per task; empty: everything from the Hub."""
+    definition: str = ""
+    """`evaluate`: a task file in lm-evaluation-harness's format: one of ours by name, or the path
+    of a .yaml; default: the task's name."""
+    num_fewshot: Annotated[int, Field(ge=-1)] = -1
+    """`evaluate`: solved examples before each question; -1: as the task file says."""
+    num_items: Count = 400
+    """`storybook`, `cloze`: items to make (of each split)."""
+    seed: Count = 0
+    """`storybook`: seed of its world; `cloze`: seed of the choices."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Task:
+        _refuse_without_effect(self, ("storybook", "cloze"), ("num_items", "seed"))
+        return self
+
+    def local_paths(self) -> list[Path]:
+        """The files on this machine that the task names, sorted; empty where there are none."""
+        named = [name for name in (self.path, self.definition) if name]
+        return sorted({path for name in named for path in expand_path(name)})
+
+
+class LabelledSet(Settings):
+    """One labelled set of `[finetune]`: texts or pairs of texts, with one label each."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Name in scores and folders."""
+    kind: Literal["storybook", "files", "hub"] = "files"
+    """Where the examples come from."""
+    path: str = ""
+    """`files`: a folder with one .jsonl, .csv, .tsv, .json or .parquet for each split, named as
+    the split; `hub`: the dataset's id, or a local folder in the same layout."""
+    config: str = ""
+    """`hub`: configuration (subset) of the dataset."""
+    revision: str = ""
+    """`hub`: commit of the dataset, 40 hexadecimal digits, so that the texts cannot change."""
+    text_columns: tuple[str, ...] = Field(("text",), min_length=1, max_length=2)
+    """Column of the text, or the two columns of a pair."""
+    label_column: str = "label"
+    """Column of the label: a word, a number from 0, or true and false."""
+    label_names: tuple[str, ...] = ()
+    """Names for the labels, in the order of their numbers or of the alphabet; empty: as they
+    stand in the data, or as a Hub dataset names its numbers."""
+    train_split: Annotated[str, Field(min_length=1)] = "train"
+    """Split to learn from."""
+    validation_split: str = "validation"
+    """Split that chooses the epoch; empty: a share of the train split."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """That share, where `validation_split` is empty; chosen by a hash of the text. A label too
+    rare to be on both sides stays in train."""
+    test_split: Annotated[str, Field(min_length=1)] = "test"
+    """Split that is scored, once."""
+    num_items: Positive = 2000
+    """`storybook`: training examples; validation and test get a quarter each."""
+    seed: Count = 0
+    """`storybook`: seed of its world."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> LabelledSet:
+        if self.kind != "storybook" and not self.path:
+            raise ValueError(f'a labelled set of kind "{self.kind}" needs a path')
+        _refuse_without_effect(self, ("storybook",), ("num_items", "seed"))
+        if self.test_split in (self.train_split, self.validation_split):
+            raise ValueError(f'test_split = "{self.test_split}" is learnt from or chosen by')
+        if self.validation_split == self.train_split:
+            raise ValueError(
+                f'validation_split = "{self.validation_split}" is learnt from; '
+                'validation_split = "" cuts a share of it'
+            )
+        if self.label_column in self.text_columns and self.kind != "storybook":
+            raise ValueError(f'label_column = "{self.label_column}" is read as a text too')
+        return self
+
+    def local_paths(self) -> list[Path]:
+        """The files on this machine that the set names, sorted; empty where there are none."""
+        return expand_path(self.path) if self.kind != "storybook" else []
+
+
+def with_presets(sources: Sequence[Source], language: str, where: str) -> tuple[Source, ...]:
+    """The sources with every named preset filled in; what the recipe says itself wins.
+
+    `where`: the setting that lists them. Raises UserError for a name that the language does not
+    know.
+    """
+    return tuple(
+        _filled(source, f"{where}.{index}", language) if source.preset else source
+        for index, source in enumerate(sources)
+    )
+
+
+def presets_of(language: str) -> dict[str, dict[str, Any]]:
+    """The known sources of a language, by name."""
+    path = resources.files("teenytinyllama.languages") / language / "sources.toml"
+    return tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _filled(source: Source, where: str, language: str) -> Source:
+    known = presets_of(language)
+    if source.preset not in known:
+        raise UserError(
+            "preset-unknown",
+            f"{where}.preset",
+            f'the language "{language}" has no source of the name "{source.preset}"',
+            did_you_mean(source.preset, known) if known else "give kind, path and license instead",
+        )
+    said = {name: getattr(source, name) for name in source.model_fields_set}
+    return Source(**{"name": source.preset, **known[source.preset], **said})

@@ -1,0 +1,102 @@
+"""Settings shared by the training stages: sizes, optimizer, schedule, checkpoints, LoRA."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from teenytinyllama.settings.base import Count, Fraction, Positive, Settings
+
+
+class ModelSettings(Settings):
+    """`[pretrain.model]`: the sizes of a Llama, under Hugging Face's names (paper Table 2)."""
+
+    hidden_size: Positive = 768
+    """Width of the residual stream."""
+    intermediate_size: Positive = 3072
+    """Width of the SwiGLU layer."""
+    num_hidden_layers: Positive = 12
+    """Decoder layers."""
+    num_attention_heads: Positive = 12
+    """Query heads."""
+    num_key_value_heads: Count = 0
+    """Key-value heads; 0 means as many as query heads (plain multi-head attention)."""
+    max_position_embeddings: Positive = 2048
+    """Context length in tokens."""
+    tie_word_embeddings: bool = False
+    """Use one matrix for embedding and head."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    """Base of the rotary position embedding."""
+    rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    """Epsilon inside RMSNorm."""
+    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the initial weights."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ModelSettings:
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or 0
+        if self.hidden_size % heads:
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} is not a multiple of "
+                f"num_attention_heads = {heads}"
+            )
+        if kv_heads and heads % kv_heads:
+            raise ValueError(
+                f"num_attention_heads = {heads} is not a multiple of "
+                f"num_key_value_heads = {kv_heads}"
+            )
+        return self
+
+
+class OptimizerSettings(Settings):
+    """`[<stage>.optimizer]`: how weights follow gradients."""
+
+    kind: Literal["adamw", "muon", "adafactor", "adamw-8bit"] = "adamw"
+    """`muon`: torch.optim.Muon on hidden matrices, AdamW on embeddings, head and gains;
+    `adamw-8bit`: moments of one byte, from bitsandbytes (the extra of that name)."""
+    peak_learning_rate: Annotated[float, Field(gt=0)] = 6e-4
+    """Highest learning rate of AdamW (and of all weights unless `muon_learning_rate` applies)."""
+    muon_learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    """Highest learning rate of the hidden matrices under `muon`."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the first and second moment."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled decay; applied to matrices only, never to RMSNorm gains."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are scaled down to this norm; 0 switches clipping off."""
+
+
+class ScheduleSettings(Settings):
+    """`[<stage>.schedule]`: the learning rate's way from 0 to the peak and down again."""
+
+    kind: Literal["cosine", "linear", "wsd"] = "wsd"
+    """`wsd`: warm up, stay, fall linearly to zero over the last `decay_fraction`."""
+    warmup_steps: Count = 100
+    """Steps of linear rise."""
+    decay_fraction: Fraction = 0.4
+    """`wsd`: share of all steps in which the rate falls."""
+    final_fraction: Fraction = 0.0
+    """Rate at the end of the fall, as a share of the peak."""
+
+
+class CheckpointSettings(Settings):
+    """`[<stage>.checkpoints]`: what is kept, and when."""
+
+    every_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Rolling checkpoint for safety at least this often; the two newest are kept."""
+    every_steps: Count = 0
+    """Also a rolling checkpoint every this many steps; 0: by time only."""
+    permanent_every_steps: Count = 0
+    """Keep every checkpoint at a multiple of this many steps (paper 3.5: 20 and 48); 0: none."""
+
+
+class LoraSettings(Settings):
+    """`[<stage>.lora]`: train low-rank additions to the matrices instead of all weights."""
+
+    rank: Positive = 16
+    """Rank of each addition."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Additions are scaled by alpha / rank."""
