@@ -15,7 +15,7 @@ from support.report_run import FIGURES, build_run, write_stage
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.report import live_report
-from teenytinyllama.stages.report import stage as report
+from teenytinyllama.stages.report.report_page import html_of
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_an_unfinished_training_is_shown_as_such(run_dir: Path) -> None:
     (run_dir / "pretrain/manifest.json").unlink()
     with (run_dir / "pretrain/metrics.jsonl").open("a") as file:
         file.write('{"step": 401, "loss": 1.0')  # cut by a kill
-    html = report.html_of([run_dir])
+    html = html_of([run_dir])
     assert "steps so far" in html
     assert "of 400" in html
     assert "In training now." in html
@@ -47,7 +47,7 @@ def test_runs_beside_each_other(tmp_path: Path) -> None:
         runs[1], "evaluate", metrics={**FIGURES["evaluate"], "heldout_bits_per_byte": 0.987}
     )
     (runs[2] / "evaluate/manifest.json").unlink()
-    html = report.html_of(runs)
+    html = html_of(runs)
     assert "0.9870" in html
     assert "pretrain.rate" in html
     assert "0.002" in html
@@ -57,16 +57,16 @@ def test_runs_beside_each_other(tmp_path: Path) -> None:
 
 def test_runs_of_one_name_are_told_apart_by_folder(tmp_path: Path) -> None:
     runs = [make(tmp_path / n, "same", 1e-3) for n in ("a", "b")]
-    html = report.html_of(runs)
+    html = html_of(runs)
     assert str(runs[0]) in html
     assert "All settings are the same." in html
 
 
 def test_too_many_runs_and_folders_that_are_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run-missing"):
-        report.html_of([tmp_path])
+        html_of([tmp_path])
     with pytest.raises(UserError, match="too-many-runs"):
-        report.html_of([tmp_path] * 7)
+        html_of([tmp_path] * 7)
 
 
 def test_the_live_page_follows_the_run(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_the_live_page_follows_the_run(run_dir: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(live_report, "ThreadingHTTPServer", Watched)
     thread = threading.Thread(
-        target=report.serve, args=(run_dir, report.make_page), kwargs={"port": 0}, daemon=True
+        target=live_report.serve, args=(run_dir,), kwargs={"port": 0}, daemon=True
     )
     thread.start()
     assert ready.wait(5)

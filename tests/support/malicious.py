@@ -30,8 +30,8 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.publishing import publisher
 from teenytinyllama.settings.recipe import load_recipe
 from teenytinyllama.stages.corpus.readers.text_lines import lines_of
-from teenytinyllama.stages.report.exports import csv_of
-from teenytinyllama.stages.report.stage import html_of
+from teenytinyllama.stages.report.renderers import csv_of
+from teenytinyllama.stages.report.report_page import html_of
 
 logger = logging.getLogger(__name__)
 

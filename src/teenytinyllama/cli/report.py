@@ -61,24 +61,24 @@ def _watch(paths: list[Path], overrides: list[str], run_dir: Path | None, port: 
     if len(paths) > 1:
         raise UserError("watch-one", "--watch", f"{len(paths)} runs were named", "name one")
     from teenytinyllama.settings.recipe import load_recipe
-    from teenytinyllama.stages.report import stage as report
+    from teenytinyllama.stages.report.live_report import serve
 
     folder = run_dir or paths[0]
     if not folder.is_dir():
         folder = Path("runs") / load_recipe(paths[0], overrides).name
-    report.serve(folder, report.make_page, port=port)
+    serve(folder, port=port)
 
 
 def _write(run_dirs: list[Path], out: Path) -> None:
     from teenytinyllama.artifacts.manifest import write_atomically
-    from teenytinyllama.stages.report import stage as report
+    from teenytinyllama.stages.report.report_page import html_of
 
     for folder in run_dirs:
         if not folder.is_dir():
             what = "is not a folder of a run"
             raise UserError("run-missing", str(folder), what, "name run folders, or one recipe")
     try:
-        write_atomically(out, report.html_of(run_dirs))
+        write_atomically(out, html_of(run_dirs))
     except OSError as error:
         what = f"cannot be written ({error.strerror})"
         raise UserError("report-unwritable", str(out), what, "choose another --out") from error

@@ -18,9 +18,8 @@ from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.tokenizer import hf_export
 from teenytinyllama.stages.tokenizer import sentencepiece_training as training
 from teenytinyllama.stages.tokenizer import stage as tokenizer
-from teenytinyllama.stages.tokenizer.compare import open_tokenizer, table_row
-from teenytinyllama.stages.tokenizer.tokenizer_metrics import Measure
-from teenytinyllama.stages.tokenizer.training_sample import Sample
+from teenytinyllama.stages.tokenizer.sentencepiece_training import Sample
+from teenytinyllama.stages.tokenizer.tokenizer_metrics import Measure, open_tokenizer, table_row
 
 FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 VOWELS = "aeiou aeeioou aeiiouu eioua"  # enough different pairs for 300 pieces

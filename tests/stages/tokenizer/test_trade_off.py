@@ -12,11 +12,11 @@ from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.tokenizer import vocab_size_sweep as module
 from teenytinyllama.stages.tokenizer.sentencepiece_training import (
+    Sample,
     count_words,
     train_model,
     without_rare_words,
 )
-from teenytinyllama.stages.tokenizer.training_sample import Sample
 
 MODEL = ModelSettings(
     hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2

@@ -1,21 +1,30 @@
-"""Blocks to one HTML file: style and script inside, no request leaves it, all text escaped.
+"""Blocks to HTML, CSV, SVG and PNG: one source for all, so that they cannot disagree.
 
-A content security policy with the hash of our own script stands in its head: were a text to slip
-through the escaping, the browser would still neither run nor fetch anything.
+The page is one HTML file: style and script are inside, no request leaves it, all text is escaped.
+A content security policy with the hash of our own script is in its head: if a text slipped through
+the escaping, the browser would still neither run nor fetch anything.
 """
 
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import io
+import re
+from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from teenytinyllama.artifacts.manifest import write_atomically
 from teenytinyllama.redaction import redact
-from teenytinyllama.stages.report.page_blocks import Page
-from teenytinyllama.stages.report.svg_chart import strip_svg
+from teenytinyllama.stages.report.page_blocks import Chart, ChartRow, Page, Table
+from teenytinyllama.stages.report.svg_chart import standalone, strip_svg
+
+FORMULA_SIGNS = ("=", "+", "@", "\t", "\r")
 
 
 def render(page: Page, *, refresh_s: int = 0) -> str:
@@ -41,3 +50,65 @@ def render(page: Page, *, refresh_s: int = 0) -> str:
 
 def _file(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def export(page: Page, out_dir: Path) -> int:
+    """Write `tables/*.csv` and `plots/*.svg`, and with the extra `png` `plots/*.png`; how many."""
+    number = 0
+    for table in _tables(page):
+        (out_dir / "tables").mkdir(exist_ok=True)
+        write_atomically(out_dir / "tables" / f"{table.key}.csv", _for_others(csv_of(table)))
+        number += 1
+    for chart in _charts(page):
+        (out_dir / "plots").mkdir(exist_ok=True)
+        svg = _for_others(standalone(chart))
+        write_atomically(out_dir / "plots" / f"{chart.key}.svg", svg)
+        number += 1
+        if png := _png_of(svg):
+            write_atomically(out_dir / "plots" / f"{chart.key}.png", png)
+            number += 1
+    return number
+
+
+def _png_of(svg: str) -> bytes | None:
+    """The drawing as PNG, half as large again, where the extra `png` is installed; else None."""
+    try:
+        import resvg_py
+    except ImportError:
+        return None
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=1.5))
+
+
+def _for_others(text: str) -> str:
+    return redact(text, for_others=True)
+
+
+def csv_of(table: Table) -> str:
+    """The table as it stands on the page. A word that a spreadsheet would run gets a quote."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([column.title for column in table.columns])
+    for row in (*table.rows, *((table.total,) if table.total else ())):
+        writer.writerow([_safe(cell.text) for cell in row])
+    return buffer.getvalue()
+
+
+def _safe(text: str) -> str:
+    runs = text.startswith(FORMULA_SIGNS) or re.match(r"-[^\d.]", text)
+    return f"'{text}" if runs else text
+
+
+def _tables(page: Page) -> Iterator[Table]:
+    for section in page.sections:
+        for block in section.blocks:
+            if isinstance(block, Table):
+                yield block
+
+
+def _charts(page: Page) -> Iterator[Chart]:
+    for section in page.sections:
+        for block in section.blocks:
+            if isinstance(block, Chart):
+                yield block
+            elif isinstance(block, ChartRow):
+                yield from block.charts

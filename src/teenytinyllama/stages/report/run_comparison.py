@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages.report.live_report import different_settings, read_run
 from teenytinyllama.stages.report.number_format import (
     NOT_RUN,
     count,
@@ -30,7 +30,7 @@ from teenytinyllama.stages.report.page_blocks import (
     Section,
     Table,
 )
-from teenytinyllama.stages.report.run_record import RunRecord, read_last_lines
+from teenytinyllama.stages.report.run_record import RunRecord, read_last_lines, read_run
 from teenytinyllama.stages.report.sections_run import cost_usd, stage_kwh
 from teenytinyllama.stages.report.sections_scores import score_cells, tasks_of
 from teenytinyllama.stages.report.sections_training import make_chart, points
@@ -116,13 +116,30 @@ def _cell(value: Any, write: Callable[[Any], str]) -> Cell:
 def _settings(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     rows = tuple(
         (Cell(name), *(Cell(value[:80]) for value in values))
-        for name, values in different_settings(list(runs))
+        for name, values in different_settings(runs)
     )
     columns = (Column("setting"), *(Column(name, True) for name in names))
     blocks: list[Block] = [Note("All settings are the same.", tone="quiet")]
     if rows:
         blocks = [Table("settings", "Settings that differ", columns, rows, "run.json of each run")]
     return Section("settings", "What was asked", blocks)
+
+
+def different_settings(runs: Sequence[RunRecord]) -> Iterator[tuple[str, list[str]]]:
+    """Settings that are not the same in all runs, by full name, with each run's value."""
+    flat = [dict(_flat(run.asked)) for run in runs]
+    for name in sorted(set().union(*flat)):
+        values = [json.dumps(one[name], ensure_ascii=False) if name in one else "–" for one in flat]
+        if len(set(values)) > 1 and name != "name":
+            yield name, values
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
 
 
 def _curves(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:

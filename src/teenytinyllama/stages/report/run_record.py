@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.artifacts.manifest import STAGE_NAMES, Manifest, read_manifest
+from teenytinyllama.errors import UserError
+from teenytinyllama.settings.base import EnergySettings
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,35 @@ class RunRecord:
         """Pieces of the vocabulary, or None."""
         stage = self.stage("tokenizer")
         return stage.count("vocab_size") if stage else None
+
+
+def read_run(run_dir: Path) -> RunRecord:
+    """What a run folder holds now, unfinished stages too. Raises UserError for another folder."""
+    path = run_dir / "run.json"
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        recipe = whole["recipe"]
+        prices = EnergySettings.model_validate_json(json.dumps(recipe.get("energy", {})))
+        name, language = str(whole["name"]), str(recipe.get("language", ""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = "is not the folder of a run (no run.json that can be read)"
+        raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
+    folders = {stage: run_dir / stage for stage in STAGE_NAMES}
+    stages = read_manifests(folders)
+    return RunRecord(
+        name=name,
+        language=language,
+        usd_per_gpu_hour=prices.usd_per_gpu_hour,
+        usd_per_kwh=prices.usd_per_kwh,
+        country=prices.country,
+        stages=stages,
+        unfinished={
+            stage: folder
+            for stage, folder in folders.items()
+            if stage not in stages and folder.is_dir() and any(folder.iterdir())
+        },
+        asked=recipe,
+    )
 
 
 def read_manifests(folders: Mapping[str, Path | None]) -> dict[str, FinishedStage]:

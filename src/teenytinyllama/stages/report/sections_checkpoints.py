@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from teenytinyllama.stages.report import paper
 from teenytinyllama.stages.report.number_format import (
     count,
     decimal,
@@ -18,7 +17,12 @@ from teenytinyllama.stages.report.number_format import (
 from teenytinyllama.stages.report.page_blocks import Block, Cell, Column, Table
 from teenytinyllama.stages.report.run_record import FinishedStage
 from teenytinyllama.stages.report.sections_scores import interval_of, score_cells, tasks_of
-from teenytinyllama.stages.report.sections_training import make_chart
+from teenytinyllama.stages.report.sections_training import (
+    PAPER_SOURCE,
+    arc_accuracies,
+    make_chart,
+    perplexities_by_energy,
+)
 from teenytinyllama.stages.report.svg_chart import Axes, Series
 
 MANIFEST = "evaluate/manifest.json"
@@ -90,14 +94,14 @@ def _curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
                 band.append(((x, 100 * low), (x, 100 * high)))
         series.append(Series(name, points, tone, dots=True, band=band))
     if any("arc" in name.lower() for name in names):
-        theirs = [(tokens, 100 * accuracy) for tokens, accuracy in paper.arc_accuracies()]
+        theirs = [(tokens, 100 * accuracy) for tokens, accuracy in arc_accuracies()]
         series.append(Series("paper, 460m, ARC-Challenge", theirs, "quiet", dots=True))
     return make_chart(
         "checkpoint_scores",
         "Scores along the training (paper, Figure 2)",
         series,
         Axes("tokens seen", "accuracy, per cent", log_x=True),
-        source=f"{MANIFEST}; {paper.SOURCE}",
+        source=f"{MANIFEST}; {PAPER_SOURCE}",
         note="The band is the 95 % interval: inside it, a rise or a fall may be chance."
         + (f" All {len(names)} tasks are in the table." if len(names) > MAX_TASKS_DRAWN else ""),
     )
@@ -117,11 +121,11 @@ def _by_energy(lines: Sequence[Mapping[str, Any]]) -> Any:
         "Perplexity against energy (paper, Table 6)",
         [
             Series("this run", ours, dots=True),
-            Series("paper, 160m", paper.perplexities_by_energy("160m"), "2", dots=True),
-            Series("paper, 460m", paper.perplexities_by_energy("460m"), "3", dots=True),
+            Series("paper, 160m", perplexities_by_energy("160m"), "2", dots=True),
+            Series("paper, 460m", perplexities_by_energy("460m"), "3", dots=True),
         ],
         Axes("energy so far", "held-out perplexity", log_x=True, write_x=_round_energy),
-        source=f"{MANIFEST}; {paper.SOURCE}",
+        source=f"{MANIFEST}; {PAPER_SOURCE}",
         note="Energy is measured GPU and modelled CPU and memory together; its axis is "
         "logarithmic. A perplexity per token depends on tokenizer and text: compare shapes.",
     )

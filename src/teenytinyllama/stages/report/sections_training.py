@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
-from teenytinyllama.stages.report import paper
 from teenytinyllama.stages.report.number_format import (
     count,
     decimal,
@@ -41,6 +44,7 @@ from teenytinyllama.stages.report.run_record import (
 from teenytinyllama.stages.report.svg_chart import Axes, Series, legend, line_chart, thinned
 
 MANIFEST, METRICS = "pretrain/manifest.json", "pretrain/metrics.jsonl"
+PAPER_SOURCE = "the paper (Figure 1, Table 6)"
 MAX_CHECKPOINT_ROWS = 16
 MAX_SAMPLE_STEPS, MAX_SAMPLE_PROMPTS = 5, 3
 
@@ -193,15 +197,15 @@ def _over_the_paper(metrics: Metrics) -> Chart | None:
         return None
     series = [
         Series("this run, training", ours),
-        Series("paper, 160m, held out", paper.heldout_losses("160m"), "2", dots=True),
-        Series("paper, 460m, held out", paper.heldout_losses("460m"), "3", dots=True),
+        Series("paper, 160m, held out", heldout_losses("160m"), "2", dots=True),
+        Series("paper, 460m, held out", heldout_losses("460m"), "3", dots=True),
     ]
     return make_chart(
         "over_the_paper",
         "Over the paper's curves (its Figure 1)",
         series,
         Axes("tokens seen", "loss, nats per token", log_x=True),
-        source=f"{METRICS}; {paper.SOURCE}",
+        source=f"{METRICS}; {PAPER_SOURCE}",
         note="The axis of tokens is logarithmic. A loss per token depends on the tokenizer and on "
         "the text: with a vocabulary or a corpus other than the paper's, only shapes compare.",
     )
@@ -341,3 +345,39 @@ def _spread(values: Sequence[int], at_most: int) -> list[int]:
         return list(values)
     last = len(values) - 1
     return [values[last * n // (at_most - 1)] for n in range(at_most)]
+
+
+@cache
+def _paper_data() -> dict[str, Any]:
+    """The paper's numbers; 100,000 steps are 0.82 B tokens, not "8.1M" as its figure says."""
+    text = (files(__package__) / "paper.json").read_text(encoding="utf-8")
+    facts: dict[str, Any] = json.loads(text)
+    return facts
+
+
+def heldout_losses(model: str) -> list[tuple[float, float]]:
+    """Tokens seen and held-out loss in nats per token of one of the paper's models.
+
+    >>> heldout_losses("160m")[0]
+    (819200000, 3.19)
+    """
+    return [(tokens, loss) for tokens, loss in _paper_data()["heldout_loss_nats"][model]]
+
+
+def perplexities_by_energy(model: str) -> list[tuple[float, float]]:
+    """Kilowatt-hours used and held-out perplexity of one of the paper's models (Table 6).
+
+    >>> [(kwh, round(value, 1)) for kwh, value in perplexities_by_energy("160m")][0]
+    (3.75, 24.3)
+    """
+    energy, losses = _paper_data()["energy_kwh"][model], _paper_data()["heldout_loss_nats"][model]
+    return [
+        (kwh, math.exp(loss))
+        for (tokens, kwh), (at, loss) in zip(energy, losses, strict=True)
+        if tokens == at
+    ]
+
+
+def arc_accuracies() -> list[tuple[float, float]]:
+    """Tokens seen and accuracy on ARC-Challenge of the 460m model (Figure 2)."""
+    return [(tokens, accuracy) for tokens, accuracy in _paper_data()["arc_accuracy_460m"]]

@@ -14,18 +14,23 @@ from teenytinyllama.progress import Progress
 from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level
-from teenytinyllama.stages.tokenizer.compare import open_tokenizer, read_text, table_row
 from teenytinyllama.stages.tokenizer.hf_export import EDGE_TEXTS, prove_equal, write_files
 from teenytinyllama.stages.tokenizer.sentencepiece_training import (
+    Sample,
     check_letters,
     check_memory,
     count_words,
     train_model,
+    watched,
     with_letters,
     without_rare_words,
 )
-from teenytinyllama.stages.tokenizer.tokenizer_metrics import measure_sources
-from teenytinyllama.stages.tokenizer.training_sample import Sample, watched
+from teenytinyllama.stages.tokenizer.tokenizer_metrics import (
+    measure_sources,
+    open_tokenizer,
+    read_text,
+    table_row,
+)
 
 logger = logging.getLogger(__name__)
 

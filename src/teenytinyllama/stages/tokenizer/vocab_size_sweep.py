@@ -29,13 +29,14 @@ from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level, whole_tokenizer
 from teenytinyllama.stages.tokenizer.sentencepiece_training import (
+    Sample,
     count_words,
     train_model,
+    watched,
     with_letters,
     without_rare_words,
 )
 from teenytinyllama.stages.tokenizer.tokenizer_metrics import Measure
-from teenytinyllama.stages.tokenizer.training_sample import Sample, watched
 
 logger = logging.getLogger(__name__)
 
