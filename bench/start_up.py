@@ -23,7 +23,7 @@ from pathlib import Path
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 PLAIN = (
     "import importlib; import teenytinyllama.pipeline.runner as walk;"
-    "walk.load_stage = lambda name, uses_model: importlib.import_module(name);"
+    "walk.load_stage = lambda name, loads_model: importlib.import_module(name);"
     "from teenytinyllama.cli.main import main; main()"
 )
 OURS = "from teenytinyllama.cli.main import main; main()"

@@ -7,7 +7,7 @@ from teenytinyllama.pipeline.loading import load_stage
 LOAD_PRETRAIN = """
 import sys
 from teenytinyllama.pipeline.loading import load_stage
-stage = load_stage("teenytinyllama.stages.pretrain.stage", uses_model=True)
+stage = load_stage("teenytinyllama.stages.pretrain.stage", loads_model=True)
 print(stage.__name__, [name for name in ("sklearn", "scipy") if name in sys.modules])
 import scipy
 print(scipy.__name__)
@@ -24,6 +24,6 @@ def test_a_stage_that_trains_brings_no_scipy_and_hides_none():
 def test_the_collector_rests_only_while_the_stage_is_loaded(tmp_path, monkeypatch):
     (tmp_path / "stage_of_a_test.py").write_text("import gc\ncollected = gc.isenabled()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert not load_stage("stage_of_a_test", uses_model=False).collected
+    assert not load_stage("stage_of_a_test", loads_model=False).collected
     assert gc.isenabled()
     gc.unfreeze()

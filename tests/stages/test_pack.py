@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter, Split, read_documents
-from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.artifacts.tokens import open_tokens, read_index
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import PackSettings
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.pack import parallel_encoding
 from teenytinyllama.stages.pack import stage as pack
 from teenytinyllama.stages.pack.document_order import fraction_of_rows_cut, order_documents

@@ -17,13 +17,12 @@ from support.small_run import TEXTS, VOCAB_SIZE, make_run
 from transformers import LlamaForCausalLM
 
 from teenytinyllama.artifacts.conversations import Message
-from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.base import EnergySettings
 from teenytinyllama.settings.post_training import QuantizeSettings
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.quantize import awq, gguf_writer, k_quants
 from teenytinyllama.stages.quantize import stage as quantize
 from teenytinyllama.stages.quantize.gguf_writer import interleave_rotary_rows

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,13 +31,6 @@ STAGE_NAMES = (
 )
 # Files that differ between two equal runs (times, rates): they do not make a later stage stale.
 RECORDS = ("metrics.jsonl", "state.json", "manifest.json")
-
-
-class StageResult(NamedTuple):
-    """What a stage's `run` returns; the command line puts it into the manifest."""
-
-    counts: dict[str, Any]
-    metrics: dict[str, Any]
 
 
 class Output(BaseModel):

@@ -20,7 +20,8 @@ import typer
 from teenytinyllama.cli import chat, classify, new, planning, publish, report, serve
 from teenytinyllama.console import configure_logging
 from teenytinyllama.errors import Interrupted, TtlError
-from teenytinyllama.pipeline.registry import STAGES, Stage
+from teenytinyllama.pipeline.registry import STAGES
+from teenytinyllama.stages.interface import Stage
 
 logger = logging.getLogger(__name__)
 

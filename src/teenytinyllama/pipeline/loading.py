@@ -16,8 +16,8 @@ from types import ModuleType
 SERVES_NO_STAGE = ("sklearn", "scipy")
 
 
-def load_stage(module: str, *, uses_model: bool) -> ModuleType:
-    """Import the module of a stage; with `uses_model`, the Llama of transformers before it.
+def load_stage(module: str, *, loads_model: bool) -> ModuleType:
+    """Import the module of a stage; with `loads_model`, the Llama of transformers before it.
 
     The garbage collector rests meanwhile: it would walk through every module again and again, and
     modules are not garbage. Afterwards it is told not to look at them any more.
@@ -25,7 +25,7 @@ def load_stage(module: str, *, uses_model: bool) -> ModuleType:
     collects = gc.isenabled()
     gc.disable()
     try:
-        if uses_model:
+        if loads_model:
             _load_llama()
         return importlib.import_module(module)
     finally:

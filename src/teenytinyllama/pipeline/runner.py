@@ -24,18 +24,18 @@ from typing import Any
 
 from teenytinyllama import __version__
 from teenytinyllama.artifacts import manifest as manifests
-from teenytinyllama.artifacts.manifest import Input, Manifest, StageResult
+from teenytinyllama.artifacts.manifest import Input, Manifest
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.pipeline import fingerprints
 from teenytinyllama.pipeline.loading import load_stage
 from teenytinyllama.pipeline.processes import Processes
-from teenytinyllama.pipeline.registry import BY_NAME, STAGES, Stage
+from teenytinyllama.pipeline.registry import BY_NAME, STAGES
 from teenytinyllama.progress import format_duration
 from teenytinyllama.redaction import redact_values
 from teenytinyllama.settings.base import Settings
 from teenytinyllama.settings.recipe import Recipe
-from teenytinyllama.stages.interface import ScoreModel, StageContext
+from teenytinyllama.stages.interface import ScoreModel, Stage, StageContext, StageResult
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Walk:
                 )
             # The report shows times and energy too: for it, everything in a manifest counts.
             everything = manifests.fingerprint_of(found.model_dump(mode="json"))
-            print_ = everything if stage.name == "report" else found.content_fingerprint()
+            print_ = everything if stage.shows_manifests else found.content_fingerprint()
             inputs[name] = Input(path=source.name, fingerprint=print_)
         return inputs
 
@@ -168,7 +168,7 @@ class Walk:
                 "inputs": {name: i.fingerprint for name, i in inputs.items()},
                 "files": files,
                 # Prices change the report and nothing else.
-                "energy": self.recipe.energy.model_dump() if stage.name == "report" else None,
+                "energy": self.recipe.energy.model_dump() if stage.shows_manifests else None,
             }
         )
         done = manifests.read_manifest(stage_dir)
@@ -230,24 +230,27 @@ class Walk:
             self.recipe.language,
             self.recipe.energy,
             self.meter,
-            self._score_model() if stage.name == "pretrain" else None,
+            self._score_model() if stage.takes_scorer else None,
         )
         folders = {f"{name}_dir": self.run_dir / i.path for name, i in inputs.items()}
         for name in stage.reads_if_there:
             folders.setdefault(f"{name}_dir", None)  # type: ignore[arg-type]
-        outcome: StageResult = load_stage(stage.module, uses_model=stage.uses_model).run(
+        outcome: StageResult = load_stage(stage.module, loads_model=stage.loads_model).run(
             settings=settings, context=context, out_dir=self.run_dir / stage.name, **folders
         )
         return outcome
 
     def _score_model(self) -> ScoreModel | None:
-        """How the evaluate stage scores a model in training, where the recipe asks for it."""
-        wanted = self.recipe.evaluate
-        if wanted is None or not wanted.items_during_training:
-            return None
-        stage = load_stage("teenytinyllama.stages.evaluate.in_training", uses_model=True)
-        scorer: ScoreModel = stage.scorer(wanted, self.recipe.language)
-        return scorer
+        """How another stage scores a model in training, where the recipe asks for it."""
+        for stage in STAGES:
+            settings = self._settings(stage)
+            if settings is None or not stage.scorer_module:
+                continue
+            if getattr(settings, stage.scorer_setting):
+                module = load_stage(stage.scorer_module, loads_model=stage.loads_model)
+                scorer: ScoreModel = module.scorer(settings, self.recipe.language)
+                return scorer
+        return None
 
     def _run(
         self,

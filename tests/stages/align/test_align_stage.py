@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from teenytinyllama.artifacts.manifest import StageResult, sha256_file
+from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.settings.post_training import AlignSettings
@@ -16,7 +16,7 @@ from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettin
 from teenytinyllama.stages.align import stage as align
 from teenytinyllama.stages.align import stage as stage
 from teenytinyllama.stages.align.chat_evaluation import Answer
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 
 SETTINGS = AlignSettings(
     sources=(Source(kind="storybook", num_documents=60, seed=7),),

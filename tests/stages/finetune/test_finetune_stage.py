@@ -18,7 +18,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from teenytinyllama.artifacts.manifest import StageResult, sha256_file
+from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import LabelledSet
@@ -29,7 +29,7 @@ from teenytinyllama.stages.finetune import stage as finetune
 from teenytinyllama.stages.finetune import stage as finetune_stage
 from teenytinyllama.stages.finetune.classifier_models import own_learner
 from teenytinyllama.stages.finetune.labelled_dataset import Example, LabelledData, read_labelled
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 
 SETTINGS = FinetuneSettings(
     tasks=(LabelledSet(name="sentimento", kind="storybook", num_items=64, seed=7),),

@@ -1,9 +1,11 @@
-"""STAGE align: base model to chat model.
+"""Stage align: base model to chat model."""
 
-In reading order: `stage` (the run), `intake` (conversations in), `packing` (rows), `answers`
-(what the model says to unseen questions).
-"""
+from teenytinyllama.stages.interface import Stage
 
-from teenytinyllama.stages.align.stage import run
-
-__all__ = ["run"]
+STAGE = Stage(
+    name="align",
+    title="base model -> chat model",
+    reads=("tokenizer", "pretrain"),
+    keeps_checkpoints=True,
+    loads_model=True,
+)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import copy_tokenizer, flops_per_token, load_base, save_final
@@ -34,7 +33,7 @@ from teenytinyllama.stages.align.chat_dataset import (
 from teenytinyllama.stages.align.chat_evaluation import answer_all, figures_of, write_answers
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
 from teenytinyllama.stages.align.dpo_task import read_pairs, train_on_preferences
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.training.cpu.packed_attention import isolate_texts
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import MANIFEST_NAME, StageResult
+from teenytinyllama.artifacts.manifest import MANIFEST_NAME
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import Progress
 from teenytinyllama.settings.data_preparation import CorpusSettings
@@ -32,7 +32,7 @@ from teenytinyllama.stages.corpus.mixture import apply_mix, plan_mix, table_of
 from teenytinyllama.stages.corpus.process_pool import prepare_all, usable_cores
 from teenytinyllama.stages.corpus.readers.reading import Reading
 from teenytinyllama.stages.corpus.readers.sources import InputFile, find_files, read_file
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 
 logger = logging.getLogger(__name__)
 

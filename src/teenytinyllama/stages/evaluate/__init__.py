@@ -1,14 +1,21 @@
-"""Evaluate: model to scores.
+"""Stage evaluate: model to scores.
 
 Bits per byte of held-out documents first, beside a bigram model and two compressors; then tasks,
-through lm-evaluation-harness, each with its error, its chance and how much of it stands in the
+through lm-evaluation-harness, each with its error, its chance level and how much of it is in the
 training text. One JSON per model and task:
 
     evaluate/base/heldout.json, evaluate/base/<task>.json, evaluate/<other model>/<task>.json
     evaluate/baselines.json, evaluate/overlap.json
 """
 
-from teenytinyllama.stages.evaluate.in_training import scorer
-from teenytinyllama.stages.evaluate.stage import run
+from teenytinyllama.stages.interface import Stage
 
-__all__ = ["run", "scorer"]
+STAGE = Stage(
+    name="evaluate",
+    title="model -> scores",
+    reads=("corpus", "tokenizer", "pack", "pretrain"),
+    revision=2,
+    loads_model=True,
+    scorer_module="teenytinyllama.stages.evaluate.in_training",
+    scorer_setting="items_during_training",
+)

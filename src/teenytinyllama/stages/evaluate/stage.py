@@ -14,7 +14,7 @@ import numpy as np
 
 from teenytinyllama import hardware
 from teenytinyllama.artifacts.documents import Document, read_documents
-from teenytinyllama.artifacts.manifest import StageResult, fingerprint_of, write_json
+from teenytinyllama.artifacts.manifest import fingerprint_of, write_json
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.artifacts.tokens import open_tokens
 from teenytinyllama.errors import UserError
@@ -30,7 +30,7 @@ from teenytinyllama.stages.evaluate.heldout_overlap import check_overlap, say_ov
 from teenytinyllama.stages.evaluate.result_cache import identity_of, keep, made_in
 from teenytinyllama.stages.evaluate.scored_models import LoadedModel, folder_name, load_model
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.training.checkpoints import list_checkpoints
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,12 @@
-"""STAGE finetune: base model to classifiers.
+"""Stage finetune: base model to classifiers."""
 
-In reading order: `stage` (the run), `labelled` (texts and labels in), `encoding` (ids and
-batches), `models` (what is trained), `training` (one training), `measures` (scores and
-baselines), `classify` (a finished classifier on new files).
-"""
+from teenytinyllama.stages.interface import Stage
 
-from teenytinyllama.stages.finetune.stage import run
-
-__all__ = ["run"]
+STAGE = Stage(
+    name="finetune",
+    title="base model -> classifiers",
+    reads=("tokenizer", "pretrain"),
+    revision=2,
+    keeps_checkpoints=True,
+    loads_model=True,
+)

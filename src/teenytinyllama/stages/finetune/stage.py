@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import StageResult, write_json
+from teenytinyllama.artifacts.manifest import write_json
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.lora import peft_parts
@@ -32,7 +32,7 @@ from teenytinyllama.stages.finetune.classification_task import Splits, train_one
 from teenytinyllama.stages.finetune.classifier_models import Learner, other_learner, own_learner
 from teenytinyllama.stages.finetune.classify import CLASSIFIER_NAME
 from teenytinyllama.stages.finetune.labelled_dataset import SPLITS, LabelledData, read_labelled
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teenytinyllama.artifacts.documents import Split
-from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, tokenizer_file
 from teenytinyllama.artifacts.tokens import TokenWriter, write_index
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import PackSettings
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.pack.document_order import fraction_of_rows_cut, order_documents
 from teenytinyllama.stages.pack.parallel_encoding import Encoded, encode_split
 

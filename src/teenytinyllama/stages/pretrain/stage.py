@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from teenytinyllama import hardware
-from teenytinyllama.artifacts.manifest import StageResult, fingerprint_of
+from teenytinyllama.artifacts.manifest import fingerprint_of
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.artifacts.tokens import TokenFile, open_tokens, read_index
 from teenytinyllama.errors import UserError
@@ -29,7 +29,7 @@ from teenytinyllama.modeling import model_size as sizes
 from teenytinyllama.modeling.initialization import Start, fresh, from_folder
 from teenytinyllama.modeling.loading import copy_tokenizer, save_final
 from teenytinyllama.settings.pretraining import PretrainSettings
-from teenytinyllama.stages.interface import ScoreModel, StageContext
+from teenytinyllama.stages.interface import ScoreModel, StageContext, StageResult
 from teenytinyllama.stages.pretrain.repetition import repeat_passages
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop

@@ -1,1 +1,11 @@
 """Stage quantize: a model to small files for laptops."""
+
+from teenytinyllama.stages.interface import Stage
+
+STAGE = Stage(
+    name="quantize",
+    title="model -> small files for laptops",
+    reads=("corpus", "tokenizer", "pretrain"),
+    reads_if_there=("align",),
+    loads_model=True,
+)

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 
-from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.artifacts.vocabulary import Vocabulary, read_vocabulary
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.settings.post_training import QuantizeSettings
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
 
 if importlib.util.find_spec("gguf") is None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from teenytinyllama.artifacts.manifest import StageResult, write_atomically
+from teenytinyllama.artifacts.manifest import write_atomically
 from teenytinyllama.licenses import model_license
 from teenytinyllama.redaction import redact
 from teenytinyllama.settings.post_training import ReportSettings
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.report.model_cards import (
     chat_card,
     dataset_card,

@@ -1,1 +1,5 @@
 """Stage tokenizer: documents to vocabulary."""
+
+from teenytinyllama.stages.interface import Stage
+
+STAGE = Stage(name="tokenizer", title="documents -> vocabulary", reads=("corpus",))

@@ -8,11 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import StageResult
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.progress import Progress
 from teenytinyllama.settings.data_preparation import TokenizerSettings
-from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level
 from teenytinyllama.stages.tokenizer.hf_export import EDGE_TEXTS, prove_equal, write_files
 from teenytinyllama.stages.tokenizer.sentencepiece_training import (
