@@ -40,10 +40,9 @@ from teenytinyllama.settings.training import (
 )
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit
 from teenytinyllama.stages.align.stage import AnswerLoss, micro_batches
-from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.cpu.packed_attention import isolate_texts
 from teenytinyllama.training.data_order import SequenceOrder
-from teenytinyllama.training.loop import Job, Loop, LoopSettings
+from teenytinyllama.training.loop import Job, Loop, TrainSettings
 
 LENGTH = 2048
 # On a CPU the processor's own seconds: what else runs there does not count.
@@ -108,7 +107,7 @@ def ours(rendered, encoder, num_steps, out_dir):
     job = Job(
         AnswerLoss(model), timed, 1, LENGTH, flops_per_token(model, LENGTH), {}, lambda _: None
     )
-    settings = LoopSettings(
+    settings = TrainSettings(
         num_steps=num_steps + 2,
         optimizer=OptimizerSettings(peak_learning_rate=1e-5),
         schedule=ScheduleSettings(),
@@ -117,7 +116,7 @@ def ours(rendered, encoder, num_steps, out_dir):
         log_every_steps=1000,
     )
     energy = EnergySettings()
-    Loop(job, settings, out_dir, StageContext("bench", "pt", energy, EnergyMeter(energy))).run()
+    Loop(job, settings, out_dir, EnergyMeter(energy)).run()
     return rate(starts, rendered, len(rows))
 
 

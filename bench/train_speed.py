@@ -97,10 +97,9 @@ def ours(args: argparse.Namespace) -> list[float]:
         OptimizerSettings,
         ScheduleSettings,
     )
-    from teenytinyllama.stages.interface import StageContext
     from teenytinyllama.training.loop import Loop
     from teenytinyllama.training.losses import NextTokenLoss
-    from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+    from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
 
     length = args.sequence_length
     rows = args.tokens_per_step // length
@@ -129,7 +128,7 @@ def ours(args: argparse.Namespace) -> list[float]:
         )
         loop = Loop(
             job,
-            LoopSettings(
+            TrainSettings(
                 num_steps=WARMUP_STEPS + args.steps,
                 optimizer=OptimizerSettings(kind=args.optimizer),
                 schedule=ScheduleSettings(warmup_steps=2),
@@ -140,7 +139,7 @@ def ours(args: argparse.Namespace) -> list[float]:
                 log_every_steps=1,
             ),
             Path(folder),
-            StageContext("bench", "pt", EnergySettings(), EnergyMeter(EnergySettings())),
+            EnergyMeter(EnergySettings()),
         )
         loop._save = lambda: None  # a step's speed, not the disk's
         loop.run()

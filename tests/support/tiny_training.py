@@ -17,11 +17,10 @@ from teenytinyllama.settings.training import (
     OptimizerSettings,
     ScheduleSettings,
 )
-from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import NextTokenLoss
-from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
 
 VOCAB_SIZE = 64
 LENGTH = 16
@@ -41,10 +40,6 @@ class FixedMeter:
 
     def read(self) -> Energy:
         return Energy()
-
-
-def context() -> StageContext:
-    return StageContext("tiny", "pt", EnergySettings(), FixedMeter())  # type: ignore[arg-type]
 
 
 def data() -> np.ndarray:
@@ -92,8 +87,8 @@ def job(*, seed: int = 0, poison: dict[int, float] | None = None, dropout: float
     )
 
 
-def settings(**changes: Any) -> LoopSettings:
-    return LoopSettings(
+def settings(**changes: Any) -> TrainSettings:
+    return TrainSettings(
         **{
             "num_steps": 20,
             "optimizer": OptimizerSettings(kind="muon", peak_learning_rate=1e-2),
@@ -109,7 +104,7 @@ def settings(**changes: Any) -> LoopSettings:
 
 def train(folder: Path, *, the_job: Job | None = None, **changes: Any) -> Loop:
     """Train to the end (or from where the folder stands) and return the loop."""
-    loop = Loop(the_job or job(), settings(**changes), folder, context())
+    loop = Loop(the_job or job(), settings(**changes), folder, FixedMeter())  # type: ignore[arg-type]
     loop.run()
     return loop
 

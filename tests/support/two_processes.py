@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # torchrun starts this file by its path
 
-from support.tiny_training import context, job, settings
+from support.tiny_training import FixedMeter, job, settings
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings
 from teenytinyllama.training.loop import Loop
@@ -38,13 +38,13 @@ def train(
         **{"micro_batch": 1, **changes},
     )
     poisoned = {} if poison is None else {poison: float("nan")}
-    loop = Loop(job(poison=poisoned), plan, folder, context())
+    loop = Loop(job(poison=poisoned), plan, folder, FixedMeter())
     assert loop.world == int(os.environ.get("WORLD_SIZE", "1")), loop.world
     assert type(loop.engine).__name__ == engine, type(loop.engine)
     after_step = loop._after_step
 
     def stop_there() -> None:
-        if loop.progress.step == stop_after < NUM_STEPS:
+        if loop.state.step == stop_after < NUM_STEPS:
             loop.stop_signal = "SIGTERM"
         after_step()
 

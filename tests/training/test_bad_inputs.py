@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
-from support.tiny_training import LENGTH, ROWS_PER_STEP, context, job, loss_log, settings, train
+from support.tiny_training import LENGTH, ROWS_PER_STEP, FixedMeter, job, loss_log, settings, train
 from torch import nn
 
 from teenytinyllama import hardware
@@ -53,15 +53,15 @@ def test_out_of_memory_at_the_first_step_halves_the_micro_batch(tmp_path, capsys
     said = capsys.readouterr().err
     assert "out of memory with micro_batch = 4; going on with 2" in said
     assert "out of memory with micro_batch = 2; going on with 1" in said
-    assert loop.progress.micro_batch == 1
+    assert loop.state.micro_batch == 1
     assert weights_of(tmp_path / "halved", 6) == weights_of(tmp_path / "one", 6)
 
 
 def test_out_of_memory_later_changes_neither_order_nor_tokens(tmp_path):
     train(tmp_path / "whole", micro_batch=4, num_steps=8)
     late = train(tmp_path / "late", the_job=small_memory(2, since=5), micro_batch=4, num_steps=8)
-    assert late.progress.tokens == 8 * ROWS_PER_STEP * LENGTH
-    assert late.progress.micro_batch == 2
+    assert late.state.tokens == 8 * ROWS_PER_STEP * LENGTH
+    assert late.state.micro_batch == 2
     losses = [[row[1] for row in loss_log(tmp_path / name)] for name in ("whole", "late")]
     # Sums in another order: single precision keeps seven digits.
     assert losses[0] == pytest.approx(losses[1], rel=2e-5)
@@ -137,12 +137,12 @@ def test_a_damaged_checkpoint_is_named_with_the_one_taken_and_the_end_is_the_sam
 
 
 def test_a_signal_a_moment_after_the_question_waits_for_the_next_step_and_its_save(tmp_path):
-    the_loop = loop.Loop(job(), settings(), tmp_path, context())
+    the_loop = loop.Loop(job(), settings(), tmp_path, FixedMeter())
     agree = the_loop._agree
 
     def late():
         answer = agree()
-        if the_loop.progress.step == 3:
+        if the_loop.state.step == 3:
             the_loop.stop_signal = "SIGTERM"
         return answer
 

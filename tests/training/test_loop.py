@@ -188,15 +188,15 @@ def test_dropout_survives_a_resume(tmp_path):
 
 def process_steps(folder, the_job, num_steps):
     """Train to `num_steps` of a 20-step plan and stop as a signal would."""
-    from support.tiny_training import context, settings
+    from support.tiny_training import FixedMeter, settings
 
     from teenytinyllama.training.loop import Loop
 
-    loop = Loop(the_job, settings(), folder, context())
+    loop = Loop(the_job, settings(), folder, FixedMeter())
     after_step = loop._after_step
 
     def stop_there():
-        if loop.progress.step == num_steps:
+        if loop.state.step == num_steps:
             loop.stop_signal = "SIGTERM"
         after_step()
 
@@ -218,9 +218,9 @@ def test_a_poisoned_step_is_skipped_and_named(tmp_path, value):
 def test_three_bad_steps_in_a_row_go_back_and_past_them(tmp_path, capsys):
     loop = train(tmp_path, the_job=job(poison=dict.fromkeys((7, 8, 9), float("nan"))))
     assert "3 bad steps in a row" in capsys.readouterr().err
-    assert loop.progress.step == 20
-    assert loop.progress.rollbacks == 1
-    assert loop.progress.tokens == 17 * ROWS_PER_STEP * LENGTH
+    assert loop.state.step == 20
+    assert loop.state.rollbacks == 1
+    assert loop.state.tokens == 17 * ROWS_PER_STEP * LENGTH
 
 
 def test_a_hopeless_run_stops_with_a_reason(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from teenytinyllama.energy import Energy
 from teenytinyllama.training import resource_tracker
 from teenytinyllama.training.cpu.contention import Contention
-from teenytinyllama.training.train_state import Progress
+from teenytinyllama.training.train_state import TrainState
 
 
 class Clock:
@@ -31,7 +31,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def spent(clock):
     spent = resource_tracker.Spending(Meter(), Contention(torch.device("cuda")))
-    spent.begin(Progress(), energy=Energy(), seconds=0.0)
+    spent.begin(TrainState(), energy=Energy(), seconds=0.0)
     return spent
 
 
@@ -39,7 +39,7 @@ def test_an_evaluation_before_the_line_does_not_slow_the_rate(clock, spent):
     clock.now += 2.0
     with spent.paused():
         clock.now += 100.0
-    assert spent.rate(Progress(tokens=400)) == 200.0
+    assert spent.rate(TrainState(tokens=400)) == 200.0
 
 
 def test_a_save_between_two_lines_does_not_quicken_it(clock, spent):
@@ -47,17 +47,17 @@ def test_a_save_between_two_lines_does_not_quicken_it(clock, spent):
     with spent.paused():
         clock.now += 5.0
     clock.now += 1.0
-    assert spent.rate(Progress(tokens=400)) == 200.0
+    assert spent.rate(TrainState(tokens=400)) == 200.0
     clock.now += 4.0
-    assert spent.rate(Progress(tokens=1000)) == 150.0
+    assert spent.rate(TrainState(tokens=1000)) == 150.0
     assert spent.best_tokens_per_s == 200.0
 
 
 def test_seconds_of_earlier_sessions_and_of_pauses_count_as_time_spent(clock, spent):
-    spent.begin(Progress(), energy=Energy(), seconds=30.0)
+    spent.begin(TrainState(), energy=Energy(), seconds=30.0)
     clock.now += 1.0
     with spent.paused():
         clock.now += 5.0
-    progress = Progress()
-    spent.update(progress)
-    assert progress.seconds == 36.0
+    state = TrainState()
+    spent.update(state)
+    assert state.seconds == 36.0

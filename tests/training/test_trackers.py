@@ -2,7 +2,6 @@ import threading
 import time
 
 import pytest
-from support.tiny_training import context
 
 from teenytinyllama.errors import MissingExtraError
 from teenytinyllama.training import trackers
@@ -22,7 +21,7 @@ def mirror(monkeypatch):
 def test_lines_arrive_in_order_and_closing_waits_for_them(mirror, tmp_path):
     seen = []
     mirror(lambda line: (time.sleep(0.01), seen.append(line["step"])))
-    mirrors = trackers.Trackers(("wandb",), tmp_path, context())
+    mirrors = trackers.Trackers(("wandb",), tmp_path, "tiny")
     for step in range(5):
         mirrors.log({"step": step})
     mirrors.close()
@@ -34,7 +33,7 @@ def test_a_mirror_that_fails_is_named_once(mirror, tmp_path, capsys):
         raise ConnectionError("network is down")
 
     mirror(write)
-    mirrors = trackers.Trackers(("wandb",), tmp_path, context())
+    mirrors = trackers.Trackers(("wandb",), tmp_path, "tiny")
     for step in range(3):
         mirrors.log({"step": step})
     mirrors.close()
@@ -48,7 +47,7 @@ def test_a_mirror_that_cannot_be_opened_is_named(mirror, monkeypatch, tmp_path, 
 
     mirror(None)
     monkeypatch.setitem(trackers.OPENERS, "wandb", no_account)
-    trackers.Trackers(("wandb",), tmp_path, context()).close()
+    trackers.Trackers(("wandb",), tmp_path, "tiny").close()
     assert "tracker wandb: failed (no account)" in capsys.readouterr().err
 
 
@@ -57,7 +56,7 @@ def test_a_mirror_that_hangs_holds_up_nobody(mirror, monkeypatch, tmp_path, caps
     mirror(lambda line: network.wait())
     monkeypatch.setattr(trackers, "SECONDS_TO_CLOSE", 0.1)
     monkeypatch.setattr(trackers, "MAX_WAITING_LINES", 3)
-    mirrors = trackers.Trackers(("wandb",), tmp_path, context())
+    mirrors = trackers.Trackers(("wandb",), tmp_path, "tiny")
     started = time.monotonic()
     for step in range(10):
         mirrors.log({"step": step})
@@ -72,4 +71,4 @@ def test_a_mirror_that_hangs_holds_up_nobody(mirror, monkeypatch, tmp_path, caps
 def test_a_library_that_is_missing_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"teenytinyllama\[track\]"):
-        trackers.Trackers(("wandb",), tmp_path, context())
+        trackers.Trackers(("wandb",), tmp_path, "tiny")

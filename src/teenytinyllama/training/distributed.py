@@ -35,7 +35,7 @@ from teenytinyllama.training.optimizers import (
     slice_like,
     step_if_finite,
 )
-from teenytinyllama.training.task import LoopSettings
+from teenytinyllama.training.task import TrainSettings
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -50,7 +50,7 @@ class Engine:
         self,
         accelerator: Accelerator,
         objective: nn.Module,
-        settings: LoopSettings,
+        settings: TrainSettings,
         *,
         compiled: bool,
     ) -> None:
@@ -66,7 +66,7 @@ class Engine:
         self.objective, self.optimizers = self._spread(objective, settings)
 
     def _spread(
-        self, objective: nn.Module, settings: LoopSettings
+        self, objective: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         """What a micro-batch goes through, and the optimizers of its weights."""
         if self._compiles_modules:
@@ -152,7 +152,7 @@ class Sharded(Engine):
 
     @override
     def _spread(
-        self, objective: nn.Module, settings: LoopSettings
+        self, objective: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         _refuse(settings, "FSDP2", ("adamw", "muon"))
         spread: nn.Module = fsdp2_prepare_model(self._accelerator, copy.deepcopy(objective))
@@ -219,7 +219,7 @@ class Zero(Engine):
 
     @override
     def _spread(
-        self, objective: nn.Module, settings: LoopSettings
+        self, objective: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         _refuse(settings, "DeepSpeed", ("adamw",))
         if settings.precision == "bf16":
@@ -316,12 +316,12 @@ def _norm_of(gradients: list[Tensor]) -> Tensor:
     return torch.stack([torch.dot(gradient, gradient) for gradient in flat]).sum().sqrt()
 
 
-def _optimizers_of(model: nn.Module, settings: LoopSettings) -> list[torch.optim.Optimizer]:
+def _optimizers_of(model: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
     compute_dtype = hardware.compute_dtype(settings.precision)
     return build_optimizers(model, settings.optimizer, compute_dtype=compute_dtype)
 
 
-def _refuse(settings: LoopSettings, engine: str, kinds: tuple[str, ...]) -> None:
+def _refuse(settings: TrainSettings, engine: str, kinds: tuple[str, ...]) -> None:
     """Raise UserError for an optimizer whose state cannot be cut into slices and put together."""
     if settings.optimizer.kind not in kinds:
         raise UserError(
@@ -339,7 +339,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=not is_tied)
 
 
-def start_engine(objective: nn.Module, settings: LoopSettings, *, flops: float) -> Engine:
+def start_engine(objective: nn.Module, settings: TrainSettings, *, flops: float) -> Engine:
     """Put the job on this process's device, in the way that the process was started for.
 
     `flops`: what the whole training takes.

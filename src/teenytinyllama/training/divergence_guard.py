@@ -15,7 +15,7 @@ from typing import Any
 from teenytinyllama.errors import UserError
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.metrics_logger import Journal
-from teenytinyllama.training.train_state import Progress
+from teenytinyllama.training.train_state import TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -33,34 +33,34 @@ class Setbacks:
         self.skip_steps: set[int] = set()
         self._journal, self._describe_step = journal, describe_step
 
-    def count(self, rows: Sequence[Sequence[float]], progress: Progress) -> None:
-        """Take note of the steps that ended at `progress.step`: loss, norm and bad flag of each."""
-        first = progress.step - len(rows)
+    def count(self, rows: Sequence[Sequence[float]], state: TrainState) -> None:
+        """Take note of the steps that ended at `state.step`: loss, norm and bad flag of each."""
+        first = state.step - len(rows)
         for step, row in enumerate(rows, start=first):
             is_bad, known = bool(row[2]), step in self.skip_steps
             if is_bad:
-                progress.num_skipped += 1
+                state.num_skipped += 1
                 if not known:
                     what = self._describe_step(step) if self._describe_step else {}
                     self._journal.skipped({"step": step, **what})
-            progress.bad_in_a_row = progress.bad_in_a_row + 1 if is_bad and not known else 0
+            state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not known else 0
 
-    def must_go_back(self, progress: Progress, out_dir: Path) -> bool:
+    def must_go_back(self, state: TrainState, out_dir: Path) -> bool:
         """Whether the training is lost; its last bad steps are then among those to pass over.
 
         Raises UserError where going back has not helped, or there is nowhere to go back to.
         """
-        num_bad, last = progress.bad_in_a_row, progress.step
+        num_bad, last = state.bad_in_a_row, state.step
         if num_bad < MAX_BAD_IN_A_ROW:
             return False
         fix = "lower optimizer.peak_learning_rate, or look at the rows in skipped.jsonl"
-        if progress.rollbacks >= MAX_ROLLBACKS:
+        if state.rollbacks >= MAX_ROLLBACKS:
             what = f"the gradient is not finite, after {MAX_ROLLBACKS} returns to a checkpoint"
             raise UserError("training-diverged", f"step {last}", what, fix)
         if not checkpoints.list_checkpoints(out_dir):
             what = f"{num_bad} gradients in a row are not finite, and nothing is saved yet"
             raise UserError("training-diverged", f"step {last}", what, fix)
-        number = progress.rollbacks + 1
+        number = state.rollbacks + 1
         logger.info(
             f"{num_bad} bad steps in a row: back to the last checkpoint (return no. {number})"
         )

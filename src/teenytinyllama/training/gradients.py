@@ -18,11 +18,11 @@ from torch import Tensor
 from teenytinyllama import hardware
 from teenytinyllama.errors import UserError
 from teenytinyllama.training.distributed import Engine
-from teenytinyllama.training.task import LoopSettings, MicroBatch
+from teenytinyllama.training.task import MicroBatch, TrainSettings
 
 
 def step_gradients(
-    engine: Engine, settings: LoopSettings, step: int, batches: Sequence[MicroBatch]
+    engine: Engine, settings: TrainSettings, step: int, batches: Sequence[MicroBatch]
 ) -> Tensor:
     """Leave the gradients of a step's mean loss; return this process's part of it, on the device.
 
@@ -59,7 +59,7 @@ def _mine(batches: Sequence[MicroBatch], engine: Engine) -> Sequence[tuple[int, 
 
 def _accumulate(
     engine: Engine,
-    settings: LoopSettings,
+    settings: TrainSettings,
     step: int,
     batches: Sequence[tuple[int, MicroBatch]],
     total: float,

@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from teenytinyllama import hardware
+from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.cpu.contention import Contention
 from teenytinyllama.training.distributed import start_engine
@@ -51,13 +51,13 @@ from teenytinyllama.training.micro_batches import check_disk, first_micro_batch,
 from teenytinyllama.training.optimizers import set_learning_rates
 from teenytinyllama.training.resource_tracker import Spending
 from teenytinyllama.training.schedules import learning_rate_factor
-from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
 from teenytinyllama.training.train_state import (
-    Progress,
+    TrainState,
     arithmetic,
     check_identity,
-    progress_from_json,
-    progress_to_json,
+    state_from_json,
+    state_to_json,
     warn_of_other_arithmetic,
 )
 from teenytinyllama.training.watchdog import Watchdog
@@ -73,7 +73,7 @@ class Loop:
     """Trains one job in one folder. `run` may be called in a folder with unfinished work."""
 
     def __init__(
-        self, job: Job, settings: LoopSettings, out_dir: Path, context: StageContext
+        self, job: Job, settings: TrainSettings, out_dir: Path, meter: EnergyMeter
     ) -> None:
         self.job, self.settings, self.out_dir = job, settings, out_dir
         flops = settings.num_steps * job.rows_per_step * job.tokens_per_row * job.flops_per_token
@@ -85,15 +85,15 @@ class Loop:
         self.peak_flops_per_s = hardware.matmul_flops_per_s(
             hardware.compute_dtype(settings.precision), self.device
         )
-        self.progress = Progress(
+        self.state = TrainState(
             micro_batch=settings.micro_batch
             or first_micro_batch(job, self.model, self.device, self.world)
         )
         self.stop_signal: str | None = None
         self._stats: list[Tensor] = []
-        self._journal = Journal(out_dir, context, settings, is_main=self.is_main)
+        self._journal = Journal(out_dir, settings, is_main=self.is_main)
         self._setbacks = Setbacks(self._journal, job.describe_step)
-        self._spending = Spending(context.meter, Contention(self.device))
+        self._spending = Spending(meter, Contention(self.device))
         self._watchdog = Watchdog()
 
     # --- running -------------------------------------------------------------------------------
@@ -108,14 +108,14 @@ class Loop:
             # What the first step takes and keeps, moments above all, would leave gaps in between.
             with hardware.large_blocks_apart(self.device):
                 self._resume()
-                check_disk(self.out_dir, self.model, self.settings, self.progress.step)
-                progress = self.progress
+                check_disk(self.out_dir, self.model, self.settings, self.state.step)
+                progress = self.state
                 self._spending.begin(progress, energy=progress.energy, seconds=progress.seconds)
                 self._saved_at = time.monotonic()
                 with stop_signals(self._ask_to_stop), self._watchdog.running():
                     self._advance()
                     with hardware.keeping_freed_memory(self.device):
-                        while self.progress.step < self.settings.num_steps:
+                        while self.state.step < self.settings.num_steps:
                             self._advance()
         finally:
             self._journal.close()
@@ -124,7 +124,7 @@ class Loop:
 
     def _advance(self) -> None:
         """Take a step and do what is due after it, unless all are done."""
-        if self.progress.step == self.settings.num_steps:
+        if self.state.step == self.settings.num_steps:
             return
         with suppress(_RolledBack):
             self._one_step()
@@ -134,7 +134,7 @@ class Loop:
         self.stop_signal = name
 
     def _one_step(self) -> None:
-        engine, settings, step = self.engine, self.settings, self.progress.step
+        engine, settings, step = self.engine, self.settings, self.state.step
         if step in self._setbacks.skip_steps:
             self._record(torch.full((3,), nan, device=self.device))
             return
@@ -150,7 +150,7 @@ class Loop:
         factor = learning_rate_factor(step, settings.schedule, settings.num_steps)
         set_learning_rates(engine.optimizers, factor)
         engine.step(norm, found_inf)
-        self.progress.tokens += sum(batch.num_tokens for batch in batches)
+        self.state.tokens += sum(batch.num_tokens for batch in batches)
         self._record(torch.stack([loss, norm.to(torch.float32), found_inf]))
 
     def _watched(self, step: int) -> list[MicroBatch]:
@@ -160,25 +160,25 @@ class Loop:
             with self._watchdog.over(f"reading the rows of step {step}"):
                 return batch.load()
 
-        batches = self.job.micro_batches(step, self.progress.micro_batch)
+        batches = self.job.micro_batches(step, self.state.micro_batch)
         return [replace(batch, load=partial(load, batch)) for batch in batches]
 
     def _halve_micro_batch(self) -> None:
-        rows = self.progress.micro_batch
+        rows = self.state.micro_batch
         smaller = smaller_micro_batch(self.job, rows, self.world)
         self.engine.zero_grad()
-        self.progress.micro_batch = smaller
+        self.state.micro_batch = smaller
         torch.cuda.empty_cache()
         logger.info(f"out of memory with micro_batch = {rows}; going on with {smaller}")
 
     def _record(self, stats: Tensor) -> None:
         self._stats.append(stats)
-        self.progress.step += 1
+        self.state.step += 1
 
     # --- after a step --------------------------------------------------------------------------
 
     def _after_step(self) -> None:
-        settings, step = self.settings, self.progress.step
+        settings, step = self.settings, self.state.step
         last = step == settings.num_steps
         metrics: dict[str, float] = {}
         if self.job.evaluate and (last or _due(step, settings.evaluate_every_steps)):
@@ -188,7 +188,7 @@ class Loop:
         if last or metrics or _due(step, settings.log_every_steps):
             self._log(metrics)
         else:
-            left = self._spending.seconds_left(self.progress, settings.num_steps)
+            left = self._spending.seconds_left(self.state, settings.num_steps)
             self._journal.pulse(step, seconds_left=left)
         if self.job.sample and (last or _due(step, settings.sample_every_steps)):
             self._write_samples()
@@ -199,7 +199,7 @@ class Loop:
             with self._spending.paused():
                 self._save()
         if stop:
-            raise Interrupted(f"{stop} after step {self.progress.step}")
+            raise Interrupted(f"{stop} after step {self.state.step}")
 
     def _agree(self) -> tuple[str | None, bool]:
         """The signal to obey now, and whether the clock asks for a save.
@@ -213,7 +213,7 @@ class Loop:
         is_time = waited >= 60 * self.settings.checkpoints.every_minutes
         if self.world == 1:
             return stop, is_time
-        if not _due(self.progress.step, self.settings.log_every_steps):
+        if not _due(self.state.step, self.settings.log_every_steps):
             return None, False
         flags = torch.tensor([float(stop is not None), float(is_time)], device=self.device)
         stops, times = self.engine.sum(flags).tolist()
@@ -233,18 +233,18 @@ class Loop:
             losses = self.engine.sum(stats[:, 0].contiguous())
             stats = torch.cat([losses[:, None], stats[:, 1:]], dim=1)
         rows = stats.tolist()
-        self.progress.pending += rows
-        self._setbacks.count(rows, self.progress)
-        if self._setbacks.must_go_back(self.progress, self.out_dir):
+        self.state.pending += rows
+        self._setbacks.count(rows, self.state)
+        if self._setbacks.must_go_back(self.state, self.out_dir):
             self._roll_back()
 
     def _roll_back(self) -> None:
         """Return to the last checkpoint; what was spent stays spent."""
-        self._spending.update(self.progress)
-        lost = self.progress
+        self._spending.update(self.state)
+        lost = self.state
         self._resume()
-        self.progress.rollbacks = lost.rollbacks + 1
-        self._spending.begin(self.progress, energy=lost.energy, seconds=lost.seconds)
+        self.state.rollbacks = lost.rollbacks + 1
+        self._spending.begin(self.state, energy=lost.energy, seconds=lost.seconds)
         raise _RolledBack
 
     def _out_of_training(self, work: Callable[[nn.Module], Any]) -> Any:
@@ -262,12 +262,12 @@ class Loop:
 
     def _log(self, metrics: dict[str, float]) -> None:
         self._fetch()
-        tokens_per_s = self._spending.rate(self.progress)
+        tokens_per_s = self._spending.rate(self.state)
         with self._spending.paused():
             self._write_line(metrics, tokens_per_s)
 
     def _write_line(self, metrics: dict[str, float], tokens_per_s: float) -> None:
-        progress, spending = self.progress, self._spending
+        progress, spending = self.state, self._spending
         num_steps = self.settings.num_steps
         counted = [row for row in progress.pending if not row[2]]
         progress.pending = []
@@ -299,27 +299,27 @@ class Loop:
         assert self.job.sample is not None
         with self._spending.paused():
             rows = self._out_of_training(self.job.sample)
-            where = {"step": self.progress.step, "tokens": self.progress.tokens}
-            self.progress.samples_bytes = self._journal.samples([{**where, **row} for row in rows])
+            where = {"step": self.state.step, "tokens": self.state.tokens}
+            self.state.samples_bytes = self._journal.samples([{**where, **row} for row in rows])
 
     # --- checkpoints ---------------------------------------------------------------------------
 
     def _save(self) -> None:
-        self._spending.update(self.progress)
+        self._spending.update(self.state)
         model, optimizer = self.engine.tensors()
         if self.is_main:
             state = {
                 "identity": dict(self.job.identity),
                 "arithmetic": self._arithmetic,
-                "progress": progress_to_json(self.progress),
+                "progress": state_to_json(self.state),
                 "skip_steps": sorted(self._setbacks.skip_steps),
             }
             size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
-            with self._watchdog.over(f"saving step {self.progress.step}", num_bytes=size):
+            with self._watchdog.over(f"saving step {self.state.step}", num_bytes=size):
                 self._journal.sync()
                 checkpoints.save_checkpoint(
                     self.out_dir,
-                    self.progress.step,
+                    self.state.step,
                     model=model,
                     optimizer=optimizer,
                     state=state,
@@ -334,21 +334,21 @@ class Loop:
         with self.engine.main_first():  # only one may set a damaged one aside
             found = checkpoints.load_newest(self.out_dir)
         if found is None:
-            self.progress = Progress(micro_batch=self.progress.micro_batch)
+            self.state = TrainState(micro_batch=self.state.micro_batch)
             if self.job.initial_optimizer is not None:
                 self.engine.load(None, self.job.initial_optimizer)
         else:
             check_identity(found, self.job.identity)
-            self.progress = progress_from_json(found.state["progress"])
+            self.state = state_from_json(found.state["progress"])
             self._setbacks.skip_steps |= set(found.state["skip_steps"])
             self.engine.load(found.model, found.optimizer)
             logger.info(f"going on from {found.path.name}")
             warn_of_other_arithmetic(found, self._arithmetic)
         self._stats = []
-        self._journal.cut(self.progress.log_bytes, self.progress.samples_bytes)
+        self._journal.cut(self.state.log_bytes, self.state.samples_bytes)
 
     def _figures(self) -> dict[str, Any]:
-        progress, best = self.progress, self._spending.best_tokens_per_s
+        progress, best = self.state, self._spending.best_tokens_per_s
         return {
             "num_steps": progress.step,
             "tokens": progress.tokens,

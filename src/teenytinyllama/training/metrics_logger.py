@@ -20,8 +20,7 @@ from typing import Any
 
 from teenytinyllama.artifacts.manifest import sync_folder
 from teenytinyllama.progress import format_duration
-from teenytinyllama.stages.interface import StageContext
-from teenytinyllama.training.task import LoopSettings
+from teenytinyllama.training.task import TrainSettings
 from teenytinyllama.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
@@ -37,16 +36,10 @@ SECONDS_OF_SILENCE = 30.0
 class Journal:
     """The logs of one training. Only the main process writes; the others' calls do nothing."""
 
-    def __init__(
-        self, out_dir: Path, context: StageContext, settings: LoopSettings, *, is_main: bool
-    ) -> None:
-        self.out_dir, self.context, self.settings, self.is_main = (
-            out_dir,
-            context,
-            settings,
-            is_main,
-        )
-        self._trackers = Trackers(settings.trackers if is_main else (), out_dir, context)
+    def __init__(self, out_dir: Path, settings: TrainSettings, *, is_main: bool) -> None:
+        self.out_dir, self.settings, self.is_main = out_dir, settings, is_main
+        names = settings.trackers if is_main else ()
+        self._trackers = Trackers(names, out_dir, settings.run_name)
         self._shown_at = 0.0
         self._heard_at = time.monotonic()
 
@@ -95,7 +88,7 @@ class Journal:
         self._shown_at = self._heard_at = now
         loss = "-" if line["loss"] is None else f"{line['loss']:.3f}"
         heldout = f", held-out {line['heldout_bpb']:.4f} bits/byte" if "heldout_bpb" in line else ""
-        price = self.context.energy.usd_per_gpu_hour * seconds / 3600
+        price = self.settings.usd_per_gpu_hour * seconds / 3600
         money = f", ${price:.2f}" if price else ""
         logger.info(
             f"  step {line['step']}/{self.settings.num_steps}, loss {loss}{heldout}, "

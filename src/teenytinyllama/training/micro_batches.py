@@ -15,7 +15,7 @@ from torch import nn
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.task import Job, LoopSettings
+from teenytinyllama.training.task import Job, TrainSettings
 
 MAX_TOKENS_CPU = 2_048
 MAX_TOKENS_GPU = 65_536
@@ -66,7 +66,7 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def check_disk(out_dir: Path, model: nn.Module, settings: LoopSettings, step: int) -> None:
+def check_disk(out_dir: Path, model: nn.Module, settings: TrainSettings, step: int) -> None:
     """Say before the first step what would otherwise be found out at the last."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     every = settings.checkpoints.permanent_every_steps

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from teenytinyllama.energy import Energy, EnergyMeter
 from teenytinyllama.training.cpu.contention import Contention
-from teenytinyllama.training.train_state import Progress
+from teenytinyllama.training.train_state import TrainState
 
 SECONDS_BETWEEN_READINGS = 10.0
 
@@ -21,13 +21,13 @@ class Spending:
         self.best_tokens_per_s = 0.0
         self._read_at = 0.0
 
-    def begin(self, progress: Progress, *, energy: Energy, seconds: float) -> None:
+    def begin(self, state: TrainState, *, energy: Energy, seconds: float) -> None:
         """Count from now on, on top of `energy` and `seconds`."""
         self._energy_zero = self._meter.read()
         self._energy_before, self._seconds_before = energy, seconds
-        self._first_step = progress.step
+        self._first_step = state.step
         self._started = time.monotonic()
-        self._tokens = progress.tokens
+        self._tokens = state.tokens
         self._trained_s = self._waited_s = 0.0  # since the last rate
         self._go_on()
 
@@ -48,27 +48,27 @@ class Spending:
         self._going_since = time.monotonic()
         self._waited_before_s = self._contention.waited_s()
 
-    def update(self, progress: Progress, *, now: bool = True) -> None:
+    def update(self, state: TrainState, *, now: bool = True) -> None:
         """Bring energy and seconds up to date; a reading costs 0.1 s, so a log line may be late."""
-        progress.seconds = self._seconds_before + time.monotonic() - self._started
+        state.seconds = self._seconds_before + time.monotonic() - self._started
         if not now and time.monotonic() - self._read_at < SECONDS_BETWEEN_READINGS:
             return
         used = self._meter.read().since(self._energy_zero)
         self._read_at = time.monotonic()
-        progress.energy = Energy(*(a + b for a, b in zip(self._energy_before, used, strict=True)))
+        state.energy = Energy(*(a + b for a, b in zip(self._energy_before, used, strict=True)))
 
-    def rate(self, progress: Progress) -> float:
+    def rate(self, state: TrainState) -> float:
         """Tokens per second since the last call, pauses left out."""
         self._halt()
-        tokens_per_s = (progress.tokens - self._tokens) / max(self._trained_s, 1e-9)
+        tokens_per_s = (state.tokens - self._tokens) / max(self._trained_s, 1e-9)
         self.best_tokens_per_s = max(self.best_tokens_per_s, tokens_per_s)
         self._contention.look(self._trained_s, self._waited_s)
-        self._tokens = progress.tokens
+        self._tokens = state.tokens
         self._trained_s = self._waited_s = 0.0
         self._go_on()
         return tokens_per_s
 
-    def seconds_left(self, progress: Progress, num_steps: int) -> float:
+    def seconds_left(self, state: TrainState, num_steps: int) -> float:
         """At the pace of this session."""
-        share = (progress.step - self._first_step) / (num_steps - self._first_step)
+        share = (state.step - self._first_step) / (num_steps - self._first_step)
         return (time.monotonic() - self._started) * (1 - share) / share

@@ -55,7 +55,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class LoopSettings:
+class TrainSettings:
     """The part of a stage's settings that the loop reads."""
 
     num_steps: int
@@ -72,3 +72,7 @@ class LoopSettings:
     evaluate_every_steps: int = 0
     sample_every_steps: int = 0
     trackers: tuple[str, ...] = ()
+    run_name: str = ""
+    """What trackers call the run."""
+    usd_per_gpu_hour: float = 0.0
+    """For the price in the progress line; 0 shows none."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.errors import missing_extra
-from teenytinyllama.stages.interface import StageContext
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +31,11 @@ SECONDS_TO_CLOSE = 10.0
 class Trackers:
     """The mirrors of one training."""
 
-    def __init__(self, names: Sequence[str], out_dir: Path, context: StageContext) -> None:
+    def __init__(self, names: Sequence[str], out_dir: Path, run_name: str) -> None:
         for name in names:
             if find_spec(name) is None:
                 raise missing_extra(name, "track")
-        self._threads = [_MirrorThread(name, out_dir, context.run_name) for name in names]
+        self._threads = [_MirrorThread(name, out_dir, run_name) for name in names]
 
     def log(self, line: Line) -> None:
         """Pass one logged line on; returns at once."""

@@ -14,13 +14,13 @@ from teenytinyllama.energy import Energy
 from teenytinyllama.errors import UserError
 from teenytinyllama.training.checkpoints import Checkpoint
 from teenytinyllama.training.distributed import Engine
-from teenytinyllama.training.task import LoopSettings
+from teenytinyllama.training.task import TrainSettings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Progress:
+class TrainState:
     """How far a training is, and what it has used so far."""
 
     step: int = 0
@@ -37,17 +37,17 @@ class Progress:
     num_skipped: int = 0
 
 
-def progress_to_json(progress: Progress) -> dict[str, Any]:
-    """For `state.json`; `progress_from_json` is its inverse."""
-    return {**vars(progress), "energy": list(progress.energy)}
+def state_to_json(state: TrainState) -> dict[str, Any]:
+    """For `state.json`; `state_from_json` is its inverse."""
+    return {**vars(state), "energy": list(state.energy)}
 
 
-def progress_from_json(value: Mapping[str, Any]) -> Progress:
-    """What `progress_to_json` wrote."""
-    return Progress(**{**value, "energy": Energy(*value["energy"])})
+def state_from_json(value: Mapping[str, Any]) -> TrainState:
+    """What `state_to_json` wrote."""
+    return TrainState(**{**value, "energy": Energy(*value["energy"])})
 
 
-def arithmetic(engine: Engine, settings: LoopSettings) -> dict[str, str]:
+def arithmetic(engine: Engine, settings: TrainSettings) -> dict[str, str]:
     """What decides the last bits of a result beside the recipe.
 
     Sums of floating-point numbers depend on their order, and that on all of these.

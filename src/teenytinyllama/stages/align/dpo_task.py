@@ -24,13 +24,13 @@ from teenytinyllama.artifacts.conversation_files import Conversation, Unusable, 
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import flops_per_token
-from teenytinyllama.settings.post_training import AlignSettings, DpoSettings
+from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.chat_dataset import ChatData, is_heldout, records_of, set_aside
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
-from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
 
 # B rows, T sequence, S supervised places, P pairs
 PAIRS_PER_READING = 8
@@ -212,7 +212,7 @@ def train_on_preferences(
         write_model_files=write_model_files,
         describe_step=lambda step: {"pairs": order.rows_of_step(step).tolist()},
     )
-    metrics = Loop(job, _loop_settings(settings, dpo, num_steps), out_dir, context).run()
+    metrics = Loop(job, _loop_settings(settings, num_steps, context), out_dir, context.meter).run()
     model.float()
     after = reference_of(model, heldout, length, encoder.pad_id)
     gain = (after - before)[:, 0] - (after - before)[:, 1]
@@ -231,17 +231,18 @@ def _share(found: NDArray[np.bool_]) -> float | None:
     return float(found.mean()) if len(found) else None
 
 
-def _loop_settings(settings: AlignSettings, dpo: DpoSettings, num_steps: int) -> LoopSettings:
-    return LoopSettings(
+def _loop_settings(settings: AlignSettings, num_steps: int, context: StageContext) -> TrainSettings:
+    return TrainSettings(
         num_steps=num_steps,
-        optimizer=dpo.optimizer,
-        schedule=dpo.schedule,
+        optimizer=settings.dpo.optimizer,
+        schedule=settings.dpo.schedule,
         checkpoints=settings.checkpoints,
         precision=settings.precision,
         # Rows per micro-batch differ from step to step: each shape would be compiled anew.
         compile=False,
         seed=settings.seed,
         log_every_steps=max(1, min(10, num_steps // 10)),
+        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
     )
 
 

@@ -38,7 +38,7 @@ from teenytinyllama.training.cpu.packed_attention import isolate_texts
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import head_loss
-from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def run(
     )
     fold = add_lora(model, settings.lora, seed=settings.seed) if settings.lora else None
     job = _job(model, data, rows, order, settings, encoder, tokenizer_dir)
-    loop = Loop(job, _loop_settings(settings, num_steps), out_dir, context)
+    loop = Loop(job, _loop_settings(settings, num_steps, context), out_dir, context.meter)
     # The loop has put the base model on its device and has not yet looked for a checkpoint.
     loss_before = heldout_loss(model, data.heldout, length, encoder.pad_id)
     metrics = loop.run()
@@ -185,8 +185,8 @@ def _job(
     )
 
 
-def _loop_settings(settings: AlignSettings, num_steps: int) -> LoopSettings:
-    return LoopSettings(
+def _loop_settings(settings: AlignSettings, num_steps: int, context: StageContext) -> TrainSettings:
+    return TrainSettings(
         num_steps=num_steps,
         optimizer=settings.optimizer,
         schedule=settings.schedule,
@@ -194,6 +194,7 @@ def _loop_settings(settings: AlignSettings, num_steps: int) -> LoopSettings:
         precision=settings.precision,
         seed=settings.seed,
         log_every_steps=max(1, min(10, num_steps // 10)),
+        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
     )
 
 

@@ -33,7 +33,7 @@ from teenytinyllama.training.distributed import load_weights
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import IGNORED, head_loss
 from teenytinyllama.training.metrics_logger import METRICS_NAME
-from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
 
 # B micro-batch, T sequence, C labels
 RESULT_NAME = "result.json"
@@ -133,7 +133,7 @@ def train_one(
     )
     per_epoch = order.steps_per_epoch
     job = _job(model, splits, order, pad_id, write_model_files, settings)
-    loop = Loop(job, _loop_settings(settings, per_epoch, seed), out_dir, context)
+    loop = Loop(job, _loop_settings(settings, per_epoch, seed, context), out_dir, context.meter)
     metrics = loop.run()
     epochs = _validation_scores(out_dir, per_epoch)
     best = best_epoch(epochs, settings.choose_by)
@@ -225,8 +225,10 @@ def _job(
     )
 
 
-def _loop_settings(settings: FinetuneSettings, per_epoch: int, seed: int) -> LoopSettings:
-    return LoopSettings(
+def _loop_settings(
+    settings: FinetuneSettings, per_epoch: int, seed: int, context: StageContext
+) -> TrainSettings:
+    return TrainSettings(
         num_steps=settings.num_epochs * per_epoch,
         optimizer=OptimizerSettings(
             peak_learning_rate=settings.learning_rate,
@@ -241,6 +243,7 @@ def _loop_settings(settings: FinetuneSettings, per_epoch: int, seed: int) -> Loo
         seed=seed,
         log_every_steps=max(1, per_epoch // 10),
         evaluate_every_steps=per_epoch,
+        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
     )
 
 

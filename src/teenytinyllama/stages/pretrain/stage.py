@@ -34,7 +34,7 @@ from teenytinyllama.stages.pretrain.repetition import repeat_passages
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import IGNORED, NextTokenLoss
-from teenytinyllama.training.task import Job, LoopSettings, MicroBatch
+from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def run(
         sample=_sampling(encoder, settings, context.language),
         describe_step=lambda step: _describe_step(tokens, order, settings, step),
     )
-    loop = Loop(job, _loop_settings(settings), out_dir, context)
+    loop = Loop(job, _loop_settings(settings, context), out_dir, context.meter)
     before = job.evaluate(loop.model) if settings.start_from and job.evaluate else {}
     metrics = loop.run()
     if loop.is_main:
@@ -150,8 +150,8 @@ def _start_figures(start: Start, before: dict[str, float]) -> dict[str, Any]:
     return metrics
 
 
-def _loop_settings(settings: PretrainSettings) -> LoopSettings:
-    return LoopSettings(
+def _loop_settings(settings: PretrainSettings, context: StageContext) -> TrainSettings:
+    return TrainSettings(
         num_steps=settings.num_steps,
         optimizer=settings.optimizer,
         schedule=settings.schedule,
@@ -166,6 +166,8 @@ def _loop_settings(settings: PretrainSettings) -> LoopSettings:
         evaluate_every_steps=settings.evaluate_every_steps,
         sample_every_steps=settings.sample_every_steps,
         trackers=settings.trackers,
+        run_name=context.run_name,
+        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
     )
 
 
