@@ -10,7 +10,6 @@ import transformers.models.llama.modeling_llama  # noqa: F401 (here once, and no
 
 from teenytinyllama.energy import Energy
 from teenytinyllama.modeling import model_size as sizes
-from teenytinyllama.settings.base import EnergySettings
 from teenytinyllama.settings.training import (
     CheckpointSettings,
     ModelSettings,
