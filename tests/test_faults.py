@@ -89,7 +89,7 @@ def test_f20_a_short_soak():
     assert len({row[3] for row in rows}) == 1  # open files
 
 
-@pytest.mark.slow  # its parts are in test_watchdog.py and test_trackers.py
+@pytest.mark.slow  # its parts are in training/test_interruption.py and test_metrics_logger.py
 def test_f21_stalls():
     results = load(FAULTS / "stalls.py").run(limit_s=0.5)
     assert [name for name, (answered, _) in results.items() if not answered] == []

@@ -6,7 +6,7 @@ import pytest
 
 from teenytinyllama.modeling.model_size import num_parameters
 from teenytinyllama.settings.recipe import load_recipe
-from teenytinyllama.training.schedules import learning_rate_factor
+from teenytinyllama.training.optimizers import learning_rate_factor
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 

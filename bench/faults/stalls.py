@@ -30,7 +30,7 @@ from support import tiny_training as tiny
 
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.training import checkpoints, loop, trackers, watchdog
+from teenytinyllama.training import checkpoints, interruption, loop, metrics_logger
 from teenytinyllama.training.task import Job
 
 NUM_STEPS = 20
@@ -68,7 +68,7 @@ def start(folder: Path, limit_s: float, make_job: Callable[[], Job] = tiny.job, 
         os.dup2(handle, 2)
         sys.stderr = sys.__stderr__ = os.fdopen(handle, "w")
         looks = min(1.0, limit_s / 10)
-        loop.Watchdog = lambda: watchdog.Watchdog(limit_s=limit_s, seconds_between_looks=looks)
+        loop.Watchdog = lambda: interruption.Watchdog(limit_s=limit_s, seconds_between_looks=looks)
         try:
             tiny.train(folder, the_job=make_job(), num_steps=NUM_STEPS, **changes)
         except Interrupted:
@@ -130,8 +130,8 @@ def stopped_in_a_save(limit_s: float, whole: tuple) -> bool:
 
 def with_tracker(write: Callable[[dict], None], limit_s: float, whole: tuple) -> bool:
     """Whether a training with such a tracker ends as one without."""
-    trackers.find_spec = lambda name: object()
-    trackers.OPENERS["wandb"] = lambda out_dir, run: (write, lambda: None)
+    metrics_logger.find_spec = lambda name: object()
+    metrics_logger.OPENERS["wandb"] = lambda out_dir, run: (write, lambda: None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "run"
         process = start(folder, limit_s, trackers=("wandb",))
@@ -163,7 +163,7 @@ def run(limit_s: float) -> dict[str, tuple[bool, float | None]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit-s", type=float, default=watchdog.LIMIT_S)
+    parser.add_argument("--limit-s", type=float, default=interruption.LIMIT_S)
     limit_s = parser.parse_args().limit_s
     torch.set_num_threads(1)
     results = run(limit_s)

@@ -23,7 +23,7 @@ NUM_STEPS = 10
 def train(
     folder: Path,
     *,
-    engine: str = "Engine",
+    strategy: str = "DDPStrategy",
     stop_after: int = NUM_STEPS,
     optimizer: str = "muon",
     poison: int | None = None,
@@ -40,7 +40,7 @@ def train(
     poisoned = {} if poison is None else {poison: float("nan")}
     loop = Loop(job(poison=poisoned), plan, folder, FixedMeter())
     assert loop.world == int(os.environ.get("WORLD_SIZE", "1")), loop.world
-    assert type(loop.engine).__name__ == engine, type(loop.engine)
+    assert type(loop.strategy).__name__ == strategy, type(loop.strategy)
     after_step = loop._after_step
 
     def stop_there() -> None:

@@ -1,8 +1,11 @@
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.training import checkpoints
@@ -141,3 +144,40 @@ def test_the_manifest_names_every_file(tmp_path):
     path = save(tmp_path, 1)
     files = json.loads((path / "manifest.json").read_bytes())["files"]
     assert set(files) == {p.name for p in path.iterdir()} - {"manifest.json"}
+
+
+TENSORS = {
+    "w": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+    "b": torch.ones(3, dtype=torch.bfloat16),
+    "step": torch.tensor(3.0),
+    "ids": torch.tensor([1, 2], dtype=torch.int64),
+    "none": torch.zeros(0, 4),
+    "ã": torch.tensor([True, False]),
+}
+
+
+def test_the_bytes_are_those_of_the_library_and_the_hash_is_theirs(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    output = checkpoints.write_tensors(ours, TENSORS)
+    save_file(TENSORS, theirs, metadata={"format": "pt"})
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert output.bytes == ours.stat().st_size
+    assert output.sha256 == hashlib.sha256(ours.read_bytes()).hexdigest()
+
+
+def test_what_lies_crosswise_in_memory_comes_back(tmp_path):
+    crosswise = torch.arange(12.0).reshape(3, 4).T
+    checkpoints.write_tensors(tmp_path / "t", {"w": crosswise.requires_grad_()})
+    assert torch.equal(load_file(tmp_path / "t")["w"], crosswise)
+
+
+def test_tied_weights_are_kept_once(tmp_path):
+    weight = torch.rand(4, 4)
+    tensors = {"embed": weight, "head": weight.detach(), "copy": weight + 0}
+    checkpoints.write_tensors(tmp_path / "t", tensors)
+    assert sorted(load_file(tmp_path / "t")) == ["copy", "embed"]
+
+
+def test_a_full_disk_is_an_error_of_the_system():
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.write_tensors(Path("/dev/full"), TENSORS)

@@ -247,13 +247,12 @@ def test_the_disk_is_measured_before_the_first_step(tmp_path, monkeypatch):
 
 
 def test_a_dead_tracker_does_not_stop_training(tmp_path, monkeypatch, capsys):
-    from teenytinyllama.training import trackers
-
     def broken(line):
         raise ConnectionError("network is down")
 
-    monkeypatch.setattr(trackers, "find_spec", lambda name: object())
-    monkeypatch.setitem(trackers.OPENERS, "wandb", lambda out_dir, run: (broken, lambda: None))
+    monkeypatch.setattr(metrics_logger, "find_spec", lambda name: object())
+    mirror = (broken, lambda: None)
+    monkeypatch.setitem(metrics_logger.OPENERS, "wandb", lambda out_dir, run: mirror)
     train(tmp_path, num_steps=6, trackers=("wandb",))
     assert capsys.readouterr().err.count("network is down") == 1
     assert len(loss_log(tmp_path)) == 2

@@ -40,10 +40,10 @@ from teenytinyllama.training.task import TrainSettings
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class Engine:
+class DDPStrategy:
     """Every process holds everything: one process, or PyTorch's DistributedDataParallel.
 
-    What the loop asks for; the other engines differ in how they answer.
+    What the loop asks for; the other strategies differ in how they answer.
     """
 
     def __init__(
@@ -136,13 +136,13 @@ class Engine:
         return self.model.state_dict(), optimizer_tensors(self.model, self.optimizers)
 
     def load(self, model: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave, to this or another engine, to fewer or more processes."""
+        """Put back what `tensors` gave, to this or another strategy, to fewer or more processes."""
         if model is not None:
             load_weights(self.model, model)
         load_optimizer_tensors(self.model, self.optimizers, optimizer)
 
 
-class Sharded(Engine):
+class FSDPStrategy(DDPStrategy):
     """PyTorch's FSDP2: a process keeps a slice of each weight, gradient and moment.
 
     The slices of a layer are put together while the layer works. The job's own model rests in
@@ -211,7 +211,7 @@ class Sharded(Engine):
         load_optimizer_tensors(self._slices, self.optimizers, moments)
 
 
-class Zero(Engine):
+class DeepSpeedStrategy(DDPStrategy):
     """DeepSpeed's ZeRO, stage 2: weights whole, gradients and moments of AdamW in slices.
 
     DeepSpeed clips, skips what is not finite and steps; the host waits for it in every step.
@@ -321,13 +321,13 @@ def _optimizers_of(model: nn.Module, settings: TrainSettings) -> list[torch.opti
     return build_optimizers(model, settings.optimizer, compute_dtype=compute_dtype)
 
 
-def _refuse(settings: TrainSettings, engine: str, kinds: tuple[str, ...]) -> None:
+def _refuse(settings: TrainSettings, strategy: str, kinds: tuple[str, ...]) -> None:
     """Raise UserError for an optimizer whose state cannot be cut into slices and put together."""
     if settings.optimizer.kind not in kinds:
         raise UserError(
             "optimizer-not-sharded",
             f'optimizer.kind = "{settings.optimizer.kind}"',
-            f"does not work in slices ({engine})",
+            f"does not work in slices ({strategy})",
             f'use "{kinds[-1]}", or start with recipes/accelerate/ddp.yaml',
         )
 
@@ -339,7 +339,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=not is_tied)
 
 
-def start_engine(objective: nn.Module, settings: TrainSettings, *, flops: float) -> Engine:
+def start_strategy(objective: nn.Module, settings: TrainSettings, *, flops: float) -> DDPStrategy:
     """Put the job on this process's device, in the way that the process was started for.
 
     `flops`: what the whole training takes.
@@ -361,14 +361,14 @@ def start_engine(objective: nn.Module, settings: TrainSettings, *, flops: float)
         use_lean_layers(model, over_rows)
         compiled = over_rows.compiled
     objective.train()
-    engine = Engine
+    strategy = DDPStrategy
     if accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_FSDP"):
         _take_fsdp2(accelerator)
-        engine = Sharded
+        strategy = FSDPStrategy
     elif accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_DEEPSPEED"):
         _check_stage()
-        engine = Zero
-    return engine(accelerator, objective, settings, compiled=compiled)
+        strategy = DeepSpeedStrategy
+    return strategy(accelerator, objective, settings, compiled=compiled)
 
 
 def _is_asked(variable: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.metrics_logger import Journal
+from teenytinyllama.training.metrics_logger import MetricsLogger
 from teenytinyllama.training.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -24,14 +24,14 @@ MAX_BAD_IN_A_ROW = 3
 MAX_ROLLBACKS = 3
 
 
-class Setbacks:
+class DivergenceGuard:
     """The steps that are passed over, and the count of those that went wrong."""
 
     def __init__(
-        self, journal: Journal, describe_step: Callable[[int], dict[str, Any]] | None
+        self, journal: MetricsLogger, describe_step: Callable[[int], dict[str, Any]] | None
     ) -> None:
         self.skip_steps: set[int] = set()
-        self._journal, self._describe_step = journal, describe_step
+        self._metrics_logger, self._describe_step = journal, describe_step
 
     def count(self, rows: Sequence[Sequence[float]], state: TrainState) -> None:
         """Take note of the steps that ended at `state.step`: loss, norm and bad flag of each."""
@@ -42,7 +42,7 @@ class Setbacks:
                 state.num_skipped += 1
                 if not known:
                     what = self._describe_step(step) if self._describe_step else {}
-                    self._journal.skipped({"step": step, **what})
+                    self._metrics_logger.skipped({"step": step, **what})
             state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not known else 0
 
     def must_go_back(self, state: TrainState, out_dir: Path) -> bool:

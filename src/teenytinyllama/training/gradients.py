@@ -17,12 +17,12 @@ from torch import Tensor
 
 from teenytinyllama import hardware
 from teenytinyllama.errors import UserError
-from teenytinyllama.training.distributed import Engine
+from teenytinyllama.training.distributed import DDPStrategy
 from teenytinyllama.training.task import MicroBatch, TrainSettings
 
 
 def step_gradients(
-    engine: Engine, settings: TrainSettings, step: int, batches: Sequence[MicroBatch]
+    strategy: DDPStrategy, settings: TrainSettings, step: int, batches: Sequence[MicroBatch]
 ) -> Tensor:
     """Leave the gradients of a step's mean loss; return this process's part of it, on the device.
 
@@ -30,50 +30,50 @@ def step_gradients(
     sums: the very additions that two processes make.
     """
     total = sum(batch.weight for batch in batches)
-    mine = _mine(batches, engine)
-    shards = settings.gradient_shards if engine.world == 1 else 1
+    mine = _mine(batches, strategy)
+    shards = settings.gradient_shards if strategy.world == 1 else 1
     if shards == 1:
-        return _accumulate(engine, settings, step, mine, total)
-    loss = _accumulate(engine, settings, step, mine[0::shards], total)
-    first = {p: p.grad for p in engine.model.parameters() if p.grad is not None}
+        return _accumulate(strategy, settings, step, mine, total)
+    loss = _accumulate(strategy, settings, step, mine[0::shards], total)
+    first = {p: p.grad for p in strategy.model.parameters() if p.grad is not None}
     for parameter in first:
         parameter.grad = None
-    loss = loss + _accumulate(engine, settings, step, mine[1::shards], total)
+    loss = loss + _accumulate(strategy, settings, step, mine[1::shards], total)
     for parameter, gradient in first.items():
         assert parameter.grad is not None
         parameter.grad.add_(gradient)
     return loss
 
 
-def _mine(batches: Sequence[MicroBatch], engine: Engine) -> Sequence[tuple[int, MicroBatch]]:
+def _mine(batches: Sequence[MicroBatch], strategy: DDPStrategy) -> Sequence[tuple[int, MicroBatch]]:
     """Micro-batches of this process, with their number in the step."""
-    if len(batches) % engine.world:
+    if len(batches) % strategy.world:
         raise UserError(
             "world-size",
-            f"{engine.world} processes",
+            f"{strategy.world} processes",
             f"do not divide the {len(batches)} micro-batches of a step",
             "set micro_batch so that every process gets as many",
         )
-    return list(enumerate(batches))[engine.rank :: engine.world]
+    return list(enumerate(batches))[strategy.rank :: strategy.world]
 
 
 def _accumulate(
-    engine: Engine,
+    strategy: DDPStrategy,
     settings: TrainSettings,
     step: int,
     batches: Sequence[tuple[int, MicroBatch]],
     total: float,
 ) -> Tensor:
-    loss = torch.zeros((), device=engine.device)
+    loss = torch.zeros((), device=strategy.device)
     for place, (index, batch) in enumerate(batches):
         torch.manual_seed(_mix_seed(settings.seed, step, index))
-        tensors = {name: _to_device(rows, engine.device) for name, rows in batch.load().items()}
+        tensors = {name: _to_device(rows, strategy.device) for name, rows in batch.load().items()}
         # Said before the forward pass: said after it, replicas drift apart (facts.md).
-        with engine.accumulating(is_last=place == len(batches) - 1):
-            with hardware.autocast(settings.precision, engine.device):
-                part = engine.objective(**tensors) / total
+        with strategy.accumulating(is_last=place == len(batches) - 1):
+            with hardware.autocast(settings.precision, strategy.device):
+                part = strategy.objective(**tensors) / total
             # Processes average their gradients; the mean above is already over all of them.
-            engine.backward(part * engine.world if engine.world > 1 else part)
+            strategy.backward(part * strategy.world if strategy.world > 1 else part)
         loss += part.detach()
     return loss
 

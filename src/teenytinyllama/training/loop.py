@@ -10,7 +10,7 @@ A batch goes through these files, in this order:
 
     batches.py      which rows make step N (the stage asks it)
     gradients.py    rows -> micro-batches -> loss -> gradients, here and in other processes
-    engines.py      how processes share weights: clip, step, gather for a save
+    strategies.py      how processes share weights: clip, step, gather for a save
     cpu_layers.py   what a layer keeps for its backward pass where there is no GPU, with
                     cpu_passes.py (between the products) and cpu_attention.py (short rows)
     setbacks.py     what happens when a gradient is not finite
@@ -42,15 +42,14 @@ from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.cpu.contention import Contention
-from teenytinyllama.training.distributed import start_engine
-from teenytinyllama.training.divergence_guard import Setbacks
+from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.divergence_guard import DivergenceGuard
 from teenytinyllama.training.gradients import step_gradients
-from teenytinyllama.training.interruption import stop_signals
-from teenytinyllama.training.metrics_logger import Journal
+from teenytinyllama.training.interruption import Watchdog, stop_signals
+from teenytinyllama.training.metrics_logger import MetricsLogger
 from teenytinyllama.training.micro_batches import check_disk, first_micro_batch, smaller_micro_batch
-from teenytinyllama.training.optimizers import set_learning_rates
-from teenytinyllama.training.resource_tracker import Spending
-from teenytinyllama.training.schedules import learning_rate_factor
+from teenytinyllama.training.optimizers import learning_rate_factor, set_learning_rates
+from teenytinyllama.training.resource_tracker import ResourceTracker
 from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
 from teenytinyllama.training.train_state import (
     TrainState,
@@ -60,7 +59,6 @@ from teenytinyllama.training.train_state import (
     state_to_json,
     warn_of_other_arithmetic,
 )
-from teenytinyllama.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +75,11 @@ class Loop:
     ) -> None:
         self.job, self.settings, self.out_dir = job, settings, out_dir
         flops = settings.num_steps * job.rows_per_step * job.tokens_per_row * job.flops_per_token
-        self.engine = start_engine(job.objective, settings, flops=flops)
-        self.device, self.world = self.engine.device, self.engine.world
-        self.is_main = self.engine.rank == 0
-        self.model = self.engine.model
-        self._arithmetic = arithmetic(self.engine, settings)
+        self.strategy = start_strategy(job.objective, settings, flops=flops)
+        self.device, self.world = self.strategy.device, self.strategy.world
+        self.is_main = self.strategy.rank == 0
+        self.model = self.strategy.model
+        self._arithmetic = arithmetic(self.strategy, settings)
         self.peak_flops_per_s = hardware.matmul_flops_per_s(
             hardware.compute_dtype(settings.precision), self.device
         )
@@ -91,9 +89,9 @@ class Loop:
         )
         self.stop_signal: str | None = None
         self._stats: list[Tensor] = []
-        self._journal = Journal(out_dir, settings, is_main=self.is_main)
-        self._setbacks = Setbacks(self._journal, job.describe_step)
-        self._spending = Spending(meter, Contention(self.device))
+        self._metrics_logger = MetricsLogger(out_dir, settings, is_main=self.is_main)
+        self._divergence_guard = DivergenceGuard(self._metrics_logger, job.describe_step)
+        self._resources = ResourceTracker(meter, Contention(self.device))
         self._watchdog = Watchdog()
 
     # --- running -------------------------------------------------------------------------------
@@ -103,14 +101,14 @@ class Loop:
         if self.is_main:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.clean_up(self.out_dir)
-        self.engine.wait()
+        self.strategy.wait()
         try:
             # What the first step takes and keeps, moments above all, would leave gaps in between.
             with hardware.large_blocks_apart(self.device):
                 self._resume()
                 check_disk(self.out_dir, self.model, self.settings, self.state.step)
                 progress = self.state
-                self._spending.begin(progress, energy=progress.energy, seconds=progress.seconds)
+                self._resources.begin(progress, energy=progress.energy, seconds=progress.seconds)
                 self._saved_at = time.monotonic()
                 with stop_signals(self._ask_to_stop), self._watchdog.running():
                     self._advance()
@@ -118,7 +116,7 @@ class Loop:
                         while self.state.step < self.settings.num_steps:
                             self._advance()
         finally:
-            self._journal.close()
+            self._metrics_logger.close()
             checkpoints.finish_removals()
         return self._figures()
 
@@ -134,22 +132,22 @@ class Loop:
         self.stop_signal = name
 
     def _one_step(self) -> None:
-        engine, settings, step = self.engine, self.settings, self.state.step
-        if step in self._setbacks.skip_steps:
+        strategy, settings, step = self.strategy, self.settings, self.state.step
+        if step in self._divergence_guard.skip_steps:
             self._record(torch.full((3,), nan, device=self.device))
             return
         while True:
             try:
                 batches = self._watched(step)
-                loss = step_gradients(engine, settings, step, batches)
+                loss = step_gradients(strategy, settings, step, batches)
                 break
             except torch.OutOfMemoryError:
                 self._halve_micro_batch()
-        norm = engine.norm()
+        norm = strategy.norm()
         found_inf = (~torch.isfinite(norm)).to(torch.float32)
         factor = learning_rate_factor(step, settings.schedule, settings.num_steps)
-        set_learning_rates(engine.optimizers, factor)
-        engine.step(norm, found_inf)
+        set_learning_rates(strategy.optimizers, factor)
+        strategy.step(norm, found_inf)
         self.state.tokens += sum(batch.num_tokens for batch in batches)
         self._record(torch.stack([loss, norm.to(torch.float32), found_inf]))
 
@@ -166,7 +164,7 @@ class Loop:
     def _halve_micro_batch(self) -> None:
         rows = self.state.micro_batch
         smaller = smaller_micro_batch(self.job, rows, self.world)
-        self.engine.zero_grad()
+        self.strategy.zero_grad()
         self.state.micro_batch = smaller
         torch.cuda.empty_cache()
         logger.info(f"out of memory with micro_batch = {rows}; going on with {smaller}")
@@ -183,20 +181,20 @@ class Loop:
         metrics: dict[str, float] = {}
         if self.job.evaluate and (last or _due(step, settings.evaluate_every_steps)):
             self._fetch()
-            with self._spending.paused(), hardware.autocast(settings.precision, self.device):
+            with self._resources.paused(), hardware.autocast(settings.precision, self.device):
                 metrics = self._out_of_training(self.job.evaluate)
         if last or metrics or _due(step, settings.log_every_steps):
             self._log(metrics)
         else:
-            left = self._spending.seconds_left(self.state, settings.num_steps)
-            self._journal.pulse(step, seconds_left=left)
+            left = self._resources.seconds_left(self.state, settings.num_steps)
+            self._metrics_logger.pulse(step, seconds_left=left)
         if self.job.sample and (last or _due(step, settings.sample_every_steps)):
             self._write_samples()
         stop, is_time = self._agree()
         by_step = _due(step, settings.checkpoints.every_steps) or self._is_permanent(step)
         if stop or is_time or by_step or last:
             self._fetch()
-            with self._spending.paused():
+            with self._resources.paused():
                 self._save()
         if stop:
             raise Interrupted(f"{stop} after step {self.state.step}")
@@ -216,7 +214,7 @@ class Loop:
         if not _due(self.state.step, self.settings.log_every_steps):
             return None, False
         flags = torch.tensor([float(stop is not None), float(is_time)], device=self.device)
-        stops, times = self.engine.sum(flags).tolist()
+        stops, times = self.strategy.sum(flags).tolist()
         return (stop or "a signal to another process") if stops else None, bool(times)
 
     def _is_permanent(self, step: int) -> bool:
@@ -230,26 +228,26 @@ class Loop:
         stats = torch.stack(self._stats)
         self._stats = []
         if self.world > 1:
-            losses = self.engine.sum(stats[:, 0].contiguous())
+            losses = self.strategy.sum(stats[:, 0].contiguous())
             stats = torch.cat([losses[:, None], stats[:, 1:]], dim=1)
         rows = stats.tolist()
         self.state.pending += rows
-        self._setbacks.count(rows, self.state)
-        if self._setbacks.must_go_back(self.state, self.out_dir):
+        self._divergence_guard.count(rows, self.state)
+        if self._divergence_guard.must_go_back(self.state, self.out_dir):
             self._roll_back()
 
     def _roll_back(self) -> None:
         """Return to the last checkpoint; what was spent stays spent."""
-        self._spending.update(self.state)
+        self._resources.update(self.state)
         lost = self.state
         self._resume()
         self.state.rollbacks = lost.rollbacks + 1
-        self._spending.begin(self.state, energy=lost.energy, seconds=lost.seconds)
+        self._resources.begin(self.state, energy=lost.energy, seconds=lost.seconds)
         raise _RolledBack
 
     def _out_of_training(self, work: Callable[[nn.Module], Any]) -> Any:
         with (
-            self.engine.whole_model() as model,
+            self.strategy.whole_model() as model,
             torch.no_grad(),
             # Documents of every length would each be compiled anew.
             torch.compiler.set_stance("force_eager"),
@@ -262,12 +260,12 @@ class Loop:
 
     def _log(self, metrics: dict[str, float]) -> None:
         self._fetch()
-        tokens_per_s = self._spending.rate(self.state)
-        with self._spending.paused():
+        tokens_per_s = self._resources.rate(self.state)
+        with self._resources.paused():
             self._write_line(metrics, tokens_per_s)
 
     def _write_line(self, metrics: dict[str, float], tokens_per_s: float) -> None:
-        progress, spending = self.state, self._spending
+        progress, spending = self.state, self._resources
         num_steps = self.settings.num_steps
         counted = [row for row in progress.pending if not row[2]]
         progress.pending = []
@@ -276,7 +274,7 @@ class Loop:
             "step": progress.step,
             "tokens": progress.tokens,
             "loss": _mean([row[0] for row in counted]),
-            "lr": self.engine.optimizers[-1].param_groups[0]["lr"],
+            "lr": self.strategy.optimizers[-1].param_groups[0]["lr"],
             "grad_norm": _mean([row[1] for row in counted]),
             **metrics,
             "tokens_per_s": round(tokens_per_s, 1),
@@ -284,8 +282,8 @@ class Loop:
             "energy_kwh": progress.energy.total_kwh,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        progress.log_bytes = self._journal.metrics(line)
-        self._journal.show(
+        progress.log_bytes = self._metrics_logger.metrics(line)
+        self._metrics_logger.show(
             line,
             seconds_left=spending.seconds_left(progress, num_steps),
             seconds=progress.seconds,
@@ -297,26 +295,27 @@ class Loop:
 
     def _write_samples(self) -> None:
         assert self.job.sample is not None
-        with self._spending.paused():
+        with self._resources.paused():
             rows = self._out_of_training(self.job.sample)
             where = {"step": self.state.step, "tokens": self.state.tokens}
-            self.state.samples_bytes = self._journal.samples([{**where, **row} for row in rows])
+            lines = [{**where, **row} for row in rows]
+            self.state.samples_bytes = self._metrics_logger.samples(lines)
 
     # --- checkpoints ---------------------------------------------------------------------------
 
     def _save(self) -> None:
-        self._spending.update(self.state)
-        model, optimizer = self.engine.tensors()
+        self._resources.update(self.state)
+        model, optimizer = self.strategy.tensors()
         if self.is_main:
             state = {
                 "identity": dict(self.job.identity),
                 "arithmetic": self._arithmetic,
                 "progress": state_to_json(self.state),
-                "skip_steps": sorted(self._setbacks.skip_steps),
+                "skip_steps": sorted(self._divergence_guard.skip_steps),
             }
             size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
             with self._watchdog.over(f"saving step {self.state.step}", num_bytes=size):
-                self._journal.sync()
+                self._metrics_logger.sync()
                 checkpoints.save_checkpoint(
                     self.out_dir,
                     self.state.step,
@@ -326,29 +325,29 @@ class Loop:
                     write_model_files=self.job.write_model_files,
                     keep=self._is_permanent,
                 )
-        self.engine.wait()
+        self.strategy.wait()
         self._saved_at = time.monotonic()
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint; cut the logs back to what it had written."""
-        with self.engine.main_first():  # only one may set a damaged one aside
+        with self.strategy.main_first():  # only one may set a damaged one aside
             found = checkpoints.load_newest(self.out_dir)
         if found is None:
             self.state = TrainState(micro_batch=self.state.micro_batch)
             if self.job.initial_optimizer is not None:
-                self.engine.load(None, self.job.initial_optimizer)
+                self.strategy.load(None, self.job.initial_optimizer)
         else:
             check_identity(found, self.job.identity)
             self.state = state_from_json(found.state["progress"])
-            self._setbacks.skip_steps |= set(found.state["skip_steps"])
-            self.engine.load(found.model, found.optimizer)
+            self._divergence_guard.skip_steps |= set(found.state["skip_steps"])
+            self.strategy.load(found.model, found.optimizer)
             logger.info(f"going on from {found.path.name}")
             warn_of_other_arithmetic(found, self._arithmetic)
         self._stats = []
-        self._journal.cut(self.state.log_bytes, self.state.samples_bytes)
+        self._metrics_logger.cut(self.state.log_bytes, self.state.samples_bytes)
 
     def _figures(self) -> dict[str, Any]:
-        progress, best = self.state, self._spending.best_tokens_per_s
+        progress, best = self.state, self._resources.best_tokens_per_s
         return {
             "num_steps": progress.step,
             "tokens": progress.tokens,

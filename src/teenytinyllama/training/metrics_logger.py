@@ -13,27 +13,35 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from teenytinyllama.artifacts.manifest import sync_folder
+from teenytinyllama.errors import missing_extra
 from teenytinyllama.progress import format_duration
 from teenytinyllama.training.task import TrainSettings
-from teenytinyllama.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
-
 
 METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.jsonl"
 SKIPPED_NAME = "skipped.jsonl"
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_OF_SILENCE = 30.0
+MAX_WAITING_LINES = 10_000
+SECONDS_TO_CLOSE = 10.0
+
+Line = dict[str, Any]
+Mirror = tuple[Callable[[Line], None], Callable[[], None]]
+"""What writes a line, and what closes the mirror."""
 
 
-class Journal:
+class MetricsLogger:
     """The logs of one training. Only the main process writes; the others' calls do nothing."""
 
     def __init__(self, out_dir: Path, settings: TrainSettings, *, is_main: bool) -> None:
@@ -134,3 +142,96 @@ def sync_log(path: Path) -> None:
 def _truncate(path: Path, length: int) -> None:
     if path.is_file() and path.stat().st_size > length:
         os.truncate(path, length)
+
+
+class Trackers:
+    """The mirrors of one training."""
+
+    def __init__(self, names: Sequence[str], out_dir: Path, run_name: str) -> None:
+        for name in names:
+            if find_spec(name) is None:
+                raise missing_extra(name, "track")
+        self._threads = [_MirrorThread(name, out_dir, run_name) for name in names]
+
+    def log(self, line: Line) -> None:
+        """Pass one logged line on; returns at once."""
+        for thread in self._threads:
+            thread.pass_on(line)
+
+    def close(self) -> None:
+        """Let every mirror finish, or leave it after ten seconds."""
+        for thread in self._threads:
+            thread.close()
+
+
+class _MirrorThread:
+    """Opens one mirror and feeds it, where nobody waits for it."""
+
+    def __init__(self, name: str, out_dir: Path, run: str) -> None:
+        self.name = name
+        self._lines: queue.Queue[Line | None] = queue.Queue(MAX_WAITING_LINES)
+        self._is_full = False
+        self._thread = threading.Thread(
+            target=self._work, args=(out_dir, run), name=f"tracker {name}", daemon=True
+        )
+        self._thread.start()
+
+    def pass_on(self, line: Line | None) -> None:
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            if not self._is_full:
+                logger.info(f"tracker {self.name}: takes no more lines; going on without it")
+            self._is_full = True
+
+    def close(self) -> None:
+        self.pass_on(None)
+        self._thread.join(SECONDS_TO_CLOSE)
+        if self._thread.is_alive():
+            logger.info(f"tracker {self.name}: does not finish; left behind")
+
+    def _work(self, out_dir: Path, run: str) -> None:
+        try:
+            write, close = OPENERS[self.name](out_dir, run)
+            while (line := self._lines.get()) is not None:
+                write(line)
+            close()
+        except Exception as error:  # no network, no account: never a reason not to train
+            logger.info(f"tracker {self.name}: failed ({error}); going on without it")
+
+
+def _numbers(line: Line) -> dict[str, float]:
+    return {k: v for k, v in line.items() if isinstance(v, int | float)}
+
+
+def _tensorboard(out_dir: Path, run: str) -> Mirror:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(out_dir / ".tensorboard"))
+
+    def write(line: Line) -> None:
+        for name, value in _numbers(line).items():
+            writer.add_scalar(name, value, line["step"])
+
+    return write, writer.close
+
+
+def _wandb(out_dir: Path, run: str) -> Mirror:
+    import wandb
+
+    started = wandb.init(project="teenytinyllama", name=run, dir=str(out_dir), resume="allow")
+    return (lambda line: started.log(_numbers(line), step=line["step"])), started.finish
+
+
+def _trackio(out_dir: Path, run: str) -> Mirror:
+    import trackio
+
+    trackio.init(project="teenytinyllama", name=run)
+    return (lambda line: trackio.log(_numbers(line))), trackio.finish
+
+
+OPENERS: dict[str, Callable[[Path, str], Mirror]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+}

@@ -13,7 +13,7 @@ from teenytinyllama.training.train_state import TrainState
 SECONDS_BETWEEN_READINGS = 10.0
 
 
-class Spending:
+class ResourceTracker:
     """Clock and meter of one session, added to what earlier sessions left in the checkpoint."""
 
     def __init__(self, meter: EnergyMeter, contention: Contention) -> None:

@@ -13,7 +13,7 @@ from teenytinyllama import hardware
 from teenytinyllama.energy import Energy
 from teenytinyllama.errors import UserError
 from teenytinyllama.training.checkpoints import Checkpoint
-from teenytinyllama.training.distributed import Engine
+from teenytinyllama.training.distributed import DDPStrategy
 from teenytinyllama.training.task import TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -47,18 +47,18 @@ def state_from_json(value: Mapping[str, Any]) -> TrainState:
     return TrainState(**{**value, "energy": Energy(*value["energy"])})
 
 
-def arithmetic(engine: Engine, settings: TrainSettings) -> dict[str, str]:
+def arithmetic(strategy: DDPStrategy, settings: TrainSettings) -> dict[str, str]:
     """What decides the last bits of a result beside the recipe.
 
     Sums of floating-point numbers depend on their order, and that on all of these.
     """
-    is_gpu = engine.device.type == "cuda"
+    is_gpu = strategy.device.type == "cuda"
     return {
-        "chip": hardware.device_name(engine.device) if is_gpu else hardware.cpu_name(),
+        "chip": hardware.device_name(strategy.device) if is_gpu else hardware.cpu_name(),
         "threads": "any" if is_gpu else str(torch.get_num_threads()),
         "torch": torch.__version__,
-        "compiled layers": "yes" if engine.compiled else "no",
-        "parts of a gradient": str(max(engine.world, settings.gradient_shards)),
+        "compiled layers": "yes" if strategy.compiled else "no",
+        "parts of a gradient": str(max(strategy.world, settings.gradient_shards)),
     }
 
 

@@ -30,7 +30,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def spent(clock):
-    spent = resource_tracker.Spending(Meter(), Contention(torch.device("cuda")))
+    spent = resource_tracker.ResourceTracker(Meter(), Contention(torch.device("cuda")))
     spent.begin(TrainState(), energy=Energy(), seconds=0.0)
     return spent
 

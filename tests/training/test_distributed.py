@@ -80,8 +80,8 @@ def test_slices_train_what_one_process_trains_and_trade_checkpoints(tmp_path):
     train(alone, micro_batch=4)
     train(mixed, stop_after=3)
     launch(
-        {"folder": mixed, "engine": "Sharded", "stop_after": 7},
-        {"folder": whole, "engine": "Sharded", "micro_batch": 2},
+        {"folder": mixed, "strategy": "FSDPStrategy", "stop_after": 7},
+        {"folder": whole, "strategy": "FSDPStrategy", "micro_batch": 2},
         **FSDP2,
     )
     train(mixed)
@@ -106,7 +106,7 @@ def test_slices_in_every_precision_with_recomputing_compiling_and_poison(tmp_pat
         "poisoned adamw": {"poison": 4, "optimizer": "adamw"},
     }
     launch(
-        *({"folder": tmp_path / name, "engine": "Sharded", **p} for name, p in plans.items()),
+        *({"folder": tmp_path / n, "strategy": "FSDPStrategy", **p} for n, p in plans.items()),
         timeout=900,
         **FSDP2,
     )
@@ -122,7 +122,8 @@ def test_two_of_each_kind_take_over_from_each_other(tmp_path):
     alone, mixed = tmp_path / "alone", tmp_path / "mixed"
     train(alone, optimizer="adamw")
     launch({"folder": mixed, "optimizer": "adamw", "stop_after": 3})
-    launch({"folder": mixed, "optimizer": "adamw", "engine": "Sharded", "stop_after": 6}, **FSDP2)
+    sharded = {"strategy": "FSDPStrategy", "stop_after": 6}
+    launch({"folder": mixed, "optimizer": "adamw", **sharded}, **FSDP2)
     launch({"folder": mixed, "optimizer": "adamw", "stop_after": 8})
     train(mixed, optimizer="adamw")
     same_losses(alone, mixed)
@@ -140,9 +141,9 @@ def test_deepspeed_trains_what_one_process_trains_and_trades_checkpoints(tmp_pat
     common = {"optimizer": "adamw"}
     taken_over = tmp_path / "taken over"
     train(taken_over, stop_after=2, **common)
-    again = {"folder": taken_over, "engine": "Zero", **common}
+    again = {"folder": taken_over, "strategy": "Zero", **common}
     launch(
-        *({"folder": tmp_path / n, "engine": "Zero", **common, **p} for n, p in plans.items()),
+        *({"folder": tmp_path / n, "strategy": "Zero", **common, **p} for n, p in plans.items()),
         {**again, "stop_after": 5},
         {**again, "stop_after": 8},
         timeout=900,
@@ -177,12 +178,12 @@ def test_what_cannot_work_in_slices_is_refused(monkeypatch, variables, optimizer
     monkeypatch.setattr(distributed, "Accelerator", lambda **_: TwoOnPaper())
     plan = settings(optimizer=OptimizerSettings(kind=optimizer))
     with pytest.raises(UserError) as caught:
-        distributed.start_engine(job().objective, plan, flops=0)
+        distributed.start_strategy(job().objective, plan, flops=0)
     assert caught.value.code == code
 
 
 class TwoOnPaper:
-    """What the engines ask of an Accelerator before they begin to talk to other processes."""
+    """What the strategies ask of an Accelerator before they begin to talk to other processes."""
 
     device, process_index, num_processes = torch.device("cpu"), 0, 2
 

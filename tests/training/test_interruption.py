@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from teenytinyllama.training.watchdog import Watchdog
+from teenytinyllama.training.interruption import Watchdog
 
 
 def quick():

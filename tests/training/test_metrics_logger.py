@@ -4,7 +4,7 @@ import time
 import pytest
 
 from teenytinyllama.errors import MissingExtraError
-from teenytinyllama.training import trackers
+from teenytinyllama.training import metrics_logger
 
 
 @pytest.fixture
@@ -12,8 +12,8 @@ def mirror(monkeypatch):
     """A mirror called wandb that does what it is told."""
 
     def install(write, close=lambda: None):
-        monkeypatch.setattr(trackers, "find_spec", lambda name: object())
-        monkeypatch.setitem(trackers.OPENERS, "wandb", lambda out_dir, run: (write, close))
+        monkeypatch.setattr(metrics_logger, "find_spec", lambda name: object())
+        monkeypatch.setitem(metrics_logger.OPENERS, "wandb", lambda out_dir, run: (write, close))
 
     return install
 
@@ -21,7 +21,7 @@ def mirror(monkeypatch):
 def test_lines_arrive_in_order_and_closing_waits_for_them(mirror, tmp_path):
     seen = []
     mirror(lambda line: (time.sleep(0.01), seen.append(line["step"])))
-    mirrors = trackers.Trackers(("wandb",), tmp_path, "tiny")
+    mirrors = metrics_logger.Trackers(("wandb",), tmp_path, "tiny")
     for step in range(5):
         mirrors.log({"step": step})
     mirrors.close()
@@ -33,7 +33,7 @@ def test_a_mirror_that_fails_is_named_once(mirror, tmp_path, capsys):
         raise ConnectionError("network is down")
 
     mirror(write)
-    mirrors = trackers.Trackers(("wandb",), tmp_path, "tiny")
+    mirrors = metrics_logger.Trackers(("wandb",), tmp_path, "tiny")
     for step in range(3):
         mirrors.log({"step": step})
     mirrors.close()
@@ -46,17 +46,17 @@ def test_a_mirror_that_cannot_be_opened_is_named(mirror, monkeypatch, tmp_path, 
         raise ValueError("no account")
 
     mirror(None)
-    monkeypatch.setitem(trackers.OPENERS, "wandb", no_account)
-    trackers.Trackers(("wandb",), tmp_path, "tiny").close()
+    monkeypatch.setitem(metrics_logger.OPENERS, "wandb", no_account)
+    metrics_logger.Trackers(("wandb",), tmp_path, "tiny").close()
     assert "tracker wandb: failed (no account)" in capsys.readouterr().err
 
 
 def test_a_mirror_that_hangs_holds_up_nobody(mirror, monkeypatch, tmp_path, capsys):
     network = threading.Event()
     mirror(lambda line: network.wait())
-    monkeypatch.setattr(trackers, "SECONDS_TO_CLOSE", 0.1)
-    monkeypatch.setattr(trackers, "MAX_WAITING_LINES", 3)
-    mirrors = trackers.Trackers(("wandb",), tmp_path, "tiny")
+    monkeypatch.setattr(metrics_logger, "SECONDS_TO_CLOSE", 0.1)
+    monkeypatch.setattr(metrics_logger, "MAX_WAITING_LINES", 3)
+    mirrors = metrics_logger.Trackers(("wandb",), tmp_path, "tiny")
     started = time.monotonic()
     for step in range(10):
         mirrors.log({"step": step})
@@ -69,6 +69,6 @@ def test_a_mirror_that_hangs_holds_up_nobody(mirror, monkeypatch, tmp_path, caps
 
 
 def test_a_library_that_is_missing_names_the_extra(monkeypatch, tmp_path):
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics_logger, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"teenytinyllama\[track\]"):
-        trackers.Trackers(("wandb",), tmp_path, "tiny")
+        metrics_logger.Trackers(("wandb",), tmp_path, "tiny")
