@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from teenytinyllama.artifacts.tokens import TokenFile, open_tokens, write_index
-from teenytinyllama.modeling import model_size as sizes
+from teenytinyllama.modeling.initialization import build_model, llama_config
 from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.pretrain.stage import _micro_batches
@@ -96,8 +96,8 @@ def seek(folder: Path, step: int) -> tuple[float, list[float], int]:
 
 def step_ratios(small: TokenFile, large: TokenFile, num_steps: int) -> list[float]:
     """Time of a step on the large file over that on the small one, pair by pair."""
-    config = sizes.llama_config(SETTINGS.model, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
-    objective = NextTokenLoss(sizes.build_model(config, seed=0))
+    config = llama_config(SETTINGS.model, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
+    objective = NextTokenLoss(build_model(config, seed=0))
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-4, fused=True)
 
     def one(tokens: TokenFile, step: int) -> float:

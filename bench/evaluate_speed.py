@@ -24,7 +24,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
 from teenytinyllama import hardware
-from teenytinyllama.modeling.model_size import build_model, llama_config
+from teenytinyllama.modeling.initialization import build_model, llama_config
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.settings.post_training import EvaluateSettings
 from teenytinyllama.settings.training import ModelSettings

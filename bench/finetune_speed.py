@@ -32,8 +32,8 @@ from transformers import (
 
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
+from teenytinyllama.modeling.initialization import build_model, llama_config
 from teenytinyllama.modeling.loading import save_final
-from teenytinyllama.modeling.model_size import build_model, llama_config
 from teenytinyllama.settings.base import EnergySettings
 from teenytinyllama.settings.datasets import LabelledSet
 from teenytinyllama.settings.post_training import FinetuneSettings

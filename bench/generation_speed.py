@@ -27,7 +27,7 @@ from transformers import LlamaForCausalLM
 
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.inference.throughput import SIZES, random_prompts
-from teenytinyllama.modeling.model_size import build_model, llama_config
+from teenytinyllama.modeling.initialization import build_model, llama_config
 from teenytinyllama.settings.training import ModelSettings
 
 VOCAB_SIZE = 32_000
@@ -91,25 +91,25 @@ def built_here(path: Path, context: int, threads: int) -> Callable[[int, int], f
 
 
 def write_files(model: LlamaForCausalLM, folder: Path) -> dict[str, Path]:
-    """GGUF files of the random model, with the paper's number of made-up pieces."""
-    from teenytinyllama.artifacts.vocabulary import Piece, PieceKind, Vocabulary
+    """GGUF files of the random model, with the paper's number of made-up tokens."""
+    from teenytinyllama.artifacts.vocabulary import Token, TokenKind, Vocabulary
     from teenytinyllama.stages.quantize.gguf_writer import write_gguf
     from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
 
     special = ["<unk>", "<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>"]
-    pieces = [
-        Piece(t, 0.0, PieceKind.CONTROL if n else PieceKind.UNKNOWN) for n, t in enumerate(special)
+    tokens = [
+        Token(t, 0.0, TokenKind.CONTROL if n else TokenKind.UNKNOWN) for n, t in enumerate(special)
     ]
-    pieces += [Piece(f"<0x{byte:02X}>", 0.0, PieceKind.BYTE) for byte in range(256)]
-    rest = range(VOCAB_SIZE - len(pieces))
-    pieces += [Piece(f"w{index}", -float(index), PieceKind.NORMAL) for index in rest]
+    tokens += [Token(f"<0x{byte:02X}>", 0.0, TokenKind.BYTE) for byte in range(256)]
+    rest = range(VOCAB_SIZE - len(tokens))
+    tokens += [Token(f"w{index}", -float(index), TokenKind.NORMAL) for index in rest]
     model.save_pretrained(folder / "model")
     paths = {}
     for name in ("f16", "q4_k_m"):
         paths[name] = folder / f"model-{name}.gguf"
         write_gguf(
             ModelFolder(folder / "model"),
-            Vocabulary(tuple(pieces), "bpe"),
+            Vocabulary(tuple(tokens), "bpe"),
             name,
             paths[name],
             title="random",

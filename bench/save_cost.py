@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from teenytinyllama.modeling import model_size as sizes
+from teenytinyllama.modeling.initialization import build_model, llama_config
 from teenytinyllama.settings.training import ModelSettings, OptimizerSettings
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.optimizers import build_optimizers, optimizer_tensors
@@ -49,8 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=21)
     args = parser.parse_args()
-    config = sizes.llama_config(SIZES, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
-    model = sizes.build_model(config, seed=0)
+    config = llama_config(SIZES, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
+    model = build_model(config, seed=0)
     (optimizer,) = build_optimizers(
         model, OptimizerSettings(kind="adamw"), compute_dtype=torch.float32
     )

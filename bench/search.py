@@ -21,7 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from teenytinyllama import synthetic
-from teenytinyllama.artifacts.conversation_files import Conversation, Unusable, conversation_of
+from teenytinyllama.artifacts.conversations import (
+    Conversation,
+    ConversationError,
+    parse_conversation,
+)
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.serving.search.retriever import build_index, open_index
 from teenytinyllama.serving.search.search_service import Finder
@@ -37,15 +41,15 @@ def conversations(pattern: str, wanted: int) -> Iterator[tuple[str, Conversation
     found: list[Conversation] = []
     for path in Source(kind="files", path=pattern).local_paths() if pattern else ():
         for record in read_records(path):
-            if record.fault:
+            if record.error:
                 continue
             try:
-                found.append(conversation_of(record.fields))
-            except Unusable:
+                found.append(parse_conversation(record.fields))
+            except ConversationError:
                 continue
     if not found:
         rows = synthetic.conversations(seed=0, num_conversations=2000, split="train")
-        found = [conversation_of({"messages": row["messages"]}) for row in rows]
+        found = [parse_conversation({"messages": row["messages"]}) for row in rows]
     for number, one in zip(range(wanted), itertools.cycle(found), strict=False):
         last = {**one[-1], "content": f"{one[-1]['content']} {number}"}
         yield "data", [*one[:-1], last]  # type: ignore[list-item]

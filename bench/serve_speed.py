@@ -34,7 +34,7 @@ from support.small_run import make_run  # noqa: E402
 from teenytinyllama.inference.chat_model import load_chat_model  # noqa: E402
 from teenytinyllama.inference.decoder import Decoder  # noqa: E402
 from teenytinyllama.inference.throughput import SIZES  # noqa: E402
-from teenytinyllama.modeling.model_size import build_model, llama_config  # noqa: E402
+from teenytinyllama.modeling.initialization import build_model, llama_config  # noqa: E402
 
 NUM_CLIENTS, VOCAB_SIZE = 64, 32_000
 

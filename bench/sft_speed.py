@@ -25,12 +25,12 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from teenytinyllama import synthetic
-from teenytinyllama.artifacts.conversation_files import Unusable, conversation_of
+from teenytinyllama.artifacts.conversations import ConversationError, parse_conversation
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.modeling.loading import flops_per_token
-from teenytinyllama.modeling.model_size import build_model, llama_config
+from teenytinyllama.modeling.initialization import build_model, llama_config
+from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.base import EnergySettings, expand_path
 from teenytinyllama.settings.training import (
     CheckpointSettings,
@@ -62,8 +62,8 @@ def read(pattern, encoder, count):
         for path in expand_path(pattern):
             for record in read_records(path):
                 try:
-                    found.append(conversation_of(record.fields))
-                except Unusable:
+                    found.append(parse_conversation(record.fields))
+                except ConversationError:
                     continue
     else:
         made = synthetic.conversations(num_conversations=20 * count, split="train")
@@ -105,7 +105,7 @@ def ours(rendered, encoder, num_steps, out_dir):
     model = new_model(encoder)
     isolate_texts(model)
     job = Job(
-        AnswerLoss(model), timed, 1, LENGTH, flops_per_token(model, LENGTH), {}, lambda _: None
+        AnswerLoss(model), timed, 1, LENGTH, flops_per_token_of(model, LENGTH), {}, lambda _: None
     )
     settings = TrainSettings(
         num_steps=num_steps + 2,

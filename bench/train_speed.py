@@ -67,10 +67,10 @@ def settings_of(args: argparse.Namespace):
 
 
 def build(args: argparse.Namespace):
-    from teenytinyllama.modeling import model_size as sizes
+    from teenytinyllama.modeling.initialization import build_model, llama_config
 
-    config = sizes.llama_config(settings_of(args), VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
-    return sizes.build_model(config, seed=0)
+    config = llama_config(settings_of(args), VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
+    return build_model(config, seed=0)
 
 
 def rows_of(args: argparse.Namespace, step: int, count: int):

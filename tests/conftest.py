@@ -73,7 +73,7 @@ def small_bytes_tokenizer_dir(
 def small_base_dir(small_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pretrain stage's folder with a random two-layer model of width 32 and context 128."""
     from teenytinyllama.artifacts.tokenizer import load_tokenizer
-    from teenytinyllama.modeling import model_size as sizes
+    from teenytinyllama.modeling.initialization import build_model, llama_config
     from teenytinyllama.modeling.loading import save_final
     from teenytinyllama.settings.training import ModelSettings
 
@@ -86,7 +86,7 @@ def small_base_dir(small_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathF
         max_position_embeddings=128,
         initializer_range=0.1,
     )
-    config = sizes.llama_config(settings, encoder.vocab_size, bos_id=1, eos_id=2, pad_id=3)
+    config = llama_config(settings, encoder.vocab_size, bos_id=1, eos_id=2, pad_id=3)
     folder = tmp_path_factory.mktemp("pretrain")
-    save_final(sizes.build_model(config, seed=0), folder / "final", small_tokenizer_dir)
+    save_final(build_model(config, seed=0), folder / "final", small_tokenizer_dir)
     return folder

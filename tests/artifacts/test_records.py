@@ -14,7 +14,7 @@ from teenytinyllama.errors import UserError
 
 def fields(path: Path) -> list[dict[str, object]]:
     found = list(read_records(path))
-    assert all(not record.fault for record in found)
+    assert all(not record.error for record in found)
     return [record.fields for record in found]
 
 
@@ -46,7 +46,7 @@ def test_a_bad_line_is_one_fault_with_its_place(tmp_path: Path, line: bytes, fau
     path.write_bytes(b'{"a": 0}\n' + line + b'\n{"a": 2}\n')
     good, bad, last = read_records(path)
     assert (good.fields, last.fields) == ({"a": 0}, {"a": 2})
-    assert fault in bad.fault
+    assert fault in bad.error
     assert bad.place == f"{path}:2"
 
 
@@ -54,7 +54,7 @@ def test_a_csv_row_with_too_few_columns_is_a_fault(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,label\nsó um\nbom,b\n")
     bad, good = read_records(path)
-    assert bad.fault == "1 columns, the header has 2"
+    assert bad.error == "1 columns, the header has 2"
     assert good.line == 3
 
 
@@ -85,7 +85,9 @@ def test_a_stray_quote_swallows_no_row_but_is_one_line(
 ) -> None:
     path = tmp_path / "a.csv"
     path.write_text(table)
-    with pytest.raises(UserError, match=rf"quotes-open.*a\.csv:{line} - the quotes") as caught:
+    with pytest.raises(
+        UserError, match=rf"quotes-open.*a\.csv:{line} - unmatched quotes"
+    ) as caught:
         list(read_records(path))
     assert "\n" not in str(caught.value)
 
@@ -104,10 +106,10 @@ def test_a_tsv_with_line_ends_in_quotes_is_read_strictly(tmp_path: Path) -> None
     path.write_text('label\ttext\n0\t"a\nb"\n1\tc\n')
     assert [one["text"] for one in fields(path)] == ["a\nb", "c"]
     path.write_text('label\ttext\n0\t"a\nb"\n1\t"def\n0\tghi\n')
-    with pytest.raises(UserError, match=r"quotes-open.*a\.tsv:4 - the quotes"):
+    with pytest.raises(UserError, match=r"quotes-open.*a\.tsv:4 - unmatched quotes"):
         list(read_records(path))
     path.write_text("label\ttext\n0\ta\n1\n")
-    assert [one.fault for one in read_records(path)] == ["", "1 columns, the header has 2"]
+    assert [one.error for one in read_records(path)] == ["", "1 columns, the header has 2"]
 
 
 def test_quotes_inside_a_text_and_quoted_line_ends_are_read(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_one_column_stays_one_column_and_a_row_that_differs_is_a_fault(tmp_path:
     path.write_text("text\num; dois\n")
     assert fields(path) == [{"text": "um; dois"}]
     path.write_text("label;text\n0;um; dois\n")
-    assert [record.fault for record in read_records(path)] == ["3 columns, the header has 2"]
+    assert [record.error for record in read_records(path)] == ["3 columns, the header has 2"]
 
 
 @pytest.mark.parametrize("sign", ["\u2028", "\x0c", "\x85", "\x1c"])

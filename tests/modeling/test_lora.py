@@ -25,7 +25,7 @@ def test_additions_start_at_nothing_train_alone_and_fold_away(
     names = list(model.state_dict())
     with torch.no_grad():
         before = model(ids).logits
-    fold = add_lora(model, LoraSettings(rank=2, alpha=4.0), seed=0)
+    merge_lora = add_lora(model, LoraSettings(rank=2, alpha=4.0), seed=0)
     free = [name for name, p in model.named_parameters() if p.requires_grad]
     assert free
     assert all("lora_" in name for name in free)
@@ -37,7 +37,7 @@ def test_additions_start_at_nothing_train_alone_and_fold_away(
                 parameter.fill_(0.05)
         changed = model(ids).logits
     assert not torch.allclose(changed, before, atol=1e-3)
-    fold()
+    merge_lora()
     assert list(model.state_dict()) == names
     assert all(p.requires_grad for p in model.parameters())
     with torch.no_grad():
@@ -68,7 +68,9 @@ def test_a_classifier_of_another_kind_gets_additions_and_keeps_its_head_free(kin
     ids = torch.tensor([[1, 5, 6, 7, 2]])
     with torch.no_grad():
         before = model(ids).logits
-    fold = add_lora(model, LoraSettings(rank=2, alpha=4.0), seed=0, free=CLASSIFIER_HEADS)
+    merge_lora = add_lora(
+        model, LoraSettings(rank=2, alpha=4.0), seed=0, trainable=CLASSIFIER_HEADS
+    )
     free = [name for name, p in model.named_parameters() if p.requires_grad]
     additions = [name for name in free if "lora_" in name]
     assert len(additions) == 2 * num_matrices
@@ -79,7 +81,7 @@ def test_a_classifier_of_another_kind_gets_additions_and_keeps_its_head_free(kin
             if "lora_B" in name:
                 parameter.fill_(0.05)
         changed = model(ids).logits
-    fold()
+    merge_lora()
     assert list(model.state_dict()) == names
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, changed, atol=1e-4, rtol=0)

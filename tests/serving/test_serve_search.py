@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from teenytinyllama.artifacts.conversation_files import Conversation
+from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.manifest import write_json
 from teenytinyllama.serving.search.chat_sources import ChatSources, sources_of
 from teenytinyllama.serving.search.retriever import Index, build_index, open_index

@@ -9,7 +9,7 @@ import numpy as np
 import transformers.models.llama.modeling_llama  # noqa: F401 (here once, and not in every fork)
 
 from teenytinyllama.energy import Energy
-from teenytinyllama.modeling import model_size as sizes
+from teenytinyllama.modeling.initialization import build_model, llama_config
 from teenytinyllama.settings.training import (
     CheckpointSettings,
     ModelSettings,
@@ -51,9 +51,9 @@ def data() -> np.ndarray:
 
 def job(*, seed: int = 0, poison: dict[int, float] | None = None, dropout: float = 0.0) -> Job:
     """A job on `data()`; `poison` maps steps to a number that replaces their loss's scale."""
-    config = sizes.llama_config(SIZES, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
+    config = llama_config(SIZES, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
     config.attention_dropout = dropout
-    model = sizes.build_model(config, seed=seed)
+    model = build_model(config, seed=seed)
     rows = data()
     order = SequenceOrder(NUM_SEQUENCES, ROWS_PER_STEP, seed)
 

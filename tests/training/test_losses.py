@@ -4,7 +4,7 @@ from support.tiny_training import LENGTH, SIZES, VOCAB_SIZE, data
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from teenytinyllama.modeling import model_size as sizes
+from teenytinyllama.modeling.initialization import build_model, llama_config
 from teenytinyllama.training import losses
 from teenytinyllama.training.losses import IGNORED, NextTokenLoss, linear_cross_entropy
 
@@ -108,8 +108,8 @@ SHAPES = {
 
 def tiny_model(**changes):
     shape = SIZES.model_copy(update=changes)
-    config = sizes.llama_config(shape, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
-    return sizes.build_model(config, seed=0)
+    config = llama_config(shape, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
+    return build_model(config, seed=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

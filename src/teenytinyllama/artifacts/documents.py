@@ -1,4 +1,4 @@
-"""Documents: what the corpus stage leaves, as zstandard-compressed JSON Lines.
+"""Documents: what the corpus stage writes, as Zstandard-compressed JSON Lines.
 
 `corpus/train-00000.jsonl.zst` ... and `corpus/heldout-00000.jsonl.zst` ...: one object a line with
 `id, text, source, license, url, scores`, and `messages` where it is a conversation. The two
@@ -27,7 +27,7 @@ BYTES_PER_SHARD = 256 * 1024 * 1024
 
 @dataclass(slots=True)
 class Document:
-    """One cleaned text with its id, source and licence. `scores` says what the rules measured."""
+    """One cleaned text with its id, source and licence; `scores` are the filters' measurements."""
 
     id: str
     text: str
@@ -36,7 +36,7 @@ class Document:
     url: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
-    """Where the document is a conversation: its turns, whose words are also its `text`."""
+    """The messages of a conversation; their text is also in `text`."""
 
     @property
     def num_bytes(self) -> int:
@@ -44,8 +44,8 @@ class Document:
         return len(self.text.encode("utf-8"))
 
 
-def row_of(document: Document) -> dict[str, Any]:
-    """The document as one line holds it: `messages` only where it is a conversation."""
+def document_row(document: Document) -> dict[str, Any]:
+    """The document as a line of JSON has it: `messages` only for a conversation."""
     row = asdict(document)
     if not document.messages:
         del row["messages"]
@@ -53,7 +53,7 @@ def row_of(document: Document) -> dict[str, Any]:
 
 
 class DocumentWriter:
-    """Writes the documents of one split in the order given, cut into shards of about 256 MB.
+    """Writes the documents of one split in the given order, in shards of about 256 MB.
 
     Equal documents give equal bytes. Files are complete and synced when the `with` block ends.
     """
@@ -63,7 +63,7 @@ class DocumentWriter:
         self.num_documents = 0
         self.num_bytes = 0
         self._shard = 0
-        self._stage = 0
+        self._bytes_left = 0
         self._raw: io.BufferedWriter | None = None
         self._stream: zstandard.ZstdCompressionWriter | None = None
 
@@ -76,7 +76,7 @@ class DocumentWriter:
         path = self.folder / f"{self.stem}-{self._shard:05d}.jsonl.zst"
         self._raw = path.open("wb")
         self._stream = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)
-        self._stage = self.bytes_per_shard
+        self._bytes_left = self.bytes_per_shard
 
     def _close(self) -> None:
         if self._stream is None or self._raw is None:
@@ -89,14 +89,14 @@ class DocumentWriter:
 
     def write(self, document: Document) -> None:
         """Append one document."""
-        line = (json.dumps(row_of(document), ensure_ascii=False) + "\n").encode("utf-8")
-        if self._stage < len(line) and self._stage < self.bytes_per_shard:
+        line = (json.dumps(document_row(document), ensure_ascii=False) + "\n").encode("utf-8")
+        if self._bytes_left < len(line) and self._bytes_left < self.bytes_per_shard:
             self._close()
             self._shard += 1
             self._open()
         assert self._stream is not None
         self._stream.write(line)
-        self._stage -= len(line)
+        self._bytes_left -= len(line)
         self.num_documents += 1
         self.num_bytes += document.num_bytes
 
@@ -115,7 +115,7 @@ def document_paths(corpus_dir: Path, split: Split) -> list[Path]:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of one shard that this package wrote. Raises UserError where it is damaged."""
+    """The objects of one of our shards. Raises UserError where it is damaged."""
     number = 0
     try:
         with path.open("rb") as raw:

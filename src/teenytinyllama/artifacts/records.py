@@ -1,7 +1,7 @@
-"""Records of local files, one by one, each with its place: JSONL, JSON, CSV, TSV, parquet.
+"""Records of local files, one by one, with file and line: JSONL, JSON, CSV, TSV, Parquet.
 
-`.gz` and `.zst` are unpacked on the way. A line that is no record comes as a fault with its place,
-so that the reader decides: labelled sets stop there, conversations are set aside and counted.
+`.gz` and `.zst` are decompressed while reading. A line that is not a record is returned with an
+error, and the caller decides: labelled sets stop there, conversations are quarantined and counted.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from teenytinyllama.errors import UserError, missing_extra
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
-PACKED_SUFFIXES = (".gz", ".zst")
+COMPRESSED_SUFFIXES = (".gz", ".zst")
 RECORD_SUFFIXES = (*LINE_SUFFIXES, ".json", *TABLE_SUFFIXES, ".parquet")
 MAX_FIELD_CHARACTERS = 1 << 24
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file, or why there is none at this place."""
+    """One record of a file, or the reason why this line is not one."""
 
     path: Path
     line: int
     """Line or row, from 1."""
     fields: dict[str, Any]
-    fault: str = ""
+    error: str = ""
     raw: str = ""
-    """The beginning of what stands there, where it is at fault."""
+    """The first bytes of the line, where it has an error."""
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What the numbers of a column stand for, where the data say it (`ClassLabel`)."""
+    """Names of the numbers in a column, where the data set has them (`ClassLabel`)."""
 
     @property
     def place(self) -> str:
@@ -46,8 +46,8 @@ class Record:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that tells how a file is read, packing left out: `.jsonl` for `a.jsonl.gz`."""
-    suffixes = [s.lower() for s in path.suffixes if s.lower() not in PACKED_SUFFIXES]
+    """The suffix that says how to read a file, without compression: `.jsonl` for `a.jsonl.gz`."""
+    suffixes = [s.lower() for s in path.suffixes if s.lower() not in COMPRESSED_SUFFIXES]
     return suffixes[-1] if suffixes else ""
 
 
@@ -107,22 +107,22 @@ def _json_record(path: Path, number: int, line: bytes) -> Record:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return _fault(path, number, f"not UTF-8 at byte {error.start}", line)
+        return _bad_record(path, number, f"not UTF-8 at byte {error.start}", line)
     except ValueError as error:
-        return _fault(path, number, f"not JSON ({str(error)[:80]})", line)
+        return _bad_record(path, number, f"not JSON ({str(error)[:80]})", line)
     except RecursionError:
-        return _fault(path, number, "JSON nested too deep", line)
+        return _bad_record(path, number, "JSON nested too deep", line)
     if not isinstance(value, dict):
-        return _fault(path, number, f"not an object but {type(value).__name__}", line)
+        return _bad_record(path, number, f"not an object but {type(value).__name__}", line)
     return Record(path, number, value)
 
 
-def _fault(path: Path, number: int, fault: str, raw: bytes) -> Record:
-    return Record(path, number, {}, fault, raw[:200].decode("utf-8", "backslashreplace"))
+def _bad_record(path: Path, number: int, error: str, raw: bytes) -> Record:
+    return Record(path, number, {}, error, raw[:200].decode("utf-8", "backslashreplace"))
 
 
 def _json_items(path: Path, data: bytes) -> Iterator[Record]:
-    """A file that is one JSON list of objects; items are numbered as lines are."""
+    """Items of a file that is one JSON list of objects, numbered from 1."""
     try:
         items = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -133,7 +133,7 @@ def _json_items(path: Path, data: bytes) -> Iterator[Record]:
         if isinstance(item, dict):
             yield Record(path, number, item)
         else:
-            yield _fault(path, number, f"not an object but {type(item).__name__}", b"")
+            yield _bad_record(path, number, f"not an object but {type(item).__name__}", b"")
 
 
 def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
@@ -141,7 +141,7 @@ def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
     names: list[str] = []
     line = 1
     try:
-        if delimiter == "\t" and _has_a_row_a_line(path):
+        if delimiter == "\t" and _has_one_row_per_line(path):
             rows = _plain_rows(text)
         else:
             rows = _quoted_rows(path, text, delimiter)
@@ -151,17 +151,17 @@ def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
             elif len(row) == len(names):
                 yield Record(path, line, dict(zip(names, row, strict=True)))
             elif row:
-                fault = f"{len(row)} columns, the header has {len(names)}"
-                yield _fault(path, line, fault, delimiter.join(row).encode())
-    except UnicodeDecodeError as error:
-        reason = f"not UTF-8: {error.reason}, first in or behind line {line}"
-        raise _unreadable(path, reason, "save it as UTF-8") from error
+                error = f"{len(row)} columns, the header has {len(names)}"
+                yield _bad_record(path, line, error, delimiter.join(row).encode())
+    except UnicodeDecodeError as failure:
+        reason = f"not UTF-8: {failure.reason}, first in or after line {line}"
+        raise _unreadable(path, reason, "save it as UTF-8") from failure
 
 
 def _quoted_rows(path: Path, text: IO[str], usual: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows as spreadsheets write them, each with its first line: in quotes it may hold line ends.
+    """Rows as spreadsheets write them, each with its first line: quoted text may hold newlines.
 
-    Strict: a stray quote would swallow the rows behind it in silence.
+    Strict: a stray quote would silently swallow the rows after it.
     """
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     line = 1
@@ -177,12 +177,12 @@ def _quoted_rows(path: Path, text: IO[str], usual: str) -> Iterator[tuple[int, l
         raise UserError(
             "quotes-open",
             f"{path}:{line}",
-            f"the quotes of the row that begins here do not pair ({error})",
-            'close the quote that is open, and write a quote inside a quoted text twice ("")',
+            f"unmatched quotes in the row that begins here ({error})",
+            'close the open quote, and double a quote inside quoted text ("")',
         ) from error
 
 
-def _has_a_row_a_line(path: Path) -> bool:
+def _has_one_row_per_line(path: Path) -> bool:
     """Whether each line of a .tsv has as many columns as its header, and more than one."""
     with _open(path) as file:
         tabs = {line.count(b"\t") for line in file if line.strip(b"\r\n")}
@@ -190,9 +190,9 @@ def _has_a_row_a_line(path: Path) -> bool:
 
 
 def _plain_rows(text: IO[str]) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a .tsv in which no text holds a tab or a line end, as many programs write them.
+    """Rows of a .tsv in which no text holds a tab or a newline, as many programs write them.
 
-    A quote needs no partner there: only what is quoted whole is taken out of its quotes.
+    A single quote is plain text there: only cells quoted as a whole are unquoted.
     """
     for number, line in enumerate(text, start=1):
         if line := line.rstrip("\r\n"):
@@ -200,7 +200,7 @@ def _plain_rows(text: IO[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _unquoted(cell: str) -> str:
-    """What a cell says.
+    """The text of a cell.
 
     >>> [_unquoted(cell) for cell in ('"a ""b"" c"', '"a" b', '"')]
     ['a "b" c', '"a" b', '"']
@@ -211,10 +211,9 @@ def _unquoted(cell: str) -> str:
 
 
 def _delimiter_of(header: str, usual: str) -> str:
-    """What separates the columns: `;` or a tab where only that parts a .csv's header.
+    """The delimiter: `;` or a tab where only that splits a .csv's header.
 
-    Spreadsheets write `;` in countries with a decimal comma. Rows that do not agree with the
-    header are faults as ever.
+    Spreadsheets write `;` in countries with a decimal comma.
 
     >>> _delimiter_of("label;text", ","), _delimiter_of("a;b,c", ","), _delimiter_of("text", ",")
     (';', ',', ',')
@@ -238,7 +237,7 @@ def _table_rows(path: Path) -> Iterator[Record]:
                 number += 1
                 yield Record(path, number, row)
     except (arrow.ArrowException, OSError) as error:
-        raise _unreadable(path, f"no parquet: {error}") from error
+        raise _unreadable(path, f"not Parquet: {error}") from error
 
 
 def hub_records(

@@ -1,11 +1,11 @@
 """Text to token ids and back: one fast, exact encoder for every stage that needs ids.
 
 The ids are those of SentencePiece, or of the `tokenizers` library for a byte-level vocabulary.
-They are found faster because text can be cut where no piece lies across (`formats.spelling`), and
-a word met before is looked up instead of merged again.
+They are found faster because text is split where no token crosses (`subword_tokenizer`) and the
+ids of each word are cached.
 
-Text is only text here: a literal `<s>` or `<|user|>` in a document is spelt in ordinary pieces,
-never read as a special token. Special ids are added by `encode_document` and `render` alone.
+Text is only text here: a literal `<s>` or `<|user|>` in a document is encoded in ordinary tokens,
+never read as a special token. Only `encode_document` and `render` add special ids.
 """
 
 from __future__ import annotations
@@ -18,26 +18,35 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from teenytinyllama.artifacts.conversations import IDS, ROLE_TOKENS, SPECIAL_TOKENS, Message
-from teenytinyllama.artifacts.subword_tokenizer import MODEL_NAME, TOKENIZER_JSON, speller_of
+from teenytinyllama.artifacts.conversations import (
+    ROLE_TOKENS,
+    SPECIAL_IDS,
+    SPECIAL_TOKENS,
+    Message,
+)
+from teenytinyllama.artifacts.subword_tokenizer import (
+    MODEL_NAME,
+    TOKENIZER_JSON,
+    load_subword_tokenizer,
+)
 from teenytinyllama.errors import UserError
 
 NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
-MAX_REMEMBERED_WORDS = 1_000_000  # about 200 MB
-MAX_REMEMBERED_CHARACTERS = 64
+MAX_CACHED_WORDS = 1_000_000  # about 200 MB
+MAX_CACHED_CHARACTERS = 64
 
 
-class _Memo(dict[str, bytes]):
-    """Words to the bytes of their ids; forgets everything when full, which changes no id."""
+class _WordCache(dict[str, bytes]):
+    """Words to the bytes of their ids; emptied when full, which changes no id."""
 
-    def __init__(self, spell: Callable[[str], bytes]) -> None:
+    def __init__(self, encode: Callable[[str], bytes]) -> None:
         super().__init__()
-        self.spell = spell
-        self.max_words = MAX_REMEMBERED_WORDS
+        self.encode = encode
+        self.max_words = MAX_CACHED_WORDS
 
     def __missing__(self, word: str) -> bytes:
-        ids = self.spell(word)
-        if len(word) <= MAX_REMEMBERED_CHARACTERS:
+        ids = self.encode(word)
+        if len(word) <= MAX_CACHED_CHARACTERS:
             if len(self) >= self.max_words:
                 self.clear()
             self[word] = ids
@@ -50,65 +59,67 @@ class TextEncoder:
     `model` is the content of `tokenizer.model`, or of a byte-level `tokenizer.json`.
     """
 
-    bos_id, eos_id, pad_id = IDS["<s>"], IDS["</s>"], IDS["<pad>"]
+    bos_id, eos_id, pad_id = (
+        SPECIAL_IDS["<s>"],
+        SPECIAL_IDS["</s>"],
+        SPECIAL_IDS["<pad>"],
+    )
 
     def __init__(self, model: bytes) -> None:
         self.fingerprint = hashlib.sha256(model).hexdigest()
-        self._speller = speller_of(model)
-        self.vocab_size = len(self._speller.pieces)
-        self._memo = _Memo(self._spell)
+        self._tokenizer = load_subword_tokenizer(model)
+        self.vocab_size = len(self._tokenizer.tokens)
+        self._cache = _WordCache(self._encode_word)
 
     @property
     def adds_space(self) -> bool:
-        """Whether a text's first word is spelt with a space that the text does not have."""
-        return self._speller.adds_space
+        """Whether a space is put before a text's first word."""
+        return self._tokenizer.adds_space
 
     @property
-    def makeshift_ids(self) -> range:
-        """Ids of pieces that are less than a character."""
-        return self._speller.makeshift_ids
+    def partial_character_ids(self) -> range:
+        """Ids of tokens that are less than a character."""
+        return self._tokenizer.partial_character_ids
 
-    def remember_at_most(self, num_words: int) -> None:
-        """Bound the words looked up in place of being merged again: for who spells strangers' text.
+    def limit_cache(self, num_words: int) -> None:
+        """Bound the word cache, a million words (200 MB) by default: for text from strangers."""
+        self._cache.max_words = num_words
 
-        A million by default, which may take 200 MB.
-        """
-        self._memo.max_words = num_words
-
-    def pieces(self) -> list[str]:
+    @property
+    def tokens(self) -> list[str]:
         """The vocabulary in the order of its ids."""
-        return list(self._speller.pieces)
+        return list(self._tokenizer.tokens)
 
-    def _spell(self, word: str) -> bytes:
-        return array("I", self._speller.spell(word)).tobytes()
+    def _encode_word(self, word: str) -> bytes:
+        return array("I", self._tokenizer.encode_word(word)).tobytes()
 
     def encode_bytes(self, text: str) -> bytes:
-        """Ids of `text` as the bytes of unsigned 32-bit integers: for writing in bulk."""
+        """Ids of `text` as the bytes of unsigned 32-bit integers, for writing in bulk."""
         if not text:
             return b""
-        return b"".join(map(self._memo.__getitem__, self._speller.words(text)))
+        return b"".join(map(self._cache.__getitem__, self._tokenizer.split_words(text)))
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
-        """Ids of `text`, no special ones among them; empty text has none."""
+        """Ids of `text` without special tokens; empty text has none."""
         return np.frombuffer(self.encode_bytes(text), np.uint32)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no special ones among them; empty text has none."""
+        """Ids of `text` without special tokens; empty text has none."""
         ids: list[int] = self.encode_array(text).tolist()
         return ids
 
-    def encode_plainly(self, text: str) -> list[int]:
-        """What the vocabulary's library answers, text in one piece: slow, the reference."""
-        return self._speller.spell_plainly(text)
+    def encode_with_library(self, text: str) -> list[int]:
+        """What the tokenizer's library returns for the whole text: slow, the reference."""
+        return self._tokenizer.encode_with_library(text)
 
     def encode_document(self, text: str) -> list[int]:
         """BOS, the ids of `text`, EOS."""
         return [self.bos_id, *self.encode(text), self.eos_id]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text behind `ids`, special tokens left out: the inverse of all `encode...`.
+        """The text of `ids`, special tokens left out: the inverse of all `encode...`.
 
-        Ids beyond the vocabulary, which only pad a model's matrix, stand for nothing.
+        Ids beyond the vocabulary, which only pad a model's matrix, are ignored.
         """
         runs: list[list[int]] = [[]]
         for index in ids:
@@ -116,36 +127,36 @@ class TextEncoder:
                 runs.append([])
             elif index < self.vocab_size:
                 runs[-1].append(int(index))
-        return "".join(self._speller.text_of(run) for run in runs if run)
+        return "".join(self._tokenizer.decode(run) for run in runs if run)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
         """Ids of a conversation, as the chat template lays it out.
 
-        With `add_generation_prompt` the assistant's role token follows: its turn to speak.
+        With `add_generation_prompt` the assistant's role token follows.
         """
         ids, _ = self.render_with_mask(messages)
-        return [*ids, IDS[ROLE_TOKENS["assistant"]]] if add_generation_prompt else ids
+        return [*ids, SPECIAL_IDS[ROLE_TOKENS["assistant"]]] if add_generation_prompt else ids
 
     def render_with_mask(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-        """Ids of a conversation and, for each, 1 where it is learnt.
+        """Ids of a conversation and its loss mask: 1 for ids that are trained on.
 
-        Learnt are the assistant's words and the end mark after them. Content is encoded as text,
-        so no word in it can open or close a turn.
+        Those are the assistant's text and the end mark after it. Content is encoded as text, so
+        nothing in it can begin or end a message.
         """
         ids, mask = [self.bos_id], [0]
         for message in messages:
             if message["role"] not in ROLE_TOKENS:
                 raise ValueError(f"unknown role {message['role']!r}")
             words = [*self.encode(message["content"]), self.eos_id]
-            ids += [IDS[ROLE_TOKENS[message["role"]]], *words]
+            ids += [SPECIAL_IDS[ROLE_TOKENS[message["role"]]], *words]
             mask += [0] + [int(message["role"] == "assistant")] * len(words)
         return ids, mask
 
 
 def tokenizer_file(folder: Path) -> Path:
-    """The one file that a folder's tokenizer is made from; its hash is the tokenizer's.
+    """The file that holds a folder's vocabulary, whose hash identifies the tokenizer.
 
-    `tokenizer.model`, or `tokenizer.json` where that is a byte-level vocabulary on its own.
+    `tokenizer.model`, or `tokenizer.json` where there is only a byte-level vocabulary.
     """
     model, single = folder / MODEL_NAME, folder / TOKENIZER_JSON
     is_single = not model.is_file() and single.is_file() and b'"ByteLevel"' in single.read_bytes()
@@ -155,8 +166,8 @@ def tokenizer_file(folder: Path) -> Path:
 def load_tokenizer(tokenizer_dir: Path) -> TextEncoder:
     """The encoder of a tokenizer folder.
 
-    Raises UserError where its file is missing, is no vocabulary of a kind that this package makes,
-    or has other special tokens than `formats.conversations` names.
+    Raises UserError where its file is missing, is not of a kind that this package makes, or has
+    other special tokens than `artifacts.conversations`.
     """
     path = tokenizer_file(tokenizer_dir)
     kind = "SentencePiece model" if path.name == MODEL_NAME else "byte-level tokenizer of ours"
@@ -177,12 +188,12 @@ def load_tokenizer(tokenizer_dir: Path) -> TextEncoder:
         what = f"not a {kind}" + (f": {error}" if path.name == TOKENIZER_JSON else "")
         raise _damaged(path, what) from error
     except Exception as error:
-        if type(error).__name__ != "DecodeError":  # protobuf's, which has no public place
+        if type(error).__name__ != "DecodeError":  # protobuf's, which has no public name
             raise
         raise _damaged(path, f"not a {kind}") from error
-    found = encoder.pieces()[:NUM_SPECIAL_TOKENS]
+    found = encoder.tokens[:NUM_SPECIAL_TOKENS]
     if found != list(SPECIAL_TOKENS):
-        raise _damaged(path, f"its first pieces are {found}, expected {list(SPECIAL_TOKENS)}")
+        raise _damaged(path, f"its first tokens are {found}, expected {list(SPECIAL_TOKENS)}")
     return encoder
 
 

@@ -41,7 +41,7 @@ BORDERS_AT_ONCE = 1 << 18
 
 
 def dtype_for(vocab_size: int) -> np.dtype[Any]:
-    """Smallest unsigned integer that holds every id: 2 bytes up to 65,536 pieces, else 4.
+    """Smallest unsigned integer that holds every id: 2 bytes up to 65,536 tokens, else 4.
 
     >>> [str(dtype_for(size)) for size in (32_000, 65_536, 65_537)]
     ['uint16', 'uint16', 'uint32']

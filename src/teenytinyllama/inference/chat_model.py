@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from transformers import LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from teenytinyllama.artifacts.conversations import Message, fault_of
+from teenytinyllama.artifacts.conversations import Message, problem_with
 from teenytinyllama.artifacts.manifest import read_manifest
 from teenytinyllama.artifacts.model_folder import check_model_folder
 from teenytinyllama.artifacts.subword_tokenizer import MODEL_NAME
@@ -57,7 +57,7 @@ class ChatModel:
         A base model gets BOS and the last message's words: it knows no turns. Raises UserError
         for a conversation that cannot be rendered.
         """
-        fault = fault_of(messages)
+        fault = problem_with(messages)
         if fault is None and messages[-1]["role"] != "user":
             fault = "the last message is not the user's"
         if fault:

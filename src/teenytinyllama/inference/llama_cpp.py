@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from teenytinyllama.artifacts.conversations import Message, fault_of
+from teenytinyllama.artifacts.conversations import Message, problem_with
 from teenytinyllama.errors import UserError, missing_extra
 
 if TYPE_CHECKING:  # whoever measures llama.cpp's memory must not load torch
@@ -255,7 +255,7 @@ class GgufChatModel:
         A file without a template goes on from the last message's words. Raises UserError for a
         conversation that cannot be rendered.
         """
-        fault = fault_of(messages)
+        fault = problem_with(messages)
         if fault is None and messages[-1]["role"] != "user":
             fault = "the last message is not the user's"
         if fault:

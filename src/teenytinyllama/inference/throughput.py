@@ -32,7 +32,7 @@ from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import load_chat_model
 from teenytinyllama.inference.decoder import Decoder
-from teenytinyllama.modeling.model_size import build_model, llama_config
+from teenytinyllama.modeling.initialization import build_model, llama_config
 from teenytinyllama.settings.base import EnergySettings
 from teenytinyllama.settings.training import ModelSettings
 

@@ -1,8 +1,9 @@
-"""Where a training starts: fresh weights, or another Llama's (paper section 2 and footnote 3).
+"""Initial weights of a training: random, or another Llama's (paper section 2 and footnote 3).
 
-A model with another tokenizer keeps its layers and gets a new embedding: a piece that both
-vocabularies have keeps its vector, a new piece starts as the mean of the old pieces that spell
-it. The paper swapped embeddings without this and saw the loss jump for a quarter of the training.
+A model with another tokenizer keeps its layers and gets a new embedding: a token that both
+vocabularies have keeps its vector, a new token starts as the mean of the old tokens that its text
+encodes to. The paper swapped embeddings without this, and its loss was higher for a quarter of
+the training.
 """
 
 from __future__ import annotations
@@ -15,43 +16,72 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from teenytinyllama.artifacts.model_folder import check_model_folder
-from teenytinyllama.artifacts.subword_tokenizer import bytes_of_piece
+from teenytinyllama.artifacts.subword_tokenizer import token_bytes
 from teenytinyllama.errors import UserError
-from teenytinyllama.modeling import model_size as sizes
+from teenytinyllama.modeling.loading import load_whole
+from teenytinyllama.modeling.model_size import num_key_value_heads
 from teenytinyllama.settings.training import ModelSettings
 
 
-class Start(NamedTuple):
-    """A model to train, its sizes, and the moments to begin with where there are any."""
+def llama_config(
+    model: ModelSettings, vocab_size: int, *, bos_id: int, eos_id: int, pad_id: int
+) -> LlamaConfig:
+    """The `transformers` configuration of these sizes."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_hidden_layers=model.num_hidden_layers,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=num_key_value_heads(model),
+        max_position_embeddings=model.max_position_embeddings,
+        tie_word_embeddings=model.tie_word_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
+        rms_norm_eps=model.rms_norm_eps,
+        initializer_range=model.initializer_range,
+        bos_token_id=bos_id,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+        architectures=["LlamaForCausalLM"],
+    )
+
+
+def build_model(config: LlamaConfig, *, seed: int) -> LlamaForCausalLM:
+    """A new model in fp32 whose weights depend on `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return model.float()
+
+
+class InitialModel(NamedTuple):
+    """A model to train, its sizes, and optimizer moments where a checkpoint has them."""
 
     model: Any
     settings: ModelSettings
     optimizer: dict[str, Tensor] | None
-    num_shared_pieces: int | None
-    """Pieces that kept their vector; None where the tokenizer is the same or the model is new."""
+    num_shared_tokens: int | None
+    """Tokens that kept their vector; None for the same tokenizer and for random weights."""
 
 
-def fresh(
+def initialize_randomly(
     settings: ModelSettings, vocab_size: int, special_ids: dict[str, int], seed: int
-) -> Start:
-    """New weights that depend on `seed` alone."""
-    config = sizes.llama_config(settings, vocab_size, **special_ids)
-    return Start(sizes.build_model(config, seed=seed), settings, None, None)
+) -> InitialModel:
+    """Random weights that depend on `seed` alone."""
+    config = llama_config(settings, vocab_size, **special_ids)
+    return InitialModel(build_model(config, seed=seed), settings, None, None)
 
 
-def from_folder(
+def initialize_from(
     place: str, settings: ModelSettings, tokenizer_dir: Path, special_ids: dict[str, int]
-) -> Start:
+) -> InitialModel:
     """The Llama at `place`: a folder, one of our checkpoints, or a Hub id.
 
-    Raises UserError where it is no Llama, or where the recipe asks for other sizes.
+    Raises UserError where it is not a Llama, or the recipe asks for other sizes.
     """
-    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
-
-    from teenytinyllama.modeling.loading import load_whole
-
     where = f'pretrain.start_from = "{place}"'
     if not Path(place).is_dir() and place.startswith((".", "/", "runs")):
         raise UserError("start-missing", where, "no such folder", "give a folder with config.json")
@@ -80,8 +110,10 @@ def from_folder(
         setattr(model.config, name.replace("_id", "_token_id"), value)
     if old_tokenizer.get_vocab() == new_tokenizer.get_vocab():
         moments = Path(place) / "optimizer.safetensors"
-        return Start(model, found, load_file(moments) if moments.is_file() else None, None)
-    return Start(model, found, None, transplant(model, old_tokenizer, new_tokenizer))
+        return InitialModel(model, found, load_file(moments) if moments.is_file() else None, None)
+    return InitialModel(
+        model, found, None, transplant_embeddings(model, old_tokenizer, new_tokenizer)
+    )
 
 
 def settings_of(config: Any) -> ModelSettings:
@@ -106,10 +138,10 @@ def _sizes(model: ModelSettings) -> str:
     return f"{model.num_hidden_layers} layers x {model.hidden_size}"
 
 
-def transplant(model: Any, old_tokenizer: Any, new_tokenizer: Any) -> int:
-    """Give `model` the vocabulary of `new_tokenizer`; returns how many pieces kept their vector.
+def transplant_embeddings(model: Any, old_tokenizer: Any, new_tokenizer: Any) -> int:
+    """Give `model` the vocabulary of `new_tokenizer`; returns how many tokens kept their vector.
 
-    Works on embedding and head alike. Special tokens go to their namesakes by role.
+    Changes embedding and head. Special tokens are matched by role.
     """
     origins, num_shared = _origins(old_tokenizer, new_tokenizer)
     old = [model.get_input_embeddings().weight.detach().clone()]
@@ -129,47 +161,47 @@ def transplant(model: Any, old_tokenizer: Any, new_tokenizer: Any) -> int:
 
 
 def _origins(old_tokenizer: Any, new_tokenizer: Any) -> tuple[list[list[int]], int]:
-    """For each new id the old ids that its vector is the mean of."""
+    """For each new id the old ids whose vectors are averaged, and how many tokens are shared."""
     old_vocabulary = old_tokenizer.get_vocab()
     roles = ("unk_token", "bos_token", "eos_token", "pad_token")
     by_role = {getattr(new_tokenizer, r): getattr(old_tokenizer, r) for r in roles}
     text_of, old_text_of = _reader(new_tokenizer), _reader(old_tokenizer)
     is_written_alike = text_of("\u0120") == old_text_of("\u0120")
     special = set(new_tokenizer.all_special_tokens)
-    old_ids = {old_text_of(piece): index for piece, index in old_vocabulary.items()}
+    old_ids = {old_text_of(token): index for token, index in old_vocabulary.items()}
     origins: list[list[int]] = []
     num_shared = 0
-    for piece in new_tokenizer.convert_ids_to_tokens(list(range(len(new_tokenizer)))):
-        name, text = by_role.get(piece) or piece, text_of(piece)
-        if name in old_vocabulary and (is_written_alike or piece in special):
+    for token in new_tokenizer.convert_ids_to_tokens(list(range(len(new_tokenizer)))):
+        name, text = by_role.get(token) or token, text_of(token)
+        if name in old_vocabulary and (is_written_alike or token in special):
             origins.append([old_vocabulary[name]])
         elif text is not None and text in old_ids:
             origins.append([old_ids[text]])
         else:
-            origins.append(_spelling(text, old_tokenizer) if text else [])
+            origins.append(_encode(text, old_tokenizer) if text else [])
             continue
         num_shared += 1
     return origins, num_shared
 
 
 def _reader(tokenizer: Any) -> Callable[[str], str | None]:
-    """The text of a piece of this tokenizer; None for a special token and for part of a letter."""
+    """Maps a token to its text; None for a special token and for part of a character."""
     decoder = json.loads(tokenizer.backend_tokenizer.to_str())["decoder"]
     special = set(tokenizer.all_special_tokens)
     if "ByteLevel" not in json.dumps(decoder):
         return lambda p: None if p.startswith("<") and p.endswith(">") else p.replace("▁", " ")
 
-    def read(piece: str) -> str | None:
+    def read(token: str) -> str | None:
         try:
-            return None if piece in special else bytes_of_piece(piece).decode("utf-8")
-        except (KeyError, UnicodeDecodeError):  # a token that was added as text; half a letter
+            return None if token in special else token_bytes(token).decode("utf-8")
+        except (KeyError, UnicodeDecodeError):  # added as text; part of a character
             return None
 
     return read
 
 
-def _spelling(text: str, tokenizer: Any) -> list[int]:
-    """Ids of the pieces that spell `text` in a tokenizer of another kind."""
+def _encode(text: str, tokenizer: Any) -> list[int]:
+    """Ids of `text`, whether or not the tokenizer adds a space before it."""
 
     def encode(text: str) -> list[int]:
         ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids

@@ -1,4 +1,4 @@
-"""Load the base model that a later stage trains on, and save what it became in the same form."""
+"""Load models with every weight checked; save a trained model beside its tokenizer."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ TOKENIZER_NAMES = (
 def load_base(pretrain_dir: Path, tokenizer_dir: Path) -> tuple[LlamaForCausalLM, TextEncoder]:
     """The base model in fp32 and the encoder of its tokenizer.
 
-    Raises UserError where a weight is missing, unknown or of another shape, and where model and
-    tokenizer are not of the same run.
+    Raises UserError where a weight is missing, unknown or of another shape, and where the model was
+    trained with another tokenizer.
     """
     encoder = load_tokenizer(tokenizer_dir)
     final_dir = pretrain_dir / "final"
@@ -40,14 +40,14 @@ def load_base(pretrain_dir: Path, tokenizer_dir: Path) -> tuple[LlamaForCausalLM
         raise UserError(
             "tokenizer-other-model",
             str(final_dir),
-            f"the model knows {model.config.vocab_size} pieces, the tokenizer {encoder.vocab_size}",
+            f"the model has {model.config.vocab_size} tokens, the tokenizer {encoder.vocab_size}",
             "use the tokenizer that the model was trained with",
         )
     return model, encoder
 
 
-# What a folder that is damaged, or not what it says, makes transformers raise. Pickled weights that
-# hold anything but tensors are one of these: torch does not run what is in them.
+# What transformers raises for a damaged or mislabelled folder. Pickled weights that hold anything
+# but tensors are among these: torch refuses to run their content.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError)
 
 
@@ -62,18 +62,18 @@ def load_whole(
 ) -> Any:
     """A `transformers` model in fp32 (or `dtype`), every weight of it read from its files.
 
-    `transformers` fills a weight that the files lack with random numbers, leaves out one that
-    the model does not know, and only warns. Here both are errors (UserError), but for names that
-    `may_be_new` (a classifier's head) or `may_be_unused` (the head it replaces).
+    `transformers` only warns where it fills a missing weight with random numbers or ignores an
+    unknown one. Here both raise UserError, except for names that `may_be_new` (a classifier's head)
+    or `may_be_unused` (the head it replaces).
     """
     before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its report on weights becomes our one line
+    transformers_logging.set_verbosity_error()  # we report its findings in one line
     transformers_logging.disable_progress_bar()
     try:
         model, info = kind.from_pretrained(
             place,
             **{"dtype": torch.float32, **options},
-            ignore_mismatched_sizes=True,  # said below, with the name
+            ignore_mismatched_sizes=True,  # reported below, with the name
             output_loading_info=True,
         )
     except LOADING_ERRORS as error:
@@ -81,21 +81,21 @@ def load_whole(
         raise UserError("model-damaged", str(place), what, fix) from error
     finally:
         transformers_logging.set_verbosity(before)
-    for key, fault, is_fine in (
+    for key, problem, is_expected in (
         ("missing_keys", "are not in its files", may_be_new),
         ("mismatched_keys", "have other shapes than config.json asks for", may_be_new),
         ("unexpected_keys", "are in its files and not in the model", may_be_unused),
     ):
         # A mismatch is reported as (name, shape in the file, shape in the model).
         names = [name if isinstance(name, str) else str(name[0]) for name in info[key]]
-        if found := sorted(name for name in names if not is_fine(name)):
-            what = f"{len(found)} of its weights {fault}: {', '.join(found[:3])}"
+        if found := sorted(name for name in names if not is_expected(name)):
+            what = f"{len(found)} of its weights {problem}: {', '.join(found[:3])}"
             raise UserError("model-damaged", str(place), what, fix)
     return model
 
 
 def check_tokenizer(final_dir: Path, encoder: TextEncoder, tokenizer_dir: Path) -> None:
-    """Raises UserError where the tokenizer beside the weights is another one."""
+    """Raise UserError where the tokenizer saved with the weights is another one."""
     own = tokenizer_file(final_dir)
     if own.is_file() and sha256_file(own) != encoder.fingerprint:
         raise UserError(
@@ -107,14 +107,14 @@ def check_tokenizer(final_dir: Path, encoder: TextEncoder, tokenizer_dir: Path) 
 
 
 def copy_tokenizer(tokenizer_dir: Path, folder: Path) -> None:
-    """Put a tokenizer's files beside a model, so that the folder stands alone."""
+    """Copy a tokenizer's files into a model's folder, so that the folder is complete."""
     for name in TOKENIZER_NAMES:
         if (tokenizer_dir / name).is_file():
             shutil.copyfile(tokenizer_dir / name, folder / name)
 
 
 def save_final(model: Any, final_dir: Path, tokenizer_dir: Path) -> None:
-    """`final/`: what `transformers` loads, weights as trained; there whole or not at all."""
+    """Write `final/`, which `transformers` loads, atomically: complete or absent."""
     shutil.rmtree(final_dir, ignore_errors=True)
     partial = final_dir.with_name(f".partial-{final_dir.name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -122,13 +122,3 @@ def save_final(model: Any, final_dir: Path, tokenizer_dir: Path) -> None:
     model.save_pretrained(partial)
     copy_tokenizer(tokenizer_dir, partial)
     partial.rename(final_dir)
-
-
-def flops_per_token(model: Any, sequence_length: int) -> int:
-    """Training FLOPs of one token by the weights that multiply it (see `model.flops_per_token`)."""
-    matrices = sum(
-        p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n
-    )
-    config = model.config
-    attention = 12 * config.num_hidden_layers * config.hidden_size * sequence_length
-    return int(6 * matrices + attention)

@@ -1,7 +1,7 @@
-"""LoRA: train small additions to the matrices, then fold them into the weights.
+"""LoRA: train low-rank additions to the matrices, then merge them into the weights.
 
-While training, only the additions (and what the caller keeps free) change; on export nothing of
-them is left to see: the folder holds the plain model that every program loads.
+Only the additions (and modules that the caller names) are trained. The saved folder holds the
+merged model, which every program loads.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from transformers.pytorch_utils import Conv1D
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.settings.training import LoraSettings
 
-# Where classifiers of every kind keep what reads the body's states: their own layers, and the one
-# with which an encoder reads its first token. Causal models have a head for next tokens.
+# Names that classifiers of `transformers` give the layers after the body: their own, and the pooler
+# of an encoder's first token. Causal models have a head for next tokens.
 CLASSIFIER_HEADS = ("score", "classifier", "pre_classifier", "pooler")
 HEADS = (*CLASSIFIER_HEADS, "lm_head")
 
 
 def peft_parts() -> tuple[Any, Any]:
-    """What `peft` offers for this. Raises UserError, with the extra to install, where it is not."""
+    """`LoraConfig` and `LoraModel` of `peft`. Raises UserError where it is not installed."""
     try:
         from peft import LoraConfig
         from peft.tuners.lora import LoraModel
@@ -32,15 +32,16 @@ def peft_parts() -> tuple[Any, Any]:
 
 
 def add_lora(
-    model: Any, settings: LoraSettings, *, seed: int, free: Sequence[str] = ()
+    model: Any, settings: LoraSettings, *, seed: int, trainable: Sequence[str] = ()
 ) -> Callable[[], None]:
-    """Put low-rank additions beside every matrix outside the model's heads, in place.
+    """Add low-rank matrices, in place, to every matrix outside the model's heads.
 
-    Modules named in `free` (a new head) stay trainable where the model has them. Returns what folds
-    the additions into the weights and takes them away again. Equal seeds give equal additions.
+    Modules named in `trainable` (a new head) stay trainable where the model has them. Returns a
+    function that merges the additions into the weights and removes them. Equal seeds give equal
+    additions.
     """
     make_config, make_additions = peft_parts()
-    # Whole names: an encoder calls layers of its body and of its head alike "dense".
+    # Whole names, because an encoder calls layers of its body and of its head both "dense".
     matrices = [
         name
         for name, module in model.named_modules()
@@ -57,16 +58,16 @@ def add_lora(
         torch.manual_seed(seed)
         wrapped = make_additions(model, config, "default")
     for name, module in model.named_modules():
-        if _is_in(name, free):
+        if _is_in(name, trainable):
             module.requires_grad_(True)
 
-    def fold() -> None:
+    def merge() -> None:
         wrapped.merge_and_unload()
         model.requires_grad_(True)
 
-    return fold
+    return merge
 
 
 def _is_in(name: str, parts: Sequence[str]) -> bool:
-    """Whether a module is one of these or stands in one of them."""
+    """Whether a module is one of these or inside one of them."""
     return any(part in parts for part in name.split("."))

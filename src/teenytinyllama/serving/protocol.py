@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from teenytinyllama.artifacts.conversations import Message, fault_of
+from teenytinyllama.artifacts.conversations import Message, problem_with
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.inference.generation import Request, Sampling, TextStream
@@ -156,7 +156,7 @@ def chat_ask(
     fields = Fields(values, CHAT)
     chat_model = _chat_model(fields, chat_models)
     messages = _messages(fields.get("messages"), max_messages)
-    if fault := fault_of(messages):
+    if fault := problem_with(messages):
         where = re.match(r"message (\d+): ", fault)
         raise bad(f"messages[{where[1]}]" if where else "messages", fault)
     if messages[-1]["role"] != "user":

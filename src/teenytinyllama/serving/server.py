@@ -103,7 +103,7 @@ def load_all(models: Sequence[Path]) -> list[ChatModel | GgufChatModel]:
     chat_models = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
     for chat_model in chat_models:
         if isinstance(chat_model, ChatModel):
-            chat_model.encoder.remember_at_most(MAX_REMEMBERED_WORDS)
+            chat_model.encoder.limit_cache(MAX_REMEMBERED_WORDS)
     return chat_models
 
 

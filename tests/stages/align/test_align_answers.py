@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama.artifacts.conversation_files import Conversation
+from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.stages.align.chat_evaluation import Answer, figures_of, write_answers
 
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from teenytinyllama import synthetic
-from teenytinyllama.artifacts.conversations import IDS
+from teenytinyllama.artifacts.conversations import SPECIAL_IDS
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.modeling.loading import load_base
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
 from teenytinyllama.stages.align.stage import AnswerLoss
 
-EOS = IDS["</s>"]
+EOS = SPECIAL_IDS["</s>"]
 
 
 def some_conversations(encoder: TextEncoder, count: int) -> list[Rendered]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.corpus_stage import Stage, json_lines
 
-from teenytinyllama.artifacts.conversations import IDS, Message
+from teenytinyllama.artifacts.conversations import SPECIAL_IDS, Message
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.stages.pack.encoding_worker import encoder_of
 
@@ -75,4 +75,4 @@ def test_pack_lays_a_conversation_out_by_the_chat_template(small_tokenizer_dir: 
         *encoder.render(messages, add_generation_prompt=False),
         *encoder.encode_document(ANSWER),
     ]
-    assert ids.count(IDS["<|assistant|>"]) == 1
+    assert ids.count(SPECIAL_IDS["<|assistant|>"]) == 1

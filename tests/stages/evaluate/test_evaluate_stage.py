@@ -16,7 +16,7 @@ from teenytinyllama import synthetic
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
-from teenytinyllama.modeling.model_size import build_model, llama_config
+from teenytinyllama.modeling.initialization import build_model, llama_config
 from teenytinyllama.settings.base import EnergySettings
 from teenytinyllama.settings.data_preparation import PackSettings, TokenizerSettings
 from teenytinyllama.settings.datasets import Task

@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer
 
-from teenytinyllama.artifacts.conversations import CHAT_TEMPLATE, IDS, SPECIAL_TOKENS
+from teenytinyllama.artifacts.conversations import CHAT_TEMPLATE, SPECIAL_IDS, SPECIAL_TOKENS
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
@@ -92,7 +92,7 @@ def test_hugging_face_gives_the_same_ids(
     counts, _ = run_stage(small_corpus_dir, tmp_path, stage_context, vocab_size=500, model=model)
     assert counts["tokens_compared"] > 10_000  # the stage itself compares, and stops if unequal
     fast = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert fast.encode("oi").ids[0] == IDS["<s>"]
+    assert fast.encode("oi").ids[0] == SPECIAL_IDS["<s>"]
     assert fast.decode(fast.encode(" Lila  viu\n").ids, skip_special_tokens=True) == " Lila  viu\n"
 
 
@@ -108,7 +108,7 @@ def test_auto_tokenizer_knows_roles_marks_and_template(small_tokenizer_dir: Path
     assert loaded("A raposa").input_ids == [1, *encoder.encode("A raposa")]
     text = "um <s> e um <|user|>"
     # By default written-out tokens count, which the chat template needs; said once, they do not.
-    assert IDS["<|user|>"] in loaded(text).input_ids
+    assert SPECIAL_IDS["<|user|>"] in loaded(text).input_ids
     plain = loaded(text, split_special_tokens=True, add_special_tokens=False).input_ids
     assert plain == encoder.encode(text)
     saved = json.loads((small_tokenizer_dir / "tokenizer_config.json").read_bytes())
@@ -140,7 +140,7 @@ def test_line_ends_join_the_sign_before_and_never_the_word_after(
     corpus_dir = write_corpus(tmp_path / "c", [f"Ele viu {VOWELS}.\nEla viu.\n"] * 50)
     run_stage(corpus_dir, tmp_path / "t", stage_context, vocab_size=300)
     encoder = load_tokenizer(tmp_path / "t")
-    pieces = encoder.pieces()
+    pieces = encoder.tokens
     assert ".\n" in pieces
     assert not [p for p in pieces if "\n" in p.rstrip("\n")]
 
@@ -167,7 +167,7 @@ def test_a_huge_line_and_a_huge_word_are_trained_on(
     corpus_dir = write_corpus(tmp_path / "c", [line])
     counts, _ = run_stage(corpus_dir, tmp_path / "t", stage_context, vocab_size=300)
     assert counts["bytes_trained_on"] == len(line)
-    assert "▁a" in load_tokenizer(tmp_path / "t").pieces()
+    assert "▁a" in load_tokenizer(tmp_path / "t").tokens
 
 
 def test_measure_counts_by_hand(small_tokenizer_dir: Path) -> None:

@@ -34,9 +34,9 @@ def test_a_large_vocabulary_cut_is_the_small_one_trained(
 ) -> None:
     cut = TextEncoder(module.cut_model(larger(small_corpus_dir), 640))
     trained = TextEncoder((small_tokenizer_dir / MODEL_NAME).read_bytes())
-    assert cut.pieces() == trained.pieces()
+    assert cut.tokens == trained.tokens
     text = "A raposa Lila viu 12 casas.\n\n— Olá, ação!"
-    assert cut.encode(text) == trained.encode(text) == cut.encode_plainly(text)
+    assert cut.encode(text) == trained.encode(text) == cut.encode_with_library(text)
 
 
 def test_letters_that_do_not_fit_are_said(small_corpus_dir: Path) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teenytinyllama import synthetic
-from teenytinyllama.artifacts.conversation_files import (
+from teenytinyllama.artifacts.conversations import (
     Conversation,
-    Unusable,
-    conversation_from,
-    conversation_of,
+    ConversationError,
+    parse_conversation,
+    read_conversation,
 )
 from teenytinyllama.artifacts.manifest import fingerprint_files, fingerprint_of, read_manifest
 from teenytinyllama.artifacts.records import hub_records, read_records
@@ -99,7 +99,7 @@ def _read(source: Source, language: str) -> Iterator[Conversation]:
             language=language,
         )
         for row in made:
-            yield conversation_of({"messages": row["messages"]})
+            yield parse_conversation({"messages": row["messages"]})
         return
     if source.kind == "hub":
         records = hub_records(
@@ -112,8 +112,8 @@ def _read(source: Source, language: str) -> Iterator[Conversation]:
     else:
         records = (record for path in source.local_paths() for record in read_records(path))
     for record in records:
-        if not record.fault and source.selects(record.fields):
+        if not record.error and source.selects(record.fields):
             try:
-                yield conversation_from(record.fields, source)
-            except Unusable:
+                yield read_conversation(record.fields, source)
+            except ConversationError:
                 continue  # the chat stage has counted and set it aside, too

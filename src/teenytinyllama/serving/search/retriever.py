@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teenytinyllama.artifacts.conversation_files import Conversation
+from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.manifest import write_atomically, write_json
 from teenytinyllama.languages import word_pattern
 from teenytinyllama.serving.search.stemming import Stemmer, plain

@@ -20,13 +20,14 @@ from typing import Any
 import zstandard
 
 from teenytinyllama import synthetic
-from teenytinyllama.artifacts.conversation_files import (
+from teenytinyllama.artifacts.conversations import (
+    SPECIAL_TOKENS,
     Conversation,
-    Unusable,
-    conversation_from,
+    ConversationError,
     is_preference,
+    problem_with,
+    read_conversation,
 )
-from teenytinyllama.artifacts.conversations import SPECIAL_TOKENS, fault_of
 from teenytinyllama.artifacts.manifest import write_atomically
 from teenytinyllama.artifacts.records import Record, hub_records, read_records
 from teenytinyllama.artifacts.tokenizer import TextEncoder
@@ -84,7 +85,7 @@ def read_chat_data(
         before = data.counts["conversations_read"]
         bad_before = sum(data.reasons.values()) - data.reasons[TOO_LONG]
         for record in records_of(source, where, language):
-            if record.fault or source.selects(record.fields):
+            if record.error or source.selects(record.fields):
                 _take(record, source, data, settings, encoder, max_tokens, finder)
             else:
                 data.counts["conversations_not_selected"] += 1
@@ -162,8 +163,8 @@ def _take(
     finder: PersonalData,
 ) -> None:
     data.counts["conversations_read"] += 1
-    if record.fault:
-        set_aside(data, record, record.fault)
+    if record.error:
+        set_aside(data, record, record.error)
         return
     if is_preference(record.fields):
         raise UserError(
@@ -173,8 +174,8 @@ def _take(
             "name the file under align.preferences, or give prompt and completion",
         )
     try:
-        messages = conversation_from(record.fields, source)
-    except Unusable as reason:
+        messages = read_conversation(record.fields, source)
+    except ConversationError as reason:
         set_aside(data, record, str(reason))
         return
     whole = len(messages)
@@ -289,7 +290,7 @@ def heldout_questions(
             )
             for one in made:
                 messages: Any = one["messages"][:-1]
-                assert fault_of(messages) is None
+                assert problem_with(messages) is None
                 questions.append((messages, tuple(one["expected"])))
     if not questions:
         questions = [(messages[:-1], ()) for messages in data.heldout_messages]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.conversation_files import Conversation
+from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.manifest import write_atomically, write_json
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.inference.decoder import Decoder

@@ -20,10 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from teenytinyllama.artifacts.conversation_files import Conversation, Unusable, preference_of
+from teenytinyllama.artifacts.conversations import (
+    Conversation,
+    ConversationError,
+    parse_preference,
+)
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
-from teenytinyllama.modeling.loading import flops_per_token
+from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.chat_dataset import ChatData, is_heldout, records_of, set_aside
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
@@ -68,12 +72,12 @@ def read_pairs(
             what = "the storybook has conversations, but no preferences"
             raise UserError("source-empty", where, what, "give a file of prompt, chosen, rejected")
         for record in records_of(source, where):
-            if not record.fault and not source.selects(record.fields):
+            if not record.error and not source.selects(record.fields):
                 data.counts["preferences_not_selected"] += 1
                 continue
             data.counts["preferences_read"] += 1
-            if record.fault:
-                set_aside(data, record, record.fault)
+            if record.error:
+                set_aside(data, record, record.error)
                 continue
             if "chosen" not in record.fields or "rejected" not in record.fields:
                 names = ", ".join(sorted(map(str, record.fields))[:8])
@@ -81,8 +85,8 @@ def read_pairs(
                 fix = "name conversations under align.sources"
                 raise UserError("preferences-missing", record.place, what, fix)
             try:
-                both = preference_of(record.fields)
-            except Unusable as reason:
+                both = parse_preference(record.fields)
+            except ConversationError as reason:
                 set_aside(data, record, str(reason))
                 continue
             pair = Pair(render_last(both.chosen, encoder), render_last(both.rejected, encoder))
@@ -207,7 +211,7 @@ def train_on_preferences(
         micro_batches=micro_batches,
         rows_per_step=order.rows_per_step,
         tokens_per_row=mean_length,
-        flops_per_token=flops_per_token(model, length),
+        flops_per_token=flops_per_token_of(model, length),
         identity={"preferences": _fingerprint(train), "tokenizer": encoder.fingerprint[:16]},
         write_model_files=write_model_files,
         describe_step=lambda step: {"pairs": order.rows_of_step(step).tolist()},

@@ -20,8 +20,9 @@ from transformers import GenerationConfig
 
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
-from teenytinyllama.modeling.loading import copy_tokenizer, flops_per_token, load_base, save_final
+from teenytinyllama.modeling.loading import copy_tokenizer, load_base, save_final
 from teenytinyllama.modeling.lora import add_lora
+from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.chat_dataset import (
     ChatData,
@@ -103,14 +104,14 @@ def run(
     model.generation_config = GenerationConfig(
         bos_token_id=encoder.bos_id, eos_token_id=encoder.eos_id, pad_token_id=encoder.pad_id
     )
-    fold = add_lora(model, settings.lora, seed=settings.seed) if settings.lora else None
+    merge_lora = add_lora(model, settings.lora, seed=settings.seed) if settings.lora else None
     job = _job(model, data, rows, order, settings, encoder, tokenizer_dir)
     loop = Loop(job, _loop_settings(settings, num_steps, context), out_dir, context.meter)
     # The loop has put the base model on its device and has not yet looked for a checkpoint.
     loss_before = heldout_loss(model, data.heldout, length, encoder.pad_id)
     metrics = loop.run()
-    if fold:
-        fold()
+    if merge_lora:
+        merge_lora()
     model.float().eval()
     loss_after = heldout_loss(model, data.heldout, length, encoder.pad_id)
     if pairs:
@@ -173,7 +174,7 @@ def _job(
         micro_batches=micro_batches(data.train, rows, order, length, encoder.pad_id),
         rows_per_step=order.rows_per_step,
         tokens_per_row=length,
-        flops_per_token=flops_per_token(model, length),
+        flops_per_token=flops_per_token_of(model, length),
         identity={
             "conversations": data.fingerprint(),
             "tokenizer": encoder.fingerprint[:16],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import zstandard
 
-from teenytinyllama.artifacts.documents import Document, row_of
+from teenytinyllama.artifacts.documents import Document, document_row
 from teenytinyllama.languages.personal_data import PersonalData
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
@@ -85,7 +85,7 @@ class Preparer:
         self._replace_personal_data(remaining, source, notes)
         self._sign(remaining)
         self._hash_paragraphs(remaining, source)
-        lines = [json.dumps(row_of(k.document), ensure_ascii=False) for k in kept]
+        lines = [json.dumps(document_row(k.document), ensure_ascii=False) for k in kept]
         return Prepared(
             source=batch.source,
             frame=self._pack.compress("\n".join(lines).encode("utf-8")),

@@ -78,8 +78,8 @@ def _file_rows(task: Task, split: str, *, is_scored: bool) -> tuple[Rows, str]:
 
 def _rows_of(path: Path) -> Rows:
     for record in read_records(path):
-        if record.fault:
-            raise UserError("task-row", record.place, record.fault, "correct that line")
+        if record.error:
+            raise UserError("task-row", record.place, record.error, "correct that line")
         yield record.place, record.fields
 
 

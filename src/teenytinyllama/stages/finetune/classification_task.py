@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from teenytinyllama.artifacts.manifest import write_json
-from teenytinyllama.modeling.loading import flops_per_token
 from teenytinyllama.modeling.lora import CLASSIFIER_HEADS, add_lora
+from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
 from teenytinyllama.stages.finetune.classification_metrics import confusion, scores_of
@@ -127,7 +127,7 @@ def train_one(
         return found
     model = make_model()
     lora = settings.lora
-    fold = add_lora(model, lora, seed=seed, free=CLASSIFIER_HEADS) if lora else None
+    merge_lora = add_lora(model, lora, seed=seed, trainable=CLASSIFIER_HEADS) if lora else None
     order = LengthGroupedOrder(
         [len(row.ids) for row in splits.train], settings.examples_per_step, seed
     )
@@ -139,8 +139,8 @@ def train_one(
     best = best_epoch(epochs, settings.choose_by)
     checkpoint = out_dir / checkpoints.folder_name(best * per_epoch)
     load_weights(model, load_file(checkpoint / "model.safetensors"))
-    if fold:
-        fold()
+    if merge_lora:
+        merge_lora()
     if hasattr(model, "lm_head"):
         del model.lm_head  # it has done its work; a classifier is published without one
     model.float().eval()
@@ -217,7 +217,7 @@ def _job(
         micro_batches=micro_batches,
         rows_per_step=order.examples_per_step,
         tokens_per_row=mean_length,
-        flops_per_token=flops_per_token(model, mean_length),
+        flops_per_token=flops_per_token_of(model, mean_length),
         identity=identity,
         write_model_files=write_files,
         evaluate=evaluate,

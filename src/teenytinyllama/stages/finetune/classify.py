@@ -133,8 +133,8 @@ def _records(path: Path, names: Sequence[str]) -> Iterator[tuple[Texts, dict[str
             yield (line,), {"text": line}
         return
     for record in read_records(path):
-        if record.fault:
-            raise UserError("record-broken", record.place, record.fault, "mend that line")
+        if record.error:
+            raise UserError("record-broken", record.place, record.error, "mend that line")
         for name in names:
             if not isinstance(record.fields.get(name), str):
                 known = [str(key) for key in record.fields]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from teenytinyllama import synthetic
 from teenytinyllama.artifacts.records import (
-    PACKED_SUFFIXES,
+    COMPRESSED_SUFFIXES,
     RECORD_SUFFIXES,
     Record,
     hub_records,
@@ -179,14 +179,14 @@ def _file_of(task: LabelledSet, split: str) -> Path:
 
 def _is_split(path: Path, split: str) -> bool:
     name = path.name
-    for suffix in PACKED_SUFFIXES:
+    for suffix in COMPRESSED_SUFFIXES:
         name = name.removesuffix(suffix)
     return suffix_of(path) in RECORD_SUFFIXES and name == split + suffix_of(path)
 
 
 def _row(record: Record, task: LabelledSet) -> Row:
-    if record.fault:
-        raise UserError("record-broken", record.place, record.fault, "mend or remove that line")
+    if record.error:
+        raise UserError("record-broken", record.place, record.error, "mend or remove that line")
     texts = tuple(_text(record, name) for name in task.text_columns)
     label = _field(record, task.label_column)
     if isinstance(label, bool):

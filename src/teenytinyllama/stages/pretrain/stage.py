@@ -26,7 +26,11 @@ from teenytinyllama.inference.bits_per_byte import EncodedDocument, score_docume
 from teenytinyllama.inference.generation import generate
 from teenytinyllama.languages import prompts_of
 from teenytinyllama.modeling import model_size as sizes
-from teenytinyllama.modeling.initialization import Start, fresh, from_folder
+from teenytinyllama.modeling.initialization import (
+    InitialModel,
+    initialize_from,
+    initialize_randomly,
+)
 from teenytinyllama.modeling.loading import copy_tokenizer, save_final
 from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.stages.interface import ScoreModel, StageContext, StageResult
@@ -107,14 +111,14 @@ def run(
     )
 
 
-def _start(settings: PretrainSettings, encoder: TextEncoder, tokenizer_dir: Path) -> Start:
+def _start(settings: PretrainSettings, encoder: TextEncoder, tokenizer_dir: Path) -> InitialModel:
     special_ids = {
         "bos_id": encoder.bos_id,
         "eos_id": encoder.eos_id,
         "pad_id": encoder.pad_id,
     }
     if settings.start_from:
-        start = from_folder(settings.start_from, settings.model, tokenizer_dir, special_ids)
+        start = initialize_from(settings.start_from, settings.model, tokenizer_dir, special_ids)
         if settings.sequence_length > start.settings.max_position_embeddings:
             raise UserError(
                 "sequence-too-long",
@@ -126,10 +130,10 @@ def _start(settings: PretrainSettings, encoder: TextEncoder, tokenizer_dir: Path
         num_rows = sizes.padded_vocab_size(encoder.vocab_size)
         if num_rows > encoder.vocab_size:
             logger.info(
-                f"pretrain: {encoder.vocab_size:,} pieces are no multiple of 64, embedding and "
+                f"pretrain: {encoder.vocab_size:,} tokens are not a multiple of 64: embedding and "
                 f"head get {num_rows:,} rows"
             )
-        start = fresh(settings.model, num_rows, special_ids, settings.seed)
+        start = initialize_randomly(settings.model, num_rows, special_ids, settings.seed)
     if settings.attention == "flash-attn":
         try:
             start.model.set_attn_implementation("flash_attention_2")
@@ -143,10 +147,10 @@ def _start(settings: PretrainSettings, encoder: TextEncoder, tokenizer_dir: Path
     return start
 
 
-def _start_figures(start: Start, before: dict[str, float]) -> dict[str, Any]:
+def _start_figures(start: InitialModel, before: dict[str, float]) -> dict[str, Any]:
     metrics: dict[str, Any] = {f"{name}_at_start": value for name, value in before.items()}
-    if start.num_shared_pieces is not None:
-        metrics["num_shared_pieces"] = start.num_shared_pieces
+    if start.num_shared_tokens is not None:
+        metrics["num_shared_tokens"] = start.num_shared_tokens
     return metrics
 
 

@@ -2,7 +2,7 @@
 
 No llama.cpp checkout is needed. What has to be right, and is silent when it is not: the order of
 rows in the query and key matrices (llama.cpp turns neighbouring pairs, Hugging Face halves), the
-scores of the pieces, the kinds of the special tokens, one BOS and not two, the end of a turn.
+scores of the tokens, the kinds of the special tokens, one BOS and not two, the end of a turn.
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from teenytinyllama.artifacts.conversations import BOS, CHAT_TEMPLATE, EOS, IDS, PAD, UNK
+from teenytinyllama.artifacts.conversations import (
+    BOS,
+    CHAT_TEMPLATE,
+    EOS,
+    PAD,
+    SPECIAL_IDS,
+    UNK,
+)
 from teenytinyllama.artifacts.manifest import sync_folder
-from teenytinyllama.artifacts.subword_tokenizer import BYTE_LEVEL_CUTS_NAME
-from teenytinyllama.artifacts.vocabulary import PieceKind, Vocabulary, check_fits
+from teenytinyllama.artifacts.subword_tokenizer import PRE_TOKENIZER_NAME
+from teenytinyllama.artifacts.vocabulary import TokenKind, Vocabulary, check_fits
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import Progress
 from teenytinyllama.stages.quantize.k_quants import encode_k_quant, q4_k_m_kind
@@ -207,30 +214,30 @@ def check_vocabulary(model: ModelFolder, vocabulary: Vocabulary) -> None:
         raise UserError(
             "tokenizer-not-bpe",
             str(model.folder),
-            "llama.cpp joins the pieces of a Llama by score (BPE), this vocabulary is unigram",
+            "llama.cpp merges the tokens of a Llama by score (BPE), this vocabulary is unigram",
             'tokenizer.model = "bpe"',
         )
 
 
 def _add_tokenizer(writer: Any, model: ModelFolder, vocabulary: Vocabulary) -> None:
-    num_missing = model.config["vocab_size"] - len(vocabulary.pieces)
-    pieces = vocabulary.pieces
+    num_missing = model.config["vocab_size"] - len(vocabulary.tokens)
+    tokens = vocabulary.tokens
     is_byte_level = vocabulary.model == "byte-level"
     writer.add_tokenizer_model("gpt2" if is_byte_level else "llama")
-    writer.add_tokenizer_pre(BYTE_LEVEL_CUTS_NAME if is_byte_level else "default")
+    writer.add_tokenizer_pre(PRE_TOKENIZER_NAME if is_byte_level else "default")
     writer.add_token_list(
-        [p.text.encode("utf-8") for p in pieces]
+        [t.text.encode("utf-8") for t in tokens]
         + [f"[PAD{index}]".encode() for index in range(num_missing)]
     )
     if is_byte_level:
         writer.add_token_merges(vocabulary.merges)
     else:
-        writer.add_token_scores([p.score for p in pieces] + [-1e4] * num_missing)
-    writer.add_token_types([int(p.kind) for p in pieces] + [int(PieceKind.UNUSED)] * num_missing)
-    writer.add_bos_token_id(IDS[BOS])
-    writer.add_eos_token_id(IDS[EOS])  # ends a document, and every turn of a conversation
-    writer.add_unk_token_id(IDS[UNK])
-    writer.add_pad_token_id(IDS[PAD])
+        writer.add_token_scores([t.score for t in tokens] + [-1e4] * num_missing)
+    writer.add_token_types([int(t.kind) for t in tokens] + [int(TokenKind.UNUSED)] * num_missing)
+    writer.add_bos_token_id(SPECIAL_IDS[BOS])
+    writer.add_eos_token_id(SPECIAL_IDS[EOS])  # ends a document, and every turn of a conversation
+    writer.add_unk_token_id(SPECIAL_IDS[UNK])
+    writer.add_pad_token_id(SPECIAL_IDS[PAD])
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(not is_byte_level)

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors, trainers
 from tokenizers.pre_tokenizers import PreTokenizer
 
-from teenytinyllama.artifacts.conversations import BOS, IDS, SPECIAL_TOKENS
-from teenytinyllama.artifacts.subword_tokenizer import BYTE_LEVEL_PRE_TOKENIZER, byte_alphabet
+from teenytinyllama.artifacts.conversations import BOS, SPECIAL_IDS, SPECIAL_TOKENS
+from teenytinyllama.artifacts.subword_tokenizer import PRE_TOKENIZER, byte_alphabet
 from teenytinyllama.errors import UserError
 
 WORDS_PER_BATCH = 50_000
@@ -56,7 +56,9 @@ def whole_tokenizer(merges: list[tuple[str, str]]) -> Tokenizer:
     tokenizer.pre_tokenizer = _pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, IDS[BOS])]
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A {BOS} $B",
+        special_tokens=[(BOS, SPECIAL_IDS[BOS])],
     )
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
@@ -67,7 +69,7 @@ def whole_tokenizer(merges: list[tuple[str, str]]) -> Tokenizer:
 def _pre_tokenizer() -> PreTokenizer:
     """The rule that `formats.spelling` cuts text by, as the library's object."""
     empty = json.loads(Tokenizer(models.BPE()).to_str())
-    whole = Tokenizer.from_str(json.dumps({**empty, "pre_tokenizer": BYTE_LEVEL_PRE_TOKENIZER}))
+    whole = Tokenizer.from_str(json.dumps({**empty, "pre_tokenizer": PRE_TOKENIZER}))
     found: PreTokenizer = whole.pre_tokenizer
     return found
 

@@ -66,7 +66,7 @@ def run(
         work.advance(len(common))
     encoder = load_tokenizer(out_dir)
     if settings.model != "byte-level":  # whose pieces are bytes: no letter is without
-        check_letters(counts, encoder.pieces())
+        check_letters(counts, encoder.tokens)
     few = Sample(corpus_dir, "train", MAX_BYTES_COMPARED, sizes=sample.sizes)
     with Progress("tokenizer: compare", total=few.num_bytes_kept / 1e6, unit="MB") as work:
         compared = prove_equal(model, out_dir, watched(chain(few.texts(), EDGE_TEXTS), work))
@@ -81,7 +81,7 @@ def run(
             "words_trained_on": len(common),
             "vocab_size": encoder.vocab_size,
             "letters_required": len(set(settings.required_letters)),
-            "letters_with_piece": len(set(settings.required_letters) & set(encoder.pieces())),
+            "letters_with_piece": len(set(settings.required_letters) & set(encoder.tokens)),
             **compared,
         },
         metrics={**measure_sources(heldout, encoder), **_table_1(settings, out_dir)},

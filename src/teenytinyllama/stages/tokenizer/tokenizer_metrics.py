@@ -12,7 +12,7 @@ from typing import Any
 import sentencepiece
 from tokenizers import Tokenizer
 
-from teenytinyllama.artifacts.conversations import IDS, UNK
+from teenytinyllama.artifacts.conversations import SPECIAL_IDS, UNK
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.artifacts.subword_tokenizer import byte_alphabet
 from teenytinyllama.artifacts.tokenizer import TextEncoder
@@ -39,9 +39,9 @@ class Measure:
         self.num_bytes += len(text.encode("utf-8"))
         self.num_words += len(text.split())
         self.num_tokens += len(ids)
-        makeshift = encoder.makeshift_ids
+        makeshift = encoder.partial_character_ids
         self.num_byte_tokens += int(((ids >= makeshift.start) & (ids < makeshift.stop)).sum())
-        self.num_unknown_tokens += int((ids == IDS[UNK]).sum())
+        self.num_unknown_tokens += int((ids == SPECIAL_IDS[UNK]).sum())
 
     def metrics(self) -> dict[str, Any]:
         """The totals and their ratios, for a manifest."""

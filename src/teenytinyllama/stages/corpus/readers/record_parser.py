@@ -9,8 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from teenytinyllama.artifacts.conversation_files import Conversation, Unusable, conversation_from
-from teenytinyllama.artifacts.conversations import Message
+from teenytinyllama.artifacts.conversations import (
+    Conversation,
+    ConversationError,
+    Message,
+    read_conversation,
+)
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.corpus_records import RawItem
@@ -73,8 +77,8 @@ def document_of(
 
 def _messages_of(record: dict[str, Any], source: Source) -> Conversation:
     try:
-        return conversation_from(record, source)
-    except Unusable as error:
+        return read_conversation(record, source)
+    except ConversationError as error:
         raise UnusableError("no-conversation", str(error)) from error
 
 

@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
-from teenytinyllama.artifacts.conversation_files import Unusable, conversation_of, preference_of
+from teenytinyllama.artifacts.conversations import (
+    ConversationError,
+    parse_conversation,
+    parse_preference,
+)
 
 USER = {"role": "user", "content": "Oi"}
 ASSISTANT = {"role": "assistant", "content": "Olá!"}
@@ -24,7 +28,7 @@ SHAPES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("fields", SHAPES)
 def test_every_common_shape_is_the_same_conversation(fields: dict[str, Any]) -> None:
-    assert conversation_of(fields) == [USER, ASSISTANT]
+    assert parse_conversation(fields) == [USER, ASSISTANT]
 
 
 BROKEN = [
@@ -39,7 +43,7 @@ BROKEN = [
     ([USER, {"role": "assistant", "content": None}], "message 1: empty assistant message"),
     ([USER], "the last message is not the assistant's: nothing to learn"),
     ([], "no messages"),
-    ("Oi", "its turns are no list but str"),
+    ("Oi", "its messages are a str, not a list"),
     ([USER, 3], "message 1: not an object but int"),
     ([USER, {"role": "assistant", "content": "\ud800"}], "holds half of a character"),
 ]
@@ -47,37 +51,39 @@ BROKEN = [
 
 @pytest.mark.parametrize(("messages", "reason"), BROKEN)
 def test_a_broken_conversation_says_why(messages: object, reason: str) -> None:
-    with pytest.raises(Unusable, match=reason.replace("(", r"\(")):
-        conversation_of({"messages": messages})
+    with pytest.raises(ConversationError, match=reason.replace("(", r"\(")):
+        parse_conversation({"messages": messages})
 
 
 def test_a_context_belongs_to_the_question() -> None:
     fields = {"instruction": "Quem?", "context": "Rina mora ali.", "response": "Rina."}
-    assert conversation_of(fields)[0]["content"] == "Quem?\n\nRina mora ali."
+    assert parse_conversation(fields)[0]["content"] == "Quem?\n\nRina mora ali."
 
 
 @pytest.mark.parametrize("name", ["system", "system_prompt"])
 def test_a_system_message_may_stand_beside_the_turns(name: str) -> None:
     system = {"role": "system", "content": "Seja breve."}
     whole = [system, USER, ASSISTANT]
-    assert conversation_of({name: "Seja breve.", "question": "Oi", "response": "Olá!"}) == whole
-    assert conversation_of({name: "Outra.", "messages": whole}) == whole
+    assert parse_conversation({name: "Seja breve.", "question": "Oi", "response": "Olá!"}) == whole
+    assert parse_conversation({name: "Outra.", "messages": whole}) == whole
 
 
 def test_an_unknown_shape_names_its_keys_and_the_known_ones() -> None:
-    with pytest.raises(Unusable, match=r"unknown shape \(turns\); known: messages, conversations,"):
-        conversation_of({"turns": ["x", "y"]})
-    with pytest.raises(Unusable, match="unknown shape"):  # the answer is a letter
-        conversation_of({"question": "x", "choices": ["y", "z"], "answer": "A"})
+    with pytest.raises(
+        ConversationError, match=r"unknown shape \(turns\); known: messages, conversations,"
+    ):
+        parse_conversation({"turns": ["x", "y"]})
+    with pytest.raises(ConversationError, match="unknown shape"):  # the answer is a letter
+        parse_conversation({"question": "x", "choices": ["y", "z"], "answer": "A"})
 
 
 def test_preferences_share_their_prompt() -> None:
     worse = {"role": "assistant", "content": "Não."}
-    pair = preference_of({"prompt": "Oi", "chosen": "Olá!", "rejected": "Não."})
+    pair = parse_preference({"prompt": "Oi", "chosen": "Olá!", "rejected": "Não."})
     assert pair == ([USER, ASSISTANT], [USER, worse])
     # The same with the prompt repeated in both sides.
     whole = {"prompt": "Oi", "chosen": [USER, ASSISTANT], "rejected": [USER, worse]}
-    assert preference_of(whole) == pair
-    assert preference_of({k: whole[k] for k in ("chosen", "rejected")}) == pair
-    with pytest.raises(Unusable, match="are equal"):
-        preference_of({"prompt": "Oi", "chosen": "Olá!", "rejected": "Olá! "})
+    assert parse_preference(whole) == pair
+    assert parse_preference({k: whole[k] for k in ("chosen", "rejected")}) == pair
+    with pytest.raises(ConversationError, match="are equal"):
+        parse_preference({"prompt": "Oi", "chosen": "Olá!", "rejected": "Olá! "})

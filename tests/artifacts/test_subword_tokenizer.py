@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from teenytinyllama.artifacts.conversations import CHAT_TEMPLATE, IDS, SPECIAL_TOKENS, Message
+from teenytinyllama.artifacts.conversations import (
+    CHAT_TEMPLATE,
+    SPECIAL_IDS,
+    SPECIAL_TOKENS,
+    Message,
+)
 from teenytinyllama.artifacts.subword_tokenizer import byte_alphabet
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
-from teenytinyllama.artifacts.vocabulary import PieceKind, read_vocabulary
+from teenytinyllama.artifacts.vocabulary import TokenKind, read_vocabulary
 from teenytinyllama.errors import UserError
 
 # White space of every kind, signs that rules disagree about, letters of several alphabets.
@@ -59,7 +64,7 @@ def test_ten_thousand_random_texts_have_the_librarys_ids_and_come_back(
 
 
 def test_special_tokens_and_bytes_have_the_ids_of_every_vocabulary(encoder: TextEncoder) -> None:
-    pieces = encoder.pieces()
+    pieces = encoder.tokens
     assert pieces[:7] == list(SPECIAL_TOKENS)
     assert pieces[7:263] == byte_alphabet()
     assert (len(pieces), encoder.vocab_size) == (640, 640)
@@ -95,8 +100,17 @@ def test_auto_tokenizer_knows_roles_marks_and_template(
     by_template = loaded.apply_chat_template(said[:1], add_generation_prompt=True)
     assert encoder.render(said[:1], add_generation_prompt=True) == by_template["input_ids"]
     special = [i for i in encoder.render(said, add_generation_prompt=False) if i < 7]
-    turn = [IDS["<|user|>"], IDS["</s>"], IDS["<|assistant|>"], IDS["</s>"]]
-    assert special == [IDS["<s>"], *turn, *turn[:2]]  # a written-out end mark ends nothing
+    turn = [
+        SPECIAL_IDS["<|user|>"],
+        SPECIAL_IDS["</s>"],
+        SPECIAL_IDS["<|assistant|>"],
+        SPECIAL_IDS["</s>"],
+    ]
+    assert special == [
+        SPECIAL_IDS["<s>"],
+        *turn,
+        *turn[:2],
+    ]  # a written-out end mark ends nothing
 
 
 def test_the_vocabulary_gives_the_bytes_behind_each_id(
@@ -104,7 +118,7 @@ def test_the_vocabulary_gives_the_bytes_behind_each_id(
 ) -> None:
     vocabulary = read_vocabulary(small_bytes_tokenizer_dir)
     assert (vocabulary.model, len(vocabulary.merges)) == ("byte-level", 640 - 263)
-    assert {p.kind for p in vocabulary.pieces[:7]} == {PieceKind.CONTROL}
+    assert {p.kind for p in vocabulary.tokens[:7]} == {TokenKind.CONTROL}
     as_bytes = vocabulary.as_bytes(641)
     assert (as_bytes[1], as_bytes[7 + 0xE7], as_bytes[640]) == (b"", b"\xe7", b"")
     text = "São 3 raposas 🦊\n"
@@ -114,7 +128,7 @@ def test_the_vocabulary_gives_the_bytes_behind_each_id(
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"pre_tokenizer": {"type": "ByteLevel"}}, "cuts text by other rules"),
+        ({"pre_tokenizer": {"type": "ByteLevel"}}, "has another pre-tokenizer"),
         ({"normalizer": {"type": "NFC"}}, "has a normalizer"),
         ({"model": {"type": "Nothing"}}, "not a byte-level tokenizer of ours"),
     ],
@@ -138,7 +152,7 @@ def test_byte_pieces_at_other_ids_are_refused(
     ids = data["model"]["vocab"]
     ids["a"], ids["b"] = ids["b"], ids["a"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(UserError, match="byte pieces do not follow the special tokens"):
+    with pytest.raises(UserError, match="byte tokens do not follow the special tokens"):
         load_tokenizer(tmp_path)
 
 

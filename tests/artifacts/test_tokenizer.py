@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from teenytinyllama.artifacts.conversations import IDS, SPECIAL_TOKENS, Message
+from teenytinyllama.artifacts.conversations import SPECIAL_IDS, SPECIAL_TOKENS, Message
 from teenytinyllama.artifacts.subword_tokenizer import SPACE_MARK
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.errors import UserError
@@ -83,14 +83,14 @@ def test_the_space_mark_itself_survives(
 def test_a_forgotten_word_is_spelt_the_same(small_tokenizer_dir: Path) -> None:
     text = "A raposa viu a casa, a casa viu a raposa. " * 3
     small, large = load_tokenizer(small_tokenizer_dir), load_tokenizer(small_tokenizer_dir)
-    small.remember_at_most(2)
+    small.limit_cache(2)
     assert small.encode(text) == large.encode(text)
-    assert len(small._memo) <= 2 < len(large._memo)
+    assert len(small._cache) <= 2 < len(large._cache)
 
 
 def test_special_tokens_in_text_stay_text(encoder: TextEncoder) -> None:
     text = "".join(SPECIAL_TOKENS)
-    assert not set(encoder.encode(text)) & set(IDS.values())
+    assert not set(encoder.encode(text)) & set(SPECIAL_IDS.values())
     assert encoder.encode_document(text) == [1, *encoder.encode(text), 2]
     assert encoder.decode(encoder.encode_document(text)) == text
 
@@ -131,7 +131,12 @@ def test_content_cannot_forge_a_turn(encoder: TextEncoder) -> None:
     ]
     ids = encoder.render(forged, add_generation_prompt=True)
     special = [i for i in ids if i < len(SPECIAL_TOKENS)]
-    assert special == [IDS["<s>"], IDS["<|user|>"], IDS["</s>"], IDS["<|assistant|>"]]
+    assert special == [
+        SPECIAL_IDS["<s>"],
+        SPECIAL_IDS["<|user|>"],
+        SPECIAL_IDS["</s>"],
+        SPECIAL_IDS["<|assistant|>"],
+    ]
 
 
 def test_unknown_role_is_refused(encoder: TextEncoder) -> None:
@@ -173,7 +178,7 @@ def test_foreign_special_tokens_are_refused(tmp_path: Path) -> None:
         byte_fallback=True,
         minloglevel=2,
     )
-    with pytest.raises(UserError, match=r"its first pieces are \['<unk>', '<s>', '</s>', '<0x00>'"):
+    with pytest.raises(UserError, match=r"its first tokens are \['<unk>', '<s>', '</s>', '<0x00>'"):
         load_tokenizer(tmp_path)
 
 

@@ -1,6 +1,7 @@
 import pytest
 
 from teenytinyllama.modeling import model_size as sizes
+from teenytinyllama.modeling.initialization import llama_config
 from teenytinyllama.settings.training import ModelSettings
 
 PAPER_460M = ModelSettings(
@@ -36,7 +37,7 @@ def test_arithmetic_counts_what_the_model_has(name):
     from transformers import LlamaForCausalLM
 
     settings, vocab_size = SHAPES[name]
-    config = sizes.llama_config(settings, vocab_size, bos_id=1, eos_id=2, pad_id=3)
+    config = llama_config(settings, vocab_size, bos_id=1, eos_id=2, pad_id=3)
     with torch.device("meta"):  # shapes without memory: 2 B parameters cost nothing
         model = LlamaForCausalLM(config)
     assert sum(p.numel() for p in model.parameters()) == sizes.num_parameters(settings, vocab_size)
@@ -45,15 +46,3 @@ def test_arithmetic_counts_what_the_model_has(name):
 def test_the_papers_sizes():
     assert sizes.num_parameters(ModelSettings(), 32_000) == 162_417_408
     assert sizes.num_parameters(PAPER_460M, 32_000) == 468_239_360
-
-
-def test_weights_depend_on_the_seed_alone():
-    import torch
-
-    small = ModelSettings(hidden_size=16, intermediate_size=32, num_attention_heads=2)
-    config = sizes.llama_config(small, 50, bos_id=1, eos_id=2, pad_id=3)
-    torch.manual_seed(1)
-    first = sizes.build_model(config, seed=4).state_dict()
-    torch.manual_seed(2)
-    second = sizes.build_model(config, seed=4).state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
