@@ -22,8 +22,8 @@ from pathlib import Path
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 PLAIN = (
-    "import importlib; import teenytinyllama.pipeline.runner as walk;"
-    "walk.load_stage = lambda name, loads_model: importlib.import_module(name);"
+    "import importlib; import teenytinyllama.pipeline.runner as runner;"
+    "runner.load_stage = lambda name, loads_model: importlib.import_module(name);"
     "from teenytinyllama.cli.main import main; main()"
 )
 OURS = "from teenytinyllama.cli.main import main; main()"
@@ -46,9 +46,9 @@ def first_step(code: str, prepared: Path) -> tuple[float, float]:
         run_dir = Path(name) / "run"
         shutil.copytree(prepared, run_dir, symlinks=True)
         log = run_dir / "pretrain" / "metrics.jsonl"
-        walk = command(code, run_dir, "pretrain", changes=("pretrain.log_every_steps=1",))
+        command_line = command(code, run_dir, "pretrain", changes=("pretrain.log_every_steps=1",))
         started = time.perf_counter()
-        process = subprocess.Popen(walk, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command_line, stderr=subprocess.PIPE, text=True)
         while not log.exists():
             if process.poll() is not None:
                 raise SystemExit(process.communicate()[1])

@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from teenytinyllama.artifacts.manifest import sha256_file
-from teenytinyllama.pipeline.runner import STAGES, UNFINISHED
+from teenytinyllama.pipeline.registry import STAGES
+from teenytinyllama.pipeline.run_folder import UNFINISHED
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 SMALLER = (

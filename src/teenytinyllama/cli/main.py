@@ -54,12 +54,12 @@ def _walk(
     run_dir: Path | None,
     redo: bool,
 ) -> None:
-    from teenytinyllama.pipeline.runner import Walk
+    from teenytinyllama.pipeline.runner import PipelineRunner
     from teenytinyllama.settings.recipe import load_recipe
 
     recipe = load_recipe(recipe_path, overrides)
     folder = run_dir or Path("runs") / recipe.name
-    Walk(recipe, folder, recipe_path).run_stages(names, redo=redo)
+    PipelineRunner(recipe, folder, recipe_path).run_stages(names, redo=redo)
     if names is None:
         page = folder / "report" / "index.html"
         more = f"Report: {page}" if page.is_file() else "A [report] in the recipe makes its page."

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from teenytinyllama.planning import Plan
+    from teenytinyllama.settings.recipe import Recipe
 
 Budget = Annotated[float | None, typer.Option("--budget-usd", help="Money to spend, US dollars.")]
 Hours = Annotated[float | None, typer.Option("--hours", help="Hours to spend, in place of money.")]
@@ -161,9 +163,15 @@ def plan_command(  # noqa: PLR0913 (each is an option)
     }
     found = plan_for(**asked)
     if calibrate is not None:
+        from teenytinyllama.pipeline.runner import PipelineRunner
         from teenytinyllama.planning.scaling_runs import calibrated
 
-        found = plan_for(**asked | calibrated(calibrate, minutes=minutes, law=law))
+        def run_stages(recipe: Recipe, run_dir: Path, names: Sequence[str]) -> None:
+            PipelineRunner(recipe, run_dir, calibrate).run_stages(names)
+
+        found = plan_for(
+            **asked | calibrated(calibrate, minutes=minutes, law=law, run_stages=run_stages)
+        )
     if as_json:
         sys.stdout.write(json.dumps(_finite(found.to_json()), indent=2) + "\n")
         return

@@ -1,21 +1,51 @@
-"""Files outside the run that a stage's settings name: when one changes, the stage is done again."""
+"""What a stage's result depends on, as one fingerprint: the stage runs again when it changes."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from teenytinyllama.artifacts.manifest import fingerprint_files
+from teenytinyllama.artifacts.manifest import Input, Manifest, fingerprint_files, fingerprint_of
 from teenytinyllama.settings.base import Settings, expand_path
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.settings.datasets import LabelledSet, Source, Task
+from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.settings.task_files import with_includes
+from teenytinyllama.stages.interface import Stage
 
 
-def fingerprints(settings: Settings) -> dict[str, str]:
-    """Fingerprint of the files behind each setting, by name, size and time of last change.
+def stage_fingerprint(
+    stage: Stage, recipe: Recipe, settings: Settings, inputs: Mapping[str, Input]
+) -> str:
+    """Fingerprint of the stage's code, settings, inputs in the run, and files outside it."""
+    return fingerprint_of(
+        {
+            "stage": stage.name,
+            "revision": stage.revision,
+            "language": recipe.language,
+            "settings": settings.model_dump(mode="json"),
+            "inputs": {name: one.fingerprint for name, one in inputs.items()},
+            "files": external_inputs(settings),
+            # Prices change what is shown and nothing else.
+            "energy": recipe.energy.model_dump() if stage.shows_manifests else None,
+        }
+    )
 
-    Sources and labelled sets, tasks with the task file and what that includes, filters, and the
-    models that are named by a folder. A model's id names nothing on this machine.
+
+def input_fingerprint(stage: Stage, manifest: Manifest) -> str:
+    """Fingerprint of what `stage` reads of another stage: its files, or all that it reports."""
+    if stage.shows_manifests:
+        return fingerprint_of(manifest.model_dump(mode="json"))
+    return manifest.content_fingerprint()
+
+
+def external_inputs(settings: Settings) -> dict[str, str]:
+    """Fingerprint of the files outside the run that settings name, by setting.
+
+    Sources and labelled sets, tasks with their task file and what it includes, filters, and
+    models given as a folder; a model id on the Hub names no file here.
     """
     prints = {}
     for field in type(settings).model_fields:
@@ -35,11 +65,37 @@ def fingerprints(settings: Settings) -> dict[str, str]:
 
 
 def _task_files(task: Task) -> set[Path]:
-    """The task file of one's own, with the files that it includes."""
+    """The user's own task file and the files that it includes."""
     if not task.definition.endswith((".yaml", ".yml")):
         return set()
     path = Path(task.definition).expanduser()
     try:
         return {file.path for file in with_includes(path)}
     except ValueError:
-        return {path}  # no YAML: the evaluate stage says so, with its reason
+        return {path}  # not YAML: the evaluate stage reports it, with the reason
+
+
+def why_stale(done: Manifest, settings: dict[str, Any], inputs: Mapping[str, Input]) -> str:
+    """In words, why a finished stage with another fingerprint runs again."""
+    changed = changed_settings(done.recipe, settings)
+    if changed:
+        return f"settings changed ({changed})"
+    names = sorted({*done.inputs, *inputs})
+    changed = ", ".join(name for name in names if done.inputs.get(name) != inputs.get(name))
+    return f"inputs changed ({changed})" if changed else "no longer up to date"
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
+    """Settings that differ; empty where none does.
+
+    >>> changed_settings({"num_steps": 150, "model": {"a": 1}}, {"num_steps": 300, "model": {}})
+    'model.a 1 -> null, num_steps 150 -> 300'
+    """
+    rows = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            rows.append(changed_settings(old, new, f"{prefix}{key}."))
+        elif old != new:
+            rows.append(f"{prefix}{key} {json.dumps(old)[:60]} -> {json.dumps(new)[:60]}")
+    return ", ".join(row for row in rows if row)

@@ -1,23 +1,19 @@
-"""The walk: what each stage is given, and when one can be skipped.
+"""Run the stages of a recipe in order, skipping those whose result is up to date.
 
 A stage is skipped when its manifest is there, was made with the same settings from the same inputs,
-and the files it names are still there. Otherwise it runs; what an earlier recipe left in its
-folder is set aside under `.previous/`, never deleted unseen.
+and the files it names are still there. Otherwise it runs; an earlier result in its folder moves to
+`.previous/`.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
 import logging
 import os
-import shutil
-import socket
+import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,11 +22,11 @@ from teenytinyllama import __version__
 from teenytinyllama.artifacts import manifest as manifests
 from teenytinyllama.artifacts.manifest import Input, Manifest
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.errors import Interrupted, UserError
-from teenytinyllama.pipeline import fingerprints
+from teenytinyllama.errors import UserError
+from teenytinyllama.pipeline.fingerprints import input_fingerprint, stage_fingerprint, why_stale
 from teenytinyllama.pipeline.loading import load_stage
-from teenytinyllama.pipeline.processes import Processes
 from teenytinyllama.pipeline.registry import BY_NAME, STAGES
+from teenytinyllama.pipeline.run_folder import RunFolder, explain_os_error
 from teenytinyllama.progress import format_duration
 from teenytinyllama.redaction import redact_values
 from teenytinyllama.settings.base import Settings
@@ -39,20 +35,21 @@ from teenytinyllama.stages.interface import ScoreModel, Stage, StageContext, Sta
 
 logger = logging.getLogger(__name__)
 
-
-UNFINISHED = ".unfinished.json"
 VERSIONED = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "accelerate")
+# Helpers wait while the leader evaluates or writes reports: far longer than for a broken network.
+HELPER_TIMEOUT = timedelta(days=1)
 
 
-class Walk:
-    """One recipe on one run folder. `run_stages` does the work, under the folder's lock."""
+class PipelineRunner:
+    """Runs the stages of one recipe in one run folder."""
 
     def __init__(self, recipe: Recipe, run_dir: Path, recipe_path: Path) -> None:
-        self.recipe, self.run_dir, self.recipe_path = recipe, run_dir, recipe_path
+        self.recipe, self.recipe_path = recipe, recipe_path
+        self.folder = RunFolder(run_dir)
         self.meter = EnergyMeter(recipe.energy)
-        self.processes = Processes()
+        self.processes = ProcessGroup()
 
-    def run_stages(self, names: list[str] | None, *, redo: bool) -> None:
+    def run_stages(self, names: Sequence[str] | None = None, *, redo: bool = False) -> None:
         """Run the named stages, or all stages of the recipe, in pipeline order.
 
         Raises UserError before anything is written where the input is wrong, Interrupted where
@@ -61,12 +58,12 @@ class Walk:
         wanted = [stage for stage in STAGES if self._settings(stage) is not None]
         if names is not None:
             wanted = [self._named(name) for name in names]
-        with self._locked() if self.processes.is_leader else nullcontext():
+        with self.folder.locked(self.recipe) if self.processes.is_leader else nullcontext():
             try:
                 for stage in wanted:
-                    self._visit(stage, redo=redo)
+                    self._run_stage(stage, redo=redo)
             except OSError as error:
-                raise _explain_os_error(error, self.run_dir) from error
+                raise explain_os_error(error, self.folder.path) from error
             finally:
                 self.meter.stop()
 
@@ -85,145 +82,94 @@ class Walk:
             )
         return stage
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Own the run folder: one process at a time, and one recipe for its whole life."""
-        try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            lock = (self.run_dir / ".lock").open("a+")
-        except OSError as error:
-            explained = _explain_os_error(error, self.run_dir)
-            raise _unwritable(error, self.run_dir) if explained is error else explained from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                lock.seek(0)
-                raise UserError(
-                    "run-busy",
-                    str(self.run_dir),
-                    f"another ttl works here ({lock.read().strip() or 'unknown'})",
-                    "wait for it, or give this run another --run-dir",
-                ) from error
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
-            self._claim()
-            yield
-
-    def _claim(self) -> None:
-        path = self.run_dir / "run.json"
-        if path.is_file():
-            owner = json.loads(path.read_text(encoding="utf-8"))["name"]
-            if owner != self.recipe.name:
-                raise UserError(
-                    "run-of-other-recipe",
-                    str(self.run_dir),
-                    f'was made by the recipe "{owner}", this one is "{self.recipe.name}"',
-                    f"--run-dir runs/{self.recipe.name}",
-                )
-        whole = redact_values(self.recipe.model_dump(mode="json", exclude_none=True))
-        manifests.write_json(path, {"name": self.recipe.name, "recipe": whole})
-
-    def _inputs(self, stage: Stage) -> dict[str, Input]:
-        inputs = {}
-        for name in (*stage.reads, *stage.reads_if_there):
-            source = BY_NAME[name]
-            found = manifests.read_manifest(self.run_dir / source.name)
-            if found is None and name in stage.reads_if_there:
-                continue
-            if found is None:
-                raise UserError(
-                    "stage-before-stage",
-                    f"ttl {stage.name}",
-                    f"reads {source.name}/manifest.json, which is not in {self.run_dir}",
-                    f"run `ttl {name} {self.recipe_path}` first",
-                )
-            # The report shows times and energy too: for it, everything in a manifest counts.
-            everything = manifests.fingerprint_of(found.model_dump(mode="json"))
-            print_ = everything if stage.shows_manifests else found.content_fingerprint()
-            inputs[name] = Input(path=source.name, fingerprint=print_)
-        return inputs
-
-    def _visit(self, stage: Stage, *, redo: bool) -> None:
+    def _run_stage(self, stage: Stage, *, redo: bool) -> None:
+        """Skip the stage or run it; helpers do as the leader decides."""
         settings = self._settings(stage)
         assert settings is not None
-        if self.processes.is_leader:
-            self._lead(stage, settings, redo=redo)
-        elif self.processes.follow():
-            self._enter(stage, settings, self._inputs(stage))
-
-    def _lead(self, stage: Stage, settings: Settings, *, redo: bool) -> None:
-        """Skip the stage or run it, and tell the helpers of a stage that trains."""
-        stage_dir = self.run_dir / stage.name
+        if not self.processes.is_leader:
+            if self.processes.follow():
+                self._call(stage, settings, self._inputs(stage))
+            return
         inputs = self._inputs(stage)
-        asked = settings.model_dump(mode="json")
-        files = fingerprints.fingerprints(settings)
-        fingerprint = manifests.fingerprint_of(
-            {
-                "stage": stage.name,
-                "revision": stage.revision,
-                "language": self.recipe.language,
-                "settings": asked,
-                "inputs": {name: i.fingerprint for name, i in inputs.items()},
-                "files": files,
-                # Prices change the report and nothing else.
-                "energy": self.recipe.energy.model_dump() if stage.shows_manifests else None,
-            }
-        )
-        done = manifests.read_manifest(stage_dir)
-        if done is not None and not redo and done.fingerprint == fingerprint:
-            gone = manifests.missing_outputs(stage_dir, done.outputs)
-            if not gone:
-                logger.info(f"{stage.name}: unchanged, skipped")
-                self.processes.lead(enter=False)
-                return
-            logger.info(
-                f"{stage.name}: {len(gone)} of its files are gone or changed ({gone[0]}), again"
-            )
+        fingerprint = stage_fingerprint(stage, self.recipe, settings, inputs)
+        shown = redact_values(settings.model_dump(mode="json"))
+        reason = "--redo" if redo else self._reason_to_run(stage, fingerprint, shown, inputs)
+        if not reason:
+            logger.info(f"{stage.name}: unchanged, skipped")
+            self.processes.lead(join=False)
+            return
         if self.processes.count > 1 and stage.keeps_checkpoints and not stage.many_processes:
             raise UserError(
                 "one-process",
                 f"ttl {stage.name}",
                 f"was started as {self.processes.count} processes, and trains with one",
-                f"`ttl run {self.recipe_path}` without torchrun: what is done is skipped",
+                f"`ttl run {self.recipe_path}` without torchrun: finished stages are skipped",
             )
-        self._clear(stage, stage_dir, fingerprint, redact_values(asked), redo=redo)
-        self.processes.lead(enter=stage.many_processes)
-        self._run(stage, settings, stage_dir, fingerprint, inputs)
+        self.folder.prepare(stage, fingerprint, shown, redo=redo, reason=reason)
+        self.processes.lead(join=stage.many_processes)
+        self._run_measured(stage, settings, inputs, fingerprint)
 
-    def _clear(
-        self, stage: Stage, stage_dir: Path, fingerprint: str, asked: dict[str, Any], *, redo: bool
-    ) -> None:
-        """Leave in the folder only unfinished work of this very fingerprint.
-
-        A mark alone is no work: the stage stopped at a fault in its input before it made anything.
-        It must neither stand in the way of the mended input nor push out what was set aside.
-        """
-        mark = stage_dir / UNFINISHED
-        if stage_dir.is_dir() and any(path != mark for path in stage_dir.iterdir()):
-            unfinished = json.loads(mark.read_text()) if mark.is_file() else None
-            same = unfinished is not None and unfinished["fingerprint"] == fingerprint
-            if same and not redo:
-                return
-            if unfinished is not None and stage.keeps_checkpoints and not redo:
+    def _inputs(self, stage: Stage) -> dict[str, Input]:
+        """The folders that the stage reads. Raises UserError where a needed one is unfinished."""
+        inputs = {}
+        for name in (*stage.reads, *stage.reads_if_there):
+            found = manifests.read_manifest(self.folder.stage_dir(BY_NAME[name]))
+            if found is not None:
+                inputs[name] = Input(path=name, fingerprint=input_fingerprint(stage, found))
+            elif name in stage.reads:
                 raise UserError(
-                    "unfinished-differs",
-                    str(stage_dir),
-                    "holds unfinished work made with other settings or inputs"
-                    + _difference(unfinished["settings"], asked),
-                    "set it back to go on, or --redo to set that work aside and start anew",
+                    "stage-not-run",
+                    f"ttl {stage.name}",
+                    f"reads {name}/manifest.json, which is not in {self.folder.path}",
+                    f"run `ttl {name} {self.recipe_path}` first",
                 )
-            aside = self.run_dir / ".previous" / stage.name
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            stage_dir.rename(aside)
-            logger.info(f"{stage.name}: what was there is set aside in {aside}")
-        stage_dir.mkdir(exist_ok=True)
-        manifests.sync_folder(self.run_dir)  # a power cut must not take the stage with its work
-        manifests.write_json(mark, {"fingerprint": fingerprint, "settings": asked})
+        return inputs
 
-    def _enter(self, stage: Stage, settings: Settings, inputs: dict[str, Input]) -> StageResult:
+    def _reason_to_run(
+        self, stage: Stage, fingerprint: str, settings: dict[str, Any], inputs: dict[str, Input]
+    ) -> str:
+        """Why the stage has to run; empty where its result is up to date."""
+        stage_dir = self.folder.stage_dir(stage)
+        done = manifests.read_manifest(stage_dir)
+        if done is None:
+            return "no manifest"
+        if done.fingerprint != fingerprint:
+            return why_stale(done, settings, inputs)
+        missing = manifests.missing_outputs(stage_dir, done.outputs)
+        if not missing:
+            return ""
+        many = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
+        return f"{missing[0]}{many} missing or changed; running again"
+
+    def _run_measured(
+        self, stage: Stage, settings: Settings, inputs: dict[str, Input], fingerprint: str
+    ) -> None:
+        """Run the stage with clock and energy meter, and write its manifest."""
+        logger.info(f"{stage.name}: {stage.title}")
+        before, started = self.meter.read(), time.monotonic()
+        started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        result = self._call(stage, settings, inputs)
+        used = self.meter.read().since(before)
+        duration_s = time.monotonic() - started
+        manifest = Manifest(
+            stage=stage.name,
+            version=__version__,
+            fingerprint=fingerprint,
+            recipe=redact_values(settings.model_dump(mode="json")),
+            inputs=inputs,
+            outputs=manifests.hash_outputs(self.folder.stage_dir(stage)),
+            counts=redact_values(result.counts),
+            metrics=redact_values(result.metrics),
+            started_at=started_at,
+            duration_s=round(duration_s, 3),
+            energy_kwh={k: v for k, v in used._asdict().items() if k != "emissions_kg"},
+            emissions_kg=used.emissions_kg,
+            versions=_versions(),
+        )
+        self.folder.finish(stage, manifest)
+        logger.info(f"{stage.name}: done in {format_duration(duration_s)}")
+
+    def _call(self, stage: Stage, settings: Settings, inputs: dict[str, Input]) -> StageResult:
         """Call the stage's `run` with its settings and its folders."""
         context = StageContext(
             self.recipe.name,
@@ -232,13 +178,13 @@ class Walk:
             self.meter,
             self._score_model() if stage.takes_scorer else None,
         )
-        folders = {f"{name}_dir": self.run_dir / i.path for name, i in inputs.items()}
-        for name in stage.reads_if_there:
-            folders.setdefault(f"{name}_dir", None)  # type: ignore[arg-type]
-        outcome: StageResult = load_stage(stage.module, loads_model=stage.loads_model).run(
-            settings=settings, context=context, out_dir=self.run_dir / stage.name, **folders
+        folders: dict[str, Path | None] = {f"{name}_dir": None for name in stage.reads_if_there}
+        folders |= {f"{name}_dir": self.folder.path / one.path for name, one in inputs.items()}
+        module = load_stage(stage.module, loads_model=stage.loads_model)
+        result: StageResult = module.run(
+            settings=settings, context=context, out_dir=self.folder.stage_dir(stage), **folders
         )
-        return outcome
+        return result
 
     def _score_model(self) -> ScoreModel | None:
         """How another stage scores a model in training, where the recipe asks for it."""
@@ -252,78 +198,44 @@ class Walk:
                 return scorer
         return None
 
-    def _run(
-        self,
-        stage: Stage,
-        settings: Settings,
-        stage_dir: Path,
-        fingerprint: str,
-        inputs: dict[str, Input],
-    ) -> None:
-        logger.info(f"{stage.name}: {stage.title}")
-        before, started = self.meter.read(), time.monotonic()
-        started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        outcome = self._enter(stage, settings, inputs)
-        used = self.meter.read().since(before)
-        duration_s = time.monotonic() - started
-        manifests.write_manifest(
-            stage_dir,
-            Manifest(
-                stage=stage.name,
-                version=__version__,
-                fingerprint=fingerprint,
-                recipe=redact_values(settings.model_dump(mode="json")),
-                inputs=inputs,
-                outputs=manifests.hash_outputs(stage_dir),
-                counts=redact_values(outcome.counts),
-                metrics=redact_values(outcome.metrics),
-                started_at=started_at,
-                duration_s=round(duration_s, 3),
-                energy_kwh={k: v for k, v in used._asdict().items() if k != "emissions_kg"},
-                emissions_kg=used.emissions_kg,
-                versions=_versions(),
-            ),
-        )
-        (stage_dir / UNFINISHED).unlink(missing_ok=True)
-        logger.info(f"{stage.name}: done in {format_duration(duration_s)}")
 
+class ProcessGroup:
+    """The processes that `torchrun` or `accelerate launch` started: one leads, the others help.
 
-def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
-    """`: num_steps 100 -> 200, ...` for settings that differ; empty where none does."""
-    rows = []
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            inner = _difference(old, new, f"{prefix}{key}.")
-            rows.extend(inner.removeprefix(": ").split(", ") if inner else [])
-        elif old != new:
-            rows.append(f"{prefix}{key} {json.dumps(old)[:60]} -> {json.dumps(new)[:60]}")
-    return ": " + ", ".join(rows) if rows else ""
+    The leader locks, decides and writes; helpers join it in stages that train. With one process,
+    torch is never loaded for this.
+    """
+
+    def __init__(self) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.is_leader = os.environ.get("RANK", "0") == "0"
+        self._state: Any = None
+
+    def lead(self, *, join: bool) -> None:
+        """Tell the helpers whether to join the next stage."""
+        if self.count > 1:
+            self._broadcast(join)
+
+    def follow(self) -> bool:
+        """Wait until the leader says whether to join the next stage."""
+        return self._broadcast(None)
+
+    def _broadcast(self, value: bool | None) -> bool:
+        import torch
+        from accelerate import PartialState
+        from accelerate.utils import broadcast_object_list
+
+        if self._state is None:
+            self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=HELPER_TIMEOUT)
+        box = [value]
+        broadcast_object_list(box, from_process=0)
+        return bool(box[0])
 
 
 def _versions() -> dict[str, str]:
-    import platform
-
+    """Versions of Python, this package and the libraries that results depend on."""
     found = {"python": platform.python_version(), "teenytinyllama": __version__}
     for name in VERSIONED:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def _explain_os_error(error: OSError, folder: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(folder).free if folder.exists() else 0
-        return Interrupted(f"no space left for {error.filename or folder} ({free:,} bytes free)")
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-        return _unwritable(error, folder)
-    return error
-
-
-def _unwritable(error: OSError, folder: Path) -> UserError:
-    return UserError(
-        "folder-unwritable",
-        str(error.filename or folder),
-        f"cannot be written ({error.strerror})",
-        "choose a folder of yours with --run-dir",
-    )

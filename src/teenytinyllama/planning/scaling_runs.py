@@ -10,13 +10,13 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from teenytinyllama.artifacts.manifest import read_manifest
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
-from teenytinyllama.pipeline.runner import Walk
 from teenytinyllama.planning.curve_fit import PilotResult, fit_law
 from teenytinyllama.planning.scaling_laws import law as law_named
 from teenytinyllama.progress import format_duration
@@ -26,6 +26,8 @@ from teenytinyllama.settings.training import ModelSettings
 
 logger = logging.getLogger(__name__)
 
+RunStages = Callable[[Recipe, Path, Sequence[str]], None]
+"""(recipe, run folder, names of stages) -> None: the pipeline, which planning does not import."""
 
 PILOT_LENGTH = 256
 PILOT_TOKENS_PER_STEP = 1024
@@ -50,7 +52,9 @@ PILOT_LENGTHS = (1, 4)
 PILOT_MFU = {"cpu": 0.35, "cuda": 0.08, "mps": 0.05}
 
 
-def calibrated(recipe_path: Path, *, minutes: float, law: str) -> dict[str, Any]:
+def calibrated(
+    recipe_path: Path, *, minutes: float, law: str, run_stages: RunStages
+) -> dict[str, Any]:
     """Run or finish the pilots; return the fitted law and the text as the run counted it.
 
     Raises UserError for a recipe that cannot be read, and where there is no time for a pilot.
@@ -63,13 +67,13 @@ def calibrated(recipe_path: Path, *, minutes: float, law: str) -> dict[str, Any]
         what = "has no section [pack] or no [pretrain]"
         raise UserError("stage-not-in-recipe", str(recipe_path), what, "give the recipe of a run")
     run_dir = Path("runs") / recipe.name
-    Walk(recipe, run_dir, recipe_path).run_stages(["corpus", "tokenizer", "pack"], redo=False)
+    run_stages(recipe, run_dir, ["corpus", "tokenizer", "pack"])
     vocab_size, unique, each = _counted(run_dir)
     pilots = _pilots(recipe, vocab_size, _unit_steps(minutes, vocab_size, unique, run_dir))
     results = []
     for number, pilot in enumerate(pilots, start=1):
         logger.info(f"pilot {number} of {len(pilots)}: {pilot.name}")
-        results.append(_train(pilot, run_dir, recipe_path, unique, each))
+        results.append(_train(pilot, run_dir, run_stages, unique, each))
     fitted = fit_law(law_named(law), results, each)
     for one in results:
         logger.info(f"pilot {one.name}: {one.loss:.3f} nats per token")
@@ -176,7 +180,7 @@ def _last_heldout(metrics: Path) -> float:
 
 
 def _train(
-    pilot: Recipe, run_dir: Path, recipe_path: Path, unique: int, bytes_per_token: float
+    pilot: Recipe, run_dir: Path, run_stages: RunStages, unique: int, bytes_per_token: float
 ) -> PilotResult:
     folder = run_dir / "pilots" / pilot.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +188,7 @@ def _train(
         link = folder / name
         if not link.exists():
             link.symlink_to(os.path.relpath(run_dir / name, folder), target_is_directory=True)
-    Walk(pilot, folder, recipe_path).run_stages(["pretrain"], redo=False)
+    run_stages(pilot, folder, ["pretrain"])
     done = read_manifest(folder / "pretrain")
     assert done is not None, "the stage has just run"
     bits = _last_heldout(folder / "pretrain" / "metrics.jsonl")

@@ -10,7 +10,7 @@ import pytest
 
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
-from teenytinyllama.pipeline.runner import Walk
+from teenytinyllama.pipeline.runner import PipelineRunner
 from teenytinyllama.settings.data_preparation import PackSettings
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.settings.post_training import EvaluateSettings
@@ -101,5 +101,5 @@ def test_a_fault_in_a_task_is_said_before_the_first_step(tmp_path):
 def test_the_front_door_hands_the_scorer_over_where_it_is_asked_for(items, is_scored, tmp_path):
     asked = EvaluateSettings(tasks=TASKS, items_during_training=items)
     recipe = Recipe(name="x", language="pt", pretrain=TRAINING, evaluate=asked)
-    walk = Walk(recipe, tmp_path, tmp_path / "x.toml")
-    assert (walk._score_model() is not None) == is_scored
+    runner = PipelineRunner(recipe, tmp_path, tmp_path / "x.toml")
+    assert (runner._score_model() is not None) == is_scored

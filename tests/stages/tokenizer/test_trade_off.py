@@ -82,7 +82,7 @@ def test_the_table_by_hand(
 def test_a_unigram_and_a_run_without_corpus_are_said(tmp_path: Path) -> None:
     source = {"kind": "storybook"}
     recipe = Recipe.model_validate({"name": "x", "corpus": {"sources": (source,)}})
-    with pytest.raises(UserError, match=r"stage-before-stage.*ttl corpus"):
+    with pytest.raises(UserError, match=r"stage-not-run.*ttl corpus"):
         module.show(recipe, tmp_path)
     with pytest.raises(UserError, match="trade-off-unigram"):
         module.trade_off(

@@ -188,7 +188,7 @@ def show(recipe: Recipe, run_dir: Path) -> str:
     corpus_dir = run_dir / "corpus"
     if read_manifest(corpus_dir) is None:
         raise UserError(
-            "stage-before-stage",
+            "stage-not-run",
             "ttl tokenizer --trade-off",
             f"reads corpus/manifest.json, which is not in {run_dir}",
             "run `ttl corpus RECIPE` first",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from teenytinyllama.artifacts.manifest import STAGE_NAMES, Manifest
-from teenytinyllama.pipeline.runner import STAGES
+from teenytinyllama.pipeline.registry import STAGES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pipeline.md").read_text(encoding="utf-8")
 

@@ -11,14 +11,14 @@ import pytest
 
 from teenytinyllama.artifacts import tokens
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.pipeline.runner import Walk
+from teenytinyllama.pipeline.runner import PipelineRunner
 from teenytinyllama.settings.recipe import load_recipe
 from teenytinyllama.stages.corpus import corpus_writer, staging
 from teenytinyllama.stages.tokenizer import hf_export
 
 
-def walk(recipe: Path, run_dir: Path) -> None:
-    Walk(load_recipe(recipe), run_dir, recipe).run_stages(None, redo=False)
+def run(recipe: Path, run_dir: Path) -> None:
+    PipelineRunner(load_recipe(recipe), run_dir, recipe).run_stages()
 
 
 def files_of(run_dir: Path) -> dict[str, str]:
@@ -38,7 +38,7 @@ def test_the_same_command_goes_on_when_there_is_space_again(
         'name = "r"\n[corpus]\nsources = [{ kind = "storybook", num_documents = 60, '
         'license = "CC0-1.0" }]\n[tokenizer]\nvocab_size = 400\n[pack]\n'
     )
-    walk(recipe, tmp_path / "calm")
+    run(recipe, tmp_path / "calm")
     run_dir = tmp_path / "full"
 
     def no_space(*given: Any, **named: Any) -> None:
@@ -54,8 +54,8 @@ def test_the_same_command_goes_on_when_there_is_space_again(
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, no_space)
             with pytest.raises(Interrupted, match=r"no space left for .*some\.file") as caught:
-                walk(recipe, run_dir)
+                run(recipe, run_dir)
         assert caught.value.exit_code == 75
         assert files_of(run_dir) != files_of(tmp_path / "calm")
-    walk(recipe, run_dir)
+    run(recipe, run_dir)
     assert files_of(run_dir) == files_of(tmp_path / "calm")

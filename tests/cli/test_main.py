@@ -48,7 +48,7 @@ def test_an_empty_corpus_names_what_emptied_it(tmp_path):
 
 def test_a_stage_before_the_stage_it_needs(tmp_path):
     said = ttl("pack", RECIPE, "--run-dir", tmp_path, code=2)
-    assert said.startswith("error[stage-before-stage] ttl pack - reads corpus/manifest.json")
+    assert said.startswith("error[stage-not-run] ttl pack - reads corpus/manifest.json")
     assert said.endswith(f"fix: run `ttl corpus {RECIPE}` first")
 
 
@@ -80,7 +80,7 @@ def test_a_busy_run_is_named(tmp_path):
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
         said = ttl("corpus", RECIPE, "--run-dir", tmp_path, code=2)
-    assert "another ttl works here (process 7 on laptop)" in said
+    assert "another ttl is using this folder (process 7 on laptop)" in said
 
 
 def test_an_unknown_command_and_an_unknown_option():
