@@ -1,7 +1,4 @@
-"""Pages of run folders as they stand: one run finished or not, several beside each other, live.
-
-Unlike the stage, these read what an unfinished stage left so far; nothing is written into a run.
-"""
+"""`ttl report --watch`: the page of a run, served while the run is in progress."""
 
 from __future__ import annotations
 
@@ -19,15 +16,16 @@ from teenytinyllama.stages.report.run_record import read_run
 logger = logging.getLogger(__name__)
 
 
-SECONDS_BETWEEN_READINGS = 10
+REFRESH_INTERVAL_S = 10
 
 
 def serve(run_dir: Path, *, port: int) -> None:
-    """Serve the page on this machine, read anew at each request, until Ctrl-C.
+    """Serve the page on 127.0.0.1 until Ctrl-C; each request reads the run again.
 
-    It answers on 127.0.0.1 alone, to GET alone, and with nothing but the page.
+    It answers only GET requests, and only with the page. Raises UserError if `run_dir` is not a
+    run folder or the port is taken.
     """
-    read_run(run_dir)  # an error now, not at the first request
+    read_run(run_dir)  # fail now, not at the first request
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -37,10 +35,10 @@ def serve(run_dir: Path, *, port: int) -> None:
             try:
                 body = render(
                     make_page(read_run(run_dir), ReportSettings()),
-                    refresh_s=SECONDS_BETWEEN_READINGS,
+                    refresh_s=REFRESH_INTERVAL_S,
                 )
             except UserError as error:
-                self.send_error(503, "the run cannot be read now", str(error))
+                self.send_error(503, "the run cannot be read", str(error))
                 return
             data = body.encode("utf-8")
             self.send_response(200)
@@ -51,13 +49,15 @@ def serve(run_dir: Path, *, port: int) -> None:
             self.wfile.write(data)
 
         def log_message(self, *_: Any) -> None:
-            """Requests are not worth a line."""
+            """Do not log requests."""
 
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     except OSError as error:
-        what = f"cannot be listened on ({error.strerror})"
+        what = f"cannot listen on this port ({error.strerror})"
         raise UserError("port-busy", f"--port {port}", what, "choose another --port") from error
     with server:
-        logger.info(f"http://127.0.0.1:{server.server_port}/ shows {run_dir}; Ctrl-C ends it.")
+        logger.info(
+            f"{run_dir} is shown at http://127.0.0.1:{server.server_port}/ (Ctrl-C to stop)"
+        )
         server.serve_forever()

@@ -1,7 +1,7 @@
-"""Model card and dataset card in the Hub's format, from manifests alone.
+"""Model, chat and dataset cards in the Hub's format, built from manifests only.
 
-Every number is the manifest's; what did not run is called so. Words that come from the run (names
-of sources and tasks) are escaped for Markdown, and texts of the corpus or the model are not shown.
+Names that come from the run (sources, tasks) are escaped for Markdown; texts of the corpus or the
+model are not shown.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 from teenytinyllama import licenses
 from teenytinyllama.licenses import hub_name, model_license, terms_of
 from teenytinyllama.stages.report.number_format import NOT_RUN, count, duration, is_number, percent
-from teenytinyllama.stages.report.page_blocks import Cell, Facts, Table
+from teenytinyllama.stages.report.page_blocks import Cell, StatRow, Table
 from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 from teenytinyllama.stages.report.sections_run import energy_section, stage_kwh
 from teenytinyllama.stages.report.sections_scores import (
     chat_section,
     classifiers_section,
     interval_of,
+    quantized_section,
     scores_section,
-    small_files_section,
     tasks_of,
     verdict,
 )
 from teenytinyllama.stages.report.sections_text import corpus_section, tokenizer_section
 
-# The Hub sorts data sets into these by number of rows.
+# The Hub's size categories, by number of rows.
 SIZE_CATEGORIES = (
     (1e3, "n<1K"),
     (1e4, "1K<n<10K"),
@@ -42,7 +42,7 @@ Lines = Iterator[str]
 
 
 def licenses_of(run: RunRecord, *stages: str) -> list[str]:
-    """Licences of all text behind a model: of each kept document, and of each conversation set."""
+    """Licences of the text used by these stages: of kept documents and conversation sets."""
     found: list[str] = []
     for name in stages:
         stage = run.stage(name)
@@ -52,7 +52,7 @@ def licenses_of(run: RunRecord, *stages: str) -> list[str]:
 
 
 def model_card(run: RunRecord, *, license_name: str) -> str:
-    """`model_card.md`: ready to be the README.md of a model on the Hub."""
+    """`model_card.md`: the README.md of the base model on the Hub."""
     pretrain = run.stage("pretrain")
     assert pretrain is not None, "a card needs a model"
     lines = [*_front_matter(_model_metadata(run, pretrain, license_name)), "", f"# {run.name}", ""]
@@ -60,21 +60,21 @@ def model_card(run: RunRecord, *, license_name: str) -> str:
     for heading, section in (
         ("Scores", scores_section(run)),
         ("Classifiers", classifiers_section(run)),
-        ("Small files", small_files_section(run)),
+        ("Quantized files", quantized_section(run)),
     ):
         lines += ["", f"## {heading}", ""]
         lines += _tables(section.blocks) if section.has_run else [f"Not run. {section.lead}"]
     lines += ["", "## Energy and carbon", "", energy_section(run).lead, ""]
     lines += _tables(energy_section(run).blocks)
-    lines += ["", "## Text it learnt from", ""]
+    lines += ["", "## Training data", ""]
     lines += _tables(corpus_section(run).blocks) if run.stage("corpus") else [NOT_RUN]
     lines += _license_words(run, license_name, "corpus", "align")
-    lines += ["", *_use_and_limits(run), "", *_again(run)]
+    lines += ["", *_use_and_limits(run), "", *_origin(run)]
     return "\n".join(lines) + "\n"
 
 
 def chat_card(run: RunRecord, *, license_name: str) -> str:
-    """`chat_card.md`: the card of the chat model, with what its held-out questions showed."""
+    """`chat_card.md`: the README.md of the chat model, with results on held-out questions."""
     align, pretrain = run.stage("align"), run.stage("pretrain")
     assert align is not None and pretrain is not None, "a card needs a model"
     metadata = {
@@ -89,22 +89,22 @@ def chat_card(run: RunRecord, *, license_name: str) -> str:
     lines += [
         f"The base model of the same run ({count(pretrain.count('parameters'))} parameters), "
         f"fine-tuned on {count(align.count('conversations_train'))} conversations in "
-        f"`{_plain(run.language)}`. Its tokenizer holds the chat template.",
+        f"`{_plain(run.language)}`. Its tokenizer includes the chat template.",
         "",
-        "## Questions kept out of training",
+        "## Held-out questions",
         "",
     ]
-    lines += _facts(chat_section(run).blocks)
-    lines += ["", "## Small files", ""]
-    small = small_files_section(run)
-    lines += _tables(small.blocks) if small.has_run else [NOT_RUN]
+    lines += _stat_lines(chat_section(run).blocks)
+    lines += ["", "## Quantized files", ""]
+    quantized = quantized_section(run)
+    lines += _tables(quantized.blocks) if quantized.has_run else [NOT_RUN]
     lines += _license_words(run, license_name, "corpus", "align")
-    lines += ["", *_use_and_limits(run), "", *_again(run)]
+    lines += ["", *_use_and_limits(run), "", *_origin(run)]
     return "\n".join(lines) + "\n"
 
 
 def dataset_card(run: RunRecord) -> str:
-    """`dataset_card.md`: ready to be the README.md of the data set on the Hub."""
+    """`dataset_card.md`: the README.md of the corpus on the Hub."""
     corpus = run.stage("corpus")
     assert corpus is not None, "a card needs documents"
     license_name = model_license("", licenses_of(run, "corpus"))
@@ -120,25 +120,25 @@ def dataset_card(run: RunRecord) -> str:
     }
     lines = [*_front_matter(metadata), "", f"# {run.name}: corpus", ""]
     lines += [
-        f"{count(kept)} documents in the language `{_plain(run.language)}`, "
-        f"{count(corpus.count('bytes_kept'))} bytes of text, of which "
-        f"{count(corpus.count('documents_heldout'))} documents are held out.",
+        f"{count(kept)} documents in `{_plain(run.language)}`, "
+        f"{count(corpus.count('bytes_kept'))} bytes of text; "
+        f"{count(corpus.count('documents_heldout'))} of them are held out.",
         "",
-        "Each document has `id`, `text`, `source`, `license`, `url` and the `scores` of the rules.",
+        "Each document has `id`, `text`, `source`, `license`, `url` and filter `scores`.",
         "",
-        "## What was read, kept and dropped",
+        "## Documents read, kept and removed",
         "",
     ]
     lines += _tables(corpus_section(run).blocks)
     lines += ["", "## Tokens", ""]
     lines += _tables(tokenizer_section(run).blocks) if run.stage("tokenizer") else [NOT_RUN]
     lines += _license_words(run, license_name, "corpus")
-    lines += ["", *_again(run)]
+    lines += ["", *_origin(run)]
     return "\n".join(lines) + "\n"
 
 
 def _splits(corpus: FinishedStage) -> Iterator[dict[str, str]]:
-    """Where the viewer of the Hub and `load_dataset` find the documents."""
+    """Where the Hub's viewer and `load_dataset` find the documents."""
     for split, stem in (("train", "train"), ("validation", "heldout")):
         if any(name.startswith(f"{stem}-") for name in corpus.manifest.outputs):
             yield {"split": split, "path": f"data/{stem}-*.jsonl.zst"}
@@ -160,7 +160,7 @@ def _model_metadata(run: RunRecord, pretrain: FinishedStage, license_name: str) 
 
 
 def _emissions(run: RunRecord, pretrain: FinishedStage, training_type: str) -> dict[str, Any]:
-    """Grams of CO2 equivalent of all stages, as the Hub shows them."""
+    """Emissions of all stages in grams of CO2 equivalent, in the Hub's format."""
     return {
         "emissions": round(1000 * sum(r.manifest.emissions_kg for r in run.stages.values()), 3),
         "source": "CodeCarbon",
@@ -209,17 +209,17 @@ def _license_metadata(license_name: str) -> dict[str, str]:
 
 def _model_summary(run: RunRecord, pretrain: FinishedStage) -> Lines:
     yield (
-        f"A base language model in `{_plain(run.language)}` of "
+        f"A base language model for `{_plain(run.language)}` with "
         f"**{count(pretrain.count('parameters'))} parameters**, trained from scratch on "
         f"**{count(pretrain.count('tokens'))} tokens** in {count(pretrain.count('steps'))} steps "
         f"({duration(pretrain.manifest.duration_s)}, "
         f"{_plain(str(pretrain.metric('device') or 'device not recorded'))})."
     )
     yield ""
-    yield "Plain `LlamaForCausalLM` weights: load them with `transformers`."
+    yield "The weights load with `transformers` as `LlamaForCausalLM`."
     yield ""
     chat = run.stage("align")
-    yield f"Chat model: {NOT_RUN if chat is None else 'trained, see `align/`'}."
+    yield f"Chat model: {NOT_RUN if chat is None else 'trained in the same run'}."
 
 
 def _license_words(run: RunRecord, license_name: str, *stages: str) -> Lines:
@@ -227,8 +227,8 @@ def _license_words(run: RunRecord, license_name: str, *stages: str) -> Lines:
     yield ""
     yield "## Licence"
     yield ""
-    mine = "see below: these exclude each other" if license_name == "other" else license_name
-    yield f"This work: **{_plain(mine or 'unknown')}**. Its text is under:"
+    own = "unclear: these licences exclude each other" if license_name == "other" else license_name
+    yield f"Licence of this work: **{_plain(own or 'unknown')}**. Licences of its text:"
     yield ""
     for name in names:
         yield f"- {_plain(name or 'licence not given')} ({terms_of(name).name})"
@@ -239,8 +239,8 @@ def _license_words(run: RunRecord, license_name: str, *stages: str) -> Lines:
 def _use_and_limits(run: RunRecord) -> Lines:
     yield "## Intended use and limits"
     yield ""
-    yield "For research and teaching, and as a base to fine-tune. It invents facts, repeats the"
-    yield "biases of its text, and is not fit to decide anything about people."
+    yield "For research, teaching and fine-tuning. The model invents facts and repeats biases of"
+    yield "its training text. Do not use it for decisions about people."
     evaluate = run.stage("evaluate")
     if evaluate is None:
         yield ""
@@ -253,26 +253,26 @@ def _use_and_limits(run: RunRecord) -> Lines:
     ]
     if weak:
         yield ""
-        yield f"At chance, so without evidence of any skill: {', '.join(weak)}."
+        yield f"At chance level, so no evidence of skill: {', '.join(weak)}."
 
 
-def _again(run: RunRecord) -> Lines:
+def _origin(run: RunRecord) -> Lines:
     version = next(iter(run.stages.values())).manifest.version
     kwh = sum(map(stage_kwh, run.stages.values()))
     yield "## How it was made"
     yield ""
-    yield f"With TeenyTinyLlama {version}, by `ttl run recipe.toml` (the recipe lies beside this"
-    yield f"card); {kwh:.4g} kWh in all. Manifests:"
+    yield f"TeenyTinyLlama {version}, `ttl run recipe.toml` (the recipe is beside this card);"
+    yield f"{kwh:.4g} kWh in total. Fingerprints of the stages:"
     yield ""
     for name, stage in run.stages.items():
         yield f"- {name}: `{stage.manifest.fingerprint}`"
 
 
-def _facts(blocks: Sequence[Any]) -> Lines:
+def _stat_lines(blocks: Sequence[Any]) -> Lines:
     for block in blocks:
-        for fact in block.items if isinstance(block, Facts) else ():
-            note = f" ({_plain(fact.note)})" if fact.note else ""
-            yield f"- {_plain(fact.title)}: {_plain(fact.text)}{note}"
+        for stat in block.items if isinstance(block, StatRow) else ():
+            note = f" ({_plain(stat.note)})" if stat.note else ""
+            yield f"- {_plain(stat.title)}: {_plain(stat.text)}{note}"
 
 
 def _tables(blocks: Sequence[Any]) -> Lines:
@@ -296,7 +296,7 @@ def _row(cells: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    r"""Words from outside as Markdown that shows them and does nothing else.
+    r"""External text as inert Markdown.
 
     >>> _plain("a|b <img src=x> [c](http://d)")
     'a\\|b &lt;img src=x&gt; \\[c\\](http://d)'
@@ -306,9 +306,9 @@ def _plain(text: str) -> str:
 
 
 def _front_matter(metadata: Mapping[str, Any]) -> list[str]:
-    """The metadata block. JSON is YAML, and has no traps: each value is written as JSON."""
+    """The metadata block; each value is written as JSON, which is YAML without its pitfalls."""
     rows = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in metadata.items()]
-    # A sign that could open a tag where the block is shown is written as JSON's escape.
+    # Escape `<` where it could open a tag, in case the block is shown as HTML.
     return ["---", *(re.sub(r"<(?=[A-Za-z/!?])", r"\\u003c", row) for row in rows), "---"]
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them. Every function takes what a manifest may hold, None included."""
+"""Numbers for readers. Every function takes any value of a manifest, None included."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ NOT_RECORDED = "not recorded"
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """A finite number that is not a truth value."""
+    """Whether the value is a finite number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def count(value: Any) -> str:
-    """A whole number with separators, to the last digit.
+    """A whole number with thousands separators.
 
     >>> count(162417408), count(None)
     ('162,417,408', 'not recorded')
@@ -24,7 +24,7 @@ def count(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """A large number in three digits.
+    """A large number with three significant digits and a unit.
 
     >>> [short(n) for n in (950, 12_300, 3_751_936_000)]
     ['950', '12.3 k', '3.75 B']
@@ -57,7 +57,7 @@ def decimal(value: Any, digits: int = 3) -> str:
 
 
 def percent(value: Any, digits: int = 1) -> str:
-    """A share from 0 to 1 as per cent.
+    """A fraction from 0 to 1 as a percentage.
 
     >>> percent(0.2615, 2)
     '26.15 %'
@@ -65,8 +65,17 @@ def percent(value: Any, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %" if is_number(value) else NOT_RECORDED
 
 
+def fewer_bits(below: float, digits: int = 1) -> str:
+    """A model against a baseline, where `below` is the fraction of bits that it saves.
+
+    >>> fewer_bits(0.412), fewer_bits(-0.1, 0)
+    ('41.2 % fewer bits', '10 % more bits')
+    """
+    return f"{percent(abs(below), digits)} {'fewer' if below >= 0 else 'more'} bits"
+
+
 def duration(seconds: Any) -> str:
-    """A length of time.
+    """Seconds as a readable length of time.
 
     >>> [duration(s) for s in (4.24, 75, 139_415)]
     ['4.2 s', '1 min 15 s', '38 h 43 min']
@@ -82,7 +91,7 @@ def duration(seconds: Any) -> str:
 
 
 def energy(kwh: Any) -> str:
-    """Kilowatt-hours, in watt-hours where there are few.
+    """Kilowatt-hours; below 1 kWh, watt-hours.
 
     >>> [energy(e) for e in (15.52, 0.00213, 0.0)]
     ['15.52 kWh', '2.13 Wh', '0 Wh']
@@ -95,7 +104,7 @@ def energy(kwh: Any) -> str:
 
 
 def mass(kg: Any) -> str:
-    """Kilograms of CO2 equivalent, in grams where there are few.
+    """Kilograms of CO2 equivalent; below 1 kg, grams.
 
     >>> [mass(m) for m in (5.67, 0.00034)]
     ['5.67 kg', '0.34 g']
@@ -117,7 +126,7 @@ def money(usd: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    """Any value of a manifest in few words."""
+    """Any value of a manifest as text."""
     if value is None:
         return NOT_RECORDED
     if isinstance(value, bool):

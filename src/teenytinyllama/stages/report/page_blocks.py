@@ -1,7 +1,7 @@
-"""What a page is made of, before it is HTML: sections of tables, charts, figures and texts.
+"""What a page is made of: sections of tables, charts, key figures and texts.
 
-Stages' words and numbers go in as plain text; the template escapes them. The same blocks are
-written as HTML, CSV and SVG, so that the three can never disagree.
+Words and numbers of the stages are plain text here; the template escapes them. HTML, CSV and SVG
+are all rendered from these blocks, so that they agree.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ Tone = Literal["", "good", "warn", "quiet"]
 
 
 @dataclass(frozen=True)
-class Strip:
-    """A value with its interval on a scale from 0 to 1, and where chance lies."""
+class IntervalPlot:
+    """A value with its interval on a scale from 0 to 1, and the chance level."""
 
     low: float
-    value: float
     high: float
+    value: float
     chance: float | None = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell. `note` stands small beside the text; `share` (0 to 1) draws a bar behind it."""
+    """One cell. `note` is small print below the text; `bar` (0 to 1) draws a bar beside it."""
 
     text: str
     note: str = ""
     tone: Tone = ""
-    share: float | None = None
-    strip: Strip | None = None
+    bar: float | None = None
+    interval: IntervalPlot | None = None
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading; numbers stand right, words left."""
+    """A heading; numbers are right-aligned, words left-aligned."""
 
     title: str
     is_number: bool = False
@@ -58,9 +58,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing in two widths, for a desk and for a phone; both are SVG made by `chart`.
+    """A line chart as SVG in two widths, for a desktop and for a phone (see `svg_chart`).
 
-    `lines` are the names of its lines with their colours; `legend` is the same as HTML.
+    `lines` holds the names and colours of its lines; `legend` is the same as HTML.
     """
 
     key: str
@@ -83,8 +83,8 @@ class ChartRow:
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One figure with what it counts."""
+class Stat:
+    """One key figure with its name."""
 
     title: str
     text: str
@@ -93,24 +93,24 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Figures in a row."""
+class StatRow:
+    """Key figures in a row."""
 
-    items: tuple[Fact, ...]
+    items: tuple[Stat, ...]
     source: str = ""
-    kind: str = "facts"
+    kind: str = "stats"
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A piece of text by a model or of a corpus. `lead` is what it was given to go on from.
+    """Text from a model or a corpus. `prompt` is what the model was given.
 
-    `is_answer`: the text answers the lead, and stands on a line of its own.
+    `is_answer`: the text answers the prompt and is shown on its own line.
     """
 
     label: str
     text: str
-    lead: str = ""
+    prompt: str = ""
     note: str = ""
     tone: Tone = ""
     is_answer: bool = False
@@ -118,7 +118,7 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Excerpts:
-    """Pieces of text under one title."""
+    """Texts under one title; `folded`: hidden until opened."""
 
     title: str
     items: tuple[Excerpt, ...]
@@ -130,7 +130,7 @@ class Excerpts:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence or two; `code` stands below, to be copied."""
+    """A sentence or two; `code` is shown below, for copying."""
 
     text: str = ""
     code: str = ""
@@ -138,7 +138,7 @@ class Note:
     kind: str = "note"
 
 
-Block = Table | Chart | ChartRow | Facts | Excerpts | Note
+Block = Table | Chart | ChartRow | StatRow | Excerpts | Note
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,11 @@ class Page:
     title: str
     subtitle: str
     language: str
-    headline: Facts
+    headline: StatRow
     sections: Sequence[Section] = field(default_factory=tuple)
 
 
 def not_run(key: str, title: str, stage: str, lead: str = "") -> Section:
     """The section of a stage that left no manifest."""
-    words = f"Not run: {stage}/manifest.json is not in this run."
+    words = f"Not run: no {stage}/manifest.json in this run."
     return Section(key, title, (Note(words, tone="quiet"),), lead, has_run=False)

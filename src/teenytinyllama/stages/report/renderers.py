@@ -22,18 +22,18 @@ from markupsafe import Markup
 from teenytinyllama.artifacts.manifest import write_atomically
 from teenytinyllama.redaction import redact
 from teenytinyllama.stages.report.page_blocks import Chart, ChartRow, Page, Table
-from teenytinyllama.stages.report.svg_chart import standalone, strip_svg
+from teenytinyllama.stages.report.svg_chart import interval_svg, standalone
 
 FORMULA_SIGNS = ("=", "+", "@", "\t", "\r")
 
 
 def render(page: Page, *, refresh_s: int = 0) -> str:
-    """The page as HTML; with `refresh_s`, one that the browser loads again so often."""
+    """The page as HTML; with `refresh_s`, the browser reloads it after that many seconds."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["strip_svg"] = lambda strip: Markup(strip_svg(strip))
-    # Drawings are made by `chart`, which escapes every word in them itself.
+    environment.filters["interval_svg"] = lambda plot: Markup(interval_svg(plot))
+    # `svg_chart` escapes every word in a drawing.
     environment.filters["drawing"] = Markup
     script = _file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
@@ -44,7 +44,7 @@ def render(page: Page, *, refresh_s: int = 0) -> str:
         script_hash=digest,
         refresh_s=refresh_s,
     )
-    # Pages are passed on: no secret leaves in one, wherever in the run it stood.
+    # Pages are shared: no secret may leave in one, wherever in the run it was.
     return redact(html, for_others=True)
 
 
@@ -53,7 +53,10 @@ def _file(name: str) -> str:
 
 
 def export(page: Page, out_dir: Path) -> int:
-    """Write `tables/*.csv` and `plots/*.svg`, and with the extra `png` `plots/*.png`; how many."""
+    """Write `tables/*.csv`, `plots/*.svg` and, with the extra `png`, `plots/*.png`.
+
+    Returns the number of files.
+    """
     number = 0
     for table in _tables(page):
         (out_dir / "tables").mkdir(exist_ok=True)
@@ -71,7 +74,7 @@ def export(page: Page, out_dir: Path) -> int:
 
 
 def _png_of(svg: str) -> bytes | None:
-    """The drawing as PNG, half as large again, where the extra `png` is installed; else None."""
+    """The chart as PNG at 1.5 times its size; None without the extra `png`."""
     try:
         import resvg_py
     except ImportError:
@@ -84,7 +87,7 @@ def _for_others(text: str) -> str:
 
 
 def csv_of(table: Table) -> str:
-    """The table as it stands on the page. A word that a spreadsheet would run gets a quote."""
+    """The table as shown on the page. Text that a spreadsheet would run gets a leading quote."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([column.title for column in table.columns])

@@ -1,4 +1,4 @@
-"""Several runs beside each other: figures, settings that differ, curves over one another."""
+"""The page that compares runs: metrics, settings that differ, curves, scores."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from teenytinyllama.stages.report.page_blocks import (
     Block,
     Cell,
     Column,
-    Fact,
-    Facts,
     Note,
     Page,
     Section,
+    Stat,
+    StatRow,
     Table,
 )
 from teenytinyllama.stages.report.run_record import RunRecord, read_last_lines, read_run
@@ -36,26 +36,25 @@ from teenytinyllama.stages.report.sections_scores import score_cells, tasks_of
 from teenytinyllama.stages.report.sections_training import make_chart, points
 from teenytinyllama.stages.report.svg_chart import Axes, Series
 
-# One colour and one dash for each line: beyond six a chart is no longer read.
+# Colour and dash of each line; more than six lines make a chart unreadable.
 STYLES: Any = (("1", False), ("2", False), ("3", False), ("1", True), ("2", True), ("3", True))
 
 
 def compare_page(run_dirs: Sequence[Path]) -> Page:
-    """The page of several runs. Raises UserError where there are more than it can show."""
+    """The page that compares several runs. Raises UserError for more than six."""
     if len(run_dirs) > len(STYLES):
-        what = f"{len(run_dirs)} runs were named, at most {len(STYLES)} can be told apart"
+        what = f"{len(run_dirs)} runs given, at most {len(STYLES)} can be compared"
         raise UserError("too-many-runs", "ttl report", what, "name fewer runs")
     runs = [read_run(folder) for folder in run_dirs]
     names = _names(runs, run_dirs)
-    sections = (_figures(runs, names), _settings(runs, names), _curves(runs, names),
-                _scores(runs, names))  # fmt: skip
-    best = _best(runs, names)
-    facts = Facts((Fact("runs", count(len(runs))), Fact("lowest held-out bits per byte", *best)))
-    return Page(" · ".join(names), "Runs beside each other.", runs[0].language, facts, sections)
+    sections = [make(runs, names) for make in (_metrics, _settings, _curves, _scores)]
+    best = Stat("lowest held-out bits per byte", *_best(runs, names))
+    headline = StatRow((Stat("runs", count(len(runs))), best))
+    return Page(" · ".join(names), "Comparison of runs.", runs[0].language, headline, sections)
 
 
 def _names(runs: Sequence[RunRecord], run_dirs: Sequence[Path]) -> list[str]:
-    """The runs' names, or their folders where two runs share a name."""
+    """Names of the runs, or their folders if two runs have the same name."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(folder) for folder in run_dirs]
 
@@ -71,7 +70,7 @@ def _best(runs: Sequence[RunRecord], names: Sequence[str]) -> tuple[str, str]:
     return (decimal(min(known)[0], 4), min(known)[1]) if known else (NOT_RUN, "")
 
 
-def _figures(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
+def _metrics(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     def of(stage: str, kind: str, *path: str) -> Callable[[RunRecord], Any]:
         return lambda run: getattr(run.stage(stage), kind)(*path) if run.stage(stage) else None
 
@@ -79,28 +78,28 @@ def _figures(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
         ("parameters", of("pretrain", "count", "parameters"), count),
         ("vocabulary", of("tokenizer", "count", "vocab_size"), count),
         ("tokens per word", of("tokenizer", "metric", "all", "tokens_per_word"), decimal),
-        ("tokens to train on", of("pack", "count", "tokens_train"), short),
+        ("training tokens", of("pack", "count", "tokens_train"), short),
         ("tokens seen", of("pretrain", "count", "tokens"), short),
         ("steps", of("pretrain", "count", "steps"), count),
         ("training time", of("pretrain", "metric", "training_seconds"), duration),
         ("tokens per second", of("pretrain", "metric", "mean_tokens_per_s"), short),
-        ("FLOPs utilisation", of("pretrain", "metric", "mfu"), percent),
+        ("MFU (FLOPs utilisation)", of("pretrain", "metric", "mfu"), percent),
         ("held-out bits per byte", _bits_per_byte, lambda value: decimal(value, 4)),
         ("held-out perplexity", of("evaluate", "metric", "heldout_perplexity"), decimal),
-        ("energy, all stages", lambda run: sum(map(stage_kwh, run.stages.values())), energy),
-        ("cost, all stages", _cost, money),
+        ("total energy", lambda run: sum(map(stage_kwh, run.stages.values())), energy),
+        ("total cost", _cost, money),
     )
     table = Table(
         "metrics",
-        "Figures",
-        (Column("figure"), *(Column(name, True) for name in names)),
+        "Metrics",
+        (Column("metric"), *(Column(name, True) for name in names)),
         tuple(
             (Cell(title), *(_cell(value(run), write) for run in runs))
             for title, value, write in rows
         ),
         "*/manifest.json of each run",
     )
-    return Section("metrics", "Figures", (table,))
+    return Section("metrics", "Metrics", (table,))
 
 
 def _cost(run: RunRecord) -> float | None:
@@ -122,12 +121,12 @@ def _settings(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     blocks: list[Block] = [Note("All settings are the same.", tone="quiet")]
     if rows:
         blocks = [Table("settings", "Settings that differ", columns, rows, "run.json of each run")]
-    return Section("settings", "What was asked", blocks)
+    return Section("settings", "Settings", blocks)
 
 
 def different_settings(runs: Sequence[RunRecord]) -> Iterator[tuple[str, list[str]]]:
-    """Settings that are not the same in all runs, by full name, with each run's value."""
-    flat = [dict(_flat(run.asked)) for run in runs]
+    """Settings that differ between runs: full name, and the value in each run."""
+    flat = [dict(_flat(run.recipe)) for run in runs]
     for name in sorted(set().union(*flat)):
         values = [json.dumps(one[name], ensure_ascii=False) if name in one else "–" for one in flat]
         if len(set(values)) > 1 and name != "name":
@@ -163,7 +162,10 @@ def _curves(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
             blocks.append(chart)
     if not blocks:
         blocks.append(Note("Not run: no pretrain/metrics.jsonl in these runs.", tone="quiet"))
-    lead = "A loss per token compares only between runs of one tokenizer; bits per byte always."
+    lead = (
+        "Loss per token is comparable only between runs with the same tokenizer; "
+        "bits per byte always is."
+    )
     return Section("curves", "Curves", blocks, lead)
 
 
@@ -183,7 +185,7 @@ def _scores(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     blocks: list[Block] = [Note("Not run: no scores in these runs.", tone="quiet")]
     if rows:
         blocks = [Table("scores", "Scores", columns, tuple(rows), "evaluate/manifest.json")]
-    lead = "Where two intervals overlap, the difference may be chance."
+    lead = "If two intervals overlap, the difference may be chance."
     return Section("scores", "Scores", blocks, lead)
 
 

@@ -1,4 +1,4 @@
-"""Reads what the stages left. A stage without a manifest is None; nothing is guessed or kept."""
+"""Read what the stages of a run left. A stage without a manifest has not finished."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class FinishedStage:
         return dig(self.manifest.counts, *path)
 
     def metric(self, *path: str) -> Any:
-        """A figure of the manifest, or None."""
+        """A metric of the manifest, or None."""
         return dig(self.manifest.metrics, *path)
 
     def setting(self, *path: str) -> Any:
-        """A setting that the stage was given, or None."""
+        """A setting of the stage, or None."""
         return dig(self.manifest.recipe, *path)
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that a run has left so far."""
+    """Everything that a run has left so far."""
 
     name: str
     language: str
@@ -43,29 +43,23 @@ class RunRecord:
     usd_per_kwh: float
     country: str
     stages: Mapping[str, FinishedStage]
-    # Folders of stages that have begun and not finished, and the whole recipe: of a run folder that
-    # is looked at while it grows. The stage itself reads finished stages alone.
+    # Folders of stages that have started but not finished, and the whole recipe: filled by
+    # `read_run` only. The report stage itself reads finished stages.
     unfinished: Mapping[str, Path] = field(default_factory=dict)
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def folder(self, name: str) -> Path | None:
-        """Where a stage's files are, finished or not; None where it has not begun."""
+        """The folder of a stage, finished or not; None if it has not started."""
         stage = self.stages.get(name)
         return stage.folder if stage else self.unfinished.get(name)
 
     def stage(self, name: str) -> FinishedStage | None:
-        """The manifest of a stage, or None where it has not finished."""
+        """A finished stage, or None."""
         return self.stages.get(name)
-
-    @property
-    def vocab_size(self) -> Any:
-        """Pieces of the vocabulary, or None."""
-        stage = self.stage("tokenizer")
-        return stage.count("vocab_size") if stage else None
 
 
 def read_run(run_dir: Path) -> RunRecord:
-    """What a run folder holds now, unfinished stages too. Raises UserError for another folder."""
+    """The run in a folder, unfinished stages included. Raises UserError for any other folder."""
     path = run_dir / "run.json"
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
@@ -73,7 +67,7 @@ def read_run(run_dir: Path) -> RunRecord:
         prices = EnergySettings.model_validate_json(json.dumps(recipe.get("energy", {})))
         name, language = str(whole["name"]), str(recipe.get("language", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = "is not the folder of a run (no run.json that can be read)"
+        what = "is not a run folder (no readable run.json)"
         raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
     folders = {stage: run_dir / stage for stage in STAGE_NAMES}
     stages = read_manifests(folders)
@@ -89,12 +83,12 @@ def read_run(run_dir: Path) -> RunRecord:
             for stage, folder in folders.items()
             if stage not in stages and folder.is_dir() and any(folder.iterdir())
         },
-        asked=recipe,
+        recipe=recipe,
     )
 
 
 def read_manifests(folders: Mapping[str, Path | None]) -> dict[str, FinishedStage]:
-    """Manifests by stage name, in pipeline order, of the stages that finished."""
+    """The finished stages by name, in pipeline order."""
     manifests = {}
     for name in STAGE_NAMES:
         folder = folders.get(name)
@@ -105,7 +99,7 @@ def read_manifests(folders: Mapping[str, Path | None]) -> dict[str, FinishedStag
 
 
 def dig(value: Any, *path: str) -> Any:
-    """The value at a path of keys, or None where there is none.
+    """The value at a path of keys, or None.
 
     >>> dig({"a": {"b": 3}}, "a", "b"), dig({"a": 1}, "a", "b")
     (3, None)
@@ -118,7 +112,7 @@ def dig(value: Any, *path: str) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a `.jsonl` file; a last line that was cut by a kill is left out."""
+    """Objects of a `.jsonl` file. A line cut short by a kill is skipped."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -132,7 +126,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_last_lines(path: Path) -> list[dict[str, Any]]:
-    """As `read_lines`, each step once: a resumed run may log a step again, the last one counts."""
+    """As `read_lines`, each step once: a resumed run may log a step again; the last line counts."""
     by_step: dict[Any, dict[str, Any]] = {}
     for line in read_lines(path):
         if "step" in line:

@@ -1,4 +1,4 @@
-"""The parts of the page on other models and on checkpoints: the same items, scored the same way."""
+"""Other models and checkpoints, scored on the same items in the same way."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from teenytinyllama.stages.report.sections_training import (
 from teenytinyllama.stages.report.svg_chart import Axes, Series
 
 MANIFEST = "evaluate/manifest.json"
-# A chart of more lines is not read; the table has them all.
+# More lines make a chart unreadable; the table has all tasks.
 MAX_TASKS_DRAWN = 3
 TONES: Any = ("1", "2", "3")
 
 
-def other_models(stage: FinishedStage) -> list[Block]:
+def model_comparison(stage: FinishedStage) -> list[Block]:
     """Our model and others on the same held-out text and items (paper, Table 4)."""
     others = stage.metric("models")
     if not isinstance(others, Mapping) or not others:
@@ -50,23 +50,23 @@ def other_models(stage: FinishedStage) -> list[Block]:
     return [
         Table(
             "models",
-            "Beside other models",
+            "Compared with other models",
             (Column("model"), Column("bits per byte", True), *(Column(name) for name in names)),
             tuple(rows),
             MANIFEST,
-            note="The same items, prompts and protocol for all. Per task: the 95 % interval, per "
-            "cent; the tick is chance.",
+            note="All models: same items, prompts and protocol. Per task: the 95 % interval in per "
+            "cent; tick: chance level.",
         )
     ]
 
 
-def checkpoints(stage: FinishedStage) -> list[Block]:
-    """Scores along the training (paper, Figure 2), against tokens and energy."""
+def checkpoint_blocks(stage: FinishedStage) -> list[Block]:
+    """Scores during training against tokens and energy (paper, Figure 2)."""
     found = stage.metric("checkpoints")
     if not isinstance(found, list) or not found:
         return []
     lines = [line for line in found if isinstance(line, Mapping)]
-    names = [name for name in tasks_of(stage)]
+    names = list(tasks_of(stage))
     charts = [chart for chart in (_curve(lines, names), _by_energy(lines)) if chart is not None]
     return [*charts, _table(lines, names)]
 
@@ -98,17 +98,17 @@ def _curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
         series.append(Series("paper, 460m, ARC-Challenge", theirs, "quiet", dots=True))
     return make_chart(
         "checkpoint_scores",
-        "Scores along the training (paper, Figure 2)",
+        "Scores during training (paper, Figure 2)",
         series,
         Axes("tokens seen", "accuracy, per cent", log_x=True),
         source=f"{MANIFEST}; {PAPER_SOURCE}",
-        note="The band is the 95 % interval: inside it, a rise or a fall may be chance."
+        note="Band: 95 % interval; a rise or fall inside it may be chance."
         + (f" All {len(names)} tasks are in the table." if len(names) > MAX_TASKS_DRAWN else ""),
     )
 
 
 def _by_energy(lines: Sequence[Mapping[str, Any]]) -> Any:
-    """Held-out perplexity against energy, over the paper's two models (its Table 6)."""
+    """Held-out perplexity against energy, with the paper's two models (its Table 6)."""
     ours = [
         (kwh, line["heldout_perplexity"])
         for line in lines
@@ -126,19 +126,19 @@ def _by_energy(lines: Sequence[Mapping[str, Any]]) -> Any:
         ],
         Axes("energy so far", "held-out perplexity", log_x=True, write_x=_round_energy),
         source=f"{MANIFEST}; {PAPER_SOURCE}",
-        note="Energy is measured GPU and modelled CPU and memory together; its axis is "
-        "logarithmic. A perplexity per token depends on tokenizer and text: compare shapes.",
+        note="Logarithmic energy axis; measured GPU plus modelled CPU and memory energy. "
+        "Perplexity depends on tokenizer and text: compare only the shapes.",
     )
 
 
 def _round_energy(kwh: float) -> str:
-    """A round number of an axis: `100 kWh`, not `100.00 kWh`."""
+    """Energy at a tick of an axis: `100 kWh`, not `100.00 kWh`."""
     return f"{kwh:,.4g} kWh" if kwh >= 1 else f"{1000 * kwh:.4g} Wh"
 
 
 def _kwh(line: Mapping[str, Any]) -> float | None:
     used = line.get("energy")
-    # A reading holds the three parts of the energy, then kilograms of carbon.
+    # A reading is three parts of energy in kWh, then kilograms of CO2 equivalent.
     return sum(used[:3]) if isinstance(used, list) and all(map(is_number, used)) else None
 
 

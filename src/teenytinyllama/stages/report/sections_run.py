@@ -1,4 +1,4 @@
-"""The parts of the page on the run itself: energy and money, licences, versions, how to redo it."""
+"""Sections about the run itself: energy and cost, licences, versions, how to reproduce it."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from teenytinyllama.stages.report.page_blocks import (
     Block,
     Cell,
     Column,
-    Fact,
-    Facts,
     Note,
     Section,
+    Stat,
+    StatRow,
     Table,
 )
 from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 
-PARTS = ("gpu_measured", "cpu_modelled", "ram_modelled")
+ENERGY_PARTS = ("gpu_measured", "cpu_modelled", "ram_modelled")
 
 
 def stage_kwh(stage: FinishedStage) -> float:
-    """All energy of a stage in kilowatt-hours, measured and modelled together."""
+    """Energy of a stage in kilowatt-hours, measured plus modelled."""
     return sum(v for v in stage.manifest.energy_kwh.values() if is_number(v))
 
 
 def cost_usd(run: RunRecord, stage: FinishedStage) -> float | None:
-    """What a stage cost at the recipe's prices, or None where it names none."""
+    """Cost of a stage at the recipe's prices, or None if it gives no price."""
     if not run.usd_per_gpu_hour and not run.usd_per_kwh:
         return None
     hours = stage.manifest.duration_s / 3600
     return hours * run.usd_per_gpu_hour + stage_kwh(stage) * run.usd_per_kwh
 
 
-def headline(run: RunRecord) -> Facts:
-    """The figures that one looks for first."""
+def headline(run: RunRecord) -> StatRow:
+    """The key figures at the top of the page."""
     pretrain, evaluate = run.stage("pretrain"), run.stage("evaluate")
     stages = list(run.stages.values())
     costs = [cost_usd(run, stage) for stage in stages]
@@ -57,17 +57,17 @@ def headline(run: RunRecord) -> Facts:
     )
     kwh, kg = sum(map(stage_kwh, stages)), sum(r.manifest.emissions_kg for r in stages)
     seconds = sum(stage.manifest.duration_s for stage in stages)
-    return Facts(
+    return StatRow(
         (
-            Fact("parameters", short(pretrain.count("parameters")) if pretrain else NOT_RUN),
-            Fact("tokens seen", short(pretrain.count("tokens")) if pretrain else NOT_RUN),
-            Fact(
+            Stat("parameters", short(pretrain.count("parameters")) if pretrain else NOT_RUN),
+            Stat("tokens seen", short(pretrain.count("tokens")) if pretrain else NOT_RUN),
+            Stat(
                 "held-out bits per byte",
                 decimal(evaluate.metric("heldout_bits_per_byte")) if evaluate else NOT_RUN,
             ),
-            Fact("time, all stages", duration(seconds) if stages else NOT_RUN),
-            Fact("energy, all stages", energy(kwh) if stages else NOT_RUN, f"{mass(kg)} CO₂eq"),
-            Fact(
+            Stat("total time", duration(seconds) if stages else NOT_RUN),
+            Stat("total energy", energy(kwh) if stages else NOT_RUN, f"{mass(kg)} CO₂eq"),
+            Stat(
                 "cost",
                 money(usd) if usd is not None else "–",
                 "" if usd is not None else "no price given",
@@ -77,16 +77,16 @@ def headline(run: RunRecord) -> Facts:
 
 
 def energy_section(run: RunRecord) -> Section:
-    """Time, energy, carbon and money per stage; measured and modelled parts apart."""
-    title = "Energy and money"
-    lead = "The GPU is measured; CPU and memory are modelled from their rated power. Never mixed."
+    """Time, energy, carbon and cost per stage; measured and modelled energy are separate."""
+    title = "Energy and cost"
+    lead = "GPU energy is measured. CPU and memory energy is estimated from rated power."
     rows, total = [], [0.0] * 6
     for name in STAGE_NAMES:
         stage = run.stage(name)
         if stage is None:
             rows.append((Cell(name), *(Cell(NOT_RUN, tone="quiet") for _ in range(6))))
             continue
-        parts = [stage.manifest.energy_kwh.get(part, 0.0) for part in PARTS]
+        parts = [stage.manifest.energy_kwh.get(part, 0.0) for part in ENERGY_PARTS]
         usd = cost_usd(run, stage)
         values = [stage.manifest.duration_s, *parts, stage.manifest.emissions_kg, usd or 0.0]
         total = [a + b for a, b in zip(total, values, strict=True)]
@@ -98,24 +98,24 @@ def energy_section(run: RunRecord) -> Section:
         (
             Column("stage"),
             Column("time", True),
-            Column("GPU, measured", True),
-            Column("CPU, modelled", True),
-            Column("memory, modelled", True),
+            Column("GPU (measured)", True),
+            Column("CPU (modelled)", True),
+            Column("memory (modelled)", True),
             Column("CO₂eq", True),
             Column("cost", True),
         ),
         tuple(rows),
         "*/manifest.json",
-        note=f"Carbon at the mean grid of {run.country}. "
+        note=f"CO₂eq is computed with the average carbon intensity of the grid in {run.country}. "
         + (
-            f"Prices of the recipe: {money(run.usd_per_gpu_hour)} per machine hour, "
+            f"Prices from the recipe: {money(run.usd_per_gpu_hour)} per machine hour, "
             f"{money(run.usd_per_kwh)} per kWh."
             if has_price
-            else "No cost: the recipe's [energy] names no price."
+            else "No cost: the recipe gives no price in [energy]."
         ),
         total=(Cell("all"), *_energy_cells(total, has_price)) if run.stages else None,
     )
-    return Section("energy", title, (_energy_facts(run), table), lead, bool(run.stages))
+    return Section("energy", title, (_energy_stats(run), table), lead, bool(run.stages))
 
 
 def _energy_cells(values: list[float], has_price: bool) -> list[Cell]:
@@ -128,17 +128,17 @@ def _energy_cells(values: list[float], has_price: bool) -> list[Cell]:
     ]
 
 
-def _energy_facts(run: RunRecord) -> Facts:
+def _energy_stats(run: RunRecord) -> StatRow:
     stages = run.stages.values()
     measured = sum(stage.manifest.energy_kwh.get("gpu_measured", 0.0) for stage in stages)
     total = sum(map(stage_kwh, stages))
     pretrain = run.stage("pretrain")
     joules = pretrain.metric("joules_per_token") if pretrain else None
-    return Facts(
+    return StatRow(
         (
-            Fact("measured", energy(measured), "GPU, through NVML" if measured else "no GPU read"),
-            Fact("modelled", energy(total - measured), "CPU and memory"),
-            Fact(
+            Stat("measured", energy(measured), "GPU (NVML)" if measured else "no GPU"),
+            Stat("modelled", energy(total - measured), "CPU and memory"),
+            Stat(
                 "per training token",
                 f"{joules * 1000:.3g} mJ"
                 if is_number(joules)
@@ -151,14 +151,15 @@ def _energy_facts(run: RunRecord) -> Facts:
 
 
 def licences_section(run: RunRecord) -> Section:
-    """Where the text comes from and under what terms."""
-    title, lead = "Sources and licences", "A model can be no freer than the text it learnt from."
+    """Where the text comes from, and its licences."""
+    title = "Sources and licences"
+    lead = "The licences of the training text limit the licence of the model."
     blocks: list[Block] = []
     stage = run.stage("corpus")
     if stage is None:
-        blocks.append(Note("Not run: corpus/manifest.json is not in this run.", tone="quiet"))
+        blocks.append(Note("Not run: no corpus/manifest.json in this run.", tone="quiet"))
     else:
-        blocks.append(_source_table("sources", "Text", stage, "corpus/manifest.json"))
+        blocks.append(_source_table("sources", "Text sources", stage, "corpus/manifest.json"))
         licences = stage.count("licenses")
         if isinstance(licences, Mapping):
             blocks.append(
@@ -175,7 +176,9 @@ def licences_section(run: RunRecord) -> Section:
             )
     align = run.stage("align")
     if align is not None:
-        blocks.append(_source_table("chat_sources", "Conversations", align, "align/manifest.json"))
+        blocks.append(
+            _source_table("chat_sources", "Conversation sources", align, "align/manifest.json")
+        )
     return Section("licences", title, blocks, lead, stage is not None)
 
 
@@ -199,7 +202,7 @@ def _source_table(key: str, title: str, stage: FinishedStage, source: str) -> Ta
 
 
 def versions_section(run: RunRecord) -> Section:
-    """What software made this."""
+    """Software versions, and start and fingerprint of each stage."""
     names: list[str] = []
     for stage in run.stages.values():
         names += [name for name in stage.manifest.versions if name not in names]
@@ -229,28 +232,28 @@ def versions_section(run: RunRecord) -> Section:
         ),
     ]
     if not run.stages:
-        blocks = [Note("Not run: this folder holds no finished stage.", tone="quiet")]
+        blocks = [Note("Not run: no stage in this folder has finished.", tone="quiet")]
     return Section("versions", "Versions", blocks, has_run=bool(run.stages))
 
 
 def reproduce_section(run: RunRecord) -> Section:
-    """The recipe as it was resolved, every default written out, and the command."""
+    """The resolved recipe with every default written out, and the command."""
     version = next((r.manifest.version for r in run.stages.values()), None)
     if version is None:
-        note = Note("Not run: this folder holds no finished stage.", tone="quiet")
-        return Section("reproduce", "Do it again", (note,), has_run=False)
-    lead = "Every setting, defaults included, stands in recipe.toml beside this page."
+        note = Note("Not run: no stage in this folder has finished.", tone="quiet")
+        return Section("reproduce", "Reproduce", (note,), has_run=False)
+    lead = "recipe.toml beside this page has every setting, defaults included."
     command = f"pip install teenytinyllama=={version}\nttl run recipe.toml"
     return Section(
         "reproduce",
-        "Do it again",
-        (Note(code=command), Note("The recipe:", code=recipe_toml(run))),
+        "Reproduce",
+        (Note(code=command), Note("Recipe:", code=recipe_toml(run))),
         lead,
     )
 
 
 def recipe_toml(run: RunRecord) -> str:
-    """A recipe that makes this run again, from the manifests alone."""
+    """A recipe that reproduces this run, built from its manifests."""
     lines = [f"name = {_toml(run.name)}", f"language = {_toml(run.language)}", "", "[energy]"]
     lines += [
         f"country = {_toml(run.country)}",
@@ -279,7 +282,7 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
+    # JSON escapes strings as TOML does, except DEL, which TOML wants escaped.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,4 @@
-"""The parts of the page on quality: scores with intervals, classifiers, chat, small files."""
+"""Sections about quality: scores with intervals, classifiers, chat, quantized files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from teenytinyllama.stages.report.number_format import (
     count,
     decimal,
+    fewer_bits,
     is_number,
     percent,
     plain,
@@ -20,31 +21,31 @@ from teenytinyllama.stages.report.page_blocks import (
     Column,
     Excerpt,
     Excerpts,
-    Fact,
-    Facts,
+    IntervalPlot,
     Note,
     Section,
-    Strip,
+    Stat,
+    StatRow,
     Table,
     not_run,
 )
 from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord, read_lines
 
 MAX_CHATS = 12
-# Baselines of a classifier that need no language model, as they are called in a table.
-BASELINES = {"bag_of_words": "bag of words", "majority": "most frequent label"}
-CHAT_FIGURES = {
+# Baselines of a classifier that need no language model, with their names in the table.
+BASELINES = {"bag_of_words": "bag of words", "majority": "majority class"}
+CHAT_METRICS = {
     "questions_asked": "questions asked",
-    "right_answer_fraction": "right answers",
-    "ends_answer_fraction": "answers that end",
-    "language_kept_fraction": "in its language",
-    "repeats_itself_fraction": "repeats itself",
-    "quoted_answer_fraction": "quoted from training",
+    "right_answer_fraction": "correct answers",
+    "ends_answer_fraction": "finished answers",
+    "language_kept_fraction": "in the right language",
+    "repeats_itself_fraction": "repetitive answers",
+    "quoted_answer_fraction": "copied from training data",
 }
 
 
 def interval_of(found: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The 95 % interval of an accuracy: as recorded, else 1.96 standard errors, else Wilson's.
+    """The 95 % interval of an accuracy: recorded, or from its standard error, or Wilson's.
 
     >>> [round(end, 3) for end in interval_of({"accuracy": 0.5, "num_items": 100})]
     [0.404, 0.596]
@@ -68,7 +69,7 @@ def interval_of(found: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def verdict(found: Mapping[str, Any]) -> tuple[str, Any]:
-    """Whether chance lies inside the interval, in words, and the tone to say it in."""
+    """Whether the score is above, at or below chance, and the tone of that cell."""
     interval, chance = interval_of(found), found.get("chance")
     if interval is None or not is_number(chance):
         return "", ""
@@ -78,20 +79,19 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def score_cells(found: Mapping[str, Any]) -> tuple[Cell, Cell, Cell, Cell]:
-    """An accuracy, its interval drawn beside chance, chance, and which side of chance it is."""
+    """Cells: accuracy, interval drawn with the chance level, chance, verdict."""
     interval, accuracy, chance = interval_of(found), found.get("accuracy"), found.get("chance")
     words, tone = verdict(found)
-    strip = None
-    ends = ""
+    plot, ends = None, "–"
     if interval is not None and is_number(accuracy):
-        strip = Strip(interval[0], accuracy, interval[1], chance if is_number(chance) else None)
+        plot = IntervalPlot(*interval, accuracy, chance if is_number(chance) else None)
         ends = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
-    middle = Cell(ends or "–", strip=strip)
+    middle = Cell(ends, interval=plot)
     return Cell(percent(accuracy)), middle, Cell(percent(chance)), Cell(words, tone=tone)
 
 
 def task_rows(tasks: Mapping[str, Any]) -> Iterator[tuple[Cell, ...]]:
-    """One row per task: accuracy with its interval, chance, items, and how many were seen."""
+    """One row per task: score, number of items, and share seen in training."""
     for name, found in tasks.items():
         if not isinstance(found, Mapping):
             continue
@@ -101,14 +101,14 @@ def task_rows(tasks: Mapping[str, Any]) -> Iterator[tuple[Cell, ...]]:
             *score_cells(found),
             Cell(
                 count(found.get("num_items")),
-                note=f"{count(equal)} with equal choices" if equal else "",
+                note=f"{count(equal)} with identical choices" if equal else "",
             ),
-            _seen(found),
+            _contamination(found),
         )
 
 
-def _seen(found: Mapping[str, Any]) -> Cell:
-    """How much of a task stands in the training text, and how many items were too short to tell."""
+def _contamination(found: Mapping[str, Any]) -> Cell:
+    """Share of a task's items seen in training, and how many were too short to check."""
     dirty, short = found.get("contaminated_fraction"), found.get("items_too_short_to_check")
     note = f"{count(short)} too short to check" if short else ""
     if not is_number(dirty):
@@ -117,7 +117,7 @@ def _seen(found: Mapping[str, Any]) -> Cell:
 
 
 def tasks_of(stage: FinishedStage) -> Mapping[str, Any]:
-    """Scores by task, whether nested under `tasks` or beside the held-out figures."""
+    """Scores by task, nested under `tasks` or directly among the metrics."""
     nested = stage.metric("tasks")
     if isinstance(nested, Mapping):
         return nested
@@ -126,26 +126,30 @@ def tasks_of(stage: FinishedStage) -> Mapping[str, Any]:
 
 
 def scores_section(run: RunRecord) -> Section:
-    """Held-out bits per byte beside its baselines, then tasks with intervals."""
-    title, lead = "Scores", "Bits per byte first: it compares between tokenizers. Lower is better."
+    """Held-out bits per byte with baselines, then tasks with intervals."""
+    title = "Scores"
+    lead = (
+        "Bits per byte: how many bits the model needs for each byte of unseen text. "
+        "Lower is better; models with different tokenizers can be compared."
+    )
     stage = run.stage("evaluate")
     if stage is None:
         return not_run("scores", title, "evaluate", lead)
     blocks: list[Block] = [
-        Facts(
+        StatRow(
             (
-                Fact(
+                Stat(
                     "held-out bits per byte",
                     decimal(stage.metric("heldout_bits_per_byte"), 4),
-                    _beside_bigram(stage.metric("below_bigram_fraction")),
+                    _against_bigram(stage.metric("below_bigram_fraction")),
                 ),
-                Fact(
+                Stat(
                     "perplexity",
                     decimal(stage.metric("heldout_perplexity"), 2),
-                    "per token, e to the loss in nats",
+                    "equally likely choices per token; depends on the tokenizer",
                 ),
-                Fact("held-out text", size(stage.count("bytes_scored")), "never trained on"),
-                *_leaks(stage),
+                Stat("held-out text", size(stage.count("bytes_scored")), "never trained on"),
+                *_heldout_overlap(stage),
             ),
             "evaluate/manifest.json",
         ),
@@ -168,9 +172,9 @@ def scores_section(run: RunRecord) -> Section:
                 ),
                 tuple(task_rows(tasks)),
                 "evaluate/manifest.json",
-                note="The line is the 95 % interval, the tick is chance. A score whose interval "
-                "holds chance says nothing about the model. Seen in training: share of the items "
-                "long enough to check that have a run of words in common with the training text.",
+                note="Line: 95 % interval; tick: chance level. A score whose interval contains "
+                "chance is no evidence of skill. Seen in training: share of the items long "
+                "enough to check that have a run of words in common with the training text.",
             )
         )
     sources = _by_source(stage)
@@ -179,23 +183,21 @@ def scores_section(run: RunRecord) -> Section:
     return Section("scores", title, blocks, lead)
 
 
-def _beside_bigram(below: Any) -> str:
-    if not is_number(below):
-        return ""
-    return f"{percent(abs(below))} {'under' if below >= 0 else 'above'} a bigram model"
+def _against_bigram(below: Any) -> str:
+    return f"{fewer_bits(below)} than a bigram model" if is_number(below) else ""
 
 
-def _leaks(stage: FinishedStage) -> Iterator[Fact]:
-    """How many held-out documents stand in the training text, where that was looked for."""
+def _heldout_overlap(stage: FinishedStage) -> Iterator[Stat]:
+    """How many held-out documents are also in the training text, if that was checked."""
     exact, near = stage.metric("heldout_leaks_exact"), stage.metric("heldout_leaks_near")
     if is_number(exact) and is_number(near):
         tone: Any = "warn" if exact + near else "good"
-        words = f"{count(exact)} word for word, {count(near)} nearly"
-        yield Fact("held-out seen in training", count(exact + near), words, tone)
+        words = f"{count(exact)} exact, {count(near)} near copies"
+        yield Stat("held-out overlap", count(exact + near), words, tone)
 
 
 def _baselines(stage: FinishedStage) -> Table:
-    names = {"heldout_bits_per_byte": "this model", "bigram_bits_per_byte": "a bigram of tokens"}
+    names = {"heldout_bits_per_byte": "this model", "bigram_bits_per_byte": "bigram model"}
     found = []
     for key, value in stage.manifest.metrics.items():
         if key.endswith("bits_per_byte") and is_number(value):
@@ -206,14 +208,14 @@ def _baselines(stage: FinishedStage) -> Table:
     rows = tuple(
         (
             Cell(name, tone="good" if name == "this model" else ""),
-            Cell(decimal(value, 4), share=value / worst if worst else 0),
+            Cell(decimal(value, 4), bar=value / worst if worst else 0),
         )
         for name, value in found
     )
     return Table(
         "baselines",
-        "The same held-out text, read by others",
-        (Column("reader"), Column("bits per byte", True)),
+        "Baselines on the same held-out text",
+        (Column("model"), Column("bits per byte", True)),
         rows,
         "evaluate/manifest.json",
     )
@@ -243,8 +245,8 @@ def _by_source(stage: FinishedStage) -> Table | None:
 
 
 def classifiers_section(run: RunRecord) -> Section:
-    """Paper Table 5: fine-tuned accuracy beside what needs no language model."""
-    title, lead = "Classifiers", "The base model, fine-tuned on labelled texts."
+    """Fine-tuned accuracy and simple baselines (paper, Table 5)."""
+    title, lead = "Classifiers", "The base model fine-tuned on labelled texts."
     stage = run.stage("finetune")
     if stage is None:
         return not_run("classifiers", title, "finetune", lead)
@@ -267,10 +269,9 @@ def classifiers_section(run: RunRecord) -> Section:
         ),
         tuple(_classifier_row(name, found, others) for name, found in tasks.items()),
         "finetune/manifest.json",
-        note="The accuracy is the mean over the seeds, and the interval is that of this mean over "
-        "the test items; ± is the spread over the seeds. "
-        "The tick is the most frequent label. The paper chose the best epoch on the test "
-        "set; here the test set is read once, at the end.",
+        note="Accuracy: mean over the seeds, with its 95 % interval over the test items; ±: spread "
+        "over the seeds; tick: majority class. The paper chose the best epoch on the test set; "
+        "here the test set is read once, at the end.",
     )
     return Section("classifiers", title, (table,), lead)
 
@@ -303,27 +304,26 @@ def _score(name: str, value: Any) -> str:
 
 
 def chat_section(run: RunRecord) -> Section:
-    """What the chat model answers to questions it has not seen."""
-    title, lead = "Chat", "Questions kept out of training, answered greedily."
+    """How the chat model answers held-out questions."""
+    title, lead = "Chat", "Questions not seen in training, answered with greedy decoding."
     stage = run.stage("align")
     if stage is None:
         return not_run("chat", title, "align", lead)
-    facts = [
-        Fact(name, _score(key, stage.metric(key)))
-        for key, name in CHAT_FIGURES.items()
+    stats = [
+        Stat(name, _score(key, stage.metric(key)))
+        for key, name in CHAT_METRICS.items()
         if is_number(stage.metric(key))
     ]
     before, after = stage.metric("heldout_answer_loss_before"), stage.metric("heldout_answer_loss")
     if is_number(after):
-        facts.append(Fact("loss of held-out answers", decimal(after), f"before: {decimal(before)}"))
-    learnt = stage.count("conversations_train")
-    facts.insert(0, Fact("conversations learnt", count(learnt)))
-    blocks: list[Block] = [Facts(tuple(facts), "align/manifest.json")]
+        stats.append(Stat("held-out answer loss", decimal(after), f"before: {decimal(before)}"))
+    stats.insert(0, Stat("training conversations", count(stage.count("conversations_train"))))
+    blocks: list[Block] = [StatRow(tuple(stats), "align/manifest.json")]
     examples = [_chat(line) for line in read_lines(stage.folder / "examples.jsonl")][:MAX_CHATS]
     if examples:
         blocks.append(Excerpts("Examples", tuple(examples), source="align/examples.jsonl"))
     else:
-        blocks.append(Note("Not recorded: align/examples.jsonl is not in this run.", tone="quiet"))
+        blocks.append(Note("Not recorded: no align/examples.jsonl in this run.", tone="quiet"))
     return Section("chat", title, blocks, lead)
 
 
@@ -335,16 +335,17 @@ def _chat(line: Mapping[str, Any]) -> Excerpt:
         asked = str(said[-1].get("content", "")) if said else ""
     expected, correct = line.get("expected"), line.get("correct")
     note = f"expected: {expected}" if expected and correct is not True else ""
-    label = {True: "right", False: "wrong"}.get(correct, "") if isinstance(correct, bool) else ""
-    tone: Any = {"right": "good", "wrong": "warn"}.get(label, "")
+    label = {True: "correct", False: "wrong"}[correct] if isinstance(correct, bool) else ""
+    tone: Any = {"correct": "good", "wrong": "warn"}.get(label, "")
     return Excerpt(
-        label, str(line.get("answer", "")), lead=asked, note=note, tone=tone, is_answer=True
+        label, str(line.get("answer", "")), prompt=asked, note=note, tone=tone, is_answer=True
     )
 
 
-def small_files_section(run: RunRecord) -> Section:
-    """Sizes of the quantized files, and what each lost."""
-    title, lead = "Small files", "Loaded back and compared with the original on held-out text."
+def quantized_section(run: RunRecord) -> Section:
+    """Size of each quantized file, and how much it lost."""
+    title = "Quantized files"
+    lead = "Each file was loaded again and compared with the original on held-out text."
     stage = run.stage("quantize")
     if stage is None:
         return not_run("quantized", title, "quantize", lead)
@@ -369,8 +370,8 @@ def small_files_section(run: RunRecord) -> Section:
             Column("file"),
             Column("size", True),
             Column("bits per byte", True),
-            Column("growth", True),
-            Column("same most likely token", True),
+            Column("increase", True),
+            Column("same top token", True),
         ),
         tuple(rows),
         "quantize/manifest.json",

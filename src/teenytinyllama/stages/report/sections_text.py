@@ -1,4 +1,4 @@
-"""The parts of the page on text: corpus funnel per source, what was dropped, tokenizer, tokens."""
+"""Sections about the text: corpus funnel, removed documents, tokenizer, tokens."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from teenytinyllama.stages.report.page_blocks import (
     Column,
     Excerpt,
     Excerpts,
-    Fact,
-    Facts,
     Section,
+    Stat,
+    StatRow,
     Table,
     not_run,
 )
 from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 
-HEADINGS = ("read", "kept", "filtered", "duplicate", "quarantined")
+OUTCOMES = ("read", "kept", "filtered", "duplicate", "quarantined")
 MAX_REASONS_SHOWN = 12
 MAX_EXCERPT_CHARACTERS = 400
-# Texts dropped for these are not shown again to every reader of the page.
+# Texts removed for these reasons are not shown on the page.
 PRIVATE_REASONS = ("toxic", "pii", "personal", "contamina")
 MANIFEST = "corpus/manifest.json"
 
 
 def corpus_section(run: RunRecord) -> Section:
-    """What was read, what was kept, and for every dropped document why."""
-    title, lead = "Corpus", "Every document read stands under exactly one heading."
+    """What was read and kept, and why documents were removed."""
+    title, lead = "Corpus", "Every document read has exactly one outcome."
     stage = run.stage("corpus")
     if stage is None:
         return not_run("corpus", title, "corpus", lead)
-    blocks: list[Block] = [_funnel_facts(stage), _funnel(stage)]
+    blocks: list[Block] = [_funnel_stats(stage), _funnel(stage)]
     reasons = _reasons(stage)
     if reasons is not None:
         blocks.append(reasons)
@@ -52,27 +52,25 @@ def corpus_section(run: RunRecord) -> Section:
     if examples:
         blocks.append(
             Excerpts(
-                "What was dropped, by example",
+                "Examples of removed documents",
                 tuple(examples),
                 source="corpus/dropped/",
-                note="The first document of each reason, cut after 400 characters.",
+                note=f"First document for each reason, cut to {MAX_EXCERPT_CHARACTERS} characters.",
                 folded=True,
             )
         )
     return Section("corpus", title, blocks, lead)
 
 
-def _funnel_facts(stage: FinishedStage) -> Facts:
+def _funnel_stats(stage: FinishedStage) -> StatRow:
     kept, read = stage.count("documents_kept"), stage.count("documents_read")
-    share = kept / read if is_number(kept) and is_number(read) and read else None
-    return Facts(
+    fraction = kept / read if is_number(kept) and is_number(read) and read else None
+    return StatRow(
         (
-            Fact("documents read", count(read), size(stage.count("bytes_read"))),
-            Fact("documents kept", count(kept), f"{percent(share)} of those read"),
-            Fact("kept text", size(stage.count("bytes_kept"))),
-            Fact(
-                "held out", count(stage.count("documents_heldout")), "documents, never trained on"
-            ),
+            Stat("documents read", count(read), size(stage.count("bytes_read"))),
+            Stat("documents kept", count(kept), f"{percent(fraction)} of those read"),
+            Stat("kept text", size(stage.count("bytes_kept"))),
+            Stat("held out", count(stage.count("documents_heldout")), "documents, not trained on"),
         ),
         MANIFEST,
     )
@@ -82,7 +80,7 @@ def _funnel(stage: FinishedStage) -> Table:
     sources: Mapping[str, Any] = stage.count("sources") or {}
     columns = (
         Column("source"),
-        *(Column(heading, True) for heading in HEADINGS),
+        *(Column(outcome, True) for outcome in OUTCOMES),
         Column("text kept", True),
     )
     rows = tuple(_funnel_row(name, found) for name, found in sources.items())
@@ -99,62 +97,62 @@ def _funnel(stage: FinishedStage) -> Table:
 def _funnel_row(name: str, found: Mapping[str, Any]) -> tuple[Cell, ...]:
     read = found.get("documents_read")
     cells = [Cell(name)]
-    for heading in HEADINGS:
-        value = found.get(f"documents_{heading}")
-        share = value / read if heading == "kept" and is_number(value) and read else None
-        tone: Any = "quiet" if value == 0 else ""
-        cells.append(Cell(count(value), tone=tone, share=share))
+    for outcome in OUTCOMES:
+        value = found.get(f"documents_{outcome}")
+        bar = value / read if outcome == "kept" and is_number(value) and read else None
+        cells.append(Cell(count(value), tone="quiet" if value == 0 else "", bar=bar))
     cells.append(Cell(size(found.get("bytes_kept"))))
     return tuple(cells)
 
 
 def _reasons(stage: FinishedStage) -> Table | None:
-    rows = []
     read = stage.count("documents_read") or 0
-    for heading in HEADINGS[2:]:
-        for reason, number in (stage.count(f"{heading}_by_reason") or {}).items():
-            rows.append((heading, reason, number))
+    rows = [
+        (outcome, reason, number)
+        for outcome in OUTCOMES[2:]
+        for reason, number in (stage.count(f"{outcome}_by_reason") or {}).items()
+    ]
     if not rows:
         return None
     rows.sort(key=lambda row: -row[2])
     return Table(
         "corpus_reasons",
-        "Why documents were left out",
-        (Column("heading"), Column("reason"), Column("documents", True), Column("share", True)),
+        "Why documents were removed",
+        (Column("outcome"), Column("reason"), Column("documents", True), Column("share", True)),
         tuple(
             (
-                Cell(heading),
+                Cell(outcome),
                 Cell(reason),
                 Cell(count(number)),
-                Cell(percent(number / read, 2) if read else "", share=number / read if read else 0),
+                Cell(percent(number / read, 2) if read else "", bar=number / read if read else 0),
             )
-            for heading, reason, number in rows
+            for outcome, reason, number in rows
         ),
         MANIFEST,
     )
 
 
 def _personal(stage: FinishedStage) -> Iterator[Table]:
-    """Personal data that was replaced by marks, by kind."""
+    """How much personal data was replaced by placeholders, by kind."""
     found = stage.count("personal_data")
     if isinstance(found, Mapping) and found:
         rows = tuple((Cell(kind), Cell(count(n))) for kind, n in found.items())
         columns = (Column("kind"), Column("replaced", True))
-        title = "Personal data replaced by marks"
+        title = "Personal data replaced by placeholders"
         yield Table("corpus_personal", title, columns, rows, MANIFEST)
 
 
 def _notes(stage: FinishedStage) -> Iterator[Table]:
-    """What else the stage counted on its way."""
+    """Other counts of the stage."""
     found = stage.count("notes")
     if isinstance(found, Mapping) and found:
         rows = tuple((Cell(name.replace("_", " ")), Cell(count(n))) for name, n in found.items())
-        columns = (Column("what"), Column("times", True))
+        columns = (Column("event"), Column("count", True))
         yield Table("corpus_notes", "Also counted", columns, rows, MANIFEST)
 
 
 def _dropped_examples(corpus_dir: Path) -> list[Excerpt]:
-    """One text per reason; of a text dropped for what it says of people only the reason."""
+    """One text for each reason; only the reason if the text may be toxic or personal."""
     examples = []
     folders = sorted(path for path in (corpus_dir / "dropped").glob("*") if path.is_dir())
     for folder in folders[:MAX_REASONS_SHOWN]:
@@ -164,7 +162,7 @@ def _dropped_examples(corpus_dir: Path) -> list[Excerpt]:
             continue
         source, text = str(row.get("source", "")), str(row.get("text", ""))
         if any(word in folder.name for word in PRIVATE_REASONS):
-            examples.append(Excerpt(folder.name, "(not shown here)", note=source))
+            examples.append(Excerpt(folder.name, "(not shown)", note=source))
             continue
         more = " …" if len(text) > MAX_EXCERPT_CHARACTERS else ""
         examples.append(Excerpt(folder.name, text[:MAX_EXCERPT_CHARACTERS] + more, note=source))
@@ -172,17 +170,17 @@ def _dropped_examples(corpus_dir: Path) -> list[Excerpt]:
 
 
 def tokenizer_section(run: RunRecord) -> Section:
-    """Paper Table 1, per source of the corpus and on text the tokenizer never saw."""
-    lead = "Fewer tokens per word: more text in the same context, and cheaper training."
+    """Tokens per word on held-out documents, by source (paper, Table 1)."""
+    lead = "Fewer tokens per word mean more text in the same context and cheaper training."
     stage = run.stage("tokenizer")
     if stage is None:
         return not_run("tokenizer", "Tokenizer", "tokenizer", lead)
-    facts = Facts(
+    stats = StatRow(
         (
-            Fact("vocabulary", count(stage.count("vocab_size")), str(stage.setting("model") or "")),
-            Fact("tokens per word", decimal(stage.metric("all", "tokens_per_word"))),
-            Fact("bytes per token", decimal(stage.metric("all", "bytes_per_token"))),
-            Fact("trained on", size(stage.count("bytes_trained_on")), "of text"),
+            Stat("vocabulary", count(stage.count("vocab_size")), str(stage.setting("model") or "")),
+            Stat("tokens per word", decimal(stage.metric("all", "tokens_per_word"))),
+            Stat("bytes per token", decimal(stage.metric("all", "bytes_per_token"))),
+            Stat("trained on", size(stage.count("bytes_trained_on")), "of text"),
         ),
         "tokenizer/manifest.json",
     )
@@ -197,15 +195,15 @@ def tokenizer_section(run: RunRecord) -> Section:
             Column("tokens", True),
             Column("tokens per word", True),
             Column("bytes per token", True),
-            Column("spelt in bytes", True),
+            Column("byte fallback", True),
         ),
         tuple(rows),
         "tokenizer/manifest.json",
         note="The paper's tokenizer: 9,937 tokens for 7,400 words, 1.343 per word (its Table 1). "
-        "Other text gives other numbers: compare on the same words only.",
+        "Compare tokenizers only on the same text.",
         total=_tokenizer_row("all", stage.metric("all") or {}),
     )
-    return Section("tokenizer", "Tokenizer", (facts, table), lead)
+    return Section("tokenizer", "Tokenizer", (stats, table), lead)
 
 
 def _tokenizer_row(name: str, found: Mapping[str, Any]) -> tuple[Cell, ...]:
@@ -220,7 +218,7 @@ def _tokenizer_row(name: str, found: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 def tokens_section(run: RunRecord) -> Section:
-    """How much there is to train on, and how often it was seen."""
+    """How many tokens there are, and how often each was seen."""
     stage, pretrain = run.stage("pack"), run.stage("pretrain")
     if stage is None:
         return not_run("tokens", "Tokens", "pack")
@@ -246,13 +244,13 @@ def tokens_section(run: RunRecord) -> Section:
     if pretrain is not None:
         blocks.insert(
             0,
-            Facts(
+            StatRow(
                 (
-                    Fact("tokens to train on", short(stage.count("tokens_train"))),
-                    Fact("tokens seen in training", short(seen)),
-                    Fact("passes over the text", decimal(epochs, 2), "up to 4 are nearly free"),
+                    Stat("training tokens", short(stage.count("tokens_train"))),
+                    Stat("tokens seen", short(seen)),
+                    Stat("epochs", decimal(epochs, 2), "up to 4 are almost as good as new text"),
                 ),
                 "pack/manifest.json, pretrain/manifest.json",
             ),
         )
-    return Section("tokens", "Tokens", blocks, "The text as the model reads it.")
+    return Section("tokens", "Tokens", blocks, "The corpus as token ids, ready for training.")

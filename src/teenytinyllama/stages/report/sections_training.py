@@ -1,4 +1,4 @@
-"""The parts of the page on training: curves, checkpoints with their energy, samples."""
+"""Sections about training: curves, the paper's curves, checkpoints with their energy, samples."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from teenytinyllama.stages.report.page_blocks import (
     Column,
     Excerpt,
     Excerpts,
-    Fact,
-    Facts,
     Note,
     Section,
+    Stat,
+    StatRow,
     Table,
     not_run,
 )
@@ -41,7 +41,7 @@ from teenytinyllama.stages.report.run_record import (
     read_last_lines,
     read_lines,
 )
-from teenytinyllama.stages.report.svg_chart import Axes, Series, legend, line_chart, thinned
+from teenytinyllama.stages.report.svg_chart import Axes, Series, downsampled, legend, line_chart
 
 MANIFEST, METRICS = "pretrain/manifest.json", "pretrain/metrics.jsonl"
 PAPER_SOURCE = "the paper (Figure 1, Table 6)"
@@ -60,9 +60,9 @@ def make_chart(
     is_small: bool = False,
     **words: str,
 ) -> Chart | None:
-    """The chart at two widths, or None where there is nothing to draw."""
+    """The chart at two widths, or None if there is nothing to draw."""
     sizes = ((380, 210), (340, 200)) if is_small else ((820, 330), (360, 270))
-    series = [thinned(one) for one in series]  # once, for both widths
+    series = [downsampled(one) for one in series]  # once, for both widths
     wide, narrow = (line_chart(series, axes, width=w, height=h) for w, h in sizes)
     if not wide:
         return None
@@ -71,22 +71,22 @@ def make_chart(
 
 
 def points(metrics: Metrics, y: str, x: str = "step") -> list[tuple[float, float]]:
-    """The pairs of two fields where both are numbers."""
+    """Pairs of two logged fields, where both are numbers."""
     return [(m[x], m[y]) for m in metrics if is_number(m.get(x)) and is_number(m.get(y))]
 
 
 def training_section(run: RunRecord) -> Section:
-    """Curves from `metrics.jsonl`, and what the manifest says of the whole training."""
+    """Curves from `metrics.jsonl`, and totals from the manifest."""
     title, lead = "Training", "From random weights to the base model."
     stage = run.stage("pretrain")
     if stage is None and "pretrain" in run.unfinished:
-        return _in_training(run, title)
+        return _unfinished_training(run, title)
     if stage is None:
         return not_run("training", title, "pretrain", lead)
     metrics = read_last_lines(stage.folder / "metrics.jsonl")
-    blocks: list[Block] = [_facts(stage)]
+    blocks: list[Block] = [_stats(stage)]
     if not metrics:
-        blocks.append(Note(f"Not recorded: {METRICS} is not in this run.", tone="quiet"))
+        blocks.append(Note(f"Not recorded: no {METRICS} in this run.", tone="quiet"))
     else:
         blocks += _curves(stage, metrics)
         blocks.append(_checkpoints(stage, metrics))
@@ -94,41 +94,43 @@ def training_section(run: RunRecord) -> Section:
     return Section("training", title, blocks, lead)
 
 
-def _in_training(run: RunRecord, title: str) -> Section:
-    """Curves so far, of a training that has not finished."""
+def _unfinished_training(run: RunRecord, title: str) -> Section:
+    """The curves so far of a training in progress."""
     metrics = read_last_lines(run.unfinished["pretrain"] / "metrics.jsonl")
     if not metrics:
-        note = Note("Not finished: it has begun and logged nothing yet.", tone="quiet")
+        note = Note("In progress: nothing logged yet.", tone="quiet")
         return Section("training", title, (note,), has_run=False)
     last = metrics[-1]
-    of = dig(run.asked, "pretrain", "num_steps")
-    facts = Facts(
+    of = dig(run.recipe, "pretrain", "num_steps")
+    facts = StatRow(
         (
-            Fact("steps so far", count(last.get("step")), f"of {count(of)}"),
-            Fact("tokens seen", short(last.get("tokens"))),
-            Fact("training loss", decimal(last.get("loss"))),
-            Fact("tokens per second", short(last.get("tokens_per_s"))),
-            Fact("energy so far", energy(last.get("energy_kwh"))),
+            Stat("steps so far", count(last.get("step")), f"of {count(of)}"),
+            Stat("tokens seen", short(last.get("tokens"))),
+            Stat("training loss", decimal(last.get("loss"))),
+            Stat("tokens per second", short(last.get("tokens_per_s"))),
+            Stat("energy so far", energy(last.get("energy_kwh"))),
         ),
         METRICS,
     )
-    return Section("training", title, (facts, *_curves(None, metrics)), "Not finished.")
+    return Section("training", title, (facts, *_curves(None, metrics)), "In progress.")
 
 
-def _facts(stage: FinishedStage) -> Facts:
-    skipped = stage.metric("num_skipped_steps")
-    return Facts(
+def _stats(stage: FinishedStage) -> StatRow:
+    skipped, device = stage.metric("num_skipped_steps"), stage.metric("device") or "device"
+    return StatRow(
         (
-            Fact("parameters", short(stage.count("parameters")), count(stage.count("parameters"))),
-            Fact(
+            Stat("parameters", short(stage.count("parameters")), count(stage.count("parameters"))),
+            Stat(
                 "tokens seen", short(stage.count("tokens")), f"{count(stage.count('steps'))} steps"
             ),
-            Fact("training time", duration(stage.metric("training_seconds"))),
-            Fact("tokens per second", short(stage.metric("mean_tokens_per_s")), "mean"),
-            Fact(
-                "FLOPs utilisation", percent(stage.metric("mfu")), str(stage.metric("device") or "")
+            Stat("training time", duration(stage.metric("training_seconds"))),
+            Stat("tokens per second", short(stage.metric("mean_tokens_per_s")), "mean"),
+            Stat(
+                "MFU (FLOPs utilisation)",
+                percent(stage.metric("mfu")),
+                f"share of the peak FLOP/s of the {device}",
             ),
-            Fact("skipped steps", count(skipped), tone="warn" if skipped else ""),
+            Stat("skipped steps", count(skipped), tone="warn" if skipped else ""),
         ),
         MANIFEST,
     )
@@ -139,15 +141,15 @@ def _curves(stage: FinishedStage | None, metrics: Metrics) -> list[Block]:
     uniform = stage.metric("uniform_loss") if stage else None
     if is_number(uniform) and loss[0].points:
         last = max(x for x, _ in loss[0].points)
-        loss.append(Series("a uniform guess", [(0, uniform), (last, uniform)], "quiet", True))
+        loss.append(Series("uniform guess", [(0, uniform), (last, uniform)], "quiet", True))
     curve = make_chart(
         "loss",
         "Training loss",
         loss,
         Axes("steps", "loss, nats per token"),
         source=METRICS,
-        note="Nats per token. Where there are many steps, the line is a mean and the band shows "
-        "the lowest and the highest.",
+        note="In nats per token. In a long training, each point is a mean over several steps, "
+        "and the band shows their minimum and maximum.",
     )
     small = [
         make_chart(
@@ -186,12 +188,12 @@ def _curves(stage: FinishedStage | None, metrics: Metrics) -> list[Block]:
     row = ChartRow(tuple(chart for chart in small if chart is not None))
     blocks: list[Block] = [chart for chart in (curve,) if chart is not None]
     blocks += [row] if row.charts else []
-    over = _over_the_paper(metrics)
+    over = _paper_comparison(metrics)
     return [*blocks, over] if over is not None else blocks
 
 
-def _over_the_paper(metrics: Metrics) -> Chart | None:
-    """Paper Figure 1: our curve over the paper's two, by tokens seen."""
+def _paper_comparison(metrics: Metrics) -> Chart | None:
+    """Our loss curve and the paper's two, by tokens seen (paper, Figure 1)."""
     ours = [(x, y) for x, y in points(metrics, "loss", "tokens") if x > 0]
     if not ours:
         return None
@@ -202,17 +204,17 @@ def _over_the_paper(metrics: Metrics) -> Chart | None:
     ]
     return make_chart(
         "over_the_paper",
-        "Over the paper's curves (its Figure 1)",
+        "Loss compared with the paper (its Figure 1)",
         series,
         Axes("tokens seen", "loss, nats per token", log_x=True),
         source=f"{METRICS}; {PAPER_SOURCE}",
-        note="The axis of tokens is logarithmic. A loss per token depends on the tokenizer and on "
-        "the text: with a vocabulary or a corpus other than the paper's, only shapes compare.",
+        note="Logarithmic token axis. Loss per token depends on the tokenizer and the text: with "
+        "another tokenizer or corpus than the paper's, only the shapes can be compared.",
     )
 
 
 def _checkpoints(stage: FinishedStage, metrics: Metrics) -> Table:
-    """Paper Table 6: loss and energy along the training."""
+    """Loss and energy during training (paper, Table 6)."""
     measured = [m for m in metrics if is_number(m.get("heldout_bpb"))] or list(metrics)
     step = max(1, -(-len(measured) // MAX_CHECKPOINT_ROWS))
     chosen = [m for n, m in enumerate(measured) if n % step == 0 or n == len(measured) - 1]
@@ -235,7 +237,7 @@ def _checkpoints(stage: FinishedStage, metrics: Metrics) -> Table:
         )
     return Table(
         "checkpoints",
-        "Loss and energy along the way (paper, Table 6)",
+        "Loss and energy during training (paper, Table 6)",
         (
             Column("step", True),
             Column("tokens", True),
@@ -246,7 +248,7 @@ def _checkpoints(stage: FinishedStage, metrics: Metrics) -> Table:
         ),
         tuple(rows),
         f"{METRICS}; {MANIFEST}",
-        note="Energy is measured GPU and modelled CPU and memory together; CO₂eq at this run's "
+        note="Energy is measured GPU plus modelled CPU and memory energy. CO₂eq uses this run's "
         "mean carbon intensity.",
     )
 
@@ -284,7 +286,7 @@ def _shape(stage: FinishedStage) -> Table:
         rows.append((Cell(".".join(path)), Cell(_plain(stage.setting(*path)))))
     return Table(
         "shape",
-        "Sizes and settings (paper, Tables 2 and 3)",
+        "Model size and training settings (paper, Tables 2 and 3)",
         (Column("setting"), Column("value", True)),
         tuple(rows),
         MANIFEST,
@@ -298,9 +300,11 @@ def _plain(value: Any) -> str:
 
 
 def samples_section(run: RunRecord) -> Section:
-    """What the model wrote after some steps, from the same openings."""
-    title = "Samples along the way"
-    lead = "The same openings, continued by the model as it learnt. Greedy, so nothing is picked."
+    """How the model continued the same prompts at several steps."""
+    title = "Samples during training"
+    lead = (
+        "The model continues the same prompts at several steps. Greedy decoding: none was picked."
+    )
     folder = run.folder("pretrain")
     if folder is None:
         return not_run("samples", title, "pretrain", lead)
@@ -308,11 +312,11 @@ def samples_section(run: RunRecord) -> Section:
     for line in read_lines(folder / "samples.jsonl"):
         if isinstance(line.get("step"), int):
             found = by_step.setdefault(line["step"], [])
-            # A resumed run may write a step's samples again: the last stand.
+            # A resumed run may write the samples of a step again: the last ones count.
             found[:] = [old for old in found if old.get("prompt") != line.get("prompt")]
             found.append(line)
     if not by_step:
-        note = Note("Not recorded: pretrain/samples.jsonl is not in this run.", tone="quiet")
+        note = Note("Not recorded: no pretrain/samples.jsonl in this run.", tone="quiet")
         return Section("samples", title, (note,), lead)
     blocks = []
     for step in _spread(sorted(by_step), MAX_SAMPLE_STEPS):
@@ -331,12 +335,11 @@ def samples_section(run: RunRecord) -> Section:
 
 def _sample(line: Mapping[str, Any]) -> Excerpt:
     prompt, text = str(line.get("prompt", "")), str(line.get("text", ""))
-    lead = prompt if text.startswith(prompt) else ""
-    return Excerpt("", text[len(lead) :], lead=lead or prompt)
+    return Excerpt("", text.removeprefix(prompt), prompt=prompt)
 
 
 def _spread(values: Sequence[int], at_most: int) -> list[int]:
-    """Up to so many values, the first and the last among them, evenly between.
+    """At most `at_most` values, evenly spread, the first and the last included.
 
     >>> _spread([0, 100, 200, 300, 400, 500], 3)
     [0, 200, 500]

@@ -1,9 +1,9 @@
-"""STAGE report: manifests to one page that one can believe.
+"""Stage report: build the report of a run from its manifests.
 
-`report/index.html` opens anywhere, without a network; `recipe.toml` beside it makes the run again,
-`model_card.md` and `dataset_card.md` are ready for the Hub, `tables/` and `plots/` are the page's.
-The stage reads, and never runs: every number comes from a manifest or a file of the run, and what
-is missing is called missing. It needs neither torch nor a plotting library.
+`index.html` opens anywhere without a network; `recipe.toml` reproduces the run; `model_card.md`,
+`chat_card.md` and `dataset_card.md` are ready for the Hub; `tables/` and `plots/` hold the page's
+tables and charts. Every number is read from a manifest or a file of the run, and a stage that has
+not run is shown as such. It needs neither torch nor a plotting library.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run(  # noqa: PLR0913 (one folder per stage)
     align_dir: Path | None = None,
     quantize_dir: Path | None = None,
 ) -> StageResult:
-    """Write the page of whatever stages are there; a stage that is not is shown as not run."""
+    """Write the report of all finished stages. Raises UserError if the licences clash."""
     folders = {
         "corpus": corpus_dir,
         "tokenizer": tokenizer_dir,

@@ -1,7 +1,7 @@
-"""Line charts as SVG, drawn by hand: no plotting library, no outside font, colours by class.
+"""Line charts as SVG, without a plotting library or external font.
 
-A chart takes the colours of the page round it, light or dark. `standalone` adds a style of its
-own for a file that lives alone. All words are escaped.
+Colours come from CSS classes, so that a chart follows the light or dark page around it;
+`standalone` adds its own style for a separate file. All text is escaped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from html import escape
 from typing import Literal
 
 from teenytinyllama.stages.report.number_format import short
-from teenytinyllama.stages.report.page_blocks import Chart, Strip
+from teenytinyllama.stages.report.page_blocks import Chart, IntervalPlot
 
 MAX_POINTS = 320
 _VIEW_BOX = re.compile(r'viewBox="([^"]*)"')
@@ -23,20 +23,20 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """One line. `tone` 1 to 3 is a colour of the page; `quiet` is for what is only a reference."""
+    """One line. `tone` 1 to 3 are colours of the page; `quiet` is for reference lines."""
 
     name: str
     points: Sequence[Point]
     tone: Literal["1", "2", "3", "quiet"] = "1"
     dashed: bool = False
     dots: bool = False
-    # The lowest and highest value of each stretch, where the points are means of stretches.
+    # Minimum and maximum around each point, if the points are means over several.
     band: Sequence[tuple[Point, Point]] = ()
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Names of the axes, and how their numbers are written."""
+    """Labels of the axes, and how to format their numbers."""
 
     x: str
     y: str
@@ -47,7 +47,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where data lies on the paper."""
+    """Maps data to coordinates of the drawing."""
 
     width: float
     height: float
@@ -73,8 +73,8 @@ class _Frame:
 
 
 def line_chart(series: Sequence[Series], axes: Axes, *, width: int, height: int) -> str:
-    """SVG of the lines, thinned where they are long. Empty where no line has a point."""
-    drawn = [thinned(s) for s in series if s.points]
+    """SVG of the lines, downsampled if they are long. Empty if no line has a point."""
+    drawn = [downsampled(s) for s in series if s.points]
     if not drawn:
         return ""
     frame = _frame(drawn, axes, width, height)
@@ -104,16 +104,16 @@ def _frame(series: Sequence[Series], axes: Axes, width: int, height: int) -> _Fr
 
 
 def _padded(low: float, high: float, share: float, *, whole: bool) -> Point:
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # flat, but for rounding
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # flat, apart from rounding
         spread = abs(low) * 0.1 or 1.0
         return low - spread, high + spread
     pad = (high - low) * share
-    # A quantity that is never negative does not get an axis that is.
+    # A quantity that is never negative gets an axis that starts at 0 or above.
     return (max(low - pad, 0.0) if whole and low >= 0 else low - pad), high + pad
 
 
 def _round_out(low: float, high: float) -> Point:
-    """The bounds moved out to the next tick, so that the top and the bottom line have a number."""
+    """The bounds moved out to the next ticks, so that the top and bottom lines have numbers."""
     found = ticks(low, high, 6)
     step = found[1] - found[0] if len(found) > 1 else high - low
     return math.floor(low / step + 1e-6) * step, math.ceil(high / step - 1e-6) * step
@@ -157,7 +157,7 @@ def _grid(frame: _Frame, axes: Axes) -> list[str]:
     x_ticks = log_ticks(*frame.x_range) if axes.log_x else ticks(*frame.x_range, many)
     for tick in x_ticks:
         x, words = frame.x(tick), axes.write_x(tick)
-        # A long number at the right edge stands left of its tick, or it would be cut.
+        # A long number at the right edge is placed left of its tick, or it would be cut off.
         anchor = "end" if x + 3.4 * len(words) > frame.width else "middle"
         parts.append(
             f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom:.1f}" y2="{bottom + 4:.1f}"'
@@ -172,10 +172,12 @@ def _grid(frame: _Frame, axes: Axes) -> list[str]:
     return parts
 
 
-def thin(points: Sequence[Point], at_most: int) -> tuple[list[Point], list[tuple[Point, Point]]]:
-    """Means of equal stretches, and beside each the lowest and highest value with their place.
+def downsample(
+    points: Sequence[Point], at_most: int
+) -> tuple[list[Point], list[tuple[Point, Point]]]:
+    """Means over equal parts of a line, and the minimum and maximum of each part.
 
-    >>> thin([(0, 1.0), (1, 3.0), (2, 5.0), (3, 5.0)], 2)
+    >>> downsample([(0, 1.0), (1, 3.0), (2, 5.0), (3, 5.0)], 2)
     ([(0.5, 2.0), (2.5, 5.0)], [((0.5, 1.0), (0.5, 3.0)), ((2.5, 5.0), (2.5, 5.0))])
     """
     if len(points) <= at_most:
@@ -190,11 +192,11 @@ def thin(points: Sequence[Point], at_most: int) -> tuple[list[Point], list[tuple
     return means, bands
 
 
-def thinned(series: Series) -> Series:
-    """The line with at most MAX_POINTS points: means of equal stretches, and their band."""
+def downsampled(series: Series) -> Series:
+    """The line with at most MAX_POINTS points: means over equal parts, with a min-max band."""
     if len(series.points) <= MAX_POINTS:
         return series
-    points, band = thin(series.points, MAX_POINTS)
+    points, band = downsample(series.points, MAX_POINTS)
     return replace(series, points=points, band=band)
 
 
@@ -218,12 +220,12 @@ def _line(series: Series, frame: _Frame) -> list[str]:
 
 
 def _marks(series: Sequence[Series], frame: _Frame, axes: Axes) -> list[str]:
-    """Places to point at: each shows its numbers, through the browser's own tool tip."""
+    """Invisible dots that show their numbers in the browser's tooltip."""
     parts = []
     for one in series:
         if one.tone == "quiet" and not one.dots:
             continue
-        for x, y in thin(one.points, 60)[0]:
+        for x, y in downsample(one.points, 60)[0]:
             words = f"{one.name}: {axes.write_y(y)} at {axes.write_x(x)} {axes.x}"
             parts.append(
                 f'<circle class="mark" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="8">'
@@ -233,7 +235,7 @@ def _marks(series: Sequence[Series], frame: _Frame, axes: Axes) -> list[str]:
 
 
 def legend(series: Sequence[Series]) -> str:
-    """The names of the lines with their colours, as HTML; empty for a single line."""
+    """Names and colours of the lines as HTML; empty for a single line."""
     drawn = [s for s in series if s.points]
     if len(drawn) < 2:
         return ""
@@ -245,25 +247,25 @@ def legend(series: Sequence[Series]) -> str:
     return f'<p class="legend">{items}</p>'
 
 
-def strip_svg(strip: Strip) -> str:
-    """A value with its interval on a scale from 0 to 100 per cent; a tick marks chance."""
+def interval_svg(plot: IntervalPlot) -> str:
+    """A value with its interval on a scale from 0 to 1; a tick marks chance."""
     width, middle = 150, 9
 
-    def at(share: float) -> float:
-        return 3 + (width - 6) * min(max(share, 0.0), 1.0)
+    def at(fraction: float) -> float:
+        return 3 + (width - 6) * min(max(fraction, 0.0), 1.0)
 
     chance = ""
-    if strip.chance is not None:
+    if plot.chance is not None:
         chance = (
-            f'<line class="chance" x1="{at(strip.chance):.1f}" x2="{at(strip.chance):.1f}" '
+            f'<line class="chance" x1="{at(plot.chance):.1f}" x2="{at(plot.chance):.1f}" '
             f'y1="1" y2="17"/>'
         )
     return (
-        f'<svg class="strip" viewBox="0 0 {width} 18" width="{width}" height="18" '
+        f'<svg class="interval-plot" viewBox="0 0 {width} 18" width="{width}" height="18" '
         f'aria-hidden="true"><line class="axis" x1="3" x2="{width - 3}" y1="{middle}" '
-        f'y2="{middle}"/>{chance}<line class="interval" x1="{at(strip.low):.1f}" '
-        f'x2="{at(strip.high):.1f}" y1="{middle}" y2="{middle}"/><circle class="dot s1" '
-        f'cx="{at(strip.value):.1f}" cy="{middle}" r="3"/></svg>'
+        f'y2="{middle}"/>{chance}<line class="interval" x1="{at(plot.low):.1f}" '
+        f'x2="{at(plot.high):.1f}" y1="{middle}" y2="{middle}"/><circle class="dot s1" '
+        f'cx="{at(plot.value):.1f}" cy="{middle}" r="3"/></svg>'
     )
 
 
@@ -279,7 +281,7 @@ STANDALONE_STYLE = (
 
 
 def standalone(chart: Chart) -> str:
-    """The chart as a file of its own: white paper, title and names of the lines above it."""
+    """The chart as a separate file: white background, with title and legend."""
     inner = chart.wide.replace("<svg ", '<svg y="44" ', 1)
     _, _, width, height = _VIEW_BOX.search(chart.wide)[1].split()  # type: ignore[index]
     names, x = [], 12.0
