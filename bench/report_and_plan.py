@@ -1,8 +1,8 @@
-"""How fast the page is made, how large it is, and how far the plan is from runs that were paid for.
+"""Time and size of the report, and error of the plan on runs whose cost is known.
 
-The page is that of a run with the paper's number of logged steps, made up in a temporary folder.
-The plan is held against the paper's two runs and its successor's four, each left out of the
-calibration that predicts it. No peer makes such a page or plan: the goals are the house's.
+The report is of a made-up run with the paper's number of logged steps. The plan is compared with
+the paper's two runs and its successor's four, each left out of the calibration that predicts it.
+No peer makes such a report or plan: the goals are our own.
 
     python bench/report_and_plan.py
 """
@@ -26,7 +26,7 @@ from teenytinyllama.planning.scaling_laws import calibration, law
 
 ROOT = Path(__file__).parents[1]
 NUM_LOGGED_STEPS, REPEATS = 45_800, 5
-# Hours, kWh: CodeCarbon's records of the paper's runs. Utilisation by our formula.
+# Tokens, MFU by our formula, hours and kWh recorded by CodeCarbon in the paper's runs.
 SPENT = {
     "TTL-160m": (3_751_936_000, 0.0909, 38.73, 15.52),
     "TTL-460m": (9_830_400_000, 0.1004, 280.5, 112.97),
@@ -36,8 +36,9 @@ REPORT = """
 import sys, time
 started = time.monotonic()
 sys.path.insert(0, {tests!r})
-import test_report
-test_report.make(test_report.Path({run!r}))
+from pathlib import Path
+from support.report_run import make_report
+make_report(Path({run!r}))
 print(time.monotonic() - started, 'torch' in sys.modules)
 """
 
@@ -63,7 +64,7 @@ def seconds_of_plan():
 
 
 def cpu_seconds():
-    """Processor time of the children so far: what a loaded machine does not stretch."""
+    """CPU time of child processes so far: other load on the machine does not change it."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -89,12 +90,12 @@ def main():
         size = (run_dir / "report/index.html").stat().st_size
     middle = statistics.median(times)
     say("report_s", round(middle, 3), spread(times), "s, imports included", "< 3", middle < 3)
-    say("report_cpu_s", round(cpu, 3), 0, "s of processor", "< 3", cpu < 3)
+    say("report_cpu_s", round(cpu, 3), 0, "CPU s", "< 3", cpu < 3)
     say("report_bytes", size, 0, "bytes", "< 3,000,000", size < 3e6)
     before = cpu_seconds()
     times = [seconds_of_plan() for _ in range(REPEATS)]
     middle, cpu = statistics.median(times), (cpu_seconds() - before) / REPEATS
-    say("plan_cpu_s", round(cpu, 3), 0, "s of processor", "< 1", cpu < 1)
+    say("plan_cpu_s", round(cpu, 3), 0, "CPU s", "< 1", cpu < 1)
     say("plan_s", round(middle, 3), spread(times), "s, whole command", "< 1", middle < 1)
 
     chosen, misses, inside = law("besiroglu"), [], 0

@@ -1,13 +1,19 @@
-"""A run folder with made-up results, as the stages leave them; no model, no torch."""
+"""A run folder with made-up results of every stage, and its report; needs no model and no torch."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.artifacts.manifest import STAGE_NAMES, Manifest, write_manifest
+from teenytinyllama.energy import EnergyMeter
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.post_training import ReportSettings
+from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.report import stage as report
 
 EVIL = '<script>alert(1)</script><img src="http://evil.example/x">'
 
@@ -27,7 +33,7 @@ def _row(read: int, kept: int, filtered: int) -> dict[str, int]:
     }
 
 
-FIGURES: dict[str, dict[str, Any]] = {
+METRICS: dict[str, dict[str, Any]] = {
     "corpus": {},
     "tokenizer": {
         "all": {
@@ -133,7 +139,7 @@ def write_stage(run_dir: Path, name: str, **changes: Any) -> None:
     fields: dict[str, Any] = {
         "stage": name, "version": "0.1.0", "fingerprint": "0123456789abcdef",
         "recipe": RECIPES.get(name, {}), "inputs": {}, "outputs": {},
-        "counts": COUNTS[name], "metrics": FIGURES[name],
+        "counts": COUNTS[name], "metrics": METRICS[name],
         "started_at": "2026-11-23T10:00:00+00:00", "duration_s": 61.5,
         "energy_kwh": {"gpu_measured": 0.0, "cpu_modelled": 0.0011, "ram_modelled": 0.0004},
         "emissions_kg": 0.00015, "versions": {"python": "3.11.9", "torch": "2.13.0"},
@@ -141,10 +147,13 @@ def write_stage(run_dir: Path, name: str, **changes: Any) -> None:
     write_manifest(folder, Manifest(**{**fields, **changes}))
 
 
-def build_run(folder: Path) -> Path:
-    """A run with every stage finished."""
+def build_run(folder: Path, run_name: str = "", rate: float = 1e-3) -> Path:
+    """A run with every stage finished; `run_name` gives it a `run.json` with that name."""
     for name in STAGE_NAMES:
         write_stage(folder, name)
+    if run_name:
+        recipe = {"language": "pt", "pretrain": {"num_steps": 400, "rate": rate}}
+        (folder / "run.json").write_text(json.dumps({"name": run_name, "recipe": recipe}))
     lines = [
         {"step": s, "tokens": 4096 * s, "loss": 7.6 * 0.99**s + 2, "lr": 1e-3, "grad_norm": 0.5,
          "tokens_per_s": 9000.0, "mfu": 0.4, "energy_kwh": 1e-6 * s,
@@ -169,3 +178,29 @@ def build_run(folder: Path) -> Path:
     with DocumentWriter(folder / "corpus/dropped/pii-heavy", "part") as writer:
         writer.write(Document("2", "CPF 123.456.789-09", "livros", "MIT"))
     return folder
+
+
+def make_report(run_dir: Path, license_name: str = "", **prices: Any) -> Path:
+    """Run the report stage on a run folder; returns the folder of the report."""
+    out_dir = run_dir / "report"
+    out_dir.mkdir(exist_ok=True)
+    energy = EnergySettings(**prices)
+    report.run(
+        settings=ReportSettings(license=license_name),
+        context=StageContext("quickstart", "pt", energy, EnergyMeter(energy)),
+        out_dir=out_dir,
+        **{f"{name}_dir": run_dir / name for name in STAGE_NAMES},
+    )
+    return out_dir
+
+
+def make_page(run_dir: Path, **prices: Any) -> str:
+    """The HTML of a run's report."""
+    return (make_report(run_dir, **prices) / "index.html").read_text(encoding="utf-8")
+
+
+def section_text(html: str, key: str) -> str:
+    """The text of one section, without tags."""
+    part = re.search(rf'<section id="{key}".*?</section>', html, re.DOTALL)
+    assert part, f"no section {key}"
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", part[0]))

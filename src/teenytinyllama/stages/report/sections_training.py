@@ -102,7 +102,7 @@ def _unfinished_training(run: RunRecord, title: str) -> Section:
         return Section("training", title, (note,), has_run=False)
     last = metrics[-1]
     of = dig(run.recipe, "pretrain", "num_steps")
-    facts = StatRow(
+    stats = StatRow(
         (
             Stat("steps so far", count(last.get("step")), f"of {count(of)}"),
             Stat("tokens seen", short(last.get("tokens"))),
@@ -112,7 +112,7 @@ def _unfinished_training(run: RunRecord, title: str) -> Section:
         ),
         METRICS,
     )
-    return Section("training", title, (facts, *_curves(None, metrics)), "In progress.")
+    return Section("training", title, (stats, *_curves(None, metrics)), "In progress.")
 
 
 def _stats(stage: FinishedStage) -> StatRow:
@@ -354,8 +354,8 @@ def _spread(values: Sequence[int], at_most: int) -> list[int]:
 def _paper_data() -> dict[str, Any]:
     """The paper's numbers; 100,000 steps are 0.82 B tokens, not "8.1M" as its figure says."""
     text = (files(__package__) / "paper.json").read_text(encoding="utf-8")
-    facts: dict[str, Any] = json.loads(text)
-    return facts
+    data: dict[str, Any] = json.loads(text)
+    return data
 
 
 def heldout_losses(model: str) -> list[tuple[float, float]]:
