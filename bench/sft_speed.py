@@ -40,7 +40,6 @@ from teenytinyllama.settings.training import (
 )
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit
 from teenytinyllama.stages.align.stage import AnswerLoss, micro_batches
-from teenytinyllama.training.cpu.packed_attention import isolate_texts
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Job, Loop, TrainSettings
 
@@ -103,9 +102,15 @@ def ours(rendered, encoder, num_steps, out_dir):
         return inner(step, micro_batch)
 
     model = new_model(encoder)
-    isolate_texts(model)
     job = Job(
-        AnswerLoss(model), timed, 1, LENGTH, flops_per_token_of(model, LENGTH), {}, lambda _: None
+        AnswerLoss(model),
+        timed,
+        1,
+        LENGTH,
+        flops_per_token_of(model, LENGTH),
+        {},
+        lambda _: None,
+        isolates_texts=True,
     )
     settings = TrainSettings(
         num_steps=num_steps + 2,

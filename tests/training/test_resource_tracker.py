@@ -1,11 +1,9 @@
 """Rates of a training, by a clock that the test turns."""
 
 import pytest
-import torch
 
 from teenytinyllama.energy import Energy
 from teenytinyllama.training import resource_tracker
-from teenytinyllama.training.cpu.contention import Contention
 from teenytinyllama.training.train_state import TrainState
 
 
@@ -30,7 +28,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def spent(clock):
-    spent = resource_tracker.ResourceTracker(Meter(), Contention(torch.device("cuda")))
+    spent = resource_tracker.ResourceTracker(Meter(), None)
     spent.begin(TrainState(), energy=Energy(), seconds=0.0)
     return spent
 

@@ -10,7 +10,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -25,8 +25,6 @@ from typing_extensions import override
 
 from teenytinyllama import hardware
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.training.cpu import kernels
-from teenytinyllama.training.cpu.layers import use_lean_layers
 from teenytinyllama.training.optimizers import (
     build_optimizers,
     load_optimizer_tensors,
@@ -36,6 +34,9 @@ from teenytinyllama.training.optimizers import (
     step_if_finite,
 )
 from teenytinyllama.training.task import TrainSettings
+
+if TYPE_CHECKING:
+    from teenytinyllama.training.cpu import CpuSupport
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -51,11 +52,12 @@ class DDPStrategy:
         accelerator: Accelerator,
         objective: nn.Module,
         settings: TrainSettings,
-        *,
-        compiled: bool,
+        cpu_support: CpuSupport | None,
     ) -> None:
         self.device: torch.device = accelerator.device
-        self.compiled = compiled
+        self._cpu_support = cpu_support  # None on a GPU
+        self.compiled = cpu_support.compiled if cpu_support else settings.compile is not False
+        self.contention = cpu_support.contention if cpu_support else None
         self.rank: int = accelerator.process_index
         self.world: int = accelerator.num_processes
         model = objective.model
@@ -77,11 +79,17 @@ class DDPStrategy:
 
     @property
     def _compiles_modules(self) -> bool:
-        """Never on a CPU: there, what is compiled lies inside the layers (kernels.py)."""
+        """Never on a CPU: there, only kernels inside the layers are compiled."""
         return self.compiled and self.device.type == "cuda"
 
+    def steady_memory(self) -> AbstractContextManager[None]:
+        """Inside, steps on a CPU reuse freed memory; a GPU's allocator does so anyway."""
+        if self._cpu_support is None:
+            return nullcontext()
+        return self._cpu_support.steady_memory(self.optimizers[-1])
+
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process is here."""
         self._accelerator.wait_for_everyone()
 
     def main_first(self) -> AbstractContextManager[None]:
@@ -339,10 +347,13 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=not is_tied)
 
 
-def start_strategy(objective: nn.Module, settings: TrainSettings, *, flops: float) -> DDPStrategy:
-    """Put the job on this process's device, in the way that the process was started for.
+def start_strategy(
+    objective: nn.Module, settings: TrainSettings, *, flops: float, isolates_texts: bool = False
+) -> DDPStrategy:
+    """Put a loss and its model on this process's device, as the launcher asks for.
 
-    `flops`: what the whole training takes.
+    `flops` are those of the whole run. With `isolates_texts`, rows hold several texts that must not
+    see each other. Raises UserError for what the device or the launcher's settings do not allow.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     device: torch.device = accelerator.device
@@ -355,11 +366,11 @@ def start_strategy(objective: nn.Module, settings: TrainSettings, *, flops: floa
     model: Any = objective.model
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    compiled = settings.compile is not False
+    cpu_support = None
     if device.type == "cpu":
-        over_rows = kernels.choose(settings.compile, flops=flops)
-        use_lean_layers(model, over_rows)
-        compiled = over_rows.compiled
+        from teenytinyllama.training import cpu
+
+        cpu_support = cpu.prepare(model, settings, flops=flops, isolates_texts=isolates_texts)
     objective.train()
     strategy = DDPStrategy
     if accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_FSDP"):
@@ -368,7 +379,7 @@ def start_strategy(objective: nn.Module, settings: TrainSettings, *, flops: floa
     elif accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_DEEPSPEED"):
         _check_stage()
         strategy = DeepSpeedStrategy
-    return strategy(accelerator, objective, settings, compiled=compiled)
+    return strategy(accelerator, objective, settings, cpu_support)
 
 
 def _is_asked(variable: str) -> bool:

@@ -41,7 +41,6 @@ from teenytinyllama import hardware
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.cpu.contention import Contention
 from teenytinyllama.training.distributed import start_strategy
 from teenytinyllama.training.divergence_guard import DivergenceGuard
 from teenytinyllama.training.gradients import step_gradients
@@ -75,7 +74,9 @@ class Loop:
     ) -> None:
         self.job, self.settings, self.out_dir = job, settings, out_dir
         flops = settings.num_steps * job.rows_per_step * job.tokens_per_row * job.flops_per_token
-        self.strategy = start_strategy(job.objective, settings, flops=flops)
+        self.strategy = start_strategy(
+            job.objective, settings, flops=flops, isolates_texts=job.isolates_texts
+        )
         self.device, self.world = self.strategy.device, self.strategy.world
         self.is_main = self.strategy.rank == 0
         self.model = self.strategy.model
@@ -91,7 +92,7 @@ class Loop:
         self._stats: list[Tensor] = []
         self._metrics_logger = MetricsLogger(out_dir, settings, is_main=self.is_main)
         self._divergence_guard = DivergenceGuard(self._metrics_logger, job.describe_step)
-        self._resources = ResourceTracker(meter, Contention(self.device))
+        self._resources = ResourceTracker(meter, self.strategy.contention)
         self._watchdog = Watchdog()
 
     # --- running -------------------------------------------------------------------------------
@@ -103,30 +104,21 @@ class Loop:
             checkpoints.clean_up(self.out_dir)
         self.strategy.wait()
         try:
-            # What the first step takes and keeps, moments above all, would leave gaps in between.
-            with hardware.large_blocks_apart(self.device):
+            with self.strategy.steady_memory():
                 self._resume()
                 check_disk(self.out_dir, self.model, self.settings, self.state.step)
                 progress = self.state
                 self._resources.begin(progress, energy=progress.energy, seconds=progress.seconds)
                 self._saved_at = time.monotonic()
                 with stop_signals(self._ask_to_stop), self._watchdog.running():
-                    self._advance()
-                    with hardware.keeping_freed_memory(self.device):
-                        while self.state.step < self.settings.num_steps:
-                            self._advance()
+                    while self.state.step < self.settings.num_steps:
+                        with suppress(_RolledBack):
+                            self._one_step()
+                            self._after_step()
         finally:
             self._metrics_logger.close()
             checkpoints.finish_removals()
         return self._figures()
-
-    def _advance(self) -> None:
-        """Take a step and do what is due after it, unless all are done."""
-        if self.state.step == self.settings.num_steps:
-            return
-        with suppress(_RolledBack):
-            self._one_step()
-            self._after_step()
 
     def _ask_to_stop(self, name: str) -> None:
         self.stop_signal = name

@@ -1,22 +1,32 @@
-"""What a training has used, counted over all its sessions: seconds, energy, and the rate."""
+"""What a run has used over all its sessions: seconds, energy, and its tokens per second."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from teenytinyllama.energy import Energy, EnergyMeter
-from teenytinyllama.training.cpu.contention import Contention
 from teenytinyllama.training.train_state import TrainState
 
 SECONDS_BETWEEN_READINGS = 10.0
 
 
-class ResourceTracker:
-    """Clock and meter of one session, added to what earlier sessions left in the checkpoint."""
+class Contention(Protocol):
+    """How long this process's threads waited for a core."""
 
-    def __init__(self, meter: EnergyMeter, contention: Contention) -> None:
+    def waited_s(self) -> float:
+        """Seconds so far, over all threads."""
+
+    def record(self, passed_s: float, waited_s: float) -> None:
+        """Add `waited_s` of `passed_s`; it may warn."""
+
+
+class ResourceTracker:
+    """Clock and meter of one session, added to what the checkpoint has of earlier ones."""
+
+    def __init__(self, meter: EnergyMeter, contention: Contention | None) -> None:
         self._meter, self._contention = meter, contention
         self.best_tokens_per_s = 0.0
         self._read_at = 0.0
@@ -29,27 +39,32 @@ class ResourceTracker:
         self._started = time.monotonic()
         self._tokens = state.tokens
         self._trained_s = self._waited_s = 0.0  # since the last rate
-        self._go_on()
+        self._resume()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside is no training time: an evaluation, samples, a save, a line in the log."""
-        self._halt()
+        """Time inside does not count for the rate: an evaluation, samples, a save, a log line."""
+        self._pause()
         try:
             yield
         finally:
-            self._go_on()
+            self._resume()
 
-    def _halt(self) -> None:
-        self._trained_s += time.monotonic() - self._going_since
-        self._waited_s += self._contention.waited_s() - self._waited_before_s
+    def _pause(self) -> None:
+        self._trained_s += time.monotonic() - self._resumed_at
+        if self._contention:
+            self._waited_s += self._contention.waited_s() - self._waited_before_s
 
-    def _go_on(self) -> None:
-        self._going_since = time.monotonic()
-        self._waited_before_s = self._contention.waited_s()
+    def _resume(self) -> None:
+        self._resumed_at = time.monotonic()
+        if self._contention:
+            self._waited_before_s = self._contention.waited_s()
 
     def update(self, state: TrainState, *, now: bool = True) -> None:
-        """Bring energy and seconds up to date; a reading costs 0.1 s, so a log line may be late."""
+        """Bring seconds and energy of `state` up to date.
+
+        A reading of the meter costs 0.1 s: unless it must be `now`, there is one every ten seconds.
+        """
         state.seconds = self._seconds_before + time.monotonic() - self._started
         if not now and time.monotonic() - self._read_at < SECONDS_BETWEEN_READINGS:
             return
@@ -59,16 +74,17 @@ class ResourceTracker:
 
     def rate(self, state: TrainState) -> float:
         """Tokens per second since the last call, pauses left out."""
-        self._halt()
+        self._pause()
         tokens_per_s = (state.tokens - self._tokens) / max(self._trained_s, 1e-9)
         self.best_tokens_per_s = max(self.best_tokens_per_s, tokens_per_s)
-        self._contention.look(self._trained_s, self._waited_s)
+        if self._contention:
+            self._contention.record(self._trained_s, self._waited_s)
         self._tokens = state.tokens
         self._trained_s = self._waited_s = 0.0
-        self._go_on()
+        self._resume()
         return tokens_per_s
 
     def seconds_left(self, state: TrainState, num_steps: int) -> float:
-        """At the pace of this session."""
+        """Seconds to the last step at the pace of this session."""
         share = (state.step - self._first_step) / (num_steps - self._first_step)
         return (time.monotonic() - self._started) * (1 - share) / share

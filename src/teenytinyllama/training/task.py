@@ -44,6 +44,8 @@ class Job:
     """What a checkpoint must agree on to be gone on from: data, tokenizer, sizes."""
     write_model_files: Callable[[Path], None]
     """Adds configuration and tokenizer to a checkpoint."""
+    isolates_texts: bool = False
+    """Whether rows hold several texts that must not see each other, by `position_ids`."""
     initial_optimizer: Mapping[str, Tensor] | None = None
     """Moments to begin with, where the job goes on from another training's checkpoint."""
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None

@@ -208,6 +208,7 @@ def train_on_preferences(
     mean_length = math.ceil(sum(pair.num_inputs for pair in train) / len(train))
     job = Job(
         objective=PreferenceLoss(model, dpo.beta),
+        isolates_texts=True,
         micro_batches=micro_batches,
         rows_per_step=order.rows_per_step,
         tokens_per_row=mean_length,

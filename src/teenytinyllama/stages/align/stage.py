@@ -35,7 +35,6 @@ from teenytinyllama.stages.align.chat_evaluation import answer_all, figures_of, 
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
 from teenytinyllama.stages.align.dpo_task import read_pairs, train_on_preferences
 from teenytinyllama.stages.interface import StageContext, StageResult
-from teenytinyllama.training.cpu.packed_attention import isolate_texts
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.loop import Loop
 from teenytinyllama.training.losses import head_loss
@@ -81,7 +80,6 @@ def run(
 ) -> StageResult:
     """Train on conversations; return counts of them, and figures of loss, speed and answers."""
     model, encoder = load_base(pretrain_dir, tokenizer_dir)
-    isolate_texts(model)
     length = settings.sequence_length
     if length > model.config.max_position_embeddings:
         raise UserError(
@@ -171,6 +169,7 @@ def _job(
 
     return Job(
         objective=AnswerLoss(model),
+        isolates_texts=True,
         micro_batches=micro_batches(data.train, rows, order, length, encoder.pad_id),
         rows_per_step=order.rows_per_step,
         tokens_per_row=length,

@@ -1,100 +1,98 @@
-"""The backward pass of causal attention on a CPU with matrix units, for short rows.
+"""Causal self-attention for training on a CPU that keeps little for the backward pass.
 
-PyTorch's kernel calls oneDNN once for 64 queries of a head, and at 512 tokens most of its time is
-what a call costs: 33 ms for 12 heads of 4 rows on two cores. Here a product covers all heads of a
-row. Scores are fp32 as there, and the gradients are nearer to the exact ones: what is rounded is
-rounded once. From 1,024 tokens on the kernel is faster (EXPERIMENTS.md).
+It calls two private operators of PyTorch, `_scaled_dot_product_flash_attention_for_cpu` and its
+backward pass, which `scaled_dot_product_attention` runs on a CPU as well. The public function would
+keep keys and values once for each query head until the backward pass (8 times as much with 32 query
+heads to 4 key-value heads); here they are repeated again when needed.
 """
 
-# B rows, T tokens, Q query heads, D head size
+# B rows, T tokens, H hidden, Q query heads, K key-value heads, D head size
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from teenytinyllama.training.cpu.kernels import COMPILED
-
-MAX_TOKENS = 512
-
-
-def suits(query: Tensor) -> bool:
-    """Whether this is faster than the kernel for `query` (B, Q, T, D)."""
-    has_units = torch.cpu._is_amx_tile_supported()
-    return has_units and query.dtype == torch.bfloat16 and query.shape[2] <= MAX_TOKENS
+from teenytinyllama.training.cpu import kernels
+from teenytinyllama.training.cpu.kernels import KernelBackend
 
 
-def attention_backward(state: tuple[Tensor, ...], scaling: float) -> tuple[Tensor, ...]:
-    """Gradients by queries, keys and values, each (B, Q, T, D).
+class CausalAttention(torch.autograd.Function):
+    """Projections to queries, keys and values, rotary positions and attention: (B, T, Q D)."""
 
-    `state` is what PyTorch's kernel takes: the gradient from above, queries, keys, values, what
-    the forward pass gave, and the logarithm of each softmax's sum (B, Q, T).
-    """
-    upstream, query, key, value, mixed, partition = state
-    num_rows, num_heads, length, _ = query.shape
-    by_query, by_key, by_value = query.new_empty(3, *query.shape)
-    along = query.new_empty(partition.shape, dtype=torch.float32)
-    COMPILED(_dot, (upstream, mixed, along))
-    weights, by_scores = query.new_empty(2, num_heads, length, length)
-    middle = (length + 1) // 2
-    for square in (weights, by_scores):
-        square[:, :middle, middle:] = 0  # what comes later is not seen
-    places = torch.arange(length)
-    mask = torch.where(places <= places[:, None], 0.0, -inf)
-    for row in range(num_rows):
-        queries, above, keys, values = (
-            t[row].to(torch.float32, memory_format=torch.contiguous_format)
-            for t in (query, upstream, key, value)
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        angles: tuple[Tensor, Tensor],
+        head_size: int,
+        scaling: float,
+        dtype: torch.dtype,
+        backend: KernelBackend,
+    ) -> Tensor:
+        """`inputs` (B, T, H), weights (Q D or K D, H), `angles`: cosine and sine (1 or B, T, D)."""
+        ctx.dtype, ctx.scaling, ctx.backend = inputs.dtype, scaling, backend
+        inputs = inputs.to(dtype)
+        weights = kernels.stack_weights(query, key, value, dtype=dtype)  # ((Q + 2 K) D, H)
+        heads = _split_heads(inputs @ weights.T, head_size)  # (B, T, Q + 2 K, D)
+        ctx.num_key_heads = key.shape[0] // head_size
+        backend(kernels.rope, (heads[:, :, : -ctx.num_key_heads], *_halves(angles, heads)))
+        mixed, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *_repeat_keys(heads, ctx.num_key_heads), 0.0, True, scale=scaling
+        )  # (B, Q, T, D), (B, Q, T)
+        ctx.save_for_backward(inputs, query, key, value, *angles, heads, mixed, logsumexp)
+        out: Tensor = mixed.transpose(1, 2).flatten(2)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        """`grad_output` (B, T, Q D) to the gradients of inputs and weights."""
+        inputs, query, key, value, cos, sin, heads, mixed, logsumexp = ctx.saved_tensors
+        grad_mixed = _split_heads(grad_output, heads.shape[-1]).transpose(1, 2)  # (B, Q, T, D)
+        gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad_mixed,
+            *_repeat_keys(heads, ctx.num_key_heads),
+            mixed,
+            logsumexp,
+            0.0,
+            True,
+            scale=ctx.scaling,
         )
-        for start, end in ((0, middle), (middle, length)):
-            here, seen = slice(start, end), slice(0, end)
-            with _products_of_narrow_numbers():
-                # Sliced keys are copied: oneDNN is slow with products whose factors have gaps.
-                scores = queries[:, here] @ keys[:, seen].contiguous().mT
-                by_weights = above[:, here] @ values[:, seen].contiguous().mT
-            metrics = (partition[row, :, here, None], along[row, :, here, None])
-            squares = (weights[:, here, seen], by_scores[:, here, seen])
-            work = (scores, by_weights, *metrics, mask[here, seen], *squares)
-            COMPILED(_softmax_backward, work, scaling)
-        torch.bmm(by_scores, key[row], out=by_query[row])
-        torch.bmm(by_scores.mT, query[row], out=by_key[row])
-        torch.bmm(weights.mT, upstream[row], out=by_value[row])
-    return by_query, by_key, by_value
+        grad_heads = torch.empty_like(heads)
+        ctx.backend(kernels.rope_backward, (*gradients, *_halves((cos, sin), heads), grad_heads))
+        grad_heads = grad_heads.flatten(2)  # (B, T, (Q + 2 K) D)
+        grad_input = None
+        if ctx.needs_input_grad[0]:
+            weights = kernels.stack_weights(query, key, value, dtype=grad_heads.dtype)
+            grad_input = (grad_heads @ weights).to(ctx.dtype)
+        grad_weights = kernels.weight_gradients(
+            (query, key, value), grad_heads, inputs, ctx.backend
+        )
+        return grad_input, *grad_weights, None, None, None, None, None
 
 
-def _dot(one: Tensor, other: Tensor, out: Tensor) -> None:
-    out.copy_((one.float() * other.float()).sum(-1))
+def _split_heads(rows: Tensor, head_size: int) -> Tensor:
+    """`rows` (B, T, any D) as (B, T, any, D)."""
+    return rows.reshape(*rows.shape[:-1], -1, head_size)
 
 
-def _softmax_backward(
-    scores: Tensor,
-    by_weights: Tensor,
-    partition: Tensor,
-    along: Tensor,
-    mask: Tensor,
-    weights: Tensor,
-    by_scores: Tensor,
-    scaling: float,
-) -> None:
-    """Attention weights, and the gradient by their scores; `mask` is -inf where none are."""
-    wide = torch.exp(scores * scaling + mask - partition)
-    weights.copy_(wide)
-    by_scores.copy_(wide * (by_weights - along) * scaling)
+def _repeat_keys(heads: Tensor, num_key_heads: int) -> list[Tensor]:
+    """Queries, keys and values, each (B, Q, T, D): keys and values repeated for each query head."""
+    num_query_heads = heads.shape[2] - 2 * num_key_heads
+    sizes = [num_query_heads, num_key_heads, num_key_heads]
+    query, *others = torch.split(heads.transpose(1, 2), sizes, dim=1)
+    share = num_query_heads // num_key_heads
+    return [query, *(t if share == 1 else t.repeat_interleave(share, dim=1) for t in others)]
 
 
-@contextmanager
-def _products_of_narrow_numbers() -> Iterator[None]:
-    """Inside, fp32 products take their factors as bfloat16, which these are, and sum in fp32."""
-    backends: Any = torch.backends.mkldnn
-    matmul = backends.matmul
-    usual = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = usual
+def _halves(angles: tuple[Tensor, Tensor], heads: Tensor) -> list[Tensor]:
+    """The first half of `angles` (the second half is equal): (B, T, 1, D / 2) each."""
+    half = heads.shape[-1] // 2
+    return [angle[:, :, None, :half].expand(len(heads), -1, -1, -1) for angle in angles]

@@ -1,11 +1,12 @@
-"""Passes over rows on a CPU: what a layer computes beside its products.
+"""Kernels for a CPU: what a layer computes between its matrix products, row by row.
 
-Each is written once and done in one of two ways. `IN_BLOCKS` runs PyTorch's operators on blocks of
-rows that stay in the processor's cache. `COMPILED` lets `torch.compile` write one loop in C++ for a
-whole pass, two to ten times faster; that needs a C++ compiler and some seconds at the start.
+Each kernel is written once and runs on one of two backends. `BLOCKED` applies PyTorch's operators
+to blocks of rows that stay in the CPU's cache. `COMPILED` lets `torch.compile` write one loop in
+C++ for a whole kernel, two to ten times faster; it needs a C++ compiler and a few seconds at the
+start.
 """
 
-# N rows, H hidden, F intermediate width, I any width
+# N rows, H hidden, F intermediate width, I in, O out
 # B rows, T tokens, Q query heads, K key-value heads, D head size
 
 from __future__ import annotations
@@ -26,59 +27,58 @@ from teenytinyllama.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-
 BLOCK_BYTES = 1024 * 1024
 WORTH_COMPILING_FLOPS = 2e14
-WORTH_TURNING = 1.5e9  # multiplications of a product
+WORTH_TRANSPOSING = 1.5e9  # multiplications of a product
 
-RowPass = Callable[..., None]
+Kernel = Callable[..., None]
 """Takes tensors of N rows each, then others; writes into some of them."""
 
 
 @dataclass(frozen=True)
-class OverRows:
-    """A way to do passes over rows."""
+class KernelBackend:
+    """How kernels run: compiled, once for each shape, or on about `BLOCK_BYTES` at a time."""
 
     compiled: bool
 
-    def __call__(self, work: RowPass, rows: Sequence[Tensor], *others: Any) -> None:
-        """Do `work`: compiled code, made once for each shape, or about `BLOCK_BYTES` at a time."""
+    def __call__(self, kernel: Kernel, rows: Sequence[Tensor], *others: Any) -> None:
+        """Run `kernel` on tensors with as many `rows` each; `others` are passed on whole."""
         if self.compiled:
-            _compile(work)(*rows, *others)
+            _compile(kernel)(*rows, *others)
             return
         size = max(1, rows[0].numel() // max(1, len(rows[0])))
         step = max(1, BLOCK_BYTES // (4 * size))
         for start in range(0, len(rows[0]), step):
-            work(*(tensor[start : start + step] for tensor in rows), *others)
+            kernel(*(tensor[start : start + step] for tensor in rows), *others)
 
 
-IN_BLOCKS, COMPILED = OverRows(compiled=False), OverRows(compiled=True)
+BLOCKED, COMPILED = KernelBackend(compiled=False), KernelBackend(compiled=True)
 
 
-def choose(asked: bool | None, *, flops: float) -> OverRows:
-    """How passes are done in a training of so many `flops`.
+def choose_backend(compile_setting: bool | None, *, flops: float) -> KernelBackend:
+    """The backend for a training run of `flops` in total.
 
-    Unless `asked` for, compiled code is used where it saves more seconds than it costs (0.3 to
-    0.6 TFLOP/s on two cores) and there is a compiler. Raises UserError where it is asked for and
-    there is none.
+    With no `compile_setting`, kernels are compiled where that saves more seconds than it costs (at
+    0.3 to 0.6 TFLOP/s on two cores) and there is a compiler. Raises UserError where the setting
+    asks for compiled kernels and nothing compiles.
     """
-    if asked is False or (asked is None and flops < WORTH_COMPILING_FLOPS):
-        return IN_BLOCKS
+    if compile_setting is False or (compile_setting is None and flops < WORTH_COMPILING_FLOPS):
+        return BLOCKED
     logger.info("compiling the layers: some seconds")
     reason = _why_nothing_compiles()
     if reason is None:
-        # PyTorch compiles a function for eight shapes; those of an earlier training are not ours.
+        # PyTorch compiles a function for eight shapes at most: forget those of earlier runs.
         torch.compiler.reset()
         return COMPILED
-    if asked:
+    if compile_setting:
         fix = "apt install g++ python3-dev, or --set pretrain.compile=false"
         raise UserError("no-compiler", "compile = true", reason, fix)
     logger.info(f"layers are not compiled, which costs about a tenth of the speed: {reason}")
-    return IN_BLOCKS
+    return BLOCKED
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler that `torch.compile` would use: a path; None where there is none."""
+    """Path of the C++ compiler that `torch.compile` would use; None if there is none."""
     names = (name for name in torch._inductor.config.cpp.cxx if name)
     return next(filter(None, map(shutil.which, names)), None)
 
@@ -87,117 +87,142 @@ def find_compiler() -> str | None:
 def _why_nothing_compiles() -> str | None:
     if find_compiler() is None:
         return "no C++ compiler"
-    try:  # a compiler may lack Python's headers, or OpenMP
-        torch.compile(torch.neg, dynamic=False)(torch.ones(8))  # none of ours: its faults are ours
+    try:  # Python's headers or OpenMP may be missing; an error in our kernels must not look like it
+        torch.compile(torch.neg, dynamic=False)(torch.ones(8))
     except RuntimeError as error:  # PyTorch's, whatever was missing
         return str(error).strip().splitlines()[0]
     return None
 
 
 @cache
-def _compile(work: RowPass) -> RowPass:
-    return torch.compile(work, dynamic=False, fullgraph=True)
+def _compile(kernel: Kernel) -> Kernel:
+    return torch.compile(kernel, dynamic=False, fullgraph=True)
 
 
-def norm(inputs: Tensor, out: Tensor, scale: Tensor, weight: Tensor, epsilon: float) -> None:
+def rms_norm(inputs: Tensor, out: Tensor, scale: Tensor, weight: Tensor, epsilon: float) -> None:
     """RMSNorm (Zhang and Sennrich, 2019) of `inputs` (N, H) into `out` (N, H).
 
-    `scale` (N, 1), fp32, becomes what each row was multiplied by.
+    `scale` (N, 1), fp32, becomes the factor of each row, for the backward pass.
     """
     wide = inputs.float()
     scale.copy_(torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon))
     out.copy_(wide * scale * weight)
 
 
-def norm_backward(
+def rms_norm_backward(
     inputs: Tensor,
     scale: Tensor,
-    upstream: Tensor,
-    by_inputs: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
     weight: Tensor,
-    by_weight: Tensor,
+    grad_weight: Tensor,
 ) -> None:
-    """Its gradient: `upstream` (N, H) into `by_inputs` (N, H), and added to `by_weight` (H)."""
+    """`grad_output` (N, H) to `grad_input` (N, H); adds to `grad_weight` (H)."""
     normed = inputs.float() * scale
-    wide = upstream.float()
-    by_weight += (wide * normed).sum(0)
+    wide = grad_output.float()
+    grad_weight += (wide * normed).sum(0)
     wide = wide * weight
-    along = (wide * normed).mean(-1, keepdim=True)
-    by_inputs.copy_((wide - normed * along) * scale)
+    projection = (wide * normed).mean(-1, keepdim=True)
+    grad_input.copy_((wide - normed * projection) * scale)
 
 
-def gate(gates: Tensor, values: Tensor, hidden: Tensor) -> None:
-    """SwiGLU's product (Shazeer, 2020) of `gates` and `values` (N, F) into `hidden` (N, F)."""
-    torch.mul(functional.silu(gates), values, out=hidden)
+def swiglu(gate: Tensor, up: Tensor, out: Tensor) -> None:
+    """SwiGLU (Shazeer, 2020): `silu(gate) * up`, all (N, F), into `out`."""
+    torch.mul(functional.silu(gate), up, out=out)
 
 
-def gate_backward(
-    by_hidden: Tensor,
-    gates: Tensor,
-    values: Tensor,
-    hidden: Tensor,
-    by_gates: Tensor,
-    by_values: Tensor,
+def swiglu_backward(
+    grad_output: Tensor, gate: Tensor, up: Tensor, out: Tensor, grad_gate: Tensor, grad_up: Tensor
 ) -> None:
-    """Its gradients into `by_gates` and `by_values` (N, F), and the product again into `hidden`."""
-    opened = functional.silu(gates)
-    torch.mul(opened, values, out=hidden)
-    torch.mul(by_hidden, opened, out=by_values)
-    by_gates.copy_(torch.ops.aten.silu_backward(by_hidden * values, gates))
+    """Gradients into `grad_gate` and `grad_up` (N, F), and the output again into `out`."""
+    activated = functional.silu(gate)
+    torch.mul(activated, up, out=out)
+    torch.mul(grad_output, activated, out=grad_up)
+    grad_gate.copy_(torch.ops.aten.silu_backward(grad_output * up, gate))
 
 
-def add(total: Tensor, part: Tensor) -> None:
-    """Add `part` (N, I), of as many bits or fewer, to `total` (N, I)."""
-    total += part
-
-
-def turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotary positions (Su et al., 2021), in place.
+def rope(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotary position embedding (Su et al., 2021), in place.
 
     `heads` (B, T, any, D), `cos` and `sin` (B, T, 1, D / 2).
     """
-    heads.copy_(_turned(heads, cos, sin))
+    heads.copy_(_rotate(heads, cos, sin))
 
 
-def turn_back(
-    by_query: Tensor, by_key: Tensor, by_value: Tensor, cos: Tensor, sin: Tensor, by_heads: Tensor
+def rope_backward(
+    grad_query: Tensor,
+    grad_key: Tensor,
+    grad_value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    grad_heads: Tensor,
 ) -> None:
-    """Gradients of turned heads (B, Q, T, D) into `by_heads` (B, T, Q + 2 K, D), turned back.
+    """Gradients of attention (B, Q, T, D) into `grad_heads` (B, T, Q + 2 K, D), rotated back.
 
-    Those of keys and values come once for each query head: those that share one are added.
+    Keys and values come once for each query head: gradients of those that share one are added.
     """
-    num_query_heads = by_query.shape[1]
-    num_key_heads = (by_heads.shape[2] - num_query_heads) // 2
-    query, key, value = (t.transpose(1, 2) for t in (by_query, by_key, by_value))
+    num_query_heads = grad_query.shape[1]
+    num_key_heads = (grad_heads.shape[2] - num_query_heads) // 2
+    query, key, value = (t.transpose(1, 2) for t in (grad_query, grad_key, grad_value))
     if num_key_heads < num_query_heads:
-        shares = (*key.shape[:2], num_key_heads, -1, key.shape[-1])
-        key, value = (t.view(shares).sum(3) for t in (key, value))
-    by_heads[:, :, :num_query_heads] = _turned(query, cos, -sin)
-    by_heads[:, :, num_query_heads:-num_key_heads] = _turned(key, cos, -sin)
-    by_heads[:, :, -num_key_heads:] = value
+        groups = (*key.shape[:2], num_key_heads, -1, key.shape[-1])
+        key, value = (t.view(groups).sum(3) for t in (key, value))
+    grad_heads[:, :, :num_query_heads] = _rotate(query, cos, -sin)
+    grad_heads[:, :, num_query_heads:-num_key_heads] = _rotate(key, cos, -sin)
+    grad_heads[:, :, -num_key_heads:] = value
 
 
-def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     left, right = heads.chunk(2, dim=-1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
 
-def gradient_of_weight(
-    upstream: Tensor, inputs: Tensor, dtype: torch.dtype, over_rows: OverRows
-) -> Tensor:
-    """`upstream.T @ inputs` (O, I) in `dtype`, of `upstream` (N, O) and `inputs` (N, I).
+def as_rows(tensor: Tensor) -> Tensor:
+    """(..., I) as (N, I)."""
+    return tensor.reshape(-1, tensor.shape[-1])
 
-    oneDNN is slow with a left factor whose columns lie apart, where the product is large: 8 ms for
-    a weight of 768 by 3,072 from 2,048 tokens on two cores with AMX, and 4 ms once the numbers are
-    turned over, which compiled code does in less than one (PyTorch's own in 5). The narrower
-    factor is turned, and then perhaps the product. MKL, for fp32, has no such trouble.
+
+def stack_weights(*weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights (O, I) one below the other in `dtype`: one product instead of several."""
+    sizes = [len(weight) for weight in weights]
+    out = weights[0].new_empty(sum(sizes), weights[0].shape[1], dtype=dtype)
+    for part, weight in zip(torch.split(out, sizes), weights, strict=True):
+        part.copy_(weight.detach())
+    return out
+
+
+def weight_gradients(
+    weights: tuple[Tensor, ...], grad_output: Tensor, inputs: Tensor, backend: KernelBackend
+) -> list[Tensor | None]:
+    """Gradients (O, I) of stacked `weights`, whose product with `inputs` (..., I) was one.
+
+    Each in its weight's dtype; None for a frozen weight (LoRA).
     """
-    is_large = upstream.numel() * inputs.shape[1] >= WORTH_TURNING
-    if not (over_rows.compiled and is_large) or upstream.dtype == torch.float32:
-        return (upstream.T @ inputs).to(dtype)
-    if upstream.shape[1] <= inputs.shape[1]:
-        return (_transposed(upstream, upstream.dtype) @ inputs).to(dtype)
-    return _transposed(_transposed(inputs, inputs.dtype) @ upstream, dtype)
+    if not any(weight.requires_grad for weight in weights):
+        return [None] * len(weights)
+    stacked = _weight_gradient(as_rows(grad_output), as_rows(inputs), weights[0].dtype, backend)
+    parts = torch.split(stacked, [len(weight) for weight in weights])
+    return [
+        part if weight.requires_grad else None for weight, part in zip(weights, parts, strict=True)
+    ]
+
+
+def _weight_gradient(
+    grad_output: Tensor, inputs: Tensor, dtype: torch.dtype, backend: KernelBackend
+) -> Tensor:
+    """`grad_output.T @ inputs` (O, I) in `dtype`, of `grad_output` (N, O) and `inputs` (N, I).
+
+    oneDNN is slow with a left factor whose columns are not contiguous, where the product is large:
+    8 ms for a weight of 768 by 3,072 from 2,048 tokens on two cores with AMX, 4 ms once that factor
+    is transposed in memory, which compiled code does in less than one (PyTorch's own in 5). The
+    narrower factor is transposed, and then perhaps the product. MKL, for fp32, is fast either way.
+    """
+    is_large = grad_output.numel() * inputs.shape[1] >= WORTH_TRANSPOSING
+    if not (backend.compiled and is_large) or grad_output.dtype == torch.float32:
+        return (grad_output.T @ inputs).to(dtype)
+    if grad_output.shape[1] <= inputs.shape[1]:
+        return (_transposed(grad_output, grad_output.dtype) @ inputs).to(dtype)
+    return _transposed(_transposed(inputs, inputs.dtype) @ grad_output, dtype)
 
 
 def _transposed(rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,17 +1,20 @@
-"""A Llama's layers for training on a CPU: the same sums in half of the memory.
+"""Forward passes of Llama's layers for training on a CPU: the same sums in half of the memory.
 
 PyTorch keeps every intermediate result of a layer until the backward pass: 48 kB a token and layer
-at the paper's 160m shape in bfloat16, and all weights in fewer bits. What is cheap to compute again
-(a norm, a gate times its value, such a weight) is not kept here, which leaves 25 kB. Long passes
-over memory go in blocks that stay in the processor's cache. On a GPU `torch.compile` does both by
-itself.
+at the paper's 160m shape in bfloat16, and all weights cast to bfloat16. What is cheap to compute
+again (a norm, SwiGLU's product, a cast weight) is not kept here, which leaves 25 kB. On a GPU
+`torch.compile` does the same by itself.
+
+A layer gets its new `forward` as an attribute of the instance, as Liger Kernel does it: its class,
+its weights and their names stay those of transformers, so that saving and LoRA work as ever.
 """
 
 # B rows, T tokens, N tokens of a micro-batch, H hidden, F intermediate width, I in, O out
-# Q query heads, K key-value heads, D head size
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,208 +26,127 @@ from transformers.models.llama.modeling_llama import (
     LlamaMLP,
     LlamaRMSNorm,
 )
-from typing_extensions import override
 
-from teenytinyllama.training.cpu import attention, kernels
-from teenytinyllama.training.cpu.kernels import OverRows
+from teenytinyllama.training.cpu import kernels
+from teenytinyllama.training.cpu.attention import CausalAttention
+from teenytinyllama.training.cpu.kernels import KernelBackend, as_rows
 
 
-def use_lean_layers(model: nn.Module, over_rows: OverRows = kernels.IN_BLOCKS) -> None:
-    """Let the decoder layers of a Llama keep little for the backward pass.
+def use_cpu_layers(model: nn.Module, backend: KernelBackend) -> None:
+    """Give the decoder layers of a Llama forward passes that keep little for the backward pass.
 
-    Weights, their names and what the layers compute stay the same, the last bits aside. Left
-    alone: models that are no Llama, layers with biases, other activations, projections that LoRA
-    has wrapped. `over_rows` says how the passes between the products are done.
+    What they compute stays the same, the last bits aside. Left alone: other models, layers with
+    biases, other activations, projections wrapped by LoRA.
     """
     for layer in model.modules():
         if isinstance(layer, LlamaDecoderLayer):
-            # Outer modules first: they look at their projections before these change.
             for module in layer.modules():
-                lean = _lean_class(module)
-                if lean is not None:
-                    module.__class__ = lean
-                    known: Any = module
-                    known.over_rows = over_rows
+                forward = _forward_for(module)
+                if forward is not None:
+                    patched: Any = module
+                    patched.forward = partial(forward, module, backend)
 
 
-def _lean_class(module: nn.Module) -> type[nn.Module] | None:
-    """What `module` becomes; None where it must stay as it is."""
+def _forward_for(module: Any) -> Callable[..., Any] | None:
+    """The new forward pass of a module; None to leave it alone."""
     if type(module) is LlamaRMSNorm:
-        return LeanRMSNorm
-    known: Any = module
-    if type(module) is LlamaMLP and known.config.hidden_act == "silu":
-        projections = (known.gate_proj, known.up_proj, known.down_proj)
-        return LeanMLP if all(map(_has_no_bias, projections)) else None
-    if type(module) is LlamaAttention and not known.attention_dropout:
-        projections = (known.q_proj, known.k_proj, known.v_proj)
-        return LeanAttention if all(map(_has_no_bias, projections)) else None
-    return LeanLinear if _has_no_bias(module) else None
+        return _rms_norm
+    if type(module) is LlamaMLP and module.config.hidden_act == "silu":
+        projections = (module.gate_proj, module.up_proj, module.down_proj)
+        return _mlp if all(map(_is_plain_linear, projections)) else None
+    if type(module) is LlamaAttention and not module.attention_dropout:
+        projections = (module.q_proj, module.k_proj, module.v_proj)
+        return _attention if all(map(_is_plain_linear, projections)) else None
+    return _linear if _is_plain_linear(module) else None
 
 
-def _has_no_bias(module: nn.Module) -> bool:
+def _is_plain_linear(module: nn.Module) -> bool:
     return type(module) is nn.Linear and module.bias is None
 
 
-class LeanLinear(nn.Linear):
-    """A product that keeps its input in the product's dtype once, and no narrow weight."""
+def _linear(module: nn.Linear, backend: KernelBackend, input: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return nn.Linear.forward(module, input)
+    out: Tensor = _Linear.apply(input, module.weight, _product_dtype(input), backend)  # type: ignore[no-untyped-call]
+    return out
 
-    over_rows: OverRows
 
-    @override
-    def forward(self, input: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return super().forward(input)
-        product: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
-            input, self.weight, _dtype_of(input), self.over_rows
+def _rms_norm(module: Any, backend: KernelBackend, hidden_states: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        whole: Tensor = LlamaRMSNorm.forward(module, hidden_states)
+        return whole
+    dtype, epsilon = _product_dtype(hidden_states), module.variance_epsilon
+    out: Tensor = _RMSNorm.apply(hidden_states, module.weight, epsilon, dtype, backend)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _mlp(module: Any, backend: KernelBackend, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        whole: Tensor = LlamaMLP.forward(module, x)
+        return whole
+    weights = (module.gate_proj.weight, module.up_proj.weight, module.down_proj.weight)
+    out: Tensor = _SwiGLU.apply(x, *weights, _product_dtype(x), backend)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _attention(
+    module: Any,
+    backend: KernelBackend,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Masks, caches and rows that hold several texts are left to transformers."""
+    is_plain = attention_mask is None and past_key_values is None
+    is_plain = is_plain and module.config._attn_implementation == "sdpa"
+    if not (torch.is_grad_enabled() and is_plain and position_embeddings is not None):
+        whole: tuple[Tensor, Tensor | None] = LlamaAttention.forward(
+            module, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
         )
-        return product
+        return whole
+    mixed: Tensor = CausalAttention.apply(  # type: ignore[no-untyped-call]
+        hidden_states,
+        module.q_proj.weight,
+        module.k_proj.weight,
+        module.v_proj.weight,
+        position_embeddings,
+        module.head_dim,
+        module.scaling,
+        _product_dtype(hidden_states),
+        backend,
+    )
+    out: Tensor = module.o_proj(mixed)
+    return out, None
 
 
-class LeanRMSNorm(LlamaRMSNorm):  # type: ignore[misc]
-    """A norm that keeps its input and one number a token, and comes in the product's dtype."""
+class _Linear(torch.autograd.Function):
+    """Keeps its input once, in the dtype of the product, and no cast weight."""
 
-    over_rows: OverRows
-
-    @override
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            whole: Tensor = super().forward(hidden_states)
-            return whole
-        norm: Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
-            hidden_states,
-            self.weight,
-            self.variance_epsilon,
-            _dtype_of(hidden_states),
-            self.over_rows,
-        )
-        return norm
-
-
-class LeanMLP(LlamaMLP):  # type: ignore[misc]
-    """SwiGLU that keeps gate and value, not their product."""
-
-    over_rows: OverRows
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            whole: Tensor = super().forward(x)
-            return whole
-        weights = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
-        out: Tensor = _SwiGLU.apply(x, *weights, _dtype_of(x), self.over_rows)  # type: ignore[no-untyped-call]
-        return out
-
-
-class LeanAttention(LlamaAttention):  # type: ignore[misc]
-    """Causal attention that keeps its input once and turns queries and keys where they lie.
-
-    Rows that hold several texts, masks and caches go the way of transformers.
-    """
-
-    over_rows: OverRows
-
-    @override
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        is_plain = attention_mask is None and past_key_values is None
-        is_plain = is_plain and self.config._attn_implementation == "sdpa"
-        if not (torch.is_grad_enabled() and is_plain and position_embeddings is not None):
-            whole: tuple[Tensor, Tensor | None] = super().forward(
-                hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
-            )
-            return whole
-        weights = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
-        mixed: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-            hidden_states,
-            *weights,
-            position_embeddings,
-            self.head_dim,
-            self.scaling,
-            _dtype_of(hidden_states),
-            self.over_rows,
-        )
-        out: Tensor = self.o_proj(mixed)
-        return out, None
-
-
-class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, dtype: torch.dtype, over_rows: OverRows
+        ctx: Any, inputs: Tensor, weight: Tensor, dtype: torch.dtype, backend: KernelBackend
     ) -> Tensor:
-        ctx.dtype, ctx.over_rows = inputs.dtype, over_rows
+        ctx.dtype, ctx.backend = inputs.dtype, backend
         inputs = inputs.to(dtype)  # (..., I)
         ctx.save_for_backward(inputs, weight)
         return _times(inputs, weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
         inputs, weight = ctx.saved_tensors
-        by_inputs = None
+        grad_input = None
         if ctx.needs_input_grad[0]:
-            by_inputs = (upstream @ weight.to(upstream.dtype)).to(ctx.dtype)
-        (by_weight,) = _gradients_of((weight,), upstream, inputs, ctx.over_rows)
-        return by_inputs, by_weight, None, None
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        angles: tuple[Tensor, Tensor],
-        head_size: int,
-        scaling: float,
-        dtype: torch.dtype,
-        over_rows: OverRows,
-    ) -> Tensor:
-        ctx.dtype, ctx.scaling, ctx.over_rows = inputs.dtype, scaling, over_rows
-        inputs = inputs.to(dtype)  # (B, T, H)
-        narrow = _side_by_side(query, key, value, dtype=dtype)  # ((Q + 2 K) D, H)
-        heads = _heads(inputs @ narrow.T, head_size)  # (B, T, Q + 2 K, D)
-        ctx.num_key_heads = key.shape[0] // head_size
-        over_rows(kernels.turn, (heads[:, :, : -ctx.num_key_heads], *_halves(angles, heads)))
-        mixed, partition = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *_attended(heads, ctx.num_key_heads), 0.0, True, scale=scaling
-        )  # (B, Q, T, D), (B, Q, T)
-        ctx.save_for_backward(inputs, query, key, value, *angles, heads, mixed, partition)
-        out: Tensor = mixed.transpose(1, 2).flatten(2)  # (B, T, Q D)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        inputs, query, key, value, cos, sin, heads, mixed, partition = ctx.saved_tensors
-        above = _heads(upstream, heads.shape[-1]).transpose(1, 2)  # (B, Q, T, D)
-        state = (above, *_attended(heads, ctx.num_key_heads), mixed, partition)
-        if ctx.over_rows.compiled and attention.suits(above):
-            parts = attention.attention_backward(state, ctx.scaling)
-        else:
-            parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                *state, 0.0, True, scale=ctx.scaling
-            )
-        by_heads = torch.empty_like(heads)
-        ctx.over_rows(kernels.turn_back, (*parts, *_halves((cos, sin), heads), by_heads))
-        by_heads = by_heads.flatten(2)  # (B, T, (Q + 2 K) D)
-        by_inputs = None
-        if ctx.needs_input_grad[0]:
-            narrow = _side_by_side(query, key, value, dtype=by_heads.dtype)
-            by_inputs = (by_heads @ narrow).to(ctx.dtype)
-        by_weights = _gradients_of((query, key, value), by_heads, inputs, ctx.over_rows)
-        return by_inputs, *by_weights, None, None, None, None, None
+            grad_input = (grad_output @ weight.to(grad_output.dtype)).to(ctx.dtype)
+        (grad_weight,) = kernels.weight_gradients((weight,), grad_output, inputs, ctx.backend)
+        return grad_input, grad_weight, None, None
 
 
 class _RMSNorm(torch.autograd.Function):
+    """Keeps its input and one number a token; its output has the dtype of the next product."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -232,61 +154,65 @@ class _RMSNorm(torch.autograd.Function):
         weight: Tensor,
         epsilon: float,
         dtype: torch.dtype,
-        over_rows: OverRows,
+        backend: KernelBackend,
     ) -> Tensor:
-        ctx.over_rows = over_rows
-        out = inputs.new_empty(inputs.shape, dtype=dtype)  # row by row, whatever the input is
-        rows = _rows(inputs)  # (N, H)
+        ctx.backend = backend
+        out = inputs.new_empty(inputs.shape, dtype=dtype)  # contiguous, whatever the input is
+        rows = as_rows(inputs)  # (N, H)
         scale = rows.new_empty(rows.shape[0], 1, dtype=torch.float32)
-        over_rows(kernels.norm, (rows, _rows(out), scale), weight, epsilon)
+        backend(kernels.rms_norm, (rows, as_rows(out), scale), weight, epsilon)
         ctx.save_for_backward(inputs, weight, scale)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
         inputs, weight, scale = ctx.saved_tensors
-        by_inputs = inputs.new_empty(inputs.shape)
-        by_weight = torch.zeros_like(weight, dtype=torch.float32)
-        rows = (_rows(inputs), scale, _rows(upstream), _rows(by_inputs))
-        ctx.over_rows(kernels.norm_backward, rows, weight, by_weight)
-        return by_inputs, by_weight.to(weight.dtype), None, None, None
+        grad_input = inputs.new_empty(inputs.shape)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        rows = (as_rows(inputs), scale, as_rows(grad_output), as_rows(grad_input))
+        ctx.backend(kernels.rms_norm_backward, rows, weight, grad_weight)
+        return grad_input, grad_weight.to(weight.dtype), None, None, None
 
 
 class _SwiGLU(torch.autograd.Function):
+    """Keeps the gate and the up projection, not their product."""
+
     @staticmethod
     def forward(
         ctx: Any,
         inputs: Tensor,
-        gate: Tensor,
-        up: Tensor,
-        down: Tensor,
+        gate_weight: Tensor,
+        up_weight: Tensor,
+        down_weight: Tensor,
         dtype: torch.dtype,
-        over_rows: OverRows,
+        backend: KernelBackend,
     ) -> Tensor:
-        ctx.dtype, ctx.over_rows = inputs.dtype, over_rows
+        ctx.dtype, ctx.backend = inputs.dtype, backend
         inputs = inputs.to(dtype)  # (B, T, H)
-        gates, values = _times(inputs, gate), _times(inputs, up)  # (B, T, F)
-        hidden = gates.new_empty(gates.shape)
-        over_rows(kernels.gate, (_rows(gates), _rows(values), _rows(hidden)))
-        ctx.save_for_backward(inputs, gate, up, down, gates, values)
-        return _times(hidden, down)
+        gate, up = _times(inputs, gate_weight), _times(inputs, up_weight)  # (B, T, F)
+        hidden = gate.new_empty(gate.shape)
+        backend(kernels.swiglu, (as_rows(gate), as_rows(up), as_rows(hidden)))
+        ctx.save_for_backward(inputs, gate_weight, up_weight, down_weight, gate, up)
+        return _times(hidden, down_weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        inputs, gate, up, down, gates, values = ctx.saved_tensors
-        by_hidden = _rows(upstream @ down.to(upstream.dtype))  # (N, F)
-        hidden, by_gates, by_values = (torch.empty_like(by_hidden) for _ in range(3))
-        rows = (by_hidden, _rows(gates), _rows(values), hidden, by_gates, by_values)
-        ctx.over_rows(kernels.gate_backward, rows)
-        del by_hidden, rows
-        (by_down,) = _gradients_of((down,), upstream, hidden, ctx.over_rows)
-        by_inputs = by_gates @ gate.to(by_gates.dtype)
-        by_inputs.addmm_(by_values, up.to(by_values.dtype))
-        (by_gate,) = _gradients_of((gate,), by_gates, inputs, ctx.over_rows)
-        (by_up,) = _gradients_of((up,), by_values, inputs, ctx.over_rows)
-        return by_inputs.view_as(inputs).to(ctx.dtype), by_gate, by_up, by_down, None, None
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        inputs, gate_weight, up_weight, down_weight, gate, up = ctx.saved_tensors
+        backend = ctx.backend
+        grad_hidden = as_rows(grad_output @ down_weight.to(grad_output.dtype))  # (N, F)
+        hidden, grad_gate, grad_up = (torch.empty_like(grad_hidden) for _ in range(3))
+        rows = (grad_hidden, as_rows(gate), as_rows(up), hidden, grad_gate, grad_up)
+        backend(kernels.swiglu_backward, rows)
+        del grad_hidden, rows
+        (grad_down_weight,) = kernels.weight_gradients((down_weight,), grad_output, hidden, backend)
+        grad_input = grad_gate @ gate_weight.to(grad_gate.dtype)
+        grad_input.addmm_(grad_up, up_weight.to(grad_up.dtype))
+        (grad_gate_weight,) = kernels.weight_gradients((gate_weight,), grad_gate, inputs, backend)
+        (grad_up_weight,) = kernels.weight_gradients((up_weight,), grad_up, inputs, backend)
+        grad_weights = (grad_gate_weight, grad_up_weight, grad_down_weight)
+        return grad_input.view_as(inputs).to(ctx.dtype), *grad_weights, None, None
 
 
 def _times(inputs: Tensor, weight: Tensor) -> Tensor:
@@ -294,58 +220,7 @@ def _times(inputs: Tensor, weight: Tensor) -> Tensor:
     return inputs @ weight.to(inputs.dtype).T
 
 
-def _gradients_of(
-    weights: tuple[Tensor, ...], upstream: Tensor, inputs: Tensor, over_rows: OverRows
-) -> list[Tensor | None]:
-    """The gradients (O, I) of weights whose products with `inputs` (..., I) lie side by side.
-
-    Each in its weight's dtype; None for a weight that does not learn (LoRA).
-    """
-    if not any(weight.requires_grad for weight in weights):
-        return [None] * len(weights)
-    together = kernels.gradient_of_weight(
-        _rows(upstream), _rows(inputs), weights[0].dtype, over_rows
-    )  # (sum of O, I)
-    parts = torch.split(together, [len(weight) for weight in weights])
-    return [
-        part if weight.requires_grad else None for weight, part in zip(weights, parts, strict=True)
-    ]
-
-
-def _side_by_side(*weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weights (O, I) one below the other in `dtype`: one product in place of several."""
-    sizes = [len(weight) for weight in weights]
-    out = weights[0].new_empty(sum(sizes), weights[0].shape[1], dtype=dtype)
-    for part, weight in zip(torch.split(out, sizes), weights, strict=True):
-        part.copy_(weight.detach())
-    return out
-
-
-def _heads(rows: Tensor, head_size: int) -> Tensor:
-    """`rows` (B, T, any D) as (B, T, any, D)."""
-    return rows.reshape(*rows.shape[:-1], -1, head_size)
-
-
-def _attended(heads: Tensor, num_key_heads: int) -> list[Tensor]:
-    """Queries, keys and values (B, Q, T, D), keys and values once for each query of theirs."""
-    num_query_heads = heads.shape[2] - 2 * num_key_heads
-    sizes = [num_query_heads, num_key_heads, num_key_heads]
-    query, *others = torch.split(heads.transpose(1, 2), sizes, dim=1)
-    share = num_query_heads // num_key_heads
-    return [query, *(t if share == 1 else t.repeat_interleave(share, dim=1) for t in others)]
-
-
-def _halves(angles: tuple[Tensor, Tensor], heads: Tensor) -> list[Tensor]:
-    """The first half of `angles` (1 or B, T, D), the second is the same: (B, T, 1, D / 2) each."""
-    half = heads.shape[-1] // 2
-    return [angle[:, :, None, :half].expand(len(heads), -1, -1, -1) for angle in angles]
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1, tensor.shape[-1])
-
-
-def _dtype_of(inputs: Tensor) -> torch.dtype:
-    """What a product with these inputs is computed in: autocast's dtype, where it is on."""
+def _product_dtype(inputs: Tensor) -> torch.dtype:
+    """The dtype of a product with these inputs: autocast's, where it is on."""
     kind = inputs.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype

@@ -1,8 +1,9 @@
-"""Attention for rows that hold several texts, on a CPU: each text is worked on by itself.
+"""Attention for rows that hold several texts, on a CPU: one text at a time.
 
 transformers isolates the texts of a row by a mask over all pairs of its tokens, and computes every
-pair to throw most away. Ten conversations in a row of 2,048 are a tenth of the pairs, and half of
-those again where the kernel knows that no token looks ahead.
+pair only to discard most. Ten conversations in a row of 2,048 are a tenth of the pairs, and half of
+those again where the kernel knows that attention is causal. A GPU keeps the mask: its kernels gain
+nothing from many small calls.
 """
 
 # B rows, T tokens of a row, H query heads, K key-value heads, D head size
@@ -21,18 +22,16 @@ NAME = "ttl_isolated"
 
 
 def isolate_texts(model: PreTrainedModel) -> None:
-    """Let a model on a CPU work on each text of a row by itself.
+    """Let a model attend within each text of a row by itself.
 
-    The texts are told apart by `position_ids` that fall back to 0, as ever, so that losses and
-    gradients are the same. A GPU keeps the mask: its kernels are not worth many small calls.
+    A text begins where `position_ids` are 0, as with the mask: losses and gradients are the same.
     """
-    if not torch.cuda.is_available():
-        ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
-        model.set_attn_implementation(NAME)
+    ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
+    model.set_attn_implementation(NAME)
 
 
 def texts_of_row(position_ids: Tensor) -> list[tuple[int, int]]:
-    """Where each text of a row (T,) begins and ends; padding, all at position 0, is left out.
+    """Start and end of each text of a row (T,); padding, all at position 0, is left out.
 
     >>> texts_of_row(torch.tensor([0, 1, 2, 0, 1, 0, 0]))
     [(0, 3), (3, 5)]
@@ -55,8 +54,8 @@ def _attend(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers asks: `query` (B, H, T, D), `key`, `value` (B, K, T, D) to (B, T, H, D)."""
-    assert attention_mask is None, "rows are told apart by position_ids alone"
+    """The signature of transformers: `query` (B, H, T, D), `key`, `value` (B, K, T, D)."""
+    assert attention_mask is None, "texts of a row are separated by position_ids alone"
     out = torch.zeros_like(query)
     for row, positions in enumerate(position_ids.expand(len(query), -1)):
         for start, end in texts_of_row(positions):
@@ -69,4 +68,4 @@ def _attend(
                 scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
-    return out.transpose(1, 2).contiguous(), None
+    return out.transpose(1, 2).contiguous(), None  # (B, T, H, D)
