@@ -1,4 +1,4 @@
-"""One task with its sound items, and the harness's task object over them."""
+"""One task with its checked items, and the harness's task object over them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import Any
 
 import datasets
 from lm_eval.api import task as harness_tasks
-from lm_eval.api.task import ConfigurableTask
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages.evaluate.dataset_loading import Item
-from teenytinyllama.stages.evaluate.task_sandbox import use_sandbox
+from teenytinyllama.stages.evaluate.dataset_loading import TaskItem
+from teenytinyllama.stages.evaluate.task_sandbox import SandboxedTask
 
-FEWSHOT_SEED = 1234  # the harness's own default
+FEWSHOT_SEED = 1234  # the harness's default
 
 
 @dataclass
@@ -28,12 +27,12 @@ class Benchmark:
     name: str
     config: dict[str, Any]
     split: str  # the one that is scored
-    items: dict[str, list[Item]] = field(default_factory=dict)  # by the harness's split names
+    items: dict[str, list[TaskItem]] = field(default_factory=dict)  # by the harness's split names
     places: dict[str, list[str]] = field(default_factory=dict)  # `file:line` of each item
-    files: dict[str, str] = field(default_factory=dict)  # split -> file or dataset it came from
-    chances: list[float] = field(default_factory=list)  # of each scored item, guessed
+    files: dict[str, str] = field(default_factory=dict)  # split -> its file or dataset
+    chances: list[float] = field(default_factory=list)  # of each scored item, by guessing
     num_left_out: int = 0
-    num_equal_choices: int = 0  # items in which two choices read the same
+    num_equal_choices: int = 0  # items with two equal choices
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -57,37 +56,36 @@ class Benchmark:
         return int(self.config.get("num_fewshot") or 0)
 
     @property
-    def scored_items(self) -> list[Item]:
+    def scored_items(self) -> list[TaskItem]:
         """The items of the split that is scored."""
         return self.items[self.split]
 
     @property
     def chance(self) -> float:
-        """Accuracy of guessing: one in the number of choices, item by item; 0 for free words."""
+        """Accuracy of guessing: mean of 1 / choices over the items; 0 without choices."""
         return sum(self.chances) / len(self.chances)
 
     def keep_items(self, numbers: Sequence[int]) -> None:
-        """Score only these items, by their place in the split."""
+        """Score only these items, given by their position in the split."""
         self.items[self.split] = [self.scored_items[number] for number in numbers]
         self.places[self.split] = [self.places[self.split][number] for number in numbers]
         self.chances = [self.chances[number] for number in numbers]
 
-    def harness_task(self) -> ConfigurableTask:
-        """A fresh task object of the harness over these items.
+    def harness_task(self) -> SandboxedTask:
+        """A new task object of the harness over these items.
 
         Raises UserError where the harness cannot make one from the task file and the first item.
         """
-        use_sandbox()
         config = copy.deepcopy({k: v for k, v in self.config.items() if k != "process_docs"})
         for key in ("dataset_path", "dataset_name", "dataset_kwargs"):
             config.pop(key, None)
         try:
             splits = {name: datasets.Dataset.from_list(items) for name, items in self.items.items()}
             config["custom_dataset"] = lambda **_: splits
-            with quiet_harness():  # it warns about every dataset that is not from the hub
-                task = ConfigurableTask(config=config)
+            with quiet_harness():  # it warns about every dataset that is not from the Hub
+                task = SandboxedTask(config=config)
         except Exception as error:  # templates and table columns can raise anything
-            what = f'the harness cannot make task "{self.name}" of it ({reason_of(error)})'
+            what = f'the harness cannot build task "{self.name}" ({reason_of(error)})'
             place = self.places[self.split][0]
             raise UserError("task-prompt", place, what, "correct the task file or the item") from (
                 error
@@ -100,7 +98,7 @@ class Benchmark:
 
 @contextmanager
 def quiet_harness() -> Iterator[None]:
-    """The harness logs nothing below an error, and draws no bar beside ours."""
+    """Within it the harness logs only errors and shows no progress bar beside ours."""
     log = logging.getLogger("lm_eval")
     level, bar = log.level, harness_tasks.tqdm
     log.setLevel(logging.ERROR)

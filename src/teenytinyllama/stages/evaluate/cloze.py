@@ -1,8 +1,8 @@
-"""A cloze task from held-out text: which of four words ends the sentence. For any language.
+"""A cloze task made from held-out text, for any language: which of four words ends the sentence.
 
-A language without benchmarks still has text that its model has not seen. The context is what
-stands before the word in its paragraph; the wrong choices end other held-out sentences, are about
-as long and about as frequent, so that neither form nor frequency alone gives the answer.
+A language without benchmarks still has text that its model has not seen. The context is the
+paragraph up to the word. Wrong choices are last words of other held-out sentences, of similar
+length and frequency, so that neither gives the answer away.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.languages import SENTENCE_ENDS, word_pattern
 
 NUM_CHOICES = 4
-MIN_WORDS = 5
-"""Words that stand before the one asked for, in its own sentence."""
+MIN_WORDS = 5  # before the last one of the sentence
 MIN_CHARACTERS = 3
 MAX_CONTEXT_CHARACTERS = 400
-_LENGTH_BAND = 2  # characters that a wrong choice may be longer or shorter
-_FREQUENCY_BAND = 1.6  # natural logarithm: five times as frequent, or a fifth
+_LENGTH_BAND = 2  # characters by which a wrong choice may be longer or shorter
+_FREQUENCY_BAND = 1.6  # difference of natural logarithms: five times as frequent, or a fifth
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,9 @@ def _end_of_sentence() -> re.Pattern[str]:
 
 
 def cloze_rows(documents: Sequence[Document], num_items: int, seed: int) -> list[dict[str, Any]]:
-    """Items `question, choices, answer`, at most `num_items`, spread over the documents.
+    """At most `num_items` random items `question, choices, answer`.
 
-    Empty where no sentence fits: too little text, or a script that writes no spaces.
+    Empty where no sentence fits: too little text, or a script without spaces.
     """
     counts: Counter[str] = Counter()
     gaps: list[_Gap] = []
@@ -53,14 +52,14 @@ def cloze_rows(documents: Sequence[Document], num_items: int, seed: int) -> list
     rng = random.Random(f"cloze/{seed}")
     rng.shuffle(gaps)
     rows: list[dict[str, Any]] = []
-    asked: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str]] = set()
     for gap in gaps:
         if len(rows) == num_items:
             break
         wrong = _wrong_words(gap, endings, counts, rng)
-        if len(wrong) < NUM_CHOICES - 1 or (gap.context, gap.word) in asked:
+        if len(wrong) < NUM_CHOICES - 1 or (gap.context, gap.word) in seen:
             continue
-        asked.add((gap.context, gap.word))
+        seen.add((gap.context, gap.word))
         choices = [*wrong, gap.word]
         rng.shuffle(choices)
         rows.append(
@@ -78,14 +77,14 @@ def _gaps(text: str) -> Iterator[_Gap]:
             if len(words) <= MIN_WORDS or words[-1].end() != end.start():
                 continue
             word, before = words[-1][0], line[: words[-1].start()]
-            # The model is asked for a word after a space; "guarda-" or an apostrophe is none.
+            # The model predicts a word after a space: not after "guarda-" or an apostrophe.
             if not before.endswith(" ") or len(word) < MIN_CHARACTERS or not word[0].isalpha():
                 continue
-            yield _Gap(_shortened(before.rstrip()), word)
+            yield _Gap(_truncate(before.rstrip()), word)
 
 
-def _shortened(context: str) -> str:
-    """The end of a long context, from a word on."""
+def _truncate(context: str) -> str:
+    """The end of a long context, from the start of a word."""
     if len(context) <= MAX_CONTEXT_CHARACTERS:
         return context
     return context[-MAX_CONTEXT_CHARACTERS:].partition(" ")[2]

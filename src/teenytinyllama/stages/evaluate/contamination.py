@@ -1,69 +1,78 @@
-"""Held-out text and test items that also stand in the training text.
+"""Held-out documents and test items that also occur in the training text.
 
-Text is compared as runs of words (lower case, letters and digits only). One pass over the training
-documents serves all questions:
+Text is compared as word n-grams (lower case, letters and digits only) in one pass over the training
+documents:
 
-- a held-out document that equals a training document word for word is an exact leak;
-- one that shares at least 80 % of its runs of 5 words with a single training document is a near
-  leak;
-- a test item that shares one run of 13 words with any training document is contaminated: the
-  measure that the GPT-3 paper made usual. An item of fewer words cannot be checked, and is counted.
+- a held-out document with the same words as a training document is an exact copy;
+- one that shares at least 80 % of its 5-grams with a single training document is a near copy;
+- a test item that shares one 13-gram with any training document is contaminated (Brown et al. 2020,
+  appendix C). An item of fewer words cannot be checked, and is counted apart.
 
-A changed word spoils as many runs as they are long. With runs of 13 words, a copy with every 50th
-word changed shares 74 % of them and passes for new text; with 5 it shares 90 %. That costs no false
-alarms: of 700 documents against 9,457 others (laws, manuals, novels), 6 were near leaks by 13
-words and 8 by 5, the two more being a page for iOS beside its twin for Android, and a code
-example that extends another.
+A changed word spoils as many n-grams as they are long. Of a copy with every 50th word changed, 74 %
+of the 13-grams remain, and it would pass for new text; of the 5-grams 90 % remain. That costs no
+false alarms: of 700 documents against 9,457 others (laws, manuals, novels), 6 were near copies by
+13-grams and 8 by 5-grams; the two more are an iOS page with an Android twin, and a code example
+that extends another.
 
-Runs are compared by 64-bit hashes: for a billion runs against a million, the chance of one false
-match is about one in twenty thousand.
+N-grams are compared by 64-bit hashes: for a billion n-grams against a million, the chance of one
+false match is about one in twenty thousand.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-ITEM_RUN_WORDS = 13  # one in common is enough, so it must be no figure of speech
-NEAR_RUN_WORDS = 5  # four in five must be in common
-NEAR_SHARE = 0.8
-MAX_KNOWN_WORDS = 2_000_000
+from teenytinyllama.artifacts.documents import Document, read_documents
+from teenytinyllama.progress import Progress
+from teenytinyllama.stages.evaluate.benchmark import Benchmark
+
+logger = logging.getLogger(__name__)
+
+ITEM_NGRAM = 13  # one match is enough, so it must be longer than a figure of speech
+COPY_NGRAM = 5
+NEAR_COPY_SHARE = 0.8
+MAX_CACHED_WORDS = 2_000_000
+MAX_EXAMPLES = 20
 _WORD = re.compile(r"[^\W_]+")
 
 Hashes = NDArray[np.uint64]
 
 
 class WordHasher:
-    """Turns a text into one hash a word; equal words give equal hashes.
-
-    Each word gets a random-looking 64-bit number that depends on its letters alone; a run's hash
-    is a polynomial in them, so all runs of a document cost one pass.
-    """
+    """Turns a text into one 64-bit hash a word, which depends on the word's letters alone."""
 
     def __init__(self) -> None:
-        self._known: dict[str, int] = {}
+        self._cache: dict[str, int] = {}
 
     def words(self, text: str) -> Hashes:
         """The hashes of a text's words, in order."""
-        if len(self._known) > MAX_KNOWN_WORDS:
-            self._known.clear()
-        known = self._known
-        numbers = []
+        if len(self._cache) > MAX_CACHED_WORDS:
+            self._cache.clear()
+        cache = self._cache
+        hashes = []
         for word in _WORD.findall(text.lower()):
-            number = known.get(word)
-            if number is None:
-                number = known[word] = _hash_word(word)
-            numbers.append(number)
-        return np.array(numbers, dtype=np.uint64)
+            value = cache.get(word)
+            if value is None:
+                digest = hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest()
+                value = cache[word] = int.from_bytes(digest, "little")
+            hashes.append(value)
+        return np.array(hashes, dtype=np.uint64)
 
 
-def runs(words: Hashes, length: int) -> Hashes:
-    """The different hashes of the runs of `length` words; empty for a shorter text."""
+def ngrams(words: Hashes, length: int) -> Hashes:
+    """The distinct hashes of all n-grams of `length` words; empty for a shorter text.
+
+    A hash is a polynomial in the words' hashes, so all n-grams of a document cost one pass.
+    """
     count = len(words) - length + 1
     if count <= 0:
         return np.zeros(0, np.uint64)
@@ -75,30 +84,19 @@ def runs(words: Hashes, length: int) -> Hashes:
     return np.unique(hashes)
 
 
-def _whole(words: Hashes) -> int:
-    """One hash of all words of a text, in order."""
-    return hash(words.tobytes())
-
-
-def _hash_word(word: str) -> int:
-    import hashlib
-
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest(), "little")
-
-
 @dataclass
-class Leaks:
-    """Held-out documents that stand in the training text."""
+class HeldoutOverlap:
+    """Held-out documents that also occur in the training text."""
 
     num_documents: int = 0
     num_exact: int = 0
     num_near: int = 0
-    examples: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)  # ids of the first copies
 
 
 @dataclass
-class Contamination:
-    """Items of one task that share a run of words with the training text."""
+class TaskContamination:
+    """Items of one task that share an n-gram with the training text."""
 
     num_items: int = 0
     num_too_short: int = 0
@@ -106,20 +104,20 @@ class Contamination:
 
     @property
     def num_checked(self) -> int:
-        """Items long enough to hold a run."""
+        """Items long enough to hold an n-gram."""
         return self.num_items - self.num_too_short
 
     @property
     def fraction(self) -> float | None:
-        """Share of the items that could be checked, 0 to 1; None where none could."""
+        """Contaminated share of the checked items, 0 to 1; None where none could be checked."""
         return self.num_contaminated / self.num_checked if self.num_checked else None
 
 
 def item_parts(item: Mapping[str, Any]) -> list[str]:
-    """The texts of an item in which a run may lie.
+    """The texts of an item that n-grams are taken from.
 
-    Question and right answer are one text, as they stand where an item was copied from, so that
-    a run may cross from one to the other; wrong choices stand alone. An item in other fields than
+    Question and right answer are one text, as they would be in a copy of the item, so that an
+    n-gram may span both; wrong choices are texts of their own. An item with other fields than
     ours (the reader `raw`) gives every text it has.
     """
     before = item.get("question") or item.get("context")
@@ -138,81 +136,141 @@ def item_parts(item: Mapping[str, Any]) -> list[str]:
     return [text for text in texts if isinstance(text, str)] or [""]
 
 
-class OverlapCheck:
-    """Collects held-out documents and items first, then reads the training text once."""
+class ContaminationCheck:
+    """Collects held-out documents and test items, then reads the training text once."""
 
     def __init__(self) -> None:
         self._hasher = WordHasher()
-        self._ids: list[str] = []  # held-out documents
-        self._wholes: dict[int, list[int]] = {}
-        self._runs: list[Hashes] = []
-        self._items: dict[str, list[Hashes]] = {}
+        self._ids: list[str] = []  # of held-out documents
+        self._by_content: dict[int, list[int]] = {}  # hash of all words -> held-out documents
+        self._ngrams: list[Hashes] = []  # of each held-out document
+        self._items: dict[str, list[Hashes]] = {}  # task -> n-grams of each item
 
     def add_heldout(self, document_id: str, text: str) -> None:
-        """Ask whether this held-out document stands in the training text."""
+        """Check this held-out document for copies in the training text."""
         words = self._hasher.words(text)
-        self._wholes.setdefault(_whole(words), []).append(len(self._ids))
+        self._by_content.setdefault(_content_hash(words), []).append(len(self._ids))
         self._ids.append(document_id)
-        self._runs.append(runs(words, NEAR_RUN_WORDS))
+        self._ngrams.append(ngrams(words, COPY_NGRAM))
 
     def add_item(self, task: str, parts: Sequence[str]) -> None:
-        """Ask whether any part of this item shares a run: see `item_parts`."""
-        found = [runs(self._hasher.words(part), ITEM_RUN_WORDS) for part in parts]
+        """Check whether any part of this item shares an n-gram: see `item_parts`."""
+        found = [ngrams(self._hasher.words(part), ITEM_NGRAM) for part in parts]
         self._items.setdefault(task, []).append(np.unique(np.concatenate(found)))
 
-    def read_training(self, texts: Iterable[str]) -> tuple[Leaks, dict[str, Contamination]]:
-        """Read the training documents and answer."""
-        sizes = [len(runs) for runs in self._runs]
-        hashes = np.concatenate([*self._runs, np.zeros(0, np.uint64)])
+    def read_training(
+        self, texts: Iterable[str]
+    ) -> tuple[HeldoutOverlap, dict[str, TaskContamination]]:
+        """Read the training documents; the overlap of documents, and of items by task."""
+        sizes = np.array([len(hashes) for hashes in self._ngrams], np.int64)
+        hashes = np.concatenate([*self._ngrams, np.zeros(0, np.uint64)])
         owners = np.repeat(np.arange(len(sizes)), sizes)
         order = np.argsort(hashes, kind="stable")
         hashes, owners = hashes[order], owners[order]
-        rows = [item for items in self._items.values() for item in items]
-        wanted = np.unique(np.concatenate([*rows, np.zeros(0, np.uint64)]))
+        of_items = [item for items in self._items.values() for item in items]
+        wanted = np.unique(np.concatenate([*of_items, np.zeros(0, np.uint64)]))
         found = np.zeros(len(wanted), bool)
-        best = np.zeros(len(sizes), np.int64)
+        most_shared = np.zeros(len(sizes), np.int64)
         exact: set[int] = set()
         for text in texts:
             words = self._hasher.words(text)
-            exact.update(self._wholes.get(_whole(words), ()))
+            exact.update(self._by_content.get(_content_hash(words), ()))
             if len(wanted):
-                found[_positions(wanted, runs(words, ITEM_RUN_WORDS))] = True
-            own = runs(words, NEAR_RUN_WORDS)
-            starts = np.searchsorted(hashes, own, "left")
-            ends = np.searchsorted(hashes, own, "right")
-            hit = ends > starts
-            if hit.any():
-                pieces = [owners[a:b] for a, b in zip(starts[hit], ends[hit], strict=True)]
-                shared = np.bincount(np.concatenate(pieces), minlength=len(sizes))
-                np.maximum(best, shared, out=best)
-        near = {
-            index
-            for index, size in enumerate(sizes)
-            if size and index not in exact and best[index] >= NEAR_SHARE * size
-        }
-        leaks = Leaks(
+                found[_positions(wanted, ngrams(words, ITEM_NGRAM))] = True
+            shared = _count_shared(hashes, owners, ngrams(words, COPY_NGRAM), len(sizes))
+            np.maximum(most_shared, shared, out=most_shared)
+        is_near = (sizes > 0) & (most_shared >= NEAR_COPY_SHARE * sizes)
+        near = {int(index) for index in np.flatnonzero(is_near)} - exact
+        overlap = HeldoutOverlap(
             num_documents=len(sizes),
             num_exact=len(exact),
             num_near=len(near),
-            examples=[self._ids[index] for index in sorted(exact | near)[:20]],
+            examples=[self._ids[index] for index in sorted(exact | near)[:MAX_EXAMPLES]],
         )
-        return leaks, self._contamination(wanted[found])
+        return overlap, self._contamination(wanted[found])
 
-    def _contamination(self, seen: Hashes) -> dict[str, Contamination]:
-        answers = {}
+    def _contamination(self, seen: Hashes) -> dict[str, TaskContamination]:
+        by_task = {}
         for task, items in self._items.items():
-            answer = Contamination(num_items=len(items))
+            counts = by_task[task] = TaskContamination(num_items=len(items))
             for item in items:
-                answer.num_too_short += not len(item)
-                answer.num_contaminated += bool(np.isin(item, seen).any())
-            answers[task] = answer
-        return answers
+                counts.num_too_short += not len(item)
+                counts.num_contaminated += bool(np.isin(item, seen).any())
+        return by_task
+
+
+def _content_hash(words: Hashes) -> int:
+    """One hash of all words of a text, in order."""
+    return hash(words.tobytes())
 
 
 def _positions(sorted_values: Hashes, queries: Hashes) -> NDArray[np.int64]:
-    """Where those of `queries` stand that occur in `sorted_values`."""
-    if not len(sorted_values):
-        return np.zeros(0, np.int64)
+    """Positions in `sorted_values`, which is not empty, of the `queries` that occur there."""
     at = np.minimum(np.searchsorted(sorted_values, queries), len(sorted_values) - 1)
     found: NDArray[np.int64] = at[sorted_values[at] == queries]
     return found
+
+
+def _count_shared(
+    hashes: Hashes, owners: NDArray[np.int64], queries: Hashes, num_owners: int
+) -> NDArray[np.int64]:
+    """How many of the `queries` each owner of the sorted `hashes` has: (num_owners,)."""
+    starts = np.searchsorted(hashes, queries, "left")
+    ends = np.searchsorted(hashes, queries, "right")
+    hit = ends > starts
+    if not hit.any():
+        return np.zeros(num_owners, np.int64)
+    matches = [owners[a:b] for a, b in zip(starts[hit], ends[hit], strict=True)]
+    return np.bincount(np.concatenate(matches), minlength=num_owners)
+
+
+def check_contamination(
+    benchmarks: Sequence[Benchmark], documents: Sequence[Document], corpus_dir: Path
+) -> dict[str, Any]:
+    """Overlap of the held-out documents and of each task's items; reads the corpus once."""
+    check = ContaminationCheck()
+    for document in documents:
+        check.add_heldout(document.id, document.text)
+    for benchmark in benchmarks:
+        for item in benchmark.scored_items:
+            check.add_item(benchmark.name, item_parts(item))
+    with Progress("evaluate: overlap with the training text", unit="documents") as progress:
+
+        def texts() -> Iterator[str]:
+            for document in read_documents(corpus_dir, "train"):
+                progress.advance()
+                yield document.text
+
+        overlap, by_task = check.read_training(texts())
+    return {
+        "checked": True,
+        "heldout_documents": overlap.num_documents,
+        "heldout_leaks_exact": overlap.num_exact,
+        "heldout_leaks_near": overlap.num_near,
+        "heldout_leaks_examples": overlap.examples,
+        "tasks": {
+            name: {
+                "contaminated_items": found.num_contaminated,
+                "contaminated_fraction": found.fraction,
+                "items_checked_for_overlap": found.num_checked,
+                "items_too_short_to_check": found.num_too_short,
+            }
+            for name, found in by_task.items()
+        },
+    }
+
+
+def log_contamination(metrics: dict[str, Any]) -> None:
+    """One line for the held-out text and one for each task."""
+    if not metrics["checked"]:
+        return
+    logger.info(
+        f"evaluate: held-out overlap: {metrics['heldout_leaks_exact']} exact, "
+        f"{metrics['heldout_leaks_near']} near copies, of {metrics['heldout_documents']:,} documents"
+    )
+    for name, found in metrics["tasks"].items():
+        logger.info(
+            f"evaluate: {name}: {found['contaminated_items']:,} of "
+            f"{found['items_checked_for_overlap']:,} items share {ITEM_NGRAM} words in a row with "
+            f"the training text; {found['items_too_short_to_check']:,} are too short to check"
+        )

@@ -1,6 +1,6 @@
-"""Where the items of a task come from: local files, the Hub, or made for the run.
+"""Reads the items of a task: from local files, from the Hub, or generated for the run.
 
-Each row comes with its place (`file:line`), so that a fault in it can be named.
+Each row comes with its place (`file:line`), so that an error message can name it.
 """
 
 from __future__ import annotations
@@ -16,43 +16,46 @@ from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import Task
 
-# A benchmark is often published, or at hand, under other split names than the harness asks for.
+# A benchmark is often published under other split names than the harness asks for.
 SPLIT_NAMES = {
     "test": ("test", "validation", "val", "dev"),
     "validation": ("validation", "val", "dev", "test"),
     "train": ("train", "dev"),
 }
 
-# What the corpus stage looks through too, to keep items out of the training text.
+# The corpus stage reads the same files for decontamination.
 ITEM_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
-Item = dict[str, Any]
-Rows = Iterator[tuple[str, Item]]
+TaskItem = dict[str, Any]
+PlacedRows = Iterator[tuple[str, TaskItem]]  # (`file:line`, row)
 
 
-def open_rows(
-    task: Task, config: dict[str, Any], split: str, language: str, made: list[Item] | None
-) -> tuple[Rows, str]:
+def open_split(
+    task: Task, config: dict[str, Any], split: str, language: str, generated: list[TaskItem] | None
+) -> tuple[PlacedRows, str]:
     """The rows of one split, each with its place, and the file or dataset that they come from.
 
-    `made` are the items of a task that is read from nowhere.
+    `generated` are the items of a cloze task.
     """
     if task.kind == "storybook":
-        told = synthetic.questions(seed=task.seed, num_items=task.num_items, language=language)
-        return ((f"storybook question {i}", dict(item)) for i, item in enumerate(told)), "storybook"
+        items = synthetic.questions(seed=task.seed, num_items=task.num_items, language=language)
+        rows = ((f"storybook question {i}", dict(item)) for i, item in enumerate(items))
+        return rows, "storybook"
     if task.kind == "cloze":
-        return ((f"cloze item {i}", item) for i, item in enumerate(made or [])), "held-out text"
+        return ((f"cloze item {i}", item) for i, item in enumerate(generated or [])), (
+            "held-out text"
+        )
     if task.kind == "hub":
         return _hub_rows(task, config, split)
     return _file_rows(task, split, is_scored=split == config["test_split"])
 
 
-def _file_rows(task: Task, split: str, *, is_scored: bool) -> tuple[Rows, str]:
+def _file_rows(task: Task, split: str, *, is_scored: bool) -> tuple[PlacedRows, str]:
     folder = Path(task.path).expanduser()
     if folder.is_file():
         return _rows_of(folder), str(folder)
     names = SPLIT_NAMES.get(split, (split,))
-    if is_scored:  # a set that the Hub has as "train" alone lies in a folder as test.jsonl too
+    if is_scored:  # a set that is only "train" on the Hub may be test.jsonl in a folder
         names = tuple(dict.fromkeys((*names, *SPLIT_NAMES["test"])))
     for name in names:
         found = sorted(
@@ -76,31 +79,31 @@ def _file_rows(task: Task, split: str, *, is_scored: bool) -> tuple[Rows, str]:
     )
 
 
-def _rows_of(path: Path) -> Rows:
+def _rows_of(path: Path) -> PlacedRows:
     for record in read_records(path):
         if record.error:
             raise UserError("task-row", record.place, record.error, "correct that line")
         yield record.place, record.fields
 
 
-def _hub_rows(task: Task, config: dict[str, Any], split: str) -> tuple[Rows, str]:
+def _hub_rows(task: Task, config: dict[str, Any], split: str) -> tuple[PlacedRows, str]:
     path = task.path or config.get("dataset_path")
     name = None if task.path else config.get("dataset_name")
     if not path:
-        what = "names no dataset on the hub"
+        what = "names no dataset on the Hub"
         raise UserError("task-hub", task.name, what, 'give it path = "owner/dataset"')
     try:
-        offered = datasets.get_dataset_split_names(path, name)
-        found = [n for n in SPLIT_NAMES.get(split, (split,)) if n in offered]
-        if not found and len(offered) == 1 and split == config["test_split"]:
-            found = offered  # published in one piece, whatever its name
+        published = datasets.get_dataset_split_names(path, name)
+        found = [n for n in SPLIT_NAMES.get(split, (split,)) if n in published]
+        if not found and len(published) == 1 and split == config["test_split"]:
+            found = published  # one split, whatever its name
         if not found:
-            what = f'has no split like "{split}" (found: {", ".join(offered)})'
+            what = f'has no split like "{split}" (found: {", ".join(published)})'
             raise UserError("task-split", path, what, "name another dataset in path")
         rows = datasets.load_dataset(path, name, split=found[0])
     except UserError:
         raise
-    except Exception as error:  # datasets and the hub share no base class of errors
+    except Exception as error:  # datasets and the Hub's client share no base class of errors
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         what = f"the dataset cannot be read ({reason})"
         fix = 'check the id and the network, or use kind = "files" with a local copy'

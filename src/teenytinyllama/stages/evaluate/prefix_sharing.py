@@ -1,24 +1,24 @@
-"""Which tokens of which requests share one forward pass, and what each may see.
+"""Which requests share one forward pass, and what each of their tokens may attend to.
 
 A request asks for the log-probability of a continuation after a context. The choices of one
-question share their context, and contexts often share their first part (the solved examples).
-Scored one by one, 25 examples are read again for every choice of every question. Here:
+question share their context, and contexts often share a prefix (the few-shot examples). Scored one
+by one, 25 examples are read again for every choice of every question. Here:
 
-1. requests with the same context become one *tree*: the context, and a branch for each choice;
-   equal beginnings of choices are one branch;
-2. contexts that begin alike form a *cluster*, whose shared *prefix* is read once and kept;
-3. short trees are laid end to end in *lanes*, without padding. A mask lets each token see the
-   prefix and its own ancestors, and its position is its depth:
+1. requests with the same context become one token tree: the context, then a branch for each
+   continuation; continuations that begin alike share nodes;
+2. contexts that begin alike form a cluster, whose prefix is read once and stays in the KV cache;
+3. short trees are packed into rows without padding. The mask lets each token see the prefix and its
+   own ancestors, and its position is its depth:
 
        tokens     A B C x y z D E u v        two trees after a prefix of 3
        parents    . 0 1 2 3 2 . 6 7 7        x y and z are choices after A B C, u and v after D E
        positions  3 4 5 6 7 6 3 4 5 5
 
-4. a long context gets a lane of its own and is read first as plain text (its *stem*: cheaper
-   attention, and the last layer is needed for keys and values only), then its branches;
-5. lanes of like length form a *batch*: one forward pass, two where there are stems.
+4. a long context gets a row of its own and is prefilled as plain text (causal attention is cheaper
+   than a mask, and the last layer is needed for keys and values only), then its tree is scored;
+5. rows of similar length form a batch: one forward pass, two with prefill.
 
-The plan depends on the requests alone, so an interrupted evaluation goes on with the same batches.
+The plan depends on the requests alone, so a resumed evaluation has the same batches.
 """
 
 from __future__ import annotations
@@ -31,43 +31,44 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# A prefix is worth a pass of its own when its cluster shares at least this many tokens.
+# A prefix is worth a forward pass of its own if a cluster shares at least this many tokens.
 MIN_PREFIX_TOKENS = 16
-# Attention inside a lane grows with its square, and a pass over few tokens is slow: between them.
-LANE_TOKENS = 256
-# Contexts longer than this, the shared prefix not counted, are read as a stem.
+# Masked attention grows with the square of a row, and short rows use the device badly.
+ROW_TOKENS = 256
+# Longer contexts, the shared prefix not counted, are prefilled.
 MAX_PACKED_CONTEXT = 192
 MAX_SPLITS = 64
+MAX_OPEN_ROWS = 64
 
 Ids = tuple[int, ...]
 
 
-class Request(NamedTuple):
-    """A context (never empty) and a continuation (never empty), cut to what the model can read."""
+class LoglikelihoodRequest(NamedTuple):
+    """A context and a continuation, neither empty, cut to what the model can read."""
 
     context: Ids
     continuation: Ids
 
 
-class Branch(NamedTuple):
-    """Where the tokens of one continuation are predicted: node numbers inside its tree."""
+class ContinuationBranch(NamedTuple):
+    """The nodes of a tree at which the tokens of one continuation are predicted."""
 
-    request: Request
+    request: LoglikelihoodRequest
     nodes: Ids
 
 
 @dataclass
-class Tree:
-    """One context, what is read before it left out, and its continuations as branches.
+class TokenTree:
+    """The unread part of one context, and its continuations as branches.
 
-    Node `i` holds `tokens[i]` and hangs on `parents[i]` (-1: on what was read before). The
-    context is the first `trunk` nodes, one after the other.
+    Node `i` holds `tokens[i]` and follows node `parents[i]` (-1: what was read before the tree).
+    The context is the first `context_length` nodes.
     """
 
     tokens: list[int]
     parents: list[int]
-    trunk: int
-    branches: list[Branch] = field(default_factory=list)
+    context_length: int
+    branches: list[ContinuationBranch] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -76,134 +77,136 @@ class Tree:
 
 
 @dataclass
-class Lane:
-    """Trees laid end to end; `stem` is read before them, and only where there is a single tree."""
+class PackedRow:
+    """Trees packed end to end. A row with `prefill`, which is read first, has a single tree."""
 
-    trees: list[Tree]
-    stem: Ids = ()
+    trees: list[TokenTree]
+    prefill: Ids = ()
 
     @property
     def size(self) -> int:
-        """Tokens of the lane, its stem not counted."""
+        """Tokens of all trees."""
         return sum(tree.size for tree in self.trees)
 
 
 @dataclass
-class Batch:
-    """Lanes that share a forward pass after the same prefix."""
+class PackedBatch:
+    """Rows that share a forward pass after the same prefix."""
 
     prefix: Ids
-    lanes: list[Lane]
+    rows: list[PackedRow]
 
     @property
     def length(self) -> int:
-        """Tokens of the longest lane, stems not counted."""
-        return max(lane.size for lane in self.lanes)
+        """Tokens of the longest row, prefill not counted."""
+        return max(row.size for row in self.rows)
 
     @property
-    def stem_length(self) -> int:
-        """Tokens of the longest stem."""
-        return max(len(lane.stem) for lane in self.lanes)
+    def prefill_length(self) -> int:
+        """Tokens of the longest prefill."""
+        return max(len(row.prefill) for row in self.rows)
 
-    def requests(self) -> list[Request]:
-        """All requests that this batch answers."""
+    def requests(self) -> list[LoglikelihoodRequest]:
+        """All requests of this batch."""
         return [
-            branch.request for lane in self.lanes for tree in lane.trees for branch in tree.branches
+            branch.request for row in self.rows for tree in row.trees for branch in tree.branches
         ]
 
 
-def fit(context: Sequence[int], continuation: Sequence[int], max_length: int) -> Request:
-    """Cut a request from the left to what the model can read at once.
+def truncate_left(
+    context: Sequence[int], continuation: Sequence[int], max_length: int
+) -> LoglikelihoodRequest:
+    """Cut a request's context from the left to what the model can read at once.
 
-    The last token is only predicted, never read, so `max_length + 1` tokens fit in all. A
-    continuation longer than the model's context has no meaning there: AssertionError.
+    The last token is predicted but never read, so `max_length + 1` tokens fit in all.
+    AssertionError for a continuation longer than `max_length`.
     """
     assert context and continuation
     assert len(continuation) <= max_length, "continuation longer than the model's context"
     kept = max_length + 1 - len(continuation)
-    return Request(tuple(context[-kept:]), tuple(continuation))
+    return LoglikelihoodRequest(tuple(context[-kept:]), tuple(continuation))
 
 
 def plan_batches(
-    requests: Sequence[Request],
+    requests: Sequence[LoglikelihoodRequest],
     batch_tokens: int,
     *,
     max_packed_context: int = MAX_PACKED_CONTEXT,
-) -> list[Batch]:
-    """Batches that answer all requests, each different request once; the largest first.
+) -> list[PackedBatch]:
+    """Batches that answer all requests, each distinct request once; the largest first.
 
-    `batch_tokens` bounds the tokens of a forward pass, padding included, unless a single lane is
-    longer. Batches with the same prefix follow one another, so that it is read once.
+    `batch_tokens` bounds the tokens of a forward pass, padding included, unless a single row is
+    longer. Batches with the same prefix follow each other, so that it is read once.
     """
     by_context: dict[Ids, set[Ids]] = {}
     for request in requests:
         by_context.setdefault(request.context, set()).add(request.continuation)
     contexts = sorted(by_context)
-    batches: list[Batch] = []
-    for start, end, shared in clusters(contexts):
+    batches: list[PackedBatch] = []
+    for start, end, shared in cluster_contexts(contexts):
         prefix = contexts[start][:shared]
-        trees, stems = [], []
+        trees, prefilled = [], []
         for context in contexts[start:end]:
             continuations = sorted(by_context[context])
             if len(context) - shared <= max_packed_context:
-                trees.append(grow(context, shared, continuations))
+                trees.append(build_tree(context, shared, continuations))
             else:
-                tree = grow(context, len(context) - 1, continuations)
-                stems.append(Lane([tree], context[shared:-1]))
-        lanes = _fill(trees, min(LANE_TOKENS, batch_tokens))
-        batches.extend(_group(prefix, lanes, batch_tokens))
-        batches.extend(_group(prefix, stems, batch_tokens))
-    batches.sort(key=lambda batch: -len(batch.lanes) * (batch.length + batch.stem_length))
-    place: dict[Ids, int] = {}
+                tree = build_tree(context, len(context) - 1, continuations)
+                prefilled.append(PackedRow([tree], context[shared:-1]))
+        rows = _pack_rows(trees, min(ROW_TOKENS, batch_tokens))
+        batches.extend(_group_rows(prefix, rows, batch_tokens))
+        batches.extend(_group_rows(prefix, prefilled, batch_tokens))
+    batches.sort(key=lambda batch: -len(batch.rows) * (batch.length + batch.prefill_length))
+    order: dict[Ids, int] = {}
     for batch in batches:
-        place.setdefault(batch.prefix, len(place))
-    batches.sort(key=lambda batch: place[batch.prefix])
+        order.setdefault(batch.prefix, len(order))
+    batches.sort(key=lambda batch: order[batch.prefix])
     return batches
 
 
-def _fill(trees: list[Tree], lane_tokens: int) -> list[Lane]:
-    """Lay trees into lanes, the largest first, each into the first lane with stage among the last.
+def _pack_rows(trees: list[TokenTree], row_tokens: int) -> list[PackedRow]:
+    """Pack trees into rows by first fit, the largest first.
 
-    Only the 64 youngest lanes are tried: that leaves little stage unused and stays linear.
+    Only the youngest rows stay open: that wastes little space and stays linear.
     """
-    lanes: list[Lane] = []
-    open_lanes: list[tuple[int, Lane]] = []  # (stage, lane)
+    rows: list[PackedRow] = []
+    open_rows: list[tuple[int, PackedRow]] = []  # (free tokens, row)
     for tree in sorted(trees, key=lambda tree: -tree.size):
-        for index, (stage, lane) in enumerate(open_lanes):
-            if tree.size <= stage:
-                lane.trees.append(tree)
-                open_lanes[index] = (stage - tree.size, lane)
+        for index, (free, row) in enumerate(open_rows):
+            if tree.size <= free:
+                row.trees.append(tree)
+                open_rows[index] = (free - tree.size, row)
                 break
         else:
-            lane = Lane([tree])
-            lanes.append(lane)
-            open_lanes = [*open_lanes[-63:], (lane_tokens - tree.size, lane)]
-    return lanes
+            row = PackedRow([tree])
+            rows.append(row)
+            open_rows = [*open_rows[1 - MAX_OPEN_ROWS :], (row_tokens - tree.size, row)]
+    return rows
 
 
-def _group(prefix: Ids, lanes: list[Lane], batch_tokens: int) -> list[Batch]:
-    """Lanes of like length side by side."""
-    lanes = sorted(lanes, key=lambda lane: (-len(lane.stem) - lane.size, -lane.size))
-    batches: list[Batch] = []
-    while lanes:
-        count = max(1, batch_tokens // (len(lanes[0].stem) + lanes[0].size))
-        batches.append(Batch(prefix, lanes[:count]))
-        lanes = lanes[count:]
+def _group_rows(prefix: Ids, rows: list[PackedRow], batch_tokens: int) -> list[PackedBatch]:
+    """Batches of rows of similar length."""
+    rows = sorted(rows, key=lambda row: (-len(row.prefill) - row.size, -row.size))
+    batches: list[PackedBatch] = []
+    while rows:
+        count = max(1, batch_tokens // (len(rows[0].prefill) + rows[0].size))
+        batches.append(PackedBatch(prefix, rows[:count]))
+        rows = rows[count:]
     return batches
 
 
-def grow(context: Ids, before: int, continuations: Sequence[Ids]) -> Tree:
-    """The tree of one context, its first `before` tokens left to what is read before.
+def build_tree(context: Ids, num_read: int, continuations: Sequence[Ids]) -> TokenTree:
+    """The tree of one context, whose first `num_read` tokens are read before it.
 
-    >>> tree = grow((7, 8, 9), 1, [(1, 2), (1, 3), (4,)])
+    >>> tree = build_tree((7, 8, 9), 1, [(1, 2), (1, 3), (4,)])
     >>> tree.tokens, tree.parents, [branch.nodes for branch in tree.branches]
     ([8, 9, 1], [-1, 0, 1], [(1, 2), (1, 2), (1,)])
     """
-    trunk = len(context) - before
-    tree = Tree(list(context[before:]), list(range(-1, trunk - 1)), trunk)
+    length = len(context) - num_read
+    tree = TokenTree(list(context[num_read:]), list(range(-1, length - 1)), length)
     children: dict[tuple[int, int], int] = {}
     for continuation in continuations:
-        node = trunk - 1
+        node = length - 1
         nodes = [node]
         for token in continuation[:-1]:  # the last token is predicted and never read
             child = children.get((node, token))
@@ -213,20 +216,21 @@ def grow(context: Ids, before: int, continuations: Sequence[Ids]) -> Tree:
                 tree.parents.append(node)
             node = child
             nodes.append(node)
-        tree.branches.append(Branch(Request(context, continuation), tuple(nodes)))
+        request = LoglikelihoodRequest(context, continuation)
+        tree.branches.append(ContinuationBranch(request, tuple(nodes)))
     return tree
 
 
-def clusters(contexts: Sequence[Ids]) -> list[tuple[int, int, int]]:
-    """Cut sorted contexts into runs `(start, end, shared)` that share their first tokens.
+def cluster_contexts(contexts: Sequence[Ids]) -> list[tuple[int, int, int]]:
+    """Cut sorted contexts into clusters `(start, end, shared)` with a prefix of `shared` tokens.
 
-    A run is split where its parts share so much more that reading each part's own prefix costs
-    less. The last token of a context never belongs to the prefix: its prediction is wanted.
+    A cluster is split where separate prefixes of its parts save more. The last token of a context
+    is never part of the prefix: what follows it is to be predicted.
 
-    >>> clusters([(1,) * 20 + (5, 5), (1,) * 20 + (6, 6), (2, 3)])
+    >>> cluster_contexts([(1,) * 20 + (5, 5), (1,) * 20 + (6, 6), (2, 3)])
     [(0, 2, 20), (2, 3, 0)]
     """
-    common = [_common(a, b) for a, b in pairwise(contexts)]
+    common = [_common_prefix(a, b) for a, b in pairwise(contexts)]
     lengths = [len(context) for context in contexts]
     found: list[tuple[int, int, int]] = []
     waiting = [(0, len(contexts), 0)]
@@ -245,11 +249,11 @@ def clusters(contexts: Sequence[Ids]) -> list[tuple[int, int, int]]:
             found.extend((a, b, 0) for a, b in parts if b - a == 1)
         else:
             found.append((start, end, shared if worth else 0))
-    return _join_loose(sorted(found))
+    return _join_without_prefix(sorted(found))
 
 
 def _better_split(parts: list[tuple[int, int]], common: list[int], shared: int) -> bool:
-    """True where giving each part its own prefix saves more tokens than the shared one does.
+    """True where a prefix for each part saves more tokens than the shared one does.
 
     A prefix of `p` tokens over `n` contexts saves `(n - 1) * p`.
     """
@@ -260,8 +264,8 @@ def _better_split(parts: list[tuple[int, int]], common: list[int], shared: int) 
     return apart > together
 
 
-def _join_loose(found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Neighbouring contexts without a prefix may share lanes: make them one run."""
+def _join_without_prefix(found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Join neighbouring clusters without a prefix, so that they may share rows."""
     joined: list[tuple[int, int, int]] = []
     for start, end, shared in found:
         if joined and shared == 0 and joined[-1][2] == 0 and joined[-1][1] == start:
@@ -271,10 +275,10 @@ def _join_loose(found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]
     return joined
 
 
-def _common(a: Ids, b: Ids) -> int:
-    """Number of equal first tokens."""
+def _common_prefix(a: Ids, b: Ids) -> int:
+    """Number of equal first tokens, by bisection: slices compare at the speed of C."""
     low, high = 0, min(len(a), len(b))
-    while low < high:  # slices compare at the speed of C, so halving beats walking
+    while low < high:
         middle = (low + high + 1) // 2
         if a[low:middle] == b[low:middle]:
             low = middle
@@ -283,51 +287,53 @@ def _common(a: Ids, b: Ids) -> int:
     return low
 
 
-def visibility(batch: Batch) -> NDArray[np.bool_]:
-    """What each token may see: (lanes, length, prefix + stem + length), True is visible."""
-    prefix, stems, length = len(batch.prefix), batch.stem_length, batch.length
-    seen = np.zeros((len(batch.lanes), length, prefix + stems + length), dtype=bool)
-    seen[:, :, :prefix] = True  # padding too: a token that sees nothing has no softmax
+def attention_mask(batch: PackedBatch) -> NDArray[np.bool_]:
+    """What each token attends to: (rows, length, prefix + prefill + length), True is visible."""
+    prefix, prefill, length = len(batch.prefix), batch.prefill_length, batch.length
+    mask = np.zeros((len(batch.rows), length, prefix + prefill + length), dtype=bool)
+    # Padding sees something too: softmax over nothing is NaN.
+    mask[:, :, :prefix] = True
     if not prefix:
-        seen[:, :, prefix + stems :][:, np.arange(length), np.arange(length)] = True
-    for own, lane in zip(seen, batch.lanes, strict=True):
-        own[: lane.size, prefix : prefix + len(lane.stem)] = True
+        mask[:, :, prefix + prefill :][:, np.arange(length), np.arange(length)] = True
+    for own, row in zip(mask, batch.rows, strict=True):
+        own[: row.size, prefix : prefix + len(row.prefill)] = True
         offset = 0
-        for tree in lane.trees:
-            start, trunk = prefix + stems + offset, tree.trunk
-            own[offset : offset + trunk, start : start + trunk] = np.tri(trunk, dtype=bool)
-            for node in range(trunk, tree.size):
+        for tree in row.trees:
+            start, context = prefix + prefill + offset, tree.context_length
+            own[offset : offset + context, start : start + context] = np.tri(context, dtype=bool)
+            for node in range(context, tree.size):
                 own[offset + node, start:] = own[offset + tree.parents[node], start:]
                 own[offset + node, start + node] = True
             offset += tree.size
-    return seen
+    return mask
 
 
-def positions(batch: Batch) -> NDArray[np.int64]:
-    """Depth of each token, prefix and stem counted: (lanes, length)."""
-    depths = np.zeros((len(batch.lanes), batch.length), np.int64)
-    for row, lane in zip(depths, batch.lanes, strict=True):
-        before = len(batch.prefix) + len(lane.stem)
+def position_ids(batch: PackedBatch) -> NDArray[np.int64]:
+    """Depth of each token, prefix and prefill counted: (rows, length)."""
+    depths = np.zeros((len(batch.rows), batch.length), np.int64)
+    for own, row in zip(depths, batch.rows, strict=True):
+        before = len(batch.prefix) + len(row.prefill)
         offset = 0
-        for tree in lane.trees:
+        for tree in row.trees:
             for node, parent in enumerate(tree.parents):
-                row[offset + node] = before if parent < 0 else row[offset + parent] + 1
+                own[offset + node] = before if parent < 0 else own[offset + parent] + 1
             offset += tree.size
     return depths
 
 
-def tokens(batch: Batch) -> NDArray[np.int64]:
-    """The lanes' tokens, padded with 0: (lanes, length)."""
-    ids = np.zeros((len(batch.lanes), batch.length), np.int64)
-    for row, lane in zip(ids, batch.lanes, strict=True):
-        flat = [token for tree in lane.trees for token in tree.tokens]
-        row[: len(flat)] = flat
-    return ids
+def input_ids(batch: PackedBatch) -> NDArray[np.int64]:
+    """The tokens of all trees, padded with 0: (rows, length)."""
+    flat = [[token for tree in row.trees for token in tree.tokens] for row in batch.rows]
+    return _pad(flat, batch.length)
 
 
-def stems(batch: Batch) -> NDArray[np.int64]:
-    """The lanes' stems, padded with 0: (lanes, stem length)."""
-    ids = np.zeros((len(batch.lanes), batch.stem_length), np.int64)
-    for row, lane in zip(ids, batch.lanes, strict=True):
-        row[: len(lane.stem)] = lane.stem
+def prefill_ids(batch: PackedBatch) -> NDArray[np.int64]:
+    """The rows' prefill tokens, padded with 0: (rows, prefill length)."""
+    return _pad([row.prefill for row in batch.rows], batch.prefill_length)
+
+
+def _pad(rows: Sequence[Sequence[int]], length: int) -> NDArray[np.int64]:
+    ids = np.zeros((len(rows), length), np.int64)
+    for own, row in zip(ids, rows, strict=True):
+        own[: len(row)] = row
     return ids

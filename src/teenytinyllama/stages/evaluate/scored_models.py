@@ -1,4 +1,4 @@
-"""Models to score: the run's own, its checkpoints, or any Hugging Face folder or id."""
+"""Loads the models to score: the run's own, its checkpoints, or any Hugging Face folder or id."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass
-class LoadedModel:
-    """A model ready to score, its tokenizer, and what its answers depend on."""
+class ScoredModel:
+    """A model with its tokenizer; `identity` is what its scores depend on."""
 
     name: str
     model: Any
@@ -37,28 +37,28 @@ class LoadedModel:
     context_length: int
 
     def encode_document(self, text: str) -> list[int]:
-        """Ids of a whole document by the model's own tokenizer, between its start and end marks.
+        """Ids of a whole document by the model's own tokenizer, between its BOS and EOS.
 
-        A tokenizer without a start mark opens with its end mark, as its training did.
+        A tokenizer without BOS puts EOS first, as in its training.
         """
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        end = self.tokenizer.eos_token_id
-        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else end
-        return [*([] if start is None else [start]), *ids, *([] if end is None else [end])]
+        eos, bos = self.tokenizer.eos_token_id, self.tokenizer.bos_token_id
+        bos = eos if bos is None else bos
+        return [*([] if bos is None else [bos]), *ids, *([] if eos is None else [eos])]
 
     def count_unknown(self, texts: Iterable[str]) -> int:
-        """Tokens that stand for text which the tokenizer does not know; 0 where it has no such."""
+        """Number of unknown tokens in the texts; 0 for a tokenizer that has none."""
         unknown = self.tokenizer.unk_token_id
         if unknown is None or unknown in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            return 0  # byte-level tokenizers know everything and name their end mark here
+            return 0  # byte-level tokenizers encode everything and name EOS here
         encode = self.tokenizer.encode
         return sum(encode(text, add_special_tokens=False).count(unknown) for text in texts)
 
 
-def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
+def load_model(name: str, place: str | Path, *, precision: str) -> ScoredModel:
     """Load a Hugging Face folder or id, on the GPU where there is one.
 
-    The name becomes a folder in the scores. Raises UserError where nothing can be loaded.
+    Raises UserError where nothing can be loaded.
     """
     folder = Path(place).expanduser()
     if not folder.is_dir():
@@ -70,7 +70,7 @@ def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
         folder,
         dtype=DTYPES[precision],
         trust_remote_code=False,
-        # Published folders often carry buffers or heads of another use.
+        # Published folders often hold buffers or heads that we do not use.
         may_be_unused=lambda _: True,
         fix=fix,
     )
@@ -88,22 +88,22 @@ def load_model(name: str, place: str | Path, *, precision: str) -> LoadedModel:
         "device": device.type,
         "torch": torch.__version__,
     }
-    return LoadedModel(name, model, tokenizer, identity, context_length_of(model, tokenizer))
+    return ScoredModel(name, model, tokenizer, identity, context_length_of(model, tokenizer))
 
 
 def _check_kind(folder: Path, place: str) -> None:
-    """Raises UserError for an encoder: loaded as a language model, BERT sees what it predicts."""
+    """Raise UserError for an encoder: loaded as a language model, BERT sees what it predicts."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError):
-        return  # damaged: the model's own loading says so
+        return  # damaged: loading the model says how
     kind = config.model_type
     fits = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
     if not fits or (kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder):
         raise UserError(
             "model-kind",
             f"evaluate.models {place}",
-            f"a model of type {kind} does not predict the next token from those before it",
+            f"a model of type {kind} does not predict the next token",
             "name a causal language model; encoders can be fine-tuned with finetune.models",
         )
 
@@ -118,23 +118,23 @@ def _download(name: str) -> Path:
         return Path(
             snapshot_download(name, ignore_patterns=["*.msgpack", "*.h5", "*.ot", "*.onnx"])
         )
-    except Exception as error:  # the hub's errors share no base: offline, missing, gated, ...
-        what = f"neither a folder nor a model that can be had ({str(error).splitlines()[0][:160]})"
+    except Exception as error:  # the Hub's errors share no base class
+        what = f"neither a folder nor a model that can be downloaded ({str(error).splitlines()[0][:160]})"
         raise UserError("model-missing", name, what, fix) from error
 
 
 def fingerprint_of_files(folder: Path, patterns: tuple[str, ...]) -> str:
-    """SHA-256 over names and bytes of the files that match, so that a swapped file is seen."""
+    """SHA-256 over names and bytes of the matching files, so that a swapped file is noticed."""
     digest = hashlib.sha256()
     paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    paths -= set(folder.glob("optimizer*"))  # in our checkpoints it lies beside the model
+    paths -= set(folder.glob("optimizer*"))  # beside the model in our checkpoints
     for path in sorted(paths):
         digest.update(path.name.encode() + b"\0" + sha256_file(path).encode() + b"\n")
     return digest.hexdigest()
 
 
 def context_length_of(model: Any, tokenizer: Any) -> int:
-    """Tokens that a model reads at once, as its configuration says; 2048 where it says nothing."""
+    """Tokens that a model reads at once by its configuration; 2048 where that does not say."""
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
         length = getattr(model.config, name, None)
         if isinstance(length, int) and length > 0:
@@ -144,7 +144,7 @@ def context_length_of(model: Any, tokenizer: Any) -> int:
 
 
 def folder_name(name: str) -> str:
-    """A model's id or path as the name of its folder in the scores, never a hidden one.
+    """A model's id or path as the name of its folder of scores, never a hidden one.
 
     >>> folder_name("owner/model-160m"), folder_name("./model")
     ('owner--model-160m', 'model')

@@ -22,23 +22,30 @@ from teenytinyllama.inference.bits_per_byte import EncodedDocument, HeldoutScore
 from teenytinyllama.inference.onednn_linear import faster_linear
 from teenytinyllama.settings.post_training import EvaluateSettings
 from teenytinyllama.stages.evaluate import task_runner
-from teenytinyllama.stages.evaluate.baselines import train_bigram
+from teenytinyllama.stages.evaluate.baselines import compressed_bits_per_byte, train_bigram
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
-from teenytinyllama.stages.evaluate.compressors import compressed_bits_per_byte
-from teenytinyllama.stages.evaluate.contamination import ITEM_RUN_WORDS, NEAR_RUN_WORDS, NEAR_SHARE
-from teenytinyllama.stages.evaluate.heldout_overlap import check_overlap, say_overlap
-from teenytinyllama.stages.evaluate.result_cache import identity_of, keep, made_in
-from teenytinyllama.stages.evaluate.scored_models import LoadedModel, folder_name, load_model
+from teenytinyllama.stages.evaluate.contamination import (
+    COPY_NGRAM,
+    ITEM_NGRAM,
+    NEAR_COPY_SHARE,
+    check_contamination,
+    log_contamination,
+)
+from teenytinyllama.stages.evaluate.result_cache import (
+    documents_fingerprint,
+    load_or_compute,
+    stage_fingerprint,
+)
+from teenytinyllama.stages.evaluate.scored_models import ScoredModel, folder_name, load_model
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
 from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.training.checkpoints import list_checkpoints
 
 logger = logging.getLogger(__name__)
 
-
-BASE = "base"
+BASE = "base"  # the folder of the base model's scores
 HELDOUT_REVISION = 1  # grows when the same text and model may get other bits
-HEADLINES = (
+TASK_METRICS = (  # of each task, in the manifest; its own file has more
     "accuracy",
     "metric",
     "standard_error",
@@ -65,37 +72,37 @@ def run(
 ) -> StageResult:
     """Score the base model on held-out text and on the recipe's tasks.
 
-    Everything that can be wrong with a task is found before the first model is loaded.
+    Tasks are checked before the first model is loaded.
     """
-    documents = list(_heldout(settings, corpus_dir))
+    documents = list(_heldout_documents(settings, corpus_dir))
     benchmarks = load_benchmarks(settings.tasks, context.language, documents)
     checkpoints = _checkpoints(settings, pretrain_dir)
-    _check_names(settings.models, checkpoints)
+    _check_folders(settings.models, checkpoints)
     encoder = load_tokenizer(tokenizer_dir)
-    texts = identity_of(documents)
-    baselines = keep(
+    texts = documents_fingerprint(documents)
+    baselines = load_or_compute(
         out_dir / "baselines.json",
         {
             "texts": texts,
             "tokenizer": encoder.fingerprint,
-            "tokens": made_in(pack_dir),
+            "tokens": stage_fingerprint(pack_dir),
             "max_bigram_tokens": settings.max_bigram_tokens,
         },
         lambda: _baselines(settings, documents, encoder, pack_dir),
     )
     overlap = _overlap(settings, benchmarks, documents, texts, corpus_dir, out_dir)
-    say_overlap(overlap)
+    log_contamination(overlap)
 
-    stage = _Stage(settings, out_dir, benchmarks, overlap, documents, texts)
+    scorer = _ModelScorer(settings, out_dir, benchmarks, overlap, documents, texts)
     with hardware.keeping_freed_memory(hardware.present_device()):
-        metrics = stage.score(BASE, pretrain_dir / "final", encoder)
-        metrics = {**_beside(metrics, baselines, overlap), **metrics}
+        metrics = scorer.score(BASE, pretrain_dir / "final", encoder)
+        metrics = {**_comparison(metrics, baselines, overlap), **metrics}
         metrics["models"] = {
-            folder_name(name): stage.score(folder_name(name), name, None)
+            folder_name(name): scorer.score(folder_name(name), name, None)
             for name in settings.models
         }
         metrics["checkpoints"] = [
-            {**_progress_of(path), **stage.score(path.name, path, encoder)} for path in checkpoints
+            {**_progress_of(path), **scorer.score(path.name, path, encoder)} for path in checkpoints
         ]
     counts = {
         "documents_heldout": len(documents),
@@ -108,7 +115,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _ModelScorer:
     """What every model of this run is scored on."""
 
     settings: EvaluateSettings
@@ -116,74 +123,83 @@ class _Stage:
     benchmarks: list[Benchmark]
     overlap: dict[str, Any]
     documents: list[Document]
-    texts: str
+    texts: str  # fingerprint of the documents
 
     def score(self, name: str, place: str | Path, encoder: TextEncoder | None) -> dict[str, Any]:
-        """One model's figures; `encoder` None: the model brings its own tokenizer."""
-        loaded = load_model(name, place, precision=self.settings.precision)
+        """One model's metrics; with `encoder` None it has a tokenizer of its own."""
+        scored = load_model(name, place, precision=self.settings.precision)
         folder = self.out_dir / name
         folder.mkdir(exist_ok=True)
-        metrics = keep(
+        metrics = load_or_compute(
             folder / "heldout.json",
             {
                 "revision": HELDOUT_REVISION,
-                "model": loaded.identity,
+                "model": scored.identity,
                 "tokenizer": encoder.fingerprint if encoder else None,
                 "texts": self.texts,
-                "context_length": loaded.context_length,
+                "context_length": scored.context_length,
                 "batch_tokens": self.settings.batch_tokens,
             },
-            lambda: self._score_heldout(loaded, place, encoder),
+            lambda: self._score_heldout(scored, place, encoder),
         )
         logger.info(
             f"evaluate: {name}: held-out {metrics['heldout_bits_per_byte']:.4f} bits per byte"
         )
-        _say_unknown(name, metrics)
+        if count := metrics.get("num_unknown_tokens"):  # cheap to predict, and text is lost
+            logger.info(
+                f"evaluate: {name}: {count:,} tokens of the held-out text are unknown to its "
+                "tokenizer; its bits per byte are too low to compare"
+            )
         metrics["tasks"] = {}
-        for group in task_runner.group(self.benchmarks):
-            metrics["tasks"].update(self._score_group(loaded, group, folder))
+        for group in task_runner.group_tasks(self.benchmarks):
+            metrics["tasks"].update(self._score_group(scored, group, folder))
         return metrics
 
     def _score_heldout(
-        self, loaded: LoadedModel, place: str | Path, encoder: TextEncoder | None
+        self, scored: ScoredModel, place: str | Path, encoder: TextEncoder | None
     ) -> dict[str, Any]:
-        with faster_linear(loaded.model):
+        with faster_linear(scored.model):
             heldout = score_documents(
-                loaded.model,
-                _encoded(self.documents, encoder or loaded),
-                context_length=loaded.context_length,
+                scored.model,
+                _encoded(self.documents, encoder or scored),
+                context_length=scored.context_length,
                 batch_tokens=self.settings.batch_tokens,
                 num_documents=len(self.documents),
             )
-        metrics = _heldout_figures(heldout)
-        _check_finite(metrics["heldout_bits_per_byte"], place)
+        if not math.isfinite(heldout.bits_per_byte):
+            raise UserError(
+                "heldout-not-finite",
+                str(place),
+                f"held-out bits per byte is {heldout.bits_per_byte}",
+                "the weights are damaged or the training diverged; look at metrics.jsonl",
+            )
+        metrics = _heldout_metrics(heldout)
         if encoder is None:
-            metrics["num_unknown_tokens"] = loaded.count_unknown(d.text for d in self.documents)
+            metrics["num_unknown_tokens"] = scored.count_unknown(d.text for d in self.documents)
         return metrics
 
     def _score_group(
-        self, loaded: LoadedModel, group: list[Benchmark], folder: Path
+        self, scored: ScoredModel, group: list[Benchmark], folder: Path
     ) -> dict[str, Any]:
         keeps = self.settings.reuse_answers
         results = task_runner.score_tasks(
-            loaded,
+            scored,
             group,
             batch_tokens=self.settings.batch_tokens,
-            log_dir=self.out_dir.parent / ".cache" / "evaluate" if keeps else None,
+            cache_dir=self.out_dir.parent / ".cache" / "evaluate" if keeps else None,
         )
         metrics = {}
         for benchmark, result in zip(group, results, strict=True):
-            found = self.overlap.get("tasks", {}).get(benchmark.name, {})
-            write_json(folder / f"{folder_name(benchmark.name)}.json", {**result, **found})
-            shown = {name: result[name] for name in HEADLINES}
-            shown.update(found)
-            metrics[benchmark.name] = shown
-            _say_score(loaded.name, benchmark.name, shown)
+            contamination = self.overlap.get("tasks", {}).get(benchmark.name, {})
+            path = folder / f"{folder_name(benchmark.name)}.json"
+            write_json(path, {**result, **contamination})
+            metrics[benchmark.name] = {name: result[name] for name in TASK_METRICS} | contamination
+            _log_score(scored.name, benchmark.name, result)
         return metrics
 
 
 def _checkpoints(settings: EvaluateSettings, pretrain_dir: Path) -> list[Path]:
-    """Every checkpoint that the training kept, oldest first, where the recipe asks for them."""
+    """Every checkpoint that the training kept, oldest first, if the recipe asks for them."""
     if not settings.checkpoints:
         return []
     found = [path for _, path in list_checkpoints(pretrain_dir)]
@@ -191,20 +207,20 @@ def _checkpoints(settings: EvaluateSettings, pretrain_dir: Path) -> list[Path]:
         raise UserError(
             "checkpoints-missing",
             str(pretrain_dir),
-            "evaluate.checkpoints = true, and no step-* folder is here",
+            "evaluate.checkpoints = true, but there is no step-* folder",
             "set pretrain.checkpoints.permanent_every_steps and train again",
         )
     return found
 
 
 def _progress_of(path: Path) -> dict[str, Any]:
-    """Step, tokens and energy of a checkpoint, as its training noted them."""
+    """Step, tokens and energy at a checkpoint."""
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     progress = state["progress"]
     return {"step": progress["step"], "tokens": progress["tokens"], "energy": progress["energy"]}
 
 
-def _heldout(settings: EvaluateSettings, corpus_dir: Path) -> Iterator[Document]:
+def _heldout_documents(settings: EvaluateSettings, corpus_dir: Path) -> Iterator[Document]:
     for number, document in enumerate(read_documents(corpus_dir, "heldout")):
         if settings.max_heldout_documents and number >= settings.max_heldout_documents:
             return
@@ -212,7 +228,7 @@ def _heldout(settings: EvaluateSettings, corpus_dir: Path) -> Iterator[Document]
 
 
 def _encoded(
-    documents: list[Document], encoder: TextEncoder | LoadedModel
+    documents: list[Document], encoder: TextEncoder | ScoredModel
 ) -> Iterator[EncodedDocument]:
     for document in documents:
         ids = np.array(encoder.encode_document(document.text), dtype=np.int64)
@@ -242,22 +258,24 @@ def _overlap(
     corpus_dir: Path,
     out_dir: Path,
 ) -> dict[str, Any]:
-    """Held-out documents and test items that stand in the training text."""
+    """Held-out documents and test items that also occur in the training text."""
     path = out_dir / "overlap.json"
     if not settings.check_overlap:
         write_json(path, {"checked": False})
         return {"checked": False}
-    of = {
+    depends_on = {
         "texts": texts,
-        "training": made_in(corpus_dir),
+        "training": stage_fingerprint(corpus_dir),
         "items": {one.name: fingerprint_of(one.scored_items) for one in benchmarks},
-        "runs": [ITEM_RUN_WORDS, NEAR_RUN_WORDS, NEAR_SHARE],
+        "ngrams": [ITEM_NGRAM, COPY_NGRAM, NEAR_COPY_SHARE],
     }
-    return keep(path, of, lambda: check_overlap(benchmarks, documents, corpus_dir))
+    return load_or_compute(
+        path, depends_on, lambda: check_contamination(benchmarks, documents, corpus_dir)
+    )
 
 
-def _check_names(models: tuple[str, ...], checkpoints: list[Path]) -> None:
-    """Each model needs a folder of its own in the scores, whatever the file system."""
+def _check_folders(models: tuple[str, ...], checkpoints: list[Path]) -> None:
+    """Raise UserError where two models would share a folder of scores, on any file system."""
     taken = {BASE, *(path.name for path in checkpoints)}
     for name in models:
         folder = folder_name(name).lower()
@@ -265,13 +283,13 @@ def _check_names(models: tuple[str, ...], checkpoints: list[Path]) -> None:
             raise UserError(
                 "model-name",
                 f"evaluate.models {name}",
-                f'its scores would go to the folder "{folder}", which holds others',
+                f'its scores would go to the folder "{folder}", which has those of another',
                 "name it once, or give its folder another name",
             )
         taken.add(folder)
 
 
-def _heldout_figures(heldout: HeldoutScore) -> dict[str, Any]:
+def _heldout_metrics(heldout: HeldoutScore) -> dict[str, Any]:
     return {
         "heldout_bits_per_byte": heldout.bits_per_byte,
         "heldout_perplexity": heldout.perplexity,
@@ -289,47 +307,26 @@ def _heldout_figures(heldout: HeldoutScore) -> dict[str, Any]:
     }
 
 
-def _beside(
+def _comparison(
     metrics: dict[str, Any], baselines: dict[str, float], overlap: dict[str, Any]
 ) -> dict[str, Any]:
-    """The baselines and leaks that belong beside the base model's held-out score."""
+    """Baselines and overlap, which the base model's held-out score is read against."""
     bigram = baselines["bigram_bits_per_byte"]
-    logger.info(f"evaluate: a bigram model needs {bigram:.4f} bits per byte")
+    logger.info(f"evaluate: for comparison, a bigram model: {bigram:.4f}")
+    copies = ("heldout_leaks_exact", "heldout_leaks_near")
     return {
         **{name: value for name, value in baselines.items() if name.endswith("per_byte")},
         "below_bigram_fraction": 1 - metrics["heldout_bits_per_byte"] / bigram,
-        **{name: overlap[name] for name in _LEAKS if name in overlap},
+        **{name: overlap[name] for name in copies if name in overlap},
     }
 
 
-_LEAKS = ("heldout_leaks_exact", "heldout_leaks_near")
-
-
-def _check_finite(bits_per_byte: float, place: str | Path) -> None:
-    if not math.isfinite(bits_per_byte):
-        raise UserError(
-            "heldout-not-finite",
-            str(place),
-            f"held-out bits per byte is {bits_per_byte}",
-            "the weights are damaged or the training diverged; look at metrics.jsonl",
-        )
-
-
-def _say_unknown(model: str, metrics: dict[str, Any]) -> None:
-    """A token for "unknown" is cheap to predict and stands for lost text."""
-    if count := metrics.get("num_unknown_tokens"):
-        logger.info(
-            f"evaluate: {model}: its tokenizer does not know {count:,} pieces "
-            "of the held-out text: its bits per byte are too low to compare"
-        )
-
-
-def _say_score(model: str, task: str, found: dict[str, Any]) -> None:
-    low, high = found["interval95"]
-    equal = found["num_equal_choices"]
-    mark = ", at chance" if found["at_chance"] else ""
+def _log_score(model: str, task: str, result: dict[str, Any]) -> None:
+    low, high = result["interval95"]
+    equal = result["num_equal_choices"]
+    mark = ", at chance" if result["at_chance"] else ""
     logger.info(
-        f"evaluate: {model}: {task} {100 * found['accuracy']:.1f} % "
-        f"({100 * low:.1f} to {100 * high:.1f}; chance {100 * found['chance']:.1f}{mark})"
+        f"evaluate: {model}: {task} {100 * result['accuracy']:.1f} % "
+        f"({100 * low:.1f} to {100 * high:.1f}; chance {100 * result['chance']:.1f}{mark})"
         + (f"; {equal:,} items have equal choices" if equal else "")
     )

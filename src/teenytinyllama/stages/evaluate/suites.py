@@ -19,18 +19,17 @@ from teenytinyllama.stages.evaluate.task_loading import load_benchmark
 
 logger = logging.getLogger(__name__)
 
-
-HELDOUT = "heldout"
+HELDOUT = "heldout"  # the file of the held-out score, beside those of the tasks
 SUITES_DIR = Path(__file__).parent / "suites"
 
 
 def load_benchmarks(
     tasks: tuple[Task, ...], language: str = "pt", heldout: Sequence[Document] = ()
 ) -> list[Benchmark]:
-    """Every task of a recipe, suites opened, items read and checked.
+    """Every task of a recipe, suites expanded, items read and checked.
 
-    A storybook tells in `language`; a cloze task is made from the held-out documents, and left
-    out, which is said, where they hold no sentence for it.
+    `language` is that of storybook tasks. A cloze task is made from the held-out documents, and
+    left out with a message where they have no sentence for it.
 
     Raises UserError for a wrong item, an unknown suite, and two tasks of one name.
     """
@@ -38,42 +37,38 @@ def load_benchmarks(
     for task in tasks:
         overrides = {"num_fewshot": task.num_fewshot} if task.num_fewshot >= 0 else {}
         if task.kind == "suite":
-            found.extend(_open_suite(task, overrides))
-        else:
-            rows = cloze_rows(heldout, task.num_items, task.seed) if task.kind == "cloze" else None
-            if rows == []:
-                logger.info(
-                    f"evaluate: {task.name} is left out: no sentence of the held-out text fits"
-                )
-                continue
-            if rows and len(rows) < task.num_items:
-                logger.info(
-                    f"evaluate: {task.name} has {len(rows)} items, the held-out text gives no more"
-                )
-            found.append(load_benchmark(task, overrides, language=language, made=rows))
+            found.extend(_load_suite(task, overrides))
+            continue
+        rows = cloze_rows(heldout, task.num_items, task.seed) if task.kind == "cloze" else None
+        if rows is not None and len(rows) < task.num_items:
+            logger.info(
+                f"evaluate: {task.name}: {f'only {len(rows)} items' if rows else 'left out'} "
+                f"(held-out text too short for {task.num_items})"
+            )
+        if rows != []:
+            found.append(load_benchmark(task, overrides, language=language, generated=rows))
     _check_names(found)
     return found
 
 
 def _check_names(benchmarks: Sequence[Benchmark]) -> None:
-    """Each task needs a file of its own beside the held-out score, whatever the file system."""
+    """Raise UserError where two scores would share a file, on any file system."""
     seen: set[str] = set()
     for name in (benchmark.name for benchmark in benchmarks):
         file = folder_name(name).lower()
         if file == HELDOUT:
-            what = f'a task is called "{name}", as the score of the held-out text is'
+            what = f'a task has the name "{name}", which the score of the held-out text has'
             raise UserError("task-name", "evaluate.tasks", what, "give it another name")
         if file in seen:
-            what = f'two tasks are called "{name}"'
+            what = f'two tasks have the name "{name}"'
             raise UserError("task-twice", "evaluate.tasks", what, "give one another name")
         seen.add(file)
 
 
-def _open_suite(task: Task, overrides: dict[str, Any]) -> list[Benchmark]:
-    """The tasks of one suite: from folders below `path`, or from the hub where path is empty.
+def _load_suite(task: Task, overrides: dict[str, Any]) -> list[Benchmark]:
+    """The tasks of one suite: from folders below `path`, or from the Hub where path is empty.
 
-    A folder that is not there leaves its task out, and that is said: published sets come one by
-    one, and nobody has all of them at hand.
+    A task without a folder is left out with a message: nobody has all published sets at hand.
     """
     path = SUITES_DIR / f"{task.name}.yaml"
     if not path.is_file():
@@ -85,20 +80,20 @@ def _open_suite(task: Task, overrides: dict[str, Any]) -> list[Benchmark]:
     for entry in suite["tasks"]:
         name = f"{task.name}.{entry['definition']}"
         changes: dict[str, Any] = {"num_fewshot": entry["num_fewshot"], **overrides}
-        if reading := {key: suite[key] for key in ("add_bos", "encodes_apart") if key in suite}:
-            changes["metadata"] = reading
+        if encoding := {key: suite[key] for key in ("add_bos", "encodes_apart") if key in suite}:
+            changes["metadata"] = encoding
         if not task.path:
             single = Task(name=name, kind="hub", definition=entry["definition"])
         else:
             folders = [Path(task.path).expanduser() / folder for folder in entry["folders"]]
-            there = next((folder for folder in folders if folder.is_dir()), None)
-            if there is None:
+            folder = next((folder for folder in folders if folder.is_dir()), None)
+            if folder is None:
                 absent.append(entry["definition"])
                 continue
-            single = Task(name=name, path=str(there), definition=entry["definition"])
+            single = Task(name=name, path=str(folder), definition=entry["definition"])
         found.append(load_benchmark(single, changes))
     if not found:
-        what = f"none of the suite's folders is here ({', '.join(absent)})"
+        what = f"has no folder of the suite's tasks ({', '.join(absent)})"
         raise UserError("suite-empty", task.path, what, "put one folder per task there")
     if absent:
         logger.info(

@@ -1,8 +1,8 @@
-"""Tasks: a recipe's entry becomes a benchmark whose items are sound, or one line says why not.
+"""Turns a recipe's task into a benchmark with checked items, or says in one line why it cannot.
 
-A task is a YAML file in lm-evaluation-harness's own format (ours are in `tasks/`; a recipe may name
-another), so prompts, examples and metrics are the harness's. Items are read by us, because a wrong
-row must be named by file and line, and because local files need no hub and no cache.
+A task is a YAML file in lm-evaluation-harness's format (ours are in `tasks/`; a recipe may name
+another), so prompts, few-shot examples and metrics are the harness's. Items are read by us: an
+error names file and line, and local files need neither the Hub nor a cache.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import Any
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
-from teenytinyllama.stages.evaluate.dataset_loading import Item, Rows, open_rows
+from teenytinyllama.stages.evaluate.dataset_loading import PlacedRows, TaskItem, open_split
 from teenytinyllama.stages.evaluate.task_sandbox import read_definition
 from teenytinyllama.stages.evaluate.task_validation import check_definition, check_items
 from teenytinyllama.stages.evaluate.tasks.process_docs import READERS
 
 logger = logging.getLogger(__name__)
 
-
-# Published sets hold a few items with equal choices: those are scored and counted. More is a fault.
+# Published sets have a few items with equal choices: those are scored and counted.
 MAX_EQUAL_FRACTION = 0.02
 
 
@@ -32,14 +31,12 @@ def load_benchmark(
     overrides: dict[str, Any] | None = None,
     *,
     language: str = "pt",
-    made: list[Item] | None = None,
+    generated: list[TaskItem] | None = None,
 ) -> Benchmark:
     """The benchmark of a recipe's task: definition read, items read, every prompt rendered.
 
-    `made` are the items of a task that is read from nowhere.
-
-    `overrides` replace keys of the definition (a suite's number of examples). Raises UserError
-    naming file and line for anything that does not fit.
+    `overrides` replace keys of the definition (a suite's number of examples); `generated` are the
+    items of a cloze task. Raises UserError naming file and line for anything wrong.
     """
     config = read_definition(task)
     for key, value in (overrides or {}).items():
@@ -55,24 +52,19 @@ def load_benchmark(
         what = "names neither test_split nor validation_split"
         raise UserError("task-no-split", task.name, what, "add test_split to the task file")
     config["test_split"] = split
-    bench = Benchmark(task.name, config, split)
-    check_definition(bench)
-
-    def keep(name: str) -> None:
-        rows, origin = open_rows(task, config, name, language, made)
-        _keep_split(bench, name, READERS[reader], rows, origin)
-
-    keep(split)
-    examples = _examples_split(config, split)
-    if examples not in (None, split):
-        keep(examples)
-    _set_examples(bench, examples)
-    check_items(bench)
-    return bench
+    benchmark = Benchmark(task.name, config, split)
+    check_definition(benchmark)
+    examples = _fewshot_split(config, split)
+    for name in dict.fromkeys((split, examples or split)):
+        rows, origin = open_split(task, config, name, language, generated)
+        _add_split(benchmark, name, READERS[reader], rows, origin)
+    _set_fewshot_split(benchmark, examples)
+    check_items(benchmark)
+    return benchmark
 
 
-def _examples_split(config: dict[str, Any], split: str) -> str | None:
-    """The split that solved examples are drawn from; None where none is needed."""
+def _fewshot_split(config: dict[str, Any], split: str) -> str | None:
+    """The split that few-shot examples are drawn from; None where none is needed."""
     own = config.get("fewshot_config") or {}
     if not config.get("num_fewshot") or own.get("samples"):
         return None
@@ -80,86 +72,87 @@ def _examples_split(config: dict[str, Any], split: str) -> str | None:
     return str(next(name for name in names if name))
 
 
-def _set_examples(bench: Benchmark, split: str | None) -> None:
-    """Tell the harness where solved examples come from, so that none of them is the question.
+def _set_fewshot_split(benchmark: Benchmark, split: str | None) -> None:
+    """Tell the harness where few-shot examples come from, so that none of them is the question.
 
-    It leaves the question out of the draw only where the split of the examples has the name of
-    the one that is scored; a file that serves as both is therefore one split here.
+    It excludes the question from the draw only if examples and scored items come from a split of
+    the same name; a file that serves as both is therefore made one split.
     """
-    config = bench.config
+    config = benchmark.config
     for key in ("fewshot_split", "training_split", "validation_split"):
         config.pop(key, None)
     own = {k: v for k, v in (config.get("fewshot_config") or {}).items() if k != "split"}
     if split is None:  # the harness would open a split that nobody needs
-        config["fewshot_config"] = own if bench.num_fewshot else {}
+        config["fewshot_config"] = own if benchmark.num_fewshot else {}
         return
-    if split != bench.split and bench.files[split] == bench.files[bench.split]:
-        for kept in (bench.items, bench.places, bench.files):
-            del kept[split]
-        split = bench.split
+    if split != benchmark.split and benchmark.files[split] == benchmark.files[benchmark.split]:
+        for by_split in (benchmark.items, benchmark.places, benchmark.files):
+            del by_split[split]
+        split = benchmark.split
     config["fewshot_config"] = own
     config["fewshot_split"] = split
-    if split != bench.split:
-        _drop_asked(bench, split)
-    available = len(bench.items[split]) - (split == bench.split)
-    if bench.num_fewshot > available:
+    if split != benchmark.split:
+        _drop_scored_examples(benchmark, split)
+    available = len(benchmark.items[split]) - (split == benchmark.split)
+    if benchmark.num_fewshot > available:
         raise UserError(
             "task-fewshot",
-            bench.files[split],
-            f'{bench.num_fewshot} solved examples are wanted, split "{split}" has {available} '
-            "beside what is asked",
+            benchmark.files[split],
+            f'num_fewshot is {benchmark.num_fewshot}, split "{split}" has {available} examples '
+            "that are not scored",
             "lower num_fewshot, or add items",
         )
 
 
-def _drop_asked(bench: Benchmark, split: str) -> None:
-    """Take out of the examples what is asked too: its answer would stand in the prompt."""
-    asked = {json.dumps(item, sort_keys=True, default=str) for item in bench.scored_items}
+def _drop_scored_examples(benchmark: Benchmark, split: str) -> None:
+    """Remove scored items from the examples: the answer would be in the prompt."""
+    scored = {json.dumps(item, sort_keys=True, default=str) for item in benchmark.scored_items}
     kept = [
         number
-        for number, item in enumerate(bench.items[split])
-        if json.dumps(item, sort_keys=True, default=str) not in asked
+        for number, item in enumerate(benchmark.items[split])
+        if json.dumps(item, sort_keys=True, default=str) not in scored
     ]
-    dropped = len(bench.items[split]) - len(kept)
+    dropped = len(benchmark.items[split]) - len(kept)
     if dropped:
         logger.info(
-            f"evaluate: {bench.name}: {dropped} solved examples are asked too, and left out"
+            f"evaluate: {benchmark.name}: {dropped} few-shot examples are also scored, left out"
         )
-        bench.items[split] = [bench.items[split][number] for number in kept]
-        bench.places[split] = [bench.places[split][number] for number in kept]
+        benchmark.items[split] = [benchmark.items[split][number] for number in kept]
+        benchmark.places[split] = [benchmark.places[split][number] for number in kept]
 
 
-def _keep_split(
-    bench: Benchmark,
+def _add_split(
+    benchmark: Benchmark,
     split: str,
-    reader: Callable[[Item], Item | None],
-    rows: Rows,
+    reader: Callable[[TaskItem], TaskItem | None],
+    rows: PlacedRows,
     origin: str,
 ) -> None:
-    """Check and keep the items of one split."""
+    """Read and check the items of one split, and add them to the benchmark."""
     items, places, equal_at = [], [], []
-    for where, row in rows:
+    for place, row in rows:
         try:
             item = reader(row)
         except ValueError as error:
             fix = "correct that line"
-            if "reader" not in bench.metadata:
+            if "reader" not in benchmark.metadata:
                 fix += ", or name another metadata.reader in the task file (raw: rows as they are)"
-            raise UserError("task-item", where, str(error), fix) from error
+            raise UserError("task-item", place, str(error), fix) from error
         if item is None:
-            bench.num_left_out += split == bench.split
+            benchmark.num_left_out += split == benchmark.split
             continue
         items.append(item)
-        places.append(where)
-        choices = item.get("choices", ()) if bench.reader != "raw" else ()
+        places.append(place)
+        choices = item.get("choices", ()) if benchmark.reader != "raw" else ()
         if len(set(choices)) < len(choices):
-            equal_at.append(where)
+            equal_at.append(place)
     if len(equal_at) > MAX_EQUAL_FRACTION * len(items):
         what = f"two choices are equal, as in {len(equal_at)} of {len(items)} items"
         raise UserError("task-equal-choices", equal_at[0], what, "make the choices differ")
-    if split == bench.split:
-        bench.num_equal_choices = len(equal_at)
+    if split == benchmark.split:
+        benchmark.num_equal_choices = len(equal_at)
     if not items:
         what = f'its split "{split}" has no items'
         raise UserError("task-empty", origin, what, "give it items, or leave the task out")
-    bench.items[split], bench.places[split], bench.files[split] = items, places, origin
+    benchmark.items[split], benchmark.places[split] = items, places
+    benchmark.files[split] = origin

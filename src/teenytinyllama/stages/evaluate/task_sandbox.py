@@ -1,19 +1,22 @@
 """Task files: found, read, and kept from running code.
 
-A task file may come from anywhere. The harness would import what a `!function` names and renders
-its templates outside a sandbox; here the one is refused and the other done inside.
+A task file may come from anywhere. The harness would import what a `!function` names and render
+templates outside a sandbox. Here the former is refused, and templates are rendered inside one.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
 import lm_eval.utils
 from jinja2 import BaseLoader, StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from teenytinyllama.errors import UserError, did_you_mean
@@ -21,7 +24,7 @@ from teenytinyllama.settings.datasets import Task
 from teenytinyllama.settings.task_files import with_includes
 
 TASKS_DIR = Path(__file__).parent / "tasks"
-# Between the braces of a template. Outside them, "____" is a blank to be filled.
+# Between the braces of a template. Outside them, "____" is a blank to fill in.
 _EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 _REACHES_INSIDE = re.compile(r"__[A-Za-z]|\|\s*attr\b")
 
@@ -29,10 +32,10 @@ _REACHES_INSIDE = re.compile(r"__[A-Za-z]|\|\s*attr\b")
 def read_definition(task: Task) -> dict[str, Any]:
     """The task file of a recipe's task: one of ours by name, or a path to another.
 
-    Raises UserError where there is none, where it is no YAML, and where it would run code.
+    Raises UserError where there is none, where it is not YAML, and where it would run code.
     """
-    made = task.kind in ("storybook", "cloze")
-    name = task.definition or (task.kind if made else task.name)
+    generated = task.kind in ("storybook", "cloze")
+    name = task.definition or (task.kind if generated else task.name)
     path = Path(name) if name.endswith((".yaml", ".yml")) else TASKS_DIR / f"{name}.yaml"
     path = path.expanduser()
     if not path.is_file():
@@ -51,13 +54,13 @@ def read_definition(task: Task) -> dict[str, Any]:
         raise UserError("task-syntax", str(path), what, "correct that file") from error
     metrics = config.get("metric_list")
     if not is_ours and "hf_evaluate" in str(metrics):
-        what = "hf_evaluate in metric_list fetches a metric's code"
-        raise UserError("task-code", str(path), what, "name a metric of the harness's own")
+        what = "hf_evaluate in metric_list downloads a metric's code"
+        raise UserError("task-code", str(path), what, "name one of the harness's own metrics")
     return config
 
 
 def _check_no_code(path: Path) -> None:
-    """Raises UserError for a foreign task file that would run code; what it includes counts."""
+    """Raise UserError for a foreign task file that would run code, its includes too."""
     for file in with_includes(path):
         found = sorted(file.tags)
         for text in file.texts:
@@ -70,9 +73,15 @@ def _check_no_code(path: Path) -> None:
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Renders as the harness does, but a template reaches no insides of Python. Compiles once."""
+    """Renders as the harness does, without access to Python's internals; compiles once."""
 
-    @lru_cache(maxsize=256)  # noqa: B019 (there is one, for as long as the program runs)
+    def __init__(self) -> None:
+        super().__init__(
+            loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
+        )
+        self.filters.update(lm_eval.utils.env.filters)
+
+    @lru_cache(maxsize=256)  # noqa: B019 (one instance, which lives as long as the process)
     def _compiled(self, source: str) -> Template:
         return super().from_string(source)
 
@@ -83,14 +92,37 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return self._compiled(source)
 
 
-def use_sandbox() -> None:
-    """From now on the harness renders templates inside a sandbox.
+_SANDBOX = _Sandbox()
 
-    It has one environment for all tasks, as a global of a module, and offers no other way.
-    """
-    if not isinstance(lm_eval.utils.env, _Sandbox):
-        sandbox = _Sandbox(
-            loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
-        )
-        sandbox.filters.update(lm_eval.utils.env.filters)
-        lm_eval.utils.env = sandbox
+
+@contextmanager
+def _sandboxed_templates() -> Iterator[None]:
+    """Templates are rendered in the sandbox: the harness reads its environment from a global."""
+    before = lm_eval.utils.env
+    lm_eval.utils.env = _SANDBOX
+    try:
+        yield
+    finally:
+        lm_eval.utils.env = before
+
+
+def _sandboxed(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def render(*args: Any, **kwargs: Any) -> Any:
+        with _sandboxed_templates():
+            return method(*args, **kwargs)
+
+    return render
+
+
+class SandboxedTask(ConfigurableTask):  # type: ignore[misc]
+    """A task of the harness whose methods that render templates do so in the sandbox."""
+
+    doc_to_text = _sandboxed(ConfigurableTask.doc_to_text)
+    doc_to_target = _sandboxed(ConfigurableTask.doc_to_target)
+    doc_to_choice = _sandboxed(ConfigurableTask.doc_to_choice)
+    doc_to_image = _sandboxed(ConfigurableTask.doc_to_image)
+    doc_to_audio = _sandboxed(ConfigurableTask.doc_to_audio)
+    doc_to_prefix = _sandboxed(ConfigurableTask.doc_to_prefix)
+    doc_to_decontamination_query = _sandboxed(ConfigurableTask.doc_to_decontamination_query)
+    resolve_field = staticmethod(_sandboxed(ConfigurableTask.resolve_field))

@@ -1,7 +1,7 @@
-"""Is a task sound? Every prompt, choice and right answer is rendered before a model is loaded.
+"""Checks a task: every prompt, choice and right answer is rendered before a model is loaded.
 
-A wrong task file or item otherwise shows after hours of scoring, or never: the harness gives an
-answer that is out of range a score of 0, and a template that names four choices drops the fifth.
+A wrong task file or item would otherwise show after hours of scoring, or never: the harness scores
+an answer that is out of range with 0, and a template that names four choices drops the fifth.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from lm_eval.api.task import ConfigurableTask
 
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.stages.evaluate.benchmark import Benchmark, quiet_harness, reason_of
-from teenytinyllama.stages.evaluate.dataset_loading import Item
+from teenytinyllama.stages.evaluate.dataset_loading import TaskItem
 
-# What the harness computes for each kind of task; the rest of its metrics it would leave out.
+# Metrics that the harness computes for each output type; it would silently skip others.
 METRICS = {
     "multiple_choice": (
         "acc",
@@ -29,30 +29,30 @@ METRICS = {
     ),
     "loglikelihood": ("acc", "perplexity"),
 }
-# Those that are one number an item, 0 to 1, and so can be an accuracy.
-HEADLINES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
+# Those that give each item a number from 0 to 1, so that their mean is an accuracy.
+ACCURACY_METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
 DEFAULT_METRICS = {"multiple_choice": ("acc", "acc_norm"), "loglikelihood": ("acc", "perplexity")}
-NUM_LEAK_CHECKS = 5  # one would do: a template is the same for all
+NUM_LEAK_CHECKS = 5  # one would do: all items have the same template
 
 
-def check_definition(bench: Benchmark) -> None:
-    """Raises UserError for a task file that cannot be scored, whatever its items are."""
+def check_definition(benchmark: Benchmark) -> None:
+    """Raise UserError for a task file that cannot be scored, whatever its items are."""
 
-    def fault(code: str, what: str, fix: str) -> UserError:
-        return UserError(code, f"task {bench.name}", what, fix)
+    def problem(code: str, what: str, fix: str) -> UserError:
+        return UserError(code, f"task {benchmark.name}", what, fix)
 
-    config = bench.config
+    config = benchmark.config
     kind = config.get("output_type")
     if kind not in METRICS:
         what = f"output_type is {kind or 'missing'}, expected {' or '.join(METRICS)}"
-        raise fault("task-output-type", what, "free generation and rolling text are not scored")
+        raise problem("task-output-type", what, "other output types are not scored here")
     needed = ["doc_to_text", "doc_to_target"] + ["doc_to_choice"] * (kind == "multiple_choice")
     for key in needed:
         if config.get(key) is None:
-            raise fault("task-key", f"{key} is missing", f"add {key} to the task file")
+            raise problem("task-key", f"{key} is missing", f"add {key} to the task file")
     shots = config.get("num_fewshot")
     if shots is not None and (not isinstance(shots, int) or shots < 0):
-        raise fault("task-key", f"num_fewshot is {shots!r}", "give a number from 0")
+        raise problem("task-key", f"num_fewshot is {shots!r}", "give a number from 0")
     listed = config.get("metric_list")
     if listed is None:
         names: list[Any] = list(DEFAULT_METRICS[kind])
@@ -60,54 +60,64 @@ def check_definition(bench: Benchmark) -> None:
         names = [metric["metric"] for metric in listed]
     else:
         what = f"metric_list is {listed!r:.60}, expected entries like {{metric: acc}}"
-        raise fault("task-metric", what, "correct the task file")
+        raise problem("task-metric", what, "correct the task file")
     known = names if config.get("process_results") else METRICS[kind]
     for name in names:
         if name not in known:
-            what = f'metric "{name}" is none of {kind}'
-            raise fault("task-metric", what, did_you_mean(str(name), known))
-    fit = [name for name in names if name in HEADLINES]
-    if bench.headline not in fit:
-        what = f'metadata.headline "{bench.headline}" is none of its metrics ({", ".join(fit)})'
-        raise fault("task-headline", what, "name one of metric_list, or add it there")
+            what = f'{kind} tasks have no metric "{name}"'
+            raise problem("task-metric", what, did_you_mean(str(name), known))
+    fit = [name for name in names if name in ACCURACY_METRICS]
+    if benchmark.headline not in fit:
+        what = f'metadata.headline "{benchmark.headline}" is not in metric_list ({", ".join(fit)})'
+        raise problem("task-headline", what, "name one of metric_list, or add it there")
 
 
-def check_items(bench: Benchmark) -> None:
-    """Render every item, examples too. Raises UserError with file and line; sets the chances."""
-    task = bench.harness_task()
+def check_items(benchmark: Benchmark) -> None:
+    """Render every item and few-shot example, and set the items' chances.
+
+    Raises UserError with file and line for what cannot be rendered or scored.
+    """
+    task = benchmark.harness_task()
     examples = task.fewshot_cfg
     for split, rows in task.dataset.items():
-        is_scored = split == bench.split
+        is_scored = split == benchmark.split
         how = {} if is_scored else {"text": examples.doc_to_text, "target": examples.doc_to_target}
-        for item, place in zip(rows, bench.places[split], strict=True):
+        for item, place in zip(rows, benchmark.places[split], strict=True):
             try:
-                num_choices = _render(bench, task, item, **how)
+                num_choices = _render(benchmark, task, item, **how)
             except Exception as error:  # templates can raise anything
-                plain = type(error) is ValueError
-                what = str(error) if plain else f"its prompt cannot be made ({reason_of(error)})"
+                is_ours = type(error) is ValueError
+                what = (
+                    str(error) if is_ours else f"its prompt cannot be rendered ({reason_of(error)})"
+                )
                 fix = "correct that line or the task file"
                 raise UserError("task-prompt", place, what, fix) from error
             if is_scored:
-                bench.chances.append(_chance(item, num_choices))
-    _check_leak(bench, task)
+                benchmark.chances.append(_chance(item, num_choices))
+    _check_leak(benchmark, task)
     try:
         with quiet_harness():
-            task.fewshot_context(task.eval_docs[0], bench.num_fewshot)
+            task.fewshot_context(task.eval_docs[0], benchmark.num_fewshot)
     except Exception as error:
-        what = f"a prompt with {bench.num_fewshot} examples cannot be made ({reason_of(error)})"
-        raise UserError("task-prompt", f"task {bench.name}", what, "correct the task file") from (
-            error
-        )
+        count = benchmark.num_fewshot
+        what = f"a prompt with {count} examples cannot be rendered ({reason_of(error)})"
+        where = f"task {benchmark.name}"
+        raise UserError("task-prompt", where, what, "correct the task file") from error
 
 
 def _render(
-    bench: Benchmark, task: ConfigurableTask, item: Item, *, text: Any = None, target: Any = None
+    benchmark: Benchmark,
+    task: ConfigurableTask,
+    item: TaskItem,
+    *,
+    text: Any = None,
+    target: Any = None,
 ) -> int:
-    """Number of choices of one item, 0 for free words. ValueError says what is wrong with it."""
+    """Number of choices of one item, 0 without choices. ValueError says what is wrong with it."""
     prompt = task.doc_to_text(item, text)
     if not isinstance(prompt, str):
         raise ValueError(f"doc_to_text gives {prompt!r:.60}, expected text")
-    if not prompt.strip() and (prompt or bench.config["doc_to_text"] != ""):
+    if not prompt.strip() and (prompt or benchmark.config["doc_to_text"] != ""):
         raise ValueError("doc_to_text gives an empty prompt")
     if task.OUTPUT_TYPE == "loglikelihood":
         word = task.doc_to_target(item, target)
@@ -120,14 +130,14 @@ def _render(
     if len(choices) < 2 or not all(choice.strip() for choice in choices):
         raise ValueError(f"doc_to_choice gives {choices!r:.60}, expected two or more, none empty")
     own = item.get("choices")
-    if bench.reader != "raw" and own is not None and len(own) != len(choices):
+    if benchmark.reader != "raw" and own is not None and len(own) != len(choices):
         raise ValueError(f"doc_to_choice gives {len(choices)} choices, the item has {len(own)}")
     right_choice(task, item, target)
     return len(choices)
 
 
-def right_choice(task: ConfigurableTask, item: Item, target: Any = None) -> int:
-    """Place of the right choice: the harness takes its number or its text. 0 for free words.
+def right_choice(task: ConfigurableTask, item: TaskItem, target: Any = None) -> int:
+    """Index of the right choice, which a task gives as a number or a text; 0 without choices.
 
     Raises ValueError for anything else.
     """
@@ -143,22 +153,22 @@ def right_choice(task: ConfigurableTask, item: Item, target: Any = None) -> int:
     return found
 
 
-def _chance(item: Item, num_choices: int) -> float:
+def _chance(item: TaskItem, num_choices: int) -> float:
     if item.get("labels") and num_choices:
         return float(sum(item["labels"]) / len(item["labels"]))
     return 1 / num_choices if num_choices else 0.0
 
 
-def _check_leak(bench: Benchmark, task: ConfigurableTask) -> None:
-    """The question must read the same whichever choice is right."""
-    for item in bench.scored_items[:NUM_LEAK_CHECKS]:
-        if bench.reader == "raw" or "choices" not in item:
+def _check_leak(benchmark: Benchmark, task: ConfigurableTask) -> None:
+    """Raise UserError where the question depends on which choice is right."""
+    for item in benchmark.scored_items[:NUM_LEAK_CHECKS]:
+        if benchmark.reader == "raw" or "choices" not in item:
             continue
         other = {**item, "gold": (item["gold"] + 1) % len(item["choices"])}
         if task.doc_to_text(item) != task.doc_to_text(other):
             raise UserError(
                 "task-leak",
-                bench.name,
-                "its doc_to_text changes with the right answer: the question gives it away",
+                benchmark.name,
+                "its doc_to_text changes with the right answer, which gives it away",
                 "take the answer's field out of doc_to_text",
             )

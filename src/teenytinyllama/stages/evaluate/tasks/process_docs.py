@@ -1,11 +1,11 @@
-"""From the fields in which a benchmark is published to the fields that our prompts use.
+"""Readers: from the fields in which a benchmark is published to the fields of our prompts.
 
-Each reader takes one row and returns the item: `question, choices, gold` (the number of the right
-choice) for multiple choice, `context, target` for a last word. It returns None for a row that the
-benchmark itself leaves out, and raises ValueError with the fault for a row that is wrong.
+Each reader takes one published row and returns the item: `question, choices, gold` (the index of
+the right choice), or `context, target` for a last word. It returns None for a row that the
+benchmark itself leaves out, and raises ValueError for a row that is wrong.
 
-lm-evaluation-harness finds the `..._docs` functions by the `!function` lines of the task files, so
-the same files run there by hand. This module therefore imports nothing of ours.
+lm-evaluation-harness finds the `..._docs` functions through the `!function` lines of the task
+files, so those run in the harness without us. This module therefore imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-Row = dict[str, Any]
-Reader = Callable[[Row], Row | None]
+Doc = dict[str, Any]
+DocReader = Callable[[Doc], Doc | None]
 
 LETTERS = "ABCDE"
 
-# Six solved examples that open every TruthfulQA prompt (Lin et al. 2022, "QA preset"; English in
-# the Portuguese version too, as in the paper's harness).
+# Six solved examples before every TruthfulQA question (Lin et al. 2022, "QA preset"; in English
+# in the Portuguese version too, as in the paper's harness).
 TRUTHFULQA_PRESET = "\n\n".join(
     f"Q: {question}\nA: {answer}"
     for question, answer in (
@@ -43,54 +43,54 @@ TRUTHFULQA_PRESET = "\n\n".join(
 )
 
 
-def _missing(row: Row, name: str) -> ValueError:
-    return ValueError(f'field "{name}" is missing (found: {", ".join(map(str, row))})')
+def _missing(doc: Doc, name: str) -> ValueError:
+    return ValueError(f'field "{name}" is missing (found: {", ".join(map(str, doc))})')
 
 
-def _text(row: Row, name: str, *, may_be_empty: bool = False) -> str:
-    """A text, with something in it unless `may_be_empty`."""
-    value = row.get(name)
+def _text(doc: Doc, name: str, *, may_be_empty: bool = False) -> str:
+    """A text, not blank unless `may_be_empty`."""
+    value = doc.get(name)
     if not isinstance(value, str):
-        if name not in row:
-            raise _missing(row, name)
+        if name not in doc:
+            raise _missing(doc, name)
         raise ValueError(f'field "{name}": expected text, got {value!r:.60}')
     if not value.strip() and not may_be_empty:
         raise ValueError(f'field "{name}" is empty')
     return value
 
 
-def _text_if_there(row: Row, name: str) -> str:
-    """A text that may be missing, null or empty: then nothing."""
-    value = row.get(name)
+def _optional_text(doc: Doc, name: str) -> str:
+    """A text; empty where it is missing or null."""
+    value = doc.get(name)
     if value is not None and not isinstance(value, str):
         raise ValueError(f'field "{name}": expected text, got {value!r:.60}')
     return value or ""
 
 
-def _texts(row: Row, name: str, within: str = "") -> list[str]:
-    value = row.get(name)
+def _texts(doc: Doc, name: str, within: str = "") -> list[str]:
+    value = doc.get(name)
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-        if name not in row:
-            raise _missing(row, within + name)
+        if name not in doc:
+            raise _missing(doc, within + name)
         raise ValueError(f'field "{within}{name}": expected a list of texts, got {value!r:.60}')
     return list(value)
 
 
-def _number(row: Row, name: str) -> int:
-    """A number from 0, which a table holds as its digits."""
-    value = row.get(name)
+def _number(doc: Doc, name: str) -> int:
+    """A number from 0; in a table it is a text of digits."""
+    value = doc.get(name)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and value.strip().isdecimal():
         return int(value)
-    if name not in row:
-        raise _missing(row, name)
+    if name not in doc:
+        raise _missing(doc, name)
     raise ValueError(f'field "{name}": expected a number from 0, got {value!r:.60}')
 
 
-def _flag(row: Row, name: str) -> bool:
-    """True or false, which a table holds as a word; missing or null is false."""
-    value = row.get(name)
+def _flag(doc: Doc, name: str) -> bool:
+    """True or false, in a table a word; false where it is missing or null."""
+    value = doc.get(name)
     if value is None or isinstance(value, bool):
         return bool(value)
     words = {"": False, "0": False, "false": False, "1": True, "true": True}
@@ -100,7 +100,7 @@ def _flag(row: Row, name: str) -> bool:
 
 
 def _clean(text: str) -> str:
-    """The clean-up that ARC and HellaSwag share: WikiHow's brackets are artefacts."""
+    """The harness's clean-up of ARC and HellaSwag: WikiHow's brackets are artefacts."""
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
@@ -112,7 +112,7 @@ def _check_choices(choices: list[str]) -> None:
         raise ValueError("one of the choices is empty")
 
 
-def _choice_item(question: str, choices: list[str], gold: int, label: object) -> Row:
+def _choice_item(question: str, choices: list[str], gold: int, label: object) -> Doc:
     _check_choices(choices)
     if not 0 <= gold < len(choices):
         raise ValueError(f"answer out of range: {label!r} with {len(choices)} choices")
@@ -126,30 +126,29 @@ def _letter(value: str) -> int:
     return ord(letter) - ord("A")
 
 
-def raw(row: Row) -> Row:
-    """The row as it stands: the task file's own templates name its fields."""
-    return dict(row)
+def raw(doc: Doc) -> Doc:
+    """The row unchanged: the task file's own templates name its fields."""
+    return dict(doc)
 
 
-def plain(row: Row) -> Row:
-    """`question, choices, answer` with the answer as a number from 0: the storybook's fields."""
-    question, choices = _text(row, "question"), _texts(row, "choices")
-    answer = _number(row, "answer")
+def plain(doc: Doc) -> Doc:
+    """`question, choices, answer`, the answer being a number from 0."""
+    question, choices = _text(doc, "question"), _texts(doc, "choices")
+    answer = _number(doc, "answer")
     return _choice_item(question, choices, answer, answer)
 
 
-def _options(row: Row, required: str) -> list[str]:
-    """The texts of option_a, option_b, ...; an item may have fewer than the set's longest.
+def _options(doc: Doc, required: str) -> list[str]:
+    """The texts of option_a, option_b, ...; trailing ones may be empty.
 
-    A letter belongs to its place: an empty option before a full one would give every later
-    answer to its neighbour, so that is a fault.
+    ValueError for an empty option before another: the letters of later answers would shift.
     """
     found = []
     for letter in LETTERS.lower():
         name = f"option_{letter}"
-        if letter in required and name not in row:
-            raise _missing(row, name)
-        found.append(_text_if_there(row, name))
+        if letter in required and name not in doc:
+            raise _missing(doc, name)
+        found.append(_optional_text(doc, name))
     while found and not found[-1].strip():
         found.pop()
     for letter, text in zip(LETTERS.lower(), found, strict=False):
@@ -159,70 +158,70 @@ def _options(row: Row, required: str) -> list[str]:
     return found
 
 
-def arc(row: Row) -> Row:
-    """ARC: `instruction, option_a ... option_e, answer`, cleaned as in the published harness."""
-    question = _clean(_text(row, "instruction"))
-    choices = [_clean(choice) for choice in _options(row, "abc")]
-    answer = _text(row, "answer")
+def arc(doc: Doc) -> Doc:
+    """ARC: `instruction, option_a ... option_e, answer`, cleaned as in the harness."""
+    question = _clean(_text(doc, "instruction"))
+    choices = [_clean(choice) for choice in _options(doc, "abc")]
+    answer = _text(doc, "answer")
     return _choice_item(question, choices, _letter(answer), answer)
 
 
-def mmlu(row: Row) -> Row:
+def mmlu(doc: Doc) -> Doc:
     """MMLU: the same fields, four options, without spaces around the question."""
-    choices = _options(row, "abcd")
+    choices = _options(doc, "abcd")
     if len(choices) != 4:
         raise ValueError(f"{len(choices)} options, expected 4: option_a to option_d")
-    answer = _text(row, "answer")
-    return _choice_item(_text(row, "instruction").strip(), choices, _letter(answer), answer)
+    answer = _text(doc, "answer")
+    return _choice_item(_text(doc, "instruction").strip(), choices, _letter(answer), answer)
 
 
-def hellaswag(row: Row) -> Row:
+def hellaswag(doc: Doc) -> Doc:
     """`activity_label, ctx_a, ctx_b` (or `ctx`), `endings, label`."""
-    if "ctx_a" in row:
-        first = _text(row, "ctx_a", may_be_empty=True)
-        context = first + " " + _text_if_there(row, "ctx_b").capitalize()
+    if "ctx_a" in doc:
+        first = _text(doc, "ctx_a", may_be_empty=True)
+        context = first + " " + _optional_text(doc, "ctx_b").capitalize()
     else:
-        context = _text(row, "ctx")
+        context = _text(doc, "ctx")
     if not context.strip():
         raise ValueError('fields "ctx_a" and "ctx_b" are empty')
-    if activity := _text_if_there(row, "activity_label"):
+    if activity := _optional_text(doc, "activity_label"):
         context = f"{activity}: {context}"
-    endings = [_clean(ending) for ending in _texts(row, "endings")]
-    label = _number(row, "label")
+    endings = [_clean(ending) for ending in _texts(doc, "endings")]
+    label = _number(doc, "label")
     return _choice_item(_clean(context), endings, label, label)
 
 
-def truthfulqa_mc1(row: Row) -> Row:
+def truthfulqa_mc1(doc: Doc) -> Doc:
     """`question, mc1_targets_choices, mc1_targets_labels`: one choice is true."""
-    choices, labels = _truthful(row, "mc1")
+    choices, labels = _truthful(doc, "mc1")
     if sum(labels) != 1:
         raise ValueError(f"mc1_targets_labels has {sum(labels)} right answers, expected 1")
-    return _choice_item(_clean(_text(row, "question")), choices, labels.index(1), labels)
+    return _choice_item(_clean(_text(doc, "question")), choices, labels.index(1), labels)
 
 
-def truthfulqa_mc2(row: Row) -> Row:
+def truthfulqa_mc2(doc: Doc) -> Doc:
     """`question, mc2_targets_choices, mc2_targets_labels`: any number of choices are true."""
-    choices, labels = _truthful(row, "mc2")
+    choices, labels = _truthful(doc, "mc2")
     if 1 not in labels:
         raise ValueError("mc2_targets_labels has no right answer")
-    # Some published rows list a choice twice; the metric is a share of probability, so it stays.
+    # Some published rows list a choice twice, which the metric (a share of probability) allows.
     _check_choices(choices)
     return {
-        "question": _clean(_text(row, "question")),
+        "question": _clean(_text(doc, "question")),
         "choices": choices,
         "gold": labels.index(1),
         "labels": labels,
     }
 
 
-def _truthful(row: Row, name: str) -> tuple[list[str], list[int]]:
-    choices = _texts(row, f"{name}_targets_choices")
+def _truthful(doc: Doc, name: str) -> tuple[list[str], list[int]]:
+    choices = _texts(doc, f"{name}_targets_choices")
     field = f"{name}_targets_labels"
-    labels: Any = row.get(field)
+    labels: Any = doc.get(field)
     if labels is None and name == "mc1":
-        labels = [1] + [0] * (len(choices) - 1)  # the Hub's version: the first one is right
-    if labels is None and field not in row:
-        raise _missing(row, field)
+        labels = [1] + [0] * (len(choices) - 1)  # in the Hub's version the first one is right
+    if labels is None and field not in doc:
+        raise _missing(doc, field)
     known = isinstance(labels, list | tuple) and all(
         isinstance(label, int) and label in (0, 1) for label in labels
     )
@@ -231,101 +230,99 @@ def _truthful(row: Row, name: str) -> tuple[list[str], list[int]]:
     return choices, [int(label) for label in labels]
 
 
-def truthfulqa_prompt(doc: Row) -> str:
-    """The preset, then the question."""
+def truthfulqa_prompt(doc: Doc) -> str:
+    """The preset and the question."""
     return f"{TRUTHFULQA_PRESET}\n\nQ: {doc['question']}\nA:"
 
 
-def exam_prompt(doc: Row) -> str:
+def exam_prompt(doc: Doc) -> str:
     """A question with its lettered choices, in Portuguese."""
     lines = [f"{LETTERS[i]}) {choice}" for i, choice in enumerate(doc["choices"])]
     return "\n".join([f"Questão: {doc['question']}", "Alternativas:", *lines, "Resposta:"])
 
 
-def letters(doc: Row) -> list[str]:
+def letters(doc: Doc) -> list[str]:
     """One letter for each choice."""
     return list(LETTERS[: len(doc["choices"])])
 
 
-def probability_of_true(doc: Row, results: list[tuple[float, bool]]) -> dict[str, float]:
+def probability_of_true(doc: Doc, results: list[tuple[float, bool]]) -> dict[str, float]:
     """Share of the choices' probability that lies on the true ones (TruthfulQA MC2)."""
     import numpy as np
 
     logprobs = np.array([logprob for logprob, _ in results])
-    # The largest taken off first: below about -745 every power of e is 0, and 0 / 0 no share.
+    # Subtract the largest first: exp of less than -745 is 0, and 0 / 0 is NaN.
     probabilities = np.exp(logprobs - logprobs.max())
     shares = probabilities / probabilities.sum()
     return {"acc": float(shares[np.array(doc["labels"]) == 1].sum())}
 
 
-def exam(row: Row) -> Row | None:
-    """`question, choices {text, label}, answerKey`: OAB and BLUEX; annulled items are left out."""
-    if _flag(row, "nullified"):
+def exam(doc: Doc) -> Doc | None:
+    """`question, choices {text, label}, answerKey`: OAB and BLUEX; nullified items are left out."""
+    if _flag(doc, "nullified"):
         return None
-    choices = row.get("choices")
+    choices = doc.get("choices")
     if not isinstance(choices, dict) or "text" not in choices or "label" not in choices:
-        if "choices" not in row:
-            raise _missing(row, "choices")
+        if "choices" not in doc:
+            raise _missing(doc, "choices")
         raise ValueError(f'field "choices": expected {{text, label}}, got {choices!r:.60}')
     texts, labels = _texts(choices, "text", "choices."), _texts(choices, "label", "choices.")
     if len(labels) != len(texts):
         raise ValueError(f'field "choices": {len(texts)} texts and {len(labels)} labels')
-    answer = _text(row, "answerKey")
+    answer = _text(doc, "answerKey")
     gold = labels.index(answer) if answer in labels else -1
-    question = _text(row, "question", may_be_empty=True).strip()
+    question = _text(doc, "question", may_be_empty=True).strip()
     return _exam_item(question, texts, gold, answer)
 
 
-def _exam_item(question: str, choices: list[str], gold: int, answer: str) -> Row:
-    """The published exams hold a few items whose question was lost; with their lettered choices
-    the prompt is not empty, and others' scores count them.
-    """
+def _exam_item(question: str, choices: list[str], gold: int, answer: str) -> Doc:
+    """A few published items have no question; they stay, as in other published scores."""
     if len(choices) > len(LETTERS):
         raise ValueError(f"{len(choices)} choices, expected at most {len(LETTERS)}")
     return _choice_item(question, choices, gold, answer)
 
 
-def enem(row: Row) -> Row | None:
+def enem(doc: Doc) -> Doc | None:
     """`context, question, options, label`: ENEM.
 
-    Left out: items that need an image, annulled ones, and those whose options did not survive the
+    Left out: items that need an image, nullified ones, and those whose options were lost in the
     extraction from the PDF.
     """
-    if _flag(row, "has_associated_images") or row.get("options") == []:
+    if _flag(doc, "has_associated_images") or doc.get("options") == []:
         return None
-    if "options" not in row and isinstance(row.get("choices"), dict):
-        return exam(row)
-    label = _text(row, "label")
+    if "options" not in doc and isinstance(doc.get("choices"), dict):
+        return exam(doc)
+    label = _text(doc, "label")
     if label.strip().upper() == "ANULADO":
         return None
-    context = _text_if_there(row, "context").strip()
-    question = _text(row, "question", may_be_empty=True).strip()
+    context = _optional_text(doc, "context").strip()
+    question = _text(doc, "question", may_be_empty=True).strip()
     full = f"{context}\n\n{question}" if context else question
-    return _exam_item(full, _texts(row, "options"), _letter(label), label)
+    return _exam_item(full, _texts(doc, "options"), _letter(label), label)
 
 
-def last_word(row: Row) -> Row:
+def last_word(doc: Doc) -> Doc:
     """`sentence, last_word`: CALAME-PT's fields."""
-    target = _text(row, "last_word").strip()
-    return {"context": _text(row, "sentence").rstrip(), "target": f" {target}"}
+    target = _text(doc, "last_word").strip()
+    return {"context": _text(doc, "sentence").rstrip(), "target": f" {target}"}
 
 
-def lambada(row: Row) -> Row:
-    """`text`, whose last word is asked: LAMBADA's field; CALAME-PT's fields work too."""
-    if "last_word" in row:
-        return last_word(row)
-    context, _, target = _text(row, "text").strip().rpartition(" ")
+def lambada(doc: Doc) -> Doc:
+    """`text`, whose last word is predicted: LAMBADA's field; CALAME-PT's fields work too."""
+    if "last_word" in doc:
+        return last_word(doc)
+    context, _, target = _text(doc, "text").strip().rpartition(" ")
     if not context:
         raise ValueError('field "text" has one word only')
     return {"context": context.rstrip(), "target": f" {target}"}
 
 
-def minimal_pair(row: Row) -> Row:
-    """`sen, wrong_sen`: MultiBLiMP; the first sentence is right, and nothing stands before it."""
-    return _choice_item("", [_text(row, "sen"), _text(row, "wrong_sen")], 0, 0)
+def minimal_pair(doc: Doc) -> Doc:
+    """`sen, wrong_sen`: MultiBLiMP; the first sentence is right, and the context is empty."""
+    return _choice_item("", [_text(doc, "sen"), _text(doc, "wrong_sen")], 0, 0)
 
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, DocReader] = {
     "raw": raw,
     "plain": plain,
     "arc": arc,
@@ -341,11 +338,11 @@ READERS: dict[str, Reader] = {
 }
 
 
-def _docs(reader: Reader) -> Callable[[Any], Any]:
+def _docs(reader: DocReader) -> Callable[[Any], Any]:
     def process(dataset: Any) -> Any:
         import datasets
 
-        items = (reader(dict(row)) for row in dataset)
+        items = (reader(dict(doc)) for doc in dataset)
         return datasets.Dataset.from_list([item for item in items if item is not None])
 
     return process
