@@ -264,9 +264,10 @@ def log_contamination(metrics: dict[str, Any]) -> None:
     """One line for the held-out text and one for each task."""
     if not metrics["checked"]:
         return
+    exact, near = metrics["heldout_leaks_exact"], metrics["heldout_leaks_near"]
     logger.info(
-        f"evaluate: held-out overlap: {metrics['heldout_leaks_exact']} exact, "
-        f"{metrics['heldout_leaks_near']} near copies, of {metrics['heldout_documents']:,} documents"
+        f"evaluate: held-out overlap: {exact} exact, {near} near copies, "
+        f"of {metrics['heldout_documents']:,} documents"
     )
     for name, found in metrics["tasks"].items():
         logger.info(

@@ -119,7 +119,8 @@ def _download(name: str) -> Path:
             snapshot_download(name, ignore_patterns=["*.msgpack", "*.h5", "*.ot", "*.onnx"])
         )
     except Exception as error:  # the Hub's errors share no base class
-        what = f"neither a folder nor a model that can be downloaded ({str(error).splitlines()[0][:160]})"
+        reason = str(error).splitlines()[0][:160]
+        what = f"neither a folder nor a model that can be downloaded ({reason})"
         raise UserError("model-missing", name, what, fix) from error
 
 

@@ -76,9 +76,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     """Renders as the harness does, without access to Python's internals; compiles once."""
 
     def __init__(self) -> None:
-        super().__init__(
-            loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
-        )
+        super().__init__(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
         self.filters.update(lm_eval.utils.env.filters)
 
     @lru_cache(maxsize=256)  # noqa: B019 (one instance, which lives as long as the process)
