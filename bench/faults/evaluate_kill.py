@@ -18,14 +18,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from teenytinyllama.stages.evaluate.packed_lm import PackedLM
-from teenytinyllama.stages.evaluate.prefix_sharing import Request
+from teenytinyllama.stages.evaluate.prefix_sharing import LoglikelihoodRequest
 
 
 class NoTokenizer:
     bos_token_id, eos_token_id = 1, 2
 
 
-def requests(count: int) -> list[Request]:
+def requests(count: int) -> list[LoglikelihoodRequest]:
     rng = random.Random(0)
 
     def draw(length: int) -> tuple[int, ...]:
@@ -35,7 +35,7 @@ def requests(count: int) -> list[Request]:
     found = []
     for number in range(count):
         context = (solved if number % 2 else ()) + draw(rng.randrange(5, 60))
-        found += [Request(context, draw(rng.randrange(1, 9))) for _ in range(4)]
+        found += [LoglikelihoodRequest(context, draw(rng.randrange(1, 9))) for _ in range(4)]
     return found
 
 
@@ -58,7 +58,7 @@ def main() -> None:
 
     def score(folder: Path | None) -> dict[str, tuple[float, bool]]:
         lm = PackedLM(
-            model, NoTokenizer(), batch_tokens=256, max_length=128, log_dir=folder, title="kill"
+            model, NoTokenizer(), batch_tokens=256, max_length=128, cache_dir=folder, title="kill"
         )
         return dict(lm.score(asked))
 

@@ -1,4 +1,4 @@
-"""Scores while a model is being trained: in the log, and without a trace in the weights."""
+"""Scores during training: they are in the log and change no weight."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def train(root: Path, tokens: Path, tokenizer: Path, context: StageContext) -> l
     return [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_scores_stand_in_the_log_and_change_no_weight(
+def test_scores_are_logged_and_change_no_weight(
     small_corpus_dir, small_tokenizer_dir, stage_context, tmp_path
 ):
     tokens = tmp_path / "tokens"
@@ -75,11 +75,11 @@ def test_scores_stand_in_the_log_and_change_no_weight(
     assert weights[0] == weights[1]
 
 
-def test_items_come_from_all_over_the_split_and_leave_enough_examples():
+def test_items_are_evenly_spaced_over_the_split():
     found = []
     for few in (10, 2):
         [benchmark] = [
-            in_training._few(one, few)
+            in_training._subsample(one, few)
             for one in suites.load_benchmarks((TASKS[0].model_copy(),), "pt")
         ]
         found.append(benchmark.scored_items)
@@ -88,7 +88,7 @@ def test_items_come_from_all_over_the_split_and_leave_enough_examples():
     assert found[1] == [whole[0], whole[20]]
 
 
-def test_a_fault_in_a_task_is_said_before_the_first_step(tmp_path):
+def test_bad_item_is_reported_before_the_first_step(tmp_path):
     (tmp_path / "test.jsonl").write_text('{"question": "a", "choices": ["b", "c"], "answer": 7}\n')
     settings = EvaluateSettings(
         tasks=(Task(name="x", path=str(tmp_path), definition="storybook"),), items_during_training=1

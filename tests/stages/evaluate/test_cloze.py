@@ -1,4 +1,4 @@
-"""The cloze task: made from held-out text of any script, the same each time, honest choices."""
+"""The cloze task: items from held-out text of any script, the same each time."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def documents(language: str, number: int = 60) -> list[Document]:
 
 
 @pytest.mark.parametrize("language", ["pt", "gl", "bn"])
-def test_items_come_from_the_text_and_choices_from_its_endings(language: str) -> None:
+def test_right_choice_continues_the_text_and_wrong_ones_do_not(language: str) -> None:
     heldout = documents(language)
     rows = cloze_rows(heldout, 50, 0)
     assert len(rows) == 50
@@ -31,17 +31,25 @@ def test_items_come_from_the_text_and_choices_from_its_endings(language: str) ->
     assert all(places.count(place) >= 3 for place in range(NUM_CHOICES))
 
 
-def test_the_same_text_gives_the_same_items_and_a_seed_others() -> None:
+def test_items_depend_on_text_and_seed_only() -> None:
     heldout = documents("gl")
     assert cloze_rows(heldout, 30, 0) == cloze_rows(heldout, 30, 0)
     assert cloze_rows(heldout, 30, 0) != cloze_rows(heldout, 30, 1)
 
 
-def test_a_benchmark_of_them_and_none_where_no_sentence_fits(
+def test_benchmark_is_left_out_where_no_sentence_fits(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     task = Task(name="lacunas", kind="cloze", num_items=20)
     (found,) = load_benchmarks((task,), "bn", documents("bn"))
     assert (found.name, len(found.scored_items), found.chance) == ("lacunas", 20, 0.25)
     assert load_benchmarks((task,), "bn", [Document("a", "short.", "s", "x")]) == []
-    assert "left out" in capfd.readouterr().err
+    assert "lacunas: left out (held-out text too short for 20)" in capfd.readouterr().err
+
+
+def test_fewer_items_than_asked_for_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    task = Task(name="lacunas", kind="cloze", num_items=400)
+    (found,) = load_benchmarks((task,), "pt", documents("pt", 8))
+    count = len(found.scored_items)
+    logged = capfd.readouterr().err
+    assert f"lacunas: only {count} items (held-out text too short for 400)" in logged

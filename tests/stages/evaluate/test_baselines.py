@@ -1,14 +1,15 @@
-"""The bigram baseline: proper probabilities, and the numbers of a case worked out by hand."""
+"""The bigram model by hand-computed numbers, and the compressors."""
 
 from __future__ import annotations
 
+import lzma
 import math
 
 import numpy as np
 import pytest
 
 from teenytinyllama.stages.evaluate import baselines
-from teenytinyllama.stages.evaluate.baselines import train_bigram
+from teenytinyllama.stages.evaluate.baselines import compressed_bits_per_byte, train_bigram
 
 
 def probabilities(model, first: int) -> list[float]:
@@ -16,10 +17,10 @@ def probabilities(model, first: int) -> list[float]:
     return [math.exp(-model.nats(pair)) for pair in pairs]
 
 
-def test_golden_values_by_hand():
-    """Tokens 0 1 0 1 0 2: bigrams 01 (2), 10 (2), 02 (1); scant data, so every discount is 1/2.
+def test_hand_computed_probabilities():
+    """Tokens 0 1 0 1 0 2: bigrams 01 (2), 10 (2), 02 (1). Too few, so every discount is 1/2.
 
-    After 0: c = 3, left = (0.5 + 0.5) / 3 = 1/3. Different tokens before 0, 1, 2: one each, so
+    After 0: c = 3, backoff = (0.5 + 0.5) / 3 = 1/3. Distinct tokens before 0, 1, 2: one each, so
     P(b) = (1 - 0.5) / 3 + (1.5 / 3) / 4 = 7/24, and 1/8 for the unseen token 3.
     """
     model = train_bigram(np.array([0, 1, 0, 1, 0, 2], np.uint16), 4, max_tokens=100)
@@ -37,7 +38,7 @@ def test_probabilities_sum_to_one_with_estimated_discounts():
         assert sum(probabilities(model, first)) == pytest.approx(1)
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_chunk_size_does_not_change_the_model(monkeypatch):
     rng = np.random.default_rng(1)
     tokens = (rng.zipf(1.5, 3000) % 40).astype(np.uint16)
     whole = train_bigram(tokens, 40, max_tokens=10_000)
@@ -47,8 +48,7 @@ def test_chunks_change_nothing(monkeypatch):
     assert np.array_equal(whole.discounted, parts.discounted)
 
 
-def test_better_than_add_one_on_unseen_text():
-    """The baseline must be a good one: add-one smoothing is far behind on sparse counts."""
+def test_better_than_add_one_smoothing_on_unseen_text():
     rng = np.random.default_rng(2)
     words = rng.zipf(1.4, 40_000) % 300
     train, test = words[:20_000].astype(np.uint16), words[20_000:].astype(np.int64)
@@ -58,3 +58,13 @@ def test_better_than_add_one_on_unseen_text():
     share = (counts + 1) / (counts + 1).sum(1, keepdims=True)
     add_one = -np.log(share[test[:-1], test[1:]]).sum()
     assert model.nats(test) < 0.97 * add_one
+
+
+def test_compressors_read_at_most_the_byte_limit(monkeypatch):
+    monkeypatch.setattr(baselines, "MAX_COMPRESSED_BYTES", 1000)
+    text = "Era uma vez um gato. " * 40
+    found = compressed_bits_per_byte([text, text])
+    raw = (text + text).encode()[:1000]
+    assert found["num_bytes"] == 1000
+    assert found["xz_bits_per_byte"] == 8 * len(lzma.compress(raw, preset=6)) / 1000
+    assert compressed_bits_per_byte([]) == {"num_bytes": 0.0}

@@ -1,4 +1,4 @@
-"""Our forward passes against lm-evaluation-harness's own, request by request."""
+"""Packed forward passes against lm-evaluation-harness's own backend, request by request."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from lm_eval.models.huggingface import HFLM
 from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.evaluate.packed_lm import PackedLM
+from teenytinyllama.stages.evaluate.prefix_sharing import LoglikelihoodRequest
 
 CONTEXT = 96  # of the models in conftest.py
+
+
 ARCHITECTURES = ("llama", "gpt2", "neox", "qwen2")
 
 
@@ -40,7 +43,7 @@ def packed(model, tokenizer, **options) -> PackedLM:
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.parametrize("add_bos", [None, False])
-def test_equals_the_harness_own_backend(kind, add_bos, build, tokenizer):
+def test_equals_the_harness_backend(kind, add_bos, build, tokenizer):
     model = build(kind)
     theirs = HFLM(
         pretrained=model,
@@ -51,7 +54,7 @@ def test_equals_the_harness_own_backend(kind, add_bos, build, tokenizer):
         add_bos_token=add_bos,
     )
     ours = packed(model, tokenizer, add_bos=add_bos)
-    assert ours.is_packed, "this architecture is expected to take our masks"
+    assert ours.is_packed, "this architecture should take our masks"
     asked = requests()
     expected = theirs.loglikelihood(asked, disable_tqdm=True)
     found = ours.loglikelihood(asked)
@@ -61,7 +64,7 @@ def test_equals_the_harness_own_backend(kind, add_bos, build, tokenizer):
     assert ours.truncated
 
 
-def test_same_for_any_row_length(build, tokenizer):
+def test_batch_size_does_not_change_results(build, tokenizer):
     model = build("llama")
     answers = [
         packed(model, tokenizer, batch_tokens=tokens).loglikelihood(requests(6))
@@ -72,13 +75,13 @@ def test_same_for_any_row_length(build, tokenizer):
             assert logprob == pytest.approx(first, abs=1e-5)
 
 
-def test_an_interrupted_evaluation_goes_on_with_the_same_bits(build, tokenizer, tmp_path):
+def test_resumed_evaluation_gives_the_same_bits(build, tokenizer, tmp_path):
     model = build("llama")
     options = {"batch_tokens": 128, "identity": {"weights": "a"}}
     asked = requests(5)
     undisturbed = packed(model, tokenizer, **options).loglikelihood(asked)
     for stop_at in range(1, 30):
-        lm = packed(model, tokenizer, **options, log_dir=tmp_path)
+        lm = packed(model, tokenizer, **options, cache_dir=tmp_path)
         score, done = lm._score_batch, 0
 
         def stopping(batch, score=score, stop_at=stop_at):
@@ -96,14 +99,14 @@ def test_an_interrupted_evaluation_goes_on_with_the_same_bits(build, tokenizer, 
             for path in tmp_path.glob("*.jsonl"):  # a kill may also cut a line in two
                 path.write_bytes(path.read_bytes()[: -5 if stop_at % 4 == 0 else None])
     assert answers == undisturbed
-    again = packed(model, tokenizer, **options, log_dir=tmp_path)
-    again._score_batch = lambda batch: pytest.fail("answered before, must not be scored again")
+    again = packed(model, tokenizer, **options, cache_dir=tmp_path)
+    again._score_batch = lambda batch: pytest.fail("cached results must not be computed again")
     assert again.loglikelihood(asked) == undisturbed
 
 
-def test_answers_are_never_served_to_another_model(build, tokenizer, tmp_path):
-    first = packed(build("llama"), tokenizer, identity={"weights": "a"}, log_dir=tmp_path)
-    other = packed(build("llama", seed=1), tokenizer, identity={"weights": "b"}, log_dir=tmp_path)
+def test_cached_results_do_not_serve_another_model(build, tokenizer, tmp_path):
+    first = packed(build("llama"), tokenizer, identity={"weights": "a"}, cache_dir=tmp_path)
+    other = packed(build("llama", seed=1), tokenizer, identity={"weights": "b"}, cache_dir=tmp_path)
     asked = requests()
     mine, theirs = first.loglikelihood(asked), other.loglikelihood(asked)
     assert len(list(tmp_path.glob("*.jsonl"))) == 2
@@ -112,7 +115,7 @@ def test_answers_are_never_served_to_another_model(build, tokenizer, tmp_path):
     assert theirs == fresh
 
 
-def test_nan_is_an_error_and_not_a_score(build, tokenizer):
+def test_nan_is_an_error(build, tokenizer):
     model = build("llama")
     lm = packed(model, tokenizer)
     with torch.no_grad():
@@ -121,15 +124,15 @@ def test_nan_is_an_error_and_not_a_score(build, tokenizer):
         lm.loglikelihood(requests(3))
 
 
-def test_a_batch_too_large_for_memory_is_halved(build, tokenizer):
+def test_batch_too_large_for_memory_is_halved(build, tokenizer):
     model = build("llama")
     expected = packed(model, tokenizer).loglikelihood(requests())
     lm = packed(model, tokenizer, batch_tokens=1024)
     forward, sizes = lm._forward, []
 
     def limited(batch, wanted):
-        sizes.append(len(batch.lanes))
-        if len(batch.lanes) > 2:
+        sizes.append(len(batch.rows))
+        if len(batch.rows) > 2:
             raise torch.OutOfMemoryError("no memory")
         return forward(batch, wanted)
 
@@ -140,7 +143,7 @@ def test_a_batch_too_large_for_memory_is_halved(build, tokenizer):
         assert logprob == pytest.approx(before, abs=1e-5)
 
 
-def test_a_model_that_cannot_take_our_masks_is_scored_plainly(build, tokenizer):
+def test_model_with_sliding_window_is_scored_plainly(build, tokenizer):
     model = build("llama")
     expected = packed(model, tokenizer).loglikelihood(requests(4))
     model.config.sliding_window = 8
@@ -150,14 +153,14 @@ def test_a_model_that_cannot_take_our_masks_is_scored_plainly(build, tokenizer):
         assert logprob == pytest.approx(before, abs=1e-4)
 
 
-def test_a_choice_longer_than_the_context_is_named(build, tokenizer):
+def test_choice_longer_than_the_context_is_an_error(build, tokenizer):
     lm = packed(build("llama"), tokenizer, max_length=4)
     with pytest.raises(UserError, match=r"choice-too-long.*tokens, the model reads 4"):
         lm.loglikelihood([SimpleNamespace(args=("Pergunta:", " uma resposta muito comprida"))])
 
 
-def test_question_and_answer_encoded_apart(build, tokenizer):
-    """As the harness of 2023 did: together, "Bom dia a" and "migos" would share a piece."""
+def test_context_and_continuation_tokenized_separately(build, tokenizer):
+    """As the harness did until 2023; together, some tokens would span both."""
     lm = packed(build("llama"), tokenizer, add_bos=False, encodes_apart=True)
     together = packed(build("llama"), tokenizer, add_bos=False)
     pairs = [("Bom dia", " a todos"), ("O gato cor", "re depressa"), ("Pergunta: ", "sim")]
@@ -173,3 +176,22 @@ def test_question_and_answer_encoded_apart(build, tokenizer):
             logprobs = lm.model(ids).logits[0, :-1].log_softmax(-1)
         expected = logprobs.gather(1, ids[0, 1:, None])[-len(continuation) :].sum()
         assert logprob == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_long_context_without_prefix_after_one_with_prefix(build, tokenizer):
+    """The batch of the cluster with a prefix comes first and leaves its KV cache behind."""
+    lm = packed(build("llama"), tokenizer, max_length=2048, batch_tokens=4096)
+    lm.model.config.max_position_embeddings = 2048
+    draw = random.Random(0).randrange
+
+    def ids(count):
+        return tuple(draw(300) for _ in range(count))
+
+    shared = ids(60)
+    contexts = [(1, *shared, *ids(250)) for _ in range(3)] + [(2, *ids(250))]
+    asked = [LoglikelihoodRequest(context, ids(2)) for context in contexts]
+    found = lm.score(asked)
+    lm.is_packed = False
+    expected = lm.score(asked)
+    for key, result in expected.items():
+        assert found[key].logprob == pytest.approx(result.logprob, abs=1e-4)
