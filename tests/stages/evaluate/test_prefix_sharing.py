@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_each_request_is_answered_once_within_the_token_limit(batch_tokens):
         tokens = len(batch.rows) * (batch.length + batch.prefill_length)
         assert tokens <= batch_tokens or len(batch.rows) == 1
     prefixes = [batch.prefix for batch in batches]
-    changes = sum(a != b for a, b in zip(prefixes, prefixes[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(prefixes))
     assert changes == len(set(prefixes)) - 1, "batches with one prefix follow each other"
 
 

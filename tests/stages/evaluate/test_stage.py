@@ -121,7 +121,7 @@ def test_heldout_copy_in_training_text_is_counted(run_dir, tmp_path):
 
 
 def test_other_models_and_checkpoints_are_scored(run_dir, tmp_path):
-    """The last checkpoint has the base model's weights: the same scores, and one file of cached results."""
+    """The last checkpoint has the base model's weights: the same scores, one cache file."""
     pretrain = tmp_path / "run" / "pretrain"
     shutil.copytree(run_dir / "pretrain", pretrain)
     for step, seed in ((10, 1), (20, 0)):
