@@ -1,6 +1,6 @@
-"""TeenyTinyLlama: a small language model of one's own, from raw text to chat.
+"""TeenyTinyLlama: build a small language model of your own, from raw text to chat.
 
-The stages, in the order text walks through them (`teenytinyllama.stages`):
+The stages, in order (`teenytinyllama.stages`):
 
     corpus     raw text -> clean, deduplicated, licensed documents
     tokenizer  documents -> vocabulary
@@ -12,7 +12,7 @@ The stages, in the order text walks through them (`teenytinyllama.stages`):
     quantize   model -> small files for laptops
     report     manifests -> one page
 
-`ttl run recipes/quickstart.toml` walks them all; `teenytinyllama.cli.main` is the command line.
+`ttl run recipes/quickstart.toml` runs them all; `teenytinyllama.cli.main` is the command line.
 """
 
 __version__ = "0.1.0"
