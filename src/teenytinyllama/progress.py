@@ -45,7 +45,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._started = self._last_line = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 

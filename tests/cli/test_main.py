@@ -1,104 +1,64 @@
-import os
+"""What belongs to no command: help, version, usage errors, the level of the log."""
+
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.command_line import RECIPE, SMALL_RECIPE, log_of, ttl
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.toml"
-
-
-def ttl(*arguments, code):
-    command = [sys.executable, "-m", "teenytinyllama.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip()
+from teenytinyllama import __version__
 
 
-def test_a_misspelt_key_is_one_line_and_code_2(tmp_path):
-    said = ttl("run", RECIPE, "--run-dir", tmp_path, "--set", "pretrain.num_stps=3", code=2)
-    assert said == (
-        "error[recipe-unknown-key] --set pretrain.num_stps - unknown setting, "
-        'got "num_stps" - fix: did you mean "num_steps"?'
-    )
-    assert list(tmp_path.iterdir()) == []  # nothing half-written
+def test_bare_command_shows_the_help():
+    done = ttl()
+    assert "Usage:" in done.stdout
+    assert "pretrain" in done.stdout
+    assert done.stderr == ""
+    assert done.stdout == ttl("--help").stdout
 
 
-def test_a_wrong_type_is_one_line_and_code_2(tmp_path):
-    said = ttl("run", RECIPE, "--run-dir", tmp_path, "--set", 'pretrain.seed="a"', code=2)
-    assert said.startswith("error[recipe-value] --set pretrain.seed - input should be a valid int")
-
-
-def test_a_missing_recipe_and_a_missing_source(tmp_path):
-    assert ttl("run", tmp_path / "no.toml", code=2).startswith("error[recipe-missing]")
-    sources = "corpus.sources=[{ kind = 'files', path = 'nowhere/*.txt', license = 'CC0-1.0' }]"
-    said = ttl("corpus", RECIPE, "--run-dir", tmp_path, "--set", sources, code=2)
-    assert "nowhere/*.txt" in said.splitlines()[-1]
-
-
-def test_an_empty_corpus_names_what_emptied_it(tmp_path):
-    (tmp_path / "short.txt").write_text("Oi.\n")
-    sources = (
-        f"corpus.sources=[{{ kind = 'files', path = '{tmp_path}/short.txt', license = 'CC0-1.0' }}]"
-    )
-    said = ttl("corpus", RECIPE, "--run-dir", tmp_path / "run", "--set", sources, code=2)
-    assert "0 documents remain" in said.splitlines()[-1]
-
-
-def test_a_stage_before_the_stage_it_needs(tmp_path):
-    said = ttl("pack", RECIPE, "--run-dir", tmp_path, code=2)
-    assert said.startswith("error[stage-not-run] ttl pack - reads corpus/manifest.json")
-    assert said.endswith(f"fix: run `ttl corpus {RECIPE}` first")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission(tmp_path):
-    tmp_path.chmod(0o500)
-    said = ttl("corpus", RECIPE, "--run-dir", tmp_path / "run", code=2)
-    assert said.startswith("error[folder-unwritable]")
-
-
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("")
-    said = ttl("corpus", RECIPE, "--run-dir", tmp_path / "file" / "run", code=2)
-    assert said.startswith("error[folder-unwritable]")
-    assert said.endswith("fix: choose a folder of yours with --run-dir")
-
-
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody may write in")
-def test_a_folder_that_not_even_root_may_write_in():
-    said = ttl("pretrain", RECIPE, "--run-dir", "/proc/run", code=2)
-    assert said.startswith("error[folder-unwritable] /proc/run - cannot be written")
-
-
-def test_a_busy_run_is_named(tmp_path):
-    import fcntl
-
-    with (tmp_path / ".lock").open("w") as lock:
-        lock.write("process 7 on laptop\n")
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        said = ttl("corpus", RECIPE, "--run-dir", tmp_path, code=2)
-    assert "another ttl is using this folder (process 7 on laptop)" in said
+def test_version():
+    assert ttl("--version").stdout == f"ttl {__version__}\n"
 
 
 def test_an_unknown_command_and_an_unknown_option():
-    assert ttl("corpsu", RECIPE, code=2).startswith("error[usage]")
-    assert ttl("run", RECIPE, "--redoo", code=2).startswith("error[usage]")
+    assert log_of("corpsu", RECIPE, code=2).startswith("error[usage]")
+    assert log_of("run", RECIPE, "--redoo", code=2).startswith("error[usage]")
 
 
-def test_a_stage_that_the_recipe_does_not_name(tmp_path):
-    recipe = tmp_path / "small.toml"
-    recipe.write_text('name = "small"\n[corpus]\nsources = [{ kind = "storybook" }]\n')
-    said = ttl("align", recipe, "--run-dir", tmp_path / "run", code=2)
-    assert said.startswith("error[stage-not-in-recipe]")
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """Arguments of a finished run, which is then skipped."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "small.toml").write_text(SMALL_RECIPE)
+    arguments = ("corpus", folder / "small.toml", "--run-dir", folder / "run")
+    ttl(*arguments)
+    return arguments
 
 
-def test_a_recipe_without_a_report_promises_none(tmp_path):
-    recipe = tmp_path / "small.toml"
-    source = '{ kind = "storybook", license = "Apache-2.0", num_documents = 40 }'
-    recipe.write_text(f'name = "small"\n[corpus]\nsources = [{source}]\n')
-    said = ttl("run", str(recipe), "--run-dir", str(tmp_path / "run"), code=0)
-    assert "A [report] in the recipe makes its page." in said
-    assert "index.html" not in said
+def test_quiet_logs_warnings_only(small_run):
+    assert log_of(*small_run) == "corpus: unchanged, skipped"
+    assert log_of(*small_run, "--quiet") == ""
+    shard = next((small_run[-1] / "corpus").glob("train-*.zst"))
+    shard.unlink()
+    assert log_of(*small_run, "--quiet") == (
+        f"corpus: {shard.name} is missing or changed; running again"
+    )
+
+
+def test_verbose_logs_details(small_run):
+    lines = log_of(*small_run, "--verbose").splitlines()
+    assert lines[-1] == "corpus: unchanged, skipped"
+    assert lines[0].startswith("corpus: fingerprint ")
+
+
+def test_quiet_and_verbose_exclude_each_other(small_run):
+    assert log_of(*small_run, "--quiet", "--verbose", code=2).startswith("error[log-level]")
+
+
+def test_debug_shows_the_traceback():
+    command = [sys.executable, "-m", "teenytinyllama.cli", "run", "no.toml", "--debug"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "error[recipe-missing]" in done.stderr.splitlines()[-1]

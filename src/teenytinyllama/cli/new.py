@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from teenytinyllama.cli.common import add_command
 from teenytinyllama.cli.planning import (
     Budget,
     Country,
-    Debug,
     GpuCount,
     GpuName,
     Hours,
@@ -61,7 +61,6 @@ def new_command(  # noqa: PLR0913 (each is an option)
     country: Country = "BRA",
     name: Annotated[str, typer.Option("--name", help="Name of the run.")] = "",
     out: Annotated[Path | None, typer.Option("--out", help="The recipe to write.")] = None,
-    debug: Debug = False,
 ) -> None:
     """`ttl new`: a recipe from a plan."""
     _check(language, clean_sample, chat)
@@ -176,7 +175,6 @@ def storybook_command(
     num_documents: Annotated[int, typer.Option("--documents", min=1, help="How many.")] = 4000,
     num_conversations: Annotated[int, typer.Option("--conversations", min=1)] = 2000,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    debug: Debug = False,
 ) -> None:
     """`ttl storybook`: invented text and conversations as files, to try the whole way with."""
     from teenytinyllama import synthetic
@@ -208,8 +206,11 @@ def storybook_command(
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Hang these commands on the command line."""
-    app.command("new", help="Write a recipe from a plan, for any language.")(new_command)
-    app.command("storybook", help="Write invented text and chats as files, to try things with.")(
-        storybook_command
+    """Register these commands."""
+    add_command(app, "new", "Write a recipe from a plan, for any language.", new_command)
+    add_command(
+        app,
+        "storybook",
+        "Write invented text and chats as files, to try things with.",
+        storybook_command,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from teenytinyllama.cli.common import add_command
 from teenytinyllama.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,6 @@ Length = Annotated[
 Country = Annotated[str, typer.Option("--country", help="Whose grid: ISO 3166 alpha-3.")]
 LawName = Annotated[str, typer.Option("--law", help="Scaling law: besiroglu, hoffmann, paper.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 DEFAULT_LENGTH, CPU_LENGTH = 2048, 512
 
@@ -142,7 +142,6 @@ def plan_command(  # noqa: PLR0913 (each is an option)
         float, typer.Option("--minutes", help="About how long the pilots may train.")
     ] = 20.0,
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """`ttl plan`: the best model for what one has."""
     asked: dict[str, Any] = {
@@ -196,7 +195,6 @@ def doctor_command(
     ] = None,
     run_dir: Annotated[Path, typer.Option("--run-dir", help="Where runs are kept.")] = Path("runs"),
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """`ttl doctor`: what this machine can do, what is missing, and what to type next."""
     from teenytinyllama.planning import doctor
@@ -222,44 +220,8 @@ def doctor_command(
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Hang these commands on the command line."""
-    app.command("plan", help="From money, a GPU and text on hand to a model worth training.")(
-        plan_command
+    """Register these commands."""
+    add_command(
+        app, "plan", "From money, a GPU and text on hand to a model worth training.", plan_command
     )
-    app.command("doctor", help="What this machine can do, and what is missing.")(doctor_command)
-
-    def settings_command(
-        stage: Annotated[str, typer.Argument(help="Only this section.", metavar="[STAGE]")] = "",
-        markdown: Annotated[
-            bool, typer.Option("--markdown", help="The whole page docs/settings.md.")
-        ] = False,
-        commands: Annotated[
-            bool, typer.Option("--commands", help="The whole page docs/cli.md.")
-        ] = False,
-        debug: Debug = False,
-    ) -> None:
-        from teenytinyllama.cli import reference
-
-        if markdown:
-            sys.stdout.write(reference.settings_markdown())
-        elif commands:
-            sys.stdout.write(reference.commands_markdown(app))
-        else:
-            _list_settings(stage)
-
-    app.command("settings", help="Every setting of a recipe, with its default and meaning.")(
-        settings_command
-    )
-
-
-def _list_settings(stage: str) -> None:
-    from teenytinyllama.cli.reference import settings_rows
-
-    rows = [row for row in settings_rows() if not stage or row[0].split(".")[0] == stage]
-    if not rows:
-        names = sorted({path.split(".")[0] for path, *_ in settings_rows()})
-        raise UserError(
-            "stage-unknown", "ttl settings", f'no "{stage}"', did_you_mean(stage, names)
-        )
-    for path, _, default, words in rows:
-        sys.stdout.write(f"{path}{f' = {default}' if default else ''}\n    {words}\n")
+    add_command(app, "doctor", "What this machine can do, and what is missing.", doctor_command)

@@ -1,4 +1,4 @@
-"""FRONT DOOR, continued: `ttl publish`, which shows what it would send until it is told to."""
+"""`ttl publish`: shows what it would send, and sends it only with `--upload`."""
 
 from __future__ import annotations
 
@@ -8,46 +8,38 @@ from typing import Annotated
 
 import typer
 
+from teenytinyllama.cli.common import add_command
 from teenytinyllama.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
 
-Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")]
-To = Annotated[str, typer.Option("--to", help="Repository on the Hub: owner/name.")]
-Upload = Annotated[
-    bool, typer.Option("--upload", "--yes", help="Send it. Without this, nothing is sent.")
-]
-Public = Annotated[bool, typer.Option("--public", help="New repositories can be seen by everyone.")]
-Only = Annotated[
-    list[str], typer.Option("--only", help="model, chat or data; default: all the run has.")
-]
-WithOptimizer = Annotated[
-    bool,
-    typer.Option("--with-optimizer", help="Checkpoints that anyone can train on from (larger)."),
-]
-Accept = Annotated[
-    list[str],
-    typer.Option("--accept", help="Fingerprint of a finding that was looked at and is no secret."),
-]
-Folder = Annotated[
-    Path | None, typer.Option("--folder", help="Write the files to this new folder instead.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="The plan as JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
 def publish_command(
-    run: Run,
-    to: To,
-    upload: Upload = False,
-    public: Public = False,
-    only: Only = [],  # noqa: B006 (typer reads the default, nobody changes it)
-    with_optimizer: WithOptimizer = False,
-    accept: Accept = [],  # noqa: B006
-    folder: Folder = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    to: Annotated[str, typer.Option("--to", help="Repository on the Hub: owner/name.")],
+    upload: Annotated[
+        bool, typer.Option("--upload", "--yes", help="Send it. Without this, nothing is sent.")
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="New repositories can be seen by everyone.")
+    ] = False,
+    only: Annotated[
+        list[str], typer.Option("--only", help="model, chat or data; default: all the run has.")
+    ] = [],  # noqa: B006 (typer reads the default, nobody changes it)
+    with_optimizer: Annotated[
+        bool,
+        typer.Option(
+            "--with-optimizer", help="Include optimizer states: anyone can resume (larger)."
+        ),
+    ] = False,
+    accept: Annotated[
+        list[str],
+        typer.Option("--accept", help="Fingerprint of a finding that was checked: no secret."),
+    ] = [],  # noqa: B006
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Write the files to this new folder instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
 ) -> None:
     """`ttl publish RUN --to owner/name`."""
     from teenytinyllama.publishing import publisher
@@ -69,7 +61,7 @@ def publish_command(
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Hang this command on the command line."""
-    app.command("publish", help="A finished run to the Hugging Face Hub; dry run first.")(
-        publish_command
+    """Register this command."""
+    add_command(
+        app, "publish", "A finished run to the Hugging Face Hub; dry run first.", publish_command
     )

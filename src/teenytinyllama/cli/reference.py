@@ -1,4 +1,4 @@
-"""FRONT DOOR, continued: the reference pages, made from the code so that they cannot drift."""
+"""`ttl settings`: the reference of settings and commands, made from the code itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.settings.recipe import Recipe
 
 HEAD = "<!-- Made by `ttl settings --markdown`; do not edit: change settings/. -->"
@@ -84,6 +85,20 @@ def _shown(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
+def settings_text(stage: str = "") -> str:
+    """Every setting, or those of one section, on two lines each. Raises UserError for no such."""
+    rows = [row for row in settings_rows() if not stage or row[0].split(".")[0] == stage]
+    if not rows:
+        names = sorted({path.split(".")[0] for path, *_ in settings_rows()})
+        raise UserError(
+            "stage-unknown", "ttl settings", f'no "{stage}"', did_you_mean(stage, names)
+        )
+    return "".join(
+        f"{path}{f' = {default}' if default else ''}\n    {words}\n"
+        for path, _, default, words in rows
+    )
+
+
 def settings_markdown() -> str:
     """`docs/settings.md`."""
     lines = [
@@ -120,7 +135,7 @@ def commands_markdown(app: typer.Typer) -> str:
     """`docs/cli.md`: the help of every command, as it prints at 100 columns."""
     command: Any = typer.main.get_command(app)
     lines = [CLI_HEAD, "", "# The command line", ""]
-    lines += ["Exit codes: 0 done, 2 your input is wrong, 75 stopped but the same command goes on,"]
+    lines += ["Exit codes: 0 done, 2 your input is wrong, 75 stopped (the same command resumes),"]
     lines += ["1 a bug.", ""]
     for name, sub in command.commands.items():
         lines += [f"## ttl {name}", "", sub.help or "", ""]

@@ -92,6 +92,7 @@ class PipelineRunner:
             return
         inputs = self._inputs(stage)
         fingerprint = stage_fingerprint(stage, self.recipe, settings, inputs)
+        logger.debug(f"{stage.name}: fingerprint {fingerprint}, inputs {inputs}")
         shown = redact_values(settings.model_dump(mode="json"))
         reason = "--redo" if redo else self._reason_to_run(stage, fingerprint, shown, inputs)
         if not reason:
@@ -139,7 +140,8 @@ class PipelineRunner:
         if not missing:
             return ""
         many = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
-        return f"{missing[0]}{many} missing or changed; running again"
+        logger.warning(f"{stage.name}: {missing[0]}{many} missing or changed; running again")
+        return "files missing or changed"
 
     def _run_measured(
         self, stage: Stage, settings: Settings, inputs: dict[str, Input], fingerprint: str
@@ -180,7 +182,9 @@ class PipelineRunner:
         )
         folders: dict[str, Path | None] = {f"{name}_dir": None for name in stage.reads_if_there}
         folders |= {f"{name}_dir": self.folder.path / one.path for name, one in inputs.items()}
+        started = time.monotonic()
         module = load_stage(stage.module, loads_model=stage.loads_model)
+        logger.debug(f"{stage.name}: imported in {format_duration(time.monotonic() - started)}")
         result: StageResult = module.run(
             settings=settings, context=context, out_dir=self.folder.stage_dir(stage), **folders
         )
