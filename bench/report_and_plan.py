@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 
 from teenytinyllama.modeling.model_size import num_parameters
-from teenytinyllama.planning import Question, gpus
+from teenytinyllama.planning.plan_request import PlanRequest
 from teenytinyllama.planning.planner import cost_of
-from teenytinyllama.planning.reference_data import anchors
-from teenytinyllama.planning.scaling_laws import calibration, law
+from teenytinyllama.planning.reference_data import gpus, reference_runs
+from teenytinyllama.planning.scaling_laws import law_offset, published_law
 
 ROOT = Path(__file__).parents[1]
 NUM_LOGGED_STEPS, REPEATS = 45_800, 5
@@ -98,9 +98,9 @@ def main():
     say("plan_cpu_s", round(cpu, 3), 0, "CPU s", "< 1", cpu < 1)
     say("plan_s", round(middle, 3), spread(times), "s, whole command", "< 1", middle < 1)
 
-    chosen, misses, inside = law("besiroglu"), [], 0
-    for one in anchors():
-        found = calibration(chosen, without=[one.name])
+    chosen, misses, inside = published_law("besiroglu"), [], 0
+    for one in reference_runs():
+        found = law_offset(chosen, without=[one.name])
         loss = chosen.loss_repeating(
             num_parameters(one.model, 32_000), one.tokens, one.unique_tokens
         )
@@ -115,8 +115,8 @@ def main():
         inside == len(misses),
     )
     for name, (tokens, mfu, hours, kwh) in SPENT.items():
-        model = next(one.model for one in anchors() if one.name == name)
-        question = Question(
+        model = next(one.model for one in reference_runs() if one.name == name)
+        request = PlanRequest(
             gpu=gpus()["a100-40gb"],
             usd_per_hour=1.29,
             text_bytes=1e12,
@@ -125,7 +125,7 @@ def main():
             host_power_w=73.8,
             country="DEU",
         )
-        cost = cost_of(question, model, 32_000, tokens)
+        cost = cost_of(request, model, 32_000, tokens)
         for key, told, spent in (("hours", cost.hours, hours), ("kwh", cost.kwh, kwh)):
             miss = told / spent - 1
             say(

@@ -1,4 +1,4 @@
-"""`ttl new` and `ttl storybook`: any language, and one line for whatever is wrong."""
+"""`ttl new`, `ttl storybook` and `ttl plan --calibrate` in any language; one line an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def new(tmp_path: Path, *words: str | Path) -> Recipe:
 
 
 @pytest.mark.parametrize("language", ["gl", "bn"])
-def test_a_language_with_a_folder_needs_nothing_more(tmp_path: Path, language: str) -> None:
+def test_a_language_with_a_folder_needs_no_sample(tmp_path: Path, language: str) -> None:
     recipe = new(tmp_path, "--language", language)
     assert recipe.language == language
     assert recipe.corpus is not None
@@ -61,13 +61,13 @@ def test_a_language_without_a_folder_learns_from_its_sample(tmp_path: Path) -> N
     assert set("áéíóúñ") <= set(recipe.tokenizer.required_letters)
 
 
-def test_a_language_that_can_be_told_keeps_its_filter(tmp_path: Path) -> None:
+def test_a_known_language_keeps_its_filter(tmp_path: Path) -> None:
     recipe = new(tmp_path, "--language", "gl", "--clean-sample", clean(tmp_path))
     assert recipe.corpus is not None
     assert "language" in recipe.corpus.filters.families
 
 
-def test_a_sample_in_another_language_is_said(tmp_path: Path) -> None:
+def test_a_sample_in_another_language_is_reported(tmp_path: Path) -> None:
     out = tmp_path / "yo.toml"
     asked = ["--language", "yo", "--clean-sample", clean(tmp_path), "--text-mb", "50"]
     said = ttl("new", *asked, *CPU, "--out", out)
@@ -105,7 +105,7 @@ def test_bad_input_is_one_error(tmp_path: Path, words: list[str], code: str) -> 
     assert not (tmp_path / "new.toml").exists()
 
 
-def test_a_recipe_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
+def test_a_recipe_is_never_overwritten(tmp_path: Path) -> None:
     new(tmp_path, "--language", "gl")
     with pytest.raises(UserError) as error:
         new(tmp_path, "--language", "gl")
@@ -130,7 +130,7 @@ def test_the_storybook_as_files(tmp_path: Path) -> None:
     assert error.value.code == "storybook-unwritable"
 
 
-def test_pilots_need_time_and_a_recipe(tmp_path: Path) -> None:
+def test_scaling_runs_need_time_and_a_recipe(tmp_path: Path) -> None:
     asked = ["plan", *CPU, "--text-mb", "50", "--calibrate"]
     with pytest.raises(UserError) as error:
         ttl(*asked, tmp_path / "none.toml", "--minutes", "0")
@@ -140,7 +140,7 @@ def test_pilots_need_time_and_a_recipe(tmp_path: Path) -> None:
     assert error.value.code == "recipe-missing"
 
 
-def test_every_command_of_the_guide_is_one_of_ours() -> None:
+def test_every_command_of_the_guide_exists() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "my-language.md").read_text(encoding="utf-8")
     typed = re.findall(r"^ttl (.+)$", guide, re.MULTILINE)
     assert len(typed) >= 10

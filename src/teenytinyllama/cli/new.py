@@ -1,4 +1,4 @@
-"""FRONT DOOR, continued: from nothing to a recipe, in any language; and text to try it with."""
+"""Commands that make inputs: `ttl new` (a recipe), `ttl storybook` (invented text)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ from teenytinyllama.cli.planning import (
     TextMegabytes,
     TextPath,
     Utilisation,
-    plan_for,
 )
 from teenytinyllama.errors import UserError
-from teenytinyllama.languages import known_languages
 
 logger = logging.getLogger(__name__)
 
 
 if TYPE_CHECKING:
-    from teenytinyllama.planning import LanguageNotes, Plan
+    from teenytinyllama.planning.new_recipe import LanguageProfile
 
 DEFAULT_TEXT = "text/**/*"
 CLEAN_DOCUMENTS = 200
@@ -63,10 +61,14 @@ def new_command(  # noqa: PLR0913 (each is an option)
     out: Annotated[Path | None, typer.Option("--out", help="The recipe to write.")] = None,
 ) -> None:
     """`ttl new`: a recipe from a plan."""
-    _check(language, clean_sample, chat)
-    found = plan_for(
+    from teenytinyllama.planning import new_recipe
+    from teenytinyllama.planning.plan_request import request_from_options
+    from teenytinyllama.planning.planner import make_plan
+
+    new_recipe.check_language(language, has_sample=clean_sample is not None)
+    request = request_from_options(
         budget_usd=budget_usd,
-        hours=hours,
+        budget_hours=hours,
         gpu=gpu,
         num_gpus=num_gpus,
         usd_per_hour=usd_per_hour,
@@ -78,95 +80,55 @@ def new_command(  # noqa: PLR0913 (each is an option)
         country=country,
         law="besiroglu",
     )
-    from teenytinyllama.planning import recipe_text
-
-    title = name or f"{language}-{found.parameters / 1e6:.3g}m"
+    plan = make_plan(request)
+    title = name or f"{language}-{plan.parameters / 1e6:.3g}m"
     path = out or Path(f"{title}.toml")
-    if path.exists():
-        what = "is there already"
-        raise UserError("recipe-exists", str(path), what, "choose another --out or --name")
-    learnt = _learn(clean_sample, language) if clean_sample else None
+    new_recipe.check_paths(path, chat)
+    learned = _learn(clean_sample, language) if clean_sample else None
     source = text or DEFAULT_TEXT
-    written = recipe_text(
-        found, name=title, language=language, text=source, chat=chat, learnt=learnt
+    recipe = new_recipe.render_recipe(
+        plan, name=title, language=language, text=source, chat=chat, learned=learned
     )
-    _write(path, written)
+    new_recipe.write_recipe(path, recipe)
     logger.info(
-        f"{path}: {found.parameters / 1e6:.3g} M parameters, {found.tokens / 1e6:,.3g} M tokens, "
-        f"{found.cost.hours:.3g} h, ${found.cost.usd:,.2f}"
+        f"{path}: {plan.parameters / 1e6:.3g} M parameters, {plan.tokens / 1e6:,.3g} M tokens, "
+        f"{plan.cost.hours:.3g} h, ${plan.cost.usd:,.2f}"
     )
-    _say_next(found, path, text)
+    if not text:
+        logger.info(
+            f"Put at least {new_recipe.needed_text_mb(plan):,.0f} MB of clean text into text/ "
+            "(or change corpus.sources)."
+        )
+    logger.info(f"Next: ttl run {path}")
 
 
-def _check(language: str, clean_sample: Path | None, chat: str) -> None:
-    """Raise UserError for a language that nothing is known of, and for paths without a file."""
-    from teenytinyllama.settings.base import expand_path
-
-    if not (2 <= len(language) <= 3 and language.isascii() and language.islower()):
-        what = f'expected two or three small letters, got "{language}"'
-        raise UserError("language-code", "--language", what, "give its ISO 639 code, such as pt")
-    if language not in known_languages() and clean_sample is None:
-        what = f'nothing is known of "{language}" (known: {", ".join(known_languages())})'
-        fix = "--clean-sample FILE: some clean text of it, 40 kB or more, to learn from"
-        raise UserError("language-unknown", "--language", what, fix)
-    if chat and not expand_path(chat):
-        raise UserError("chat-missing", "--chat", f'no file at "{chat}"', "check the path")
-
-
-def _learn(path: Path, language: str) -> LanguageNotes:
-    from teenytinyllama.planning import LanguageNotes
+def _learn(path: Path, language: str) -> LanguageProfile:
+    from teenytinyllama.planning.new_recipe import LanguageProfile
     from teenytinyllama.stages.corpus.filters.learned_thresholds import learn
 
     found = learn(path, language)
     logger.info(
         f"{path}: thresholds, {len(found.stop_words)} stop words and {len(found.letters)} letters "
-        f"learnt from {found.num_documents:,} documents"
+        f"learned from {found.num_documents:,} documents"
     )
     if found.known_fraction is None:
         logger.info(
             f'py3langid does not know "{language}": texts of other languages will not be dropped; '
-            "a GlotLID model can tell (corpus.filters.language_model)"
+            "a GlotLID model can identify it (corpus.filters.language_model)"
         )
     elif not found.can_be_told:
         logger.info(
             f'py3langid takes only {found.known_fraction:.0%} of the sample for "{language}": the '
             "language filter is left out (is the sample in that language?)"
         )
-    return LanguageNotes(
+    return LanguageProfile(
         num_documents=found.num_documents,
         thresholds=found.thresholds,
         stop_words=found.stop_words,
         letters=found.letters,
         openings=found.openings,
-        can_be_told=found.can_be_told,
+        has_language_filter=found.can_be_told,
     )
-
-
-def _write(path: Path, recipe: str) -> None:
-    from teenytinyllama.settings.recipe import load_recipe
-
-    try:
-        path.write_text(recipe, encoding="utf-8")
-    except OSError as error:
-        what = f"cannot be written ({error.strerror})"
-        raise UserError("recipe-unwritable", str(path), what, "choose another --out") from error
-    try:
-        load_recipe(path)
-    except UserError:
-        path.unlink()
-        raise
-
-
-def _say_next(found: Plan, path: Path, text: str) -> None:
-    if not text:
-        from teenytinyllama.planning.planner import bytes_per_token
-
-        each = bytes_per_token(found.vocab_size)
-        need = found.tokens / found.question.max_epochs * each / 1e6
-        logger.info(
-            f"Put at least {need:,.0f} MB of clean text into text/ (or change corpus.sources)."
-        )
-    logger.info(f"Next: ttl run {path}")
 
 
 def storybook_command(

@@ -1,6 +1,6 @@
-"""How much text is on hand: sizes of the files, and a sample of what is in them.
+"""How much text some files hold, from their sizes and a sample of their content.
 
-Nothing is read whole: a plan answers in under a second. The corpus stage counts exactly.
+Only the sample is read, so that a plan takes under a second. The corpus stage counts exactly.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.languages import word_pattern
 
 SAMPLED_FILES = 12
-"""Files of one kind that are looked into, spread evenly over their names."""
+"""Files of one kind that are sampled, spread evenly over their names."""
 SAMPLED_BYTES = 1 << 17
-"""Bytes that are read of each of them, after unpacking."""
-# Records of these hold their text in one field beside others; a plain file is all text.
+"""Bytes that are read of each, after decompression."""
+# Records of these files have their text in one field; other files are plain text.
 _RECORDS = (".jsonl", ".json", ".ndjson")
-_PACKED = (".gz", ".zst")
+_COMPRESSED = (".gz", ".zst")
 
 
 @dataclass(frozen=True)
-class TextOnHand:
-    """What the files hold, by their sizes and a sample."""
+class CorpusSize:
+    """Size of the text in some files, estimated from a sample."""
 
     num_files: int
     disk_bytes: int
     text_bytes: float
-    """Bytes of text in UTF-8: of the text field only, unpacked."""
+    """Bytes of text in UTF-8: the text field only, decompressed."""
     sampled_bytes: int
     bytes_per_character: float
     different_words: float
-    """Words that the whole text has, by how fast the sample's grow (Heaps' law)."""
+    """Distinct words of the whole text, extrapolated from the sample (Heaps' law)."""
 
 
 @dataclass(frozen=True)
-class _Sampled:
+class _FileSample:
     text: str
     text_per_disk_byte: float
 
 
-def text_on_hand(paths: Sequence[Path], text_key: str = "text") -> TextOnHand:
+def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
     """Measure files. Raises UserError for one that cannot be read, and for files without text."""
     by_kind: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
@@ -55,24 +55,24 @@ def text_on_hand(paths: Sequence[Path], text_key: str = "text") -> TextOnHand:
     disk, text_bytes, sample = 0, 0.0, ""
     for kind, group in sorted(by_kind.items()):
         step = max(1, len(group) // SAMPLED_FILES)
-        looked = [_look_into(path, kind, text_key) for path in group[::step][:SAMPLED_FILES]]
+        samples = [_sample_file(path, kind, text_key) for path in group[::step][:SAMPLED_FILES]]
         size = sum(_size(path) for path in group)
-        weights = sum(len(one.text) for one in looked)
-        shares = [one.text_per_disk_byte for one in looked if one.text]
+        weights = sum(len(one.text) for one in samples)
+        shares = [one.text_per_disk_byte for one in samples if one.text]
         disk += size
         text_bytes += size * (sum(shares) / len(shares) if shares and weights else 0.0)
-        sample += "".join(one.text for one in looked)
+        sample += "".join(one.text for one in samples)
     if not sample.strip():
         where = str(paths[0].parent if len(paths) > 1 else paths[0])
         what = f"{len(paths)} files, and no text in the sample of them"
         raise UserError("text-empty", where, what, "name .txt, .jsonl or .parquet files with text")
     num_bytes = len(sample.encode("utf-8", "replace"))
     words = _different_words(sample, text_bytes / num_bytes)
-    return TextOnHand(len(paths), disk, text_bytes, num_bytes, num_bytes / len(sample), words)
+    return CorpusSize(len(paths), disk, text_bytes, num_bytes, num_bytes / len(sample), words)
 
 
 def _different_words(sample: str, times: float) -> float:
-    """Different words of a text so many times the sample, as fast as they grow in the sample.
+    """Distinct words of a text `times` as long as the sample, at the sample's rate of growth.
 
     >>> _different_words("um dois um dois", 100)  # nothing new in the second half
     2.0
@@ -84,12 +84,12 @@ def _different_words(sample: str, times: float) -> float:
 
 
 def _kind(path: Path) -> str:
-    """What decides how a file is read: `.jsonl.gz`, `.parquet`, or the empty text for plain."""
+    """How to read a file: its suffixes such as `.jsonl.gz` or `.parquet`; empty for plain text."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    packed = suffixes[-1] if suffixes and suffixes[-1] in _PACKED else ""
-    inner = suffixes[-2] if packed and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
+    compressed = suffixes[-1] if suffixes and suffixes[-1] in _COMPRESSED else ""
+    inner = suffixes[-2] if compressed and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
     record = inner if inner in _RECORDS or inner == ".parquet" else ""
-    return record + packed
+    return record + compressed
 
 
 def _size(path: Path) -> int:
@@ -99,10 +99,10 @@ def _size(path: Path) -> int:
         raise _unreadable(path, error) from error
 
 
-def _look_into(path: Path, kind: str, text_key: str) -> _Sampled:
+def _sample_file(path: Path, kind: str, text_key: str) -> _FileSample:
     try:
         if kind == ".parquet":
-            return _look_into_table(path, text_key)
+            return _sample_table(path, text_key)
         raw, consumed = _beginning(path, kind)
     except (OSError, EOFError, ValueError) as error:
         raise _unreadable(path, error) from error
@@ -111,11 +111,11 @@ def _look_into(path: Path, kind: str, text_key: str) -> _Sampled:
     if kind.startswith(_RECORDS):
         text = "".join(_fields(whole, text_key))
     share = len(text.encode("utf-8")) / consumed if consumed else 0.0
-    return _Sampled(text, share)
+    return _FileSample(text, share)
 
 
 def _beginning(path: Path, kind: str) -> tuple[bytes, int]:
-    """The first bytes of a file, unpacked, and how many on the disk they are."""
+    """The first bytes of a file, decompressed, and how many bytes on disk they take."""
     with path.open("rb") as file:
         if kind.endswith(".gz"):
             raw = gzip.GzipFile(fileobj=file).read(SAMPLED_BYTES)
@@ -124,7 +124,7 @@ def _beginning(path: Path, kind: str) -> tuple[bytes, int]:
         else:
             raw = file.read(SAMPLED_BYTES)
             return raw, len(raw)
-        # The unpacker reads ahead: a file read to its end is exact, and a longer one nearly so.
+        # The decompressor reads ahead: exact for a file read to its end, nearly so for others.
         return raw, max(1, min(file.tell(), path.stat().st_size))
 
 
@@ -140,13 +140,13 @@ def _zstd(file: io.BufferedReader) -> bytes:
 
 
 def _fields(lines: str, text_key: str) -> list[str]:
-    """The text field of every whole line; without one of that name the longest text."""
+    """The text field of every complete line; without one of that name the longest text."""
     found = []
     for line in lines.split("\n"):
         try:
             row: Any = json.loads(line)
         except ValueError:
-            continue  # the last line of the sample is cut; the corpus stage names broken ones
+            continue  # the last line is cut; the corpus stage reports broken ones
         if not isinstance(row, dict):
             continue
         texts = [value for value in row.values() if isinstance(value, str)]
@@ -155,7 +155,7 @@ def _fields(lines: str, text_key: str) -> list[str]:
     return found
 
 
-def _look_into_table(path: Path, text_key: str) -> _Sampled:
+def _sample_table(path: Path, text_key: str) -> _FileSample:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
@@ -163,11 +163,11 @@ def _look_into_table(path: Path, text_key: str) -> _Sampled:
     table = parquet.ParquetFile(path)
     rows = next(table.iter_batches(batch_size=64), None)
     if rows is None or text_key not in rows.schema.names:
-        return _Sampled("", 0.0)
+        return _FileSample("", 0.0)
     texts = [text for text in rows.column(text_key).to_pylist() if isinstance(text, str)]
     mean_bytes = sum(len(text.encode("utf-8")) for text in texts) / max(1, len(texts))
     share = mean_bytes * table.metadata.num_rows / max(1, path.stat().st_size)
-    return _Sampled("".join(texts)[:SAMPLED_BYTES], share)
+    return _FileSample("".join(texts)[:SAMPLED_BYTES], share)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -1,9 +1,9 @@
-"""A law fitted to pilots: small trainings on the user's own tokens, refitted with an interval.
+"""A scaling law refitted to small training runs on the user's own tokens, with an interval.
 
-The exponents are those of a published law, which a handful of small runs cannot find again; what
-is fitted is linear in them: the floor of the text, and what parameters and tokens are worth. The
-interval is that of one more run by ordinary least squares. It knows the noise of the pilots and
-how far the plan is from them, not whether the law still holds there.
+The exponents are those of a published law: a handful of small runs cannot determine them. The
+irreducible loss and the factors of parameters and tokens are fitted, by ordinary least squares.
+The interval is that of one more run. It covers the noise of the runs and the distance of the plan
+from them, not whether the law still holds there.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.planning.scaling_laws import T95, Law
 
 Matrix = list[list[float]]
-MIN_PILOTS = 4
+MIN_SCALING_RUNS = 4
 
 
 @dataclass(frozen=True)
-class PilotResult:
-    """One small training: sizes, tokens seen, different tokens, held-out loss in nats per token."""
+class ScalingRun:
+    """One small run: parameters, tokens, unique tokens, held-out loss in nats per token."""
 
     name: str
     parameters: int
@@ -33,78 +33,78 @@ class PilotResult:
 
 @dataclass(frozen=True)
 class FittedLaw:
-    """A law through pilots, and how sure it is."""
+    """A law fitted to runs, and its uncertainty."""
 
     law: Law
-    pilots: tuple[PilotResult, ...]
+    runs: tuple[ScalingRun, ...]
     bytes_per_token: float
     spread: float
-    """Standard deviation of the pilots round the law, nats."""
+    """Standard deviation of the runs around the law, in nats."""
     terms: tuple[bool, bool, bool]
-    """Whether floor, parameters and tokens are in it: what would come out negative is not."""
+    """Whether the constant, parameters and tokens have a term: negative ones are left out."""
     covariance: Matrix
     largest_predicted: float | None
-    """What the other pilots say of the largest one; None where they are too few."""
+    """Loss of the largest run, predicted from the others; None where they are too few."""
 
     def predict(self, parameters: float, tokens: float, unique: float) -> tuple[float, float]:
-        """Loss of one more run, and half of its 95 % interval."""
+        """Loss of one more run, and half the width of its 95 % interval."""
         row = _kept(_row(self.law, parameters, tokens, unique), self.terms)
         distance = sum(
             a * b * c
             for a, line in zip(row, self.covariance, strict=True)
             for b, c in zip(row, line, strict=True)
         )
-        half = _t(len(self.pilots) - len(row)) * self.spread * math.sqrt(1 + distance)
+        half = _t(len(self.runs) - len(row)) * self.spread * math.sqrt(1 + distance)
         return self.law.loss_repeating(parameters, tokens, unique), half
 
-    def says(self, tokens: float) -> str:
-        """What a user should know of the fit."""
-        far = tokens / max(one.tokens for one in self.pilots)
+    def summary(self, tokens: float) -> str:
+        """The quality of the fit in a sentence or two, for a plan of so many tokens."""
+        factor = tokens / max(run.tokens for run in self.runs)
         words = (
-            f"Fitted to {len(self.pilots)} pilots on your tokens (spread {self.spread:.3f} nats); "
-            f"the plan is {far:,.0f} times as many tokens as the longest of them."
+            f"Fitted to {len(self.runs)} runs on your tokens (spread {self.spread:.3f} nats); "
+            f"the plan has {factor:,.0f} times as many tokens as the longest of them."
         )
         if self.largest_predicted is not None:
-            largest = largest_pilot(self.pilots)
+            largest = largest_run(self.runs)
             words += (
-                f" Check: the others predict {self.largest_predicted:.3f} for the largest pilot, "
-                f"it reached {largest.loss:.3f}."
+                f" Check: the others predict {self.largest_predicted:.3f} for the largest run, "
+                f"which reached {largest.loss:.3f}."
             )
         return words
 
 
-def largest_pilot(pilots: Sequence[PilotResult]) -> PilotResult:
-    """The one of most compute."""
-    return max(pilots, key=lambda one: one.parameters * one.tokens)
+def largest_run(runs: Sequence[ScalingRun]) -> ScalingRun:
+    """The run with the most compute."""
+    return max(runs, key=lambda run: run.parameters * run.tokens)
 
 
-def fit_law(base: Law, pilots: Sequence[PilotResult], bytes_per_token: float) -> FittedLaw:
-    """Refit floor and factors of `base` to pilots. Raises UserError for fewer than four of them."""
-    if len(pilots) < MIN_PILOTS:
+def fit_law(base: Law, runs: Sequence[ScalingRun], bytes_per_token: float) -> FittedLaw:
+    """Refit constant and factors of `base` to runs. Raises UserError for fewer than four."""
+    if len(runs) < MIN_SCALING_RUNS:
         raise UserError(
-            "pilots-few",
+            "scaling-runs-few",
             "ttl plan --calibrate",
-            f"{len(pilots)} pilots are done, {MIN_PILOTS} are needed for a fit",
-            "give the same command again with more --minutes",
+            f"{len(runs)} scaling runs are done, {MIN_SCALING_RUNS} are needed for a fit",
+            "run the same command again with more --minutes",
         )
-    found, terms, covariance, spread = _least_squares(base, pilots)
+    found, terms, covariance, spread = _least_squares(base, runs)
     predicted = None
-    if len(pilots) > MIN_PILOTS:
-        largest = largest_pilot(pilots)
-        others = [one for one in pilots if one is not largest]
+    if len(runs) > MIN_SCALING_RUNS:
+        largest = largest_run(runs)
+        others = [run for run in runs if run is not largest]
         without = _least_squares(base, others)[0]
         predicted = without.loss_repeating(
             largest.parameters, largest.tokens, largest.unique_tokens
         )
-    return FittedLaw(found, tuple(pilots), bytes_per_token, spread, terms, covariance, predicted)
+    return FittedLaw(found, tuple(runs), bytes_per_token, spread, terms, covariance, predicted)
 
 
 def _least_squares(
-    base: Law, pilots: Sequence[PilotResult]
+    base: Law, runs: Sequence[ScalingRun]
 ) -> tuple[Law, tuple[bool, bool, bool], Matrix, float]:
-    """The best law without a negative term; its kept terms, (X'X)^-1, spread of the residuals."""
-    rows = [_row(base, one.parameters, one.tokens, one.unique_tokens) for one in pilots]
-    losses = [one.loss for one in pilots]
+    """The best law without negative terms: its terms, (X'X)^-1, spread of the residuals."""
+    rows = [_row(base, run.parameters, run.tokens, run.unique_tokens) for run in runs]
+    losses = [run.loss for run in runs]
     best = None
     for size in (3, 2, 1):
         for chosen in combinations(range(3), size):
@@ -130,20 +130,20 @@ def _least_squares(
     squares, terms, factors, inverse = best
     whole = iter(factors)
     e, a, b = (next(whole) if kept else 0.0 for kept in terms)
-    spread = math.sqrt(squares / max(1, len(pilots) - len(factors)))
+    spread = math.sqrt(squares / max(1, len(runs) - len(factors)))
     law = Law(f"{base.name}, refitted", e, a, b, base.alpha, base.beta, discounts_parameters=False)
     return law, (terms[0], terms[1], terms[2]), inverse, spread
 
 
 def _row(law: Law, parameters: float, tokens: float, unique: float) -> list[float]:
-    """1, N^-alpha and D^-beta, with what repeated tokens are worth in place of their number."""
+    """1, N^-alpha and D^-beta, where D is the effective number of tokens."""
     bare = Law("", 0.0, 1.0, 0.0, law.alpha, law.beta)
     token_part = Law("", 0.0, 0.0, 1.0, law.alpha, law.beta)
-    # Only tokens are discounted for repetition here: pilots are small beside their text.
+    # Only tokens are discounted for repetition: these runs are small compared with their text.
     return [
         1.0,
         bare.loss(parameters, tokens),
-        token_part.loss(parameters, law.worth_of_tokens(tokens, unique)),
+        token_part.loss(parameters, law.effective_tokens(tokens, unique)),
     ]
 
 
@@ -157,7 +157,7 @@ def _gram(rows: Sequence[Sequence[float]]) -> Matrix:
 
 
 def _inverse(matrix: Matrix) -> Matrix | None:
-    """Gauss-Jordan with scaling; None for a matrix that has none."""
+    """Inverse by Gauss-Jordan with scaling; None for a singular matrix."""
     size = len(matrix)
     scale = [math.sqrt(matrix[i][i]) for i in range(size)]
     if min(scale) == 0:

@@ -1,63 +1,108 @@
-"""A plan as a recipe that loads and runs without edits, each number with its reason."""
+"""`ttl new`: a plan as a recipe that runs without edits, each number with its reason."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from teenytinyllama.planning.planner import Plan
+from teenytinyllama.errors import UserError
+from teenytinyllama.languages import known_languages
+from teenytinyllama.planning.planner import Plan, bytes_per_token
+from teenytinyllama.settings.base import expand_path
+from teenytinyllama.settings.recipe import load_recipe
 
 WIDTH_OF_VALUES = 34
 NUM_EVALUATIONS, NUM_SAMPLINGS = 20, 5
-# A chat model learns the manner of a conversation, not facts: short rows, few passes.
+# Chat training teaches the form of a conversation, not facts: short rows, few epochs.
 CHAT_LENGTH = 512
 MAX_CHAT_RATE = 1e-3
 COUNTING = ("repetition", "fineweb", "quality")
 
 
 @dataclass(frozen=True)
-class LanguageNotes:
-    """What was learnt of the language from a clean sample, in the words of a recipe."""
+class LanguageProfile:
+    """Settings learned from a clean sample of a language."""
 
     num_documents: int
     thresholds: dict[str, float] = field(default_factory=dict)
     stop_words: tuple[str, ...] = ()
     letters: str = ""
     openings: tuple[str, ...] = ()
-    can_be_told: bool = True
-    """Whether the language filter can be used."""
+    has_language_filter: bool = True
+    """Whether py3langid identifies the language well enough to filter by it."""
 
 
-def recipe_text(
+def check_language(language: str, *, has_sample: bool) -> None:
+    """Raise UserError for what is not a language code, and for an unknown language."""
+    if not (2 <= len(language) <= 3 and language.isascii() and language.islower()):
+        what = f'expected two or three lowercase letters, got "{language}"'
+        raise UserError("language-code", "--language", what, "give its ISO 639 code, such as pt")
+    if language not in known_languages() and not has_sample:
+        what = f'no data for "{language}" (there is data for {", ".join(known_languages())})'
+        fix = "--clean-sample FILE: 40 kB or more of clean text in it, to learn filters from"
+        raise UserError("language-unknown", "--language", what, fix)
+
+
+def check_paths(path: Path, chat: str) -> None:
+    """Raise UserError where the recipe exists already, or no file of conversations does."""
+    if chat and not expand_path(chat):
+        raise UserError("chat-missing", "--chat", f'no file at "{chat}"', "check the path")
+    if path.exists():
+        what = "exists already"
+        raise UserError("recipe-exists", str(path), what, "choose another --out or --name")
+
+
+def write_recipe(path: Path, recipe: str) -> None:
+    """Write a recipe that loads. Raises UserError, and leaves no file, where it does not."""
+    try:
+        path.write_text(recipe, encoding="utf-8")
+    except OSError as error:
+        what = f"cannot be written ({error.strerror})"
+        raise UserError("recipe-unwritable", str(path), what, "choose another --out") from error
+    try:
+        load_recipe(path)
+    except UserError:
+        path.unlink()
+        raise
+
+
+def needed_text_mb(plan: Plan) -> float:
+    """Megabytes of clean text that the plan reads, with the most epochs it allows."""
+    each = bytes_per_token(plan.vocab_size)
+    return plan.tokens / plan.request.max_epochs * each / 1e6
+
+
+def render_recipe(
     plan: Plan,
     *,
     name: str,
     language: str,
     text: str,
     chat: str = "",
-    learnt: LanguageNotes | None = None,
+    learned: LanguageProfile | None = None,
 ) -> str:
     """The recipe in TOML. `text` and `chat`: paths of the user's text and conversations.
 
-    Without conversations there is no section `align`, and the model goes on with text.
+    Without conversations there is no section `align`, and the model only continues text.
     """
     parts = [
         _head(plan, name, language),
-        _corpus(text, learnt),
-        _tokenizer(plan, learnt),
+        _corpus(text, learned),
+        _tokenizer(plan, learned),
         ["[pack]  # documents laid end to end in random order; nothing is padded", ""],
-        _pretrain(plan, learnt),
+        _pretrain(plan, learned),
         _evaluate(),
         _align(plan, chat) if chat else [],
-        ["[quantize]", *_rows([('formats = ["q8_0"]', "8 bits a weight: half of the size")]), ""],
+        ["[quantize]", *_rows([('formats = ["q8_0"]', "8 bits per weight: half the size")]), ""],
         ["[report]", ""],
     ]
     return "\n".join(line for part in parts for line in part)
 
 
 def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Settings with what is said of them behind; a long setting has it above."""
+    """Settings with a comment after each; a long setting has its comment above."""
     for setting, words in rows:
         if len(setting) <= WIDTH_OF_VALUES:
             yield f"{setting:{WIDTH_OF_VALUES}}  # {words}"
@@ -67,25 +112,25 @@ def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _head(plan: Plan, name: str, language: str) -> list[str]:
-    asked, cost = plan.question, plan.cost
-    price = asked.usd_per_hour * asked.num_gpus
+    request, cost = plan.request, plan.cost
+    price = request.usd_per_hour * request.num_gpus
     return [
         f"# Written by `ttl new` from a plan: {plan.parameters:,} parameters, {plan.tokens:,.0f} "
         "tokens,",
-        f"# {cost.hours:.3g} h on {asked.num_gpus} x {asked.gpu.title} at {asked.mfu:.0%} of its "
-        f"peak, {cost.kwh:.3g} kWh, ${cost.usd:,.2f}. Limited by {plan.limit}.",
+        f"# {cost.hours:.3g} h on {request.num_gpus} x {request.gpu.title} at {request.mfu:.0%} of "
+        f"its peak, {cost.kwh:.3g} kWh, ${cost.usd:,.2f}. Limited by {plan.limit}.",
         "# It runs as it is: `ttl run` with this file. `ttl settings` explains every setting.",
         *_rows(
             [
                 (f"name = {_quoted(name)}", "the run's folder is runs/<name>"),
-                (f"language = {_quoted(language)}", "ISO 639; what is known of it: languages/"),
+                (f"language = {_quoted(language)}", "ISO 639 code; its data: languages/"),
             ]
         ),
         "",
         "[energy]",
         *_rows(
             [
-                (f"country = {_quoted(asked.country)}", "whose grid: decides the carbon"),
+                (f"country = {_quoted(request.country)}", "its grid decides the carbon"),
                 (f"usd_per_gpu_hour = {float(price)}", "price of the machine, for the report"),
             ]
         ),
@@ -93,56 +138,56 @@ def _head(plan: Plan, name: str, language: str) -> list[str]:
     ]
 
 
-def _corpus(text: str, learnt: LanguageNotes | None) -> list[str]:
+def _corpus(text: str, learned: LanguageProfile | None) -> list[str]:
     lines = [
         "[corpus]",
         "# Give each source its licence (SPDX) and origin, as in { kind = ..., license =",
         '# "CC-BY-4.0", origin = "https://..." }: the cards are written from them.',
         f'sources = [{{ kind = "files", path = {_quoted(text)} }}]',
-        *_rows([("heldout_fraction = 0.02", "kept out of training, to be scored on")]),
+        *_rows([("heldout_fraction = 0.02", "kept out of training, for evaluation")]),
     ]
-    if learnt:
-        lines += ["", *_filters(learnt)]
+    if learned:
+        lines += ["", *_filters(learned)]
     return [*lines, ""]
 
 
-def _filters(learnt: LanguageNotes) -> Iterator[str]:
+def _filters(learned: LanguageProfile) -> Iterator[str]:
     yield "[corpus.filters]"
-    yield f"# Learnt from {learnt.num_documents} documents of clean text: `ttl corpus --explain ID`"
-    yield "# shows what each rule says of a document."
-    if not learnt.can_be_told:
-        yield "# Without the family language: py3langid cannot tell this language from others. A"
-        yield '# GlotLID model can: language_model = "its path", and "language" in this list.'
+    yield f"# Learned from {learned.num_documents} documents of clean text. `ttl corpus --explain`"
+    yield "# shows the result of each rule for a document."
+    if not learned.has_language_filter:
+        yield "# No language filter: py3langid does not identify this language. A"
+        yield '# GlotLID model does: language_model = "its path", and add "language" to this list.'
         yield f"families = {_list(('address', *COUNTING))}"
-    yield f"stop_words = {_list(learnt.stop_words)}"
-    numbers = ", ".join(f"{name} = {value:g}" for name, value in learnt.thresholds.items())
+    yield f"stop_words = {_list(learned.stop_words)}"
+    numbers = ", ".join(f"{name} = {value:g}" for name, value in learned.thresholds.items())
     yield f"thresholds = {{ {numbers} }}"
 
 
-def _tokenizer(plan: Plan, learnt: LanguageNotes | None) -> list[str]:
+def _tokenizer(plan: Plan, learned: LanguageProfile | None) -> list[str]:
     each = plan.unique_tokens / plan.vocab_size
     rows = [
-        (f"vocab_size = {plan.vocab_size}", f"pieces; each is seen {each:,.0f} times on average")
+        (f"vocab_size = {plan.vocab_size}", f"tokens; each occurs {each:,.0f} times on average")
     ]
-    if learnt:
+    if learned:
         rows.append(
-            (f"required_letters = {_quoted(learnt.letters)}", "Letters of the clean sample")
+            (f"required_letters = {_quoted(learned.letters)}", "Letters of the clean sample")
         )
     return ["[tokenizer]", *_rows(rows), ""]
 
 
-def _pretrain(plan: Plan, learnt: LanguageNotes | None) -> list[str]:
-    model, length = plan.model, plan.question.sequence_length
+def _pretrain(plan: Plan, learned: LanguageProfile | None) -> list[str]:
+    model, length = plan.model, plan.request.sequence_length
     warmup = max(1, min(2000, plan.num_steps // 50))
     rows = [
-        (f"sequence_length = {length}", "tokens the model sees at once"),
+        (f"sequence_length = {length}", "context, in tokens"),
         (
             f"tokens_per_step = {plan.tokens_per_step}",
             f"{plan.tokens_per_step // length} rows: DeepSeek LLM 2024, eq. 1, from the compute",
         ),
-        (f"num_steps = {plan.num_steps}", f"{plan.epochs:.2g} passes over the text"),
-        (f"evaluate_every_steps = {max(1, plan.num_steps // NUM_EVALUATIONS)}", "20 points"),
-        (f"sample_every_steps = {max(1, plan.num_steps // NUM_SAMPLINGS)}", "5 looks at its text"),
+        (f"num_steps = {plan.num_steps}", f"{plan.epochs:.2g} epochs"),
+        (f"evaluate_every_steps = {max(1, plan.num_steps // NUM_EVALUATIONS)}", "20 times"),
+        (f"sample_every_steps = {max(1, plan.num_steps // NUM_SAMPLINGS)}", "5 times"),
         (
             f"model = {{ hidden_size = {model.hidden_size}, intermediate_size = "
             f"{model.intermediate_size}, num_hidden_layers = {model.num_hidden_layers}, "
@@ -153,43 +198,43 @@ def _pretrain(plan: Plan, learnt: LanguageNotes | None) -> list[str]:
         (
             f'optimizer = {{ kind = "muon", peak_learning_rate = {plan.peak_learning_rate}, '
             f"muon_learning_rate = {plan.peak_learning_rate} }}",
-            "Peak rate from the compute, by the same equation",
+            "Peak learning rate from the compute, by the same equation",
         ),
         (
             f'schedule = {{ kind = "wsd", warmup_steps = {warmup} }}',
-            "2 % of the steps to warm up, then steady, then falling to 0",
+            "2 % warmup, then constant, then linear decay to 0",
         ),
     ]
-    if learnt and learnt.openings:
-        rows.append((f"sample_prompts = {_list(learnt.openings)}", "Openings to continue"))
+    if learned and learned.openings:
+        rows.append((f"sample_prompts = {_list(learned.openings)}", "Openings to continue"))
     return ["[pretrain]", *_rows(rows), ""]
 
 
 def _evaluate() -> list[str]:
     return [
         "[evaluate]",
-        "# Beside bits per byte: the last word of held-out sentences, among four.",
+        "# Besides bits per byte: choose the last word of held-out sentences from four.",
         'tasks = [{ name = "cloze", kind = "cloze", num_items = 400 }]',
         "",
     ]
 
 
 def _align(plan: Plan, chat: str) -> list[str]:
-    length = min(plan.question.sequence_length, CHAT_LENGTH)
+    length = min(plan.request.sequence_length, CHAT_LENGTH)
     rate = min(plan.peak_learning_rate / 2, MAX_CHAT_RATE)
     return [
         "[align]",
         f'sources = [{{ kind = "files", path = {_quoted(chat)} }}]',
         *_rows(
             [
-                ("num_epochs = 3", "passes over the conversations (paper 4.3)"),
-                (f"sequence_length = {length}", "tokens of a row; several chats share one"),
+                ("num_epochs = 3", "epochs (paper 4.3)"),
+                (f"sequence_length = {length}", "tokens of a row, which holds several chats"),
                 (f"tokens_per_step = {length * 4}", "4 rows"),
                 (
                     f"optimizer = {{ peak_learning_rate = {rate:.3g} }}",
-                    "Half of the pre-training's peak, at most 1e-3",
+                    "Half the peak of pre-training, at most 1e-3",
                 ),
-                ('schedule = { kind = "linear", warmup_steps = 10 }', "Falls to 0"),
+                ('schedule = { kind = "linear", warmup_steps = 10 }', "Decay to 0"),
             ]
         ),
         "",

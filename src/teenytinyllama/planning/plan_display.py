@@ -1,4 +1,4 @@
-"""A plan on the terminal: what it is, what it costs, and what more or less would give."""
+"""A plan on the terminal: the model, its cost, and what other sizes and budgets would give."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from teenytinyllama.planning.planner import Plan, make_plan, other_sizes
 BAR_WIDTH = 18
 
 
-def show(plan: Plan, console: Console | None = None) -> None:
-    """Print the plan, other sizes for the same budget, other budgets for the same text."""
+def show_plan(plan: Plan, console: Console | None = None) -> None:
+    """Print the plan, other sizes for the same budget, and other budgets for the same text."""
     console = console or Console()
     console.print()
     console.print(_main(plan))
-    if plan.expected.loss is not None:  # below the reach of the laws their numbers mean nothing
+    if plan.expected.loss is not None:  # below their range the laws predict nothing
         console.print(_sizes(plan))
         console.print(_budgets(plan))
     console.print(_limit(plan))
@@ -38,35 +38,42 @@ def _main(plan: Plan) -> Table:
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
-    model, cost, asked = plan.model, plan.cost, plan.question
-    cards = f"{asked.num_gpus} x " if asked.num_gpus > 1 else ""
-    yield "on", f"{cards}{asked.gpu.title}, {asked.mfu:.0%} of its peak"
+    model, cost, request = plan.model, plan.cost, plan.request
+    cards = f"{request.num_gpus} x " if request.num_gpus > 1 else ""
+    yield "GPU", f"{cards}{request.gpu.title}, {request.mfu:.0%} of its peak"
     yield (
         "model",
         f"{_short(plan.parameters)} parameters: hidden {model.hidden_size}, "
         f"{model.num_hidden_layers} layers, {model.num_attention_heads} heads",
     )
-    yield "vocabulary", f"{plan.vocab_size:,} pieces"
+    yield "vocabulary", f"{plan.vocab_size:,} tokens"
     yield (
         "tokens",
-        f"{_short(plan.tokens)}: {plan.epochs:.2g} passes over {_short(plan.unique_tokens)}",
+        f"{_short(plan.tokens)}: {plan.epochs:.2g} epochs over {_short(plan.unique_tokens)}",
     )
     yield "steps", f"{plan.num_steps:,} of {plan.tokens_per_step:,} tokens"
     yield "peak rate", f"{plan.peak_learning_rate:g}"
     yield "time", f"{cost.hours:.3g} h"
     yield "energy", f"{cost.gpu_kwh:.3g} kWh GPU + {cost.host_kwh:.3g} kWh machine (modelled)"
-    yield "carbon", f"{cost.emissions_kg:.3g} kg CO2eq ({asked.country})"
-    price = f"at ${asked.usd_per_hour:g} per card and hour" if asked.usd_per_hour else "no price"
-    if asked.usd_per_hour and asked.usd_per_hour == asked.gpu.usd_per_hour:
-        price += f": {asked.gpu.price_from}"
-    yield "money", f"${cost.usd:,.2f} ({price}; {asked.reserve_fraction:.0%} is kept for the rest)"
+    yield "carbon", f"{cost.emissions_kg:.3g} kg CO2eq ({request.country})"
+    price = (
+        f"at ${request.usd_per_hour:g} per GPU and hour"
+        if request.usd_per_hour
+        else "no price given"
+    )
+    if request.usd_per_hour and request.usd_per_hour == request.gpu.usd_per_hour:
+        price += f": {request.gpu.price_from}"
+    yield (
+        "money",
+        f"${cost.usd:,.2f} ({price}; {request.reserve_fraction:.0%} reserved for later stages)",
+    )
     yield "expected loss", _expected(plan)
 
 
 def _expected(plan: Plan) -> str:
     found = plan.expected
     if found.loss is None:
-        return "no law reaches so low"
+        return "too small to predict"
     return (
         f"{found.loss:.2f} nats per token, 95 %: {found.low:.2f} to {found.high:.2f} "
         f"(about {found.bits_per_byte:.2f} bits per byte)"
@@ -74,7 +81,7 @@ def _expected(plan: Plan) -> str:
 
 
 def _sizes(plan: Plan) -> Table:
-    """Why this size: what the same budget makes of the others. Small models see more tokens."""
+    """Other sizes for the same budget and their losses. Small models see more tokens."""
     table = _plot("Other sizes for the same budget", "parameters", "tokens")
     found = other_sizes(plan)
     losses = [loss for *_, loss in found]
@@ -87,9 +94,9 @@ def _sizes(plan: Plan) -> Table:
 
 
 def _plot(title: str, *columns: str) -> Table:
-    """A table whose last column is a bar for the loss, from the law alone."""
+    """A table whose last column is a bar for the loss, by the law alone."""
     table = Table(title=title, title_justify="left", pad_edge=False)
-    for column in (*columns, "law's loss"):
+    for column in (*columns, "loss by law"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     return table
@@ -101,18 +108,18 @@ def _bar(loss: float, low: float, high: float) -> str:
 
 
 def _budgets(plan: Plan) -> Table:
-    """The same question with other budgets: the loss as a bar, from the law alone."""
-    table = _plot("With less, with more", "budget", "parameters", "tokens", "passes")
+    """The same request with other budgets: the loss as a bar, by the law alone."""
+    table = _plot("Other budgets", "budget", "parameters", "tokens", "epochs")
     plans = [(factor, _other(plan, factor)) for factor in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)]
     found = [(factor, other) for factor, other in plans if other is not None]
     losses = [other.law_loss for _, other in found]
     low, high = min(losses), max(losses)
     for number, (factor, other) in enumerate(found):
         if factor > 1 and other.law_loss >= losses[number - 1]:
-            continue  # more money buys nothing more
+            continue  # more money gives no lower loss
         bar = _bar(other.law_loss, low, high)
-        money = plan.question.budget_usd
-        budget = f"${money * factor:,.2f}" if money else f"{plan.question.hours * factor:.3g} h"
+        money = plan.request.budget_usd
+        budget = f"${money * factor:,.2f}" if money else f"{plan.request.hours * factor:.3g} h"
         table.add_row(
             budget,
             _short(other.parameters),
@@ -126,12 +133,12 @@ def _budgets(plan: Plan) -> Table:
 
 
 def _other(plan: Plan, factor: float) -> Plan | None:
-    asked = plan.question
-    if asked.budget_usd is not None:
-        other = replace(asked, budget_usd=asked.budget_usd * factor)
+    request = plan.request
+    if request.budget_usd is not None:
+        other = replace(request, budget_usd=request.budget_usd * factor)
     else:
-        assert asked.budget_hours is not None
-        other = replace(asked, budget_hours=asked.budget_hours * factor)
+        assert request.budget_hours is not None
+        other = replace(request, budget_hours=request.budget_hours * factor)
     try:
         return make_plan(other)
     except UserError:

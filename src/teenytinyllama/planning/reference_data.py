@@ -1,4 +1,4 @@
-"""The given data of the planner, from `reference_data.toml`: cards, laws, anchors, shapes."""
+"""Reference data of the planner, from `reference_data.toml`: GPUs, laws, public runs, shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from teenytinyllama.settings.training import ModelSettings
 
 @dataclass(frozen=True)
 class Gpu:
-    """One card: peak rate (dense bf16), memory, mean power in training, price, and where from."""
+    """One GPU: peak rate (dense bf16), memory, mean power in training, price, and sources."""
 
     name: str
     title: str
@@ -26,8 +26,8 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """The end of a public run: what it was, and the held-out loss it reached, nats per token."""
+class ReferenceRun:
+    """A public run: its size, its data and its final held-out loss in nats per token."""
 
     name: str
     model: ModelSettings
@@ -44,42 +44,44 @@ def _data() -> dict[str, Any]:
 
 @cache
 def gpus() -> dict[str, Gpu]:
-    """Cards by the name that `--gpu` takes."""
+    """GPUs by the name that `--gpu` takes."""
     return {name: Gpu(name=name, **row) for name, row in _data()["gpus"].items()}
 
 
 @cache
 def shapes() -> tuple[ModelSettings, ...]:
-    """Sizes that a plan chooses among, small to large."""
+    """Model sizes that a plan chooses from, small to large."""
     return tuple(ModelSettings(**row) for row in _data()["shapes"])
 
 
 @cache
-def anchors() -> tuple[Anchor, ...]:
-    """Public runs on Portuguese text that predictions are held against."""
+def reference_runs() -> tuple[ReferenceRun, ...]:
+    """Public runs on Portuguese text that predictions are compared with."""
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     found = []
-    for row in _data()["anchors"]:
+    for row in _data()["reference_runs"]:
         model = ModelSettings(
             **{name: row[name] for name in sizes},
             num_key_value_heads=row.get("num_key_value_heads", 0),
         )
-        found.append(Anchor(row["name"], model, row["tokens"], row["unique_tokens"], row["loss"]))
+        found.append(
+            ReferenceRun(row["name"], model, row["tokens"], row["unique_tokens"], row["loss"])
+        )
     return tuple(found)
 
 
 def law_constants(name: str) -> dict[str, Any]:
-    """Constants of one published law."""
+    """Constants of a published law."""
     constants: dict[str, Any] = _data()["laws"][name]
     return constants
 
 
 def law_names() -> list[str]:
-    """The published laws."""
+    """Names of the published laws."""
     return list(_data()["laws"])
 
 
 def repetition() -> tuple[float, float]:
-    """Muennighoff's two half-lives: of repeated tokens, of parameters beyond need."""
+    """Half-lives of repeated tokens and of excess parameters (Muennighoff et al. 2023)."""
     row = _data()["repetition"]
     return row["tokens_half_life_epochs"], row["parameters_half_life"]

@@ -1,4 +1,4 @@
-"""The doctor: what it finds is there, and what it misses has a command."""
+"""`ttl doctor`: what it reports, and the command for what is missing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from teenytinyllama.planning import doctor
 from teenytinyllama.settings.recipe import Recipe, load_recipe
 
 
-def test_everything_is_looked_at(tmp_path: Path) -> None:
+def test_everything_is_checked(tmp_path: Path) -> None:
     found = doctor.examine(tmp_path / "not" / "there")
-    names = [row.name for row in found.findings]
+    names = [row.name for row in found.checks]
     for name in ("python", "torch", "memory free", "disk free", "GPU", "matrix multiply"):
         assert name in names
     assert ("C++ compiler" in names) == (found.device == "cpu")
@@ -26,22 +26,22 @@ def test_a_missing_library_names_its_stage_and_extra(
 ) -> None:
     real = doctor.find_spec
     monkeypatch.setattr(doctor, "find_spec", lambda n: None if n == "gguf" else real(n))
-    rows = {row.name: row for row in doctor.examine(tmp_path).findings}
+    rows = {row.name: row for row in doctor.examine(tmp_path).checks}
     assert rows["ttl quantize"].health == "warn"
     assert rows["ttl quantize"].fix == "pip install 'teenytinyllama[quantize]'"
 
 
-def test_a_missing_compiler_is_no_more_than_a_note(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_compiler_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
-        rows = {row.name: row for row in doctor.examine(tmp_path).findings}
+        rows = {row.name: row for row in doctor.examine(tmp_path).checks}
     assert rows["C++ compiler"].health == "warn"
     assert rows["C++ compiler"].fix.startswith("apt install g++")
 
 
-def test_an_unwritable_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_folder_is_reported_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     assert doctor.examine(tmp_path).next_command == "choose another --run-dir"
 
@@ -53,10 +53,10 @@ def recipe_of(tmp_path: Path, **pretrain: object) -> Recipe:
     return load_recipe(path)
 
 
-def test_a_recipe_is_held_against_the_machine(tmp_path: Path) -> None:
+def test_a_recipe_is_compared_with_the_machine(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, num_steps=100, tokens_per_step=4096)
     found = doctor.examine(tmp_path, recipe, "r.toml")
-    rows = {row.name: row for row in found.findings}
+    rows = {row.name: row for row in found.checks}
     assert rows["this run's model"].value == "115 M parameters"
     assert rows["micro-batch"].value == "2 rows of 2,048 tokens fit"
     # 12 bytes a parameter in each of two checkpoints, 4 in final/: 28 x 114.8 M.
@@ -65,16 +65,18 @@ def test_a_recipe_is_held_against_the_machine(tmp_path: Path) -> None:
     assert found.next_command == "ttl run r.toml"
 
 
-def test_a_run_that_fits_nowhere_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_too_large_for_memory_is_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = recipe_of(tmp_path, num_steps=100)
     monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 10**8)
     found = doctor.examine(tmp_path, recipe, "r.toml")
-    rows = {row.name: row for row in found.findings}
+    rows = {row.name: row for row in found.checks}
     assert (rows["micro-batch"].health, rows["micro-batch"].value) == ("bad", "not one row fits")
     assert found.next_command == rows["micro-batch"].fix
 
 
-def test_a_library_of_a_stage_that_is_walked_must_be_there(
+def test_a_stage_of_the_recipe_needs_its_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = doctor.find_spec

@@ -1,0 +1,145 @@
+"""What a plan is made for: a budget, GPUs and text. Checked here, before any arithmetic."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from teenytinyllama.errors import UserError, did_you_mean
+from teenytinyllama.planning.corpus_size import measure_corpus
+from teenytinyllama.planning.curve_fit import FittedLaw
+from teenytinyllama.planning.reference_data import Gpu, gpus, law_names
+from teenytinyllama.settings.base import expand_path
+from teenytinyllama.settings.training import ModelSettings
+
+logger = logging.getLogger(__name__)
+
+PORTUGUESE_BYTES_PER_CHARACTER = 1.03
+MIN_CONTEXT, MAX_CONTEXT = 64, 1 << 17
+DEFAULT_CONTEXT, CPU_CONTEXT = 2048, 512
+# Where no text is named the plan says how much it needs: text must not be the limit.
+PLENTY_OF_TEXT_BYTES = 1e12
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What the user has. Money or hours, not both; unique tokens, or bytes to estimate them."""
+
+    gpu: Gpu
+    usd_per_hour: float
+    text_bytes: float
+    budget_usd: float | None = None
+    budget_hours: float | None = None
+    unique_tokens: float | None = None
+    bytes_per_character: float = PORTUGUESE_BYTES_PER_CHARACTER
+    different_words: float = math.inf
+    num_gpus: int = 1
+    mfu: float = 0.4
+    # Share of the budget that is kept for evaluation, fine-tuning, chat and things going wrong.
+    reserve_fraction: float = 0.1
+    # Power of the machine besides the GPU (CPU and memory), modelled.
+    host_power_w: float = 75.0
+    max_epochs: float = 4.0
+    sequence_length: int = DEFAULT_CONTEXT
+    country: str = "BRA"
+    law: str = "besiroglu"
+    fitted: FittedLaw | None = None
+    model: ModelSettings | None = None
+    vocab_size: int | None = None
+
+    @property
+    def hours(self) -> float:
+        """Hours of training that the budget buys, without the reserve."""
+        if self.budget_hours is not None:
+            hours = self.budget_hours
+        else:
+            assert self.budget_usd is not None
+            hours = self.budget_usd / (self.usd_per_hour * self.num_gpus)
+        return hours * (1 - self.reserve_fraction)
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of the training hours at the given utilisation."""
+        return self.hours * 3600 * self.gpu.peak_tflops * 1e12 * self.mfu * self.num_gpus
+
+
+def request_from_options(
+    *,
+    gpu: str,
+    usd_per_hour: float | None,
+    text_mb: float | None,
+    text: str,
+    peak_tflops: float | None,
+    sequence_length: int | None,
+    **more: Any,
+) -> PlanRequest:
+    """The request that command-line options describe. Raises UserError naming the wrong option.
+
+    `text`: a file, folder or glob to measure; `more`: fields of PlanRequest.
+    """
+    if gpu not in gpus():
+        fix = f"use one of: {', '.join(gpus())} (others: the nearest with --peak-tflops)"
+        raise UserError("gpu-unknown", "--gpu", f'no GPU "{gpu}"', fix)
+    if more["law"] not in law_names():
+        fix = did_you_mean(more["law"], law_names())
+        raise UserError("law-unknown", "--law", f'no law "{more["law"]}"', fix)
+    card = gpus()[gpu]
+    if peak_tflops is not None:
+        card = replace(card, peak_tflops=peak_tflops)
+    if sequence_length is None:
+        sequence_length = CPU_CONTEXT if gpu == "cpu" else DEFAULT_CONTEXT
+    return PlanRequest(
+        gpu=card,
+        usd_per_hour=card.usd_per_hour if usd_per_hour is None else usd_per_hour,
+        sequence_length=sequence_length,
+        **_text_options(text_mb, text),
+        **more,
+    )
+
+
+def _text_options(text_mb: float | None, text: str) -> dict[str, Any]:
+    """Bytes of text; with a path also what a sample of the text shows."""
+    if not text:
+        return {"text_bytes": text_mb * 1e6 if text_mb is not None else PLENTY_OF_TEXT_BYTES}
+    paths = expand_path(text)
+    if not paths:
+        raise UserError("text-missing", "--text", f'no file at "{text}"', "check the path")
+    found = measure_corpus(paths)
+    logger.info(
+        f"text: about {found.text_bytes / 1e6:,.3g} MB in {found.num_files:,} files, by their "
+        f"sizes and a sample of {found.sampled_bytes / 1e3:,.0f} kB"
+    )
+    return {
+        "text_bytes": found.text_bytes if text_mb is None else text_mb * 1e6,
+        "bytes_per_character": found.bytes_per_character,
+        "different_words": found.different_words,
+    }
+
+
+def check_request(request: PlanRequest) -> None:
+    """Raise UserError for a budget, price or number that no plan can be made for."""
+    if (request.budget_usd is None) == (request.budget_hours is None):
+        what = "expected either --budget-usd or --hours"
+        raise UserError("plan-budget", "ttl plan", what, "ttl plan --budget-usd 50 --text-mb 500")
+    if request.budget_usd is not None and not request.usd_per_hour:
+        what = f"{request.gpu.title} has no price"
+        raise UserError("plan-price", "--gpu", what, "add --usd-per-hour, or give --hours")
+    amounts = {"--budget-usd": request.budget_usd, "--hours": request.budget_hours}
+    amounts |= {"--text-mb": request.text_bytes, "--gpus": request.num_gpus}
+    amounts |= {"--tokens": request.unique_tokens, "--max-epochs": request.max_epochs}
+    amounts |= {"--peak-tflops": request.gpu.peak_tflops}
+    for name, value in amounts.items():
+        if value is not None and not 0 < value < math.inf:
+            what = f"expected more than 0, got {value}"
+            raise UserError("plan-value", name, what, f"give {name} a positive number")
+    if not 0 <= request.usd_per_hour < math.inf:
+        what = f"expected 0 or more, got {request.usd_per_hour}"
+        raise UserError("plan-value", "--usd-per-hour", what, "give the price of one GPU's hour")
+    if not MIN_CONTEXT <= request.sequence_length <= MAX_CONTEXT:
+        what = f"expected {MIN_CONTEXT} to {MAX_CONTEXT:,} tokens, got {request.sequence_length:,}"
+        raise UserError("plan-value", "--sequence-length", what, "give 512, 1024 or 2048")
+    if not 0 < request.mfu <= 1:
+        what = f"expected a share above 0 and at most 1, got {request.mfu}"
+        raise UserError("plan-value", "--mfu", what, "give 0.4, or what `ttl doctor` measured")
