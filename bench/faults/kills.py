@@ -256,7 +256,7 @@ def _stop(
     if " after step " not in told:  # before the first step: nothing done, nothing lost
         return (None if found == before else f"{before} became {found}"), seconds
     said = int(told.split(" after step ")[1].split(".")[0])
-    if found[-1][0] != said or checkpoints.fault_of(found[-1][1]) is not None:
+    if found[-1][0] != said or checkpoints.find_damage(found[-1][1]) is not None:
         return f"stopped after step {said}, saved are {[step for step, _ in found]}", seconds
     return None, seconds
 

@@ -68,7 +68,7 @@ def start(folder: Path, limit_s: float, make_job: Callable[[], Job] = tiny.job, 
         os.dup2(handle, 2)
         sys.stderr = sys.__stderr__ = os.fdopen(handle, "w")
         looks = min(1.0, limit_s / 10)
-        loop.Watchdog = lambda: interruption.Watchdog(limit_s=limit_s, seconds_between_looks=looks)
+        loop.Watchdog = lambda: interruption.Watchdog(limit_s=limit_s, seconds_between_checks=looks)
         try:
             tiny.train(folder, the_job=make_job(), num_steps=NUM_STEPS, **changes)
         except Interrupted:

@@ -23,7 +23,7 @@ def save(folder, step, *, value=1.0, permanent=0):
     )
 
 
-def test_what_was_saved_comes_back(tmp_path):
+def test_loads_what_was_saved(tmp_path):
     save(tmp_path, 7, value=3.5)
     found = checkpoints.load_newest(tmp_path)
     assert found.path.name == "step-0000007"
@@ -32,7 +32,7 @@ def test_what_was_saved_comes_back(tmp_path):
     assert checkpoints.load_newest(tmp_path / "nothing here") is None
 
 
-def test_two_rolling_and_all_permanent_ones_are_kept(tmp_path):
+def test_keeps_two_rolling_and_all_permanent_checkpoints(tmp_path):
     for step in range(1, 11):
         save(tmp_path, step, permanent=4)
     assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [4, 8, 9, 10]
@@ -40,7 +40,7 @@ def test_two_rolling_and_all_permanent_ones_are_kept(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_pruned_checkpoint_that_stays_is_named_and_stops_nothing(tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_that_cannot_be_deleted_is_reported(tmp_path, monkeypatch, capsys):
     def stuck(path):
         raise PermissionError(13, "Permission denied")
 
@@ -50,7 +50,7 @@ def test_a_pruned_checkpoint_that_stays_is_named_and_stops_nothing(tmp_path, mon
     for step in range(1, 4):
         save(tmp_path, step)
     checkpoints.finish_removals()
-    assert ".removed-step-0000001 is not needed any more" in capsys.readouterr().err
+    assert ".removed-step-0000001 is no longer needed" in capsys.readouterr().err
     assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [2, 3]
 
 
@@ -72,7 +72,7 @@ FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.j
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["cut", "emptied", "deleted", "flipped"])
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(tmp_path, name, how, capsys):
+def test_a_damaged_checkpoint_is_moved_and_the_previous_loaded(tmp_path, name, how, capsys):
     save(tmp_path, 1)
     path = save(tmp_path, 2)
     damage(path / name, how)
@@ -81,27 +81,27 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(tmp_path, na
     assert "checkpoint of step 2 is damaged" in capsys.readouterr().err
 
 
-def test_nothing_whole_is_an_error_and_not_a_new_start(tmp_path):
+def test_only_damaged_checkpoints_are_an_error(tmp_path):
     damage(save(tmp_path, 1) / "model.safetensors", "flipped")
-    with pytest.raises(UserError, match="none of its checkpoints is whole") as caught:
+    with pytest.raises(UserError, match="all of its checkpoints are damaged") as caught:
         checkpoints.load_newest(tmp_path)
     assert caught.value.code == "checkpoints-damaged"
 
 
-def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+def test_refuses_to_save_weights_that_are_not_finite(tmp_path):
     save(tmp_path, 1)
     with pytest.raises(ValueError, match="w is not finite at step 2"):
         save(tmp_path, 2, value=float("nan"))
     assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [1]
 
 
-def test_a_folder_is_not_trusted_for_its_name(tmp_path):
+def test_a_folder_without_manifest_is_not_loaded(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "step-0000009").mkdir()
     assert checkpoints.load_newest(tmp_path).path.name == "step-0000001"
 
 
-def test_a_full_disk_says_what_is_needed_and_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     save(tmp_path, 1)
 
     def full(*args, **kwargs):
@@ -114,7 +114,7 @@ def test_a_full_disk_says_what_is_needed_and_leaves_the_old_checkpoint(tmp_path,
     assert not list(tmp_path.glob(".partial*"))
 
 
-def test_what_a_crash_left_is_cleaned_and_never_read(tmp_path):
+def test_leftovers_of_a_crash_are_deleted_and_never_loaded(tmp_path):
     path = save(tmp_path, 1)
     shutil.copytree(path, tmp_path / ".partial-step-0000005")
     shutil.copytree(path, tmp_path / ".removed-step-0000000")
@@ -123,7 +123,7 @@ def test_what_a_crash_left_is_cleaned_and_never_read(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
 
 
-def test_a_replaced_checkpoint_comes_back_where_its_successor_did_not_arrive(tmp_path):
+def test_a_replaced_checkpoint_returns_if_its_successor_is_missing(tmp_path):
     path = save(tmp_path, 1)
     path.rename(tmp_path / ".replaced-step-0000001")
     checkpoints.clean_up(tmp_path)
@@ -156,7 +156,7 @@ TENSORS = {
 }
 
 
-def test_the_bytes_are_those_of_the_library_and_the_hash_is_theirs(tmp_path):
+def test_bytes_equal_the_library_s_and_match_the_hash(tmp_path):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     output = checkpoints.write_tensors(ours, TENSORS)
     save_file(TENSORS, theirs, metadata={"format": "pt"})
@@ -165,19 +165,19 @@ def test_the_bytes_are_those_of_the_library_and_the_hash_is_theirs(tmp_path):
     assert output.sha256 == hashlib.sha256(ours.read_bytes()).hexdigest()
 
 
-def test_what_lies_crosswise_in_memory_comes_back(tmp_path):
-    crosswise = torch.arange(12.0).reshape(3, 4).T
-    checkpoints.write_tensors(tmp_path / "t", {"w": crosswise.requires_grad_()})
-    assert torch.equal(load_file(tmp_path / "t")["w"], crosswise)
+def test_transposed_tensors_load_as_they_were(tmp_path):
+    transposed = torch.arange(12.0).reshape(3, 4).T
+    checkpoints.write_tensors(tmp_path / "t", {"w": transposed.requires_grad_()})
+    assert torch.equal(load_file(tmp_path / "t")["w"], transposed)
 
 
-def test_tied_weights_are_kept_once(tmp_path):
+def test_tied_weights_are_written_once(tmp_path):
     weight = torch.rand(4, 4)
     tensors = {"embed": weight, "head": weight.detach(), "copy": weight + 0}
     checkpoints.write_tensors(tmp_path / "t", tensors)
     assert sorted(load_file(tmp_path / "t")) == ["copy", "embed"]
 
 
-def test_a_full_disk_is_an_error_of_the_system():
+def test_writing_to_a_full_disk_raises_oserror():
     with pytest.raises(OSError, match="No space left"):
         checkpoints.write_tensors(Path("/dev/full"), TENSORS)

@@ -5,15 +5,16 @@ import time
 
 import pytest
 
-from teenytinyllama.training.interruption import Watchdog
+from teenytinyllama.errors import Interrupted
+from teenytinyllama.training.interruption import STOP_SIGNALS, Watchdog, stop_signals
 
 
 def quick():
-    return Watchdog(limit_s=0.2, seconds_between_looks=0.02)
+    return Watchdog(limit_s=0.2, seconds_between_checks=0.02)
 
 
-def hang_while(path, work):
-    """In a process of its own, with standard error in a file: exit code and what was said."""
+def start_process(path, work):
+    """Run `work` in a process of its own, with standard error in a file."""
 
     def run():
         handle = os.open(path, os.O_CREAT | os.O_WRONLY)
@@ -33,44 +34,45 @@ def read_for_ever():
     time.sleep(60)
 
 
-def test_what_hangs_is_named_shown_and_ended_with_the_code_to_go_on(tmp_path):
+def test_hanging_work_is_reported_and_ends_with_code_75(tmp_path):
     def work():
-        dog = quick()
-        with dog.running(), dog.over("reading the rows of step 7"):
+        watchdog = quick()
+        with watchdog.running(), watchdog.over("reading the rows of step 7"):
             read_for_ever()
 
-    process = hang_while(tmp_path / "said", work)
+    process = start_process(tmp_path / "said", work)
     process.join(20)
     assert process.exitcode == 75
     said = (tmp_path / "said").read_text()
     assert "reading the rows of step 7 has taken more than 0.2 s" in said
     assert "in read_for_ever" in said  # where it hangs
-    assert said.endswith("Run the same command again to go on.\n")
+    reason = "reading the rows of step 7 hangs; is the disk or the network folder still there?"
+    assert said.endswith(f"{Interrupted(reason)}\n")
 
 
-def test_many_short_reads_and_long_work_between_them_are_no_hang():
-    dog = quick()
-    with dog.running():
+def test_many_short_reads_and_unwatched_work_are_no_hang():
+    watchdog = quick()
+    with watchdog.running():
         for _ in range(30):
-            with dog.over("a read"):
+            with watchdog.over("a read"):
                 time.sleep(0.01)
         time.sleep(0.4)  # not watched
 
 
 def test_more_bytes_get_more_time():
-    dog = quick()
-    with dog.running(), dog.over("a save", num_bytes=5_000_000):
+    watchdog = quick()
+    with watchdog.running(), watchdog.over("a save", num_bytes=5_000_000):
         time.sleep(0.4)
 
 
-def test_a_process_that_was_stopped_was_not_hanging(tmp_path):
+def test_a_stopped_process_was_not_hanging(tmp_path):
     def work():
-        dog = Watchdog(limit_s=0.5, seconds_between_looks=0.02)
-        with dog.running(), dog.over("a save"):
+        watchdog = Watchdog(limit_s=0.5, seconds_between_checks=0.02)
+        with watchdog.running(), watchdog.over("a save"):
             (tmp_path / "in").write_text("")
             time.sleep(0.2)
 
-    process = hang_while(tmp_path / "said", work)
+    process = start_process(tmp_path / "said", work)
     while not (tmp_path / "in").exists():
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGSTOP)
@@ -80,8 +82,18 @@ def test_a_process_that_was_stopped_was_not_hanging(tmp_path):
     assert process.exitcode == 0
 
 
-def test_an_error_inside_goes_on_its_way():
-    dog = quick()
-    with pytest.raises(KeyError), dog.running(), dog.over("a read"):
+def test_an_error_in_watched_work_is_passed_on():
+    watchdog = quick()
+    with pytest.raises(KeyError), watchdog.running(), watchdog.over("a read"):
         raise KeyError("x")
     time.sleep(0.3)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_signal_is_noted_and_handlers_are_restored(number):
+    before = signal.getsignal(number)
+    noted = []
+    with stop_signals(noted.append):
+        os.kill(os.getpid(), number)
+    assert noted == [number.name]
+    assert signal.getsignal(number) is before

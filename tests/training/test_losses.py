@@ -17,7 +17,7 @@ def reference(hidden, weight, targets, z_loss=0.0):
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
-def test_loss_and_gradients_equal_the_plain_ones_over_several_chunks(z_loss, monkeypatch):
+def test_loss_and_gradients_equal_plain_ones_over_several_chunks(z_loss, monkeypatch):
     monkeypatch.setattr(losses, "CHUNK_BYTES_CPU", 1)  # the smallest chunk: 128 rows
     monkeypatch.setattr(losses, "BLOCK_BYTES_CPU", 4 * 50 * 5)  # five rows
     torch.manual_seed(0)
@@ -26,16 +26,16 @@ def test_loss_and_gradients_equal_the_plain_ones_over_several_chunks(z_loss, mon
     targets = torch.randint(0, 50, (300,))
     targets[::7] = IGNORED
     expected = reference(hidden, weight, targets, z_loss)
-    by_hand = torch.autograd.grad(expected * 3, (hidden, weight))
+    expected_gradients = torch.autograd.grad(expected * 3, (hidden, weight))
     found = linear_cross_entropy(hidden, weight, targets, z_loss=z_loss)
-    by_chunk = torch.autograd.grad(found * 3, (hidden, weight))
+    found_gradients = torch.autograd.grad(found * 3, (hidden, weight))
     # The softmax is computed in fp32 whatever comes in.
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-    for a, b in zip(by_chunk, by_hand, strict=True):
+    for a, b in zip(found_gradients, expected_gradients, strict=True):
         assert (a - b).abs().max() < 1e-5
 
 
-def test_rows_without_target_count_nothing():
+def test_rows_without_target_are_ignored():
     hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(5, 8)
     loss = linear_cross_entropy(hidden, weight, torch.full((4,), IGNORED))
     loss.backward()
@@ -59,7 +59,7 @@ def test_autocast_multiplies_in_bfloat16_and_keeps_fp32_gradients():
 @pytest.mark.skipif(
     not hasattr(functional, "linear_cross_entropy"), reason="torch has it from 2.13 on"
 )
-def test_equals_the_library_s_own():
+def test_equals_torch_s_own_function():
     torch.manual_seed(0)
     hidden = torch.randn(40, 16, requires_grad=True)
     weight = torch.randn(30, 16, requires_grad=True)
@@ -79,7 +79,7 @@ def test_equals_the_library_s_own():
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the most numbers that any operation gave."""
+    """Records the size of the largest output of any operation."""
 
     numbers = 0
 
@@ -113,20 +113,20 @@ def tiny_model(**changes):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_the_loss_of_transformers_and_its_gradients(shape):
+def test_loss_and_gradients_equal_transformers(shape):
     model = tiny_model(**SHAPES[shape])
     ids = torch.from_numpy(data()[:4, :LENGTH])
     theirs = model(input_ids=ids, labels=ids).loss * 4 * (LENGTH - 1)
     ours = NextTokenLoss(model)(ids[:, :-1], ids[:, 1:])
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     named = dict(model.named_parameters())
-    by_theirs = torch.autograd.grad(theirs, list(named.values()))
-    by_ours = torch.autograd.grad(ours, list(named.values()))
-    for name, a, b in zip(named, by_theirs, by_ours, strict=True):
+    their_gradients = torch.autograd.grad(theirs, list(named.values()))
+    our_gradients = torch.autograd.grad(ours, list(named.values()))
+    for name, a, b in zip(named, their_gradients, our_gradients, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5), name
 
 
-def test_documents_of_one_row_do_not_see_each_other():
+def test_documents_of_a_row_do_not_attend_to_each_other():
     objective = NextTokenLoss(tiny_model())
     rows = torch.from_numpy(data()[:2, :8])
     apart = objective(rows[:, :-1], rows[:, 1:])

@@ -33,7 +33,7 @@ def build(model, kind="muon", **changes):
     return build_optimizers(model, settings, compute_dtype=torch.float32)
 
 
-def test_decay_is_on_matrices_and_never_on_gains():
+def test_weight_decay_is_on_matrices_only():
     model = model_with_gradients()
     decayed = {
         id(p)
@@ -46,7 +46,7 @@ def test_decay_is_on_matrices_and_never_on_gains():
         assert (id(parameter) in decayed) == ("norm" not in name), name
 
 
-def test_muon_gets_the_layers_matrices_and_adamw_the_rest():
+def test_muon_takes_hidden_matrices_and_adamw_the_rest():
     model = model_with_gradients()
     adamw, muon = build(model)
     names = {id(p): n for n, p in model.named_parameters()}
@@ -57,7 +57,7 @@ def test_muon_gets_the_layers_matrices_and_adamw_the_rest():
     assert not is_hidden_matrix("lm_head.weight", torch.zeros(VOCAB_SIZE, 32))
 
 
-def test_orthogonalised_matrices_have_singular_values_near_one():
+def test_orthogonalized_singular_values_are_near_one():
     torch.manual_seed(0)
     for shape in ((3, 32, 64), (2, 64, 32)):
         values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), torch.float32))
@@ -65,7 +65,7 @@ def test_orthogonalised_matrices_have_singular_values_near_one():
         assert values.max() < 1.3
 
 
-def test_muon_equals_the_library_s_over_several_steps():
+def test_muon_equals_torch_s_over_several_steps():
     ours, theirs = model_with_gradients(), model_with_gradients()
     muon = build(ours, muon_learning_rate=0.02, weight_decay=0.1)[1]
     hidden = [p for n, p in theirs.named_parameters() if is_hidden_matrix(n, p)]
@@ -79,7 +79,7 @@ def test_muon_equals_the_library_s_over_several_steps():
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor"])
-def test_a_flagged_step_touches_neither_weights_nor_moments(kind):
+def test_a_flagged_step_changes_neither_weights_nor_moments(kind):
     model = model_with_gradients()
     optimizers = build(model, kind)
     step_if_finite(optimizers, ZERO)
@@ -160,24 +160,24 @@ def rates(plan, num_steps):
     return [learning_rate_factor(step, plan, num_steps) for step in range(num_steps)]
 
 
-def test_linear_by_hand():
+def test_linear_schedule():
     plan = ScheduleSettings(kind="linear", warmup_steps=2)
     assert rates(plan, 6) == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25])
 
 
-def test_cosine_is_half_way_down_in_the_middle_and_ends_at_its_floor():
+def test_cosine_schedule_ends_at_the_final_fraction():
     plan = ScheduleSettings(kind="cosine", warmup_steps=0, final_fraction=0.1)
     assert learning_rate_factor(0, plan, 100) == 1
     assert learning_rate_factor(50, plan, 100) == pytest.approx(0.55)
     assert learning_rate_factor(100, plan, 100) == pytest.approx(0.1)
 
 
-def test_wsd_never_falls_before_the_warm_up_is_over():
+def test_wsd_decay_starts_after_the_warmup():
     plan = ScheduleSettings(kind="wsd", warmup_steps=8, decay_fraction=1.0)
     assert rates(plan, 10) == pytest.approx([1 / 8 * n for n in range(1, 9)] + [1, 0.5])
 
 
-def test_the_last_step_still_moves():
+def test_the_last_step_has_a_positive_rate():
     for kind in ("cosine", "linear", "wsd"):
         plan = ScheduleSettings(kind=kind, warmup_steps=1)
         assert rates(plan, 50)[-1] > 0

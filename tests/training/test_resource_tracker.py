@@ -1,5 +1,3 @@
-"""Rates of a training, by a clock that the test turns."""
-
 import pytest
 
 from teenytinyllama.energy import Energy
@@ -27,35 +25,35 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def spent(clock):
-    spent = resource_tracker.ResourceTracker(Meter(), None)
-    spent.begin(TrainState(), energy=Energy(), seconds=0.0)
-    return spent
+def tracker(clock):
+    tracker = resource_tracker.ResourceTracker(Meter(), None)
+    tracker.begin(TrainState(), energy=Energy(), seconds=0.0)
+    return tracker
 
 
-def test_an_evaluation_before_the_line_does_not_slow_the_rate(clock, spent):
+def test_an_evaluation_does_not_lower_the_rate(clock, tracker):
     clock.now += 2.0
-    with spent.paused():
+    with tracker.paused():
         clock.now += 100.0
-    assert spent.rate(TrainState(tokens=400)) == 200.0
+    assert tracker.rate(TrainState(tokens=400)) == 200.0
 
 
-def test_a_save_between_two_lines_does_not_quicken_it(clock, spent):
+def test_a_save_between_two_lines_does_not_raise_the_rate(clock, tracker):
     clock.now += 1.0
-    with spent.paused():
+    with tracker.paused():
         clock.now += 5.0
     clock.now += 1.0
-    assert spent.rate(TrainState(tokens=400)) == 200.0
+    assert tracker.rate(TrainState(tokens=400)) == 200.0
     clock.now += 4.0
-    assert spent.rate(TrainState(tokens=1000)) == 150.0
-    assert spent.best_tokens_per_s == 200.0
+    assert tracker.rate(TrainState(tokens=1000)) == 150.0
+    assert tracker.best_tokens_per_s == 200.0
 
 
-def test_seconds_of_earlier_sessions_and_of_pauses_count_as_time_spent(clock, spent):
-    spent.begin(TrainState(), energy=Energy(), seconds=30.0)
+def test_earlier_sessions_and_pauses_count_as_time_used(clock, tracker):
+    tracker.begin(TrainState(), energy=Energy(), seconds=30.0)
     clock.now += 1.0
-    with spent.paused():
+    with tracker.paused():
         clock.now += 5.0
     state = TrainState()
-    spent.update(state)
+    tracker.update(state)
     assert state.seconds == 36.0

@@ -1,4 +1,4 @@
-"""Checkpoints that cannot betray: whole or not there, verified by hash, never trusted by name.
+"""Atomic, hashed checkpoints: complete or invisible, and verified before they are loaded.
 
     step-0001200/
         config.json, model.safetensors, tokenizer files   a plain Hugging Face model
@@ -7,9 +7,13 @@
         manifest.json                                     sizes and SHA-256; written last
 
 A save writes a hidden folder, hashes and syncs every file, writes the manifest, renames, syncs
-the parent, and only then prunes older rolling checkpoints, whose bytes are given back while the
-training goes on. A load takes the newest folder whose
-every hash fits; a damaged one is renamed `damaged-...` and kept. Nothing is pickled.
+the parent, and only then prunes older rolling checkpoints; their files are deleted while training
+continues. A load takes the newest folder whose every hash matches; a damaged one is renamed
+`damaged-...` and kept. Nothing is pickled.
+
+Tensors go from their own memory to the file while a second thread hashes that same memory. The
+library's `save_file` copies every tensor and does not sync, and hashing would read the file again.
+So the hash is of what the run held, not of what came back from the disk.
 """
 
 from __future__ import annotations
@@ -42,7 +46,6 @@ from teenytinyllama.errors import Interrupted, UserError
 
 logger = logging.getLogger(__name__)
 
-
 MODEL_NAME = "model.safetensors"
 OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "state.json"
@@ -68,7 +71,7 @@ FLUSH_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a verified checkpoint holds."""
+    """The content of a verified checkpoint."""
 
     path: Path
     state: dict[str, Any]
@@ -82,7 +85,7 @@ def folder_name(step: int) -> str:
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Finished checkpoints by step, oldest first. Hidden and damaged folders are not among them."""
+    """Complete checkpoints by step, oldest first, without hidden and damaged folders."""
     found = []
     for path in folder.glob("step-*"):
         match = STEP_NAME.fullmatch(path.name)
@@ -101,12 +104,13 @@ def save_checkpoint(
     write_model_files: Callable[[Path], None],
     keep: Callable[[int], bool],
 ) -> Path:
-    """Write the checkpoint of `step` and prune older ones that `keep` does not name permanent.
+    """Write the checkpoint of `step`, then prune the older ones.
 
-    `write_model_files(path)` adds configuration and tokenizer. Raises ValueError for weights that
-    are not finite: such a model is never saved. Raises Interrupted where the disk is full; the
-    older checkpoints are untouched then. Pruned ones are out of sight on return, and off the disk
-    when `finish_removals` returns or the next save begins.
+    The newest two stay, and all for whose step `keep` is true. `write_model_files(path)` adds
+    configuration and tokenizer. Raises ValueError for weights that are not finite: such a model is
+    never saved. Raises Interrupted where the disk is full; older checkpoints are untouched then.
+    Pruned ones are invisible on return, and deleted when `finish_removals` returns or the next save
+    begins.
     """
     for name, tensor in model.items():
         if not _is_finite(tensor):
@@ -143,14 +147,14 @@ def save_checkpoint(
 def _is_finite(tensor: Tensor) -> bool:
     """Whether no element is infinite or NaN.
 
-    The sum tells it many times sooner than a look at each element; only a sum that is not finite,
-    which large elements can also make, needs the look.
+    The sum is many times faster than a test of each element, which only a sum that is not finite
+    needs: large elements may overflow it.
     """
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _make_folder(folder: Path) -> None:
-    """Make `folder` so that a power cut does not take it away with what it will hold."""
+    """Make `folder` such that it survives a power cut, with what it will hold."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -158,7 +162,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _seal(folder: Path, written: Mapping[str, Output]) -> None:
-    """Sync what is not in `written` yet, then write the manifest that vouches for every file."""
+    """Sync and hash the files that are not in `written`, then write the manifest of all files."""
     files = dict(written)
     for path in sorted(folder.iterdir()):
         if path.name not in written:
@@ -173,8 +177,8 @@ def _seal(folder: Path, written: Mapping[str, Output]) -> None:
     write_json(folder / MANIFEST_NAME, manifest)  # syncs the folder too
 
 
-def fault_of(path: Path) -> str | None:
-    """Why a checkpoint cannot be trusted, or None where every file has its size and hash."""
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None where every file has its size and hash."""
     try:
         files = json.loads((path / MANIFEST_NAME).read_bytes())["files"]
         expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in files.items()}
@@ -195,15 +199,15 @@ def fault_of(path: Path) -> str | None:
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there never was one.
+    """The newest undamaged checkpoint; None where there never was one.
 
-    Damaged ones are set aside and named. Raises UserError where all of them are damaged: a run
-    must not start again from nothing unasked.
+    Damaged ones are renamed and reported. Raises UserError where all are damaged: a run must not
+    silently start from the beginning.
     """
     checkpoints = list_checkpoints(folder)
     for step, path in reversed(checkpoints):
-        fault = fault_of(path)
-        if fault is None:
+        damage = find_damage(path)
+        if damage is None:
             return Checkpoint(
                 path=path,
                 state=json.loads((path / STATE_NAME).read_bytes()),
@@ -213,14 +217,14 @@ def load_newest(folder: Path) -> Checkpoint | None:
         aside = path.with_name(f"damaged-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
-        logger.info(f"checkpoint of step {step} is damaged: {fault}. Set aside in {aside}")
+        logger.warning(f"checkpoint of step {step} is damaged: {damage}; moved to {aside}")
     damaged = sorted(folder.glob("damaged-step-*"))
     if damaged:
         raise UserError(
             "checkpoints-damaged",
             str(folder),
-            f"none of its checkpoints is whole ({len(damaged)} damaged)",
-            "restore one from a copy, or --redo to start anew",
+            f"all of its checkpoints are damaged ({len(damaged)})",
+            "restore one from a copy, or --redo to start from the beginning",
         )
     return None
 
@@ -237,36 +241,36 @@ _removals: list[threading.Thread] = []
 
 
 def _remove(path: Path) -> None:
-    """Give a hidden checkpoint's bytes back; nothing waits for it (20 ms for 100 MB)."""
+    """Delete a hidden checkpoint; nothing waits for it (20 ms for 100 MB)."""
     try:
         shutil.rmtree(path)
     except OSError as error:
-        logger.info(f"{path} is not needed any more and could not be removed ({error})")
+        logger.warning(f"{path} is no longer needed and could not be deleted ({error})")
 
 
 def finish_removals() -> None:
-    """Wait until every pruned checkpoint is off the disk."""
+    """Wait until every pruned checkpoint is deleted."""
     while _removals:
         _removals.pop().join()
 
 
 def _hide(path: Path, why: str) -> Path:
-    """Take a checkpoint out of sight at once: a crash leaves it whole or gone, never half there."""
+    """Rename a checkpoint to a hidden name: a crash leaves it complete or gone, never in part."""
     hidden = path.with_name(f".{why}-{path.name}")
     shutil.rmtree(hidden, ignore_errors=True)
     return path.rename(hidden)
 
 
 def clean_up(folder: Path) -> None:
-    """Remove what a crash inside a save or a removal left behind.
+    """Delete what a crash during a save or a deletion left behind.
 
-    A checkpoint that was about to be replaced by another of the same step comes back where its
-    successor did not arrive.
+    A checkpoint that was about to be replaced by another of the same step is restored if the new
+    one is missing.
     """
     finish_removals()
     for path in folder.glob(".replaced-step-*"):
         visible = path.with_name(path.name.removeprefix(".replaced-"))
-        if visible.exists() or fault_of(path) is not None:
+        if visible.exists() or find_damage(path) is not None:
             shutil.rmtree(path)
         else:
             path.rename(visible)
@@ -277,27 +281,27 @@ def clean_up(folder: Path) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Output:
     """Write `tensors` to `path`, sync it, and return its size and SHA-256.
 
-    Views of one storage (tied weights) are kept once, under the first name. The same tensors make
-    the same bytes. Raises OSError where the disk is full, KeyError for a dtype without a name.
+    Views of one storage (tied weights) are written once, under the first name. Equal tensors give
+    equal bytes. Raises OSError where the disk is full, KeyError for a dtype that has no name.
     """
-    plain = _without_twins(tensors)
-    # Wide elements first, as the library has it: then every tensor is aligned to its own width.
+    plain = _without_tied(tensors)
+    # Wide elements first, as the library does: every tensor is then aligned to its own width.
     names = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
     header = _header({name: plain[name] for name in names})
     digest = hashlib.sha256(header)
-    # Closed in the order file, pool: an error in a write still lets the thread end.
+    # The file is closed before the pool: after an error in a write the thread can still end.
     with ThreadPoolExecutor(1) as pool, path.open("wb") as file:
         file.write(header)
-        hashed, begun = [], 0
+        hashed, flushed = [], 0
         for name in names:
             row = plain[name].detach().contiguous().cpu().reshape(-1).view(torch.uint8)
             memory = row.numpy().data
             hashed.append(pool.submit(digest.update, memory))
             file.write(memory)
-            if file.tell() - begun >= FLUSH_BYTES and hasattr(os, "posix_fadvise"):
-                # Linux then begins to write these bytes, while the rest is still on its way.
-                os.posix_fadvise(file.fileno(), begun, 0, os.POSIX_FADV_DONTNEED)
-                begun = file.tell()
+            if file.tell() - flushed >= FLUSH_BYTES and hasattr(os, "posix_fadvise"):
+                # Linux then starts to write these bytes while the rest still follows.
+                os.posix_fadvise(file.fileno(), flushed, 0, os.POSIX_FADV_DONTNEED)
+                flushed = file.tell()
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()
@@ -306,7 +310,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Output:
     return Output(bytes=size, sha256=digest.hexdigest())
 
 
-def _without_twins(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[tuple[int, int]] = set()
     plain = {}
     for name, tensor in tensors.items():
@@ -319,7 +323,7 @@ def _without_twins(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _header(tensors: Mapping[str, Tensor]) -> bytes:
-    """Eight bytes of length, then the JSON that says where each tensor lies."""
+    """Eight bytes of length, then JSON with the place of each tensor in the file."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():

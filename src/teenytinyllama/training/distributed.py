@@ -30,7 +30,7 @@ from teenytinyllama.training.optimizers import (
     load_optimizer_tensors,
     local,
     optimizer_tensors,
-    slice_like,
+    shard_like,
     step_if_finite,
 )
 from teenytinyllama.training.task import TrainSettings
@@ -210,12 +210,12 @@ class FSDPStrategy(DDPStrategy):
         if model is not None:
             load_weights(self.model, model)
             for name, weights in self.model.named_parameters():
-                local(slices[name]).copy_(local(slice_like(weights, slices[name])))
+                local(slices[name]).copy_(local(shard_like(weights, slices[name])))
         moments = {}
         for full_name, tensor in optimizer.items():
             parameter = slices[full_name.partition("/")[2]]
             is_whole = tensor.shape == parameter.shape
-            moments[full_name] = slice_like(tensor, parameter) if is_whole else tensor
+            moments[full_name] = shard_like(tensor, parameter) if is_whole else tensor
         load_optimizer_tensors(self._slices, self.optimizers, moments)
 
 

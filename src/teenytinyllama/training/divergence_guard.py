@@ -1,8 +1,7 @@
-"""Steps that went wrong: which are passed over, and when a training must go back.
+"""What happens when gradients are not finite (NaN or infinite).
 
-A step whose gradient is not finite changes nothing and is written down. Three in a row mean that
-the weights themselves are on a bad way: the loop returns to its last checkpoint and passes over
-those steps; after three returns it gives up.
+Such a step changes nothing and is recorded. Three in a row mean that the weights are diverging: the
+run rolls back to its last checkpoint and skips those steps; after three rollbacks it gives up.
 """
 
 from __future__ import annotations
@@ -19,22 +18,23 @@ from teenytinyllama.training.train_state import TrainState
 
 logger = logging.getLogger(__name__)
 
-
 MAX_BAD_IN_A_ROW = 3
 MAX_ROLLBACKS = 3
 
 
 class DivergenceGuard:
-    """The steps that are passed over, and the count of those that went wrong."""
+    """Counts steps with bad gradients, and keeps the steps to skip after a rollback."""
 
     def __init__(
-        self, journal: MetricsLogger, describe_step: Callable[[int], dict[str, Any]] | None
+        self,
+        metrics_logger: MetricsLogger,
+        describe_step: Callable[[int], dict[str, Any]] | None,
     ) -> None:
         self.skip_steps: set[int] = set()
-        self._metrics_logger, self._describe_step = journal, describe_step
+        self._metrics_logger, self._describe_step = metrics_logger, describe_step
 
     def count(self, rows: Sequence[Sequence[float]], state: TrainState) -> None:
-        """Take note of the steps that ended at `state.step`: loss, norm and bad flag of each."""
+        """Take in the last steps, up to `state.step`: loss, gradient norm and bad flag of each."""
         first = state.step - len(rows)
         for step, row in enumerate(rows, start=first):
             is_bad, known = bool(row[2]), step in self.skip_steps
@@ -46,23 +46,24 @@ class DivergenceGuard:
             state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not known else 0
 
     def must_go_back(self, state: TrainState, out_dir: Path) -> bool:
-        """Whether the training is lost; its last bad steps are then among those to pass over.
+        """Whether the weights are diverging; the last bad steps then join those to skip.
 
-        Raises UserError where going back has not helped, or there is nowhere to go back to.
+        Raises UserError where rollbacks have not helped, or there is no checkpoint.
         """
         num_bad, last = state.bad_in_a_row, state.step
         if num_bad < MAX_BAD_IN_A_ROW:
             return False
         fix = "lower optimizer.peak_learning_rate, or look at the rows in skipped.jsonl"
         if state.rollbacks >= MAX_ROLLBACKS:
-            what = f"the gradient is not finite, after {MAX_ROLLBACKS} returns to a checkpoint"
+            what = f"the gradient is not finite, after {MAX_ROLLBACKS} rollbacks to a checkpoint"
             raise UserError("training-diverged", f"step {last}", what, fix)
         if not checkpoints.list_checkpoints(out_dir):
-            what = f"{num_bad} gradients in a row are not finite, and nothing is saved yet"
+            what = f"{num_bad} gradients in a row are not finite, and there is no checkpoint yet"
             raise UserError("training-diverged", f"step {last}", what, fix)
         number = state.rollbacks + 1
-        logger.info(
-            f"{num_bad} bad steps in a row: back to the last checkpoint (return no. {number})"
+        logger.warning(
+            f"the weights are diverging ({num_bad} bad steps in a row): rolling back to the last"
+            f" checkpoint (rollback {number} of {MAX_ROLLBACKS})"
         )
         self.skip_steps |= set(range(last - num_bad, last))
         return True

@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LIMIT_S = 60.0
-# The slowest disk that is not called dead.
+SECONDS_BETWEEN_CHECKS = 1.0
+# The slowest disk that still counts as working.
 MIN_BYTES_PER_S = 10e6
-SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @contextmanager
 def stop_signals(note: Callable[[str], None]) -> Iterator[None]:
-    """Pass the name of every stop signal to `note`, in place of what it would do."""
+    """Inside, pass the name of a stop signal to `note` instead of ending the process."""
 
     def handle(number: int, frame: Any) -> None:
         note(signal.Signals(number).name)
@@ -43,52 +43,52 @@ def stop_signals(note: Callable[[str], None]) -> Iterator[None]:
 
 
 class Watchdog:
-    """One thread that counts how long the watched work has been going on.
+    """A thread that ends the process where watched work takes too long.
 
-    It counts its own looks and not the clock: a process that is stopped and continued (SIGSTOP, a
-    closed laptop) was not hanging.
+    It counts its own checks, not the clock's seconds: a process that was stopped and continued
+    (SIGSTOP, a closed laptop) was not hanging.
     """
 
     def __init__(
-        self, *, limit_s: float = LIMIT_S, seconds_between_looks: float = SECONDS_BETWEEN_LOOKS
+        self, *, limit_s: float = LIMIT_S, seconds_between_checks: float = SECONDS_BETWEEN_CHECKS
     ) -> None:
-        self.limit_s, self.seconds_between_looks = limit_s, seconds_between_looks
+        self.limit_s, self.seconds_between_checks = limit_s, seconds_between_checks
         self._watched: tuple[str, float] | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While inside, the thread looks."""
+        """Inside, the thread checks."""
         self._thread.start()
         try:
             yield
         finally:
-            self._over.set()
+            self._stopped.set()
             self._thread.join()
 
     @contextmanager
     def over(self, what: str, *, num_bytes: int = 0) -> Iterator[None]:
-        """Watch what is inside; `num_bytes` to move give it more time on a slow disk."""
+        """Watch the work inside, called `what`; `num_bytes` to write give it more time."""
         self._watched = (what, self.limit_s + num_bytes / MIN_BYTES_PER_S)
         try:
             yield
         finally:
             self._watched = None
 
-    def _look(self) -> None:
-        seen, num_looks = self._watched, 0
-        while not self._over.wait(self.seconds_between_looks):
+    def _run(self) -> None:
+        seen, num_checks = self._watched, 0
+        while not self._stopped.wait(self.seconds_between_checks):
             watched = self._watched
-            num_looks = num_looks + 1 if watched is seen else 0
+            num_checks = num_checks + 1 if watched is seen else 0
             seen = watched
-            if watched is not None and num_looks * self.seconds_between_looks >= watched[1]:
-                _give_up(watched[0], watched[1])
+            if watched is not None and num_checks * self.seconds_between_checks >= watched[1]:
+                _exit_hanging(watched[0], watched[1])
 
 
-def _give_up(what: str, seconds: float) -> None:
-    """End the process where it hangs. Every file is whole or unseen at any moment: that is safe."""
-    logger.info(f"{what} has taken more than {format_duration(seconds)}. It hangs here:")
+def _exit_hanging(what: str, seconds: float) -> None:
+    """End the process where it hangs. This is safe: files are complete or invisible at any time."""
+    logger.error(f"{what} has taken more than {format_duration(seconds)}. It hangs here:")
     faulthandler.dump_traceback(file=2, all_threads=True)  # 2: stderr
-    logger.info(str(Interrupted(f"{what} hangs; is the disk or the network folder still there?")))
+    logger.error(str(Interrupted(f"{what} hangs; is the disk or the network folder still there?")))
     os._exit(Interrupted.exit_code)

@@ -1,11 +1,15 @@
-"""What a training writes down as it goes, and the line that people see.
+"""What a run writes down as it trains, and the progress line that people see.
 
-    metrics.jsonl   one object per logged step; the local file is the truth, trackers mirror it
+    metrics.jsonl   one object per logged step
     samples.jsonl   continuations of fixed prompts
     skipped.jsonl   steps whose gradient was not finite, with the rows behind them
 
-The first two are cut back to what a checkpoint had seen when a training goes on from it, so that
-a killed run's log ends as one that was left alone.
+A resumed run cuts the first two back to what they held at its checkpoint, so that the log of a
+killed run ends like one that was never stopped.
+
+Trackers (TensorBoard, Weights & Biases, Trackio) mirror `metrics.jsonl`. Each has a thread and a
+queue of its own: a tracker that fails is reported once and dropped, one that hangs is abandoned.
+None can stop a run or slow it down.
 """
 
 from __future__ import annotations
@@ -37,59 +41,61 @@ MAX_WAITING_LINES = 10_000
 SECONDS_TO_CLOSE = 10.0
 
 Line = dict[str, Any]
-Mirror = tuple[Callable[[Line], None], Callable[[], None]]
-"""What writes a line, and what closes the mirror."""
+Tracker = tuple[Callable[[Line], None], Callable[[], None]]
+"""What writes a line, and what closes the tracker."""
 
 
 class MetricsLogger:
-    """The logs of one training. Only the main process writes; the others' calls do nothing."""
+    """The logs of one run. Only the main process writes; the others' calls do nothing."""
 
     def __init__(self, out_dir: Path, settings: TrainSettings, *, is_main: bool) -> None:
         self.out_dir, self.settings, self.is_main = out_dir, settings, is_main
         names = settings.trackers if is_main else ()
-        self._trackers = Trackers(names, out_dir, settings.run_name)
+        for name in names:
+            if find_spec(name) is None:
+                raise missing_extra(name, "track")
+        self._trackers = [_TrackerThread(name, out_dir, settings.run_name) for name in names]
         self._shown_at = 0.0
         self._heard_at = time.monotonic()
 
-    def metrics(self, line: dict[str, Any]) -> int:
-        """Append a line to `metrics.jsonl` and its mirrors; returns the file's length after it."""
+    def metrics(self, line: Line) -> int:
+        """Append a line to `metrics.jsonl` and its mirrors; returns the new length of the file."""
         if not self.is_main:
             return 0
         length = append_line(self.out_dir / METRICS_NAME, line)
-        self._trackers.log(line)
+        for tracker in self._trackers:
+            tracker.put(line)
         return length
 
-    def samples(self, rows: Sequence[dict[str, Any]]) -> int:
-        """Append continuations; returns the file's length after them."""
+    def samples(self, rows: Sequence[Line]) -> int:
+        """Append continuations; returns the new length of the file."""
         length = 0
         for row in rows if self.is_main else ():
             length = append_line(self.out_dir / SAMPLES_NAME, row)
         return length
 
-    def skipped(self, record: dict[str, Any]) -> None:
-        """Name a step that was skipped, to people and in `skipped.jsonl`."""
+    def skipped(self, record: Line) -> None:
+        """Record a skipped step in `skipped.jsonl`, and report it."""
         if self.is_main:
             step = record["step"]
-            logger.info(
+            logger.warning(
                 f"step {step}: gradient not finite, update skipped ({SKIPPED_NAME} names its rows)"
             )
             append_line(self.out_dir / SKIPPED_NAME, record)
 
     def cut(self, metrics_bytes: int, samples_bytes: int) -> None:
-        """Back to the lengths that a checkpoint had seen."""
+        """Cut the logs back to their lengths at a checkpoint."""
         if self.is_main:
             _truncate(self.out_dir / METRICS_NAME, metrics_bytes)
             _truncate(self.out_dir / SAMPLES_NAME, samples_bytes)
 
     def sync(self) -> None:
-        """Put the logs on the disk: no checkpoint may count on lines that a power cut takes."""
+        """Flush the logs to disk: no checkpoint may count on lines that a power cut loses."""
         for name in (METRICS_NAME, SAMPLES_NAME) if self.is_main else ():
             sync_log(self.out_dir / name)
 
-    def show(
-        self, line: dict[str, Any], *, seconds_left: float, seconds: float, at_once: bool
-    ) -> None:
-        """One line for people, at most every five seconds unless it must be seen `at_once`."""
+    def show(self, line: Line, *, seconds_left: float, seconds: float, at_once: bool) -> None:
+        """Print a progress line, at most every five seconds unless `at_once`."""
         now = time.monotonic()
         if not self.is_main or (now - self._shown_at < SECONDS_BETWEEN_LINES and not at_once):
             return
@@ -105,7 +111,7 @@ class MetricsLogger:
         )
 
     def pulse(self, step: int, *, seconds_left: float) -> None:
-        """A sign of life where steps are slow and none is logged for half a minute.
+        """Print a short line where nothing was printed for half a minute.
 
         It has no loss: to show one, the host would have to wait for the device.
         """
@@ -120,19 +126,20 @@ class MetricsLogger:
         )
 
     def close(self) -> None:
-        """Let the mirrors finish."""
-        self._trackers.close()
+        """Let every tracker finish, or abandon it after ten seconds."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
-def append_line(path: Path, value: dict[str, Any]) -> int:
-    """Append one JSON line; returns the file's length after it."""
+def append_line(path: Path, value: Line) -> int:
+    """Append one JSON line; returns the new length of the file."""
     with path.open("ab") as file:
         file.write((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
         return file.tell()
 
 
 def sync_log(path: Path) -> None:
-    """Put a log that is only appended to on the disk, and its name; where there is one."""
+    """Flush a log and its folder entry to disk, where there is one."""
     if path.is_file():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -144,67 +151,47 @@ def _truncate(path: Path, length: int) -> None:
         os.truncate(path, length)
 
 
-class Trackers:
-    """The mirrors of one training."""
+class _TrackerThread:
+    """Opens a tracker and feeds it on a thread that nothing waits for."""
 
-    def __init__(self, names: Sequence[str], out_dir: Path, run_name: str) -> None:
-        for name in names:
-            if find_spec(name) is None:
-                raise missing_extra(name, "track")
-        self._threads = [_MirrorThread(name, out_dir, run_name) for name in names]
-
-    def log(self, line: Line) -> None:
-        """Pass one logged line on; returns at once."""
-        for thread in self._threads:
-            thread.pass_on(line)
-
-    def close(self) -> None:
-        """Let every mirror finish, or leave it after ten seconds."""
-        for thread in self._threads:
-            thread.close()
-
-
-class _MirrorThread:
-    """Opens one mirror and feeds it, where nobody waits for it."""
-
-    def __init__(self, name: str, out_dir: Path, run: str) -> None:
+    def __init__(self, name: str, out_dir: Path, run_name: str) -> None:
         self.name = name
         self._lines: queue.Queue[Line | None] = queue.Queue(MAX_WAITING_LINES)
         self._is_full = False
         self._thread = threading.Thread(
-            target=self._work, args=(out_dir, run), name=f"tracker {name}", daemon=True
+            target=self._work, args=(out_dir, run_name), name=f"tracker {name}", daemon=True
         )
         self._thread.start()
 
-    def pass_on(self, line: Line | None) -> None:
+    def put(self, line: Line | None) -> None:
         try:
             self._lines.put_nowait(line)
         except queue.Full:
             if not self._is_full:
-                logger.info(f"tracker {self.name}: takes no more lines; going on without it")
+                logger.warning(f"tracker {self.name}: its queue is full, lines are dropped")
             self._is_full = True
 
     def close(self) -> None:
-        self.pass_on(None)
+        self.put(None)
         self._thread.join(SECONDS_TO_CLOSE)
         if self._thread.is_alive():
-            logger.info(f"tracker {self.name}: does not finish; left behind")
+            logger.warning(f"tracker {self.name}: does not finish, abandoned")
 
-    def _work(self, out_dir: Path, run: str) -> None:
+    def _work(self, out_dir: Path, run_name: str) -> None:
         try:
-            write, close = OPENERS[self.name](out_dir, run)
+            write, close = OPENERS[self.name](out_dir, run_name)
             while (line := self._lines.get()) is not None:
                 write(line)
             close()
         except Exception as error:  # no network, no account: never a reason not to train
-            logger.info(f"tracker {self.name}: failed ({error}); going on without it")
+            logger.warning(f"tracker {self.name} failed ({error}); continuing without it")
 
 
 def _numbers(line: Line) -> dict[str, float]:
     return {k: v for k, v in line.items() if isinstance(v, int | float)}
 
 
-def _tensorboard(out_dir: Path, run: str) -> Mirror:
+def _tensorboard(out_dir: Path, run_name: str) -> Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(out_dir / ".tensorboard"))
@@ -216,21 +203,21 @@ def _tensorboard(out_dir: Path, run: str) -> Mirror:
     return write, writer.close
 
 
-def _wandb(out_dir: Path, run: str) -> Mirror:
+def _wandb(out_dir: Path, run_name: str) -> Tracker:
     import wandb
 
-    started = wandb.init(project="teenytinyllama", name=run, dir=str(out_dir), resume="allow")
-    return (lambda line: started.log(_numbers(line), step=line["step"])), started.finish
+    run = wandb.init(project="teenytinyllama", name=run_name, dir=str(out_dir), resume="allow")
+    return (lambda line: run.log(_numbers(line), step=line["step"])), run.finish
 
 
-def _trackio(out_dir: Path, run: str) -> Mirror:
+def _trackio(out_dir: Path, run_name: str) -> Tracker:
     import trackio
 
-    trackio.init(project="teenytinyllama", name=run)
+    trackio.init(project="teenytinyllama", name=run_name)
     return (lambda line: trackio.log(_numbers(line))), trackio.finish
 
 
-OPENERS: dict[str, Callable[[Path, str], Mirror]] = {
+OPENERS: dict[str, Callable[[Path, str], Tracker]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "trackio": _trackio,

@@ -1,7 +1,8 @@
-"""How weights follow gradients: AdamW, and Muon for the hidden matrices.
+"""Optimizers (AdamW, and Muon for the hidden matrices) and the learning rate schedule.
 
-A step whose gradient is not finite must not touch weight or moment, and must not make the host
-wait to find that out. Every optimizer here therefore takes a flag on the device: 1 skips the step.
+A step whose gradient is not finite must change neither weights nor moments, and the host must not
+wait for the device to find out. Every optimizer here therefore takes a flag on the device: 1 skips
+the step. The learning rate is a pure function of the step: there is nothing to save or restore.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ MUON_MOMENTUM = 0.95
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """True for the matrices inside decoder layers: what Muon may orthogonalise."""
+    """Whether this is a matrix inside a decoder layer, which Muon may orthogonalise."""
     outer = ("embed_tokens", "lm_head", "score")
     return parameter.ndim == 2 and not any(part in name for part in outer)
 
 
 def is_decayed(parameter: Tensor) -> bool:
-    """Weight decay is for matrices; the paper's code decayed RMSNorm gains too."""
+    """Whether weight decay applies: to matrices only (the paper's code decayed RMSNorm gains)."""
     return parameter.ndim >= 2
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly: five Newton-Schulz steps on a stack (K, R, C).
+    """Roughly the nearest semi-orthogonal matrices: five Newton-Schulz steps on a stack (K, R, C).
 
-    Singular values end between about 0.7 and 1.2, which is all that Muon needs.
+    Singular values end between about 0.7 and 1.2, which is enough for Muon (Jordan et al., 2024).
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
@@ -50,11 +51,11 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` with the matrices of one shape orthogonalised together.
+    """`torch.optim.Muon` with all matrices of one shape orthogonalised together.
 
-    A 12-layer model has 84 hidden matrices: one by one they are 1,500 small kernels a step. The
-    update is scaled to AdamW's size (`match_rms_adamw`: 0.2 * sqrt(max(rows, columns))), so that
-    one learning rate serves both.
+    A 12-layer model has 84 hidden matrices: one by one they take 1,500 small kernels a step. The
+    update is scaled to the size of AdamW's (`match_rms_adamw`: 0.2 * sqrt(max(rows, columns))), so
+    that one learning rate serves both.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update by gradients over `grad_scale`; does nothing where `found_inf` is 1."""
+        """Update by the gradients divided by `grad_scale`; no change where `found_inf` is 1."""
         assert closure is None
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = {}
@@ -99,53 +100,53 @@ class Muon(torch.optim.Optimizer):
             ]
         torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
         nesterov = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)
-        # Slices do not make a matrix: each process gathers them all and keeps its own after.
+        # Orthogonalising needs whole matrices: each process gathers them and keeps its own shard.
         whole = [gather_like(m, p) for m, p in zip(nesterov, parameters, strict=True)]
         stack = orthogonalize(torch.stack(whole), self.compute_dtype)
         rate = lr * 0.2 * math.sqrt(max(parameters[0].shape))
         for parameter, update in zip(parameters, stack.unbind(), strict=True):
-            weights, change = local(parameter), local(slice_like(update, parameter))
+            weights, change = local(parameter), local(shard_like(update, parameter))
             weights.mul_(1 - lr * weight_decay * keep)
             weights.add_(change.to(weights.dtype) * (-rate * keep))
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The slice that this process has of a spread tensor; of any other the tensor itself."""
+    """The shard that this process has of a sharded tensor; any other tensor itself."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def gather_like(piece: Tensor, parameter: Tensor) -> Tensor:
-    """The whole tensor of which each process has a `piece`, cut as `parameter` is."""
+def gather_like(shard: Tensor, parameter: Tensor) -> Tensor:
+    """The whole tensor of which each process has a `shard`, sharded like `parameter`."""
     if not isinstance(parameter, DTensor):
-        return piece
-    spread = DTensor.from_local(
-        piece,
+        return shard
+    sharded = DTensor.from_local(
+        shard,
         parameter.device_mesh,
         parameter.placements,
         run_check=False,
         shape=parameter.shape,
         stride=parameter.stride(),
     )
-    whole: Tensor = spread.full_tensor()
+    whole: Tensor = sharded.full_tensor()
     return whole
 
 
-def slice_like(whole: Tensor, parameter: Tensor) -> Tensor:
-    """A tensor that every process has whole, cut as `parameter` is; nothing is sent."""
+def shard_like(whole: Tensor, parameter: Tensor) -> Tensor:
+    """Shard a tensor that every process has whole like `parameter`; nothing is communicated."""
     if not isinstance(parameter, DTensor):
         return whole
     mesh = parameter.device_mesh
-    here = whole.detach().to(parameter.device)
-    everywhere = DTensor.from_local(here, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return everywhere.redistribute(mesh, parameter.placements)
+    on_device = whole.detach().to(parameter.device)
+    replicated = DTensor.from_local(on_device, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return replicated.redistribute(mesh, parameter.placements)
 
 
 def build_optimizers(
     model: nn.Module, settings: OptimizerSettings, *, compute_dtype: torch.dtype
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers of a model: one, or two for `muon`. Decay is set per group, by rule.
+    """The optimizers of a model: one, or two for `muon`, with weight decay on matrices only.
 
-    `compute_dtype` is what Muon orthogonalises in.
+    Muon orthogonalises in `compute_dtype`.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     muon = [p for n, p in named if settings.kind == "muon" and is_hidden_matrix(n, p)]
@@ -195,10 +196,10 @@ def _first_order(
 def learning_rate_factor(step: int, schedule: ScheduleSettings, num_steps: int) -> float:
     """Share of the peak rate at update number `step`, counting from 0.
 
-    Rises linearly over `warmup_steps`; then `cosine` and `linear` fall to `final_fraction` over
-    all that is left, and `wsd` stays at the peak and falls linearly over the last
-    `decay_fraction` of the run. The last update still moves the weights: its rate is one step
-    of the fall above the end.
+    It rises linearly over `warmup_steps`; then `cosine` and `linear` fall to `final_fraction` over
+    the remaining steps, and `wsd` stays at the peak and falls linearly over the last
+    `decay_fraction` of the run. The last update still moves the weights: its rate is one step of
+    the decay above the end.
 
     >>> plan = ScheduleSettings(kind="wsd", warmup_steps=2, decay_fraction=0.5)
     >>> [round(learning_rate_factor(step, plan, 10), 3) for step in (0, 1, 4, 5, 6, 9)]
@@ -209,8 +210,8 @@ def learning_rate_factor(step: int, schedule: ScheduleSettings, num_steps: int) 
     start = schedule.warmup_steps
     if schedule.kind == "wsd":
         start = max(start, num_steps - round(schedule.decay_fraction * num_steps))
-    fall = max(num_steps - start, 1)
-    progress = max(0.0, (step - start) / fall)
+    decay_steps = max(num_steps - start, 1)
+    progress = max(0.0, (step - start) / decay_steps)
     share = 1 - progress
     if schedule.kind == "cosine":
         share = 0.5 * (1 + math.cos(math.pi * progress))
@@ -218,7 +219,7 @@ def learning_rate_factor(step: int, schedule: ScheduleSettings, num_steps: int) 
 
 
 def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Every group's rate becomes `factor` times its peak."""
+    """Set every group's learning rate to `factor` times its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group["peak_learning_rate"]
@@ -227,10 +228,10 @@ def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: floa
 def step_if_finite(
     optimizers: Iterable[torch.optim.Optimizer], found_inf: Tensor, scale: Tensor | None = None
 ) -> None:
-    """Update the weights by gradients over `scale`, unless `found_inf` (1.0 or 0.0) is 1.
+    """Update the weights by the gradients divided by `scale`, unless `found_inf` is 1.0.
 
-    Both are scalars on the device, and AdamW and Muon read them there; the others have no such
-    door, and the host waits. AdamW divides while it reads the gradients anyway.
+    Both are scalars on the device. AdamW and Muon read them there; for the other optimizers, which
+    have no such argument, the host waits. AdamW divides while it reads the gradients anyway.
     """
     for optimizer in optimizers:
         if isinstance(optimizer, Muon) or optimizer.defaults.get("fused"):
@@ -251,14 +252,14 @@ def _divide(gradients: list[Tensor], scale: Tensor | None) -> None:
 def optimizer_tensors(
     model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """All state as named tensors (`exp_avg/model.layers.0...`), for safetensors."""
+    """The state of the optimizers as named tensors (`exp_avg/model.layers.0...`)."""
     names = {id(p): n for n, p in model.named_parameters()}
     tensors = {}
     for optimizer in optimizers:
         for parameter, state in optimizer.state.items():
             for key, value in state.items():
                 tensor = value if isinstance(value, Tensor) else torch.tensor(value)
-                # One table of codes serves all weights, and a file keeps shared memory only once.
+                # 8-bit AdamW: all weights share one table, and a file keeps shared memory once.
                 is_shared = key.startswith("qmap")
                 tensors[f"{key}/{names[id(parameter)]}"] = tensor.clone() if is_shared else tensor
     return tensors
@@ -269,7 +270,7 @@ def load_optimizer_tensors(
     optimizers: Iterable[torch.optim.Optimizer],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Put saved state back. Raises KeyError where a tensor names no parameter of the model."""
+    """Restore saved state. Raises KeyError where a tensor names no parameter of the model."""
     parameters = dict(model.named_parameters())
     owner = {
         id(p): optimizer
@@ -283,7 +284,7 @@ def load_optimizer_tensors(
         device = (
             torch.device("cpu") if key == "step" and not parameter.is_cuda else parameter.device
         )
-        # torch counts steps in a float on the device, bitsandbytes in a plain int.
+        # torch counts steps in a float on the device, bitsandbytes in an int.
         is_plain = tensor.ndim == 0 and tensor.dtype == torch.int64
         value = int(tensor) if is_plain else tensor.to(device)
         owner[id(parameter)].state[parameter][key] = value
