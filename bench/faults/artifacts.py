@@ -1,6 +1,6 @@
 """F19: malicious artifacts, each refused or harmless; no code of theirs runs, no network is asked.
 
-The artifacts are those of the fast test (tests/stages/publish/malicious.py). No peer publishes such
+The artifacts are those of the fast test (tests/support/malicious.py). No peer publishes such
 a list for a whole pipeline: the goal is the house's.
 
     python bench/faults/artifacts.py

@@ -6,7 +6,7 @@ A small random model behind `ttl serve` in a process of its own. Counted: crashe
 and above, refusals that name no field, growth of memory, greedy texts of 64 clients that differ
 from a single client's, and how long a well-behaved client waits while the others misbehave: the
 same client asks in turn beside nobody and beside the attack, so that other work on the machine
-meets both. The single cases are tests: tests/stages/serve/.
+meets both. The single cases are tests: tests/serving/.
 """
 
 from __future__ import annotations
