@@ -3,11 +3,11 @@
     python bench/generation_speed.py --rounds 5        # the paper's 160m, random weights, minutes
     pip install --no-binary llama-cpp-python llama-cpp-python      # then a second llama.cpp joins
 
-llama.cpp runs as the wheel `xllamacpp` brings it, made for many processors, and, where
-`llama-cpp-python` is installed, as it was built on this machine for this processor.
-Everyone gets the same random weights, prompt, number of new tokens and threads. Rates are of
-decoding alone (the prompt is read before, or a run of one token taken off) and per second of CPU
-time, which says what one free core gives, also on a busy machine. Ratios are taken round by round.
+llama.cpp is the portable build of the wheel `xllamacpp` and, where `llama-cpp-python` is
+installed, a build for this machine's processor. All get the same random weights, prompt, number of
+new tokens and threads. Rates are of decoding alone (prefill comes before, or a run of one token is
+subtracted) per second of CPU time: what one free core gives, also on a busy machine. Ratios are
+taken round by round.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ VOCAB_SIZE = 32_000
 
 
 def ours(decoder: Decoder, batch: int, prompt_tokens: int, new_tokens: int) -> float:
-    memory = decoder.new_memory()
+    cache = decoder.new_cache()
     prompts = random_prompts(batch, prompt_tokens, VOCAB_SIZE)
-    tokens = decoder.read(memory, prompts).argmax(-1).tolist()
+    tokens = decoder.prefill(cache, prompts).argmax(-1).tolist()
     started = time.process_time()
     for _ in range(new_tokens):
-        tokens = decoder.step(memory, tokens).argmax(-1).tolist()
+        tokens = decoder.decode_step(cache, tokens).argmax(-1).tolist()
     return batch * new_tokens / (time.process_time() - started)
 
 
@@ -62,9 +62,9 @@ def transformers_generate(model: LlamaForCausalLM, prompt_tokens: int, new_token
 
 def llama_cpp(runtime: object, prompt_tokens: int, new_tokens: int) -> float:
     (ids,) = random_prompts(1, prompt_tokens, VOCAB_SIZE)
-    runtime.generate(ids, 1, remember_prompt=True)
+    runtime.generate(ids, 1, cache_prompt=True)
     started = time.process_time()
-    runtime.generate(ids, new_tokens, remember_prompt=True)
+    runtime.generate(ids, new_tokens, cache_prompt=True)
     return new_tokens / (time.process_time() - started)
 
 
@@ -162,14 +162,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_files(model, Path(folder))
         decoder = Decoder(model)
-        from teenytinyllama.inference.llama_cpp import Runtime
+        from teenytinyllama.inference.llama_cpp import LlamaCppRuntime
 
         context = prompt + new + 64
         with (
-            Runtime(paths["f16"], context=context, num_threads=given.threads) as f16,
-            Runtime(paths["q4_k_m"], context=context, num_threads=given.threads) as q4,
+            LlamaCppRuntime(paths["f16"], context=context, num_threads=given.threads) as f16,
+            LlamaCppRuntime(paths["q4_k_m"], context=context, num_threads=given.threads) as q4,
         ):
-            contestants: dict[str, Callable[[], float]] = {
+            candidates: dict[str, Callable[[], float]] = {
                 "ours, one stream": lambda: ours(decoder, 1, prompt, new),
                 "transformers.generate": lambda: transformers_generate(model, prompt, new),
                 "llama.cpp F16": lambda: llama_cpp(f16, prompt, new),
@@ -180,13 +180,13 @@ def main() -> None:
             for name, path in {**files, "our Q4_K_M": paths["q4_k_m"]}.items():
                 rate = built_here(path, context, given.threads)
                 if rate is not None:
-                    contestants[f"llama.cpp built here {name}"] = partial(rate, prompt, new)
-            for contest in contestants.values():
-                contest()
+                    candidates[f"llama.cpp built here {name}"] = partial(rate, prompt, new)
+            for measure in candidates.values():
+                measure()
             rounds: list[dict[str, float]] = []
             gc.disable()
             for _ in range(given.rounds):
-                rounds.append({name: contest() for name, contest in contestants.items()})
+                rounds.append({name: measure() for name, measure in candidates.items()})
     report(rounds, given.model, f"ours, batch {given.batch}")
 
 

@@ -1,10 +1,9 @@
-"""The search over the chat data at its full size: 80,000 examples, by words and by vectors.
+"""The search over the chat data at full size: index, opening and attribution of 80,000 examples.
 
     python bench/search.py [--examples 80000] [--data '../shared/data/instruct/*.jsonl.gz']
 
-The conversations of --data repeated with a number until there are enough of them; without data,
-the storybook's. Vectors come from a random table of 160m's shape: their cost does not depend on
-what the numbers are. Times are the processor's own, which other work on the machine moves least.
+The conversations of --data, repeated with a number until there are enough; without data, those of
+the synthetic world. Times are CPU time, which other work on the machine changes least.
 """
 
 from __future__ import annotations
@@ -28,16 +27,15 @@ from teenytinyllama.artifacts.conversations import (
 )
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.serving.search.retriever import build_index, open_index
-from teenytinyllama.serving.search.search_service import Finder
-from teenytinyllama.serving.search.vectors import build_vectors
+from teenytinyllama.serving.search.search_service import SearchService
 from teenytinyllama.settings.datasets import Source
 
-VOCAB_SIZE, HIDDEN_SIZE, NUM_QUERIES = 32_000, 768, 60
+NUM_QUERIES = 60
 PEER = "none: the paper's demo was never in its repository"
 
 
 def conversations(pattern: str, wanted: int) -> Iterator[tuple[str, Conversation]]:
-    """`wanted` conversations, each of the data's with another number at its end."""
+    """`wanted` conversations of the data, each with another number at its end."""
     found: list[Conversation] = []
     for path in Source(kind="files", path=pattern).local_paths() if pattern else ():
         for record in read_records(path):
@@ -68,29 +66,22 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        stage = Path(folder) / "index"
+        index_dir = Path(folder) / "index"
         started_at = time.process_time()
-        index = build_index(stage, conversations(options.data, options.examples), "bench", "pt")
-        words_s = time.process_time() - started_at
-        size_mb = sum(path.stat().st_size for path in stage.iterdir()) / 1e6
-        open_ms = cpu_ms(lambda: open_index(stage, "bench", "pt"))
-        finder = Finder(index)
-        asked = rng.integers(0, len(index), NUM_QUERIES)
-        texts = [index.example(int(number)).messages[-1]["content"] for number in asked]
-        quote_ms = [cpu_ms(lambda text=text: finder.quotes({"text": text})) for text in texts]
-        spoken = [rng.integers(0, VOCAB_SIZE, rng.integers(20, 200)) for _ in range(len(index))]
-        table = rng.standard_normal((VOCAB_SIZE, HIDDEN_SIZE)).astype(np.float32)
-        started_at = time.process_time()
-        vectors = build_vectors(Path(folder) / "vectors", spoken, table, "bench")
-        vectors_s = time.process_time() - started_at
-        near_ms = [cpu_ms(lambda ids=ids: vectors.nearest(ids, 5)) for ids in spoken[:NUM_QUERIES]]
+        rows = conversations(options.data, options.examples)
+        retriever = build_index(index_dir, rows, "bench", "pt")
+        build_s = time.process_time() - started_at
+        size_mb = sum(path.stat().st_size for path in index_dir.iterdir()) / 1e6
+        open_ms = cpu_ms(lambda: open_index(index_dir, "bench", "pt"))
+        service = SearchService(retriever)
+        chosen = rng.integers(0, len(retriever), NUM_QUERIES)
+        texts = [retriever.example(int(number)).messages[-1]["content"] for number in chosen]
+        match_ms = [cpu_ms(lambda text=text: service.attribution({"text": text})) for text in texts]
     for figure, values, unit, goal in (
-        ("index built", [words_s], "s of CPU", 30),
+        ("index built", [build_s], "s of CPU", 30),
         ("index on disk", [size_mb], "MB", None),
         ("index opened", [open_ms], "ms of CPU", None),
-        ("is it quoting", quote_ms, "ms of CPU", 50),
-        ("vectors built", [vectors_s], "s of CPU", 30),
-        ("nearest by vectors", near_ms, "ms of CPU", 50),
+        ("attribution", match_ms, "ms of CPU", 50),
     ):
         value, spread = statistics.median(values), max(values) - min(values)
         row = {"figure": f"search {options.examples}: {figure}", "value": value, "spread": spread}

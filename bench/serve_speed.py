@@ -2,9 +2,9 @@
 
     python bench/serve_speed.py [--rounds 3] [--tokens 48] [--size 160m]
 
-The server remembers as few kernels as `ttl serve` does. The model has the paper's sizes and random
-weights: speed does not depend on what it says. One client and 64 clients take turns, so that other
-work on the machine meets both.
+The server keeps as few kernels as `ttl serve` does. The model has the paper's size and random
+weights: speed does not depend on the text. One client and 64 clients take turns, so that other
+work on the machine affects both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """F19: malicious artifacts, each refused or harmless; no code of theirs runs, no network is asked.
 
 The artifacts are those of the fast test (tests/support/malicious.py). No peer publishes such
-a list for a whole pipeline: the goal is the house's.
+a list for a whole pipeline: the goal is our own.
 
     python bench/faults/artifacts.py
 """
@@ -26,7 +26,7 @@ def main():
             try:
                 ended = run_trial(trial, place)
                 held += 1
-            except Exception as error:  # what got through is the finding
+            except Exception as error:  # report what got through, and go on
                 ended = f"GOT THROUGH: {type(error).__name__}: {error}"
         print(f"{trial.__name__}: {ended.replace(folder, '')[:160]}")
     print(

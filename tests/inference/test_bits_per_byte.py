@@ -1,4 +1,4 @@
-"""Held-out scoring: every token once, the same for any batch, golden values by hand."""
+"""Bits per byte: each token scored once, the same for any batch size, golden values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from teenytinyllama.inference.bits_per_byte import EncodedDocument, score_documents, windows_of
+from teenytinyllama.inference.bits_per_byte import EncodedDocument, cut_windows, score_documents
 
 CONTEXT = 16
 
@@ -41,24 +41,24 @@ def documents(count: int = 12) -> list[EncodedDocument]:
 def test_every_token_after_the_first_is_predicted_once(length):
     document = EncodedDocument(np.arange(length), length)
     predicted = []
-    for window in windows_of(document, CONTEXT):
+    for window in cut_windows(document, CONTEXT):
         assert len(window.ids) - 1 <= CONTEXT
         predicted += window.ids[len(window.ids) - window.num_scored :].tolist()
     assert predicted == list(range(1, length))
 
 
 def test_later_windows_see_at_least_half_a_context():
-    windows = list(windows_of(EncodedDocument(np.arange(200), 1), CONTEXT))
+    windows = list(cut_windows(EncodedDocument(np.arange(200), 1), CONTEXT))
     for window in windows[1:]:
         assert len(window.ids) - 1 - window.num_scored >= CONTEXT // 2
 
 
-def test_equals_one_token_at_a_time(model):
-    """The slow definition: each token from the very context its window gives it."""
+def test_scores_equal_those_of_one_token_at_a_time(model):
+    """The slow definition: each token from the context that its window gives it."""
     document = documents()[9]  # 63 tokens, several windows
     nats = 0.0
     with torch.inference_mode():
-        for window in windows_of(document, CONTEXT):
+        for window in cut_windows(document, CONTEXT):
             for place in range(len(window.ids) - window.num_scored, len(window.ids)):
                 before = torch.from_numpy(window.ids[:place])[None]
                 logits = model(input_ids=before).logits[0, -1].double()
@@ -69,7 +69,7 @@ def test_equals_one_token_at_a_time(model):
     assert found.perplexity == pytest.approx(math.exp(nats / 62), rel=1e-5)
 
 
-def test_same_for_any_batch(model):
+def test_scores_do_not_depend_on_the_batch_size(model):
     scores = [
         score_documents(model, documents(), context_length=CONTEXT, batch_tokens=tokens)
         for tokens in (1, 16, 50, 256, 10_000)
@@ -79,7 +79,7 @@ def test_same_for_any_batch(model):
         assert score.by_source.keys() == scores[0].by_source.keys()
 
 
-def test_sources_add_up_to_the_whole(model):
+def test_sources_sum_to_the_overall_score(model):
     score = score_documents(model, documents(), context_length=CONTEXT, batch_tokens=64)
     assert score.by_source["even"].num_documents == 5
     assert score.by_source["odd"].num_documents == 7
@@ -88,7 +88,7 @@ def test_sources_add_up_to_the_whole(model):
     assert score.overall.nats == pytest.approx(sum(p.nats for p in score.by_source.values()))
 
 
-def test_a_model_that_knows_nothing_pays_log_v(model):
+def test_a_uniform_model_has_the_vocabulary_size_as_perplexity(model):
     with torch.no_grad():
         uniform = LlamaForCausalLM(model.config)
         uniform.lm_head.weight.zero_()
@@ -96,7 +96,7 @@ def test_a_model_that_knows_nothing_pays_log_v(model):
     assert found.perplexity == pytest.approx(50, rel=1e-6)
 
 
-def test_puts_the_training_mode_back(model):
+def test_the_training_mode_is_restored(model):
     model.train()
     score_documents(model, documents(2), context_length=CONTEXT, batch_tokens=64)
     assert model.training

@@ -1,4 +1,4 @@
-"""Loading a model to talk to: everything that can be wrong with its folder is said in one line."""
+"""Loading a chat model: whatever is wrong with its folder is an error of one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from teenytinyllama.artifacts.manifest import Manifest, write_manifest
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import load_chat_model
+from teenytinyllama.inference.chat_model import find_model_folder, load_chat_model
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def cut_weights(folder: Path) -> None:
         (lambda d: (d / "tokenizer.model").write_bytes(b"x"), "tokenizer-damaged", "SentencePiece"),
     ],
 )
-def test_a_folder_that_cannot_be_right_is_refused_in_one_line(
+def test_a_damaged_folder_is_an_error_of_one_line(
     model_dir: Path, tmp_path: Path, change: Callable[[Path], None], code: str, words: str
 ) -> None:
     folder = tmp_path / "model"
@@ -87,22 +87,39 @@ def manifest(stage: str) -> Manifest:
 
 
 @pytest.mark.parametrize(("stage", "answers"), [("pretrain", False), ("align", True)])
-def test_a_base_model_goes_on_and_a_chat_model_answers(
+def test_a_base_model_continues_and_a_chat_model_answers(
     model_dir: Path, tmp_path: Path, stage: str, answers: bool
 ) -> None:
     shutil.copytree(model_dir, tmp_path / "stage" / "final")
     write_manifest(tmp_path / "stage", manifest(stage))
     chat_model = load_chat_model(tmp_path / "stage")
-    prompt = chat_model.prompt_of([{"role": "user", "content": "Era uma vez"}])
+    prompt = chat_model.encode_prompt([{"role": "user", "content": "Era uma vez"}])
     encoder = chat_model.encoder
     plain = [encoder.bos_id, *encoder.encode("Era uma vez")]
     chat = [1, 5, *encoder.encode("Era uma vez"), 2, 6]  # <s> <|user|> ... </s> <|assistant|>
     assert (chat_model.answers, prompt) == (answers, chat if answers else plain)
 
 
-def test_a_conversation_that_ends_with_an_answer_is_refused(model_dir: Path) -> None:
+def test_a_conversation_must_end_with_a_question(model_dir: Path) -> None:
     chat_model = load_chat_model(model_dir)
     with pytest.raises(UserError, match="the last message is not the user's"):
-        chat_model.prompt_of(
+        chat_model.encode_prompt(
             [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         )
+
+
+def test_a_run_means_its_chat_model_then_its_base_model(tmp_path: Path) -> None:
+    for name in ("pretrain", "align"):
+        (tmp_path / name / "final").mkdir(parents=True)
+    (tmp_path / "pretrain" / "final" / "config.json").write_text("{}")
+    assert find_model_folder(tmp_path) == tmp_path / "pretrain" / "final"
+    (tmp_path / "align" / "final" / "config.json").write_text("{}")
+    assert find_model_folder(tmp_path) == tmp_path / "align" / "final"
+    assert find_model_folder(tmp_path / "pretrain") == tmp_path / "pretrain" / "final"
+
+
+def test_a_folder_without_a_model_is_an_error_and_nothing_is_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load_chat_model(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"looked for config\.json, align/final, pretrain/final"):
+        load_chat_model(tmp_path)

@@ -1,4 +1,4 @@
-"""The terminal chat: commands, settings, several models, one line in and one line out."""
+"""`ttl chat`: commands, settings, several models, one line in and one line out."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from support.small_run import make_run
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference import chat_repl
-from teenytinyllama.inference.chat_model import ChatModel, find_model_folder, load_chat_model
-from teenytinyllama.inference.chat_repl import Chat, ChatOptions
+from teenytinyllama.inference.chat_model import ChatModel, load_chat_model
+from teenytinyllama.inference.chat_repl import ChatOptions, ChatRepl
 
 GREEDY = ("temperature=0", "max_new_tokens=8")
 
@@ -40,13 +40,13 @@ def lines_of(models: list[Path], text: str, *assignments: str) -> list[str]:
     return out.getvalue().removesuffix("\n").split("\n")
 
 
-def test_piped_lines_get_one_line_each_and_the_same_ones_again(run_dir: Path) -> None:
+def test_piped_lines_get_one_reproducible_line_each(run_dir: Path) -> None:
     first = lines_of([run_dir], "Olá\n\nE a raposa?\n", "seed=5", "max_new_tokens=8")
     assert len(first) == 2
     assert lines_of([run_dir], "Olá\nE a raposa?\n", "seed=5", "max_new_tokens=8") == first
 
 
-def test_an_answer_ends_before_the_words_that_were_set(run_dir: Path) -> None:
+def test_an_answer_ends_before_the_stop_text(run_dir: Path) -> None:
     (whole,) = lines_of([run_dir], "Olá\n", *GREEDY)
     word = next(letter for letter in whole[1:] if letter.isalnum())
     assert lines_of([run_dir], "Olá\n", *GREEDY, f"stop={word}") == [whole[: whole.index(word)]]
@@ -58,25 +58,25 @@ def test_several_models_answer_in_turn(run_dir: Path) -> None:
     assert len(answers) == 2 and answers[0] == answers[1]
 
 
-def test_history_is_part_of_the_question_until_reset(run_dir: Path) -> None:
+def test_history_counts_until_reset(run_dir: Path) -> None:
     again = lines_of([run_dir], "Olá\nOlá\n/reset\nOlá\n", *GREEDY)
     assert again[0] == again[2]
 
 
-def test_commands_change_what_they_say(chat_model: ChatModel, tmp_path: Path) -> None:
-    session = Chat([chat_model], ChatOptions().changed("max_new_tokens=4"))
+def test_commands_change_settings_messages_and_files(chat_model: ChatModel, tmp_path: Path) -> None:
+    session = ChatRepl([chat_model], ChatOptions().changed("max_new_tokens=4"))
     assert "/reset" in session.command("/help")
     assert "temperature=0.25" in session.command("/set temperature=0.25")
     session.command("/system Seja breve.")
-    for _, pieces in session.ask("Olá?"):
-        list(pieces)
+    for _, stream in session.ask("Olá?"):
+        list(stream)
     path = tmp_path / "saved.jsonl"
     session.command(f"/save {path}")
     saved = json.loads(path.read_text(encoding="utf-8"))
     assert [m["role"] for m in saved["messages"]] == ["system", "user", "assistant"]
     assert saved["settings"]["temperature"] == 0.25
     assert session.undo() == "Olá?"
-    assert [m["role"] for m in session.conversations[0].messages] == ["system"]
+    assert [m["role"] for m in session.histories[0].messages] == ["system"]
     session.command("/quit")
     assert session.done
 
@@ -99,66 +99,51 @@ def test_quotes_keep_the_spaces_of_a_stop_text() -> None:
         ("/undo", "chat-command", "ask something"),
     ],
 )
-def test_wrong_commands_are_named_with_a_way_out(
+def test_wrong_commands_are_errors_with_a_fix(
     chat_model: ChatModel, line: str, code: str, fix: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        Chat([chat_model], ChatOptions()).command(line)
+        ChatRepl([chat_model], ChatOptions()).command(line)
     assert (error.value.code, error.value.fix) == (code, fix)
 
 
-def test_a_first_question_cannot_be_asked_again(chat_model: ChatModel) -> None:
+def test_retry_without_a_question_is_an_error(chat_model: ChatModel) -> None:
     with pytest.raises(UserError, match="/retry - nothing was asked yet"):
-        Chat([chat_model], ChatOptions()).undo("/retry")
+        ChatRepl([chat_model], ChatOptions()).undo("/retry")
 
 
-def test_oldest_turns_are_forgotten_when_the_context_is_full(
+def test_a_full_context_drops_the_oldest_turns(
     chat_model: ChatModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    session = Chat([chat_model], ChatOptions().changed("max_new_tokens=4"), system="Seja breve.")
+    session = ChatRepl(
+        [chat_model], ChatOptions().changed("max_new_tokens=4"), system="Seja breve."
+    )
     for _ in range(8):
-        for _, pieces in session.ask("A raposa mora na floresta."):
-            list(pieces)  # a prompt of 96 tokens or more would be an error
-    assert "are forgotten" in capsys.readouterr().err
+        for _, stream in session.ask("A raposa mora na floresta."):
+            list(stream)  # a prompt of 96 tokens or more would be an error
+    assert "are left out" in capsys.readouterr().err
 
 
-def test_a_question_longer_than_the_context_is_an_error_and_is_not_kept(
+def test_a_question_longer_than_the_context_is_not_kept(
     chat_model: ChatModel,
 ) -> None:
-    session = Chat([chat_model], ChatOptions())
+    session = ChatRepl([chat_model], ChatOptions())
     with pytest.raises(UserError, match="prompt-too-long"):
-        for _, pieces in session.ask("A raposa " * 100):
-            list(pieces)
-    assert session.conversations[0].messages == []
+        for _, stream in session.ask("A raposa " * 100):
+            list(stream)
+    assert session.histories[0].messages == []
 
 
-def test_an_answer_that_is_stopped_is_kept_as_far_as_it_went(chat_model: ChatModel) -> None:
-    session = Chat([chat_model], ChatOptions().changed("max_new_tokens=40"))
-    ((conversation, pieces),) = session.ask("Olá")
-    first = next(pieces)
-    pieces.close()
-    assert conversation.messages[-1] == {"role": "assistant", "content": first}
-
-
-def test_a_run_stands_for_its_chat_model_then_its_base_model(tmp_path: Path) -> None:
-    for name in ("pretrain", "align"):
-        (tmp_path / name / "final").mkdir(parents=True)
-    (tmp_path / "pretrain" / "final" / "config.json").write_text("{}")
-    assert find_model_folder(tmp_path) == tmp_path / "pretrain" / "final"
-    (tmp_path / "align" / "final" / "config.json").write_text("{}")
-    assert find_model_folder(tmp_path) == tmp_path / "align" / "final"
-    assert find_model_folder(tmp_path / "pretrain") == tmp_path / "pretrain" / "final"
-
-
-def test_a_folder_without_a_model_is_named_and_nothing_is_downloaded(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
-        load_chat_model(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"looked for config\.json, align/final, pretrain/final"):
-        load_chat_model(tmp_path)
+def test_a_stopped_answer_is_kept_in_part(chat_model: ChatModel) -> None:
+    session = ChatRepl([chat_model], ChatOptions().changed("max_new_tokens=40"))
+    ((history, stream),) = session.ask("Olá")
+    first = next(stream)
+    stream.close()
+    assert history.messages[-1] == {"role": "assistant", "content": first}
 
 
 @pytest.mark.slow
-def test_ctrl_c_on_a_terminal_stops_the_answer_and_not_the_program(run_dir: Path) -> None:
+def test_ctrl_c_stops_the_answer_and_not_the_program(run_dir: Path) -> None:
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "teenytinyllama.cli", "chat", str(run_dir)]
     command += ["--set", "max_new_tokens=2000", "--set", "temperature=1.5"]
@@ -181,7 +166,7 @@ def test_ctrl_c_on_a_terminal_stops_the_answer_and_not_the_program(run_dir: Path
         read_until("> ")
         os.write(leader, b"/set seed=1\n")
         read_until("seed=1")
-        child.send_signal(signal.SIGINT)  # at the prompt: a hint, and it goes on
+        child.send_signal(signal.SIGINT)  # at the prompt: a hint, and the program stays
         read_until("/quit leaves")
         os.write(leader, "Olá\n".encode())
         read_until("tokens/s")

@@ -1,4 +1,4 @@
-"""`ttl bench`: the table's arithmetic, and wrong input named before anything is measured."""
+"""`ttl bench`: rates, the table, and errors before anything is measured."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from support.small_run import make_run
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference import throughput
-from teenytinyllama.inference.throughput import Case
+from teenytinyllama.inference.throughput import BenchmarkCase
 
 
 @pytest.mark.parametrize(
     ("case", "code"),
     [
-        (Case("161m"), "model-missing"),
-        (Case("160m", precision="fp16"), "bench-precision"),
-        (Case("160m", batch=0), "bench-value"),
-        (Case("160m", new_tokens=1), "bench-value"),
+        (BenchmarkCase("161m"), "model-missing"),
+        (BenchmarkCase("160m", precision="fp16"), "bench-precision"),
+        (BenchmarkCase("160m", batch=0), "bench-value"),
+        (BenchmarkCase("160m", new_tokens=1), "bench-value"),
     ],
 )
-def test_wrong_cases_are_named_before_anything_is_measured(case: Case, code: str) -> None:
+def test_wrong_cases_are_errors_before_anything_is_measured(case: BenchmarkCase, code: str) -> None:
     with pytest.raises(UserError) as error:
         throughput.run(cases=[case])
     assert error.value.code == code
@@ -32,10 +32,10 @@ def test_rates_come_from_the_times_of_each_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = make_run(tmp_path)
-    # 2 prompts of 10 tokens read in 0.5 s, then 4 more tokens each in 2 s.
+    # 2 prompts of 10 tokens prefilled in 0.5 s, then 4 more tokens each in 2 s.
     monkeypatch.setattr(throughput, "one_run", lambda *given: (0.5, 2.0))
     row = throughput.measure(
-        Case(str(run_dir), batch=2, prompt_tokens=10, new_tokens=5, num_repeats=3)
+        BenchmarkCase(str(run_dir), batch=2, prompt_tokens=10, new_tokens=5, num_repeats=3)
     )
     assert row["first_token_ms"] == {"median": 500.0, "min": 500.0, "max": 500.0}
     assert row["prefill_tokens_per_s"]["median"] == 40.0
@@ -44,7 +44,7 @@ def test_rates_come_from_the_times_of_each_run(
 
 def test_prompt_and_answer_must_fit_in_the_context(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="132 tokens, the model's context is 64"):
-        throughput.measure(Case(str(make_run(tmp_path)), prompt_tokens=100, new_tokens=32))
+        throughput.measure(BenchmarkCase(str(make_run(tmp_path)), prompt_tokens=100, new_tokens=32))
 
 
 def test_the_table_has_a_line_per_case() -> None:
@@ -66,10 +66,10 @@ def test_the_table_has_a_line_per_case() -> None:
 
 
 @pytest.mark.slow
-def test_a_case_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_case_is_measured_in_its_own_process(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path)
     path = tmp_path / "rows.json"
-    case = Case(str(run_dir), prompt_tokens=8, new_tokens=4, num_repeats=2, num_threads=1)
+    case = BenchmarkCase(str(run_dir), prompt_tokens=8, new_tokens=4, num_repeats=2, num_threads=1)
     text = throughput.run(cases=[case], json_path=path)
     assert "generation tokens/s" in text
     saved = json.loads(path.read_text())

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.running_server import Running, running
+from support.running_server import RunningServer, running
 from support.small_run import make_run
 
 from teenytinyllama.inference.chat_model import ChatModel, load_chat_model
@@ -21,6 +21,6 @@ def chat_model(served_run: Path) -> ChatModel:
 
 
 @pytest.fixture(scope="session")
-def server(chat_model: ChatModel) -> Iterator[Running]:
+def server(chat_model: ChatModel) -> Iterator[RunningServer]:
     with running([chat_model]) as one:
         yield one

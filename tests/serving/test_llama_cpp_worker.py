@@ -1,4 +1,4 @@
-"""A GGUF file behind OpenAI's API: llama.cpp's text beside ours, counted, stopped and let go."""
+"""A GGUF file behind OpenAI's API: the same text as ours, usage, stop strings, cancellation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from openai import OpenAI
-from support.running_server import Running, running, wait_until
+from support.running_server import RunningServer, running, wait_until
 
 pytest.importorskip("xllamacpp")
 pytest.importorskip("gguf")
 
 from teenytinyllama.artifacts.vocabulary import read_vocabulary
 from teenytinyllama.inference.llama_cpp import GgufChatModel
-from teenytinyllama.serving import server as serve_stage
+from teenytinyllama.serving.server import load_all
 from teenytinyllama.stages.quantize.gguf_writer import write_gguf
 from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
 
@@ -23,23 +23,23 @@ ASKED = {"messages": [{"role": "user", "content": "Olá, raposa!"}], "temperatur
 
 
 @pytest.fixture(scope="module")
-def both(served_run: Path) -> Iterator[Running]:
-    """The run and its GGUF file, served together as `ttl serve RUN FILE` does."""
+def both(served_run: Path) -> Iterator[RunningServer]:
+    """The run and its GGUF file, served together like `ttl serve RUN FILE`."""
     final, path = served_run / "pretrain" / "final", served_run / "model-f16.gguf"
     vocabulary = read_vocabulary(served_run / "tokenizer")
     write_gguf(ModelFolder(final), vocabulary, "f16", path, title="small", answers=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        chat_models = serve_stage.load_all([served_run, path])
+        chat_models = load_all([served_run, path])
         with running(chat_models) as server:
             yield server
 
 
-def client_of(server: Running) -> OpenAI:
+def client_of(server: RunningServer) -> OpenAI:
     return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
-def test_it_is_listed_beside_the_others_and_says_what_they_say(both: Running) -> None:
+def test_a_gguf_file_gives_the_text_of_its_run(both: RunningServer) -> None:
     client = client_of(both)
     names = [model.id for model in client.models.list().data]
     assert names[1] == "model-f16.gguf"
@@ -57,7 +57,7 @@ def test_it_is_listed_beside_the_others_and_says_what_they_say(both: Running) ->
     assert texts[0].choices[0].text.strip() == texts[1].choices[0].text.strip()
 
 
-def test_it_streams_stops_and_refuses_like_the_others(both: Running) -> None:
+def test_a_gguf_file_streams_stops_and_rejects_like_a_run(both: RunningServer) -> None:
     client, name = client_of(both), "model-f16.gguf"
     whole = client.chat.completions.create(model=name, max_tokens=20, **ASKED).choices[0]
     text = whole.message.content or ""
@@ -76,7 +76,7 @@ def test_it_streams_stops_and_refuses_like_the_others(both: Running) -> None:
         assert (status, answer["error"]["param"]) == (400, field)
 
 
-def test_a_client_that_leaves_frees_the_line(both: Running) -> None:
+def test_a_client_that_leaves_frees_the_worker(both: RunningServer) -> None:
     chat_model = both.app.chat_models["model-f16.gguf"]
     assert isinstance(chat_model, GgufChatModel)
     before = both.app.metrics.total("cancelled_total")
@@ -88,7 +88,7 @@ def test_a_client_that_leaves_frees_the_line(both: Running) -> None:
     if connection.sock:
         connection.sock.close()
     connection.close()
-    wait_until(lambda: both.app.engine.num_active == 0)
+    wait_until(lambda: both.app.scheduler.num_active == 0)
     assert both.app.metrics.total("cancelled_total") <= before + 1
     assert client_of(both).chat.completions.create(model=chat_model.name, max_tokens=2, **ASKED)
     assert both.ask("/health")[1]["models"][chat_model.name] == "as loaded"

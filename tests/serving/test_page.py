@@ -1,4 +1,4 @@
-"""The page: its own files only, text as text, every word in both languages, and in a browser."""
+"""The page: its own files only, text stays text, both languages complete."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.running_server import Running, running
+from support.running_server import RunningServer, running
 
 from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.serving.app import PAGE_DIR, PAGE_FILES
@@ -18,7 +18,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCRIPTS = [PAGE_DIR / name for name, _ in PAGE_FILES.values() if name.endswith(".js")]
 
 
-def test_files_come_with_a_policy_that_allows_nothing_from_elsewhere(server: Running) -> None:
+def test_files_have_a_strict_content_security_policy(server: RunningServer) -> None:
     for path, (name, kind) in PAGE_FILES.items():
         status, text, response = server.ask(path)
         assert (status, response.getheader("content-type")) == (200, kind)
@@ -36,14 +36,14 @@ def test_no_script_can_turn_text_into_markup() -> None:
             assert word not in source, (path.name, word)
 
 
-def test_nothing_on_the_page_names_another_site() -> None:
+def test_the_page_refers_to_no_other_site() -> None:
     for name, _ in PAGE_FILES.values():
         source = (PAGE_DIR / name).read_text(encoding="utf-8")
-        source = source.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+        source = source.replace("http://www.w3.org/2000/svg", "")  # a namespace, not an address
         assert not re.findall(r"https?://|//[a-z]+\.[a-z]+", source), name
 
 
-def test_both_languages_have_every_word() -> None:
+def test_both_languages_have_every_text() -> None:
     source = (PAGE_DIR / "words.js").read_text(encoding="utf-8")
     pt, en = source.split("\n  en: {", 1)
     word = re.compile(r'(?:^|[ {,])(\w+): "', re.MULTILINE)
@@ -52,8 +52,8 @@ def test_both_languages_have_every_word() -> None:
     page = (PAGE_DIR / "index.html").read_text(encoding="utf-8")
     assert set(re.findall(r'data-(?:word|label|placeholder)="(\w+)"', page)) <= in_pt
     for path in SCRIPTS:
-        said = re.findall(r'\bsay\("(\w+)"', path.read_text(encoding="utf-8"))
-        assert set(said) <= in_pt, path.name
+        used = re.findall(r'\bsay\("(\w+)"', path.read_text(encoding="utf-8"))
+        assert set(used) <= in_pt, path.name
 
 
 @pytest.mark.slow

@@ -131,7 +131,7 @@ def test_a_byte_level_vocabulary_is_written_with_its_merges(bytes_gguf: tuple[Pa
 @pytest.mark.slow
 def test_llama_cpp_reads_byte_level_text_as_we_do(bytes_gguf: tuple[Path, Path]) -> None:
     pytest.importorskip("xllamacpp")
-    from teenytinyllama.stages.quantize.gguf_speed import Runtime
+    from teenytinyllama.stages.quantize.gguf_speed import LlamaCppRuntime
 
     encoder = load_tokenizer(bytes_gguf[0] / "tokenizer")
     signs = [
@@ -148,7 +148,7 @@ def test_llama_cpp_reads_byte_level_text_as_we_do(bytes_gguf: tuple[Path, Path])
         "d'água 's",
         "\xa0x",
     ]
-    with Runtime(bytes_gguf[1], context=64) as runtime:
+    with LlamaCppRuntime(bytes_gguf[1], context=64) as runtime:
         for text in [f"{sign}{text}{sign}" for sign in signs for text in TEXTS[:10]]:
             assert runtime.tokenize(text) == encoder.encode(text), text
         rendered = runtime.render(CONVERSATION)
@@ -348,7 +348,7 @@ def test_llama_cpp_reads_the_file_as_we_do(
     quantized: tuple[Path, StageResult], run_dir: Path
 ) -> None:
     pytest.importorskip("xllamacpp")
-    from teenytinyllama.inference.llama_cpp import Runtime
+    from teenytinyllama.inference.llama_cpp import LlamaCppRuntime
 
     encoder = load_tokenizer(run_dir / "tokenizer")
     signs = [
@@ -367,7 +367,7 @@ def test_llama_cpp_reads_the_file_as_we_do(
     ]
     texts = [f"{sign}{text}{sign}" for sign in signs for text in TEXTS[:25]]
     assert len(texts) == 300
-    with Runtime(quantized[0] / "model-f16.gguf", context=64) as runtime:
+    with LlamaCppRuntime(quantized[0] / "model-f16.gguf", context=64) as runtime:
         for text in texts:
             assert runtime.tokenize(text) == encoder.encode(text), text
         rendered = runtime.render(CONVERSATION)

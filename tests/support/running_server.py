@@ -1,4 +1,4 @@
-"""A real server on a free port in this process, over a small random model, for tests."""
+"""A real server on a free port in this process, over a small random model."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
 from teenytinyllama.inference.chat_model import ChatModel
-from teenytinyllama.serving.access_guard import Guard
+from teenytinyllama.serving.access_guard import AccessGuard
 from teenytinyllama.serving.app import App
-from teenytinyllama.serving.http_server import listen, serve
+from teenytinyllama.serving.http_server import serve
 from teenytinyllama.serving.limits import Limits
-from teenytinyllama.serving.search.search_service import Lookup
+from teenytinyllama.serving.search.search_service import SearchLoader
+from teenytinyllama.serving.server import listen
 
 
-class Running:
-    """One running server: its address, its app, and a way to ask it by hand."""
+class RunningServer:
+    """One running server: its address, its app, and requests made by hand."""
 
     def __init__(self, app: App, port: int) -> None:
         self.app, self.port = app, port
@@ -52,7 +53,7 @@ class Running:
         return response.status, parsed, response
 
     def raw(self, data: bytes, *, wait_s: float = 10.0) -> bytes:
-        """What the server says to these bytes until it closes."""
+        """What the server answers to these bytes until it closes the connection."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=wait_s) as plug:
             plug.sendall(data)
             out = b""
@@ -69,31 +70,31 @@ def running(
     chat_models: Sequence[ChatModel],
     limits: Limits | None = None,
     *,
-    guard: Guard | None = None,
-    lookup: Lookup | None = None,
-) -> Iterator[Running]:
+    guard: AccessGuard | None = None,
+    search: SearchLoader | None = None,
+) -> Iterator[RunningServer]:
     """Serve until the block ends; the server then drains."""
-    app = App(chat_models, limits or Limits(), guard or Guard(), lookup)
+    app = App(chat_models, limits or Limits(), guard or AccessGuard(), search)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve(app, listener, stop)))
-    app.engine.start()
+    app.scheduler.start()
     thread.start()
     try:
-        yield Running(app, port)
+        yield RunningServer(app, port)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(timeout=30)
-        app.engine.stop()
+        app.scheduler.stop()
         loop.close()
         listener.close()
 
 
 def wait_until(condition: Any, *, timeout_s: float = 10.0) -> None:
-    """Return when `condition()` is true; fail where it does not become so in time."""
-    ends = time.monotonic() + timeout_s
+    """Return when `condition()` is true; fail after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < ends, "waited too long"
+        assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.005)

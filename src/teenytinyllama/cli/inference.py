@@ -63,7 +63,9 @@ def bench_command(
     from teenytinyllama.inference import throughput
 
     cases = [
-        throughput.Case(model, precision, batch, prompt_tokens, new_tokens, repeats, threads)
+        throughput.BenchmarkCase(
+            model, precision, batch, prompt_tokens, new_tokens, repeats, threads
+        )
         for model in models
         for precision in precisions
         for batch in batches

@@ -1,9 +1,9 @@
-"""Held-out text, scored whole: how many bits a model needs for a byte of text it never saw.
+"""Bits per byte: how many bits a model needs for one byte of held-out text.
 
-Bits per byte compare models with different tokenizers, perplexity per token does not. A document
-longer than the context is read in windows that overlap by half: every token after the first (EOS
-included) is predicted exactly once, with at least half a context before it where there is that
-much text.
+Bits per byte can be compared between models with different tokenizers, perplexity per token
+cannot. A document longer than the context is scored in windows that overlap by half: every token
+after the first (EOS included) is predicted exactly once, with at least half a context before it
+where there is that much text.
 
     document  0 1 2 3 4 5 6 7 8      context 4, so the stride is 2
     window    0 1 2 3                predicts 1 2 3 4
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,8 +30,8 @@ from numpy.typing import NDArray
 
 from teenytinyllama.progress import Progress
 
-# Windows are sorted by length inside groups of this many, so that batches hold little padding
-# while a corpus of any size streams through.
+# Windows are sorted by length within groups of this many: batches have little padding, and a
+# corpus of any size is streamed.
 WINDOWS_PER_GROUP = 2048
 
 
@@ -44,7 +45,7 @@ class EncodedDocument(NamedTuple):
 
 @dataclass
 class TextScore:
-    """What a text cost: nats in all, over how many predicted tokens, bytes and documents."""
+    """Negative log-likelihood of a text in nats, and its predicted tokens, bytes and documents."""
 
     nats: float = 0.0
     num_tokens: int = 0
@@ -53,7 +54,7 @@ class TextScore:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits needed for one byte of UTF-8 text; 8 is no model at all.
+        """Bits per byte of UTF-8 text; without a model it is 8.
 
         >>> TextScore(nats=8 * math.log(2), num_tokens=2, num_bytes=4).bits_per_byte
         2.0
@@ -92,18 +93,18 @@ class HeldoutScore:
 
 
 class Window(NamedTuple):
-    """A stretch of one document: `ids[:-1]` go in, the last `num_scored` of `ids[1:]` count."""
+    """Part of one document: `ids[:-1]` are the input, the last `num_scored` of `ids[1:]` count."""
 
     ids: NDArray[np.int64]
     num_scored: int
     source: str
 
 
-def windows_of(document: EncodedDocument, context_length: int) -> Iterator[Window]:
+def cut_windows(document: EncodedDocument, context_length: int) -> Iterator[Window]:
     """Cut a document into windows that predict each token after the first exactly once.
 
     >>> ids = np.arange(9)
-    >>> [(w.ids.tolist(), w.num_scored) for w in windows_of(EncodedDocument(ids, 9), 4)]
+    >>> [(w.ids.tolist(), w.num_scored) for w in cut_windows(EncodedDocument(ids, 9), 4)]
     [([0, 1, 2, 3, 4], 4), ([2, 3, 4, 5, 6], 2), ([4, 5, 6, 7, 8], 2)]
     """
     last = len(document.ids) - 1  # position of the last token to predict
@@ -126,9 +127,9 @@ def score_documents(
 ) -> HeldoutScore:
     """Score documents with a causal language model, in evaluation mode, where its weights are.
 
-    `batch_tokens` bounds the tokens of one forward pass and changes only speed and memory; a
-    batch that does not fit into a GPU's memory is halved. `num_documents`, where known, shows a
-    progress bar. The model's mode is put back afterwards.
+    `batch_tokens` limits the tokens of one forward pass and changes only speed and memory; a
+    batch that does not fit into a GPU's memory is halved. With `num_documents` a progress bar is
+    shown. The model's training mode is restored afterwards.
     """
     score = HeldoutScore()
     was_training = model.training
@@ -138,7 +139,7 @@ def score_documents(
             group: list[Window] = []
             for document in documents:
                 _count(score, document)
-                group.extend(windows_of(document, context_length))
+                group.extend(cut_windows(document, context_length))
                 while len(group) >= WINDOWS_PER_GROUP:
                     _score_group(model, group[:WINDOWS_PER_GROUP], batch_tokens, score)
                     del group[:WINDOWS_PER_GROUP]
@@ -152,17 +153,9 @@ def score_documents(
     return score
 
 
-class _NoProgress:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-def _progress(num_documents: int | None) -> Progress | _NoProgress:
+def _progress(num_documents: int | None) -> AbstractContextManager[Progress | None]:
     if num_documents is None:
-        return _NoProgress()
+        return nullcontext()
     return Progress("evaluate: held-out", total=num_documents, unit="documents")
 
 
@@ -176,7 +169,7 @@ def _count(score: HeldoutScore, document: EncodedDocument) -> None:
 def _score_group(
     model: torch.nn.Module, group: list[Window], batch_tokens: int, score: HeldoutScore
 ) -> None:
-    """Longest windows first: what does not fit into memory fails at once, not after an hour."""
+    """Longest windows first: too little memory fails at once, not after an hour."""
     group = sorted(group, key=lambda window: -len(window.ids))
     start = 0
     while start < len(group):
@@ -201,7 +194,7 @@ def _nats_or_halves(model: torch.nn.Module, batch: list[Window]) -> list[float]:
 def _nats(model: torch.nn.Module, batch: list[Window]) -> list[float]:
     """Nats of the scored tokens of each window.
 
-    Windows are padded on the right: a causal model never looks there, so no mask is needed.
+    Windows are padded on the right: a causal model never attends there, so no mask is needed.
     """
     device = next(model.parameters()).device
     length = len(batch[0].ids) - 1

@@ -1,8 +1,8 @@
-"""A model that can be talked to: weights ready to generate, its tokenizer, its way of being asked.
+"""Chat models: weights ready to generate, with their tokenizer and chat template.
 
-Chat and server load models here, so that both mean the same by a run folder or a model folder.
-`load_any` takes GGUF files as well: what it gives has `name`, `folder`, `answers`,
-`max_positions`, `prompt_of` and `answer` in any case; only a `ChatModel` can be batched.
+Chat and server both load models here, from a run folder, a model folder or a GGUF file. A
+`GgufChatModel` has the same `name`, `folder`, `answers`, `max_positions`, `encode_prompt` and
+`answer` as a `ChatModel`; only a `ChatModel` can be batched.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, toke
 from teenytinyllama.artifacts.vocabulary import check_fits, read_vocabulary
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.decoder import Decoder, check_supported
-from teenytinyllama.inference.generation import Dialogue, Request, Sampling, TextStream, stream
+from teenytinyllama.inference.generation import ChatSession, SequenceState, stream
+from teenytinyllama.inference.sampling import Sampling
+from teenytinyllama.inference.text_stream import TextStream
 
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
 
-# What a run folder stands for: its chat model where there is one, else its base model.
-FOLDERS_OF_A_RUN = ("align/final", "pretrain/final")
+# The model of a run folder: its chat model where there is one, else its base model.
+RUN_MODEL_FOLDERS = ("align/final", "pretrain/final")
 
 
 @dataclass(frozen=True)
 class ChatModel:
-    """One loaded model. `answers` is false for a base model, which goes on with any text."""
+    """One loaded model. `answers` is false for a base model, which continues any text."""
 
     name: str
     folder: Path
@@ -51,31 +53,33 @@ class ChatModel:
     vocabulary: Sequence[bytes]
     answers: bool
 
-    def prompt_of(self, messages: Sequence[Message]) -> list[int]:
-        """Ids that the model goes on from: the conversation, then its own turn.
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Prompt ids: the conversation by the chat template, up to the assistant's turn.
 
-        A base model gets BOS and the last message's words: it knows no turns. Raises UserError
+        A base model gets BOS and the last message's text: it knows no turns. Raises UserError
         for a conversation that cannot be rendered.
         """
-        fault = problem_with(messages)
-        if fault is None and messages[-1]["role"] != "user":
-            fault = "the last message is not the user's"
-        if fault:
-            raise UserError("conversation", "messages", fault, "correct the messages")
+        problem = problem_with(messages)
+        if problem is None and messages[-1]["role"] != "user":
+            problem = "the last message is not the user's"
+        if problem:
+            raise UserError("conversation", "messages", problem, "correct the messages")
         if self.answers:
             return self.encoder.render(messages, add_generation_prompt=True)
         return [self.encoder.bos_id, *self.encoder.encode(messages[-1]["content"])]
 
-    def request(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
-    ) -> Request:
-        """A request that ends at the end of the turn."""
-        stop_ids = frozenset({self.encoder.eos_id})
-        return Request(prompt, max_new_tokens, sampling or Sampling(), stop_ids)
+    def new_sequence(
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling
+    ) -> SequenceState:
+        """A sequence that ends at EOS, the end of the turn."""
+        return SequenceState(prompt, max_new_tokens, sampling, frozenset({self.encoder.eos_id}))
 
-    def text_stream(self, stop: Sequence[str] = ()) -> TextStream:
-        """A fresh stream from ids to text for one answer."""
-        strips = self.answers and self.encoder.adds_space
+    def text_stream(
+        self, stop: Sequence[str] = (), *, is_continuation: bool | None = None
+    ) -> TextStream:
+        """A new stream from ids to text; unset, only a base model continues its prompt."""
+        continues = not self.answers if is_continuation is None else is_continuation
+        strips = self.encoder.adds_space and not continues
         return TextStream(self.vocabulary, stop, strip_first_space=strips)
 
     @property
@@ -84,9 +88,9 @@ class ChatModel:
         return self.decoder.max_positions
 
     @cached_property
-    def dialogue(self) -> Dialogue:
-        """What `answer` keeps from one turn to the next."""
-        return Dialogue(self.decoder)
+    def session(self) -> ChatSession:
+        """The KV cache that `answer` keeps from turn to turn."""
+        return ChatSession(self.decoder)
 
     def answer(
         self,
@@ -95,35 +99,35 @@ class ChatModel:
         sampling: Sampling,
         stop: Sequence[str] = (),
     ) -> Generator[str, None, None]:
-        """One answer as text, piece by piece; one at a time.
+        """Yield one answer's text as it is generated; one answer at a time.
 
-        What the prompt has in common with the last one and its answer is not computed again. To
-        break off, close the iterator.
+        What the prompt has in common with the last one and its answer is not computed again.
+        Close the iterator to stop.
         """
-        request = self.request(prompt, max_new_tokens, sampling)
-        return stream(self.dialogue, request, self.text_stream(stop))
+        sequence = self.new_sequence(prompt, max_new_tokens, sampling)
+        return stream(self.session, sequence, self.text_stream(stop))
 
 
 def find_model_folder(path: Path) -> Path:
-    """The folder with `config.json` that a path stands for: a run, a stage or the folder itself.
+    """The folder with `config.json`: of a run, of a stage, or the folder itself.
 
-    Raises UserError where there is none; the Hub is never asked.
+    Raises UserError where there is none; nothing is downloaded.
     """
-    for name in ("", "final", *FOLDERS_OF_A_RUN):
+    for name in ("", "final", *RUN_MODEL_FOLDERS):
         folder = path / name if name else path
         if (folder / "config.json").is_file():
             return folder
     if not path.exists():
         what = "there is no such folder"
     else:
-        what = f"no model here (looked for config.json, {', '.join(FOLDERS_OF_A_RUN)})"
+        what = f"no model here (looked for config.json, {', '.join(RUN_MODEL_FOLDERS)})"
     raise UserError("model-missing", str(path), what, "name a run folder or a model folder")
 
 
 def load_any(path: Path, *, name: str = "") -> ChatModel | GgufChatModel:
-    """A run, a model folder, or a `.gguf` file, which llama.cpp runs (extra `llama-cpp`).
+    """Load a run, a model folder, or a `.gguf` file, which llama.cpp runs (extra `llama-cpp`).
 
-    Raises UserError as `load_chat_model` does, and where llama.cpp is needed and not installed.
+    Raises UserError as `load_chat_model` does, and where llama.cpp is not installed.
     """
     if path.suffix.lower() != ".gguf":
         return load_chat_model(path, name=name)
@@ -132,14 +136,20 @@ def load_any(path: Path, *, name: str = "") -> ChatModel | GgufChatModel:
     return GgufChatModel(path, name=name)
 
 
+def describe(model: ChatModel | GgufChatModel) -> str:
+    """A loaded model in one line: name, folder and kind."""
+    kind = "answers" if model.answers else "a base model: it continues your text"
+    return f"{model.name}: {model.folder} ({kind})"
+
+
 def load_chat_model(
     path: Path, *, dtype: torch.dtype | None = None, device: str | None = None, name: str = ""
 ) -> ChatModel:
     """Load a run's model, or a model folder, for generation.
 
-    Unset, the device is CUDA where there is one, and weights stay as they are stored, except
-    that fp32 becomes bfloat16 on CUDA. Raises UserError for what is missing, damaged or of
-    another kind.
+    Unset, the device is CUDA where there is one, and weights keep their stored precision, except
+    that fp32 becomes bfloat16 on CUDA. Raises UserError for a model that is missing, damaged or of
+    an unsupported architecture.
     """
     folder = find_model_folder(path)
     tokenizer_dir = _tokenizer_folder(folder)
@@ -162,7 +172,7 @@ def load_chat_model(
 
 
 def _tokenizer_folder(folder: Path) -> Path:
-    """Where the model's tokenizer is: beside the weights, or in the run that the model is of."""
+    """Where the model's tokenizer is: beside the weights, or in the model's run."""
     places = (folder, folder.parent.parent / "tokenizer")
     for place in places:
         if tokenizer_file(place).is_file():
@@ -172,7 +182,7 @@ def _tokenizer_folder(folder: Path) -> Path:
 
 
 def _load_weights(folder: Path) -> LlamaForCausalLM:
-    """The model with every weight read from its files; none may be made up."""
+    """The model, every weight read from its files. Raises UserError where one is missing."""
     check_model_folder(folder)
     _check_config(folder)
     before = transformers_logging.get_verbosity()
@@ -185,7 +195,7 @@ def _load_weights(folder: Path) -> LlamaForCausalLM:
                 folder,
                 dtype="auto",
                 local_files_only=True,
-                ignore_mismatched_sizes=True,  # said below, with the name
+                ignore_mismatched_sizes=True,  # raised below, with the name
                 output_loading_info=True,
             )
             if getattr(model.config, "quantization_config", None) is not None:
@@ -195,12 +205,12 @@ def _load_weights(folder: Path) -> LlamaForCausalLM:
         raise _damaged(folder, error) from error
     finally:
         transformers_logging.set_verbosity(before)
-    for key, fault in (
+    for key, problem in (
         ("missing_keys", "are not in its files"),
         ("mismatched_keys", "have other shapes than config.json asks for"),
     ):
         if found := sorted(str(name) for name in info[key]):
-            raise _damaged(folder, ValueError(f"{len(found)} weights {fault}: {found[0]}"))
+            raise _damaged(folder, ValueError(f"{len(found)} weights {problem}: {found[0]}"))
     return model.eval()
 
 

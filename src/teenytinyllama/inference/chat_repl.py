@@ -1,7 +1,7 @@
-"""Talk to a model in the terminal, or to several side by side.
+"""`ttl chat`: chat with a model in the terminal, or with several side by side.
 
-On a terminal: answers stream, Ctrl-C stops an answer and not the program, `/help` lists the
-commands. With piped input: one line in, one line out, so that scripts and tests can use it.
+On a terminal, answers stream, Ctrl-C stops an answer and not the program, and `/help` lists the
+commands. With piped input, each line gets one line per model, for scripts and tests.
 """
 
 from __future__ import annotations
@@ -20,44 +20,43 @@ from unicodedata import category
 
 from teenytinyllama.artifacts.conversations import Message
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.inference.chat_model import ChatModel, load_any
-from teenytinyllama.inference.generation import Sampling
-
-logger = logging.getLogger(__name__)
-
+from teenytinyllama.inference.chat_model import ChatModel, describe, load_any
+from teenytinyllama.inference.sampling import Sampling
 
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
 
+logger = logging.getLogger(__name__)
+
 HELP = """\
 /help                 this list
-/system TEXT          say who the assistant is, and begin anew; without TEXT: no system message
-/reset                begin anew
-/undo                 forget the last question and its answer
+/system TEXT          set the system message and start again; without TEXT: none
+/reset                start again
+/undo                 remove the last question and its answer
 /retry                another answer to the last question
 /set NAME=VALUE       change a setting; /set alone shows them
 /save FILE            write the conversation as one JSON line (appends)
-/quit                 leave (Ctrl-D does, too)
-Ctrl-C stops an answer. A line that ends with \\ goes on in the next one."""
+/quit                 leave (also Ctrl-D)
+Ctrl-C stops an answer. A line that ends with \\ continues on the next one."""
 
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """What `/set` changes and `--set` begins with."""
+    """The settings that `--set` and `/set` change."""
 
     max_new_tokens: int = 512
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7, top_p=0.95))
     stop: str = ""
-    """An answer ends before these words, in quotes where spaces count; empty: only at its end."""
+    """An answer ends before this text (quoted where spaces count); empty: no such text."""
 
     def changed(self, assignment: str) -> ChatOptions:
-        """These options with `name=value` applied. Raises UserError for what does not fit.
+        """These options with `name=value` applied. Raises UserError for a wrong name or value.
 
         >>> ChatOptions().changed("temperature=0").sampling.temperature
         0.0
         """
         name, equals, value = (part.strip() for part in assignment.partition("="))
-        known = self.shown()
+        known = self.as_dict()
         if not equals or name not in known:
             what = f'got "{assignment}", expected name=value'
             raise UserError("chat-setting", name, what, did_you_mean(name, known))
@@ -77,28 +76,28 @@ class ChatOptions:
         changes: dict[str, Any] = {name: number}
         return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, **changes))
 
-    def shown(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Every setting with its value."""
         sampling = dataclasses.asdict(self.sampling)
         return {"max_new_tokens": self.max_new_tokens, **sampling, "stop": self.stop}
 
 
 @dataclass
-class Conversation:
-    """One model and what has been said to it and by it."""
+class ModelHistory:
+    """One model and the messages of its conversation."""
 
     chat_model: ChatModel | GgufChatModel
     messages: list[Message] = field(default_factory=list)
 
     def prompt(self, max_new_tokens: int) -> list[int]:
-        """The ids to go on from; oldest turns are dropped where the context is too short.
+        """Prompt ids; the oldest turns are left out where the context is too short.
 
         Raises UserError where the last question alone does not fit.
         """
         messages = list(self.messages)
         context = self.chat_model.max_positions
         while True:
-            ids = self.chat_model.prompt_of(messages)
+            ids = self.chat_model.encode_prompt(messages)
             if len(ids) + min(max_new_tokens, context // 4) <= context:
                 break
             first = 1 if messages[0]["role"] == "system" else 0
@@ -108,31 +107,32 @@ class Conversation:
         if len(messages) < len(self.messages):
             num_dropped = len(self.messages) - len(messages)
             logger.info(
-                f"(the context of {context} tokens is full: the oldest {num_dropped} are forgotten)"
+                f"(the context of {context} tokens is full: the oldest {num_dropped} messages "
+                "are left out)"
             )
         return ids
 
     def answer(self, options: ChatOptions) -> Iterator[str]:
-        """The answer to the last message as it comes; it becomes part of the conversation."""
-        said: list[str] = []
+        """Yield the answer to the last message as it is generated, then add it to the messages."""
+        parts: list[str] = []
         try:
             prompt = self.prompt(options.max_new_tokens)
-            stage = min(options.max_new_tokens, self.chat_model.max_positions - len(prompt))
-            pieces = self.chat_model.answer(prompt, stage, options.sampling, [options.stop])
-            with closing(pieces):
-                for piece in pieces:
-                    said.append(piece)
-                    yield piece
+            space = min(options.max_new_tokens, self.chat_model.max_positions - len(prompt))
+            stream = self.chat_model.answer(prompt, space, options.sampling, [options.stop])
+            with closing(stream):
+                for part in stream:
+                    parts.append(part)
+                    yield part
         finally:
-            words = "".join(said)
-            if words.strip():
-                self.messages.append({"role": "assistant", "content": words})
-            else:  # a turn without words cannot be shown to the model again
+            text = "".join(parts)
+            if text.strip():
+                self.messages.append({"role": "assistant", "content": text})
+            else:  # the chat template does not allow an empty turn: remove the question
                 self.messages.pop()
 
 
-class Chat:
-    """The commands and the conversations: all that a terminal or a pipe needs."""
+class ChatRepl:
+    """Commands and conversations, without input and output."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Chat:
         options: ChatOptions,
         system: str = "",
     ) -> None:
-        self.conversations = [Conversation(chat_model) for chat_model in chat_models]
+        self.histories = [ModelHistory(chat_model) for chat_model in chat_models]
         self.options = options
         self.system = system
         self.num_answers = 0
@@ -148,18 +148,17 @@ class Chat:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all that was said but the system message."""
-        for conversation in self.conversations:
-            start: list[Message] = []
+        """Remove all messages but the system message."""
+        for history in self.histories:
+            history.messages = []
             if self.system:
-                start.append({"role": "system", "content": self.system})
-            conversation.messages = start
+                history.messages.append({"role": "system", "content": self.system})
 
-    def ask(self, text: str) -> Iterator[tuple[Conversation, Iterator[str]]]:
-        """One question to every model in turn: each model's answer, streaming.
+    def ask(self, text: str) -> Iterator[tuple[ModelHistory, Iterator[str]]]:
+        """Ask every model in turn; yields each model's history and its streamed answer.
 
-        Every answer draws from another seed, counted from the one that was set, so that asking
-        again may answer otherwise and the whole session repeats for the same seed.
+        The seed goes up by one a question: the same question may get another answer, and the
+        whole session can be repeated.
         """
         sampling = self.options.sampling
         seed = (sampling.seed + self.num_answers) % 2**63
@@ -167,18 +166,18 @@ class Chat:
             self.options, sampling=dataclasses.replace(sampling, seed=seed)
         )
         self.num_answers += 1
-        for conversation in self.conversations:
-            conversation.messages.append({"role": "user", "content": text})
-            yield conversation, conversation.answer(options)
+        for history in self.histories:
+            history.messages.append({"role": "user", "content": text})
+            yield history, history.answer(options)
 
     def undo(self, command: str = "/undo") -> str:
-        """Forget the last question and its answers, as `command` asks; gives the question.
+        """Remove the last question and its answers; returns the question.
 
-        Raises UserError where nothing was asked yet.
+        Raises UserError, which names `command`, where nothing was asked yet.
         """
         question = ""
-        for conversation in self.conversations:
-            messages = conversation.messages
+        for history in self.histories:
+            messages = history.messages
             while messages and messages[-1]["role"] != "system":
                 message = messages.pop()
                 if message["role"] == "user":
@@ -189,7 +188,7 @@ class Chat:
         return question
 
     def command(self, line: str) -> str:
-        """Do what a line that begins with `/` says; gives what to tell the user.
+        """Run a line that starts with `/`; returns the message for the user.
 
         Raises UserError for an unknown command or a wrong value.
         """
@@ -198,8 +197,8 @@ class Chat:
         commands: dict[str, Callable[[str], str]] = {
             "help": lambda _: HELP,
             "system": self._system,
-            "reset": lambda _: self._reset_and_say(),
-            "undo": lambda _: f"forgotten: {self.undo()}",
+            "reset": lambda _: self._reset(),
+            "undo": lambda _: f"removed: {self.undo()}",
             "set": self._set,
             "save": self._save,
             "quit": lambda _: self._quit(),
@@ -210,31 +209,30 @@ class Chat:
             raise UserError("chat-command", f"/{name}", "no such command", fix)
         return commands[name](rest)
 
-    def _reset_and_say(self) -> str:
+    def _reset(self) -> str:
         self.reset()
-        return "begun anew"
+        return "conversation cleared"
 
     def _system(self, text: str) -> str:
         self.system = text
-        self.reset()
-        return "begun anew with this system message" if text else "begun anew, no system message"
+        return f"{self._reset()}, {'this' if text else 'no'} system message"
 
     def _set(self, assignment: str) -> str:
         if assignment:
             self.options = self.options.changed(assignment)
-        return " ".join(f"{name}={value}" for name, value in self.options.shown().items())
+        return " ".join(f"{name}={value}" for name, value in self.options.as_dict().items())
 
     def _save(self, name: str) -> str:
         if not name:
-            raise UserError("chat-save", "/save", "no file named", "/save conversa.jsonl")
+            raise UserError("chat-save", "/save", "no file given", "/save conversa.jsonl")
         path = Path(name).expanduser()
         try:
             with path.open("a", encoding="utf-8") as file:
-                for conversation in self.conversations:
+                for history in self.histories:
                     row = {
-                        "model": conversation.chat_model.name,
-                        "messages": conversation.messages,
-                        "settings": self.options.shown(),
+                        "model": history.chat_model.name,
+                        "messages": history.messages,
+                        "settings": self.options.as_dict(),
                     }
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:
@@ -255,7 +253,7 @@ def run(
     stdin: TextIO | None = None,
     stdout: TextIO | None = None,
 ) -> None:
-    """Load the models and talk until the input ends or the user quits."""
+    """Load the models and chat until the input ends or the user quits."""
     stdin, stdout = stdin or sys.stdin, stdout or sys.stdout
     options = ChatOptions()
     for assignment in assignments:
@@ -264,17 +262,17 @@ def run(
     if len(set(names)) < len(names):
         names = [str(path) for path in models]
     chat_models = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
-    chat = Chat(chat_models, options, system)
+    chat = ChatRepl(chat_models, options, system)
     if stdin.isatty() and stdout.isatty():
-        _talk_at_terminal(chat, stdout)
+        _chat_at_terminal(chat, stdout)
     else:
         _answer_lines(chat, stdin, stdout)
 
 
-def _answer_lines(chat: Chat, stdin: TextIO, stdout: TextIO) -> None:
+def _answer_lines(chat: ChatRepl, stdin: TextIO, stdout: TextIO) -> None:
     r"""One line in, one line out per model; line ends inside an answer are written as `\n`.
 
-    Answers to commands go to standard error. An error ends the program.
+    The output of commands goes to standard error. An error ends the program.
     """
     for line in stdin:
         text = line.strip()
@@ -283,25 +281,22 @@ def _answer_lines(chat: Chat, stdin: TextIO, stdout: TextIO) -> None:
         if not text:
             continue
         if text.startswith("/"):
-            if told := chat.command(text):
-                logger.info(told)
+            if message := chat.command(text):
+                logger.info(message)
             if chat.done:
                 return
             continue
-        for _, pieces in chat.ask(text):
-            answer = "".join(pieces).replace("\\", "\\\\").replace("\n", "\\n")
+        for _, stream in chat.ask(text):
+            answer = "".join(stream).replace("\\", "\\\\").replace("\n", "\\n")
             stdout.write(_without_control(answer) + "\n")
             stdout.flush()
 
 
-def _talk_at_terminal(chat: Chat, stdout: TextIO) -> None:
+def _chat_at_terminal(chat: ChatRepl, stdout: TextIO) -> None:
     with suppress(ImportError):
-        import readline  # noqa: F401 (input() then has arrow keys and a history)
-    for conversation in chat.conversations:
-        kind = (
-            "answers" if conversation.chat_model.answers else "a base model: it goes on with text"
-        )
-        logger.info(f"{conversation.chat_model.name}: {conversation.chat_model.folder} ({kind})")
+        import readline  # noqa: F401 (gives input() arrow keys and a history)
+    for history in chat.histories:
+        logger.info(describe(history.chat_model))
     logger.info("/help lists the commands, /quit leaves.")
     while not chat.done:
         try:
@@ -315,7 +310,7 @@ def _talk_at_terminal(chat: Chat, stdout: TextIO) -> None:
             logger.info(str(error))
 
 
-def _take_turn(chat: Chat, stdout: TextIO) -> None:
+def _take_turn(chat: ChatRepl, stdout: TextIO) -> None:
     text = _read_line()
     if text == "/retry":
         text = chat.undo(text)
@@ -332,27 +327,27 @@ def _read_line() -> str:
     return text.strip()
 
 
-def _show_answers(chat: Chat, text: str, stdout: TextIO) -> None:
-    """Write each answer as it comes; Ctrl-C ends it and goes on to the next model."""
-    for conversation, pieces in chat.ask(text):
-        if len(chat.conversations) > 1:
-            stdout.write(f"\033[2m{conversation.chat_model.name}:\033[0m ")
-        started, num_pieces = time.monotonic(), 0
+def _show_answers(chat: ChatRepl, text: str, stdout: TextIO) -> None:
+    """Write each answer as it is generated; Ctrl-C stops it, and the next model answers."""
+    for history, stream in chat.ask(text):
+        if len(chat.histories) > 1:
+            stdout.write(f"\033[2m{history.chat_model.name}:\033[0m ")
+        started, num_parts = time.monotonic(), 0
         try:
-            for piece in pieces:
-                num_pieces += 1
-                stdout.write(_without_control(piece))
+            for part in stream:
+                num_parts += 1
+                stdout.write(_without_control(part))
                 stdout.flush()
         except KeyboardInterrupt:
-            pieces.close()  # type: ignore[attr-defined]
+            stream.close()  # type: ignore[attr-defined]
             stdout.write(" (stopped)")
         seconds = time.monotonic() - started
-        stdout.write(f"\n\033[2m{num_pieces / max(seconds, 1e-9):.0f} tokens/s\033[0m\n")
+        stdout.write(f"\n\033[2m{num_parts / max(seconds, 1e-9):.0f} tokens/s\033[0m\n")
         stdout.flush()
 
 
 def _without_control(text: str) -> str:
-    r"""Text that cannot move a terminal's cursor or change its title: a model may write anything.
+    r"""Replace control characters: a model's text must not move the cursor or set the title.
 
     >>> _without_control("a\x1b]0;b\nc")
     'a�]0;b\nc'

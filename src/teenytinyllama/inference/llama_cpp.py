@@ -1,8 +1,8 @@
-"""llama.cpp itself, from the wheel `xllamacpp`: GGUF files run as they will run elsewhere.
+"""GGUF files run by llama.cpp itself, from the wheel `xllamacpp`.
 
-The wheel holds the whole of llama.cpp as one library, and runs its server inside this process on
-a free port of 127.0.0.1 behind a key that only this process knows. Nothing is compiled, nothing
-is downloaded.
+The wheel contains all of llama.cpp as one library, and runs its server inside this process on
+a free port of 127.0.0.1 behind a key that only this process knows. Nothing is compiled or
+downloaded.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 from teenytinyllama.artifacts.conversations import Message, problem_with
 from teenytinyllama.errors import UserError, missing_extra
 
-if TYPE_CHECKING:  # whoever measures llama.cpp's memory must not load torch
-    from teenytinyllama.inference.generation import Sampling
+if TYPE_CHECKING:  # torch must not be loaded where llama.cpp's memory is measured
+    from teenytinyllama.inference.sampling import Sampling
 
 try:
     import gguf
@@ -31,15 +31,15 @@ try:
 except ImportError as error:
     raise missing_extra(error.name or "xllamacpp", "llama-cpp") from error
 
-MAX_CONTEXT = 8192  # memory for keys and values is set aside for all of it
-TIMEOUT_S = 600.0  # reading a prompt of a whole context on a slow machine
-# Stand-ins for a message's words where a template is filled: characters no text has a use for.
+MAX_CONTEXT = 8192  # the KV cache is allocated for all of it
+TIMEOUT_S = 600.0  # prefill of a full context on a slow machine
+# Around the placeholder of a message's text in a template: private-use characters.
 OPENING, CLOSING = "\ue0f1", "\ue0f2"
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """What a GGUF file says of itself."""
+    """What is needed of a GGUF file's metadata."""
 
     architecture: str
     max_positions: int
@@ -47,7 +47,7 @@ class GgufFile:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Look at a file before llama.cpp does. Raises UserError for what is missing or cut short."""
+    """Read a file's metadata. Raises UserError for a file that is missing or truncated."""
     if not path.is_file():
         raise UserError("model-missing", str(path), "there is no such file", "name a .gguf file")
     try:
@@ -56,13 +56,13 @@ def read_gguf(path: Path) -> GgufFile:
         length = reader.fields[f"{architecture}.context_length"].contents()
     except (ValueError, KeyError, IndexError, OverflowError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        what = f"is no whole GGUF file ({reason})"
-        raise UserError("model-damaged", str(path), what, "write or fetch it again") from error
+        what = f"is not a complete GGUF file ({reason})"
+        raise UserError("model-damaged", str(path), what, "write or download it again") from error
     return GgufFile(architecture, int(length), "tokenizer.chat_template" in reader.fields)
 
 
-class Runtime:
-    """One GGUF file loaded by llama.cpp: `with Runtime(path) as runtime`."""
+class LlamaCppRuntime:
+    """One GGUF file loaded by llama.cpp: `with LlamaCppRuntime(path) as runtime`."""
 
     def __init__(self, path: Path, *, context: int = 2048, num_threads: int = 1) -> None:
         self._path, self._key = path, secrets.token_hex()
@@ -81,7 +81,7 @@ class Runtime:
         try:
             self._server = xllamacpp.Server(self._parameters)
         except RuntimeError as error:
-            what = f"llama.cpp does not load it ({error})"
+            what = f"llama.cpp cannot load it ({error})"
             raise UserError("model-damaged", str(self._path), what, "write it again") from error
         return self
 
@@ -94,7 +94,7 @@ class Runtime:
         self.close()
 
     def close(self) -> None:
-        """End llama.cpp and its threads."""
+        """Stop llama.cpp and its threads."""
         self._server = None  # the last reference does it
 
     def _open(self, path: str, body: dict[str, Any]) -> Any:
@@ -107,8 +107,8 @@ class Runtime:
             return urllib.request.urlopen(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
             with error:
-                said = json.loads(error.read()).get("error", {}).get("message", str(error))
-            raise UserError("llama-cpp", str(self._path), said, "change the request") from error
+                message = json.loads(error.read()).get("error", {}).get("message", str(error))
+            raise UserError("llama-cpp", str(self._path), message, "change the request") from error
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         with self._open(path, body) as reply:
@@ -116,23 +116,23 @@ class Runtime:
         return answer
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-        """Ids of a text; `special`: spelt special tokens are read as such; `bos`: BOS first."""
+        """Ids of a text; `special`: its special tokens are parsed; `bos`: BOS comes first."""
         body = {"content": text, "add_special": bos, "parse_special": special}
         ids: list[int] = self._post("/tokenize", body)["tokens"]
         return ids
 
     def fill_template(self, messages: Sequence[Message]) -> str:
-        """A conversation up to the assistant's turn, by the template in the file."""
+        """A conversation up to the assistant's turn, by the file's chat template."""
         prompt: str = self._post("/apply-template", {"messages": list(messages)})["prompt"]
         return prompt
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation up to the assistant's turn; words cannot forge a turn.
+        """Ids of a conversation up to the assistant's turn; text cannot forge a turn.
 
-        Where a message spells a special token, its words are read apart from the template.
+        Where a message contains a special token as text, it is encoded apart from the template.
         """
-        words = "\n".join(message["content"] for message in messages)
-        if self.tokenize(words) == self.tokenize(words, special=True):
+        text = "\n".join(message["content"] for message in messages)
+        if self.tokenize(text) == self.tokenize(text, special=True):
             ids = self.tokenize(self.fill_template(messages), special=True, bos=True)
         else:
             ids = self._render_apart(messages)
@@ -167,11 +167,11 @@ class Runtime:
         return int(found["id"]), float(found["logprob"])
 
     def generate(
-        self, ids: Sequence[int], num_tokens: int, *, remember_prompt: bool = False
+        self, ids: Sequence[int], num_tokens: int, *, cache_prompt: bool = False
     ) -> dict[str, float]:
-        """llama.cpp's own timings for a prompt and exactly so many greedy tokens after it.
+        """llama.cpp's own timings for a prompt and exactly `num_tokens` greedy tokens after it.
 
-        With `remember_prompt` a prompt read before is not read again.
+        With `cache_prompt` a prompt read before is not read again.
         """
         answer = self._server.handle_completions(
             {
@@ -179,7 +179,7 @@ class Runtime:
                 "n_predict": num_tokens,
                 "temperature": 0,
                 "ignore_eos": True,
-                "cache_prompt": remember_prompt,
+                "cache_prompt": cache_prompt,
             }
         )
         timings: dict[str, float] = answer["timings"]
@@ -190,7 +190,8 @@ class Runtime:
     ) -> Generator[dict[str, Any], None, None]:
         """llama.cpp's events: `content` of each, `stop_type` of the last, `timings` too.
 
-        Closing the iterator ends the generation. The order of the filters is that of `Sampling`.
+        Closing the iterator stops the generation. The order of the filters is that of
+        `next_token_probabilities`.
         """
         body = {
             "prompt": list(ids),
@@ -204,7 +205,7 @@ class Runtime:
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
             "repeat_penalty": sampling.repetition_penalty,
-            "repeat_last_n": len(ids) + max_new_tokens,  # the whole text, as ours
+            "repeat_last_n": len(ids) + max_new_tokens,  # the whole text, as our sampler
             "seed": sampling.seed % 2**32,
         }
         with closing(self._open("/completion", body)) as reply:
@@ -222,13 +223,10 @@ class Runtime:
 
 
 class GgufChatModel:
-    """A GGUF file to talk to: the same methods as a `ChatModel`, answered by llama.cpp.
+    """A GGUF file with the methods of a `ChatModel`, run by llama.cpp.
 
-    For a server: build one with `chat_models.load_any(path, name=...)`, make ids with `prompt_of`
-    (it raises UserError for what the client did wrong), check that prompt and answer fit into
-    `max_positions`, and iterate over `answer(...)` in a thread of its own; closing that iterator
-    when the client goes stops the generation. `finish` and `timings` are those of the last answer.
-    One answer at a time: take a lock around it. `close()` ends llama.cpp.
+    One answer at a time: callers take turns, and closing the iterator of `answer` stops the
+    generation. `finish_reason` and `timings` are those of the last answer.
     """
 
     def __init__(self, path: Path, *, name: str = "") -> None:
@@ -237,35 +235,35 @@ class GgufChatModel:
         self.folder = path
         self.answers = found.has_template
         self.max_positions = min(found.max_positions, MAX_CONTEXT)
-        self.finish: str | None = None
-        """Why the last answer ended: `stop` or `length`; None where it was broken off."""
+        self.finish_reason: str | None = None
+        """Why the last answer ended: `stop` or `length`; None where it was cancelled."""
         self.timings: dict[str, float] = {}
-        """llama.cpp's own account of the last answer: tokens read and generated, and times."""
+        """llama.cpp's timings of the last answer: tokens read and generated, and durations."""
         num_threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
-        self._runtime = Runtime(path, context=self.max_positions, num_threads=num_threads)
+        self._runtime = LlamaCppRuntime(path, context=self.max_positions, num_threads=num_threads)
         self._runtime.__enter__()
 
     def close(self) -> None:
-        """End llama.cpp and its threads."""
+        """Stop llama.cpp and its threads."""
         self._runtime.close()
 
-    def prompt_of(self, messages: Sequence[Message]) -> list[int]:
-        """Ids that the model goes on from: the conversation by the file's own template.
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Prompt ids: the conversation by the file's own chat template.
 
-        A file without a template goes on from the last message's words. Raises UserError for a
+        A file without a template continues the last message's text. Raises UserError for a
         conversation that cannot be rendered.
         """
-        fault = problem_with(messages)
-        if fault is None and messages[-1]["role"] != "user":
-            fault = "the last message is not the user's"
-        if fault:
-            raise UserError("conversation", "messages", fault, "correct the messages")
+        problem = problem_with(messages)
+        if problem is None and messages[-1]["role"] != "user":
+            problem = "the last message is not the user's"
+        if problem:
+            raise UserError("conversation", "messages", problem, "correct the messages")
         if self.answers:
             return self._runtime.render(messages)
         return self._runtime.tokenize(messages[-1]["content"], bos=True)
 
-    def spell(self, text: str) -> list[int]:
-        """Ids of a text to go on from, BOS before it where the file asks for one."""
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text to continue, with BOS first where the file asks for one."""
         return self._runtime.tokenize(text, bos=True)
 
     def answer(
@@ -275,23 +273,23 @@ class GgufChatModel:
         sampling: Sampling,
         stop: Sequence[str] = (),
     ) -> Generator[str, None, None]:
-        """One answer as text, piece by piece; one at a time. To break off, close the iterator.
+        """Yield one answer's text as it is generated; close the iterator to stop.
 
-        llama.cpp keeps the last conversation: what the prompt has in common with it is not
-        computed again. Raises UserError for a prompt longer than the context.
+        llama.cpp keeps the last conversation's KV cache: what the prompt has in common with it is
+        not computed again. Raises UserError for a prompt longer than the context.
         """
         if len(prompt) >= self.max_positions:
             what = f"{len(prompt)} tokens; the model's context is {self.max_positions}"
             raise UserError("prompt-too-long", "prompt", what, "shorten it, or drop earlier turns")
-        self.finish, self.timings = None, {}
+        self.finish_reason, self.timings = None, {}
         strips = self.answers
         with closing(self._runtime.stream(prompt, max_new_tokens, sampling, stop)) as events:
             for event in events:
-                piece = str(event["content"])
-                if strips and piece:
-                    piece, strips = piece.removeprefix(" "), False
-                if piece:
-                    yield piece
+                text = str(event["content"])
+                if strips and text:
+                    text, strips = text.removeprefix(" "), False
+                if text:
+                    yield text
                 if event.get("stop"):
-                    self.finish = "length" if event["stop_type"] == "limit" else "stop"
+                    self.finish_reason = "length" if event["stop_type"] == "limit" else "stop"
                     self.timings = event["timings"]

@@ -1,10 +1,9 @@
-"""How fast a model reads and writes on this machine, in memory and energy, too (paper 4.1).
+"""`ttl bench`: throughput, memory and energy of generation on this machine (paper 4.1).
 
-One row per model, precision and batch: reading a prompt (prefill) in tokens/s, time to the first
-token, generating in tokens/s, peak memory, energy per generated token. Each row is measured in a
-process of its own, so that the peak is its own; one run to warm up, then the median of several
-with the smallest and the largest beside it. Token ids are random from a fixed seed, decoding is
-greedy, nothing stops early.
+One row per model, precision and batch: time to the first token, prefill and generation in tokens/s,
+peak memory, energy per generated token. Each row is measured in its own process, so that the peak
+is its own; one run to warm up, then the median of several, with the smallest and the largest.
+Token ids are random from a fixed seed, decoding is greedy, nothing stops early.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ from teenytinyllama.settings.training import ModelSettings
 
 logger = logging.getLogger(__name__)
 
-
 SIZES = {
     "160m": ModelSettings(),
     "460m": ModelSettings(
@@ -63,7 +61,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchmarkCase:
     """One row of the table."""
 
     model: str
@@ -78,10 +76,10 @@ class Case:
     """CPU threads; 0: torch's own choice."""
 
 
-def run(*, cases: Sequence[Case], json_path: Path | None = None) -> str:
-    """Measure every case and give the table; `json_path` gets the same with all repeats.
+def run(*, cases: Sequence[BenchmarkCase], json_path: Path | None = None) -> str:
+    """Measure every case and return the table; `json_path` gets the same as JSON.
 
-    Raises UserError for a model, size or precision that is not there.
+    Raises UserError for a model, size or precision that does not exist.
     """
     for case in cases:
         _check(case)
@@ -95,7 +93,7 @@ def run(*, cases: Sequence[Case], json_path: Path | None = None) -> str:
     return f"{machine_line(rows[0])}\n{table(rows)}"
 
 
-def _check(case: Case) -> None:
+def _check(case: BenchmarkCase) -> None:
     if case.precision not in PRECISIONS:
         what = f'got "{case.precision}"'
         raise UserError("bench-precision", "--precision", what, f"one of {', '.join(PRECISIONS)}")
@@ -103,13 +101,13 @@ def _check(case: Case) -> None:
         if getattr(case, name) < 1:
             raise UserError("bench-value", name, f"got {getattr(case, name)}", "at least 1")
     if case.new_tokens < 2:
-        raise UserError("bench-value", "new_tokens", "got 1", "at least 2: the first is apart")
+        raise UserError("bench-value", "new_tokens", "got 1", "at least 2: the first is prefill")
     if case.model not in SIZES and not Path(case.model).exists():
         what = f"no such folder, and not a size ({', '.join(SIZES)})"
         raise UserError("model-missing", case.model, what, "ttl bench runs/quickstart")
 
 
-def _in_own_process(case: Case) -> dict[str, Any]:
+def _in_own_process(case: BenchmarkCase) -> dict[str, Any]:
     command = [sys.executable, "-m", __name__, json.dumps(dataclasses.asdict(case))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
@@ -121,7 +119,7 @@ def _in_own_process(case: Case) -> dict[str, Any]:
     return row
 
 
-def load_decoder(case: Case) -> Decoder:
+def load_decoder(case: BenchmarkCase) -> Decoder:
     """The decoder of a case: a trained model, or random weights of a size."""
     dtype = PRECISIONS[case.precision]
     if case.model not in SIZES:
@@ -132,12 +130,12 @@ def load_decoder(case: Case) -> Decoder:
 
 
 def random_prompts(batch: int, num_tokens: int, vocab_size: int) -> list[list[int]]:
-    """Prompts of random ids: speed does not depend on what they say."""
-    source = random.Random(IDS_SEED)
-    return [[source.randrange(7, vocab_size) for _ in range(num_tokens)] for _ in range(batch)]
+    """Prompts of random ids: speed does not depend on them."""
+    rng = random.Random(IDS_SEED)
+    return [[rng.randrange(7, vocab_size) for _ in range(num_tokens)] for _ in range(batch)]
 
 
-def measure(case: Case) -> dict[str, Any]:
+def measure(case: BenchmarkCase) -> dict[str, Any]:
     """One row, measured in this process."""
     if case.num_threads:
         torch.set_num_threads(case.num_threads)
@@ -155,16 +153,16 @@ def measure(case: Case) -> dict[str, Any]:
     energy_kwh = meter.read().total_kwh
     meter.stop()
     num_generated = case.batch * case.new_tokens * case.num_repeats
-    read = [case.batch * case.prompt_tokens / first for first, _ in times]
-    written = [case.batch * (case.new_tokens - 1) / rest for _, rest in times]
+    prefill = [case.batch * case.prompt_tokens / first for first, _ in times]
+    generation = [case.batch * (case.new_tokens - 1) / rest for _, rest in times]
     return {
         **dataclasses.asdict(case),
         "model": Path(case.model).name,
         "device": torch.cuda.get_device_name() if decoder.device.type == "cuda" else "cpu",
         "num_threads": torch.get_num_threads(),
         "first_token_ms": spread([1000 * first for first, _ in times]),
-        "prefill_tokens_per_s": spread(read),
-        "generation_tokens_per_s": spread(written),
+        "prefill_tokens_per_s": spread(prefill),
+        "generation_tokens_per_s": spread(generation),
         "peak_memory_mb": _peak_memory_bytes(decoder.device) / 1e6,
         "energy_mwh_per_1000_tokens": 1e9 * energy_kwh / num_generated,
     }
@@ -174,13 +172,13 @@ def one_run(
     decoder: Decoder, prompts: Sequence[Sequence[int]], new_tokens: int, wait: Callable[[], None]
 ) -> tuple[float, float]:
     """Seconds to the first tokens, and for the `new_tokens - 1` after them."""
-    memory = decoder.new_memory()
+    cache = decoder.new_cache()
     wait()
     started = time.perf_counter()
-    tokens = decoder.read(memory, prompts).argmax(-1).tolist()
+    tokens = decoder.prefill(cache, prompts).argmax(-1).tolist()
     first = time.perf_counter()
     for _ in range(new_tokens - 1):
-        tokens = decoder.step(memory, tokens).argmax(-1).tolist()  # waits for the device
+        tokens = decoder.decode_step(cache, tokens).argmax(-1).tolist()  # waits for the device
     return first - started, time.perf_counter() - first
 
 
@@ -208,7 +206,7 @@ def _peak_memory_bytes(device: torch.device) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The machine that the numbers were measured on."""
     return {
         "cpu": hardware.cpu_name(),
         "num_cpus": os.cpu_count(),
@@ -219,7 +217,7 @@ def machine() -> dict[str, Any]:
 
 
 def machine_line(row: dict[str, Any]) -> str:
-    """The machine in one line."""
+    """The machine and the method in one line."""
     found = machine()
     where = found["gpu"] or f"{found['cpu']}, {row['num_threads']} of {found['num_cpus']} CPUs"
     return (
@@ -251,7 +249,7 @@ def _shown(value: Any) -> Any:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(json.dumps(measure(Case(**json.loads(sys.argv[1])))) + "\n")
+        sys.stdout.write(json.dumps(measure(BenchmarkCase(**json.loads(sys.argv[1])))) + "\n")
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

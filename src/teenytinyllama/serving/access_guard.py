@@ -1,7 +1,7 @@
-"""Who may ask: the machine's own browser on our own page, and clients that know the key.
+"""Who is answered: this machine's browser on our own page, and clients that know the key.
 
 A page of another site can make a browser send requests to 127.0.0.1, and by DNS rebinding even
-read the answers: it then shows another name in `Host`, or another site in `Origin`.
+read the answers: `Host` then has another name, or `Origin` another site.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from teenytinyllama.serving.http_messages import Exchange, Refusal
+from teenytinyllama.serving.http_messages import HTTPError, HTTPRequest
 
 OWN_NAMES = ("localhost",)
 
 
-class Guard:
+class AccessGuard:
     """Checks `Host`, `Origin` and the key. Numeric hosts pass: rebinding needs a name."""
 
     def __init__(self, allowed_hosts: Iterable[str] = (), api_key: str = "") -> None:
@@ -25,22 +25,22 @@ class Guard:
         self._key_digest = _digest(api_key) if api_key else b""
 
     @property
-    def asks_for_key(self) -> bool:
+    def needs_key(self) -> bool:
         """Whether a key is needed."""
         return bool(self._key_digest)
 
-    def check_site(self, exchange: Exchange) -> None:
-        """Raise Refusal (403) for a request that another site may have caused."""
-        host = exchange.header("host").lower()
-        if not self._is_ours(host):
+    def check_site(self, request: HTTPRequest) -> None:
+        """Raise HTTPError (403) for a request that may come from another site."""
+        host = request.header("host").lower()
+        if not self._is_own_host(host):
             message = f"the host {ascii(host)[:80]} is not served; name it with --allow-host"
-            raise Refusal(403, "host-not-allowed", message, field="host")
-        origin = exchange.header("origin").lower()
+            raise HTTPError(403, "host-not-allowed", message, field="host")
+        origin = request.header("origin").lower()
         if origin and origin.partition("://")[2] != host:
             message = f"requests from {ascii(origin)[:80]} are not allowed"
-            raise Refusal(403, "origin-not-allowed", message, field="origin")
+            raise HTTPError(403, "origin-not-allowed", message, field="origin")
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_own_host(self, host: str) -> bool:
         if set(host) & set("/?#@\\ "):
             return False
         try:
@@ -53,14 +53,14 @@ class Guard:
             return name in self._names
         return True
 
-    def check_key(self, exchange: Exchange) -> None:
-        """Raise Refusal (401) where a key is needed and not given; takes equal time for all."""
+    def check_key(self, request: HTTPRequest) -> None:
+        """Raise HTTPError (401) where the key is missing or wrong; compared in constant time."""
         if not self._key_digest:
             return
-        kind, _, key = exchange.header("authorization").partition(" ")
+        kind, _, key = request.header("authorization").partition(" ")
         right = hmac.compare_digest(_digest(key.strip()), self._key_digest)
         if kind.lower() != "bearer" or not right:
-            raise Refusal(
+            raise HTTPError(
                 401,
                 "api-key",
                 "this server needs its key: Authorization: Bearer KEY",

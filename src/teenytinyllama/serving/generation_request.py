@@ -1,4 +1,4 @@
-"""One answer on its way from the thread that generates it to the client that waits for it."""
+"""A client's request as it passes from the event loop to the generating thread and back as text."""
 
 from __future__ import annotations
 
@@ -8,43 +8,45 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from teenytinyllama.inference.generation import Request, TextStream
+from teenytinyllama.inference.generation import SequenceState
+from teenytinyllama.inference.text_stream import TextStream
 
 
-class Piece(NamedTuple):
-    """A part of an answer as it comes. The last one says why it ended, or what went wrong."""
+class TextDelta(NamedTuple):
+    """New text of an answer. The last one says why it ended, or which error ended it."""
 
     text: str
-    finish: str | None = None
-    fault: Exception | None = None
+    finish_reason: str | None = None
+    error: Exception | None = None
 
 
 @dataclass(eq=False)
-class Job:
-    """One answer on its way from the generating thread to the client's coroutine.
+class GenerationRequest:
+    """One request, checked, and its answer so far.
 
-    Where nobody reads along (`whole`), it is handed over once, at its end: each time the loop is
+    Where it does not stream, all text comes in one delta at the end: each time the event loop is
     woken, the generating thread waits for the interpreter.
     """
 
     model: str
-    request: Request
+    sequence: SequenceState
     text: TextStream | None
-    loop: asyncio.AbstractEventLoop
-    whole: bool = False
-    stops: Sequence[str] = ()
-    pieces: asyncio.Queue[Piece] = field(default_factory=asyncio.Queue)
+    """None for a GGUF file: llama.cpp makes the text, and looks for stop strings."""
+    stop: Sequence[str] = ()
+    streams: bool = False
+    include_usage: bool = False
+    deltas: asyncio.Queue[TextDelta] = field(default_factory=asyncio.Queue)
     started_at: float = field(default_factory=time.monotonic)
     cancelled: bool = False
-    num_given: int = 0
-    held: str = ""
+    num_generated: int = 0
+    held_text: str = ""
 
-    async def stream(self) -> AsyncIterator[Piece]:
-        """The pieces up to and with the last one. Raises what went wrong in the thread."""
+    async def stream(self) -> AsyncIterator[TextDelta]:
+        """The deltas up to the last one. Raises the error that ended the generation."""
         while True:
-            piece = await self.pieces.get()
-            if piece.fault is not None:
-                raise piece.fault
-            yield piece
-            if piece.finish is not None:
+            delta = await self.deltas.get()
+            if delta.error is not None:
+                raise delta.error
+            yield delta
+            if delta.finish_reason is not None:
                 return

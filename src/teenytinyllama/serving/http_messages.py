@@ -1,4 +1,4 @@
-"""One request and its answer over HTTP: bounded reading, whole answers, streams, refusals."""
+"""One HTTP request and its response: bounded reading, whole bodies, event streams, errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON_TYPE = "application/json"
-# Nothing on the page may come from elsewhere, run inline, or be shown in another site's frame.
+# The page loads nothing from other sites, runs no inline script and is not framed by other sites.
 SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -30,8 +30,8 @@ MAX_DISCARDED_BYTES = 16 * 1024 * 1024
 DISCARD_TIMEOUT_S = 2.0
 
 
-class Refusal(Exception):  # noqa: N818 (it becomes an answer)
-    """A request that is answered with an error: status, a stable code, the field at fault."""
+class HTTPError(Exception):
+    """A request that gets an error response: status, a stable code, the wrong field."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Refusal(Exception):  # noqa: N818 (it becomes an answer)
         self.headers = dict(headers or {})
 
     def as_json(self) -> dict[str, Any]:
-        """The body, in the shape that OpenAI's clients read."""
+        """The body, in the form that OpenAI's clients read."""
         kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
         kind = kinds.get(self.status, "server_error" if self.status >= 500 else "")
         return {
@@ -60,17 +60,16 @@ class Refusal(Exception):  # noqa: N818 (it becomes an answer)
         }
 
 
-class Disconnected(Exception):  # noqa: N818 (it is no fault of ours)
-    """The client is gone, or does not take its answer; nobody is left to be told."""
+class ClientDisconnect(Exception):  # noqa: N818 (no error of the server)
+    """The client has left, or does not accept its response."""
 
 
-class Exchange:
-    """One request: its head, its body within the limits, and the one answer to it."""
+class HTTPRequest:
+    """One request: its head, its body within the limits, and the one response to it."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.query: bytes = scope["query_string"]
         self.limits = limits
         self.status = 0
         self.num_body_bytes = 0
@@ -79,17 +78,17 @@ class Exchange:
         self._body_ended = False
 
     def header(self, name: str) -> str:
-        """A header's value, empty where it is missing. Raises Refusal where it is given twice."""
+        """A header's value, empty where it is missing. Raises HTTPError where it is repeated."""
         found = [value for key, value in self._headers if key == name.encode()]
         if len(found) > 1:
-            raise Refusal(400, "header-twice", f"the header {name} is given twice", field=name)
+            raise HTTPError(400, "header-twice", f"the header {name} is given twice", field=name)
         return found[0].decode("latin-1") if found else ""
 
     async def read_body(self) -> bytes:
-        """The whole body. Raises Refusal where it is too large or too slow."""
+        """The whole body. Raises HTTPError where it is too large or too slow."""
         limit = self.limits.max_body_bytes
         message = f"the body has more than {limit} bytes"
-        too_large = Refusal(413, "body-too-large", message, field="body")
+        too_large = HTTPError(413, "body-too-large", message, field="body")
         announced = self.header("content-length")
         if announced.isdecimal() and int(announced[:20]) > limit:
             raise too_large
@@ -102,46 +101,46 @@ class Exchange:
                         raise too_large
         except TimeoutError:
             message = f"the body took more than {self.limits.body_timeout_s:g} s"
-            raise Refusal(408, "body-slow", message, field="body") from None
+            raise HTTPError(408, "body-slow", message, field="body") from None
         return b"".join(parts)
 
     async def _read_part(self) -> bytes:
         event = await self._receive()
         if event["type"] == "http.disconnect":
-            raise Disconnected
+            raise ClientDisconnect
         self._body_ended = not event.get("more_body", False)
         part: bytes = event.get("body", b"")
         self.num_body_bytes += len(part)
         return part
 
     async def read_json(self) -> dict[str, Any]:
-        """The body as a JSON object. Raises Refusal where it is none."""
+        """The body as a JSON object. Raises HTTPError where it is none."""
         kind = self.header("content-type").partition(";")[0].strip().lower()
         if kind != JSON_TYPE:
             message = f'content-type is "{kind[:80]}", expected {JSON_TYPE}'
-            raise Refusal(415, "content-type", message, field="content-type")
+            raise HTTPError(415, "content-type", message, field="content-type")
         if self.header("content-encoding") not in ("", "identity"):
             message = "compressed bodies are not accepted"
-            raise Refusal(415, "content-encoding", message, field="content-encoding")
+            raise HTTPError(415, "content-encoding", message, field="content-encoding")
         body = await self.read_body()
         try:
-            value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+            value = json.loads(body.decode("utf-8-sig"), parse_constant=_reject_constant)
         except RecursionError:
-            raise Refusal(400, "json", "the body is nested too deeply", field="body") from None
+            raise HTTPError(400, "json", "the body is nested too deeply", field="body") from None
         except ValueError as error:
             message = f"the body is not JSON in UTF-8: {str(error)[:120]}"
-            raise Refusal(400, "json", message, field="body") from None
+            raise HTTPError(400, "json", message, field="body") from None
         if not isinstance(value, dict):
             message = f"the body is a JSON {type(value).__name__}, expected an object"
-            raise Refusal(400, "json", message, field="body")
+            raise HTTPError(400, "json", message, field="body")
         return value
 
     async def wait_for_disconnect(self) -> None:
-        """Return when the client is gone; what it still sends is thrown away."""
+        """Return when the client has left; what it still sends is discarded."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def answer(
+    async def respond(
         self,
         body: bytes,
         content_type: str,
@@ -149,18 +148,19 @@ class Exchange:
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Give the whole answer."""
+        """Send a whole response."""
         size = {"content-length": str(len(body))}
-        await self._begin(status, content_type, {**size, **(headers or {})})
+        await self._send_head(status, content_type, {**size, **(headers or {})})
         if self._body_ended or status not in (408, 413):
-            await self._pass_on(body, more=False)
+            await self._send_body(body, more=False)
             return
-        # The client may still be sending: closing now would take the answer from its hands.
-        await self._pass_on(body, more=True)
-        await self._discard()
-        await self._pass_on(b"", more=False)
+        # The client may still be sending: if the connection closed now, it would be reset before
+        # the client has read the response.
+        await self._send_body(body, more=True)
+        await self._discard_body()
+        await self._send_body(b"", more=False)
 
-    async def _discard(self) -> None:
+    async def _discard_body(self) -> None:
         size = 0
         try:
             async with asyncio.timeout(DISCARD_TIMEOUT_S):
@@ -169,47 +169,47 @@ class Exchange:
         except TimeoutError:
             return
 
-    async def answer_json(self, value: Any, *, status: int = 200) -> None:
-        """Give a JSON answer."""
-        await self.answer(to_json(value), JSON_TYPE, status=status)
+    async def respond_json(self, value: Any, *, status: int = 200) -> None:
+        """Send a JSON response."""
+        await self.respond(to_json(value), JSON_TYPE, status=status)
 
-    async def refuse(self, refusal: Refusal) -> None:
-        """Say what is wrong; the connection ends where the body has not been read."""
-        headers = dict(refusal.headers)
+    async def respond_error(self, error: HTTPError) -> None:
+        """Send an error; the connection closes where the body has not been read."""
+        headers = dict(error.headers)
         if not self._body_ended:
             headers["connection"] = "close"
-        body = to_json(refusal.as_json())
-        await self.answer(body, JSON_TYPE, status=refusal.status, headers=headers)
+        body = to_json(error.as_json())
+        await self.respond(body, JSON_TYPE, status=error.status, headers=headers)
 
-    async def begin_events(self) -> None:
-        """Begin a stream of server-sent events."""
-        await self._begin(200, "text/event-stream; charset=utf-8", {"x-accel-buffering": "no"})
+    async def start_events(self) -> None:
+        """Start a stream of server-sent events."""
+        await self._send_head(200, "text/event-stream; charset=utf-8", {"x-accel-buffering": "no"})
 
     async def send_event(self, value: Any) -> None:
-        """One event: a JSON value, or `[DONE]` as it is."""
+        """Send one event: a value as JSON, or text as it is (`[DONE]`)."""
         data = value.encode() if isinstance(value, str) else to_json(value)
-        await self._pass_on(b"data: " + data + b"\n\n", more=True)
+        await self._send_body(b"data: " + data + b"\n\n", more=True)
 
     async def end_events(self) -> None:
-        """Close the stream."""
-        await self._pass_on(b"", more=False)
+        """End the stream."""
+        await self._send_body(b"", more=False)
 
-    async def _begin(self, status: int, content_type: str, headers: Mapping[str, str]) -> None:
+    async def _send_head(self, status: int, content_type: str, headers: Mapping[str, str]) -> None:
         self.status = status
         whole = {"content-type": content_type, "cache-control": "no-store", **SECURITY_HEADERS}
         whole.update(headers)
         rows = [(name.encode(), value.encode("latin-1")) for name, value in whole.items()]
-        await self._out({"type": "http.response.start", "status": status, "headers": rows})
+        await self._send_in_time({"type": "http.response.start", "status": status, "headers": rows})
 
-    async def _pass_on(self, body: bytes, *, more: bool) -> None:
-        await self._out({"type": "http.response.body", "body": body, "more_body": more})
+    async def _send_body(self, body: bytes, *, more: bool) -> None:
+        await self._send_in_time({"type": "http.response.body", "body": body, "more_body": more})
 
-    async def _out(self, message: MutableMapping[str, Any]) -> None:
+    async def _send_in_time(self, message: MutableMapping[str, Any]) -> None:
         try:
             async with asyncio.timeout(self.limits.write_timeout_s):
                 await self._send(message)
         except TimeoutError:
-            raise Disconnected from None
+            raise ClientDisconnect from None
 
 
 def to_json(value: Any) -> bytes:
@@ -217,5 +217,5 @@ def to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")

@@ -1,4 +1,4 @@
-"""What one server allows: the limits that keep it answering whatever is sent to it."""
+"""The limits that keep the server responsive, whatever is sent to it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ class Limits:
     """Every limit of `ttl serve`; `--set name=value` changes one."""
 
     max_body_bytes: int = 256 * 1024
-    """Largest request body; more is refused while it is read (413)."""
+    """Largest request body; beyond: 413 while it is read."""
     header_timeout_s: float = 10.0
     """Time to send the request's head; later: 408."""
     body_timeout_s: float = 10.0
     """Time to send the request's body; later: 408."""
     write_timeout_s: float = 30.0
-    """How long a client may take to accept a piece of its answer before it is let go."""
+    """How long a client may take to accept a part of its answer before it is dropped."""
     keep_alive_s: float = 15.0
     """How long a connection without a request stays open."""
     max_connections: int = 512
-    """Open connections; beyond, the one that has waited longest without a request goes."""
+    """Open connections; beyond, the one that has been idle longest is closed."""
     max_messages: int = 64
     """Messages of one conversation."""
     max_rows: int = 64
-    """Answers generated at once, each model apart; fewer where memory is short."""
+    """Answers generated at once by each model; fewer where memory is short."""
     max_waiting: int = 128
     """Requests waiting for a row, all models together; beyond: 503 with Retry-After."""
     max_answer_s: float = 600.0
-    """Longest generation of one answer; it then ends as if its length were reached."""
+    """Longest generation of one answer; it then ends with finish_reason length."""
     drain_s: float = 9.0
-    """After SIGTERM, how long answers under way may go on."""
+    """How long running answers may continue after SIGTERM."""
 
     def changed(self, assignment: str) -> Limits:
-        """These limits with `name=value` applied. Raises UserError for what does not fit.
+        """These limits with `name=value` applied. Raises UserError for a wrong name or value.
 
         >>> Limits().changed("max_rows=8").max_rows
         8

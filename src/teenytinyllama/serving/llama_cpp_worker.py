@@ -1,7 +1,7 @@
-"""A GGUF file's answers: llama.cpp gives them one after another, in a thread of their own.
+"""Requests for a GGUF file: llama.cpp answers them one after another, in a thread of its own.
 
-What llama.cpp runs cannot share a step with our decoder's rows. Clients wait in line and are
-served as they came; one that leaves ends its answer at the next piece.
+What llama.cpp runs cannot share a step with our decoder's rows. Requests are served in order of
+arrival; a client that leaves ends its answer at the next token.
 """
 
 from __future__ import annotations
@@ -15,53 +15,55 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.serving.generation_request import Job, Piece
+from teenytinyllama.serving.generation_request import GenerationRequest, TextDelta
 from teenytinyllama.serving.limits import Limits
-from teenytinyllama.serving.server_metrics import Metrics
-
-logger = logging.getLogger(__name__)
-
+from teenytinyllama.serving.server_metrics import ServerMetrics
 
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
 
+logger = logging.getLogger(__name__)
 
-class Solo:
-    """One GGUF file's line of jobs, and the thread that answers them."""
+Deliver = Callable[[list[tuple[GenerationRequest, TextDelta]]], None]
+
+
+class LlamaCppWorker:
+    """The queue of one GGUF file, and the thread that works it off."""
 
     def __init__(
-        self,
-        chat_model: GgufChatModel,
-        limits: Limits,
-        metrics: Metrics,
-        give: Callable[[list[tuple[Job, Piece]]], None],
+        self, chat_model: GgufChatModel, limits: Limits, metrics: ServerMetrics, deliver: Deliver
     ) -> None:
         self.chat_model, self.limits, self.metrics = chat_model, limits, metrics
-        self.waiting: deque[Job] = deque()
-        self.jobs: list[Job] = []
-        self.hurry = False
-        self._give = give
+        self.waiting: deque[GenerationRequest] = deque()
+        self.active: list[GenerationRequest] = []
+        self.ends_now = False
+        self._deliver = deliver
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name=chat_model.name, daemon=True)
 
     @property
+    def num_active(self) -> int:
+        """Requests being answered: 0 or 1."""
+        return len(self.active)
+
+    @property
     def alive(self) -> bool:
-        """Whether the thread still works."""
+        """Whether the thread still runs."""
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread."""
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
-        """Put a job in the line."""
+    def submit(self, request: GenerationRequest) -> None:
+        """Put a request in the queue."""
         with self._wake:
-            self.waiting.append(job)
+            self.waiting.append(request)
             self._wake.notify()
 
     def stop(self) -> None:
-        """End the thread after its answer, and llama.cpp."""
+        """Stop the thread after its answer, and llama.cpp."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -75,41 +77,42 @@ class Solo:
                     self._wake.wait()
                 if self._stopping:
                     return
-                job = self.waiting.popleft()
-                self.jobs.append(job)
+                request = self.waiting.popleft()
+                self.active.append(request)
             try:
-                self._answer(job)
-            except Exception as error:  # the thread must live: this answer fails, and says so
+                self._answer(request)
+            except Exception as error:  # the thread must live: only this answer fails
                 if not isinstance(error, UserError):
-                    logger.info(f"serve: generation failed: {type(error).__name__}: {error}")
-                self._give([(job, Piece("", "error", error))])
-            self.jobs.clear()
+                    logger.exception("serve: generation failed")
+                self._deliver([(request, TextDelta("", "error", error))])
+            self.active.clear()
 
-    def _answer(self, job: Job) -> None:
-        request, held = job.request, ""
-        self.metrics.add("prompt_tokens_total", len(request.prompt))
-        pieces = self.chat_model.answer(
-            request.prompt, request.max_new_tokens, request.sampling, job.stops
+    def _answer(self, request: GenerationRequest) -> None:
+        sequence, held = request.sequence, ""
+        self.metrics.add("prompt_tokens_total", len(sequence.prompt))
+        stream = self.chat_model.answer(
+            sequence.prompt, sequence.max_new_tokens, sequence.sampling, request.stop
         )
         is_first = True
-        with closing(pieces):
-            for piece in pieces:
+        with closing(stream):
+            for text in stream:
                 if is_first:
-                    self.metrics.observe_first_token(time.monotonic() - job.started_at)
+                    self.metrics.observe_first_token(time.monotonic() - request.started_at)
                     is_first = False
-                held += piece
-                if job.cancelled or self._has_taken_too_long(job):
+                held += text
+                if request.cancelled or self._has_timed_out(request):
                     break
-                if not job.whole:
-                    self._give([(job, Piece(held))])
+                if request.streams:
+                    self._deliver([(request, TextDelta(held))])
                     held = ""
-        finish = self.chat_model.finish or "length"
-        job.num_given = int(self.chat_model.timings.get("predicted_n", 0))
-        self.metrics.add("generated_tokens_total", job.num_given)
-        if job.cancelled:
+        request.num_generated = int(self.chat_model.timings.get("predicted_n", 0))
+        self.metrics.add("generated_tokens_total", request.num_generated)
+        if request.cancelled:
             self.metrics.add("cancelled_total")
         else:
-            self._give([(job, Piece(held, finish))])
+            reason = self.chat_model.finish_reason or "length"
+            self._deliver([(request, TextDelta(held, reason))])
 
-    def _has_taken_too_long(self, job: Job) -> bool:
-        return self.hurry or time.monotonic() - job.started_at > self.limits.max_answer_s
+    def _has_timed_out(self, request: GenerationRequest) -> bool:
+        duration_s = time.monotonic() - request.started_at
+        return self.ends_now or duration_s > self.limits.max_answer_s

@@ -1,264 +1,271 @@
-"""The one thread that generates: all conversations of a model advance together, a token a turn.
+"""Continuous batching: one thread generates for every request, a token of each in every step.
 
-Requests join when a row is free and leave when they end or their client does; a client that has
-gone costs at most the token under way. What one gets does not depend on who else is there.
+Requests join a model's batch when a row is free, and leave when they end or their client does; a
+client that leaves costs at most the token being computed. A text does not depend on the others.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.inference.decoder import Decoder
-from teenytinyllama.inference.generation import TOKENS_PER_READ, Batch, Request
-from teenytinyllama.serving.generation_request import Job, Piece
+from teenytinyllama.inference.generation import MAX_PREFILL_TOKENS, DecodingBatch, SequenceState
+from teenytinyllama.serving.generation_request import GenerationRequest, TextDelta
 from teenytinyllama.serving.limits import Limits
-from teenytinyllama.serving.llama_cpp_worker import Solo
-from teenytinyllama.serving.server_metrics import Metrics
-
-logger = logging.getLogger(__name__)
-
+from teenytinyllama.serving.llama_cpp_worker import LlamaCppWorker
+from teenytinyllama.serving.server_metrics import ServerMetrics
 
 if TYPE_CHECKING:  # only where a GGUF file is served
     from teenytinyllama.inference.llama_cpp import GgufChatModel
 
-TOKENS_PER_READ_BESIDE_OTHERS = 512
-MEMORY_SHARE = 0.5  # of the memory that is free when a model is loaded, for its conversations
+logger = logging.getLogger(__name__)
+
+MAX_PREFILL_TOKENS_WHILE_DECODING = 512
+MEMORY_FRACTION = 0.5  # of the memory that is free when a model is loaded, for its KV cache
 
 
-class Busy(Exception):  # noqa: N818 (the caller tells the client to come again)
-    """The queue is full, or the server is about to stop."""
+class QueueFull(Exception):  # noqa: N818 (the client is told to come again)
+    """Too many requests wait, or the server is draining."""
 
 
-class Lane:
-    """One model's conversations: those that wait and those that are generated together."""
+class BatchScheduler:
+    """One model's requests: those that wait, and those that are decoded together."""
 
-    def __init__(self, chat_model: ChatModel, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, chat_model: ChatModel, limits: Limits, metrics: ServerMetrics) -> None:
         self.limits, self.metrics = limits, metrics
         self.decoder = chat_model.decoder
-        self.max_rows = min(limits.max_rows, _rows_that_fit(chat_model.decoder))
-        self.hurry = False
-        self.waiting: deque[Job] = deque()
-        self.jobs: dict[Request, Job] = {}
-        self.batch = Batch(self.decoder, self.max_rows)
+        self.max_rows = min(limits.max_rows, _max_rows_in_memory(chat_model.decoder))
+        self.ends_now = False
+        self.waiting: deque[GenerationRequest] = deque()
+        self.active: dict[SequenceState, GenerationRequest] = {}
+        self.batch = DecodingBatch(self.decoder, self.max_rows)
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.waiting or self.jobs)
+        return bool(self.waiting or self.active)
 
-    def turn(self, waiting: Iterable[Job]) -> list[tuple[Job, Piece]]:
-        """Take in the jobs that came, and generate one more token for each row."""
-        self.waiting.extend(waiting)
-        out: list[tuple[Job, Piece]] = []
+    @property
+    def num_active(self) -> int:
+        """Requests being decoded."""
+        return len(self.active)
+
+    def step(
+        self, arrived: Iterable[GenerationRequest]
+    ) -> list[tuple[GenerationRequest, TextDelta]]:
+        """Queue new requests, prefill what fits, and decode one more token for each row."""
+        self.waiting.extend(arrived)
+        deltas: list[tuple[GenerationRequest, TextDelta]] = []
         try:
-            self._let_go()
-            if taken := self._next_to_read():
-                self.jobs.update((job.request, job) for job in taken)
-                self.metrics.add("prompt_tokens_total", sum(len(j.request.prompt) for j in taken))
-                self.batch.admit([job.request for job in taken])
-                out += self._collect()
+            self._drop_cancelled()
+            if taken := self._take_prefill():
+                self.active.update((request.sequence, request) for request in taken)
+                num_tokens = sum(len(request.sequence.prompt) for request in taken)
+                self.metrics.add("prompt_tokens_total", num_tokens)
+                self.batch.admit([request.sequence for request in taken])
+                deltas += self._collect()
             self.batch.step()
-            out += self._collect()
-        except Exception as error:  # the thread must live: these answers fail, and say so
+            deltas += self._collect()
+        except Exception as error:  # the thread must live: only these answers fail
             if not isinstance(error, UserError):
-                logger.info(f"serve: generation failed: {type(error).__name__}: {error}")
-            out += [(job, Piece("", "error", error)) for job in self.jobs.values()]
-            self.jobs.clear()
-            self.batch = Batch(self.decoder, self.max_rows)
-        if not self.jobs and len(self.batch._memory.keys) and not self.batch.active:
-            self.batch = Batch(self.decoder, self.max_rows)  # gives its memory back
-        return out
+                logger.exception("serve: generation failed")
+            deltas += [(request, TextDelta("", "error", error)) for request in self.active.values()]
+            self.active.clear()
+        if not self.active:
+            self.batch = DecodingBatch(self.decoder, self.max_rows)  # frees the KV cache
+        return deltas
 
-    def _let_go(self) -> None:
-        """Drop what nobody waits for any more, and end what has taken too long."""
-        self.waiting = deque(job for job in self.waiting if not job.cancelled)
+    def _drop_cancelled(self) -> None:
+        """Drop what no client waits for any more, and end what has taken too long."""
+        self.waiting = deque(request for request in self.waiting if not request.cancelled)
         now = time.monotonic()
-        for request, job in list(self.jobs.items()):
-            if job.cancelled:
-                self.batch.cancel(request)
-                del self.jobs[request]
+        for sequence, request in list(self.active.items()):
+            if request.cancelled:
+                self.batch.cancel(sequence)
+                del self.active[sequence]
                 self.metrics.add("cancelled_total")
-            elif self.hurry or now - job.started_at > self.limits.max_answer_s:
-                self.batch.cancel(request)
-                request.finish = "length"
+            elif self.ends_now or now - request.started_at > self.limits.max_answer_s:
+                self.batch.cancel(sequence)
+                sequence.finish_reason = "length"
 
-    def _next_to_read(self) -> list[Job]:
-        """Jobs that are read in one pass: as many as have a row, bounded in padded tokens.
+    def _take_prefill(self) -> list[GenerationRequest]:
+        """Requests to prefill in one pass: at most the free rows, bounded in padded tokens.
 
-        Few tokens while others are being answered: they stand still as long as the pass takes.
+        Fewer tokens while others are decoded: these wait for the whole pass.
         """
-        taken: list[Job] = []
+        taken: list[GenerationRequest] = []
         width = 0
-        limit = TOKENS_PER_READ_BESIDE_OTHERS if self.jobs else TOKENS_PER_READ
+        limit = MAX_PREFILL_TOKENS_WHILE_DECODING if self.active else MAX_PREFILL_TOKENS
         while self.waiting and len(taken) < self.batch.num_free:
-            width = max(width, len(self.waiting[0].request.prompt))
+            width = max(width, len(self.waiting[0].sequence.prompt))
             if taken and width * (len(taken) + 1) > limit:
                 break
             taken.append(self.waiting.popleft())
         return taken
 
-    def _collect(self) -> list[tuple[Job, Piece]]:
-        """What the last pass added to each answer."""
-        out = []
-        for request, job in list(self.jobs.items()):
-            new = request.new_ids[job.num_given :]
-            if new and not job.num_given:
-                self.metrics.observe_first_token(time.monotonic() - job.started_at)
-            job.num_given += len(new)
-            self.metrics.add("generated_tokens_total", len(new))
-            spoken = job.text
-            assert spoken is not None  # only what llama.cpp answers has none
-            text = "".join(map(spoken.push, new))
-            if spoken.stopped:
-                self.batch.cancel(request)
-                request.finish = "stop"
-            finish = request.finish
-            if finish is not None:
-                text += spoken.finish()
-                del self.jobs[request]
-            job.held += text
-            if finish is not None or (job.held and not job.whole):
-                out.append((job, Piece(job.held, finish)))
-                job.held = ""
-        return out
+    def _collect(self) -> list[tuple[GenerationRequest, TextDelta]]:
+        """The text that the last pass added to each answer."""
+        deltas = []
+        for sequence, request in list(self.active.items()):
+            new_ids = sequence.new_ids[request.num_generated :]
+            if new_ids and not request.num_generated:
+                self.metrics.observe_first_token(time.monotonic() - request.started_at)
+            request.num_generated += len(new_ids)
+            self.metrics.add("generated_tokens_total", len(new_ids))
+            assert request.text is not None, "only a GGUF file's requests have none"
+            text = "".join(map(request.text.push, new_ids))
+            if request.text.stopped:
+                self.batch.cancel(sequence)
+                sequence.finish_reason = "stop"
+            reason = sequence.finish_reason
+            if reason is not None:
+                text += request.text.finish()
+                del self.active[sequence]
+            request.held_text += text
+            if reason is not None or (request.held_text and request.streams):
+                deltas.append((request, TextDelta(request.held_text, reason)))
+                request.held_text = ""
+        return deltas
 
 
-class Engine:
-    """All models of the server behind one thread, and one more for each GGUF file."""
+class Scheduler:
+    """All models of the server in one thread, and one more thread for each GGUF file."""
 
     def __init__(
-        self, chat_models: Sequence[ChatModel | GgufChatModel], limits: Limits, metrics: Metrics
+        self,
+        chat_models: Sequence[ChatModel | GgufChatModel],
+        limits: Limits,
+        metrics: ServerMetrics,
     ) -> None:
         self.limits, self.metrics = limits, metrics
-        self.lanes: Mapping[str, Lane] = {
-            one.name: Lane(one, limits, metrics)
+        self.batches = {
+            one.name: BatchScheduler(one, limits, metrics)
             for one in chat_models
             if isinstance(one, ChatModel)
         }
-        self.solos: Mapping[str, Solo] = {
-            one.name: Solo(one, limits, metrics, _hand_over)
+        self.workers = {
+            one.name: LlamaCppWorker(one, limits, metrics, self._deliver)
             for one in chat_models
             if not isinstance(one, ChatModel)
         }
-        self._came: list[Job] = []
+        self._arrived: list[GenerationRequest] = []
         self._wake = threading.Condition()
         self._stopping = self._draining = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="generation", daemon=True)
 
     def start(self) -> None:
-        """Begin to generate."""
+        """Start the threads."""
         self._thread.start()
-        for solo in self.solos.values():
-            solo.start()
+        for worker in self.workers.values():
+            worker.start()
 
-    def submit(self, job: Job) -> None:
-        """Put a job in its model's line. Raises Busy where too many wait."""
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request from its event loop. Raises QueueFull where too many wait."""
+        self._loop = asyncio.get_running_loop()
         with self._wake:
             if self._draining or self.num_waiting >= self.limits.max_waiting:
-                raise Busy
-            if job.model in self.solos:
-                self.solos[job.model].submit(job)
+                raise QueueFull
+            if request.model in self.workers:
+                self.workers[request.model].submit(request)
                 return
-            self._came.append(job)
+            self._arrived.append(request)
             self._wake.notify()
 
-    def cancel(self, job: Job) -> None:
-        """The client is gone: stop before the next token."""
-        job.cancelled = True
+    def cancel(self, request: GenerationRequest) -> None:
+        """The client has left: stop before the next token."""
+        request.cancelled = True
 
     @property
     def num_waiting(self) -> int:
-        """Jobs without a row."""
-        return len(self._came) + sum(len(one.waiting) for one in self._lines())
+        """Requests without a row."""
+        return len(self._arrived) + sum(len(one.waiting) for one in self._queues())
 
     @property
     def num_active(self) -> int:
-        """Jobs that are being generated."""
-        return sum(len(one.jobs) for one in self._lines())
+        """Requests being generated."""
+        return sum(one.num_active for one in self._queues())
 
     @property
     def alive(self) -> bool:
-        """Whether the threads still work."""
-        return self._thread.is_alive() and all(solo.alive for solo in self.solos.values())
+        """Whether all threads still run."""
+        return self._thread.is_alive() and all(one.alive for one in self.workers.values())
 
     def drain(self) -> None:
-        """Take no more jobs; those under way go on."""
+        """Accept no more requests; those accepted are finished."""
         self._draining = True
 
-    def finish_all(self) -> None:
-        """End every answer with what it has."""
-        for one in self._lines():
-            one.hurry = True
+    def end_all(self) -> None:
+        """End every answer with the text it has."""
+        for one in self._queues():
+            one.ends_now = True
 
     def stop(self) -> None:
-        """End the thread after its turn."""
+        """Stop the threads after their step."""
         with self._wake:
             self._stopping = self._draining = True
             self._wake.notify()
         self._thread.join(timeout=30)
-        for solo in self.solos.values():
-            solo.stop()
+        for worker in self.workers.values():
+            worker.stop()
 
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not (self._stopping or self._came or any(n.busy for n in self._all())):
+                while not (
+                    self._stopping or self._arrived or any(b.busy for b in self.batches.values())
+                ):
                     self._wake.wait()
                 if self._stopping:
                     return
-                came, self._came = self._came, []
-            for name, lane in self.lanes.items():
-                mine = [job for job in came if job.model == name]
-                if mine or lane.busy:
-                    _hand_over(lane.turn(mine))
+                arrived, self._arrived = self._arrived, []
+            for name, batch in self.batches.items():
+                own = [request for request in arrived if request.model == name]
+                if own or batch.busy:
+                    self._deliver(batch.step(own))
 
-    def _lines(self) -> Iterable[Lane | Solo]:
-        return (*self.lanes.values(), *self.solos.values())
+    def _queues(self) -> Iterable[BatchScheduler | LlamaCppWorker]:
+        return (*self.batches.values(), *self.workers.values())
 
-    def _all(self) -> Iterable[Lane]:
-        return self.lanes.values()
+    def _deliver(self, deltas: list[tuple[GenerationRequest, TextDelta]]) -> None:
+        """Pass the deltas to the event loop in one call."""
 
+        def put() -> None:
+            for request, delta in deltas:
+                request.deltas.put_nowait(delta)
 
-def _hand_over(pieces: list[tuple[Job, Piece]]) -> None:
-    """Give the pieces to the loops that wait for them: one call for each loop."""
-
-    def put() -> None:
-        for job, piece in pieces:
-            job.pieces.put_nowait(piece)
-
-    if pieces:
-        try:
-            pieces[0][0].loop.call_soon_threadsafe(put)
-        except RuntimeError:  # the loop is closed: the server has stopped
-            for job, _ in pieces:
-                job.cancelled = True
+        if deltas:
+            assert self._loop is not None, "a request was submitted"
+            try:
+                self._loop.call_soon_threadsafe(put)
+            except RuntimeError:  # the loop is closed: the server has stopped
+                for request, _ in deltas:
+                    request.cancelled = True
 
 
-def _rows_that_fit(decoder: Decoder) -> int:
+def _max_rows_in_memory(decoder: Decoder) -> int:
     """How many conversations of full length fit into half of the free memory; at least one."""
-    memory = decoder.new_memory()
-    layers, _, heads, _, size = memory.keys.shape
-    row_bytes = 2 * layers * heads * size * decoder.max_positions * memory.keys.element_size()
     if decoder.device.type == "cuda":
         import torch
 
-        free = torch.cuda.mem_get_info(decoder.device)[0]
+        free_bytes = torch.cuda.mem_get_info(decoder.device)[0]
     else:
-        free = _available_bytes()
-    return max(1, int(free * MEMORY_SHARE) // row_bytes)
+        free_bytes = _available_bytes()
+    return max(1, int(free_bytes * MEMORY_FRACTION) // decoder.new_cache().max_row_bytes)
 
 
 def _available_bytes() -> int:
-    """Memory that could be had without swapping."""
+    """Memory available without swapping."""
     path = Path("/proc/meminfo")
     if path.is_file():
         for line in path.read_text().splitlines():

@@ -1,15 +1,17 @@
-"""Serve models over HTTP: OpenAI's API, a page to chat on, and a search of the chat data.
+"""`ttl serve`: OpenAI's API, a chat page, and a search of the chat data, over HTTP.
 
-One process, one thread that generates for everybody, uvicorn for HTTP; on 127.0.0.1 unless told
-otherwise. Nothing is ever downloaded: the models are those that were named at the start.
+One process, one thread that generates for all clients, uvicorn for HTTP; on 127.0.0.1 by default.
+Nothing is downloaded: the models are those named at the start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -17,28 +19,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.inference.chat_model import ChatModel, load_any
-from teenytinyllama.serving.access_guard import Guard
+from teenytinyllama.inference.chat_model import ChatModel, describe, load_any
+from teenytinyllama.serving.access_guard import AccessGuard
 from teenytinyllama.serving.limits import Limits
-from teenytinyllama.serving.search.search_service import Lookup, sources_of
-
-logger = logging.getLogger(__name__)
-
+from teenytinyllama.serving.search.chat_sources import find_chat_sources
+from teenytinyllama.serving.search.search_service import SearchLoader
 
 if TYPE_CHECKING:  # only where a GGUF file is served
     from teenytinyllama.inference.llama_cpp import GgufChatModel
 
+logger = logging.getLogger(__name__)
+
 MIN_KEY_CHARACTERS = 16
-# Torch keeps a kernel for every shape of a product that it has met, 1,024 in each of two caches.
-# A server meets another shape for every number of clients: its memory grew by a fifth.
+# Torch keeps a kernel for every shape of a matrix product, 1,024 in each of two caches. Each number
+# of clients is another shape: memory grew by a fifth.
 KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 MAX_KERNELS = 64
-MAX_REMEMBERED_WORDS = 20_000  # 4 MB; whoever asks chooses the words
-SWITCH_INTERVAL_S = 0.0005  # the generating thread waits no longer than this for the interpreter
+MAX_REMEMBERED_WORDS = 20_000  # 4 MB of the tokenizer's cache; clients choose the words
+SWITCH_INTERVAL_S = 0.0005  # the generating thread waits at most this long for the interpreter
 
 
 def limit_kernels() -> None:
-    """Let torch remember few kernels. Before it is imported: it asks once."""
+    """Let torch keep few kernels. Call it before any matrix product: torch reads this once."""
     for name in KERNEL_CACHES:
         os.environ.setdefault(name, str(MAX_KERNELS))
 
@@ -53,35 +55,33 @@ def run(
     data: Sequence[Path] = (),
     assignments: Sequence[str] = (),
 ) -> None:
-    """Load the models and answer until SIGTERM or Ctrl-C; answers under way are finished."""
+    """Load the models and serve until SIGTERM or Ctrl-C; running answers are finished."""
     limit_kernels()
     try:
         from teenytinyllama.serving.app import App
-        from teenytinyllama.serving.http_server import listen, serve
+        from teenytinyllama.serving.http_server import serve
     except ImportError as error:
         raise missing_extra(error.name or "uvicorn", "serve") from error
     limits = Limits()
     for assignment in assignments:
         limits = limits.changed(assignment)
-    guard = Guard((*allowed_hosts, host), read_key(api_key_path) if api_key_path else "")
+    guard = AccessGuard((*allowed_hosts, host), read_key(api_key_path) if api_key_path else "")
     with listen(host, port) as listener:
         chat_models = load_all(models)
-        sources = sources_of(models, data)
-        views = (one for one in chat_models if isinstance(one, ChatModel))
-        lookup = Lookup(sources, next(views, None)) if sources else None
-        app = App(chat_models, limits, guard, lookup)
-        app.engine.start()
-        if lookup is not None:
-            lookup.start()
+        sources = find_chat_sources(models, data)
+        search = SearchLoader(sources) if sources else None
+        app = App(chat_models, limits, guard, search)
+        app.scheduler.start()
+        if search is not None:
+            search.start()
         shown = f"[{host}]" if ":" in host else host
         for chat_model in chat_models:
-            kind = "answers" if chat_model.answers else "a base model: it goes on with text"
-            logger.info(f"{chat_model.name}: {chat_model.folder} ({kind})")
+            logger.info(describe(chat_model))
         logger.info(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl-C stops)")
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         asyncio.run(_until_signal(lambda stop: serve(app, listener, stop)))
-        app.engine.stop()
-        logger.info("serve: stopped, all answers given")
+        app.scheduler.stop()
+        logger.info("serve: stopped, all answers sent")
 
 
 async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
@@ -94,12 +94,12 @@ async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> No
 
 
 def load_all(models: Sequence[Path]) -> list[ChatModel | GgufChatModel]:
-    """Every model under its folder's name, or under its path where two folders share a name."""
+    """Load every model, named by its folder, or by its path where two folders share a name."""
     names = [path.resolve().name for path in models]
     if len(set(names)) < len(names):
         names = [str(path) for path in models]
     if len(set(names)) < len(names):
-        raise UserError("model-twice", "MODEL", "a model is named twice", "name it once")
+        raise UserError("model-twice", "MODEL", "a model is given twice", "give it once")
     chat_models = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
     for chat_model in chat_models:
         if isinstance(chat_model, ChatModel):
@@ -108,7 +108,7 @@ def load_all(models: Sequence[Path]) -> list[ChatModel | GgufChatModel]:
 
 
 def read_key(path: Path) -> str:
-    """The key in a file: its only line. Raises UserError for a missing or too short one."""
+    """The key in a file: its only line. Raises UserError where it is missing or too short."""
     fix = f"write a line of at least {MIN_KEY_CHARACTERS} characters there"
     try:
         key = path.read_text(encoding="utf-8").strip()
@@ -117,3 +117,43 @@ def read_key(path: Path) -> str:
     if len(key) < MIN_KEY_CHARACTERS or any(character.isspace() for character in key):
         raise UserError("api-key-file", str(path), f"a key of {len(key)} characters", fix)
     return key
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UserError where the address is wrong or the port in use."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        what = f"no such address ({error.strerror})"
+        raise UserError("serve-host", host, what, "--host 127.0.0.1") from error
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            owner = _owner_of(port)
+            what = f"the port is in use{f' by process {owner}' if owner else ''}"
+            raise UserError("port-in-use", f"{host}:{port}", what, f"--port {port + 1}") from error
+        what = f"cannot listen there ({error.strerror})"
+        fix = "--port 8000 --host 127.0.0.1"
+        raise UserError("serve-host", f"{host}:{port}", what, fix) from error
+    return listener
+
+
+def _owner_of(port: int) -> int | None:
+    """The process that listens on a port, where this user may see it (Linux)."""
+    inodes = set()
+    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            for row in Path(name).read_text().splitlines()[1:]:
+                parts = row.split()
+                if parts[3] == "0A" and int(parts[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{parts[9]}]")
+    for handle in Path("/proc").glob("[0-9]*/fd/*") if inodes else ():
+        with suppress(OSError):
+            if str(handle.readlink()) in inodes:
+                return int(handle.parts[2])
+    return None

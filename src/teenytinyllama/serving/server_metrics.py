@@ -1,4 +1,4 @@
-"""What the server counts, in Prometheus' text format."""
+"""The server's counters, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 HELP = {
     "prompt_tokens_total": "Prompt tokens read.",
     "generated_tokens_total": "Tokens generated, those of cancelled answers too.",
-    "cancelled_total": "Answers cancelled because the client went away.",
+    "cancelled_total": "Answers cancelled because the client left.",
 }
 
 
@@ -36,8 +36,8 @@ class Histogram:
         return [*rows, f"{name}_sum {self.sum_s:.6f}", f"{name}_count {total}"]
 
 
-class Metrics:
-    """Counters that the event loop and the generating thread both add to."""
+class ServerMetrics:
+    """Counters that the event loop and the generating threads add to."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Metrics:
             self._first_token.observe(duration_s)
 
     def observe_request(self, path: str, status: int, duration_s: float) -> None:
-        """One request; `path` is a known one or "other", so that nobody can add lines."""
+        """One request; `path` is a known one or "other", so that clients cannot add lines."""
         with self._lock:
             self._requests[path, status] += 1
             self._request.observe(duration_s)
@@ -88,7 +88,7 @@ class Metrics:
         for name, (text, value) in gauges.items():
             rows.append(f"{head(name, text, 'gauge')} {value:g}")
         rows.append(
-            f"{head('start_time_seconds', 'When the server began.', 'gauge')} "
+            f"{head('start_time_seconds', 'When the server started.', 'gauge')} "
             f"{self._started_at:.3f}"
         )
         return "\n".join(rows) + "\n"

@@ -1,7 +1,7 @@
-// The conversation: questions, answers as they come from one model or two, and what can be done
-// with them. Each model remembers its own answers only.
+// The conversation: questions, and the streamed answers of one model or two. Each model sees only
+// its own answers.
 
-import { showQuotes } from "./quotes.js";
+import { showAttribution } from "./attribution.js";
 import { make, number, say } from "./words.js";
 
 const NUM_SUGGESTIONS = 3;
@@ -143,7 +143,7 @@ export class Chat {
     this.busy(false);
     this.offerRetry(turn, cards);
     await Promise.all(cards.filter((card) => card.said.trim()).map((card) =>
-      showQuotes(card.quotes, card.text, card.said, this.ask)));
+      showAttribution(card.attribution, card.text, card.said, this.ask)));
   }
 
   card(place, name) {
@@ -156,11 +156,11 @@ export class Chat {
     foot.append(status);
     article.append(text, foot);
     article.setAttribute("aria-busy", "true");
-    const quotes = make("aside", "quotes");
-    quotes.hidden = true;
-    box.append(article, quotes);
+    const attribution = make("aside", "attribution");
+    attribution.hidden = true;
+    box.append(article, attribution);
     place.append(box);
-    return { name, article, text, foot, status, quotes, said: "" };
+    return { name, article, text, foot, status, attribution, said: "" };
   }
 
   messagesFor(name, turn) {
@@ -202,29 +202,29 @@ export class Chat {
   async stream(turn, card) {
     const startedAt = performance.now();
     let usage = null;
-    let fault = "";
+    let problem = "";
     try {
       const response = await this.post(card.name, this.messagesFor(card.name, turn));
       for await (const event of eventsOf(response.body)) {
         if (event.error) throw new Error(event.error.message);
         usage = event.usage ?? usage;
-        const words = event.choices?.[0]?.delta?.content;
-        const piece = card.said ? words : words?.trimStart();
-        if (piece) {
-          card.said += piece;
-          card.text.append(piece);
+        const content = event.choices?.[0]?.delta?.content;
+        const text = card.said ? content : content?.trimStart();
+        if (text) {
+          card.said += text;
+          card.text.append(text);
           this.follow();
         }
       }
     } catch (error) {
-      fault = error.name === "AbortError" ? say("stopped")
+      problem = error.name === "AbortError" ? say("stopped")
         : error instanceof TypeError ? say("errorNet") : error.message;
     }
     turn.answers.set(card.name, card.said);
     const seconds = (performance.now() - startedAt) / 1000;
     const tokens = usage?.completion_tokens;
     const rate = tokens ? number(tokens / seconds) : 0;
-    card.status.textContent = fault || (tokens ? say("stats", { tokens, rate }) : "");
+    card.status.textContent = problem || (tokens ? say("stats", { tokens, rate }) : "");
     card.article.setAttribute("aria-busy", "false");
     if (card.said) card.foot.append(this.copyButton(card));
   }

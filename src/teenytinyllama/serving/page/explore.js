@@ -1,6 +1,6 @@
-// The second tab: look through the chat data, all of it or what a search finds.
+// The second tab: browse the chat data, all of it or what a search finds.
 
-import { exampleCard, viewSwitch } from "./quotes.js";
+import { exampleCard } from "./attribution.js";
 import { number, say } from "./words.js";
 
 const PAGE_SIZE = 12;
@@ -9,7 +9,6 @@ const PAUSE_MS = 180;
 export class Explorer {
   constructor({ $, ask }) {
     Object.assign(this, { $, ask, offset: 0, total: null, asked: 0, last: null, timer: 0 });
-    this.view = "words";
     $("query").addEventListener("input", () => {
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.find(0), PAUSE_MS);
@@ -25,9 +24,8 @@ export class Explorer {
   async find(offset) {
     const turn = ++this.asked;
     const query = this.$("query").value;
-    const asked = { query, offset, limit: PAGE_SIZE, view: this.view };
-    const found = await this.ask("/api/examples", asked);
-    if (turn !== this.asked) return; // a later question is under way
+    const found = await this.ask("/api/examples", { query, offset, limit: PAGE_SIZE });
+    if (turn !== this.asked) return; // a later search is running
     this.offset = offset;
     this.last = found;
     this.total = found ? found.total : null;
@@ -47,10 +45,6 @@ export class Explorer {
     const about = this.total === null
       ? (this.asked ? say("dataNone") : "") : say("dataAbout", { total: number(this.total) });
     $("data-about").textContent = about;
-    $("data-view").replaceChildren(...(last?.vectors_of ? [viewSwitch(last.vectors_of, (view) => {
-      this.view = view;
-      this.find(0);
-    }, this.view)] : []));
     const count = $("examples").children.length;
     $("found").textContent = !last ? "" : !count ? say("nothing")
       : say("found", { count: number(count), ms: number(last.duration_ms, 1) });

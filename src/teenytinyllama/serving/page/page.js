@@ -1,4 +1,4 @@
-// The page: chat, settings and the chat data. Plain modules, no library, no request elsewhere.
+// The page: chat, settings and the chat data. Plain modules, no library, no request to other sites.
 
 import { Chat } from "./chat.js";
 import { Explorer } from "./explore.js";
@@ -29,7 +29,7 @@ export async function request(path, value, signal) {
   return fetch(path, { method: body ? "POST" : "GET", headers, body, signal });
 }
 
-// JSON of an answer, null where the server has nothing to search; waits while it builds.
+// JSON of a response, null where the server has nothing to search; waits while the index is built.
 async function ask(path, value, patience = 30) {
   try {
     const response = await request(path, value);

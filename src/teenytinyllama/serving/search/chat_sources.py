@@ -1,7 +1,7 @@
-"""The conversations that a chat model has learnt from, found again for the search.
+"""Where the conversations are that a chat model was trained on.
 
-They are what the chat stage names: the file it left, or the sources in its manifest; or files that
-the user names with `--data`. A run without a chat model has none.
+They are in the file that the align stage left, else in the sources of its manifest, or in the files
+of `--data`. A run without a chat model has none.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from teenytinyllama.artifacts.records import hub_records, read_records
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import Source, with_presets
 
-# What the chat stage leaves of the conversations it learnt from, where it does.
-LEFT_BY_ALIGN = ("conversations.jsonl.zst", "conversations.jsonl", "train.jsonl.zst", "train.jsonl")
+# Training conversations in the align stage's folder, best first.
+ALIGN_FILES = ("conversations.jsonl.zst", "conversations.jsonl", "train.jsonl.zst", "train.jsonl")
 
 
 @dataclass(frozen=True)
 class ChatSources:
-    """Where the conversations are, and where their index is kept."""
+    """The sources of the conversations, and the folder of their index."""
 
     sources: tuple[Source, ...]
     index_dir: Path
     language: str = "pt"
 
     def fingerprint(self) -> str:
-        """Changes when the conversations may have changed."""
+        """Different where the conversations may have changed."""
         rows = [
             (source.model_dump(mode="json"), fingerprint_files(source.local_paths()))
             for source in self.sources
@@ -49,10 +49,10 @@ class ChatSources:
             yield from ((source.title, one) for one in _read(source, self.language))
 
 
-def sources_of(models: Sequence[Path], data: Sequence[Path]) -> ChatSources | None:
-    """The chat data of these models: the named files, else what the first chat model learnt from.
+def find_chat_sources(models: Sequence[Path], data: Sequence[Path]) -> ChatSources | None:
+    """The named files, else the training conversations of the first chat model; None without any.
 
-    Raises UserError for a named file that is not there.
+    Raises UserError for a named file that does not exist.
     """
     if data:
         for path in data:
@@ -67,14 +67,11 @@ def sources_of(models: Sequence[Path], data: Sequence[Path]) -> ChatSources | No
         for folder in (path / "align", path, parent, parent.parent / "align"):
             manifest = read_manifest(folder) if folder.is_dir() else None
             if manifest is not None and manifest.stage == "align":
-                left = [folder / name for name in LEFT_BY_ALIGN if (folder / name).is_file()]
-                if left:
-                    sources: tuple[Source, ...] = (
-                        Source(kind="files", path=str(left[0]), name=manifest.stage),
-                    )
-                else:
-                    rows = manifest.recipe.get("sources", ())
-                    sources = tuple(Source.model_validate(row) for row in rows)
+                kept = [folder / name for name in ALIGN_FILES if (folder / name).is_file()]
+                rows = manifest.recipe.get("sources", ())
+                if kept:
+                    rows = [{"kind": "files", "path": str(kept[0]), "name": manifest.stage}]
+                sources = tuple(Source.model_validate(row) for row in rows)
                 language = _language_of(folder.parent)
                 sources = with_presets(sources, language, "align.sources")
                 return ChatSources(sources, folder.parent / ".search", language)
@@ -92,13 +89,13 @@ def _language_of(run_dir: Path) -> str:
 
 def _read(source: Source, language: str) -> Iterator[Conversation]:
     if source.kind == "storybook":
-        made = synthetic.conversations(
+        rows = synthetic.conversations(
             seed=source.seed,
             num_conversations=source.num_documents,
             split="train",
             language=language,
         )
-        for row in made:
+        for row in rows:
             yield parse_conversation({"messages": row["messages"]})
         return
     if source.kind == "hub":
@@ -116,4 +113,4 @@ def _read(source: Source, language: str) -> Iterator[Conversation]:
             try:
                 yield read_conversation(record.fields, source)
             except ConversationError:
-                continue  # the chat stage has counted and set it aside, too
+                continue  # the align stage counted it and skipped it, too

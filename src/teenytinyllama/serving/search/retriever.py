@@ -1,17 +1,20 @@
-"""The search engine over the chat data: BM25 on stems and pairs of stems, and shared runs.
+"""BM25 search over the chat data, on stems and pairs of stems, and exact shared runs of words.
 
 Built once, kept on disk as plain arrays and mapped into memory: 80,000 examples take seconds to
-build, milliseconds to open, and a query reads only the lists of its own words.
+build, milliseconds to open, and a query reads only the posting lists of its own words.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,18 +25,66 @@ from numpy.typing import NDArray
 from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.manifest import write_atomically, write_json
 from teenytinyllama.languages import word_pattern
-from teenytinyllama.serving.search.stemming import Stemmer, plain
 from teenytinyllama.serving.search.suffix_array import BORDER, Ids, longest_runs, suffix_array
 
 FORMAT = 2
-SATURATION, LENGTH_SHARE = 1.2, 0.75  # BM25's k1 and b
-PAIR_WEIGHT = 0.5  # two words in order count half as much again as each alone
-MAX_POSTINGS_READ = 1_500_000  # rarest words first: bounds the time of any query
+K1, B = 1.2, 0.75  # BM25's term saturation and length normalization
+PAIR_WEIGHT = 0.5  # of a pair of stems in order, beside 1 for each stem
+MAX_POSTINGS_READ = 1_500_000  # rarest terms first: bounds the time of any query
 ARRAYS = ("keys", "starts", "examples", "scores", "runs", "order", "run_starts", "line_starts")
 
 
+def normalize_word(word: str) -> str:
+    """A word without case and accents.
+
+    >>> normalize_word("Coração")
+    'coracao'
+    """
+    folded = word.casefold()
+    if folded.isascii():
+        return folded
+    parts = unicodedata.normalize("NFKD", folded)
+    return "".join(part for part in parts if not unicodedata.combining(part))
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of every word of a text; vowel signs belong to their word.
+
+    >>> word_spans("বাংলা ভাষা")
+    [(0, 5), (6, 10)]
+    """
+    return [match.span() for match in word_pattern().finditer(text)]
+
+
+class Stemmer:
+    """Strips a language's endings; a language without `stems.toml` keeps its words whole.
+
+    >>> [Stemmer("pt")(normalize_word(word)) for word in ("raposas", "raposa", "florestas", "ao")]
+    ['rapos', 'rapos', 'florest', 'ao']
+    """
+
+    def __init__(self, language: str) -> None:
+        self._endings, self._min_letters = _read_endings(language)
+
+    def __call__(self, word: str) -> str:
+        """The stem of a normalized word."""
+        for size in range(min(7, len(word) - self._min_letters), 0, -1):
+            if word[-size:] in self._endings:
+                return word[:-size]
+        return word
+
+
+@lru_cache
+def _read_endings(language: str) -> tuple[frozenset[str], int]:
+    path = resources.files("teenytinyllama.languages") / language / "stems.toml"
+    if not path.is_file():
+        return frozenset(), 0
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    return frozenset(values["endings"]), int(values["min_letters"])
+
+
 @dataclass(frozen=True)
-class Example:
+class ChatExample:
     """One conversation of the chat data."""
 
     number: int
@@ -41,50 +92,50 @@ class Example:
     messages: Conversation
 
 
-class Index:
-    """An open index; `open_index` and `build_index` give one."""
+class Retriever:
+    """An open index; `open_index` and `build_index` return one."""
 
     def __init__(self, folder: Path, language: str) -> None:
         self.stemmer = Stemmer(language)
-        self._plain: dict[str, int] = _numbered(folder / "plain.json")
-        self._stems: dict[str, int] = _numbered(folder / "stems.json")
+        self._words: dict[str, int] = _read_numbered(folder / "plain.json")
+        self._stems: dict[str, int] = _read_numbered(folder / "stems.json")
         self._keys, self._starts, self._examples, self._scores, *rest = (
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS
         )
         self._runs, self._order, self._run_starts, self._line_starts = rest
-        self.folder = folder
         self._path = folder / "examples.jsonl"
 
     def __len__(self) -> int:
         """Number of examples."""
         return len(self._line_starts) - 1
 
-    def example(self, number: int) -> Example:
+    def example(self, number: int) -> ChatExample:
         """One example, by its number from 0."""
         start, end = int(self._line_starts[number]), int(self._line_starts[number + 1])
         with self._path.open("rb") as file:
             file.seek(start)
             source, messages = json.loads(file.read(end - start))
-        return Example(number, source, messages)
+        return ChatExample(number, source, messages)
 
     def words_of(self, text: str) -> list[str]:
-        """The plain words of a text, in order."""
-        return [plain(word) for word in word_pattern().findall(unicodedata.normalize("NFC", text))]
+        """The normalized words of a text, in order."""
+        words = word_pattern().findall(unicodedata.normalize("NFC", text))
+        return [normalize_word(word) for word in words]
 
-    def share_of(self, stem: str) -> float:
-        """The share of examples that hold this stem: what is everywhere says nothing."""
+    def document_frequency(self, stem: str) -> float:
+        """The fraction of examples that contain this stem."""
         if stem not in self._stems:
             return 0.0
-        _, size = self._list_of(self._stems[stem])
+        _, size = self._postings_of(self._stems[stem])
         return size / max(len(self), 1)
 
     def nearest(self, text: str, limit: int) -> list[tuple[int, float]]:
-        """The `limit` examples nearest to a text, best first, with their scores."""
+        """The `limit` examples with the highest BM25 score, best first, with their scores."""
         ids = [self._stems.get(self.stemmer(word), -1) for word in self.words_of(text)]
         keys = {one for one in ids if one >= 0}
         both = ((a, b) for a, b in pairwise(ids) if a >= 0 and b >= 0)
         keys |= {_pair_key(a, b, len(self._stems)) for a, b in both}
-        lists = sorted(map(self._list_of, sorted(keys)), key=lambda one: one[1])
+        lists = sorted(map(self._postings_of, sorted(keys)), key=lambda one: one[1])
         totals = np.zeros(len(self), np.float32)
         num_read = 0
         for start, size in lists:
@@ -100,8 +151,8 @@ class Index:
         top = top[np.lexsort((top, -totals[top]))]
         return [(int(number), float(totals[number])) for number in top]
 
-    def _list_of(self, key: int) -> tuple[int, int]:
-        """Where a term's list begins, and how long it is."""
+    def _postings_of(self, key: int) -> tuple[int, int]:
+        """Where a term's posting list starts, and its length."""
         at = int(np.searchsorted(self._keys, key))
         if at == len(self._keys) or int(self._keys[at]) != key:
             return 0, 0
@@ -109,24 +160,20 @@ class Index:
         return start, int(self._starts[at + 1]) - start
 
     def shared_runs(self, text: str) -> tuple[Ids, list[int]]:
-        """For each word of a text: the longest run from there in the chat data, and whose it is."""
-        query = self.run_ids(self.words_of(text))
+        """For each word of a text: the longest run from there in the chat data, and its example."""
+        query = np.array([self._words.get(word, -1) for word in self.words_of(text)], np.int32)
         sizes, places = longest_runs(query, self._runs, self._order)
         numbers = np.searchsorted(self._run_starts, places, side="right") - 1
         return sizes, [int(number) for number in numbers]
 
-    def run_ids(self, words: Sequence[str]) -> Ids:
-        """Numbers of plain words; -1 for one that the data does not hold."""
-        return np.array([self._plain.get(word, -1) for word in words], np.int32)
 
-
-def open_index(folder: Path, fingerprint: str, language: str) -> Index | None:
-    """The index kept in a folder, None where there is none of this very data."""
+def open_index(folder: Path, fingerprint: str, language: str) -> Retriever | None:
+    """The index kept in a folder; None where there is none of exactly this data."""
     try:
         head = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         if head["format"] != FORMAT or head["fingerprint"] != fingerprint:
             return None
-        return Index(folder, language)
+        return Retriever(folder, language)
     except (OSError, ValueError, KeyError, EOFError):
         return None
 
@@ -136,27 +183,21 @@ def build_index(
     conversations: Iterable[tuple[str, Conversation]],
     fingerprint: str,
     language: str,
-) -> Index:
-    """Read the conversations, write their index and open it. `index.json` is written last."""
+) -> Retriever:
+    """Index the conversations (source, messages) and open the index. `index.json` comes last."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    texts = _Texts(folder / "examples.jsonl")
-    words = texts.read(conversations)
-    plain_words, plain_of = _numbers([plain(word) for word in texts.words], first=BORDER + 1)
+    texts = _ExampleWriter(folder / "examples.jsonl")
+    ids = texts.write(conversations)
+    words, word_of = _number([normalize_word(word) for word in texts.words], first=BORDER + 1)
     stemmer = Stemmer(language)
-    stem_words, stem_of = _numbers([stemmer(plain_words[i - 1]) for i in plain_of], first=0)
-    is_word = words >= 0
-    runs = np.where(is_word, np.asarray(plain_of, np.int32)[words], BORDER).astype(np.int32)
-    stems = np.where(is_word, np.asarray(stem_of, np.int64)[words], -1)
-    example_of = np.repeat(
-        np.arange(len(texts.run_starts)), np.diff([*texts.run_starts, len(words)])
-    )
-    keys, starts, examples, scores = _postings(stems, example_of, len(stem_words), len(texts))
+    stems, stem_of = _number([stemmer(words[i - 1]) for i in word_of], first=0)
+    is_word = ids >= 0
+    runs = np.where(is_word, np.asarray(word_of, np.int32)[ids], BORDER).astype(np.int32)
+    stem_ids = np.where(is_word, np.asarray(stem_of, np.int64)[ids], -1)
+    example_of = np.repeat(np.arange(len(texts)), np.diff([*texts.run_starts, len(ids)]))
     arrays: tuple[NDArray[Any], ...] = (
-        keys,
-        starts,
-        examples,
-        scores,
+        *_postings(stem_ids, example_of, len(stems), len(texts)),
         runs,
         suffix_array(runs),
         np.asarray(texts.run_starts, np.int64),
@@ -164,14 +205,14 @@ def build_index(
     )
     for name, values in zip(ARRAYS, arrays, strict=True):
         np.save(folder / f"{name}.npy", values)
-    for name, listed in (("plain", ["", *plain_words]), ("stems", stem_words)):
+    for name, listed in (("plain", ["", *words]), ("stems", stems)):
         write_atomically(folder / f"{name}.json", json.dumps(listed, ensure_ascii=False))
     write_json(folder / "index.json", {"format": FORMAT, "fingerprint": fingerprint})
-    return Index(folder, language)
+    return Retriever(folder, language)
 
 
-class _Texts:
-    """Reads conversations into one row of word numbers, and writes them down as they come."""
+class _ExampleWriter:
+    """Writes conversations as JSON lines and numbers their words."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -182,31 +223,28 @@ class _Texts:
     def __len__(self) -> int:
         return len(self.run_starts)
 
-    def read(self, conversations: Iterable[tuple[str, Conversation]]) -> NDArray[Any]:
+    def write(self, conversations: Iterable[tuple[str, Conversation]]) -> NDArray[Any]:
         """Word numbers of all messages, -1 after each."""
         row = array("i")
         with self.path.open("wb") as file:
             for source, messages in conversations:
                 self.run_starts.append(len(row))
                 for message in messages:
-                    row.extend(self._numbers_of(message["content"]))
+                    row.extend(self._word_numbers(message["content"]))
                     row.append(-1)
                 line = json.dumps([source, messages], ensure_ascii=False).encode() + b"\n"
                 file.write(line)
                 self.line_starts.append(self.line_starts[-1] + len(line))
         return np.frombuffer(row, np.int32) if len(row) else np.zeros(0, np.int32)
 
-    def _numbers_of(self, text: str) -> Iterator[int]:
+    def _word_numbers(self, text: str) -> Iterator[int]:
         words = self.words
         for word in word_pattern().findall(unicodedata.normalize("NFC", text).casefold()):
-            number = words.get(word)
-            if number is None:
-                number = words[word] = len(words)
-            yield number
+            yield words.setdefault(word, len(words))
 
 
-def _numbers(words: Sequence[str], *, first: int) -> tuple[list[str], list[int]]:
-    """Different words in order of appearance, and each one's number."""
+def _number(words: Sequence[str], *, first: int) -> tuple[list[str], list[int]]:
+    """Distinct words in order of appearance, and each word's number."""
     known: dict[str, int] = {}
     numbers = [known.setdefault(word, len(known) + first) for word in words]
     return list(known), numbers
@@ -215,10 +253,10 @@ def _numbers(words: Sequence[str], *, first: int) -> tuple[list[str], list[int]]
 def _postings(
     stems: NDArray[Any], example_of: NDArray[Any], num_stems: int, num_examples: int
 ) -> tuple[NDArray[Any], ...]:
-    """For each term the examples that hold it with their BM25 scores, terms ordered by key."""
+    """For each term the examples that contain it with their BM25 scores, terms ordered by key."""
     at = np.flatnonzero(stems >= 0)
     terms, owners, docs = stems[at], example_of[at], max(num_examples, 1)
-    if num_stems * (num_stems + 1) * docs < 2**63:  # else single stems must do
+    if num_stems * (num_stems + 1) * docs < 2**63:  # else single stems alone
         follows = np.flatnonzero((stems[:-1] >= 0) & (stems[1:] >= 0))
         both = _pair_key(stems[follows], stems[follows + 1], num_stems)
         terms, owners = np.append(terms, both), np.append(owners, example_of[follows])
@@ -228,18 +266,18 @@ def _postings(
     keys, term = found[is_first], np.cumsum(is_first) - 1
     sizes = np.bincount(example_of[at], minlength=num_examples).astype(np.float64)
     found_in = np.bincount(term, minlength=len(keys))
-    rarity = np.log1p((num_examples - found_in + 0.5) / (found_in + 0.5))
-    rarity = np.where(keys < num_stems, rarity, PAIR_WEIGHT * rarity)
-    norm = 1 - LENGTH_SHARE + LENGTH_SHARE * sizes / max(sizes.mean() if len(sizes) else 1, 1e-9)
-    scores = rarity[term] * counts * (SATURATION + 1) / (counts + SATURATION * norm[example])
+    idf = np.log1p((num_examples - found_in + 0.5) / (found_in + 0.5))
+    idf = np.where(keys < num_stems, idf, PAIR_WEIGHT * idf)
+    norm = 1 - B + B * sizes / max(sizes.mean() if len(sizes) else 1, 1e-9)
+    scores = idf[term] * counts * (K1 + 1) / (counts + K1 * norm[example])
     starts = np.concatenate(([0], np.cumsum(found_in)))
     return keys, starts, example.astype(np.int32), scores.astype(np.float32)
 
 
 def _pair_key(first: Any, second: Any, num_stems: int) -> Any:
-    """A term's number for two stems in order: past those of single stems."""
+    """The term number of two stems in order: beyond those of single stems."""
     return num_stems + first * num_stems + second
 
 
-def _numbered(path: Path) -> dict[str, int]:
+def _read_numbered(path: Path) -> dict[str, int]:
     return {word: number for number, word in enumerate(json.loads(path.read_bytes()))}

@@ -1,4 +1,4 @@
-"""What the page asks the chat data: is this answer quoting, and what is there at all?"""
+"""Search in the chat data, and attribution: does an answer match training data word for word?"""
 
 from __future__ import annotations
 
@@ -6,77 +6,69 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import ChatModel
 from teenytinyllama.progress import format_duration
-from teenytinyllama.serving.protocol import Fields, bad
-from teenytinyllama.serving.search.chat_sources import ChatSources, sources_of
-from teenytinyllama.serving.search.retriever import Example, Index, build_index, open_index
-from teenytinyllama.serving.search.stemming import plain, spans_of
-from teenytinyllama.serving.search.vectors import (
-    Vectors,
-    build_vectors,
-    fingerprint_of_table,
-    open_vectors,
+from teenytinyllama.serving.protocol import RequestFields, invalid_field
+from teenytinyllama.serving.search.chat_sources import ChatSources
+from teenytinyllama.serving.search.retriever import (
+    ChatExample,
+    Retriever,
+    build_index,
+    normalize_word,
+    open_index,
+    word_spans,
 )
 
 logger = logging.getLogger(__name__)
 
-
-__all__ = ["Finder", "Lookup", "sources_of"]
-
 MAX_WORDS = 1500
-MAX_CHARACTERS = 8000  # of a text that is turned into a vector
 NUM_SHOWN = 5
 NUM_CANDIDATES = 50
 MIN_RUN_WORDS = 6
-"""A shorter run than this is shared by chance and not called a quote."""
+"""A shorter shared run is chance and does not count as a match."""
 MIN_WHOLE_WORDS = 3
-"""An answer of so many words is a quote where all of it stands in the data in one run."""
-COMMON_SHARE = 0.2
+"""A shorter answer of at least this many words matches where all of it is one run of the data."""
+COMMON_FRACTION = 0.2
 MIN_LETTERS = 3
-"""A shorter word, or one that more than this share of the examples holds, is not marked."""
+"""Words that are shorter, or in more than COMMON_FRACTION of the examples, are not marked."""
 PLAIN, SHARED, RUN = 0, 1, 2
 MAX_PAGE_SIZE = 50
 
 Segments = list[tuple[str, int]]
 
 
-class Lookup:
-    """Opens the index, or builds it, beside the server's other work."""
+class SearchLoader:
+    """Opens the index, or builds it, in a background thread."""
 
-    def __init__(self, sources: ChatSources, chat_model: ChatModel | None = None) -> None:
-        self.sources, self.chat_model = sources, chat_model
-        self.ready: Finder | None = None
+    def __init__(self, sources: ChatSources) -> None:
+        self.sources = sources
+        self.service: SearchService | None = None
         self.state = "the search index is being built"
-        self._thread = threading.Thread(target=self._prepare, name="index", daemon=True)
+        self._thread = threading.Thread(target=self._load, name="index", daemon=True)
 
     def start(self) -> None:
-        """Begin to open or build."""
+        """Start to open or build."""
         self._thread.start()
 
     def wait(self, timeout_s: float) -> None:
-        """Return when it is ready or has failed."""
+        """Return when the index is ready or has failed."""
         self._thread.join(timeout_s)
 
-    def _prepare(self) -> None:
+    def _load(self) -> None:
         try:
-            index = self._open()
-            self.ready = Finder(index)
+            self.service = SearchService(self._open_or_build())
             self.state = "ready"
-            if self.chat_model is not None:
-                self.ready = Finder(index, self._open_view(index, self.chat_model))
         except (UserError, OSError, ValueError) as error:
             self.state = f"the chat data cannot be searched: {error}"
-            logger.info(f"serve: {self.state}")
+            logger.warning(f"serve: {self.state}")
 
-    def _open(self) -> Index:
+    def _open_or_build(self) -> Retriever:
         fingerprint = self.sources.fingerprint()
         folder, language = self.sources.index_dir, self.sources.language
         kept = open_index(folder, fingerprint, language)
@@ -84,171 +76,120 @@ class Lookup:
             return kept
         started_at = time.monotonic()
         try:
-            index = build_index(folder, self.sources.conversations(), fingerprint, language)
+            retriever = build_index(folder, self.sources.conversations(), fingerprint, language)
         except PermissionError:
             folder = Path(tempfile.mkdtemp(prefix="ttl-search-")) / "index"
-            index = build_index(folder, self.sources.conversations(), fingerprint, language)
+            retriever = build_index(folder, self.sources.conversations(), fingerprint, language)
         took = format_duration(time.monotonic() - started_at)
-        logger.info(f"serve: {len(index):,} chat examples indexed in {took}, kept in {folder}")
-        return index
-
-    def _open_view(self, index: Index, chat_model: ChatModel) -> View:
-        """The model's own view of the same examples; words alone answer until it is there."""
-        embedding = chat_model.decoder.embedding.detach().float().cpu().numpy()
-        fingerprint = fingerprint_of_table(self.sources.fingerprint(), embedding)
-        folder = index.folder / "vectors"
-        vectors = open_vectors(folder, fingerprint)
-        if vectors is None:
-            started_at = time.monotonic()
-            texts = (text_of(index.example(number)) for number in range(len(index)))
-            ids = (chat_model.encoder.encode(text[:MAX_CHARACTERS]) for text in texts)
-            vectors = build_vectors(folder, ids, embedding, fingerprint)
-            took = format_duration(time.monotonic() - started_at)
-            logger.info(
-                f"serve: {len(vectors):,} vectors by {chat_model.name}'s own table in {took}"
-            )
-        return View(chat_model.name, vectors, chat_model.encoder.encode)
+        logger.info(f"serve: {len(retriever):,} chat examples indexed in {took}, kept in {folder}")
+        return retriever
 
 
-class View(NamedTuple):
-    """What a model finds near: its name, its vectors, and how it spells a text."""
+class SearchService:
+    """Answers the page's requests from an open index."""
 
-    model: str
-    vectors: Vectors
-    encode: Callable[[str], list[int]]
-
-    def nearest(self, text: str, limit: int) -> list[tuple[int, float]]:
-        """Numbers of the nearest examples with their cosines."""
-        return self.vectors.nearest(self.encode(text[:MAX_CHARACTERS]), limit)
-
-
-def text_of(example: Example) -> str:
-    """What an example's vector stands for: all its words, question first."""
-    return "\n".join(message["content"] for message in example.messages)
-
-
-class Finder:
-    """Answers the page's questions from an open index."""
-
-    def __init__(self, index: Index, view: View | None = None) -> None:
-        self.index, self.view = index, view
+    def __init__(self, retriever: Retriever) -> None:
+        self.retriever = retriever
 
     def examples(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Examples that a query finds, or all of them in order; a page of them at a time."""
+        """One page of the examples that match a query, or of all of them in order."""
         started_at = time.perf_counter()
-        fields = Fields(values, frozenset({"query", "offset", "limit", "view"}))
+        fields = RequestFields(values, frozenset({"query", "offset", "limit"}))
         query = fields.text("query", "").strip()
         if len(query) > 2000:
-            raise bad("query", f"query has {len(query)} characters, at most 2000 are allowed")
-        offset = fields.whole("offset", 0, 0, 10**9)
-        limit = fields.whole("limit", 10, 1, MAX_PAGE_SIZE)
-        nearest = self._ranking(fields.text("view", "words"))
+            message = f"query has {len(query)} characters, at most 2000 are allowed"
+            raise invalid_field("query", message)
+        offset = fields.integer("offset", 0, 0, 10**9)
+        limit = fields.integer("limit", 10, 1, MAX_PAGE_SIZE)
         if query:
-            ranked = nearest(query, min(offset + limit + 1, 1000))
+            ranked = self.retriever.nearest(query, min(offset + limit + 1, 1000))
             page = [number for number, _ in ranked[offset : offset + limit]]
             more = len(ranked) > offset + limit
         else:
-            page = list(range(offset, min(offset + limit, len(self.index))))
-            more = offset + limit < len(self.index)
-        stems = self._telling_stems(query)
+            page = list(range(offset, min(offset + limit, len(self.retriever))))
+            more = offset + limit < len(self.retriever)
+        stems = self._rare_stems(query)
+        found = [self._as_json(self.retriever.example(number), stems, []) for number in page]
         return {
-            "total": len(self.index),
-            "vectors_of": self.view.model if self.view else None,
+            "total": len(self.retriever),
             "more": more,
-            "examples": [self._shown(self.index.example(number), stems, []) for number in page],
+            "examples": found,
             "duration_ms": round(1000 * (time.perf_counter() - started_at), 2),
         }
 
-    def _ranking(self, view: str) -> Callable[[str, int], list[tuple[int, float]]]:
-        if view == "words":
-            return self.index.nearest
-        if view == "vectors" and self.view is not None:
-            return self.view.nearest
-        expected = '"words" or "vectors"' if self.view else '"words" (no vectors here)'
-        raise bad("view", f"view = {ascii(view)[:40]}, expected {expected}")
-
-    def quotes(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def attribution(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Where an answer's words may come from: its longest shared run and nearest examples."""
         started_at = time.perf_counter()
-        text = Fields(values, frozenset({"text"})).text("text")
-        spans = spans_of(text)[:MAX_WORDS]
-        if spans:
-            text = text[: spans[-1][1] if len(spans) == MAX_WORDS else len(text)]
-        sizes, numbers = self.index.shared_runs(text)
+        text = RequestFields(values, frozenset({"text"})).text("text")
+        spans = word_spans(text)[:MAX_WORDS]
+        if len(spans) == MAX_WORDS:
+            text = text[: spans[-1][1]]
+        sizes, numbers = self.retriever.shared_runs(text)
         sizes, numbers = sizes[: len(spans)], numbers[: len(spans)]
         longest = int(sizes.max(initial=0))
         is_whole = longest == len(spans) >= MIN_WHOLE_WORDS
-        min_run = len(spans) if is_whole else MIN_RUN_WORDS
-        quoted = _covered(sizes, min(min_run, MIN_RUN_WORDS))
-        ranked = self.index.nearest(text, NUM_CANDIDATES)
-        chosen = [number for number, _ in ranked]
-        if longest >= min(min_run, MIN_RUN_WORDS):
+        min_run = min(len(spans), MIN_RUN_WORDS) if is_whole else MIN_RUN_WORDS
+        matched = _covered(sizes, min_run)
+        words = self.retriever.words_of(text)
+        ranked = [number for number, _ in self.retriever.nearest(text, NUM_CANDIDATES)]
+        if longest >= min_run:
             first = int(sizes.argmax())
-            words = self.index.words_of(text)[first : first + longest]
-            origin = self._holder_of(words, [number for number, _ in ranked], numbers[first])
-            chosen = [origin, *(number for number in chosen if number != origin)]
-        stems = self._telling_stems(text)
-        words = self.index.words_of(text)
+            run = words[first : first + longest]
+            origin = self._origin_of(run, ranked, numbers[first])
+            ranked = [origin, *(number for number in ranked if number != origin)]
+        stems = self._rare_stems(text)
         return {
             "num_words": len(spans),
             "longest_run_words": longest,
-            "quoted_share": round(float(quoted.mean()) if len(spans) else 0.0, 4),
-            "min_run_words": min(min_run, MIN_RUN_WORDS),
+            "matched_fraction": round(float(matched.mean()) if len(spans) else 0.0, 4),
+            "min_run_words": min_run,
             "too_short": len(spans) < MIN_WHOLE_WORDS,
-            "answer": _segments(text, spans, np.where(quoted, RUN, PLAIN).tolist()),
-            "examples": [self._shown(one, stems, words) for one in self._different(chosen)],
-            "vectors_of": self.view.model if self.view else None,
-            "similar": self._similar(text, stems, words),
+            "answer": _segments(text, spans, np.where(matched, RUN, PLAIN).tolist()),
+            "examples": [self._as_json(one, stems, words) for one in self._distinct(ranked)],
             "duration_ms": round(1000 * (time.perf_counter() - started_at), 2),
         }
 
-    def _similar(self, text: str, stems: set[str], words: list[str]) -> list[dict[str, Any]]:
-        """The nearest examples by the model's vectors, each with its cosine."""
-        found = dict(self.view.nearest(text, NUM_CANDIDATES)) if self.view else {}
-        return [
-            self._shown(one, stems, words) | {"cosine": round(found[one.number], 3)}
-            for one in self._different(list(found))
-        ]
-
-    def _different(self, numbers: list[int]) -> list[Example]:
-        """The first NUM_SHOWN examples that say different things."""
-        shown: list[Example] = []
+    def _distinct(self, numbers: list[int]) -> list[ChatExample]:
+        """The first NUM_SHOWN examples with different messages."""
+        shown: list[ChatExample] = []
         for number in numbers:
-            example = self.index.example(number)
+            example = self.retriever.example(number)
             if all(example.messages != other.messages for other in shown):
                 shown.append(example)
             if len(shown) == NUM_SHOWN:
                 break
         return shown
 
-    def _holder_of(self, words: list[str], candidates: list[int], otherwise: int) -> int:
-        """The nearest example that holds this run; many may."""
+    def _origin_of(self, run: list[str], candidates: list[int], otherwise: int) -> int:
+        """The nearest example that contains this run; many may."""
         for number in candidates:
-            messages = self.index.example(number).messages
-            if any(_holds(self.index.words_of(m["content"]), words) for m in messages):
+            messages = self.retriever.example(number).messages
+            if any(_contains(self.retriever.words_of(m["content"]), run) for m in messages):
                 return number
         return otherwise
 
-    def _telling_stems(self, text: str) -> set[str]:
-        """Stems of a text that do not stand in every other example."""
-        words = {word for word in self.index.words_of(text) if len(word) >= MIN_LETTERS}
-        stems = {self.index.stemmer(word) for word in words}
-        return {stem for stem in stems if 0 < self.index.share_of(stem) <= COMMON_SHARE}
+    def _rare_stems(self, text: str) -> set[str]:
+        """Stems of a text that are in at most COMMON_FRACTION of the examples."""
+        words = {word for word in self.retriever.words_of(text) if len(word) >= MIN_LETTERS}
+        stems = {self.retriever.stemmer(word) for word in words}
+        frequency = self.retriever.document_frequency
+        return {stem for stem in stems if 0 < frequency(stem) <= COMMON_FRACTION}
 
-    def _shown(self, example: Example, stems: set[str], words: list[str]) -> dict[str, Any]:
-        """An example for the page: its words in segments, marked where they are shared."""
+    def _as_json(self, example: ChatExample, stems: set[str], words: list[str]) -> dict[str, Any]:
+        """An example for the page: its text in segments, marked where it is shared."""
         messages, longest = [], (0, 0, 0)
-        spans = [spans_of(message["content"]) for message in example.messages]
-        told = [
-            [plain(message["content"][a:b]) for a, b in places]
+        spans = [word_spans(message["content"]) for message in example.messages]
+        normalized = [
+            [normalize_word(message["content"][start:end]) for start, end in places]
             for message, places in zip(example.messages, spans, strict=True)
         ]
-        for number, its_words in enumerate(told):
+        for number, its_words in enumerate(normalized):
             start, size = _longest_common_run(its_words, words)
             longest = max(longest, (size, number, start), key=lambda run: run[0])
         for number, (message, places) in enumerate(zip(example.messages, spans, strict=True)):
-            shared = {word: self.index.stemmer(word) in stems for word in set(told[number])}
-            kinds = [SHARED if shared[word] else PLAIN for word in told[number]]
+            its_words = normalized[number]
+            shared = {word: self.retriever.stemmer(word) in stems for word in set(its_words)}
+            kinds = [SHARED if shared[word] else PLAIN for word in its_words]
             size, owner, start = longest
             if owner == number and size > 2:
                 kinds[start : start + size] = [RUN] * min(size, len(kinds) - start)
@@ -276,15 +217,15 @@ def _segments(text: str, spans: list[tuple[int, int]], kinds: list[int]) -> Segm
     >>> _segments("a raposa, Lila!", [(0, 1), (2, 8), (10, 14)], [0, 2, 2])
     [('a ', 0), ('raposa, Lila', 2), ('!', 0)]
     """
-    pieces: Segments = []
+    parts: Segments = []
     at, last = 0, PLAIN
     for (start, end), kind in zip(spans, kinds, strict=False):
         between = RUN if kind == last == RUN else PLAIN
-        pieces += [(text[at:start], between), (text[start:end], kind)]
+        parts += [(text[at:start], between), (text[start:end], kind)]
         at, last = end, kind
-    pieces.append((text[at:], PLAIN))
+    parts.append((text[at:], PLAIN))
     joined: Segments = []
-    for words, kind in pieces:
+    for words, kind in parts:
         if joined and joined[-1][1] == kind:
             joined[-1] = (joined[-1][0] + words, kind)
         elif words:
@@ -292,13 +233,13 @@ def _segments(text: str, spans: list[tuple[int, int]], kinds: list[int]) -> Segm
     return joined
 
 
-def _holds(words: list[str], run: list[str]) -> bool:
+def _contains(words: list[str], run: list[str]) -> bool:
     size = len(run)
     return any(words[at : at + size] == run for at in range(len(words) - size + 1))
 
 
 def _longest_common_run(words: list[str], others: list[str]) -> tuple[int, int]:
-    """Where in `words` the longest run begins that is also in `others`, and its length.
+    """Where in `words` the longest run starts that is also in `others`, and its length.
 
     >>> _longest_common_run("o rei viu a raposa".split(), "e viu a raposa".split())
     (2, 3)

@@ -1,7 +1,7 @@
 """Runs of words that a text shares with the chat data: exact, over all of it, in milliseconds.
 
-A suffix array orders every place of the data by the words that follow there. Where the words of
-a text would stand in that order, one of the two neighbours shares the longest run with it.
+A suffix array orders all positions of the data by the words that follow. At the position where the
+words of a text would be inserted, one of the two neighbours shares the longest run with it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int32]
-BORDER = 0  # stands between messages; no word of a text equals it
-SORTED_WORDS = 64  # a longer run counts as it is found, though a still longer one may exist
+BORDER = 0  # between messages; no word of a text equals it
+SORTED_WORDS = 64  # of two runs longer than this the shorter one may be found
 
 
 def suffix_array(ids: Ids) -> Ids:
-    """Places of `ids` ordered by the SORTED_WORDS words that follow.
+    """Positions of `ids` ordered by the SORTED_WORDS words that follow (prefix doubling).
 
-    Sorted by a few words at first; then only what is still equal is sorted again, by twice as
-    many. `rank` of a place is where its group of equals begins in the order.
+    Sorted by a few words at first; then only equal positions are sorted again, by twice as many
+    words. `rank` of a position is where its group of equals starts in the order.
 
     >>> suffix_array(np.array([2, 1, 2, 0], np.int32)).tolist()
     [3, 1, 2, 0]
@@ -50,7 +50,7 @@ def suffix_array(ids: Ids) -> Ids:
 
 
 def _first_words(ids: Ids) -> tuple[NDArray[Any], int]:
-    """One number for the first few words from each place, as many as fit into 63 bits."""
+    """One number for the first few words from each position, as many as fit into 63 bits."""
     base = int(ids.max()) + 1
     width = 1
     while width < 4 and base ** (width + 1) < 2**62:
@@ -63,7 +63,7 @@ def _first_words(ids: Ids) -> tuple[NDArray[Any], int]:
 
 
 def longest_runs(query: Ids, ids: Ids, order: Ids) -> tuple[Ids, Ids]:
-    """For each word of `query`: the longest run that begins there and is in `ids`; and where.
+    """For each word of `query`: the longest run that starts there and is in `ids`; and where.
 
     >>> data = np.array([5, 6, 7, 0, 6, 7, 8, 0], np.int32)
     >>> sizes, _ = longest_runs(np.array([6, 7, 8, 9], np.int32), data, suffix_array(data))
@@ -103,7 +103,7 @@ def longest_runs(query: Ids, ids: Ids, order: Ids) -> tuple[Ids, Ids]:
 
 
 def _extend(sizes: Ids, places: Ids, query: Ids, ids: Ids) -> None:
-    """Go on past SORTED_WORDS where the run goes on."""
+    """Follow runs past SORTED_WORDS words."""
     for word in np.flatnonzero(sizes >= SORTED_WORDS):
         size, place = int(sizes[word]), int(places[word])
         ends = min(len(query) - int(word), len(ids) - place)

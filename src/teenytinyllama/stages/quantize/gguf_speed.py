@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from teenytinyllama.inference.llama_cpp import Runtime
+from teenytinyllama.inference.llama_cpp import LlamaCppRuntime
 
 SCRIPT_PROMPT_TOKENS, SCRIPT_NEW_TOKENS, SCRIPT_REPEATS = 32, 64, 3
 
@@ -42,7 +42,7 @@ def peak_memory_bytes() -> int:
 def _main(path: str, vocab_size: str, num_threads: str) -> None:
     ids = [1] + [7 + 101 * index % (int(vocab_size) - 7) for index in range(SCRIPT_PROMPT_TOKENS)]
     context = SCRIPT_PROMPT_TOKENS + SCRIPT_NEW_TOKENS + 32
-    with Runtime(Path(path), context=context, num_threads=int(num_threads)) as runtime:
+    with LlamaCppRuntime(Path(path), context=context, num_threads=int(num_threads)) as runtime:
         runtime.generate(ids, SCRIPT_NEW_TOKENS)
         timings = [runtime.generate(ids, SCRIPT_NEW_TOKENS) for _ in range(SCRIPT_REPEATS)]
     metrics = {

@@ -1,0 +1,38 @@
+"""Counters as Prometheus reads them."""
+
+from __future__ import annotations
+
+from support.running_server import running
+
+from teenytinyllama.inference.chat_model import ChatModel
+from teenytinyllama.serving.server_metrics import ServerMetrics
+
+
+def test_requests_are_counted_by_path_and_status(chat_model: ChatModel) -> None:
+    with running([chat_model]) as server:
+        server.ask("/v1/completions", {"model": "tiny", "prompt": "A", "max_tokens": 3, "seed": 3})
+        server.ask("/v1/completions", {"model": "tiny", "prompt": 3})
+        server.ask("/nowhere")
+        assert server.ask("/health")[1]["models"] == {"tiny": "as loaded"}
+        text = server.ask("/metrics")[1]
+        assert 'ttl_requests_total{path="/v1/completions",status="200"} 1' in text
+        assert 'ttl_requests_total{path="/v1/completions",status="400"} 1' in text
+        assert 'ttl_requests_total{path="other",status="404"} 1' in text
+        assert "\nttl_first_token_seconds_count 1\n" in text
+        assert "\nttl_active_requests 0\n" in text
+
+
+def test_buckets_of_a_histogram_are_cumulative() -> None:
+    metrics = ServerMetrics()
+    for duration_s in (0.005, 0.02, 100.0):
+        metrics.observe_first_token(duration_s)
+    rows = [row for row in metrics.as_text({}).splitlines() if "first_token_seconds" in row]
+    assert rows[2:4] == [
+        'ttl_first_token_seconds_bucket{le="0.01"} 1',
+        'ttl_first_token_seconds_bucket{le="0.025"} 2',
+    ]
+    assert rows[-3:] == [
+        'ttl_first_token_seconds_bucket{le="+Inf"} 3',
+        "ttl_first_token_seconds_sum 100.025000",
+        "ttl_first_token_seconds_count 3",
+    ]
