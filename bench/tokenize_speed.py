@@ -38,7 +38,7 @@ from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.settings.data_preparation import PackSettings, TokenizerSettings
 from teenytinyllama.stages.pack import stage as pack
 from teenytinyllama.stages.tokenizer import sentencepiece_training as training
-from teenytinyllama.stages.tokenizer.hf_export import fast_tokenizer, write_files
+from teenytinyllama.stages.tokenizer.hf_export import fast_tokenizer, write_tokenizer_files
 
 ROUNDS = 5
 WORDS_IN_TABLE_1 = 7_400
@@ -251,7 +251,7 @@ def part_pack(documents: list[tuple[str, str]], model: bytes, folder: Path) -> N
     del seen
     for path in (tokenizer_dir, out_dir):
         path.mkdir()
-    write_files(model, tokenizer_dir)
+    write_tokenizer_files(model, tokenizer_dir)
     started, cpu = time.perf_counter(), cpu_seconds()
     with Watch() as watch:
         outcome = pack.run(

@@ -43,7 +43,7 @@ def small_corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_tokenizer_dir(
     small_corpus_dir: Path, stage_context: StageContext, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The tokenizer stage's folder for that corpus, 640 pieces."""
+    """The tokenizer stage's folder for that corpus, 640 tokens."""
     from teenytinyllama.stages.tokenizer import stage as tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")

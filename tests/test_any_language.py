@@ -60,7 +60,7 @@ def test_bengali_from_files_to_chat(tmp_path: Path) -> None:
     stages = walk(tmp_path, "bn", "--language", "bn")
     assert stages["corpus"]["counts"]["documents_kept"] >= 0.93 * 4000
     counts = stages["tokenizer"]["counts"]
-    assert counts["letters_with_piece"] == counts["letters_required"] > 60
+    assert counts["letters_with_token"] == counts["letters_required"] > 60
     assert stages["tokenizer"]["metrics"]["all"]["byte_fallback_fraction"] == 0
     scores = stages["evaluate"]["metrics"]
     # Guessing evenly among 1,024 pieces costs 10 bits a token, of some 10.7 bytes.
@@ -79,5 +79,5 @@ def test_a_language_that_nothing_is_known_of(tmp_path: Path) -> None:
     stages = walk(tmp_path, "gl", "--language", "wo", "--clean-sample", "sample.txt")
     assert stages["corpus"]["counts"]["documents_kept"] >= 0.93 * 4000
     counts = stages["tokenizer"]["counts"]
-    assert counts["letters_with_piece"] == counts["letters_required"] > 40
+    assert counts["letters_with_token"] == counts["letters_required"] > 40
     assert stages["evaluate"]["metrics"]["tasks"]["cloze"]["num_items"] >= 100

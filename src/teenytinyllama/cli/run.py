@@ -54,17 +54,17 @@ def corpus_command(
 def tokenizer_command(
     recipe: RecipePath,
     options: RunOptions,
-    trade_off: Annotated[
-        bool, typer.Option("--trade-off", help="Show vocabulary sizes against the model's size.")
+    vocab_sizes: Annotated[
+        bool, typer.Option("--vocab-sizes", help="Compare vocabulary sizes for corpus and model.")
     ] = False,
 ) -> None:
     """`ttl tokenizer RECIPE`."""
-    if not trade_off:
+    if not vocab_sizes:
         run_stages(recipe, options, ["tokenizer"])
         return
-    from teenytinyllama.stages.tokenizer.vocab_size_sweep import show
+    from teenytinyllama.stages.tokenizer.vocab_size_sweep import compare_vocab_sizes
 
-    typer.echo(show(*load(recipe, options)))
+    typer.echo(compare_vocab_sizes(*load(recipe, options)))
 
 
 def pretrain_command(

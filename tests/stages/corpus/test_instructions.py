@@ -11,7 +11,7 @@ from support.corpus_stage import Stage, json_lines
 
 from teenytinyllama.artifacts.conversations import SPECIAL_IDS, Message
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
-from teenytinyllama.stages.pack.encoding_worker import encoder_of
+from teenytinyllama.stages.pack.encoding_worker import batch_encoder
 
 ANSWER = "A raposa Lila mora na floresta."
 
@@ -65,7 +65,7 @@ def test_pack_lays_a_conversation_out_by_the_chat_template(small_tokenizer_dir: 
     encoder = load_tokenizer(small_tokenizer_dir)
     model = (small_tokenizer_dir / "tokenizer.model").read_bytes()
     messages = turns("Quem mora? <|assistant|> eu </s>")
-    batch = encoder_of(model)([messages, ANSWER])
+    batch = batch_encoder(model)([messages, ANSWER])
     ids = np.frombuffer(batch.ids, np.uint32).tolist()
     assert batch.num_tokens == [
         len(encoder.render(messages, add_generation_prompt=False)),

@@ -1,7 +1,7 @@
-"""In which order documents are laid end to end, and how often each.
+"""The order in which documents are concatenated, and how often each is repeated.
 
-Best fit costs nothing in tokens: no padding, no cropping, the same documents in another order.
-Rows still touch each other, so a document longer than what is left of a row goes on in the next.
+Best-fit packing changes only the order: no padding and no truncation. A document that is longer
+than the rest of a row continues in the next row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.settings.data_preparation import PackSettings
 
-DOCUMENTS_PER_POOL = 20_000  # best fit looks among so many documents at a time
+DOCUMENTS_PER_POOL = 20_000  # best fit chooses among this many documents at a time
 
 
 def order_documents(
@@ -27,26 +27,26 @@ def order_documents(
 ) -> NDArray[np.int64]:
     """Indices of documents in packing order; held-out documents come once each.
 
-    The seed and the documents decide it alone, so the same recipe gives the same bytes. Raises
-    UserError where `epochs` names a source that the corpus does not have.
+    The order depends only on the seed and the documents. Raises UserError if `epochs` names a
+    source that the corpus does not have.
     """
     generator = np.random.Generator(np.random.Philox(key=settings.seed))
     chosen = np.arange(len(num_tokens))
     if is_train and settings.epochs:
-        chosen = _repeated(sources, settings.epochs, generator)
+        chosen = _repeat_sources(sources, settings.epochs, generator)
     shuffled = generator.permutation(chosen)
     if settings.order == "shuffled":
         return shuffled
     row_length = settings.sequence_length
     order: list[int] = []
-    stage = row_length
+    free = row_length
     for start in range(0, len(shuffled), DOCUMENTS_PER_POOL):
         pool = shuffled[start : start + DOCUMENTS_PER_POOL]
-        stage = _best_fit(pool, num_tokens, row_length, stage, order)
+        free = _best_fit(pool, num_tokens, row_length, free, order)
     return np.array(order, np.int64)
 
 
-def _repeated(
+def _repeat_sources(
     sources: Sequence[str], epochs: dict[str, float], generator: np.random.Generator
 ) -> NDArray[np.int64]:
     names = np.array(sources)
@@ -72,21 +72,22 @@ def _best_fit(
     pool: NDArray[np.int64],
     num_tokens: NDArray[np.int64],
     row_length: int,
-    stage: int,
+    free: int,
     order: list[int],
 ) -> int:
-    """Append the pool to `order`; `stage` is what is left of the last row, before and after.
+    """Append the documents of `pool` to `order`; returns the tokens still free in the last row.
 
-    A row opens with the next document in shuffled order and is filled with the largest one that
-    still fits; where none does, the next in order goes on in the row after.
+    `free` is that number before. A row begins with the next document in shuffled order and is
+    filled with the largest ones that fit. If none fits, the next in order continues in the next
+    row.
     """
     by_length = sorted((int(num_tokens[index]), place) for place, index in enumerate(pool))
     taken = bytearray(len(pool))
     following = 0
     while by_length:
         place = None
-        if stage < row_length:
-            fit = bisect_right(by_length, (stage, len(pool))) - 1
+        if free < row_length:
+            fit = bisect_right(by_length, (free, len(pool))) - 1
             if fit >= 0:
                 _, place = by_length.pop(fit)
         if place is None:
@@ -97,19 +98,19 @@ def _best_fit(
             by_length.pop(bisect_right(by_length, entry) - 1)
         taken[place] = 1
         order.append(int(pool[place]))
-        stage = row_length - (row_length - stage + int(num_tokens[pool[place]])) % row_length
-    return stage
+        free = row_length - (row_length - free + int(num_tokens[pool[place]])) % row_length
+    return free
 
 
 def fraction_of_rows_cut(lengths: NDArray[np.int64], row_length: int) -> float:
-    """Share of row borders that lie inside a document, for documents in packing order.
+    """Fraction of row boundaries that are inside a document, for documents in packing order.
 
     >>> fraction_of_rows_cut(np.array([3, 1, 6, 2]), row_length=4)
     0.5
     """
     ends = np.cumsum(lengths)
-    num_borders = (int(ends[-1]) - 1) // row_length
-    if num_borders < 1:
+    num_boundaries = (int(ends[-1]) - 1) // row_length
+    if num_boundaries < 1:
         return 0.0
-    borders = np.arange(1, num_borders + 1) * row_length
-    return float(1 - np.isin(borders, ends).mean())
+    boundaries = np.arange(1, num_boundaries + 1) * row_length
+    return float(1 - np.isin(boundaries, ends).mean())

@@ -1,8 +1,8 @@
-"""A process that encodes text for another.
+"""A child process that encodes text.
 
-A plain child process with two pipes, not `multiprocessing`: that would run the caller's main
-module again, or fork the run's lock and the energy meter's threads. When the parent is gone its
-pipe closes, and the worker ends.
+It is a plain process with two pipes, not `multiprocessing`, which would import the caller's main
+module again, or fork the run's lock and the threads of the energy meter. If the parent dies, its
+pipe closes and the worker ends.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ import numpy as np
 from teenytinyllama.artifacts.conversations import Message
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 
-# What is encoded: a text, or the messages of a conversation.
-Item = str | list[Message]
+TextOrMessages = str | list[Message]
+"""A document, or the messages of a conversation."""
+
 WHITE_SPACE = b" \t\n\r\v\f"
 _LENGTH = struct.Struct("<Q")
 
 
-class Batch(NamedTuple):
-    """What becomes of some documents."""
+class EncodedBatch(NamedTuple):
+    """Some documents as token ids."""
 
     ids: bytes  # uint32, BOS and EOS included
     num_tokens: list[int]
-    text_hashes: list[bytes]  # without white space, which makes no text another
-    num_bytes: int
+    text_hashes: list[bytes]  # white space is ignored
+    num_bytes: int  # of UTF-8 text
 
 
-def encoder_of(model: bytes) -> Callable[[list[Item]], Batch]:
-    """A function that encodes a list of texts with the vocabulary of these bytes.
+def batch_encoder(model: bytes) -> Callable[[list[TextOrMessages]], EncodedBatch]:
+    """A function that encodes a list of texts; `model` is the content of the vocabulary's file.
 
-    A conversation comes as its messages, and is laid out by the chat template.
+    The messages of a conversation are rendered by the chat template.
     """
     encoder = TextEncoder(model)
     bos = np.array([encoder.bos_id], np.uint32).tobytes()
     eos = np.array([encoder.eos_id], np.uint32).tobytes()
 
-    def encode(texts: list[Item]) -> Batch:
+    def encode(texts: list[TextOrMessages]) -> EncodedBatch:
         parts: list[bytes] = []
         num_tokens, hashes, num_bytes = [], [], 0
         for item in texts:
@@ -61,13 +62,13 @@ def encoder_of(model: bytes) -> Callable[[list[Item]], Batch]:
             num_bytes += len(data)
             letters = data.translate(None, WHITE_SPACE)
             hashes.append(hashlib.blake2b(letters, digest_size=16).digest())
-        return Batch(b"".join(parts), num_tokens, hashes, num_bytes)
+        return EncodedBatch(b"".join(parts), num_tokens, hashes, num_bytes)
 
     return encode
 
 
-class Worker:
-    """One such process: `worker.encode(texts)` sends, waits and answers."""
+class EncodingWorker:
+    """One such process."""
 
     def __init__(self, model: bytes) -> None:
         command = [sys.executable, "-c", f"from {__name__} import main; main()"]
@@ -81,11 +82,11 @@ class Worker:
         assert self._process.stdin is not None
         _write(self._process.stdin, value)
 
-    def encode(self, texts: list[Item]) -> Batch:
-        """The batch made of `texts`."""
+    def encode(self, texts: list[TextOrMessages]) -> EncodedBatch:
+        """Send `texts` to the process and wait for their ids."""
         assert self._process.stdout is not None
         self._send(texts)
-        return Batch(*_read(self._process.stdout))
+        return EncodedBatch(*_read(self._process.stdout))
 
     def __exit__(
         self,
@@ -93,7 +94,7 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Ended at once: it holds nothing that is not in the parent too.
+        # Kill it: it holds nothing that the parent does not have.
         self._process.kill()
         self._process.communicate()
 
@@ -106,18 +107,18 @@ def _write(stream: IO[bytes], value: Any) -> None:
 
 
 def _read(stream: IO[bytes]) -> Any:
-    """The next value, of the parent or of its own child alone. Raises EOFError at the end."""
+    """The next value from the other process. Raises EOFError when that has ended."""
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
-        raise EOFError("the process at the other end of the pipe is gone")
+        raise EOFError("the process at the other end of the pipe has ended")
     return marshal.loads(stream.read(_LENGTH.unpack(head)[0]))
 
 
 def main() -> None:
-    """Answer batches until the parent closes the pipe."""
+    """Encode batches until the parent closes the pipe."""
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     try:
-        encode = encoder_of(_read(stdin))
+        encode = batch_encoder(_read(stdin))
         while True:
             _write(stdout, tuple(encode(_read(stdin))))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):

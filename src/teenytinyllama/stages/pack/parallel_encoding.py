@@ -1,4 +1,4 @@
-"""Text to ids, in corpus order, on all cores, with a bounded amount of text under way."""
+"""Encode a split on all cores, in corpus order, with a bounded amount of text in memory."""
 
 from __future__ import annotations
 
@@ -18,18 +18,23 @@ from numpy.typing import NDArray
 from teenytinyllama.artifacts.documents import Document, Split, document_paths, read_documents
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import Progress
-from teenytinyllama.stages.pack.encoding_worker import Batch, Item, Worker, encoder_of
+from teenytinyllama.stages.pack.encoding_worker import (
+    EncodedBatch,
+    EncodingWorker,
+    TextOrMessages,
+    batch_encoder,
+)
 
 CHARACTERS_PER_BATCH = 2_000_000
-BATCHES_UNDER_WAY_PER_WORKER = 2
+MAX_PENDING_BATCHES_PER_WORKER = 2
 MAX_WORKERS = 16
-# Below this much compressed text a second process costs more than it gives.
+# For less compressed text than this, starting workers costs more than it saves.
 MIN_BYTES_FOR_WORKERS = 4_000_000
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One split as ids on disk, in corpus order, with what is known of each document."""
+class EncodedSplit:
+    """One split as token ids on disk, in corpus order, and facts about each document."""
 
     path: Path
     num_tokens: NDArray[np.int64]  # (num_documents,)
@@ -38,10 +43,10 @@ class Encoded:
     num_bytes: int
 
 
-def encode_split(corpus_dir: Path, split: Split, model: bytes, path: Path) -> Encoded:
-    """Encode every document of a split into `path`, BOS first and EOS last.
+def encode_split(corpus_dir: Path, split: Split, model: bytes, path: Path) -> EncodedSplit:
+    """Encode every document of a split as BOS, ids, EOS into `path` (uint32).
 
-    Raises UserError where the split holds no document.
+    `model` is the content of the vocabulary's file. Raises UserError if the split is empty.
     """
     compressed = sum(p.stat().st_size for p in document_paths(corpus_dir, split))
     cores = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
@@ -49,7 +54,7 @@ def encode_split(corpus_dir: Path, split: Split, model: bytes, path: Path) -> En
     num_tokens, hashes, num_bytes = array("q"), [], 0
     sources: list[str] = []
 
-    def texts() -> Iterator[list[Item]]:
+    def texts() -> Iterator[list[TextOrMessages]]:
         for documents in _batches(read_documents(corpus_dir, split)):
             sources.extend(document.source for document in documents)
             yield [document.messages or document.text for document in documents]
@@ -66,10 +71,10 @@ def encode_split(corpus_dir: Path, split: Split, model: bytes, path: Path) -> En
             "split-empty",
             str(corpus_dir),
             f"no {split} documents",
-            "look at the counts in corpus/manifest.json",
+            "see the counts in corpus/manifest.json",
         )
     lengths = np.frombuffer(num_tokens, np.int64)
-    return Encoded(path, lengths, sources, hashes, num_bytes)
+    return EncodedSplit(path, lengths, sources, hashes, num_bytes)
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -85,35 +90,37 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _encode_all(texts: Iterator[list[Item]], model: bytes, num_workers: int) -> Iterator[Batch]:
-    """Every batch encoded, in the order given, whatever the number of workers (0: none)."""
+def _encode_all(
+    texts: Iterator[list[TextOrMessages]], model: bytes, num_workers: int
+) -> Iterator[EncodedBatch]:
+    """Encode batches with `num_workers` processes (0: in this one), in the order given."""
     if num_workers == 0:
-        encode = encoder_of(model)
+        encode = batch_encoder(model)
         for batch in texts:
             yield encode(batch)
         return
     with ExitStack() as stack:
-        idle: SimpleQueue[Worker] = SimpleQueue()
+        idle: SimpleQueue[EncodingWorker] = SimpleQueue()
         for _ in range(num_workers):
-            idle.put(stack.enter_context(Worker(model)))
-        # A thread only waits for its worker process.
+            idle.put(stack.enter_context(EncodingWorker(model)))
+        # The threads only wait for worker processes.
         pool = stack.enter_context(ThreadPoolExecutor(num_workers))
 
-        def ask(batch: list[Item]) -> Batch:
+        def encode_in_worker(batch: list[TextOrMessages]) -> EncodedBatch:
             worker = idle.get()
             try:
                 return worker.encode(batch)
             finally:
                 idle.put(worker)
 
-        under_way: deque[Future[Batch]] = deque()
+        pending: deque[Future[EncodedBatch]] = deque()
         try:
             for batch in texts:
-                under_way.append(pool.submit(ask, batch))
-                if len(under_way) > BATCHES_UNDER_WAY_PER_WORKER * num_workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                pending.append(pool.submit(encode_in_worker, batch))
+                if len(pending) > MAX_PENDING_BATCHES_PER_WORKER * num_workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in under_way:
+            for future in pending:
                 future.cancel()

@@ -1,9 +1,9 @@
-"""STAGE pack: documents to token sequences.
+"""Stage pack: documents to token sequences.
 
-Every document becomes BOS ... EOS; all are laid end to end in a seeded order, so that every token
-made from the text is a token on disk and none is added or cut. Two passes: text to ids in corpus
-order, on all cores, into a temporary file; then the documents' ids into their final order. Memory
-does not grow with the text, and the result does not depend on the number of cores.
+Every document becomes BOS ... EOS; all are concatenated in a seeded order, without padding or
+truncation. Two passes: encode in corpus order, on all cores, into a temporary file; then copy the
+ids of each document into their final order. Memory does not grow with the text, and the result
+does not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import PackSettings
 from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.pack.document_order import fraction_of_rows_cut, order_documents
-from teenytinyllama.stages.pack.parallel_encoding import Encoded, encode_split
+from teenytinyllama.stages.pack.parallel_encoding import EncodedSplit, encode_split
 
 
 def run(
@@ -32,9 +32,9 @@ def run(
     corpus_dir: Path,
     tokenizer_dir: Path,
 ) -> StageResult:
-    """Encode both splits; leave `train.bin`, `heldout.bin`, their borders and `index.json`.
+    """Write `train.bin`, `heldout.bin`, the document boundaries of both, and `index.json`.
 
-    Raises UserError where a split is empty, or a held-out document is in the training text too.
+    Raises UserError if a split is empty, or a held-out document is also in the training text.
     """
     encoder = load_tokenizer(tokenizer_dir)
     model = tokenizer_file(tokenizer_dir).read_bytes()
@@ -47,21 +47,21 @@ def run(
         if split == "heldout":
             heldout_texts = set(encoded.text_hashes)
         else:
-            _check_apart(encoded, heldout_texts, corpus_dir)
+            _check_disjoint(encoded, heldout_texts, corpus_dir)
         order = order_documents(
             encoded.num_tokens, encoded.sources, settings, is_train=split == "train"
         )
         entries[split] = _write(encoded, order, split, encoder, out_dir)
         encoded.path.unlink()
-        for what in ("tokens", "documents"):
-            counts[f"{what}_{split}"] = entries[split][f"num_{what}"]
+        for unit in ("tokens", "documents"):
+            counts[f"{unit}_{split}"] = entries[split][f"num_{unit}"]
         counts[f"bytes_{split}"] = encoded.num_bytes
-        metrics[split] = _figures(encoded, order, settings.sequence_length)
+        metrics[split] = _metrics(encoded, order, settings.sequence_length)
     write_index(out_dir, encoder.vocab_size, encoder.fingerprint, entries)
     return StageResult(counts=counts, metrics=metrics)
 
 
-def _check_apart(train: Encoded, heldout_texts: set[bytes], corpus_dir: Path) -> None:
+def _check_disjoint(train: EncodedSplit, heldout_texts: set[bytes], corpus_dir: Path) -> None:
     shared = sum(digest in heldout_texts for digest in train.text_hashes)
     if shared:
         raise UserError(
@@ -73,7 +73,11 @@ def _check_apart(train: Encoded, heldout_texts: set[bytes], corpus_dir: Path) ->
 
 
 def _write(
-    encoded: Encoded, order: NDArray[np.int64], split: Split, encoder: TextEncoder, out_dir: Path
+    encoded: EncodedSplit,
+    order: NDArray[np.int64],
+    split: Split,
+    encoder: TextEncoder,
+    out_dir: Path,
 ) -> dict[str, Any]:
     """Copy the documents' ids into their final order."""
     ends = np.cumsum(encoded.num_tokens)
@@ -85,7 +89,9 @@ def _write(
     return writer.entry
 
 
-def _figures(encoded: Encoded, order: NDArray[np.int64], sequence_length: int) -> dict[str, Any]:
+def _metrics(
+    encoded: EncodedSplit, order: NDArray[np.int64], sequence_length: int
+) -> dict[str, Any]:
     lengths = encoded.num_tokens
     return {
         "bytes_per_token": encoded.num_bytes / int(lengths.sum()),

@@ -1,8 +1,8 @@
 """Train a byte-level BPE with the `tokenizers` library, on counted words.
 
-Its pieces are bytes joined in the order of their merges, so no text is without a piece and no
-character coverage is to be chosen. Special tokens and byte pieces have the ids that they have in
-every vocabulary of this package: 0 to 6, and 7 to 262 in the order of the bytes.
+Its tokens are bytes joined in the order of the merges: any text can be encoded, and there is no
+character coverage to choose. Special tokens and bytes have the ids that they have in every
+vocabulary of this package: 0 to 6, and 7 to 262 in byte order.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, processors, trainers
+from tokenizers import Tokenizer, decoders, models, trainers
 from tokenizers.pre_tokenizers import PreTokenizer
 
-from teenytinyllama.artifacts.conversations import BOS, SPECIAL_IDS, SPECIAL_TOKENS
+from teenytinyllama.artifacts.conversations import SPECIAL_TOKENS
 from teenytinyllama.artifacts.subword_tokenizer import PRE_TOKENIZER, byte_alphabet
-from teenytinyllama.errors import UserError
+from teenytinyllama.stages.tokenizer.hf_export import add_special_tokens
+from teenytinyllama.stages.tokenizer.sentencepiece_training import vocabulary_too_large
 
 WORDS_PER_BATCH = 50_000
 
 
 def train_byte_level(counts: Counter[str], vocab_size: int) -> Tokenizer:
-    """The tokenizer made of counted words; equal counts give equal bytes.
+    """Train a byte-level BPE; equal counts give equal bytes.
 
-    Raises UserError where the words hold too few pairs for the vocabulary asked.
+    Raises UserError if the words have too few pairs for `vocab_size`.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = _pre_tokenizer()
@@ -33,49 +34,38 @@ def train_byte_level(counts: Counter[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=byte_alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_batches(counts), trainer)
-    found = json.loads(tokenizer.to_str())["model"]["merges"]
-    most = len(SPECIAL_TOKENS) + 256 + len(found)
+    tokenizer.train_from_iterator(_repeated_words(counts), trainer)
+    merges = merges_of(tokenizer)
+    most = len(SPECIAL_TOKENS) + 256 + len(merges)
     if most < vocab_size:
-        raise UserError(
-            "vocabulary-too-large",
-            "tokenizer.vocab_size",
-            f"the corpus is too small for {vocab_size:,} pieces; at most {most:,} fit",
-            f"--set tokenizer.vocab_size={most}",
-        )
-    return whole_tokenizer([(left, right) for left, right in found])
+        raise vocabulary_too_large(vocab_size, most)
+    return tokenizer_from_merges(merges)
 
 
-def whole_tokenizer(merges: list[tuple[str, str]]) -> Tokenizer:
-    """The tokenizer of these merges as it is written: special tokens, bytes, then a piece for
-    each merge; BOS stands before every text.
-    """
-    pieces = [*SPECIAL_TOKENS, *byte_alphabet(), *(left + right for left, right in merges)]
-    ids = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(ids, merges))
+def merges_of(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """The merges of a BPE, in the order of training."""
+    return [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]
+
+
+def tokenizer_from_merges(merges: list[tuple[str, str]]) -> Tokenizer:
+    """The tokenizer as it is written: special tokens, bytes, then one token for each merge."""
+    tokens = [*SPECIAL_TOKENS, *byte_alphabet(), *(left + right for left, right in merges)]
+    tokenizer = Tokenizer(models.BPE({token: id_ for id_, token in enumerate(tokens)}, merges))
     tokenizer.pre_tokenizer = _pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A",
-        pair=f"{BOS} $A {BOS} $B",
-        special_tokens=[(BOS, SPECIAL_IDS[BOS])],
-    )
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
-    )
-    return tokenizer
+    return add_special_tokens(tokenizer)
 
 
 def _pre_tokenizer() -> PreTokenizer:
-    """The rule that `formats.spelling` cuts text by, as the library's object."""
+    """PRE_TOKENIZER as an object of the library."""
     empty = json.loads(Tokenizer(models.BPE()).to_str())
     whole = Tokenizer.from_str(json.dumps({**empty, "pre_tokenizer": PRE_TOKENIZER}))
     found: PreTokenizer = whole.pre_tokenizer
     return found
 
 
-def _batches(counts: Counter[str]) -> Iterator[list[str]]:
-    """Every word as often as it counts: the library has no other way to be told."""
+def _repeated_words(counts: Counter[str]) -> Iterator[list[str]]:
+    """Every word as often as it was counted, in batches: the trainer takes text, not counts."""
     batch: list[str] = []
     for word, count in sorted(counts.items()):
         while count:

@@ -1,10 +1,10 @@
-"""The Hugging Face files of a vocabulary, and the proof that they give the same ids.
+"""Write a vocabulary as Hugging Face files, and verify that they give the same ids.
 
-The class is `PreTrainedTokenizerFast`: transformers' `LlamaTokenizerFast` ignores the normaliser
-in `tokenizer.json` and loses leading spaces. Loaded by plain `AutoTokenizer.from_pretrained`,
-special tokens written out in text are read as special tokens, because that is how
-`apply_chat_template` makes role tokens; text of unknown origin is encoded with
-`tokenizer(text, split_special_tokens=True)`, or by `formats.encoding`, which never reads them.
+The class is `PreTrainedTokenizerFast`: transformers' `LlamaTokenizerFast` ignores the normalizer
+in `tokenizer.json` and loses leading spaces. A tokenizer from `AutoTokenizer.from_pretrained` reads
+special tokens that are written out in text, because `apply_chat_template` makes role tokens so.
+Encode untrusted text with `tokenizer(text, split_special_tokens=True)` or with our `TextEncoder`,
+which never reads them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from teenytinyllama.errors import UserError
 
 NORMAL_PIECE = 1  # sentencepiece_model.proto, ModelProto.SentencePiece.Type
 BPE_MODEL = 2  # TrainerSpec.ModelType
-# Compared in every run beside its own text: where tokenizers have been seen to part.
+# Texts on which tokenizers are known to differ; every run compares them and its own text.
 EDGE_TEXTS: tuple[str, ...] = (
     "",
     " ",
@@ -55,7 +55,7 @@ EDGE_TEXTS: tuple[str, ...] = (
 
 
 def fast_tokenizer(model: bytes) -> Tokenizer:
-    """The same tokenizer for the `tokenizers` library; BOS comes from its post-processor."""
+    """A SentencePiece model as a tokenizer of the `tokenizers` library."""
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     if proto.trainer_spec.model_type == BPE_MODEL:
         normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL_PIECE}
@@ -64,8 +64,8 @@ def fast_tokenizer(model: bytes) -> Tokenizer:
             vocabulary, _merges(normal), unk_token=UNK, fuse_unk=True, byte_fallback=True
         )
     else:
-        # This library finds every piece in text, SentencePiece only the normal ones. A score so
-        # low keeps `<s>` and `<0x41>` from being read where a text spells them.
+        # This library matches every piece in text, SentencePiece only the normal ones. A very low
+        # score keeps it from reading a literal `<s>` or `<0x41>` as a token.
         worst = min(p.score for p in proto.pieces if p.type == NORMAL_PIECE) - 1000
         scored = [(p.piece, p.score if p.type == NORMAL_PIECE else worst) for p in proto.pieces]
         core = models.Unigram(scored, unk_id=SPECIAL_IDS[UNK], byte_fallback=True)
@@ -81,6 +81,11 @@ def fast_tokenizer(model: bytes) -> Tokenizer:
             decoders.Strip(" ", 1, 0),
         ]
     )
+    return add_special_tokens(tokenizer)
+
+
+def add_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Add our special tokens, and a post-processor that puts BOS before every text."""
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A",
         pair=f"{BOS} $A {BOS} $B",
@@ -93,7 +98,7 @@ def fast_tokenizer(model: bytes) -> Tokenizer:
 
 
 def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
-    """Every pair of pieces that joins to a piece, best score first, as SentencePiece merges."""
+    """Every pair of pieces whose join is a piece, best score first: SentencePiece's order."""
     merges = []
     for piece, score in scores.items():
         for cut in range(1, len(piece)):
@@ -104,11 +109,11 @@ def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
     return [(left, right) for _, _, left, right in merges]
 
 
-def write_files(vocabulary: bytes | Tokenizer, out_dir: Path) -> bytes:
-    """The files that `AutoTokenizer.from_pretrained` reads, and `tokenizer.model` where there is
-    one: `vocabulary` is that model, or a byte-level tokenizer, which needs no second form.
+def write_tokenizer_files(vocabulary: bytes | Tokenizer, out_dir: Path) -> bytes:
+    """Write the files that `AutoTokenizer.from_pretrained` reads.
 
-    Returns the file that the tokenizer is made from.
+    `vocabulary` is a SentencePiece model, written as `tokenizer.model` too, or a byte-level
+    tokenizer. Returns the bytes of the file that `TextEncoder` loads.
     """
     if isinstance(vocabulary, bytes):
         model, fast = vocabulary, fast_tokenizer(vocabulary).to_str(pretty=True) + "\n"
@@ -132,32 +137,31 @@ def write_files(vocabulary: bytes | Tokenizer, out_dir: Path) -> bytes:
     return model
 
 
-def prove_equal(model: bytes, out_dir: Path, texts: Iterable[str]) -> dict[str, int]:
-    """Encode `texts` with the vocabulary's library, with our encoder and with the written files.
+def verify_equal_ids(model: bytes, out_dir: Path, texts: Iterable[str]) -> dict[str, int]:
+    """Encode `texts` with SentencePiece, with our encoder and with the written `tokenizer.json`.
 
-    Returns how many texts and tokens were compared. Raises UserError at the first difference,
-    and where the text does not come back from its ids. A unigram's reference is SentencePiece
-    word by word, which our encoder is: over a long text its 32-bit sums blur the scores of equal
-    ways to cut a word, so that the same word comes out now this way, now that. A byte-level
-    vocabulary's reference is the written file itself.
+    Returns how many texts and tokens were compared. Raises UserError at the first difference, and
+    if a text cannot be decoded from its ids. SentencePiece's unigram is not compared over whole
+    texts: its 32-bit sums make equally good segmentations of a word depend on the text before it,
+    so our encoder calls it word by word. A byte-level vocabulary has no other library to compare.
     """
     encoder = TextEncoder(model)
-    is_exact_on_long_text = False
+    has_reference = False
     if encoder.adds_space:  # SentencePiece
         proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-        is_exact_on_long_text = proto.trainer_spec.model_type == BPE_MODEL
+        has_reference = proto.trainer_spec.model_type == BPE_MODEL
     fast = Tokenizer.from_file(str(out_dir / TOKENIZER_JSON))
     fast.encode_special_tokens = True  # text stays text
     counts = {"texts_compared": 0, "tokens_compared": 0}
     for text in texts:
         ids = encoder.encode(text)
         others = {TOKENIZER_JSON: fast.encode(text, add_special_tokens=False).ids}
-        if SPACE_MARK not in text:  # SentencePiece itself cannot tell it from a space
-            if is_exact_on_long_text:
+        if SPACE_MARK not in text:  # SentencePiece itself reads the mark as a space
+            if has_reference:
                 others[MODEL_NAME] = encoder.encode_with_library(text)
             _compare(text, ids, others)
         if encoder.decode(ids) != text:
-            raise _unequal("tokenizer-round-trip", text, "does not come back from its ids")
+            raise _mismatch("tokenizer-round-trip", text, "decoding its ids gives another text")
         counts["texts_compared"] += 1
         counts["tokens_compared"] += len(ids)
     return counts
@@ -171,10 +175,10 @@ def _compare(text: str, ids: list[int], others: dict[str, list[int]]) -> None:
                 min(len(ids), len(other)),
             )
             what = f"{name} gives {other[at : at + 4]} at token {at}, expected {ids[at : at + 4]}"
-            raise _unequal("tokenizer-unequal", text, what)
+            raise _mismatch("tokenizer-unequal", text, what)
 
 
-def _unequal(code: str, text: str, what: str) -> UserError:
+def _mismatch(code: str, text: str, what: str) -> UserError:
     shown = json.dumps(text[:60], ensure_ascii=True)
     return UserError(
         code,

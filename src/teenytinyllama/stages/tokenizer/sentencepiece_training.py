@@ -1,9 +1,9 @@
-"""Train a SentencePiece vocabulary on counted words instead of lines.
+"""Train a SentencePiece vocabulary on word counts instead of lines.
 
-SentencePiece keeps every line in memory, skips lines beyond a length, and sees each line start
-as a word start, which in a document it is not. A piece never has a space after another
-character, so nothing but the words and how often they occur can matter: we count them and hand
-over the counts. Memory then follows the number of different words, and no line is too long.
+SentencePiece keeps every line in memory, skips long lines, and reads every line start as a word
+start, which it is not in a document. Since no token has a space after another character, only the
+words and their counts matter: we count them and train on the counts. Memory then grows with the
+number of different words, and no line is too long.
 """
 
 from __future__ import annotations
@@ -34,34 +34,35 @@ from teenytinyllama.languages import letters_of
 from teenytinyllama.progress import Progress
 from teenytinyllama.settings.data_preparation import TokenizerSettings
 
-# A word with the spaces before it and the line ends after it, so that ".\n" can be one piece.
-# Tabs and carriage returns are left to the byte pieces: the trainer reads rows with tabs.
+# A word with the spaces before it and the newlines after it, so that ".\n" can be one token.
+# Tabs and carriage returns are left to the byte tokens: the trainer's input is tab-separated.
 _WORDS = re.compile(r" *[^ \t\n\r]+\n*|\n+")
-# A word counts once in this many words of running text (about 16 kB). A term that one manual
-# repeats on every line would else outweigh words that half of all documents use. Measured on
-# 166 MB, 32,000 pieces: 0.8 % fewer tokens on news that is not in the corpus, 0.2 % more on
-# held-out text of the corpus itself, against plain counts.
+# A word counts once per window of this many words (about 16 kB). Otherwise a term that one manual
+# repeats on every line outweighs words that half of all documents use. Measured against plain
+# counts on 166 MB with 32,000 tokens: 0.8 % fewer tokens on news outside the corpus, 0.2 % more on
+# held-out text of the corpus.
 WORDS_PER_WINDOW = 2_500
-# Words of one window, then of two and so on, are left out while at least this many others remain
-# per piece of the vocabulary: most are names and slips. Measured as above: 0.6 % fewer tokens, a
-# third of the time and of the memory.
-MIN_WORDS_PER_PIECE = 8
-# Memory, measured: per different word counted, per word trained on, and how many different words
-# so much text has (it grows slower than the text: Heaps' law).
+# Words of one window, then of two and so on, are dropped while at least this many words remain per
+# token of the vocabulary: most are names and typos. Measured as above: 0.6 % fewer tokens, a third
+# of the time and of the memory.
+MIN_WORDS_PER_TOKEN = 8
+# Measured memory per different word counted and trained on, and how many different words a text
+# has (Heaps' law: fewer per byte in a larger text).
 BYTES_PER_WORD_COUNTED, BYTES_PER_WORD_TRAINED = 150, 580
 WORDS_AT_166_MB, HEAPS_EXPONENT = 1_430_000, 0.75
-MAX_LETTERS_DROPPED = 0.001  # share of letters without a piece; beyond it is a mistake
-# What special tokens and byte pieces are spelt with. The `tokenizers` library would read a
-# written-out `<s>` as the token wherever a unigram vocabulary could not spell it.
-_SPELLING = "".join(sorted(set("".join(SPECIAL_TOKENS) + "<0x0123456789ABCDEF>")))
-MAX_WORD_CHARACTERS = 1024  # longer ones (encoded files, tables) are cut
+MAX_UNCOVERED_FRACTION = 0.001  # of letters without a token; more is a mistake in the settings
+# Characters of special and byte tokens. If a unigram vocabulary lacked one, the `tokenizers`
+# library would read a literal `<s>` as the special token.
+_SPECIAL_CHARACTERS = "".join(sorted(set("".join(SPECIAL_TOKENS) + "<0x0123456789ABCDEF>")))
+MAX_WORD_CHARACTERS = 1024  # longer ones (encoded files, tables) are split
 FEASIBLE = re.compile(r"Vocabulary size too high \(\d+\).*?<= (\d+)")
 
 
-class Sample:
-    """A choice of documents that the sizes decide alone: no seed, the same on every machine.
+class DocumentSample:
+    """Documents spread evenly over a split, together at most `max_bytes`.
 
-    `sizes` saves a reading of the split where another sample has done it.
+    The choice depends only on the sizes of the documents: no seed, the same on every machine.
+    `sizes` of another sample of the split saves reading it again.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class Sample:
         seen = 0
         for index, size in enumerate(self.sizes):
             seen += size
-            # Keep up with the share of the text that has gone by, never ahead of it.
+            # At any point at most max_bytes / num_bytes_read of the text so far is kept.
             if (self.num_bytes_kept + size) * self.num_bytes_read <= seen * max_bytes:
                 self._kept[index] = 1
                 self.num_documents_kept += 1
                 self.num_bytes_kept += size
 
     def documents(self) -> Iterator[Document]:
-        """The documents kept, in corpus order."""
+        """The documents of the sample, in corpus order."""
         if not self.num_documents_kept:
             return
         documents = read_documents(self.corpus_dir, self.split)
@@ -97,15 +98,15 @@ class Sample:
         return (document.text for document in self.documents())
 
 
-def watched(texts: Iterable[str], work: Progress) -> Iterator[str]:
-    """The texts as they come, their megabytes counted by `work`."""
+def with_progress(texts: Iterable[str], work: Progress) -> Iterator[str]:
+    """The same texts; `work` advances by their megabytes."""
     for text in texts:
         yield text
         work.advance(len(text.encode("utf-8")) / 1e6)
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    r"""In how many windows of running text each word occurs.
+    r"""The number of windows in which each word occurs.
 
     >>> sorted(count_words(["um rato, um gato.\n"]).items())
     [(' gato.\n', 1), (' rato,', 1), (' um', 1)]
@@ -119,8 +120,8 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
 
 
 def without_rare_words(counts: Counter[str], vocab_size: int) -> Counter[str]:
-    """The counts without the rarest words, as far as enough others remain."""
-    wanted = MIN_WORDS_PER_PIECE * vocab_size
+    """The counts without the rarest words, as long as enough others remain."""
+    wanted = MIN_WORDS_PER_TOKEN * vocab_size
     num_words_by_count = Counter(counts.values())
     num_kept, least = len(counts), 1
     while num_kept - num_words_by_count[least] >= wanted:
@@ -130,7 +131,7 @@ def without_rare_words(counts: Counter[str], vocab_size: int) -> Counter[str]:
 
 
 def estimated_memory_bytes(num_bytes: int) -> int:
-    """Memory that counting and training on so much text takes at most, by measured rates.
+    """Peak memory of counting and training on this much text, from measured rates.
 
     >>> round(estimated_memory_bytes(166_000_000) / 1e6)
     1044
@@ -140,7 +141,7 @@ def estimated_memory_bytes(num_bytes: int) -> int:
 
 
 def check_memory(num_bytes: int, free_bytes: int) -> None:
-    """Raise UserError, with the sample that fits, where training would not fit in memory."""
+    """Raise UserError, naming the size that fits, if training would not fit in memory."""
     needed = estimated_memory_bytes(num_bytes)
     if needed <= free_bytes:
         return
@@ -148,14 +149,14 @@ def check_memory(num_bytes: int, free_bytes: int) -> None:
     raise UserError(
         "tokenizer-memory",
         "tokenizer.max_training_bytes",
-        f"training on {num_bytes:,} bytes of text takes about {needed:,} bytes of memory, "
+        f"training on {num_bytes:,} bytes of text needs about {needed:,} bytes of memory, "
         f"{free_bytes:,} are free",
         f"--set tokenizer.max_training_bytes={fitting}",
     )
 
 
-def check_letters(counts: Counter[str], pieces: Collection[str]) -> None:
-    """Raise UserError where letters of the text got no piece and would be spelt in bytes."""
+def check_letters(counts: Counter[str], tokens: Collection[str]) -> None:
+    """Raise UserError if letters of the text got no token and would be encoded as bytes."""
     letters: Counter[str] = Counter()
     for word, count in counts.items():
         for letter in word:
@@ -163,29 +164,29 @@ def check_letters(counts: Counter[str], pieces: Collection[str]) -> None:
     # Letters and combining marks: the vowel signs of Indic scripts are marks.
     letters = Counter({x: n for x, n in letters.items() if category(x)[0] in "LM"})
     total = sum(letters.values())
-    known = {piece for piece in pieces if len(piece) == 1}
+    known = {token for token in tokens if len(token) == 1}
     missing = {x: n for x, n in letters.most_common() if x not in known}
-    if sum(missing.values()) > MAX_LETTERS_DROPPED * total:
+    if sum(missing.values()) > MAX_UNCOVERED_FRACTION * total:
         shown = ", ".join(f"{letter} {count:,}" for letter, count in list(missing.items())[:12])
         raise UserError(
             "letters-dropped",
             "tokenizer.character_coverage",
-            f"{len(missing)} letters of the text have no piece of their own: {shown}",
+            f"{len(missing)} letters of the text have no token: {shown}",
             "--set tokenizer.character_coverage=0.9999",
         )
 
 
 def with_letters(settings: TokenizerSettings, language: str) -> TokenizerSettings:
-    """The settings with the letters of the language, where the recipe names none."""
+    """The settings with the letters of the language, if the recipe names none."""
     if settings.required_letters or settings.model == "byte-level":
         return settings
     return settings.model_copy(update={"required_letters": letters_of(language)})
 
 
 def train_model(counts: Counter[str], settings: TokenizerSettings) -> bytes:
-    """The SentencePiece model made of counted words; equal counts give equal bytes.
+    """Train a SentencePiece model on word counts; equal counts give equal bytes.
 
-    Raises UserError where there are too few different words for the vocabulary asked.
+    Raises UserError if there are too few different words for the vocabulary.
     """
     if not counts:
         raise UserError(
@@ -204,7 +205,7 @@ def train_model(counts: Counter[str], settings: TokenizerSettings) -> bytes:
             vocab_size=settings.vocab_size,
             character_coverage=settings.character_coverage,
             required_chars=settings.required_letters
-            + (_SPELLING if settings.model == "unigram" else ""),
+            + (_SPECIAL_CHARACTERS if settings.model == "unigram" else ""),
             byte_fallback=True,
             split_digits=True,
             normalization_rule_name="identity",
@@ -227,14 +228,14 @@ def train_model(counts: Counter[str], settings: TokenizerSettings) -> bytes:
     except RuntimeError as error:
         raise _explain(error, settings) from error
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
-    # A word's space is part of it above; on text, the first word gets its space by this rule.
+    # Trained words include the space before them; this adds it before the first word of a text.
     proto.normalizer_spec.add_dummy_prefix = True
     trained: bytes = proto.SerializeToString(deterministic=True)
     return trained
 
 
 def _rows(counts: Counter[str]) -> Iterator[str]:
-    """Rows `word <tab> count`, most frequent first: an order that no hash seed changes."""
+    """Rows `word <tab> count`, most frequent first: a deterministic order."""
     for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         for start in range(0, len(word), MAX_WORD_CHARACTERS):
             yield f"{word[start : start + MAX_WORD_CHARACTERS]}\t{count}"
@@ -244,10 +245,14 @@ def _explain(error: RuntimeError, settings: TokenizerSettings) -> Exception:
     feasible = FEASIBLE.search(str(error))
     if feasible is None:
         return error
-    most = int(feasible[1])
+    return vocabulary_too_large(settings.vocab_size, int(feasible[1]))
+
+
+def vocabulary_too_large(vocab_size: int, most: int) -> UserError:
+    """The error if the corpus has enough text for only `most` tokens."""
     return UserError(
         "vocabulary-too-large",
         "tokenizer.vocab_size",
-        f"the corpus is too small for {settings.vocab_size:,} pieces; at most {most:,} fit",
+        f"the corpus is too small for {vocab_size:,} tokens; at most {most:,} fit",
         f"--set tokenizer.vocab_size={most}",
     )

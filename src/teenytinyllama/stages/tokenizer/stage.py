@@ -1,4 +1,4 @@
-"""STAGE tokenizer: documents to a vocabulary (paper 3.3, Table 1)."""
+"""Stage tokenizer: train a vocabulary on the training documents (paper 3.3, Table 1)."""
 
 from __future__ import annotations
 
@@ -13,64 +13,69 @@ from teenytinyllama.progress import Progress
 from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level
-from teenytinyllama.stages.tokenizer.hf_export import EDGE_TEXTS, prove_equal, write_files
+from teenytinyllama.stages.tokenizer.hf_export import (
+    EDGE_TEXTS,
+    verify_equal_ids,
+    write_tokenizer_files,
+)
 from teenytinyllama.stages.tokenizer.sentencepiece_training import (
-    Sample,
+    DocumentSample,
     check_letters,
     check_memory,
     count_words,
     train_model,
-    watched,
     with_letters,
+    with_progress,
     without_rare_words,
 )
 from teenytinyllama.stages.tokenizer.tokenizer_metrics import (
-    measure_sources,
+    metrics_by_source,
     open_tokenizer,
     read_text,
-    table_row,
+    table_1_row,
 )
 
 logger = logging.getLogger(__name__)
 
-
-# The slow references read 2 MB/s; these texts are spread evenly over the corpus.
-MAX_BYTES_COMPARED = 500_000
+MAX_BYTES_COMPARED = 500_000  # the reference tokenizers read only 2 MB/s
 MAX_BYTES_MEASURED = 20_000_000
 
 
 def run(
     *, settings: TokenizerSettings, context: StageContext, out_dir: Path, corpus_dir: Path
 ) -> StageResult:
-    """Train a vocabulary on the training documents and write it in the common forms.
+    """Write the Hugging Face files and, of a SentencePiece vocabulary, `tokenizer.model`.
 
-    Leaves the Hugging Face files and, of a SentencePiece vocabulary, `tokenizer.model`, proven
-    equal on the run's own text. The figures are those of Table 1, taken on held-out documents.
+    All of them are verified to give equal ids on text of the run. The metrics are those of Table 1
+    on held-out documents. Raises UserError if the corpus, the memory or the character coverage is
+    too small, or if the files give different ids.
     """
     settings = with_letters(settings, context.language)
-    sample = Sample(corpus_dir, "train", settings.max_training_bytes)
+    sample = DocumentSample(corpus_dir, "train", settings.max_training_bytes)
     if sample.num_bytes_kept < sample.num_bytes_read:
         logger.info(
-            f"tokenizer: trains on {sample.num_documents_kept:,} of "
+            f"tokenizer: training on {sample.num_documents_kept:,} of "
             f"{sample.num_documents_read:,} documents, spread evenly (max_training_bytes)"
         )
     check_memory(sample.num_bytes_kept, _free_memory_bytes())
     with Progress("tokenizer: count words", total=sample.num_bytes_kept / 1e6, unit="MB") as work:
-        counts = count_words(watched(sample.texts(), work))
+        counts = count_words(with_progress(sample.texts(), work))
     common = without_rare_words(counts, settings.vocab_size)
     with Progress("tokenizer: train", unit="words") as work:
         if settings.model == "byte-level":
-            model = write_files(train_byte_level(common, settings.vocab_size), out_dir)
+            model = write_tokenizer_files(train_byte_level(common, settings.vocab_size), out_dir)
         else:
-            model = write_files(train_model(common, settings), out_dir)
+            model = write_tokenizer_files(train_model(common, settings), out_dir)
         work.advance(len(common))
     encoder = load_tokenizer(out_dir)
-    if settings.model != "byte-level":  # whose pieces are bytes: no letter is without
+    if settings.model != "byte-level":  # there every letter has its bytes
         check_letters(counts, encoder.tokens)
-    few = Sample(corpus_dir, "train", MAX_BYTES_COMPARED, sizes=sample.sizes)
+    few = DocumentSample(corpus_dir, "train", MAX_BYTES_COMPARED, sizes=sample.sizes)
     with Progress("tokenizer: compare", total=few.num_bytes_kept / 1e6, unit="MB") as work:
-        compared = prove_equal(model, out_dir, watched(chain(few.texts(), EDGE_TEXTS), work))
-    heldout = Sample(corpus_dir, "heldout", MAX_BYTES_MEASURED).documents()
+        compared = verify_equal_ids(
+            model, out_dir, with_progress(chain(few.texts(), EDGE_TEXTS), work)
+        )
+    heldout = DocumentSample(corpus_dir, "heldout", MAX_BYTES_MEASURED).documents()
     return StageResult(
         counts={
             "documents_read": sample.num_documents_read,
@@ -81,10 +86,10 @@ def run(
             "words_trained_on": len(common),
             "vocab_size": encoder.vocab_size,
             "letters_required": len(set(settings.required_letters)),
-            "letters_with_piece": len(set(settings.required_letters) & set(encoder.tokens)),
+            "letters_with_token": len(set(settings.required_letters) & set(encoder.tokens)),
             **compared,
         },
-        metrics={**measure_sources(heldout, encoder), **_table_1(settings, out_dir)},
+        metrics={**metrics_by_source(heldout, encoder), **_table_1(settings, out_dir)},
     )
 
 
@@ -92,16 +97,18 @@ def _table_1(settings: TokenizerSettings, out_dir: Path) -> dict[str, list[dict[
     if not settings.measure_text:
         return {}
     text = read_text(Path(settings.measure_text).expanduser())
-    rows = [table_row(open_tokenizer("this run", out_dir), text)]
+    rows = [table_1_row(open_tokenizer("this run", out_dir), text)]
     for name in settings.measure_against:
-        rows.append(table_row(open_tokenizer(name, Path(name).expanduser()), text))
+        rows.append(table_1_row(open_tokenizer(name, Path(name).expanduser()), text))
     for row in rows:
-        logger.info(f"tokenizer: {row['tokens_per_word']:.3f} tokens per word, {row['tokenizer']}")
+        logger.info(
+            f"tokenizer: {row['tokens_per_word']:.3f} tokens per word with {row['tokenizer']}"
+        )
     return {"table_1": rows}
 
 
 def _free_memory_bytes() -> int:
-    """Memory that can be had without swapping; a machine that does not say has enough."""
+    """Memory available without swapping; unlimited if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

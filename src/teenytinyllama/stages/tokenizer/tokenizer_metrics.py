@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a text (paper Table 1): tokens, and how many of them are makeshift."""
+"""Tokens per word and bytes per token of our tokenizer and of any other (paper Table 1)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from teenytinyllama.artifacts.subword_tokenizer import byte_alphabet
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 
-BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass
-class Measure:
-    """Totals over some text. Words are what stands between white space."""
+class EncodingTotals:
+    """Totals over some text. Words are separated by white space."""
 
     num_documents: int = 0
     num_bytes: int = 0
@@ -39,8 +39,8 @@ class Measure:
         self.num_bytes += len(text.encode("utf-8"))
         self.num_words += len(text.split())
         self.num_tokens += len(ids)
-        makeshift = encoder.partial_character_ids
-        self.num_byte_tokens += int(((ids >= makeshift.start) & (ids < makeshift.stop)).sum())
+        partial = encoder.partial_character_ids
+        self.num_byte_tokens += int(((ids >= partial.start) & (ids < partial.stop)).sum())
         self.num_unknown_tokens += int((ids == SPECIAL_IDS[UNK]).sum())
 
     def metrics(self) -> dict[str, Any]:
@@ -55,12 +55,12 @@ class Measure:
         }
 
 
-def measure_sources(documents: Iterable[Document], encoder: TextEncoder) -> dict[str, Any]:
-    """Figures of all documents together (`all`) and of each source by name."""
-    total, sources = Measure(), dict[str, Measure]()
+def metrics_by_source(documents: Iterable[Document], encoder: TextEncoder) -> dict[str, Any]:
+    """Metrics of all documents together (`all`) and of each source by name (`sources`)."""
+    total, sources = EncodingTotals(), dict[str, EncodingTotals]()
     for document in documents:
         total.add(document.text, encoder)
-        sources.setdefault(document.source, Measure()).add(document.text, encoder)
+        sources.setdefault(document.source, EncodingTotals()).add(document.text, encoder)
     return {
         "all": total.metrics(),
         "sources": {name: sources[name].metrics() for name in sorted(sources)},
@@ -68,101 +68,98 @@ def measure_sources(documents: Iterable[Document], encoder: TextEncoder) -> dict
 
 
 @dataclass(frozen=True)
-class OtherTokenizer:
-    """What Table 1 needs to know of a tokenizer. Special tokens are left out of its ids."""
+class ComparedTokenizer:
+    """Any tokenizer, as Table 1 needs it. Its ids include no special tokens."""
 
     name: str
     vocab_size: int
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
-    is_makeshift: Callable[[int], bool]
-    unknown_ids: frozenset[int]
+    is_partial_character: Callable[[int], bool]
+    unknown_id: int | None
 
 
-def open_tokenizer(name: str, path: Path) -> OtherTokenizer:
+def open_tokenizer(name: str, path: Path) -> ComparedTokenizer:
     """A tokenizer from a folder, a `tokenizer.json` or a SentencePiece `.model`.
 
-    Raises UserError where there is none, or it cannot be read.
+    Raises UserError if it is missing or unreadable.
     """
     if path.is_dir():
         inside = [path / "tokenizer.json", path / "tokenizer.model"]
         path = next((file for file in inside if file.is_file()), inside[0])
+    setting, fix = (
+        "tokenizer.measure_against",
+        "give a folder with tokenizer.json, or a .model file",
+    )
     if not path.is_file():
-        fix = "give a folder with tokenizer.json, or a .model file"
-        raise UserError("measure-missing", "tokenizer.measure_against", f"{path} is not there", fix)
+        raise UserError("measure-missing", setting, f"{path} does not exist", fix)
     try:
         return _from_model(name, path) if path.suffix == ".model" else _from_json(name, path)
-    except Exception as error:  # both libraries raise plain Exception, whatever is wrong
-        raise UserError(
-            "measure-unreadable",
-            "tokenizer.measure_against",
-            f"{path} is no tokenizer ({str(error).splitlines()[0][:120]})",
-            "give a folder with tokenizer.json, or a .model file",
-        ) from error
+    except Exception as error:  # both libraries raise plain Exception for any problem
+        what = f"{path} is not a tokenizer ({str(error).splitlines()[0][:120]})"
+        raise UserError("measure-unreadable", setting, what, fix) from error
 
 
-def _from_model(name: str, path: Path) -> OtherTokenizer:
+def _from_model(name: str, path: Path) -> ComparedTokenizer:
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    unknown = frozenset({model.unk_id()})
-    return OtherTokenizer(
-        name, model.vocab_size(), model.encode, model.decode, model.is_byte, unknown
+    return ComparedTokenizer(
+        name, model.vocab_size(), model.encode, model.decode, model.is_byte, model.unk_id()
     )
 
 
-def _from_json(name: str, path: Path) -> OtherTokenizer:
+def _from_json(name: str, path: Path) -> ComparedTokenizer:
     fast = Tokenizer.from_file(str(path))
     fast.encode_special_tokens = True
     fast.no_truncation()
     fast.no_padding()
-    unknown = getattr(fast.model, "unk_token", None) or "<unk>"
-    ids = frozenset(i for i in [fast.token_to_id(unknown)] if i is not None)
-    of_bytes = "ByteLevel" in str(json.loads(fast.to_str()).get("decoder"))
-    return OtherTokenizer(
+    is_byte_level = "ByteLevel" in str(json.loads(fast.to_str()).get("decoder"))
+    return ComparedTokenizer(
         name,
         fast.get_vocab_size(),
         lambda text: list(fast.encode(text, add_special_tokens=False).ids),
         lambda ids: str(fast.decode(ids, skip_special_tokens=False)),
-        lambda index: is_part_of_character(str(fast.id_to_token(index)), of_bytes=of_bytes),
-        ids,
+        lambda id_: is_part_of_character(str(fast.id_to_token(id_)), byte_level=is_byte_level),
+        fast.token_to_id(getattr(fast.model, "unk_token", None) or "<unk>"),
     )
 
 
-def is_part_of_character(piece: str, *, of_bytes: bool) -> bool:
-    """Whether a piece is a lone byte; in a byte-level vocabulary, one of several of a character.
+def is_part_of_character(token: str, *, byte_level: bool) -> bool:
+    """Whether a token is one byte; in a byte-level vocabulary, one of several of a character.
 
-    >>> is_part_of_character("<0x0A>", of_bytes=False), is_part_of_character("a", of_bytes=True)
-    (True, False)
+    >>> is_part_of_character("<0x0A>", byte_level=False)
+    True
+    >>> is_part_of_character("a", byte_level=True)
+    False
     """
-    if of_bytes:
-        return len(piece) == 1 and piece in byte_alphabet()[0x80:]
-    return BYTE_PIECE.fullmatch(piece) is not None
+    if byte_level:
+        return len(token) == 1 and token in byte_alphabet()[0x80:]
+    return BYTE_TOKEN.fullmatch(token) is not None
 
 
-def table_row(tokenizer: OtherTokenizer, text: str) -> dict[str, Any]:
-    """One row of Table 1. Words are what stands between white space."""
+def table_1_row(tokenizer: ComparedTokenizer, text: str) -> dict[str, Any]:
+    """One row of the paper's Table 1."""
     ids = tokenizer.encode(text)
-    num_bytes_pieces = sum(map(tokenizer.is_makeshift, ids))
+    totals = EncodingTotals(
+        num_documents=1,
+        num_bytes=len(text.encode("utf-8")),
+        num_words=len(text.split()),
+        num_tokens=len(ids),
+        num_byte_tokens=sum(map(tokenizer.is_partial_character, ids)),
+        num_unknown_tokens=sum(id_ == tokenizer.unknown_id for id_ in ids),
+    )
     return {
         "tokenizer": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,
-        "num_words": len(text.split()),
-        "num_tokens": len(ids),
-        "tokens_per_word": len(ids) / max(len(text.split()), 1),
-        "bytes_per_token": len(text.encode("utf-8")) / max(len(ids), 1),
-        "byte_fallback_fraction": num_bytes_pieces / max(len(ids), 1),
-        "unknown_fraction": sum(i in tokenizer.unknown_ids for i in ids) / max(len(ids), 1),
+        **totals.metrics(),
         "is_lossless": tokenizer.decode(ids) == text,
     }
 
 
 def read_text(path: Path) -> str:
-    """The text to measure. Raises UserError where it cannot be read as UTF-8."""
+    """The text to measure. Raises UserError if it cannot be read as UTF-8."""
     try:
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            "measure-text",
-            "tokenizer.measure_text",
-            f"{path} cannot be read ({error})",
-            "give a UTF-8 text file",
-        ) from error
+        what = f"{path} cannot be read ({error})"
+        fix = "give a UTF-8 text file"
+        raise UserError("measure-text", "tokenizer.measure_text", what, fix) from error

@@ -1,14 +1,13 @@
-"""Vocabulary size against model size, measured on a run's own corpus.
+"""`ttl tokenizer --vocab-sizes`: compare vocabulary sizes on a run's corpus.
 
-A larger vocabulary says the same text in fewer tokens, which makes training and answering cheaper;
-its embedding and head take parameters from the layers, and its rarest pieces are met too seldom to
-be learnt. BPE vocabularies are nested: the first merges of a large one are a small one. One is
-trained, at the largest size, and cut; so the whole table costs little more than the stage.
+A larger vocabulary encodes the same text in fewer tokens, which makes training and inference
+cheaper. But its embedding and head take parameters from the layers, and its rarest tokens occur too
+seldom to be learnt. BPE vocabularies are nested: the first merges of a large one are a small one.
+So only the largest is trained, then truncated, and the comparison costs little more than the stage.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -27,89 +26,93 @@ from teenytinyllama.progress import Progress
 from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.settings.training import ModelSettings
-from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level, whole_tokenizer
+from teenytinyllama.stages.tokenizer.byte_level_bpe import (
+    merges_of,
+    tokenizer_from_merges,
+    train_byte_level,
+)
+from teenytinyllama.stages.tokenizer.hf_export import NORMAL_PIECE
 from teenytinyllama.stages.tokenizer.sentencepiece_training import (
-    Sample,
+    DocumentSample,
     count_words,
     train_model,
-    watched,
     with_letters,
+    with_progress,
     without_rare_words,
 )
-from teenytinyllama.stages.tokenizer.tokenizer_metrics import Measure
+from teenytinyllama.stages.tokenizer.tokenizer_metrics import EncodingTotals
 
 logger = logging.getLogger(__name__)
 
-
 SIZES = (2_048, 4_096, 8_192, 16_384, 32_000, 65_536)
 MAX_BYTES_MEASURED = 10_000_000
-SELDOM = 100
-"""A piece that stands fewer times than this in the training text is not learnt, but guessed."""
-NORMAL_PIECE = 1
+FIRST_MERGE_ID = FIRST_BYTE_ID + 256
+MIN_OCCURRENCES = 100
+"""A token that occurs less often than this in the training text is rare: it is hardly learnt."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one vocabulary size means for a model."""
+class SweepRow:
+    """Effect of one vocabulary size on tokenizer and model."""
 
     vocab_size: int
     tokens_per_word: float
     bytes_per_token: float
     embedding_fraction: float
-    """Share of the model's parameters that are embedding and head, 0 to 1."""
+    """Parameters of embedding and head as a fraction of all."""
     flops_per_byte: float
-    """Training FLOPs for a byte of text: FLOPs of a token over bytes of a token."""
-    seldom_fraction: float
-    """Share of the pieces that stand fewer than `SELDOM` times in the training text, 0 to 1."""
+    """Training FLOPs per byte of text."""
+    rare_fraction: float
+    """Fraction of learnt tokens that occur fewer than `MIN_OCCURRENCES` times in training."""
 
 
-def trade_off(
+def sweep_vocab_sizes(
     *,
     settings: TokenizerSettings,
     model: ModelSettings,
     sequence_length: int,
     corpus_dir: Path,
     sizes: Sequence[int] = SIZES,
-) -> list[Row]:
-    """One row per size that the corpus can fill, smallest first; tokens are of held-out text.
+) -> list[SweepRow]:
+    """One row per size that the corpus can fill, smallest first, measured on held-out text.
 
-    Raises UserError for `unigram`, whose vocabularies are not nested, and where not even the
+    Raises UserError for a unigram model, whose vocabularies are not nested, and if not even the
     smallest size fits.
     """
     if settings.model == "unigram":
         raise UserError(
-            "trade-off-unigram",
+            "vocab-sizes-unigram",
             "tokenizer.model",
-            '"unigram" would have to be trained anew for every size',
-            '--set tokenizer.model="bpe", whose numbers are within 2 %',
+            '"unigram" would have to be trained again for every size',
+            '--set tokenizer.model="bpe" (its numbers are within 2 %)',
         )
-    sample = Sample(corpus_dir, "train", settings.max_training_bytes)
-    with Progress("trade-off: count words", total=sample.num_bytes_kept / 1e6, unit="MB") as work:
-        counts = count_words(watched(sample.texts(), work))
+    sample = DocumentSample(corpus_dir, "train", settings.max_training_bytes)
+    with Progress(
+        "vocabulary sizes: count words", total=sample.num_bytes_kept / 1e6, unit="MB"
+    ) as work:
+        counts = count_words(with_progress(sample.texts(), work))
     largest, models = _nested(counts, settings, sizes)
-    left_out = [size for size in sizes if size > largest]
-    if left_out:
-        logger.info(
-            f"trade-off: the corpus is too small for {', '.join(f'{n:,}' for n in left_out)} pieces"
-        )
-    heldout = Sample(corpus_dir, "heldout", MAX_BYTES_MEASURED)
-    train = Sample(corpus_dir, "train", MAX_BYTES_MEASURED, sizes=sample.sizes)
+    too_large = ", ".join(f"{size:,}" for size in sizes if size > largest)
+    if too_large:
+        logger.info(f"the corpus is too small for a vocabulary of {too_large}")
+    heldout = DocumentSample(corpus_dir, "heldout", MAX_BYTES_MEASURED)
+    train = DocumentSample(corpus_dir, "train", MAX_BYTES_MEASURED, sizes=sample.sizes)
     rows = []
-    with Progress("trade-off: measure", total=len(models), unit="vocabularies") as work:
+    with Progress("vocabulary sizes: measure", total=len(models), unit="vocabularies") as work:
         for size, vocabulary in models.items():
-            encoder, measure = TextEncoder(vocabulary), Measure()
+            encoder, totals = TextEncoder(vocabulary), EncodingTotals()
             for text in heldout.texts():
-                measure.add(text, encoder)
-            metrics = measure.metrics()
+                totals.add(text, encoder)
+            metrics = totals.metrics()
             rows.append(
-                Row(
+                SweepRow(
                     vocab_size=size,
                     tokens_per_word=metrics["tokens_per_word"],
                     bytes_per_token=metrics["bytes_per_token"],
                     embedding_fraction=_embedding_fraction(model, size),
                     flops_per_byte=flops_per_token(model, size, sequence_length)
                     / metrics["bytes_per_token"],
-                    seldom_fraction=_seldom_fraction(encoder, train),
+                    rare_fraction=_rare_fraction(encoder, train),
                 )
             )
             work.advance()
@@ -122,45 +125,42 @@ def _nested(
     """The largest size that can be trained, and every vocabulary up to it, by size."""
     for largest in sorted(sizes, reverse=True):
         common = without_rare_words(counts, largest)
+        fitting = [size for size in sorted(sizes) if size <= largest]
         try:
             if settings.model == "byte-level":
-                data = json.loads(train_byte_level(common, largest).to_str())
-                merges = [(left, right) for left, right in data["model"]["merges"]]
-                cut = {
-                    size: whole_tokenizer(merges[: size - FIRST_BYTE_ID - 256]).to_str().encode()
-                    for size in sorted(sizes)
-                    if size <= largest
+                merges = merges_of(train_byte_level(common, largest))
+                return largest, {
+                    size: tokenizer_from_merges(merges[: size - FIRST_MERGE_ID]).to_str().encode()
+                    for size in fitting
                 }
-                return largest, cut
             model = train_model(common, settings.model_copy(update={"vocab_size": largest}))
+            return largest, {size: truncate_model(model, size) for size in fitting}
         except UserError as error:
             if error.code != "vocabulary-too-large" or largest == min(sizes):
                 raise
-            continue
-        return largest, {size: cut_model(model, size) for size in sorted(sizes) if size <= largest}
     raise AssertionError("the loop ends by returning or raising")
 
 
-def cut_model(model: bytes, vocab_size: int) -> bytes:
-    """The SentencePiece BPE of so many pieces that training would have stopped at.
+def truncate_model(model: bytes, vocab_size: int) -> bytes:
+    """The SentencePiece BPE that training to `vocab_size` would have given.
 
-    Special tokens, bytes and single letters stay; of the merges the first ones do. Raises
-    UserError where the letters alone are more.
+    Keeps special tokens, bytes, letters and the first merges. Raises UserError if `vocab_size` is
+    too small for all letters.
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     is_merge = [p.type == NORMAL_PIECE and len(p.piece) > 1 for p in proto.pieces]
-    stage = vocab_size - is_merge.count(False)
-    if stage < 0:
+    num_merges = vocab_size - is_merge.count(False)
+    if num_merges < 0:
         raise UserError(
             "vocabulary-too-small",
             "tokenizer.vocab_size",
-            f"special tokens, bytes and letters alone are {vocab_size - stage:,} pieces",
-            f"--set tokenizer.vocab_size={vocab_size - stage + 1000}",
+            f"special tokens, bytes and letters alone are {vocab_size - num_merges:,} tokens",
+            f"--set tokenizer.vocab_size={vocab_size - num_merges + 1000}",
         )
     kept = []
     for piece, merged in zip(proto.pieces, is_merge, strict=True):
-        stage -= merged
-        if not merged or stage >= 0:
+        num_merges -= merged
+        if not merged or num_merges >= 0:
             kept.append(piece)
     del proto.pieces[:]
     proto.pieces.extend(kept)
@@ -169,57 +169,55 @@ def cut_model(model: bytes, vocab_size: int) -> bytes:
 
 
 def _embedding_fraction(model: ModelSettings, vocab_size: int) -> float:
-    whole = num_parameters(model, vocab_size)
-    return 1 - num_parameters(model, 0) / whole
+    return 1 - num_parameters(model, 0) / num_parameters(model, vocab_size)
 
 
-def _seldom_fraction(encoder: TextEncoder, train: Sample) -> float:
-    """Share of pieces seldom met, from a sample of the training text, scaled to all of it."""
+def _rare_fraction(encoder: TextEncoder, train: DocumentSample) -> float:
+    """Fraction of rare tokens, counted in a sample and scaled to all of the training text."""
     seen = np.zeros(encoder.vocab_size, np.int64)
     for text in train.texts():
         seen += np.bincount(encoder.encode_array(text), minlength=encoder.vocab_size)
     scaled = seen * (train.num_bytes_read / max(train.num_bytes_kept, 1))
-    first = FIRST_BYTE_ID + 256
-    return float((scaled[first:] < SELDOM).mean())
+    return float((scaled[FIRST_MERGE_ID:] < MIN_OCCURRENCES).mean())
 
 
-def show(recipe: Recipe, run_dir: Path) -> str:
-    """The table for a recipe's corpus and model. Raises UserError where there is no corpus yet."""
+def compare_vocab_sizes(recipe: Recipe, run_dir: Path) -> str:
+    """The table for a recipe's corpus and model. Raises UserError if there is no corpus yet."""
     corpus_dir = run_dir / "corpus"
     if read_manifest(corpus_dir) is None:
         raise UserError(
             "stage-not-run",
-            "ttl tokenizer --trade-off",
+            "ttl tokenizer --vocab-sizes",
             f"reads corpus/manifest.json, which is not in {run_dir}",
             "run `ttl corpus RECIPE` first",
         )
     pretrain = recipe.pretrain
     model = pretrain.model if pretrain else ModelSettings()
     length = pretrain.sequence_length if pretrain else model.max_position_embeddings
-    rows = trade_off(
+    rows = sweep_vocab_sizes(
         settings=with_letters(recipe.tokenizer or TokenizerSettings(), recipe.language),
         model=model,
         sequence_length=length,
         corpus_dir=corpus_dir,
     )
-    return table(rows, model)
+    return format_table(rows, model)
 
 
-def table(rows: Sequence[Row], model: ModelSettings) -> str:
-    """The rows as text, with what each column is."""
+def format_table(rows: Sequence[SweepRow], model: ModelSettings) -> str:
+    """The rows as a text table with a legend."""
     sizes = f"{model.num_hidden_layers} layers of width {model.hidden_size}"
     lines = [
-        f"vocabulary against model ({sizes}), tokens of held-out text",
-        f"{'pieces':>8} {'tokens/word':>12} {'bytes/token':>12} {'in embedding':>13} "
-        f"{'MFLOP/byte':>11} {'seldom met':>11}",
+        f"vocabulary sizes for {sizes}, measured on held-out text",
+        f"{'vocabulary':>10} {'tokens/word':>12} {'bytes/token':>12} {'embedding':>10} "
+        f"{'MFLOP/byte':>11} {'rare tokens':>12}",
     ]
     lines += [
-        f"{r.vocab_size:>8,} {r.tokens_per_word:>12.3f} {r.bytes_per_token:>12.2f} "
-        f"{r.embedding_fraction:>13.1%} {r.flops_per_byte / 1e6:>11.1f} {r.seldom_fraction:>11.1%}"
+        f"{r.vocab_size:>10,} {r.tokens_per_word:>12.3f} {r.bytes_per_token:>12.2f} "
+        f"{r.embedding_fraction:>10.1%} {r.flops_per_byte / 1e6:>11.1f} {r.rare_fraction:>12.1%}"
         for r in rows
     ]
     lines.append(
-        "in embedding: share of the parameters; seldom met: pieces that the training text shows "
-        f"fewer than {SELDOM} times"
+        "embedding: share of the parameters, with the head; "
+        f"rare tokens: share that occurs fewer than {MIN_OCCURRENCES} times in the training text"
     )
     return "\n".join(lines)
