@@ -1,5 +1,3 @@
-"""What a training on this machine's chip can count on."""
-
 from __future__ import annotations
 
 import platform
@@ -16,9 +14,9 @@ PAGES_OF_64_MB = 64 * 2**20 // resource.getpagesize()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
-def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
-    # In a process of its own: what was allocated before decides where a block comes from. The first
-    # block is larger: glibc may cut a little off it before it hands it out again.
+def test_freed_memory_is_reused_without_page_faults() -> None:
+    # In a process of its own: earlier allocations decide where a block comes from. The first block
+    # is larger, because glibc may cut a little off it before it hands it out again.
     script = """
 import resource, torch
 from teenytinyllama import hardware
@@ -39,11 +37,11 @@ print(outside, inside, faults(64))
     outside, inside, after = map(int, ran.stdout.split())
     assert outside > PAGES_OF_64_MB / 2
     assert inside < PAGES_OF_64_MB / 100
-    assert after > PAGES_OF_64_MB / 2, "what was kept is given back afterwards"
+    assert after > PAGES_OF_64_MB / 2, "the memory is returned afterwards"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
-def test_what_lives_on_lies_apart_from_what_a_step_takes() -> None:
+def test_large_blocks_are_mapped_apart_from_the_heap() -> None:
     # After a block of 24 MB was freed, glibc takes blocks of 20 MB from its heap.
     script = """
 import ctypes, torch
@@ -56,23 +54,23 @@ class Info(ctypes.Structure):
 libc = ctypes.CDLL(None)
 libc.mallinfo2.restype = Info
 
-def apart():
+def num_mapped():
     before = libc.mallinfo2().hblks
     block = torch.zeros(20 * 2**20, dtype=torch.uint8)
     return libc.mallinfo2().hblks - before
 
 torch.zeros(24 * 2**20, dtype=torch.uint8)
 with hardware.large_blocks_apart(torch.device("cpu")):
-    inside = apart()
-print(inside, apart())
+    inside = num_mapped()
+print(inside, num_mapped())
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert list(map(int, ran.stdout.split())) == [1, 0]
 
 
-def test_a_gpu_has_an_allocator_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_leaves_the_c_library_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: None) -> None:
-        raise AssertionError("the C library was asked for")
+        raise AssertionError("the C library was opened")
 
     monkeypatch.setattr("ctypes.CDLL", refuse)
     gpu = torch.device("cuda")

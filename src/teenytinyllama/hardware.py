@@ -6,7 +6,7 @@ import ctypes
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +19,12 @@ Precision = Literal["fp32", "bf16-mixed", "bf16"]
 # Names and numbers of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 NEVER_TRIM = -1
-# What glibc itself comes to where large blocks are taken and freed, and its limit on mappings.
-USUAL_TRIM_BYTES, USUAL_MMAP_BYTES, USUAL_MMAP_MAX = 64 * 2**20, 32 * 2**20, 65_536
+# Where glibc's own adjustment ends when large blocks are allocated and freed, and its map limit.
+DEFAULT_OPTIONS = {
+    M_MMAP_MAX: 65_536,
+    M_MMAP_THRESHOLD: 32 * 2**20,
+    M_TRIM_THRESHOLD: 64 * 2**20,
+}
 
 
 def present_device() -> torch.device:
@@ -78,51 +82,39 @@ def matmul_flops_per_s(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * size**3 / best
 
 
-@contextmanager
-def keeping_freed_memory(device: torch.device) -> Iterator[None]:
-    """Inside, memory that a step on the CPU frees is there for the next step. Not to be nested.
+def keeping_freed_memory(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, memory that a step on the CPU frees is reused by the next step. Not to be nested.
 
-    glibc gives blocks over 32 MB back to the kernel at once, and the kernel hands them out again
-    page by page, each filled with zeros: 130,000 faults in a step of the paper's 160m, a tenth of
-    its time. GPUs have PyTorch's own allocator; other C libraries are left as they are.
+    glibc returns blocks over 32 MB to the kernel at once, which hands them out again page by page,
+    each filled with zeros: 130,000 page faults in a step of the paper's 160m, a tenth of its time.
+    GPUs have PyTorch's own allocator; other C libraries are left as they are.
     """
-    libc = _glibc(device)
-    if libc is not None:
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
-    try:
-        yield
-    finally:
-        _as_usual(libc)
+    return _malloc_options(device, {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: NEVER_TRIM})
 
 
-@contextmanager
-def large_blocks_apart(device: torch.device) -> Iterator[None]:
-    """Inside, blocks of a megabyte or more on a CPU lie apart from all others.
+def large_blocks_apart(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, blocks of a megabyte or more on a CPU are mapped apart from the heap.
 
-    For what lives on, such as moments: it leaves no gaps in the memory that steps take and free,
+    For what stays, such as moments: it leaves no gaps in the memory that steps allocate and free,
     which at the paper's 160m are 0.14 of 3.8 GB.
     """
-    libc = _glibc(device)
-    if libc is not None:
-        libc.mallopt(M_MMAP_THRESHOLD, 2**20)
+    return _malloc_options(device, {M_MMAP_THRESHOLD: 2**20})
+
+
+@contextmanager
+def _malloc_options(device: torch.device, options: dict[int, int]) -> Iterator[None]:
+    """Inside, glibc's allocator has these options, where tensors on `device` come from it."""
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    for number, value in options.items():
+        libc.mallopt(number, value)
     try:
         yield
     finally:
-        _as_usual(libc)
-
-
-def _glibc(device: torch.device) -> ctypes.CDLL | None:
-    """The C library, where it is glibc and tensors on `device` are its blocks."""
-    is_ours = device.type == "cpu" and platform.libc_ver()[0] == "glibc"
-    return ctypes.CDLL(None) if is_ours else None
-
-
-def _as_usual(libc: ctypes.CDLL | None) -> None:
-    if libc is not None:
-        libc.mallopt(M_MMAP_MAX, USUAL_MMAP_MAX)
-        libc.mallopt(M_MMAP_THRESHOLD, USUAL_MMAP_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, USUAL_TRIM_BYTES)
+        for number, value in DEFAULT_OPTIONS.items():
+            libc.mallopt(number, value)
         libc.malloc_trim(0)
 
 

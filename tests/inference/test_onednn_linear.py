@@ -1,5 +1,3 @@
-"""oneDNN's products equal torch's own, for the weights as they are when asked."""
-
 from __future__ import annotations
 
 import pytest
@@ -12,7 +10,7 @@ from teenytinyllama.inference.onednn_linear import faster_linear
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("packs", [False, True])
-def test_equals_the_usual_product(bias, packs, monkeypatch):
+def test_equals_torch_s_own_product(bias, packs, monkeypatch):
     if not packs:
         monkeypatch.setattr(onednn_linear, "MAX_PACKED_BYTES", 0)
     torch.manual_seed(0)
@@ -27,7 +25,7 @@ def test_equals_the_usual_product(bias, packs, monkeypatch):
     torch.testing.assert_close(strided, expected.transpose(0, 1), rtol=1e-5, atol=1e-5)
 
 
-def test_onednn_packs_each_weight_once(monkeypatch):
+def test_each_weight_is_packed_once(monkeypatch):
     layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     packed, pack = [], torch.ops.mkldnn._reorder_linear_weight
     monkeypatch.setattr(
@@ -39,7 +37,7 @@ def test_onednn_packs_each_weight_once(monkeypatch):
     assert len(packed) == 2
 
 
-def test_changed_weights_are_seen_the_next_time():
+def test_changed_weights_are_packed_again():
     layer = nn.Linear(4, 2, bias=False)
     inputs = torch.ones(1, 4)
     for value in (1.0, 2.0):
@@ -49,7 +47,7 @@ def test_changed_weights_are_seen_the_next_time():
             assert layer(inputs).tolist() == [[4 * value, 4 * value]]
 
 
-def test_another_precision_stays_as_it_is():
+def test_other_precisions_are_left_alone():
     layer = nn.Linear(4, 2).to(torch.bfloat16)
     inputs = torch.ones(1, 4, dtype=torch.bfloat16)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from teenytinyllama.modeling.lora import CLASSIFIER_HEADS, add_lora
 from teenytinyllama.settings.training import LoraSettings
 
 
-def test_additions_start_at_nothing_train_alone_and_fold_away(
+def test_additions_start_at_zero_train_alone_and_merge(
     small_base_dir: Path, small_tokenizer_dir: Path
 ) -> None:
     model, _ = load_base(small_base_dir, small_tokenizer_dir)
@@ -60,7 +60,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", list(OTHERS))
-def test_a_classifier_of_another_kind_gets_additions_and_keeps_its_head_free(kind: str) -> None:
+def test_other_classifiers_get_additions_and_a_trainable_head(kind: str) -> None:
     config, num_matrices, heads = OTHERS[kind]
     config.pad_token_id = 0
     model = AutoModelForSequenceClassification.from_config(config).eval()

@@ -1,10 +1,9 @@
-"""Matrix products of a forward pass on a CPU, by oneDNN instead of MKL.
+"""Linear layers on a CPU by oneDNN instead of MKL, for forward passes without gradients.
 
-`torch` multiplies fp32 matrices on a CPU with MKL, which repacks the weights at every call. oneDNN
-multiplies with weights packed once: on an AVX-512 core it is 1.1 times faster at 1,000 rows and
-1.3 to 1.9 times at 16 (see EXPERIMENTS.md). Results differ in the last bits only. Forward passes
-without gradients: oneDNN's operator has none. `torch.compile` uses the same operators, but would
-compile anew for each of the many shapes of an evaluation.
+PyTorch multiplies fp32 matrices on a CPU with MKL, which packs the weights at every call. oneDNN
+packs them once: on an AVX-512 core it is 1.1 times faster at 1,000 rows and 1.3 to 1.9 times at 16
+(EXPERIMENTS.md). Results differ in the last bits only. `torch.compile` uses the same operators, but
+would compile again for each of the many shapes of an evaluation.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-# Packed weights are a copy: of a larger model, the weights are multiplied as they lie.
+# Packed weights are a copy: those of larger models are not packed.
 MAX_PACKED_BYTES = 4 * 2**30
 
 
 @contextmanager
 def faster_linear(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, linear layers of an fp32 model on the CPU are multiplied by oneDNN.
+    """Inside, oneDNN computes the linear layers of an fp32 model on the CPU.
 
-    Anything else (a GPU, another precision, a build without oneDNN) stays as it is.
+    Nothing changes on a GPU, in another precision, or where PyTorch is built without oneDNN.
     """
     weights = [p for p in model.parameters() if p.dtype == torch.float32 and p.device.type == "cpu"]
     if not weights or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
@@ -41,7 +40,7 @@ class _OneDnnLinear(TorchFunctionMode):
     def __init__(self, *, packs: bool) -> None:
         super().__init__()
         self.packs = packs
-        # By the weight's address; the weight is kept too, so that the address stays its own.
+        # By the weight's id; the weight is kept too, so that no other object gets this id.
         self._packed: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
