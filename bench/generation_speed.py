@@ -94,7 +94,7 @@ def write_files(model: LlamaForCausalLM, folder: Path) -> dict[str, Path]:
     """GGUF files of the random model, with the paper's number of made-up tokens."""
     from teenytinyllama.artifacts.vocabulary import Token, TokenKind, Vocabulary
     from teenytinyllama.stages.quantize.gguf_writer import write_gguf
-    from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
+    from teenytinyllama.stages.quantize.tensor_reader import TensorReader
 
     special = ["<unk>", "<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>"]
     tokens = [
@@ -108,7 +108,7 @@ def write_files(model: LlamaForCausalLM, folder: Path) -> dict[str, Path]:
     for name in ("f16", "q4_k_m"):
         paths[name] = folder / f"model-{name}.gguf"
         write_gguf(
-            ModelFolder(folder / "model"),
+            TensorReader(folder / "model"),
             Vocabulary(tuple(tokens), "bpe"),
             name,
             paths[name],

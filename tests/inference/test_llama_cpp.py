@@ -25,7 +25,7 @@ pytest.importorskip("gguf")
 
 from teenytinyllama.inference.llama_cpp import GgufChatModel, read_gguf
 from teenytinyllama.stages.quantize.gguf_writer import write_gguf
-from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
+from teenytinyllama.stages.quantize.tensor_reader import TensorReader
 
 GREEDY = Sampling()
 
@@ -36,14 +36,14 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("gguf"), initializer_range=0.2, max_position_embeddings=160
     )
     shutil.copytree(root / "pretrain", root / "align")
-    for name, answers in (("chat", True), ("base", False)):
+    for name, is_chat in (("chat", True), ("base", False)):
         write_gguf(
-            ModelFolder(root / "align" / "final"),
+            TensorReader(root / "align" / "final"),
             read_vocabulary(root / "tokenizer"),
             "f16",
             root / f"{name}.gguf",
             title="small",
-            answers=answers,
+            is_chat=is_chat,
         )
     return root
 

@@ -17,7 +17,7 @@ from teenytinyllama.artifacts.vocabulary import read_vocabulary
 from teenytinyllama.inference.llama_cpp import GgufChatModel
 from teenytinyllama.serving.server import load_all
 from teenytinyllama.stages.quantize.gguf_writer import write_gguf
-from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
+from teenytinyllama.stages.quantize.tensor_reader import TensorReader
 
 ASKED = {"messages": [{"role": "user", "content": "Olá, raposa!"}], "temperature": 0}
 
@@ -27,7 +27,7 @@ def both(served_run: Path) -> Iterator[RunningServer]:
     """The run and its GGUF file, served together like `ttl serve RUN FILE`."""
     final, path = served_run / "pretrain" / "final", served_run / "model-f16.gguf"
     vocabulary = read_vocabulary(served_run / "tokenizer")
-    write_gguf(ModelFolder(final), vocabulary, "f16", path, title="small", answers=True)
+    write_gguf(TensorReader(final), vocabulary, "f16", path, title="small", is_chat=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         chat_models = load_all([served_run, path])

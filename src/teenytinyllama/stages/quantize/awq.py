@@ -1,8 +1,8 @@
-"""AWQ 4-bit weights (W4A16, symmetric) by llm-compressor, in the format vLLM and transformers load.
+"""AWQ 4-bit weights (W4A16, symmetric) by llm-compressor, for vLLM and transformers.
 
-Embedding and output matrix stay in 16 bits, so that a small model shrinks to about half, not to a
-quarter. Symmetric on purpose: files with zero points do not load in every transformers release.
-Calibrated on the run's own training text; works on a CPU.
+Embedding and output matrix stay in 16 bits, so a small model shrinks to about half, not a quarter.
+Symmetric, because not every release of transformers loads files with zero points. Calibrated on the
+run's own training text; works on a CPU. Lin et al. 2023, arXiv:2306.00978.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import logging
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,11 @@ from transformers import LlamaForCausalLM
 from teenytinyllama.artifacts.documents import read_documents
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.stages.quantize.tensor_reader import ModelFolder
+from teenytinyllama.stages.quantize.tensor_reader import TensorReader
 
 logger = logging.getLogger(__name__)
 
-
-GROUP_SIZES = (128, 64, 32)  # what vLLM's kernels know, coarsest first
+GROUP_SIZES = (128, 64, 32)  # that vLLM's kernels support, the smallest file first
 TOKENIZER_FILES = (
     "tokenizer.model",
     "tokenizer.json",
@@ -36,7 +35,7 @@ TOKENIZER_FILES = (
 )
 
 
-def group_size_for(model: ModelFolder) -> int:
+def group_size_for(model: TensorReader) -> int:
     """The largest group of weights with one scale that divides every row of this model.
 
     Raises UserError where none does.
@@ -45,14 +44,14 @@ def group_size_for(model: ModelFolder) -> int:
     for size in GROUP_SIZES:
         if all(width % size == 0 for width in widths):
             return size
-    what = f"its widths {sorted(widths)} are no multiples of {GROUP_SIZES[-1]}"
+    what = f"its widths {sorted(widths)} are not multiples of {GROUP_SIZES[-1]}"
     raise UserError("quantize-shape", str(model.folder), what, 'quantize.formats = ["q8_0"]')
 
 
 def calibration_rows(
     corpus_dir: Path, encoder: TextEncoder, *, num_rows: int, row_length: int
 ) -> list[list[int]]:
-    """Rows of training text, documents end to end, for the search of the scales."""
+    """Rows of concatenated training documents, to choose the scales on."""
     ids: list[int] = []
     for document in read_documents(corpus_dir, "train"):
         ids += encoder.encode_document(document.text)
@@ -64,9 +63,9 @@ def calibration_rows(
 
 
 def write_awq(
-    model: ModelFolder, tokenizer_dir: Path, rows: Sequence[Sequence[int]], path: Path
+    model: TensorReader, tokenizer_dir: Path, rows: Sequence[Sequence[int]], path: Path
 ) -> None:
-    """Write the folder `path`, at its final name only when it is whole.
+    """Write a model folder, which appears at `path` only when it is complete.
 
     Raises UserError where llm-compressor is not installed or the model's widths do not fit.
     """
@@ -76,7 +75,8 @@ def write_awq(
     logger.info(
         f"quantize: AWQ on {len(rows)} rows of {len(rows[0])} tokens, groups of {group_size}"
     )
-    _compress(model.folder, rows, temporary, group_size)
+    with _silenced():
+        _compress(model.folder, rows, temporary, group_size)
     for name in TOKENIZER_FILES:
         if (tokenizer_dir / name).is_file():
             shutil.copy(tokenizer_dir / name, temporary / name)
@@ -84,22 +84,38 @@ def write_awq(
     temporary.rename(path)
 
 
-def _compress(folder: Path, rows: Sequence[Sequence[int]], out: Path, group_size: int) -> None:
-    # Its lines and bars go past our one line of progress; it chooses where on being imported.
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Hides llm-compressor's lines and bars. It must be imported within: it keeps that stderr."""
+    log = logging.getLogger("torch.fx")
+    level = log.level
+    log.setLevel(logging.ERROR)
     silence = io.StringIO()
-    logging.getLogger("torch.fx").setLevel(logging.ERROR)
-    with (
-        contextlib.redirect_stdout(silence),
-        contextlib.redirect_stderr(silence),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        _compress_loudly(folder, rows, out, group_size)
+    try:
+        with (
+            contextlib.redirect_stdout(silence),
+            contextlib.redirect_stderr(silence),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
-def _compress_loudly(
-    folder: Path, rows: Sequence[Sequence[int]], out: Path, group_size: int
-) -> None:
+@contextlib.contextmanager
+def _pinned_memory_only_on_accelerator(cache_class: Any) -> Iterator[None]:
+    """llm-compressor 0.14 pins memory, which fails on a machine without an accelerator."""
+    before = cache_class.pin_memory
+    if not torch.accelerator.is_available():
+        cache_class.pin_memory = lambda self, *args, **options: None
+    try:
+        yield
+    finally:
+        cache_class.pin_memory = before
+
+
+def _compress(folder: Path, rows: Sequence[Sequence[int]], out: Path, group_size: int) -> None:
     try:
         import datasets
         from compressed_tensors.quantization import (
@@ -113,9 +129,6 @@ def _compress_loudly(
         from llmcompressor.pipelines.cache import IntermediatesCache
     except ImportError as error:
         raise missing_extra("llmcompressor", "awq") from error
-    if not torch.accelerator.is_available():
-        # llm-compressor 0.14 asks for pinned memory of a device that is not there.
-        IntermediatesCache.pin_memory = lambda self, *args, **options: None
     loaded: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     weights = QuantizationArgs(
         num_bits=4,
@@ -128,20 +141,16 @@ def _compress_loudly(
     calibration = datasets.Dataset.from_dict(
         {"input_ids": [list(row) for row in rows], "attention_mask": [[1] * len(r) for r in rows]}
     )
-    oneshot(
-        model=loaded,
-        dataset=calibration,
-        recipe=[
-            AWQModifier(duo_scaling="both"),
-            QuantizationModifier(ignore=["lm_head"], config_groups={"group_0": scheme}),
-        ],
-        max_seq_length=len(rows[0]),
-        num_calibration_samples=len(rows),
-        shuffle_calibration_samples=False,
-    )
+    with _pinned_memory_only_on_accelerator(IntermediatesCache):
+        oneshot(
+            model=loaded,
+            dataset=calibration,
+            recipe=[
+                AWQModifier(duo_scaling="both"),
+                QuantizationModifier(ignore=["lm_head"], config_groups={"group_0": scheme}),
+            ],
+            max_seq_length=len(rows[0]),
+            num_calibration_samples=len(rows),
+            shuffle_calibration_samples=False,
+        )
     loaded.save_pretrained(out, save_compressed=True)
-
-
-def weights_bytes(path: Path) -> int:
-    """Size of the weights of a model folder."""
-    return sum(file.stat().st_size for file in path.glob("*.safetensors"))

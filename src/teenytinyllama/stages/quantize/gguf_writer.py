@@ -1,8 +1,8 @@
-"""Write a GGUF file, as llama.cpp, Ollama and LM Studio read it, straight from a model folder.
+"""Write a GGUF file, for llama.cpp, Ollama and LM Studio, from a model folder.
 
-No llama.cpp checkout is needed. What has to be right, and is silent when it is not: the order of
-rows in the query and key matrices (llama.cpp turns neighbouring pairs, Hugging Face halves), the
-scores of the tokens, the kinds of the special tokens, one BOS and not two, the end of a turn.
+No llama.cpp checkout is needed. llama.cpp would not notice an error in these: the order of rows in
+the query and key matrices (it rotates neighbouring pairs, Hugging Face halves), the scores of the
+tokens, the kinds of the special tokens, one BOS and not two, and the end-of-turn token.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ from teenytinyllama.artifacts.subword_tokenizer import PRE_TOKENIZER_NAME
 from teenytinyllama.artifacts.vocabulary import TokenKind, Vocabulary, check_fits
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import Progress
-from teenytinyllama.stages.quantize.k_quants import encode_k_quant, q4_k_m_kind
-from teenytinyllama.stages.quantize.tensor_reader import LAYER, Array, ModelFolder
+from teenytinyllama.stages.quantize.k_quants import QuantType, encode_k_quant, q4_k_m_type
+from teenytinyllama.stages.quantize.tensor_reader import LAYER, Array, TensorReader
 
-Kind = gguf.GGMLQuantizationType
 FILE_TYPES = {
     "f16": gguf.LlamaFileType.MOSTLY_F16,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
     "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M,
 }
-K_QUANTS = (Kind.Q4_K, Kind.Q6_K)
+K_QUANTS = (QuantType.Q4_K, QuantType.Q6_K)
 MAX_FLOAT16 = 65_504.0
 LAYER_NAMES = {
     "input_layernorm": "attn_norm",
@@ -72,7 +71,7 @@ def gguf_name(name: str) -> str:
 
 
 def interleave_rotary_rows(weight: Array, num_heads: int) -> Array:
-    """Rows of a query or key matrix in llama.cpp's order: row pairs (i, i + D/2) side by side.
+    """Rows of a query or key matrix in llama.cpp's order: (i, i + D/2) of each head side by side.
 
     >>> interleave_rotary_rows(np.arange(4, dtype=np.float32)[:, None], 1).ravel().tolist()
     [0.0, 2.0, 1.0, 3.0]
@@ -83,83 +82,72 @@ def interleave_rotary_rows(weight: Array, num_heads: int) -> Array:
     )
 
 
-def storage_kinds(model: ModelFolder, file_format: str) -> dict[str, Any]:
-    """How each tensor is stored: gains in fp32, the output matrix never below 6 bits."""
+def storage_types(model: TensorReader, file_format: str) -> dict[str, Any]:
+    """The type of each tensor: norm weights in fp32, the output matrix never below 6 bits."""
     tied = bool(model.config.get("tie_word_embeddings", False))
     output = "model.embed_tokens.weight" if tied else "lm_head.weight"
-    kinds: dict[str, Any] = {}
+    num_layers = model.config["num_hidden_layers"]
+    plain = {"f16": QuantType.F16, "q8_0": QuantType.Q8_0, "q4_0": QuantType.Q4_0}
+    types: dict[str, Any] = {}
     for name, shape in model.shapes().items():
         if len(shape) == 1:
-            kinds[name] = Kind.F32
+            types[name] = QuantType.F32
         elif file_format == "q4_k_m":
-            num_layers = model.config["num_hidden_layers"]
-            kinds[name] = q4_k_m_kind(name, shape, num_layers, is_output=name == output)
-        elif file_format == "q4_0":
-            kinds[name] = Kind.Q8_0 if name == output else Kind.Q4_0
+            types[name] = q4_k_m_type(name, shape, num_layers, is_output=name == output)
+        elif file_format == "q4_0" and name == output:
+            types[name] = QuantType.Q8_0
         else:
-            kinds[name] = {"f16": Kind.F16, "q8_0": Kind.Q8_0}[file_format]
-    return kinds
+            types[name] = plain[file_format]
+    return types
 
 
-def encode_tensor(name: str, weight: Array, kind: Any) -> NDArray[Any]:
-    """The stored form of one tensor. Raises UserError where it cannot be stored like that."""
-    block = gguf.GGML_QUANT_SIZES[kind][0]
-    if weight.shape[-1] % block:
-        what = f"its rows have {weight.shape[-1]} values, {kind.name} packs {block} at a time"
-        raise UserError("quantize-shape", name, what, 'quantize.formats = ["f16"]')
-    if kind == Kind.F16 and np.abs(weight).max() > MAX_FLOAT16:
+def encode_tensor(name: str, weight: Array, quant_type: Any) -> NDArray[Any]:
+    """The stored form of one tensor. Raises UserError where it cannot have this type."""
+    _check_width(name, weight.shape, quant_type)
+    if quant_type == QuantType.F16 and np.abs(weight).max() > MAX_FLOAT16:
         what = f"holds {np.abs(weight).max():.3g}, float16 ends at {MAX_FLOAT16:,.0f}"
         raise UserError("weights-too-large", name, what, "train with weight decay, or use bf16")
-    if kind in K_QUANTS:
-        return encode_k_quant(weight, kind)
-    stored: NDArray[Any] = gguf.quants.quantize(weight, kind)
+    if quant_type in K_QUANTS:
+        return encode_k_quant(weight, quant_type)
+    stored: NDArray[Any] = gguf.quants.quantize(weight, quant_type)
     return stored
 
 
+def _check_width(name: str, shape: tuple[int, ...], quant_type: Any) -> None:
+    block = gguf.GGML_QUANT_SIZES[quant_type][0]
+    if shape[-1] % block:
+        what = f"its rows have {shape[-1]} values, {quant_type.name} packs {block} at a time"
+        raise UserError("quantize-shape", name, what, 'quantize.formats = ["f16"]')
+
+
 def write_gguf(
-    model: ModelFolder,
+    model: TensorReader,
     vocabulary: Vocabulary,
     file_format: str,
     path: Path,
     *,
     title: str,
-    answers: bool = True,
+    is_chat: bool = True,
 ) -> None:
-    """Write the model as one GGUF file, at its final name only when it is whole.
+    """Write the model as one GGUF file, which appears at `path` only when it is complete.
 
-    The file of a base model, which never saw a turn, has no chat template: `answers` is false.
-
-    Memory holds one tensor at a time. Equal input gives equal bytes.
+    The file of a base model (`is_chat` false) has no chat template. Memory holds one tensor at a
+    time. Equal input gives equal bytes.
     """
-    shapes = model.shapes()
-    kinds = storage_kinds(model, file_format)
+    check_vocabulary(model, vocabulary)
+    types = storage_types(model, file_format)
     temporary = path.with_name(f".{path.name}.part")
     writer = gguf.GGUFWriter(temporary, "llama")
     _add_sizes(writer, model, title)
     writer.add_file_type(FILE_TYPES[file_format])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    check_vocabulary(model, vocabulary)
     _add_tokenizer(writer, model, vocabulary)
-    if answers:
-        writer.add_chat_template(runtime_chat_template())
-    for name, shape in shapes.items():
-        _declare(writer, name, shape, kinds[name])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    heads = {
-        "q_proj": model.config["num_attention_heads"],
-        "k_proj": model.num_key_value_heads,
-    }
+    if is_chat:
+        writer.add_chat_template(inference_chat_template())
+    for name, shape in model.shapes().items():
+        _declare_tensor(writer, name, shape, types[name])
     try:
-        with Progress(f"quantize: write {path.name}", total=len(shapes), unit="tensors") as work:
-            for name, kind in kinds.items():
-                weight = model.tensor(name)
-                part = name.split(".")[-2]
-                if part in heads:
-                    weight = interleave_rotary_rows(weight, heads[part])
-                writer.write_tensor_data(encode_tensor(name, weight, kind))
-                work.advance()
+        _write_data(writer, model, types, f"quantize: write {path.name}")
         writer.close()
     except BaseException:
         writer.close()
@@ -169,20 +157,35 @@ def write_gguf(
     sync_folder(path.parent)
 
 
-def _declare(writer: Any, name: str, shape: tuple[int, ...], kind: Any) -> None:
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    if shape[-1] % block:
-        encode_tensor(name, np.zeros((1, shape[-1]), np.float32), kind)  # raises, says why
+def _write_data(writer: Any, model: TensorReader, types: dict[str, Any], title: str) -> None:
+    """Header and metadata, then the tensors one by one."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    heads = {"q_proj": model.config["num_attention_heads"], "k_proj": model.num_key_value_heads}
+    with Progress(title, total=len(types), unit="tensors") as work:
+        for name, quant_type in types.items():
+            weight = model.read(name)
+            part = name.split(".")[-2]
+            if part in heads:
+                weight = interleave_rotary_rows(weight, heads[part])
+            writer.write_tensor_data(encode_tensor(name, weight, quant_type))
+            work.advance()
+
+
+def _declare_tensor(writer: Any, name: str, shape: tuple[int, ...], quant_type: Any) -> None:
+    _check_width(name, shape, quant_type)
+    block, size = gguf.GGML_QUANT_SIZES[quant_type]
     num_bytes = int(np.prod(shape)) // block * size
-    if kind in (Kind.F32, Kind.F16):
-        dtype = np.dtype(np.float32 if kind == Kind.F32 else np.float16)
+    if quant_type in (QuantType.F32, QuantType.F16):
+        dtype = np.dtype(np.float32 if quant_type == QuantType.F32 else np.float16)
         writer.add_tensor_info(gguf_name(name), shape, dtype, num_bytes)
     else:
-        stored = gguf.quant_shape_to_byte_shape(shape, kind)
-        writer.add_tensor_info(gguf_name(name), stored, np.dtype(np.uint8), num_bytes, kind)
+        stored = gguf.quant_shape_to_byte_shape(shape, quant_type)
+        writer.add_tensor_info(gguf_name(name), stored, np.dtype(np.uint8), num_bytes, quant_type)
 
 
-def _add_sizes(writer: Any, model: ModelFolder, title: str) -> None:
+def _add_sizes(writer: Any, model: TensorReader, title: str) -> None:
     c = model.config
     writer.add_name(title)
     writer.add_vocab_size(c["vocab_size"])
@@ -207,8 +210,8 @@ def _add_sizes(writer: Any, model: ModelFolder, title: str) -> None:
         raise UserError("model-unsupported", str(model.folder / "config.json"), what, "retrain")
 
 
-def check_vocabulary(model: ModelFolder, vocabulary: Vocabulary) -> None:
-    """Raise UserError where the vocabulary is another model's, or none that GGUF can hold."""
+def check_vocabulary(model: TensorReader, vocabulary: Vocabulary) -> None:
+    """Raise UserError where the vocabulary is another model's, or GGUF cannot hold it."""
     check_fits(vocabulary, model.config["vocab_size"], model.folder)
     if vocabulary.model == "unigram":
         raise UserError(
@@ -219,7 +222,7 @@ def check_vocabulary(model: ModelFolder, vocabulary: Vocabulary) -> None:
         )
 
 
-def _add_tokenizer(writer: Any, model: ModelFolder, vocabulary: Vocabulary) -> None:
+def _add_tokenizer(writer: Any, model: TensorReader, vocabulary: Vocabulary) -> None:
     num_missing = model.config["vocab_size"] - len(vocabulary.tokens)
     tokens = vocabulary.tokens
     is_byte_level = vocabulary.model == "byte-level"
@@ -243,10 +246,10 @@ def _add_tokenizer(writer: Any, model: ModelFolder, vocabulary: Vocabulary) -> N
     writer.add_add_space_prefix(not is_byte_level)
 
 
-def runtime_chat_template() -> str:
-    """Our template without the marks of what is learnt, which are for training only.
+def inference_chat_template() -> str:
+    """Our template without the generation marks, which only training needs.
 
-    BOS stays: llama.cpp takes it away where it writes one itself (`add_bos_token`), and
-    llama-cpp-python counts on it.
+    It keeps BOS: llama-cpp-python relies on it, and llama.cpp removes it where it adds one itself
+    (`add_bos_token`).
     """
     return re.sub(r"\{% (end)?generation %\}", "", CHAT_TEMPLATE)

@@ -1,7 +1,7 @@
-"""K-quants (Q4_K, Q6_K): encoded by llama.cpp's own library where it is installed.
+"""K-quants (Q4_K, Q6_K), encoded by llama.cpp's own library.
 
-The Python package `gguf` reads K-quants and does not write them; the search for the best scales is
-in llama.cpp's C code. One function of it is called, on one tensor at a time.
+The Python package `gguf` reads K-quants but does not write them; the search for the best scales is
+C code in llama.cpp. We call one function of it, on one tensor at a time.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from numpy.typing import NDArray
 
 from teenytinyllama.errors import missing_extra
 
-Kind = gguf.GGMLQuantizationType
-# What a tensor gets whose rows are no multiple of 256, as llama.cpp chooses.
-INSTEAD = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}
+QuantType = gguf.GGMLQuantizationType
+# llama.cpp's choice for a tensor whose rows are not a multiple of 256.
+FALLBACKS = {QuantType.Q4_K: QuantType.Q5_0, QuantType.Q6_K: QuantType.Q8_0}
 
 
-def q4_k_m_kind(name: str, shape: tuple[int, ...], num_layers: int, *, is_output: bool) -> Any:
-    """llama.cpp's mixture `Q4_K_M`: more bits where they help most.
+def q4_k_m_type(name: str, shape: tuple[int, ...], num_layers: int, *, is_output: bool) -> Any:
+    """The type of one tensor in llama.cpp's mixture `Q4_K_M`: more bits where they help most.
 
-    The output matrix gets six bits, and so do values and down projections of the first and last
-    eighth of the layers and of every third between.
+    Six bits for the output matrix, and for the value and down projections of the first and last
+    eighth of the layers and of every third layer between.
     """
-    wanted = Kind.Q4_K
+    wanted = QuantType.Q4_K
     if is_output:
-        wanted = Kind.Q6_K
+        wanted = QuantType.Q6_K
     elif name.endswith(("self_attn.v_proj.weight", "mlp.down_proj.weight")):
         layer = int(name.split(".")[2])
         eighth = num_layers // 8
         if layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2:
-            wanted = Kind.Q6_K
+            wanted = QuantType.Q6_K
     block = gguf.GGML_QUANT_SIZES[wanted][0]
-    return INSTEAD[wanted] if shape[-1] % block else wanted
+    return FALLBACKS[wanted] if shape[-1] % block else wanted
 
 
-def encode_k_quant(weight: NDArray[np.float32], kind: Any) -> NDArray[np.uint8]:
+def encode_k_quant(weight: NDArray[np.float32], quant_type: Any) -> NDArray[np.uint8]:
     """One matrix as Q4_K or Q6_K. Raises UserError where llama.cpp is not installed."""
-    library = _library()
+    library = load_library()
     source = np.ascontiguousarray(weight, dtype=np.float32)
-    stored = np.zeros(gguf.quant_shape_to_byte_shape(source.shape, kind), dtype=np.uint8)
+    stored = np.zeros(gguf.quant_shape_to_byte_shape(source.shape, quant_type), dtype=np.uint8)
     written = library.ggml_quantize_chunk(
-        int(kind),
+        int(quant_type),
         source.ctypes.data_as(ctypes.c_void_p),
         stored.ctypes.data_as(ctypes.c_void_p),
         0,
@@ -60,8 +60,11 @@ def encode_k_quant(weight: NDArray[np.float32], kind: Any) -> NDArray[np.uint8]:
 
 
 @cache
-def _library() -> Any:
-    """llama.cpp's shared library from `xllamacpp` or `llama-cpp-python`, whichever is there."""
+def load_library() -> Any:
+    """llama.cpp's library from `xllamacpp` or `llama-cpp-python`.
+
+    Raises UserError naming the extra where neither is installed.
+    """
     for package, pattern in (("xllamacpp", "xllamacpp*.so"), ("llama_cpp", "lib/libggml-base*")):
         found = importlib.util.find_spec(package)
         for folder in found.submodule_search_locations or () if found else ():
@@ -83,8 +86,3 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         ctypes.c_void_p,
     ]
     return library
-
-
-def check_installed() -> None:
-    """Raise UserError, naming the extra, where llama.cpp's library is not installed."""
-    _library()

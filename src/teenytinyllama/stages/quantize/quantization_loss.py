@@ -1,7 +1,7 @@
-"""What a small file lost: bits per byte and the most likely token, on held-out documents.
+"""What quantization costs: bits per byte and the most likely token, on held-out documents.
 
-Both sides see the same tokens, so that a small sample is enough: the difference of two losses on
-the same text is known far better than either loss.
+Both models read the same tokens, so a small sample is enough: the difference of two losses on the
+same text is known far more exactly than either loss.
 """
 
 # T tokens of one window, V vocabulary
@@ -27,11 +27,11 @@ from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.progress import Progress
 
-TOKENS_COMPARED_EXACTLY = 256  # logits of so many tokens are kept for the largest difference
+MAX_KEPT_LOGITS = 256  # tokens whose logits are kept for `max_logit_difference`
 
 
 @dataclass(frozen=True)
-class Sample:
+class HeldoutSample:
     """Held-out text in windows of at most the model's context; neighbours share one token."""
 
     windows: tuple[tuple[int, ...], ...]
@@ -40,24 +40,26 @@ class Sample:
 
     @property
     def num_predicted(self) -> int:
-        """Tokens that are predicted: all but the first of each document."""
+        """Predicted tokens: all but the first of each document."""
         return sum(len(window) - 1 for window in self.windows)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one model makes of the sample."""
+class SampleScore:
+    """What one model predicts on the sample."""
 
     bits_per_byte: float
-    best: Tensor  # (number of predicted tokens,): the most likely token at each place
-    logits: Tensor  # (at most TOKENS_COMPARED_EXACTLY, V)
+    best: Tensor  # (num_predicted,): the most likely token at each place
+    logits: Tensor  # (at most MAX_KEPT_LOGITS, V)
 
 
-def take_sample(corpus_dir: Path, encoder: TextEncoder, *, max_tokens: int, context: int) -> Sample:
-    """Held-out documents from the first on, until `max_tokens` are predicted.
+def take_sample(
+    corpus_dir: Path, encoder: TextEncoder, *, max_tokens: int, context: int
+) -> HeldoutSample:
+    """The first held-out documents, until `max_tokens` are predicted.
 
-    A document that does not fit is left out, except where it would be the first: that one is
-    cut, and so is the count of its bytes.
+    A document that does not fit ends the sample; if it is the first, it is cut, and its bytes are
+    counted up to the cut. Raises UserError where there is no held-out text.
     """
     windows: list[tuple[int, ...]] = []
     num_bytes = num_documents = num_tokens = 0
@@ -77,46 +79,45 @@ def take_sample(corpus_dir: Path, encoder: TextEncoder, *, max_tokens: int, cont
     if not num_bytes:
         what = "no held-out text to compare with"
         raise UserError("heldout-empty", str(corpus_dir), what, "raise corpus.heldout_fraction")
-    return Sample(tuple(windows), num_bytes, num_documents)
+    return HeldoutSample(tuple(windows), num_bytes, num_documents)
 
 
 @torch.inference_mode()
-def read_sample(model: LlamaForCausalLM, sample: Sample, title: str) -> Reading:
-    """Bits per byte, most likely tokens and some logits of one model on the sample."""
+def score_sample(model: LlamaForCausalLM, sample: HeldoutSample, title: str) -> SampleScore:
+    """Score one model on the sample. Raises UserError where the loss is not finite."""
     device = model.device
     nats = 0.0
     best: list[Tensor] = []
     kept: list[Tensor] = []
+    num_free = MAX_KEPT_LOGITS
     with Progress(title, total=sample.num_predicted, unit="tokens") as work:
         for window in sample.windows:
             ids = torch.tensor([window], device=device)
             logits = model(ids[:, :-1]).logits[0].float()  # (T, V)
             nats += float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
             best.append(logits.argmax(-1).cpu())
-            stage = TOKENS_COMPARED_EXACTLY - sum(len(part) for part in kept)
-            if stage > 0:
-                kept.append(logits[:stage].cpu())
+            kept.append(logits[:num_free].cpu())
+            num_free -= len(kept[-1])
             work.advance(len(window) - 1)
     bits_per_byte = nats / math.log(2) / sample.num_bytes
     if not math.isfinite(bits_per_byte):
-        what = "the loss on held-out text is not a number"
+        what = "the loss on held-out text is NaN or infinite"
         raise UserError("model-not-finite", title, what, "use an earlier checkpoint")
-    return Reading(bits_per_byte, torch.cat(best), torch.cat(kept))
+    return SampleScore(bits_per_byte, torch.cat(best), torch.cat(kept))
 
 
-def losses(original: Reading, small: Reading) -> dict[str, float]:
-    """What `small` lost against `original`, under the names that the manifest uses."""
+def compare_scores(original: SampleScore, quantized: SampleScore) -> dict[str, float]:
+    """What quantization lost, as metrics of the manifest."""
     return {
-        "bits_per_byte": small.bits_per_byte,
-        "bits_per_byte_increase": small.bits_per_byte / original.bits_per_byte - 1,
-        "same_best_token": float((small.best == original.best).double().mean()),
-        "max_logit_difference": float((small.logits - original.logits).abs().max()),
+        "bits_per_byte": quantized.bits_per_byte,
+        "bits_per_byte_increase": quantized.bits_per_byte / original.bits_per_byte - 1,
+        "same_best_token": float((quantized.best == original.best).double().mean()),
+        "max_logit_difference": float((quantized.logits - original.logits).abs().max()),
     }
 
 
-def refuse_if_worse(found: dict[str, float], allowed: float, path: Path) -> None:
-    """Raise UserError, and remove what was written, where bits per byte grew too much."""
-    increase = found["bits_per_byte_increase"]
+def check_loss(increase: float, allowed: float, path: Path) -> None:
+    """Remove the file or folder and raise UserError where bits per byte grew too much."""
     if increase <= allowed:
         return
     if path.is_dir():
@@ -131,23 +132,23 @@ def refuse_if_worse(found: dict[str, float], allowed: float, path: Path) -> None
     )
 
 
-def load_original(folder: Path, device: str) -> LlamaForCausalLM:
-    """A model folder in fp32, whatever it is stored in."""
+def load_folder(folder: Path, device: str) -> LlamaForCausalLM:
+    """A model folder in fp32, however it is stored."""
     return _load(folder, device, folder)
 
 
 def load_gguf(path: Path, device: str) -> LlamaForCausalLM:
-    """A GGUF file read by transformers, which shares no code with our writer."""
+    """A GGUF file read by transformers, whose reader shares no code with our writer."""
     return _load(path.parent, device, path, gguf_file=path.name)
 
 
 def _load(folder: Path, device: str, shown: Path, **options: str) -> LlamaForCausalLM:
     transformers_logging.disable_progress_bar()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # bars of libraries that have no switch
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars that cannot be disabled
             model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
             with torch.inference_mode():
-                model(torch.tensor([[0]]))  # packed weights are unpacked by their first use
+                model(torch.tensor([[0]]))  # unpacks packed weights
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = f"does not load ({reason})"

@@ -1,4 +1,4 @@
-"""The weights of a model folder, one tensor at a time, checked before anything is made of them."""
+"""The weights of a model folder, one tensor at a time, checked against its config.json."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ Array = NDArray[np.float32]
 LAYER = "model.layers.{}."
 
 
-class ModelFolder:
-    """A Llama in plain Hugging Face form: its configuration, and its tensors by name."""
+class TensorReader:
+    """Configuration and tensors of a Llama in a plain Hugging Face folder."""
 
     def __init__(self, folder: Path) -> None:
+        """Read the configuration and the index. Raises UserError for anything but a Llama."""
         self.folder = folder
-        self.config = read_config(folder)
+        self.config = _read_config(folder)
         self._files = _tensor_files(folder)
 
-    def tensor(self, name: str) -> Array:
-        """One tensor in fp32. Raises UserError where it is absent, misshapen or not finite."""
+    def read(self, name: str) -> Array:
+        """One tensor in fp32. Raises UserError where it is missing, misshapen or not finite."""
         where = f"{self.folder}: {name}"
         if name not in self._files:
-            what = "the checkpoint does not hold this tensor"
+            what = "the checkpoint does not have this tensor"
             raise UserError("weights-missing", where, what, "save the model again")
         try:
             with safe_open(self._files[name], framework="pt") as file:
@@ -48,7 +49,7 @@ class ModelFolder:
         return array
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor that this configuration has, with its shape, in the order of the model."""
+        """The shape of every tensor of this configuration, in the order of the model."""
         c = self.config
         hidden, inner, heads = c["hidden_size"], c["intermediate_size"], c["num_attention_heads"]
         width = heads * self.head_size
@@ -75,9 +76,9 @@ class ModelFolder:
         return shapes
 
     def check(self) -> None:
-        """Read every tensor once. Raises UserError for the first that is not as it must be."""
+        """Read every tensor once. Raises UserError for the first one that is wrong."""
         for name in self.shapes():
-            self.tensor(name)
+            self.read(name)
 
     @property
     def head_size(self) -> int:
@@ -92,7 +93,7 @@ class ModelFolder:
         return int(heads or self.config["num_attention_heads"])
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a plain Llama. Raises UserError for anything else."""
     path = folder / "config.json"
     try:
@@ -113,7 +114,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Which file holds each tensor: one safetensors file, or many with an index."""
+    """The file of each tensor: one safetensors file, or several with an index."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
