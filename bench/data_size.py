@@ -26,7 +26,7 @@ from teenytinyllama.artifacts.tokens import TokenFile, open_tokens, write_index
 from teenytinyllama.modeling.initialization import build_model, llama_config
 from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.settings.training import ModelSettings
-from teenytinyllama.stages.pretrain.stage import _micro_batches
+from teenytinyllama.stages.pretrain.pretrain_task import read_rows
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.losses import NextTokenLoss
 
@@ -75,9 +75,8 @@ def order_of(tokens: TokenFile) -> SequenceOrder:
     return SequenceOrder(tokens.num_sequences(SETTINGS.sequence_length), ROWS_PER_STEP, 0)
 
 
-def read_step(tokens: TokenFile, step: int) -> list[dict[str, np.ndarray]]:
-    batches = _micro_batches(tokens, order_of(tokens), SETTINGS)(step, ROWS_PER_STEP)
-    return [dict(batch.load()) for batch in batches]
+def read_step(tokens: TokenFile, step: int) -> dict[str, np.ndarray]:
+    return read_rows(tokens, SETTINGS, step, order_of(tokens).rows_of_step(step))
 
 
 def seek(folder: Path, step: int) -> tuple[float, list[float], int]:
@@ -102,10 +101,10 @@ def step_ratios(small: TokenFile, large: TokenFile, num_steps: int) -> list[floa
 
     def one(tokens: TokenFile, step: int) -> float:
         started = time.perf_counter()
-        for arrays in read_step(tokens, step):
-            tensors = {name: torch.from_numpy(rows) for name, rows in arrays.items()}
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                objective(**tensors).backward()
+        arrays = read_step(tokens, step)
+        tensors = {name: torch.from_numpy(rows) for name, rows in arrays.items()}
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            objective(**tensors).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - started

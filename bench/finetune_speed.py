@@ -38,12 +38,16 @@ from teenytinyllama.settings.base import EnergySettings
 from teenytinyllama.settings.datasets import LabelledSet
 from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.settings.training import ModelSettings
-from teenytinyllama.stages.finetune import classification_task
+from teenytinyllama.stages.finetune.classification_task import (
+    ClassificationTask,
+    Splits,
+    train_settings_of,
+)
 from teenytinyllama.stages.finetune.classifier_models import own_learner
 from teenytinyllama.stages.finetune.labelled_dataset import read_labelled
-from teenytinyllama.stages.finetune.length_grouping import LengthGroupedOrder
 from teenytinyllama.stages.interface import StageContext
-from teenytinyllama.training.loop import Loop
+from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.loop import TrainLoop
 
 MODEL = ModelSettings(
     hidden_size=256,
@@ -62,29 +66,28 @@ def rate(starts):
     return BATCH * (len(starts) - 2) / (starts[-1] - starts[1])
 
 
-def ours(learner, rows, splits, out_dir, num_labels, precision):
-    model = learner.make([str(n) for n in range(num_labels)], 0)
-    settings = FinetuneSettings(
-        tasks=(LabelledSet(name="t", kind="storybook"),), num_epochs=1, precision=precision
-    )
-    order = LengthGroupedOrder([len(row.ids) for row in rows], BATCH, 0)
-    job = classification_task._job(model, splits, order, learner.pad_id, lambda _: None, settings)
+def ours(learner, splits, out_dir, precision):
     starts = []
-    inner = job.micro_batches
 
-    def timed(step, micro_batch):
-        starts.append(CLOCK())
-        return inner(step, micro_batch)
+    class Timed(ClassificationTask):
+        def batches(self, step, num_rows):
+            starts.append(CLOCK())
+            return super().batches(step, num_rows)
 
-    object.__setattr__(job, "micro_batches", timed)
+    plan = FinetuneSettings(
+        tasks=(LabelledSet(name="t", kind="storybook"),),
+        num_epochs=1,
+        examples_per_step=BATCH,
+        precision=precision,
+    )
+    model = learner.make([str(n) for n in range(splits.num_labels)], 0)
+    task = Timed(
+        model, splits, plan, seed=0, pad_id=learner.pad_id, write_files=lambda folder: None
+    )
     energy = EnergySettings()
     context = StageContext("bench", "pt", energy, EnergyMeter(energy))
-    Loop(
-        job,
-        classification_task._loop_settings(settings, order.steps_per_epoch, 0),
-        out_dir,
-        context,
-    ).run()
+    settings = train_settings_of(plan, task.order.steps_per_epoch, seed=0, context=context)
+    TrainLoop(task, settings, start_strategy(task, settings), out_dir, context.meter).run()
     return rate(starts)
 
 
@@ -140,12 +143,10 @@ def main() -> None:
         save_final(build_model(config, seed=0), base / "final", args.tokenizer)
         learner = own_learner(base, args.tokenizer, encoder, 256)
         rows = [learner.encode(one) for one in data.splits["train"][: args.examples]]
-        splits = classification_task.Splits(
-            rows, rows[:16], rows[:16], len(data.label_names), "bench"
-        )
+        splits = Splits(rows, rows[:16], rows[:16], len(data.label_names), "bench")
         for pair in range(args.pairs):
             out = Path(folder) / str(pair)
-            mine = ours(learner, rows, splits, out, splits.num_labels, args.precision)
+            mine = ours(learner, splits, out, args.precision)
             theirs = trainer(base, rows, tokenizer, out / "trainer", splits.num_labels)
             ratios.append(mine / theirs)
             rates.append(mine)

@@ -30,18 +30,21 @@ from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.modeling.initialization import build_model, llama_config
-from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.base import EnergySettings, expand_path
+from teenytinyllama.settings.datasets import Source
+from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.settings.training import (
     CheckpointSettings,
     ModelSettings,
     OptimizerSettings,
     ScheduleSettings,
 )
-from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit
-from teenytinyllama.stages.align.stage import AnswerLoss, micro_batches
-from teenytinyllama.training.data_order import SequenceOrder
-from teenytinyllama.training.loop import Job, Loop, TrainSettings
+from teenytinyllama.stages.align.chat_dataset import ChatData
+from teenytinyllama.stages.align.conversation_packing import Rendered
+from teenytinyllama.stages.align.sft_task import SftTask
+from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.loop import TrainLoop
+from teenytinyllama.training.task import TrainSettings
 
 LENGTH = 2048
 # On a CPU the processor's own seconds: what else runs there does not count.
@@ -92,26 +95,19 @@ def rate(starts, rendered, num_rows):
 
 
 def ours(rendered, encoder, num_steps, out_dir):
-    rows = best_fit([one.num_inputs for one in rendered], LENGTH)
-    order = SequenceOrder(len(rows), 1, 0)
-    inner = micro_batches(rendered, rows, order, LENGTH, 3)
     starts = []
 
-    def timed(step, micro_batch):
-        starts.append(CLOCK())
-        return inner(step, micro_batch)
+    class Timed(SftTask):
+        def batches(self, step, num_rows):
+            starts.append(CLOCK())
+            return super().batches(step, num_rows)
 
-    model = new_model(encoder)
-    job = Job(
-        AnswerLoss(model),
-        timed,
-        1,
-        LENGTH,
-        flops_per_token_of(model, LENGTH),
-        {},
-        lambda _: None,
-        isolates_texts=True,
+    plan = AlignSettings(
+        sources=(Source(kind="storybook"),), sequence_length=LENGTH, tokens_per_step=LENGTH
     )
+    task = Timed(new_model(encoder), ChatData(train=rendered), plan, encoder, None)
+    task.evaluate = lambda model: {}
+    task.write_model_files = lambda folder: None
     settings = TrainSettings(
         num_steps=num_steps + 2,
         optimizer=OptimizerSettings(peak_learning_rate=1e-5),
@@ -120,9 +116,9 @@ def ours(rendered, encoder, num_steps, out_dir):
         precision="fp32",
         log_every_steps=1000,
     )
-    energy = EnergySettings()
-    Loop(job, settings, out_dir, EnergyMeter(energy)).run()
-    return rate(starts, rendered, len(rows))
+    meter = EnergyMeter(EnergySettings())
+    TrainLoop(task, settings, start_strategy(task, settings), out_dir, meter).run()
+    return rate(starts, rendered, len(task.rows))
 
 
 class Clock(TrainerCallback):

@@ -89,6 +89,8 @@ def peak_memory_bytes() -> int:
 
 
 def ours(args: argparse.Namespace) -> list[float]:
+    import numpy as np
+
     from teenytinyllama.energy import EnergyMeter
     from teenytinyllama.modeling import model_size as sizes
     from teenytinyllama.settings.base import EnergySettings
@@ -97,50 +99,50 @@ def ours(args: argparse.Namespace) -> list[float]:
         OptimizerSettings,
         ScheduleSettings,
     )
-    from teenytinyllama.training.loop import Loop
+    from teenytinyllama.training.distributed import start_strategy
+    from teenytinyllama.training.loop import TrainLoop
     from teenytinyllama.training.losses import NextTokenLoss
-    from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
+    from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
     length = args.sequence_length
     rows = args.tokens_per_step // length
 
-    def micro_batches(step: int, micro_batch: int):
-        block = rows_of(args, step, rows)
-        cuts = [block[at : at + micro_batch] for at in range(0, rows, micro_batch)]
-        return [
-            MicroBatch(
-                float(len(cut) * length),
-                len(cut) * length,
-                lambda cut=cut: {"input_ids": cut[:, :-1], "labels": cut[:, 1:]},
-            )
-            for cut in cuts
-        ]
+    class RandomRows(TrainTask):
+        def micro_batch(self, step: int, numbers):
+            cut = rows_of(args, step, rows)[numbers]
+            num_tokens = len(cut) * length
+            arrays = {"input_ids": cut[:, :-1], "labels": cut[:, 1:]}
+            return MicroBatch(float(num_tokens), num_tokens, lambda: arrays)
+
+        def write_model_files(self, folder: Path) -> None:
+            pass
+
+    class InOrder:
+        rows_per_step = rows
+
+        def rows_of_step(self, step: int):
+            return np.arange(rows)
 
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(
-            objective=NextTokenLoss(build(args)),
-            micro_batches=micro_batches,
-            rows_per_step=rows,
+        task = RandomRows(
+            NextTokenLoss(build(args)),
+            InOrder(),
             tokens_per_row=length,
             flops_per_token=sizes.flops_per_token(settings_of(args), VOCAB_SIZE, length),
             identity={},
-            write_model_files=lambda path: None,
         )
-        loop = Loop(
-            job,
-            TrainSettings(
-                num_steps=WARMUP_STEPS + args.steps,
-                optimizer=OptimizerSettings(kind=args.optimizer),
-                schedule=ScheduleSettings(warmup_steps=2),
-                checkpoints=CheckpointSettings(every_minutes=1000),
-                precision=args.precision,
-                compile=args.compile == "yes",
-                micro_batch=args.micro_batch,
-                log_every_steps=1,
-            ),
-            Path(folder),
-            EnergyMeter(EnergySettings()),
+        settings = TrainSettings(
+            num_steps=WARMUP_STEPS + args.steps,
+            optimizer=OptimizerSettings(kind=args.optimizer),
+            schedule=ScheduleSettings(warmup_steps=2),
+            checkpoints=CheckpointSettings(every_minutes=1000),
+            precision=args.precision,
+            compile=args.compile == "yes",
+            micro_batch=args.micro_batch,
+            log_every_steps=1,
         )
+        meter = EnergyMeter(EnergySettings())
+        loop = TrainLoop(task, settings, start_strategy(task, settings), Path(folder), meter)
         loop._save = lambda: None  # a step's speed, not the disk's
         loop.run()
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").open()]

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +34,7 @@ from teenytinyllama.cli import main as cli
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.settings.training import CheckpointSettings
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.task import Job
+from teenytinyllama.training.task import TrainTask
 
 NUM_STEPS = 1200
 PLAN = {
@@ -66,7 +65,7 @@ class Child(NamedTuple):
     told: object
 
 
-def train(folder: Path, plan: dict, the_job: Job | None, place, told) -> None:
+def train(folder: Path, plan: dict, task: TrainTask | None, place, told) -> None:
     """As the command line does it: an exit code, and the reason of a stop in words."""
     torch.set_num_threads(1)
     sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -77,7 +76,7 @@ def train(folder: Path, plan: dict, the_job: Job | None, place, told) -> None:
     code = 0
     try:
         place.value = START_UP
-        tiny.train(folder, the_job=the_job, **plan)
+        tiny.train(folder, task=task, **plan)
     except (Interrupted, KeyboardInterrupt) as stop:
         told.send(str(stop))
         code = Interrupted.exit_code
@@ -87,7 +86,7 @@ def train(folder: Path, plan: dict, the_job: Job | None, place, told) -> None:
 def start(
     folder: Path,
     plan: dict | None = None,
-    make_job: Callable[..., Job] = tiny.job,
+    make_task: Callable = tiny.TinyTask,
     aim: int | None = None,
 ) -> Child:
     context = multiprocessing.get_context("fork")
@@ -95,8 +94,8 @@ def start(
     told, tell = context.Pipe(duplex=False)
 
     def run() -> None:
-        the_job = make_job() if make_job is not staged_job else staged_job(place, hit, aim)
-        train(folder, plan or PLAN, the_job, place, tell)
+        task = make_task() if make_task is not staged_task else staged_task(place, hit, aim)
+        train(folder, plan or PLAN, task, place, tell)
 
     process = context.Process(target=run)
     process.start()
@@ -104,10 +103,10 @@ def start(
     return Child(process, place, hit, told)
 
 
-def staged_job(place, hit, aim: int | None) -> Job:
-    """The tiny job with an evaluation and samples; it tells where it is, and in the place that
+def staged_task(place, hit, aim: int | None) -> TrainTask:
+    """The tiny task with an evaluation and samples; it tells where it is, and in the place that
     its signal is aimed at it waits for it."""
-    plain = tiny.job()
+    task = tiny.TinyTask()
 
     def staged(number: int, work: Callable) -> Callable:
         def run(*args):
@@ -122,13 +121,11 @@ def staged_job(place, hit, aim: int | None) -> Job:
     def evaluate(model) -> dict[str, float]:
         return {"heldout_bpb": float(model.lm_head.weight.detach().double().sum())}
 
-    return replace(
-        plain,
-        micro_batches=staged(ROWS, plain.micro_batches),
-        evaluate=staged(EVALUATE, evaluate),
-        sample=staged(SAMPLE, lambda model: [{"prompt": "1", "text": "2"}]),
-        write_model_files=staged(SAVE, plain.write_model_files),
-    )
+    task.batches = staged(ROWS, task.batches)
+    task.evaluate = staged(EVALUATE, evaluate)
+    task.sample = staged(SAMPLE, lambda model: [{"prompt": "1", "text": "2"}])
+    task.write_model_files = staged(SAVE, task.write_model_files)
+    return task
 
 
 def fingerprint(folder: Path, num_steps: int) -> tuple:
@@ -136,23 +133,23 @@ def fingerprint(folder: Path, num_steps: int) -> tuple:
     return tiny.loss_log(folder), sha256_file(last)
 
 
-def undisturbed(plan: dict, make_job: Callable[..., Job] = tiny.job) -> tuple[tuple, float]:
+def undisturbed(plan: dict, make_task: Callable = tiny.TinyTask) -> tuple[tuple, float]:
     """What a run ends in that is left alone, and how long it takes."""
     with tempfile.TemporaryDirectory() as name:
         started = time.monotonic()
-        start(Path(name), plan, make_job).process.join()
+        start(Path(name), plan, make_task).process.join()
         return fingerprint(Path(name), plan["num_steps"]), time.monotonic() - started
 
 
-def kills(count: int, plan: dict = PLAN, make_job: Callable[..., Job] = tiny.job) -> tuple:
+def kills(count: int, plan: dict = PLAN, make_task: Callable = tiny.TinyTask) -> tuple:
     """Runs that took `count` SIGKILLs, those that ended as the undisturbed one, damages found."""
-    whole, seconds = undisturbed(plan, make_job)
+    whole, seconds = undisturbed(plan, make_task)
     chance = random.Random(count)
     sent = equal = runs = damaged = 0
     while sent < count:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            process = start(folder, plan, make_job).process
+            process = start(folder, plan, make_task).process
             while process.exitcode is None:
                 process.join(chance.uniform(0.0, seconds / 6) if sent < count else None)
                 if process.exitcode is not None:
@@ -160,7 +157,7 @@ def kills(count: int, plan: dict = PLAN, make_job: Callable[..., Job] = tiny.job
                 process.kill()
                 sent += 1
                 process.join()
-                process = start(folder, plan, make_job).process
+                process = start(folder, plan, make_task).process
             runs += 1
             equal += fingerprint(folder, plan["num_steps"]) == whole
             damaged += len(list(folder.glob("damaged-*")))
@@ -193,7 +190,7 @@ def stops(count: int, num_steps: int = 400) -> Stops:
         "sample_every_steps": 25,
         "checkpoints": seldom,
     }
-    whole, seconds = undisturbed(plan, staged_job)
+    whole, seconds = undisturbed(plan, staged_task)
     chance = random.Random(8)
     sent = runs = equal = 0
     faults, places, took = [], Counter(), []
@@ -202,7 +199,7 @@ def stops(count: int, num_steps: int = 400) -> Stops:
             folder = Path(name)
             while True:
                 aim = (None, *PLACES)[sent % 6] if sent < count else NOT_YET
-                child = start(folder, plan, staged_job, aim)
+                child = start(folder, plan, staged_task, aim)
                 place = _wait_for(child, aim, chance.uniform(0, seconds / 6))
                 if place is None:
                     break
@@ -273,19 +270,20 @@ def poisons(count: int) -> tuple[int, int]:
             folder = Path(name)
             step = chance.randrange(2, 38)
             poison = {step: VALUES[trial % len(VALUES)]}
-            start(folder, {**PLAN, "num_steps": 40}, lambda p=poison: tiny.job(poison=p))[0].join()
+            plan = {**PLAN, "num_steps": 40}
+            start(folder, plan, lambda p=poison: tiny.TinyTask(poison=p)).process.join()
             lines = [json.loads(line) for line in (folder / "skipped.jsonl").open()]
-            caught += [line["step"] for line in lines] == [step] and bool(lines[0]["sequences"])
+            caught += [line["step"] for line in lines] == [step] and bool(lines[0]["rows"])
             for _, path in checkpoints.list_checkpoints(folder):
                 found = load_file(path / "model.safetensors")
                 bad += not all(bool(t.isfinite().all()) for t in found.values())
     return caught, bad
 
 
-def lasting_poison() -> Job:
+def lasting_poison() -> TrainTask:
     """Three bad steps in a row, which make a run go back and pass over them, and single ones."""
     bad = dict.fromkeys((11, 12, 13, 41, 90), float("nan"))
-    return tiny.job(poison=bad)
+    return tiny.TinyTask(poison=bad)
 
 
 def figure(name: str, value: float, unit: str, goal: float, holds: bool, spread=None) -> None:

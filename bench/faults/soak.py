@@ -17,7 +17,6 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -28,7 +27,7 @@ from support import tiny_training as tiny
 
 from teenytinyllama.settings.training import CheckpointSettings
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.task import Job
+from teenytinyllama.training.task import TrainTask
 
 STEPS_BETWEEN_NOTES = 100
 WARM_UP_STEPS = 500
@@ -36,11 +35,12 @@ NUM_STEPS = 10_000_000
 MIN_KILLS = 2
 
 
-def noting_job(notes: Path, life: int) -> Job:
-    """The tiny job; every hundred steps it notes [life, step, memory in bytes, open files]."""
-    plain = tiny.job()
+def noting_task(notes: Path, life: int) -> TrainTask:
+    """The tiny task; every hundred steps it notes [life, step, memory in bytes, open files]."""
+    task = tiny.TinyTask()
+    plain = task.batches
 
-    def micro_batches(step: int, rows: int):
+    def batches(step: int, num_rows: int):
         if step % STEPS_BETWEEN_NOTES == 0:
             checkpoints.finish_removals()  # one under way holds its folder open
             words = Path("/proc/self/status").read_text().split()
@@ -48,9 +48,10 @@ def noting_job(notes: Path, life: int) -> Job:
             num_open = len(list(Path("/proc/self/fd").iterdir()))
             with notes.open("a") as file:
                 file.write(json.dumps([life, step, memory, num_open]) + "\n")
-        return plain.micro_batches(step, rows)
+        return plain(step, num_rows)
 
-    return replace(plain, micro_batches=micro_batches)
+    task.batches = batches
+    return task
 
 
 def train(folder: Path, notes: Path, life: int) -> None:
@@ -59,7 +60,7 @@ def train(folder: Path, notes: Path, life: int) -> None:
     often = CheckpointSettings(every_minutes=1000, every_steps=50)
     tiny.train(
         folder,
-        the_job=noting_job(notes, life),
+        task=noting_task(notes, life),
         num_steps=NUM_STEPS,
         checkpoints=often,
         log_every_steps=20,

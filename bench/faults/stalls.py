@@ -31,27 +31,31 @@ from support import tiny_training as tiny
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.training import checkpoints, interruption, loop, metrics_logger
-from teenytinyllama.training.task import Job
+from teenytinyllama.training.task import TrainTask
 
 NUM_STEPS = 20
 # A save of the tiny model may take a tenth of a second longer than the limit, for its bytes.
 SECONDS_OF_GRACE = 5.0
 
 
-def hanging_read() -> Job:
+def hanging_read() -> TrainTask:
     """Reading the rows of step 12 never returns."""
-    plain = tiny.job()
+    task = tiny.TinyTask()
+    plain = task.batches
 
-    def micro_batches(step: int, rows: int):
-        batches = plain.micro_batches(step, rows)
-        return batches if step != 12 else [replace(b, load=dead_disk) for b in batches]
+    def batches(step: int, num_rows: int):
+        found = plain(step, num_rows)
+        return found if step != 12 else [replace(batch, load=dead_disk) for batch in found]
 
-    return replace(plain, micro_batches=micro_batches)
+    task.batches = batches
+    return task
 
 
-def hanging_save() -> Job:
+def hanging_save() -> TrainTask:
     """The first save never returns."""
-    return replace(tiny.job(), write_model_files=dead_disk)
+    task = tiny.TinyTask()
+    task.write_model_files = dead_disk
+    return task
 
 
 def dead_disk(*_: object):
@@ -59,7 +63,7 @@ def dead_disk(*_: object):
         time.sleep(3600)
 
 
-def start(folder: Path, limit_s: float, make_job: Callable[[], Job] = tiny.job, **changes):
+def start(folder: Path, limit_s: float, make_task: Callable = tiny.TinyTask, **changes):
     """Train in a fork whose standard error is `said` beside the folder."""
 
     def run() -> None:
@@ -70,7 +74,7 @@ def start(folder: Path, limit_s: float, make_job: Callable[[], Job] = tiny.job, 
         looks = min(1.0, limit_s / 10)
         loop.Watchdog = lambda: interruption.Watchdog(limit_s=limit_s, seconds_between_checks=looks)
         try:
-            tiny.train(folder, the_job=make_job(), num_steps=NUM_STEPS, **changes)
+            tiny.train(folder, task=make_task(), num_steps=NUM_STEPS, **changes)
         except Interrupted:
             os._exit(Interrupted.exit_code)
         os._exit(0)
@@ -85,12 +89,12 @@ def fingerprint(folder: Path) -> tuple:
     return tiny.loss_log(folder), sha256_file(last)
 
 
-def hang(make_job: Callable[[], Job], limit_s: float, whole: tuple) -> tuple[bool, float]:
+def hang(make_task: Callable, limit_s: float, whole: tuple) -> tuple[bool, float]:
     """Whether a hang is noticed, shown, left with code 75 and gone on with; seconds until then."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "run"
         started = time.monotonic()
-        process = start(folder, limit_s, make_job)
+        process = start(folder, limit_s, make_task)
         process.join(10 * limit_s + 60)
         seconds = time.monotonic() - started
         if process.exitcode is None:
@@ -108,15 +112,17 @@ def stopped_in_a_save(limit_s: float, whole: tuple) -> bool:
         folder = Path(name) / "run"
         reached = Path(name) / "in-save"
 
-        def slow_save() -> Job:
-            plain = tiny.job()
+        def slow_save() -> TrainTask:
+            task = tiny.TinyTask()
+            plain = task.write_model_files
 
             def write(path: Path) -> None:
                 reached.write_text("")
                 time.sleep(0.05)
-                plain.write_model_files(path)
+                plain(path)
 
-            return replace(plain, write_model_files=write)
+            task.write_model_files = write
+            return task
 
         process = start(folder, limit_s, slow_save)
         while not reached.exists():

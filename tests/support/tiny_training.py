@@ -17,9 +17,10 @@ from teenytinyllama.settings.training import (
     ScheduleSettings,
 )
 from teenytinyllama.training.data_order import SequenceOrder
-from teenytinyllama.training.loop import Loop
+from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.losses import NextTokenLoss
-from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
+from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
 VOCAB_SIZE = 64
 LENGTH = 16
@@ -49,41 +50,38 @@ def data() -> np.ndarray:
     return (starts + steps * np.arange(LENGTH + 1)) % VOCAB_SIZE
 
 
-def job(*, seed: int = 0, poison: dict[int, float] | None = None, dropout: float = 0.0) -> Job:
-    """A job on `data()`; `poison` maps steps to a number that replaces their loss's scale."""
-    config = llama_config(SIZES, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
-    config.attention_dropout = dropout
-    model = build_model(config, seed=seed)
-    rows = data()
-    order = SequenceOrder(NUM_SEQUENCES, ROWS_PER_STEP, seed)
+class TinyTask(TrainTask):
+    """Next tokens of `data()`; `poison` maps steps to a number that scales their loss."""
 
-    def micro_batches(step: int, micro_batch: int) -> list[MicroBatch]:
-        numbers = order.rows_of_step(step)
-        scale = (poison or {}).get(step, 1.0)
-        return [
-            MicroBatch(
-                weight=len(cut) * LENGTH / scale,
-                num_tokens=len(cut) * LENGTH,
-                load=lambda cut=cut: {  # type: ignore[misc]
-                    "input_ids": rows[cut, :-1],
-                    "labels": rows[cut, 1:],
-                },
-            )
-            for cut in (
-                numbers[at : at + micro_batch] for at in range(0, len(numbers), micro_batch)
-            )
-        ]
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        poison: dict[int, float] | None = None,
+        dropout: float = 0.0,
+        identity: dict[str, str] | None = None,
+    ) -> None:
+        config = llama_config(SIZES, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
+        config.attention_dropout = dropout
+        self.data, self.poison = data(), poison or {}
+        super().__init__(
+            NextTokenLoss(build_model(config, seed=seed)),
+            SequenceOrder(NUM_SEQUENCES, ROWS_PER_STEP, seed),
+            tokens_per_row=LENGTH,
+            flops_per_token=1000,
+            identity=identity or {"data": "tiny"},
+        )
 
-    return Job(
-        objective=NextTokenLoss(model),
-        micro_batches=micro_batches,
-        rows_per_step=ROWS_PER_STEP,
-        tokens_per_row=LENGTH,
-        flops_per_token=1000,
-        identity={"data": "tiny"},
-        write_model_files=lambda folder: config.save_pretrained(folder),
-        describe_step=lambda step: {"sequences": order.rows_of_step(step).tolist()},
-    )
+    def micro_batch(self, step: int, rows: np.ndarray) -> MicroBatch:
+        num_tokens = len(rows) * LENGTH
+        return MicroBatch(
+            weight=num_tokens / self.poison.get(step, 1.0),
+            num_tokens=num_tokens,
+            load=lambda: {"input_ids": self.data[rows, :-1], "labels": self.data[rows, 1:]},
+        )
+
+    def write_model_files(self, folder: Path) -> None:
+        self.model.config.save_pretrained(folder)
 
 
 def settings(**changes: Any) -> TrainSettings:
@@ -101,9 +99,18 @@ def settings(**changes: Any) -> TrainSettings:
     )
 
 
-def train(folder: Path, *, the_job: Job | None = None, **changes: Any) -> Loop:
+def loop_of(
+    folder: Path, *, task: TrainTask | None = None, plan: TrainSettings | None = None
+) -> TrainLoop:
+    """A loop on the tiny task that has not taken a step."""
+    task, plan = task or TinyTask(), plan or settings()
+    meter: Any = FixedMeter()
+    return TrainLoop(task, plan, start_strategy(task, plan), folder, meter)
+
+
+def train(folder: Path, *, task: TrainTask | None = None, **changes: Any) -> TrainLoop:
     """Train to the end (or from where the folder stands) and return the loop."""
-    loop = Loop(the_job or job(), settings(**changes), folder, FixedMeter())  # type: ignore[arg-type]
+    loop = loop_of(folder, task=task, plan=settings(**changes))
     loop.run()
     return loop
 

@@ -1,4 +1,4 @@
-"""Started by `torchrun`: trains the tiny job, once for each plan of the list it is given."""
+"""Started by `torchrun`: trains the tiny task, once for each plan of the list it is given."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # torchrun starts this file by its path
 
-from support.tiny_training import FixedMeter, job, settings
+from support.tiny_training import TinyTask, loop_of, settings
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings
-from teenytinyllama.training.loop import Loop
 
 NUM_STEPS = 10
 
@@ -38,8 +37,8 @@ def train(
         **{"micro_batch": 1, **changes},
     )
     poisoned = {} if poison is None else {poison: float("nan")}
-    loop = Loop(job(poison=poisoned), plan, folder, FixedMeter())
-    assert loop.world == int(os.environ.get("WORLD_SIZE", "1")), loop.world
+    loop = loop_of(folder, task=TinyTask(poison=poisoned), plan=plan)
+    assert loop.strategy.world == int(os.environ.get("WORLD_SIZE", "1"))
     assert type(loop.strategy).__name__ == strategy, type(loop.strategy)
     after_step = loop._after_step
 

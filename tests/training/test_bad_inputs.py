@@ -1,11 +1,11 @@
 """What can go wrong under a training, and the sentence or the way out that a user gets."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
-from support.tiny_training import LENGTH, ROWS_PER_STEP, FixedMeter, job, loss_log, settings, train
+from support.tiny_training import LENGTH, ROWS_PER_STEP, TinyTask, loop_of, loss_log, train
 from torch import nn
 
 from teenytinyllama import hardware
@@ -24,23 +24,24 @@ def one_thread():
 
 
 class SmallMemory(nn.Module):
-    """An objective that runs out of memory above `max_rows`, from its call number `since` on."""
+    """A loss that runs out of memory above `max_rows`, from its call number `since` on."""
 
-    def __init__(self, objective, max_rows, since=0):
+    def __init__(self, loss, max_rows, since=0):
         super().__init__()
-        self.objective, self.model = objective, objective.model
+        self.loss, self.model = loss, loss.model
         self.max_rows, self.calls_left = max_rows, since
 
     def forward(self, **tensors):
         self.calls_left -= 1
         if len(tensors["input_ids"]) > self.max_rows and self.calls_left < 0:
             raise torch.OutOfMemoryError("no memory")
-        return self.objective(**tensors)
+        return self.loss(**tensors)
 
 
 def small_memory(max_rows, since=0):
-    plain = job()
-    return replace(plain, objective=SmallMemory(plain.objective, max_rows, since))
+    task = TinyTask()
+    task.loss = SmallMemory(task.loss, max_rows, since)
+    return task
 
 
 def weights_of(folder, step):
@@ -49,17 +50,17 @@ def weights_of(folder, step):
 
 def test_out_of_memory_at_the_first_step_halves_the_micro_batch(tmp_path, capsys):
     train(tmp_path / "one", micro_batch=1, num_steps=6)
-    loop = train(tmp_path / "halved", the_job=small_memory(1), micro_batch=4, num_steps=6)
+    loop = train(tmp_path / "halved", task=small_memory(1), micro_batch=4, num_steps=6)
     said = capsys.readouterr().err
-    assert "out of memory with micro_batch = 4; going on with 2" in said
-    assert "out of memory with micro_batch = 2; going on with 1" in said
+    assert "out of memory at micro_batch 4, retrying with 2" in said
+    assert "out of memory at micro_batch 2, retrying with 1" in said
     assert loop.state.micro_batch == 1
     assert weights_of(tmp_path / "halved", 6) == weights_of(tmp_path / "one", 6)
 
 
 def test_out_of_memory_later_changes_neither_order_nor_tokens(tmp_path):
     train(tmp_path / "whole", micro_batch=4, num_steps=8)
-    late = train(tmp_path / "late", the_job=small_memory(2, since=5), micro_batch=4, num_steps=8)
+    late = train(tmp_path / "late", task=small_memory(2, since=5), micro_batch=4, num_steps=8)
     assert late.state.tokens == 8 * ROWS_PER_STEP * LENGTH
     assert late.state.micro_batch == 2
     losses = [[row[1] for row in loss_log(tmp_path / name)] for name in ("whole", "late")]
@@ -69,7 +70,7 @@ def test_out_of_memory_later_changes_neither_order_nor_tokens(tmp_path):
 
 def test_what_never_fits_says_what_to_make_smaller(tmp_path):
     with pytest.raises(UserError) as caught:
-        train(tmp_path, the_job=small_memory(0), micro_batch=2)
+        train(tmp_path, task=small_memory(0), micro_batch=2)
     assert caught.value.code == "out-of-memory"
     assert "micro_batch = 1 x 16 tokens" in caught.value.where
     assert "activation_checkpointing=true" in caught.value.fix
@@ -77,9 +78,9 @@ def test_what_never_fits_says_what_to_make_smaller(tmp_path):
 
 @pytest.mark.parametrize("world", [3, 8])
 def test_processes_that_cannot_share_a_step_are_refused_with_the_number_of_rows(world):
-    the_job = job()
+    strategy = SimpleNamespace(world=world, device=torch.device("cpu"))
     with pytest.raises(UserError) as caught:
-        first_micro_batch(the_job, the_job.objective.model, torch.device("cpu"), world)
+        first_micro_batch(TinyTask(), strategy)
     assert caught.value.code == "world-size"
     assert f"{world} processes" in caught.value.where
     assert "a divisor of 4" in caught.value.fix
@@ -97,9 +98,9 @@ def test_a_chip_without_bfloat16_is_named(monkeypatch):
 @pytest.mark.parametrize("name", ["tokens", "tokenizer", "model"])
 def test_a_checkpoint_of_another_training_is_refused_with_both_values(tmp_path, name):
     identity = {"tokens": "a1", "tokenizer": "b2", "model": "c3"}
-    train(tmp_path, the_job=replace(job(), identity=identity), num_steps=2)
+    train(tmp_path, task=TinyTask(identity=identity), num_steps=2)
     with pytest.raises(UserError) as caught:
-        train(tmp_path, the_job=replace(job(), identity={**identity, name: "ff"}), num_steps=4)
+        train(tmp_path, task=TinyTask(identity={**identity, name: "ff"}), num_steps=4)
     assert caught.value.code == "checkpoint-differs"
     assert f"({name}: {identity[name]} there, ff here)" in caught.value.what
 
@@ -131,13 +132,13 @@ def test_a_damaged_checkpoint_is_named_with_the_one_taken_and_the_end_is_the_sam
     train(tmp_path / "hurt")
     said = capsys.readouterr().err
     assert "step 10 is damaged: optimizer.safetensors changed since it was written" in said
-    assert "going on from step-0000005" in said
+    assert "resuming from step-0000005" in said
     assert weights_of(tmp_path / "hurt", 20) == weights_of(tmp_path / "whole", 20)
     assert loss_log(tmp_path / "hurt") == loss_log(tmp_path / "whole")
 
 
 def test_a_signal_a_moment_after_the_question_waits_for_the_next_step_and_its_save(tmp_path):
-    the_loop = loop.Loop(job(), settings(), tmp_path, FixedMeter())
+    the_loop = loop_of(tmp_path)
     agree = the_loop._agree
 
     def late():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import DistributedType
-from support.tiny_training import job, loss_log, settings
+from support.tiny_training import TinyTask, loss_log, settings
 from support.two_processes import train
 from yaml import safe_load
 
@@ -178,7 +178,7 @@ def test_what_cannot_work_in_slices_is_refused(monkeypatch, variables, optimizer
     monkeypatch.setattr(distributed, "Accelerator", lambda **_: TwoOnPaper())
     plan = settings(optimizer=OptimizerSettings(kind=optimizer))
     with pytest.raises(UserError) as caught:
-        distributed.start_strategy(job().objective, plan, flops=0)
+        distributed.start_strategy(TinyTask(), plan)
     assert caught.value.code == code
 
 

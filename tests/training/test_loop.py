@@ -6,7 +6,14 @@ import time
 
 import pytest
 import torch
-from support.tiny_training import LENGTH, ROWS_PER_STEP, job, loss_log, train
+from support.tiny_training import (
+    LENGTH,
+    ROWS_PER_STEP,
+    TinyTask,
+    loop_of,
+    loss_log,
+    train,
+)
 
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import Interrupted, UserError
@@ -70,8 +77,8 @@ def test_it_is_the_loop_that_one_would_write_by_hand(tmp_path, max_grad_norm):
     )
     schedule = ScheduleSettings(warmup_steps=2)
     ours = train(tmp_path, num_steps=6, optimizer=optimizer, schedule=schedule, log_every_steps=1)
-    by_hand = job()
-    model = by_hand.objective.model
+    by_hand = TinyTask()
+    model = by_hand.model
     adamw = torch.optim.AdamW(
         model.parameters(),
         betas=optimizer.betas,
@@ -79,7 +86,7 @@ def test_it_is_the_loop_that_one_would_write_by_hand(tmp_path, max_grad_norm):
         weight_decay=0.0,
     )
     for step, (_, loss, rate, norm) in enumerate(loss_log(tmp_path)):
-        (batch,) = by_hand.micro_batches(step, ROWS_PER_STEP)
+        (batch,) = by_hand.batches(step, ROWS_PER_STEP)
         ids, targets = (torch.from_numpy(rows) for rows in batch.load().values())
         logits = model(input_ids=ids).logits
         exact = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
@@ -92,7 +99,7 @@ def test_it_is_the_loop_that_one_would_write_by_hand(tmp_path, max_grad_norm):
         adamw.zero_grad()
     for name, weights in model.named_parameters():
         torch.testing.assert_close(
-            ours.model.get_parameter(name), weights, rtol=1e-3, atol=1e-4, msg=name
+            ours.strategy.model.get_parameter(name), weights, rtol=1e-3, atol=1e-4, msg=name
         )
 
 
@@ -165,34 +172,29 @@ def test_a_stop_signal_saves_the_step_it_fell_into(tmp_path):
     assert found.state["progress"]["step"] == step > 0
 
 
-def test_other_arithmetic_than_before_is_said(tmp_path, capsys):
+def test_other_numerics_than_before_are_reported(tmp_path, capsys):
     train(tmp_path, num_steps=5)
     train(tmp_path, num_steps=10)
     assert "last bits" not in capsys.readouterr().err
     torch.set_num_threads(2)
     train(tmp_path, num_steps=15)
     said = capsys.readouterr().err
-    assert "going on from step-0000010" in said
-    assert "not be those of a run that stayed (threads: 1 before, 2 now)" in said
+    assert "resuming from step-0000010" in said
+    assert "differ from an uninterrupted run's (threads: 1 before, 2 now)" in said
 
 
 def test_dropout_survives_a_resume(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(whole, the_job=job(dropout=0.2))
+    train(whole, task=TinyTask(dropout=0.2))
     for num_steps in (5, 10):  # stops at a checkpoint, twice
-        loop_job = job(dropout=0.2)
-        process_steps(cut, loop_job, num_steps)
-    train(cut, the_job=job(dropout=0.2))
+        process_steps(cut, TinyTask(dropout=0.2), num_steps)
+    train(cut, task=TinyTask(dropout=0.2))
     assert weights_of(cut) == weights_of(whole)
 
 
-def process_steps(folder, the_job, num_steps):
+def process_steps(folder, task, num_steps):
     """Train to `num_steps` of a 20-step plan and stop as a signal would."""
-    from support.tiny_training import FixedMeter, settings
-
-    from teenytinyllama.training.loop import Loop
-
-    loop = Loop(the_job, settings(), folder, FixedMeter())
+    loop = loop_of(folder, task=task)
     after_step = loop._after_step
 
     def stop_there():
@@ -207,16 +209,16 @@ def process_steps(folder, the_job, num_steps):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
 def test_a_poisoned_step_is_skipped_and_named(tmp_path, value):
-    train(tmp_path, the_job=job(poison={7: value}), num_steps=12)
+    train(tmp_path, task=TinyTask(poison={7: value}), num_steps=12)
     skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").open()]
     assert [row["step"] for row in skipped] == [7]
-    assert len(skipped[0]["sequences"]) == ROWS_PER_STEP
+    assert len(skipped[0]["rows"]) == ROWS_PER_STEP
     final = checkpoints.load_newest(tmp_path)
     assert all(bool(t.isfinite().all()) for t in final.model.values())
 
 
 def test_three_bad_steps_in_a_row_go_back_and_past_them(tmp_path, capsys):
-    loop = train(tmp_path, the_job=job(poison=dict.fromkeys((7, 8, 9), float("nan"))))
+    loop = train(tmp_path, task=TinyTask(poison=dict.fromkeys((7, 8, 9), float("nan"))))
     assert "3 bad steps in a row" in capsys.readouterr().err
     assert loop.state.step == 20
     assert loop.state.rollbacks == 1
@@ -225,23 +227,19 @@ def test_three_bad_steps_in_a_row_go_back_and_past_them(tmp_path, capsys):
 
 def test_a_hopeless_run_stops_with_a_reason(tmp_path):
     with pytest.raises(UserError) as caught:
-        train(tmp_path, the_job=job(poison=dict.fromkeys(range(100), float("nan"))))
+        train(tmp_path, task=TinyTask(poison=dict.fromkeys(range(100), float("nan"))))
     assert caught.value.code == "training-diverged"
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
     train(tmp_path, num_steps=5)
-    other = job()
-    other = type(other)(**{**vars(other), "identity": {"data": "another"}})
     with pytest.raises(UserError, match="data: tiny there, another here"):
-        train(tmp_path, the_job=other)
+        train(tmp_path, task=TinyTask(identity={"data": "another"}))
 
 
 def test_the_disk_is_measured_before_the_first_step(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(
-        "teenytinyllama.training.micro_batches.shutil.disk_usage", lambda path: usage
-    )
+    monkeypatch.setattr("teenytinyllama.training.checkpoints.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"will need .* GB, 0\.0 GB are free"):
         train(tmp_path)
 

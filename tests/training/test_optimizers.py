@@ -1,7 +1,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.tiny_training import VOCAB_SIZE, job
+from support.tiny_training import VOCAB_SIZE, TinyTask
 
 from teenytinyllama.settings.training import OptimizerSettings, ScheduleSettings
 from teenytinyllama.training.checkpoints import write_tensors
@@ -21,7 +21,7 @@ ONE, ZERO = torch.tensor(1.0), torch.tensor(0.0)
 
 
 def model_with_gradients(seed=0):
-    model = job().objective.model
+    model = TinyTask().model
     torch.manual_seed(seed)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)

@@ -336,3 +336,20 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % ALIGNMENT_BYTES)
     return len(text).to_bytes(8, "little") + text
+
+
+def check_disk(folder: Path, *, weights_bytes: int, num_permanent: int) -> None:
+    """Raise UserError where the checkpoints still to come will not fit on the disk.
+
+    Said before the first step: training would otherwise stop at one of the last.
+    """
+    # A checkpoint holds the weights and two moments of each.
+    need = 3 * weights_bytes * (NUM_ROLLING_KEPT + 1 + num_permanent) + weights_bytes
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(
+            "disk-too-small",
+            str(folder),
+            f"checkpoints will need {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            "free space, choose another --run-dir, or keep fewer permanent checkpoints",
+        )

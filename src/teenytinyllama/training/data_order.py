@@ -1,6 +1,6 @@
 """Which sequences make step N: a pure function of (seed, step).
 
-Nothing is drawn, kept or replayed. The order of an epoch is a keyed permutation computed for one
+There is no state to save or replay. The order of an epoch is a keyed permutation computed for one
 position at a time (a Feistel network with cycle walking), so that finding the rows of step one
 million in an index of ten billion tokens costs microseconds and no memory.
 """
@@ -25,7 +25,7 @@ def mix(values: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def permute(positions: NDArray[np.uint64], size: int, seed: int, epoch: int) -> NDArray[np.uint64]:
-    """Where a seeded shuffle of `range(size)` puts each position, without making the shuffle.
+    """Where a seeded shuffle of `range(size)` puts each position, computed without the shuffle.
 
     A bijection of [0, size) for every (seed, epoch).
 
@@ -41,7 +41,7 @@ def permute(positions: NDArray[np.uint64], size: int, seed: int, epoch: int) -> 
         keys = mix(key + np.arange(1, ROUNDS + 1, dtype=np.uint64))
         values = positions.copy()
         todo = np.ones(len(values), bool)
-        # The network permutes a power of four; a value beyond `size` walks on until it is inside.
+        # The network permutes a power of four; a value beyond `size` is permuted again.
         while todo.any():
             left, right = values[todo] >> half, values[todo] & mask
             for round_key in keys:
@@ -53,7 +53,7 @@ def permute(positions: NDArray[np.uint64], size: int, seed: int, epoch: int) -> 
 
 @dataclass(frozen=True)
 class SequenceOrder:
-    """The endless stream of sequence numbers: every epoch all of them, in another order."""
+    """An endless stream of sequence numbers: each epoch all of them, in a new order."""
 
     num_sequences: int
     rows_per_step: int
@@ -61,13 +61,10 @@ class SequenceOrder:
 
     def rows_of_step(self, step: int) -> NDArray[np.int64]:
         """Numbers of the `rows_per_step` sequences behind update `step`, counting from 0."""
-        return self.rows_at(step * self.rows_per_step, self.rows_per_step)
-
-    def rows_at(self, start: int, count: int) -> NDArray[np.int64]:
-        """`count` sequence numbers from place `start` of the stream; may cross epochs."""
-        places = np.arange(start, start + count, dtype=np.uint64)
+        start = step * self.rows_per_step
+        places = np.arange(start, start + self.rows_per_step, dtype=np.uint64)
         epochs = places // np.uint64(self.num_sequences)
-        rows = np.empty(count, np.int64)
+        rows = np.empty(self.rows_per_step, np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             inside = places[here] % np.uint64(self.num_sequences)

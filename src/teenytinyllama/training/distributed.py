@@ -33,7 +33,7 @@ from teenytinyllama.training.optimizers import (
     shard_like,
     step_if_finite,
 )
-from teenytinyllama.training.task import TrainSettings
+from teenytinyllama.training.task import TrainSettings, TrainTask
 
 if TYPE_CHECKING:
     from teenytinyllama.training.cpu import CpuSupport
@@ -50,7 +50,7 @@ class DDPStrategy:
     def __init__(
         self,
         accelerator: Accelerator,
-        objective: nn.Module,
+        loss: nn.Module,
         settings: TrainSettings,
         cpu_support: CpuSupport | None,
     ) -> None:
@@ -59,23 +59,24 @@ class DDPStrategy:
         self.compiled = cpu_support.compiled if cpu_support else settings.compile is not False
         self.contention = cpu_support.contention if cpu_support else None
         self.rank: int = accelerator.process_index
+        self.is_main = self.rank == 0
         self.world: int = accelerator.num_processes
-        model = objective.model
+        model = loss.model
         assert isinstance(model, nn.Module)
         self.model = model
         self._accelerator = accelerator
         self._max_norm = settings.optimizer.max_grad_norm
-        self.objective, self.optimizers = self._spread(objective, settings)
+        self.loss, self.optimizers = self._spread(loss, settings)
 
     def _spread(
-        self, objective: nn.Module, settings: TrainSettings
+        self, loss: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         """What a micro-batch goes through, and the optimizers of its weights."""
         if self._compiles_modules:
             model: Any = self.model
             model.get_submodule(model.base_model_prefix).compile(dynamic=False)
         optimizers = _optimizers_of(self.model, settings)
-        return self._accelerator.prepare_model(objective), optimizers
+        return self._accelerator.prepare_model(loss), optimizers
 
     @property
     def _compiles_modules(self) -> bool:
@@ -104,7 +105,7 @@ class DDPStrategy:
 
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[Any]:
         """Round the two passes of a micro-batch: processes add up with the last of a step."""
-        return nullcontext() if is_last else self._accelerator.no_sync(self.objective)
+        return nullcontext() if is_last else self._accelerator.no_sync(self.loss)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those of the step."""
@@ -160,10 +161,10 @@ class FSDPStrategy(DDPStrategy):
 
     @override
     def _spread(
-        self, objective: nn.Module, settings: TrainSettings
+        self, loss: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         _refuse(settings, "FSDP2", ("adamw", "muon"))
-        spread: nn.Module = fsdp2_prepare_model(self._accelerator, copy.deepcopy(objective))
+        spread: nn.Module = fsdp2_prepare_model(self._accelerator, copy.deepcopy(loss))
         slices: Any = spread.model
         self._slices = slices
         if self._compiles_modules:
@@ -227,7 +228,7 @@ class DeepSpeedStrategy(DDPStrategy):
 
     @override
     def _spread(
-        self, objective: nn.Module, settings: TrainSettings
+        self, loss: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         _refuse(settings, "DeepSpeed", ("adamw",))
         if settings.precision == "bf16":
@@ -241,7 +242,7 @@ class DeepSpeedStrategy(DDPStrategy):
         optimizers = _optimizers_of(self.model, settings)
         is_mixed = settings.precision == "bf16-mixed"
         self._deepspeed, self._zero, _, _ = deepspeed.initialize(
-            model=objective,
+            model=loss,
             optimizer=optimizers[0],
             config={
                 # The loop cuts and weighs a step; DeepSpeed is told which micro-batch is the last.
@@ -347,13 +348,10 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=not is_tied)
 
 
-def start_strategy(
-    objective: nn.Module, settings: TrainSettings, *, flops: float, isolates_texts: bool = False
-) -> DDPStrategy:
-    """Put a loss and its model on this process's device, as the launcher asks for.
+def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
+    """Put a task's model on this process's device, spread the way the process was launched.
 
-    `flops` are those of the whole run. With `isolates_texts`, rows hold several texts that must not
-    see each other. Raises UserError for what the device or the launcher's settings do not allow.
+    Raises UserError for what the device or the launcher's settings do not allow.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     device: torch.device = accelerator.device
@@ -361,17 +359,23 @@ def start_strategy(
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
     if settings.precision == "bf16":
-        objective.to(torch.bfloat16)
-    objective.to(device)
-    model: Any = objective.model
+        task.loss.to(torch.bfloat16)
+    task.loss.to(device)
     if settings.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        task.model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
     cpu_support = None
     if device.type == "cpu":
         from teenytinyllama.training import cpu
 
-        cpu_support = cpu.prepare(model, settings, flops=flops, isolates_texts=isolates_texts)
-    objective.train()
+        cpu_support = cpu.prepare(
+            task.model,
+            settings,
+            flops=task.flops(settings.num_steps),
+            isolates_texts=task.isolates_texts,
+        )
+    task.loss.train()
     strategy = DDPStrategy
     if accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_FSDP"):
         _take_fsdp2(accelerator)
@@ -379,7 +383,7 @@ def start_strategy(
     elif accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_DEEPSPEED"):
         _check_stage()
         strategy = DeepSpeedStrategy
-    return strategy(accelerator, objective, settings, cpu_support)
+    return strategy(accelerator, task.loss, settings, cpu_support)
 
 
 def _is_asked(variable: str) -> bool:

@@ -1,83 +1,146 @@
-"""What fits: rows of a forward pass into memory, checkpoints onto the disk.
+"""How a step is cut into micro-batches, and how their gradients become the step's.
 
-The micro-batch changes speed and memory only: a step has the same rows in the same order however
-it is cut.
+The loss of a micro-batch is a sum; it is divided by the weight of the whole step. So eight rows
+at once, eight times one row, and four rows in each of two processes give one gradient, up to the
+order of additions: the size of a micro-batch changes speed and memory only.
 """
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor
 
+from teenytinyllama import hardware
 from teenytinyllama.errors import UserError
-from teenytinyllama.training import checkpoints
-from teenytinyllama.training.task import Job, TrainSettings
+from teenytinyllama.training.distributed import DDPStrategy
+from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
 MAX_TOKENS_CPU = 2_048
 MAX_TOKENS_GPU = 65_536
 
 
-def first_micro_batch(job: Job, model: nn.Module, device: torch.device, world: int) -> int:
-    """Rows of one forward pass: a divisor of the step that should fit (else it is halved).
+def step_gradients(
+    strategy: DDPStrategy,
+    settings: TrainSettings,
+    step: int,
+    batches: Sequence[MicroBatch],
+    load: Callable[[MicroBatch], Mapping[str, NDArray[Any]]],
+) -> Tensor:
+    """Accumulate the gradients of a step's mean loss.
 
-    Raises UserError where `world` processes cannot share the rows of a step.
+    Returns the part of that loss that this process computed, a scalar on the device. With two
+    `gradient_shards`, one process sums the even and the odd micro-batches separately and then adds
+    the two: the same additions, bit for bit, as two processes make.
     """
-    rows = job.rows_per_step // world
-    if rows * world != job.rows_per_step or rows == 0:
+    weight = sum(batch.weight for batch in batches)
+    mine = _of_this_process(batches, strategy)
+    shards = settings.gradient_shards if strategy.world == 1 else 1
+    if shards == 1:
+        return _accumulate(strategy, settings, step, mine, weight, load)
+    loss = _accumulate(strategy, settings, step, mine[0::shards], weight, load)
+    first = {p: p.grad for p in strategy.model.parameters() if p.grad is not None}
+    for parameter in first:
+        parameter.grad = None
+    loss = loss + _accumulate(strategy, settings, step, mine[1::shards], weight, load)
+    for parameter, gradient in first.items():
+        assert parameter.grad is not None
+        parameter.grad.add_(gradient)
+    return loss
+
+
+def _of_this_process(
+    batches: Sequence[MicroBatch], strategy: DDPStrategy
+) -> Sequence[tuple[int, MicroBatch]]:
+    """Micro-batches of this process, with their number in the step."""
+    if len(batches) % strategy.world:
+        raise UserError(
+            "world-size",
+            f"{strategy.world} processes",
+            f"do not divide the {len(batches)} micro-batches of a step",
+            "set micro_batch so that every process gets as many",
+        )
+    return list(enumerate(batches))[strategy.rank :: strategy.world]
+
+
+def _accumulate(
+    strategy: DDPStrategy,
+    settings: TrainSettings,
+    step: int,
+    batches: Sequence[tuple[int, MicroBatch]],
+    weight: float,
+    load: Callable[[MicroBatch], Mapping[str, NDArray[Any]]],
+) -> Tensor:
+    loss = torch.zeros((), device=strategy.device)
+    for place, (index, batch) in enumerate(batches):
+        torch.manual_seed(_mix_seed(settings.seed, step, index))  # dropout
+        tensors = {name: _to_device(rows, strategy.device) for name, rows in load(batch).items()}
+        # Set before the forward pass: set after it, replicas drift apart.
+        with strategy.accumulating(is_last=place == len(batches) - 1):
+            with hardware.autocast(settings.precision, strategy.device):
+                part = strategy.loss(**tensors) / weight
+            # Processes average their gradients; the mean above is already over all of them.
+            strategy.backward(part * strategy.world if strategy.world > 1 else part)
+        loss += part.detach()
+    return loss
+
+
+def _to_device(rows: NDArray[Any], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(rows))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
+
+
+def _mix_seed(seed: int, step: int, index: int) -> int:
+    return int(np.random.SeedSequence([seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def first_micro_batch(task: TrainTask, strategy: DDPStrategy) -> int:
+    """Rows of one forward pass: the largest divisor of the step that is likely to fit.
+
+    Raises UserError where the processes cannot share the rows of a step.
+    """
+    world, step_rows = strategy.world, task.order.rows_per_step
+    rows = step_rows // world
+    if rows * world != step_rows or rows == 0:
         raise UserError(
             "world-size",
             f"{world} processes",
-            f"do not divide the {job.rows_per_step} rows of a step",
-            f"start a divisor of {job.rows_per_step} processes, or change tokens_per_step",
+            f"do not divide the {step_rows} rows of a step",
+            f"start a divisor of {step_rows} processes, or change tokens_per_step",
         )
     max_tokens = MAX_TOKENS_CPU
-    if device.type == "cuda":
-        config: Any = model.config
+    if strategy.device.type == "cuda":
+        config = task.model.config
         layer = 28 * config.hidden_size + 8 * config.intermediate_size
         bytes_per_token = max(1, layer * config.num_hidden_layers)
-        free, _ = torch.cuda.mem_get_info(device)
+        free, _ = torch.cuda.mem_get_info(strategy.device)
         max_tokens = min(int(0.6 * free) // bytes_per_token, MAX_TOKENS_GPU)
-    fitting = [n for n in _divisors(rows) if n * job.tokens_per_row <= max_tokens]
+    fitting = [n for n in _divisors(rows) if n * task.tokens_per_row <= max_tokens]
     return max(fitting, default=1)
 
 
-def smaller_micro_batch(job: Job, micro_batch: int, world: int) -> int:
-    """The next divisor down, where `micro_batch` rows did not fit.
+def smaller_micro_batch(task: TrainTask, num_rows: int, world: int) -> int:
+    """The next smaller divisor of the step, after `num_rows` rows ran out of memory.
 
-    Raises UserError below 1, and with several processes: one alone cannot step back, the others
-    would wait for it for ever.
+    Raises UserError below 1, and with several processes: one alone cannot retry, the others would
+    wait for it forever.
     """
-    where = f"micro_batch = {micro_batch} x {job.tokens_per_row} tokens"
-    if micro_batch == 1:
+    where = f"micro_batch = {num_rows} x {task.tokens_per_row} tokens"
+    if num_rows == 1:
         fix = "--set pretrain.activation_checkpointing=true, or a shorter sequence_length"
         raise UserError("out-of-memory", where, "does not fit on the device", fix)
-    smaller = max(n for n in _divisors(job.rows_per_step // world) if n < micro_batch)
+    smaller = max(n for n in _divisors(task.order.rows_per_step // world) if n < num_rows)
     if world > 1:
-        fix = f"--set pretrain.micro_batch={smaller} (all processes must cut alike)"
+        fix = f"--set pretrain.micro_batch={smaller} (all processes need the same size)"
         raise UserError("out-of-memory", where, "does not fit on a device", fix)
     return smaller
 
 
 def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def check_disk(out_dir: Path, model: nn.Module, settings: TrainSettings, step: int) -> None:
-    """Say before the first step what would otherwise be found out at the last."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    every = settings.checkpoints.permanent_every_steps
-    permanent = (settings.num_steps - step) // every if every else 0
-    # A checkpoint holds the weights and two moments of them.
-    need = 3 * weights * (checkpoints.NUM_ROLLING_KEPT + 1 + permanent) + weights
-    free = shutil.disk_usage(out_dir).free
-    if need > free:
-        raise UserError(
-            "disk-too-small",
-            str(out_dir),
-            f"checkpoints will need {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
-            "free space, choose another --run-dir, or keep fewer permanent checkpoints",
-        )

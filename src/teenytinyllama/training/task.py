@@ -1,12 +1,14 @@
-"""What a stage wants trained, in the form that the loop takes."""
+"""What a stage wants trained, in the form that the training loop takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -16,44 +18,85 @@ from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettin
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of one forward pass: how much they weigh in the step's mean, and where to get them."""
+    """The rows of one forward pass: their weight in the step's mean, and how to read them."""
 
     weight: float
-    """Supervised targets (or examples) in it; the step's loss is the sum divided by all weights."""
+    """Supervised targets (or examples) in it; a step's loss is the sum over all weights."""
     num_tokens: int
-    """Tokens that pass through the model, for tokens/s."""
+    """Tokens that pass through the model, padding included, for tokens/s."""
     load: Callable[[], Mapping[str, NDArray[Any]]]
-    """Makes the arrays that the job's module takes by name."""
+    """Reads the arrays that the task's loss takes by name."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a stage wants trained."""
+class DataOrder(Protocol):
+    """Which rows make a step: a pure function of the step's number."""
 
-    objective: nn.Module
-    """Forward gives the summed loss of a micro-batch; `.model` is the model that is saved."""
-    micro_batches: Callable[[int, int], Sequence[MicroBatch]]
-    """(step, rows of one forward pass) -> all micro-batches of that step, in a fixed order."""
-    rows_per_step: int
-    """Rows behind one update: the largest micro-batch there can be."""
-    tokens_per_row: int
-    """For the memory estimate."""
-    flops_per_token: int
-    """Model FLOPs of one token, forward and backward."""
-    identity: Mapping[str, str]
-    """What a checkpoint must agree on to be gone on from: data, tokenizer, sizes."""
-    write_model_files: Callable[[Path], None]
-    """Adds configuration and tokenizer to a checkpoint."""
-    isolates_texts: bool = False
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of a step; the last one of an epoch may have fewer."""
+
+    def rows_of_step(self, step: int) -> NDArray[np.int64]:
+        """Numbers of the rows behind update `step`, counting from 0."""
+
+
+class TrainTask(ABC):
+    """A loss, the data of every step, and what else a stage does while its model trains.
+
+    `loss` is a module whose forward takes the arrays of a micro-batch and gives its summed loss;
+    `loss.model` is the model that is trained and saved.
+    """
+
+    isolates_texts = False
     """Whether rows hold several texts that must not see each other, by `position_ids`."""
-    initial_optimizer: Mapping[str, Tensor] | None = None
-    """Moments to begin with, where the job goes on from another training's checkpoint."""
-    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
-    """Held-out figures for the log, such as `heldout_bpb`."""
-    sample: Callable[[nn.Module], list[dict[str, Any]]] | None = None
-    """Continuations of fixed prompts."""
-    describe_step: Callable[[int], dict[str, Any]] | None = None
-    """What stands in a step's rows, for the record of a skipped step."""
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        order: DataOrder,
+        *,
+        tokens_per_row: int,
+        flops_per_token: int,
+        identity: Mapping[str, str],
+        initial_optimizer: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.loss, self.order = loss, order
+        self.model: Any = loss.model
+        self.tokens_per_row = tokens_per_row
+        self.flops_per_token = flops_per_token  # forward and backward
+        # What a checkpoint must have in common to be resumed from: data, tokenizer, sizes.
+        self.identity = identity
+        # Moments to begin with, where the model comes from another run's checkpoint.
+        self.initial_optimizer = initial_optimizer
+
+    def batches(self, step: int, num_rows: int) -> list[MicroBatch]:
+        """All micro-batches of a step, of at most `num_rows` rows each, in a fixed order."""
+        rows = self.order.rows_of_step(step)
+        cuts = [rows[at : at + num_rows] for at in range(0, len(rows), num_rows)]
+        return [self.micro_batch(step, cut) for cut in cuts]
+
+    def flops(self, num_steps: int) -> int:
+        """Model FLOPs of `num_steps` steps."""
+        return num_steps * self.order.rows_per_step * self.tokens_per_row * self.flops_per_token
+
+    @abstractmethod
+    def micro_batch(self, step: int, rows: NDArray[np.int64]) -> MicroBatch:
+        """The micro-batch of these rows of a step."""
+
+    @abstractmethod
+    def write_model_files(self, folder: Path) -> None:
+        """Add configuration and tokenizer to a checkpoint, so that it loads as a model."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Held-out scores for the log, such as `heldout_bpb`; none by default."""
+        return {}
+
+    def sample(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Continuations of fixed prompts; none by default."""
+        return []
+
+    def describe_step(self, step: int) -> dict[str, Any]:
+        """What is in a step, for the record of a skipped one."""
+        return {"rows": self.order.rows_of_step(step).tolist()}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""What a checkpoint brings back beside weights and moments, and whether it is this training's."""
+"""What a checkpoint holds beside weights and moments, and whether it belongs to this run."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainState:
-    """How far a training is, and what it has used so far."""
+    """How far a training run is, and what it has used so far, over all its sessions."""
 
     step: int = 0
     tokens: int = 0
@@ -30,27 +30,28 @@ class TrainState:
     samples_bytes: int = 0
     pending: list[list[float]] = field(default_factory=list)
     """Loss, norm and skip flag of the steps since the last logged line."""
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    """Step and held-out scores of every evaluation, in order."""
     energy: Energy = field(default_factory=Energy)
     seconds: float = 0.0
     bad_in_a_row: int = 0
     rollbacks: int = 0
     num_skipped: int = 0
 
+    def to_json(self) -> dict[str, Any]:
+        """For `state.json`; `from_json` is its inverse."""
+        return {**vars(self), "energy": list(self.energy)}
 
-def state_to_json(state: TrainState) -> dict[str, Any]:
-    """For `state.json`; `state_from_json` is its inverse."""
-    return {**vars(state), "energy": list(state.energy)}
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """What `to_json` returned."""
+        return cls(**{**value, "energy": Energy(*value["energy"])})
 
 
-def state_from_json(value: Mapping[str, Any]) -> TrainState:
-    """What `state_to_json` wrote."""
-    return TrainState(**{**value, "energy": Energy(*value["energy"])})
-
-
-def arithmetic(strategy: DDPStrategy, settings: TrainSettings) -> dict[str, str]:
+def numerics_of(strategy: DDPStrategy, settings: TrainSettings) -> dict[str, str]:
     """What decides the last bits of a result beside the recipe.
 
-    Sums of floating-point numbers depend on their order, and that on all of these.
+    Sums of floating-point numbers depend on their order, which depends on all of these.
     """
     is_gpu = strategy.device.type == "cuda"
     return {
@@ -62,17 +63,17 @@ def arithmetic(strategy: DDPStrategy, settings: TrainSettings) -> dict[str, str]
     }
 
 
-def warn_of_other_arithmetic(found: Checkpoint, now: Mapping[str, str]) -> None:
-    """Say where a training goes on with other arithmetic than it had: a run on a spot machine may.
+def warn_of_other_numerics(found: Checkpoint, now: Mapping[str, str]) -> None:
+    """Warn where a run resumes on other hardware or software, as on a spot machine it may.
 
-    The result is as good, but it is not the bytes of a run that stayed where it was.
+    The result is as good, but not the same bytes as those of an uninterrupted run.
     """
-    saved = found.state.get("arithmetic", now)
+    saved = found.state.get("numerics", now)
     rows = [f"{k}: {saved.get(k)} before, {v} now" for k, v in now.items() if saved.get(k) != v]
     if rows:
         changes = "; ".join(rows)
         logger.info(
-            f"the last bits of the result will not be those of a run that stayed ({changes})"
+            f"the last bits of the result will differ from an uninterrupted run's ({changes})"
         )
 
 
@@ -86,6 +87,6 @@ def check_identity(found: Checkpoint, identity: Mapping[str, str]) -> None:
         raise UserError(
             "checkpoint-differs",
             str(found.path),
-            "belongs to another training (" + "; ".join(rows) + ")",
-            "use the same data, tokenizer and sizes, or --redo to start anew",
+            "this checkpoint is from a different run (" + "; ".join(rows) + ")",
+            "use the same data, tokenizer and sizes, or --redo to start over",
         )

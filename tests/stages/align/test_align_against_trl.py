@@ -20,7 +20,7 @@ from teenytinyllama.stages.align.dpo_task import (
     reference_of,
     render_last,
 )
-from teenytinyllama.stages.align.stage import AnswerLoss
+from teenytinyllama.stages.align.sft_task import AnswerLoss
 
 pytestmark = pytest.mark.slow
 LENGTH = 128

@@ -14,7 +14,7 @@ from teenytinyllama.artifacts.conversations import SPECIAL_IDS
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.modeling.loading import load_base
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
-from teenytinyllama.stages.align.stage import AnswerLoss
+from teenytinyllama.stages.align.sft_task import AnswerLoss
 
 EOS = SPECIAL_IDS["</s>"]
 

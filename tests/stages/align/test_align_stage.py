@@ -13,6 +13,7 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
+from teenytinyllama.stages.align import sft_task
 from teenytinyllama.stages.align import stage as align
 from teenytinyllama.stages.align import stage as stage
 from teenytinyllama.stages.align.chat_evaluation import Answer
@@ -98,7 +99,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
         )
 
     loads = 0
-    lay_out = stage.lay_out
+    lay_out = sft_task.lay_out
 
     def dying(*args: Any, **kwargs: Any) -> Any:
         nonlocal loads
@@ -108,7 +109,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
         return lay_out(*args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(stage, "lay_out", dying)
+        patch.setattr(sft_task, "lay_out", dying)
         align_again()
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-0000002"]
     align_again()
@@ -173,6 +174,6 @@ def test_heldout_loss_does_not_depend_on_the_row_length(
     told: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
     rendered = [Rendered(*encoder.render_with_mask(messages)) for messages in told]
     with torch.no_grad():
-        short = stage.heldout_loss(model, rendered, 100, 3)
-        long = stage.heldout_loss(model, rendered, 128, 3)
+        short = sft_task.answer_loss(model, rendered, 100, 3)
+        long = sft_task.answer_loss(model, rendered, 128, 3)
     assert abs(short - long) < 1e-5

@@ -59,15 +59,15 @@ def test_an_epoch_sees_every_example_once_and_pads_little() -> None:
     assert order.steps_per_epoch == 63
     for epoch in (0, 1):
         steps = range(epoch * 63, epoch * 63 + 63)
-        batches = [order.examples_of_step(step) for step in steps]
+        batches = [order.rows_of_step(step) for step in steps]
         assert sorted(np.concatenate(batches).tolist()) == list(range(1003))
     padded = sum(max(lengths[i] for i in b) * len(b) for b in batches)
     assert padded < 1.1 * sum(lengths)
-    # A pure function of (seed, step): asked anew and out of order it is the same.
+    # A pure function of (seed, step): asked again and out of order it is the same.
     again = LengthGroupedOrder(lengths, 16, seed=3)
-    assert again.examples_of_step(70).tolist() == order.examples_of_step(70).tolist()
+    assert again.rows_of_step(70).tolist() == order.rows_of_step(70).tolist()
     other = LengthGroupedOrder(lengths, 16, seed=4)
-    assert other.examples_of_step(70).tolist() != order.examples_of_step(70).tolist()
+    assert other.rows_of_step(70).tolist() != order.rows_of_step(70).tolist()
 
 
 def test_padding_changes_no_logit_and_pooling_takes_the_end_mark(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from teenytinyllama.artifacts.conversations import (
     Conversation,
@@ -31,10 +33,12 @@ from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.chat_dataset import ChatData, is_heldout, records_of, set_aside
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
+from teenytinyllama.stages.align.sft_task import SftTask
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
-from teenytinyllama.training.loop import Loop
-from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
+from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.loop import TrainLoop
+from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
 # B rows, T sequence, S supervised places, P pairs
 PAIRS_PER_READING = 8
@@ -174,8 +178,52 @@ def reference_of(
     return np.concatenate(found) if found else np.zeros((0, 2), np.float32)
 
 
+class DpoTask(TrainTask):
+    """Preference pairs, whose reference is the model as it is when the task is made."""
+
+    order: SequenceOrder
+    isolates_texts = True
+
+    def __init__(
+        self,
+        sft: SftTask,
+        pairs: Sequence[Pair],
+        settings: AlignSettings,
+        encoder: TextEncoder,
+    ) -> None:
+        length = settings.sequence_length
+        self.pairs, self.length, self.pad_id = pairs, length, encoder.pad_id
+        self.reference = reference_of(sft.model, pairs, length, encoder.pad_id)
+        self._sft = sft
+        super().__init__(
+            PreferenceLoss(sft.model, settings.dpo.beta),
+            SequenceOrder(len(pairs), min(settings.dpo.pairs_per_step, len(pairs)), settings.seed),
+            tokens_per_row=math.ceil(sum(pair.num_inputs for pair in pairs) / len(pairs)),
+            flops_per_token=flops_per_token_of(sft.model, length),
+            identity={"preferences": _fingerprint(pairs), "tokenizer": encoder.fingerprint[:16]},
+        )
+
+    @override
+    def micro_batch(self, step: int, rows: NDArray[np.int64]) -> MicroBatch:
+        pairs = [self.pairs[int(row)] for row in rows]
+        num_tokens = sum(pair.num_inputs for pair in pairs)
+        return MicroBatch(float(len(pairs)), num_tokens, partial(self._load, pairs, rows))
+
+    def _load(self, pairs: Sequence[Pair], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        arrays = lay_out_pairs(pairs, self.length, pad_id=self.pad_id)
+        return {**arrays, "reference": self.reference[rows]}
+
+    @override
+    def write_model_files(self, folder: Path) -> None:
+        self._sft.write_model_files(folder)
+
+    @override
+    def describe_step(self, step: int) -> dict[str, Any]:
+        return {"pairs": self.order.rows_of_step(step).tolist()}
+
+
 def train_on_preferences(
-    model: Any,
+    sft: SftTask,
     train: Sequence[Pair],
     heldout: Sequence[Pair],
     settings: AlignSettings,
@@ -183,41 +231,26 @@ def train_on_preferences(
     *,
     out_dir: Path,
     context: StageContext,
-    write_model_files: Callable[[Path], None],
 ) -> dict[str, Any]:
-    """Change the model by DPO; returns figures. The model as given is the reference."""
-    dpo, length = settings.dpo, settings.sequence_length
-    reference = reference_of(model, train, length, encoder.pad_id)
+    """Train the model of `sft`, as it is now, by DPO; returns metrics."""
+    model, length = sft.model, settings.sequence_length
+    task = DpoTask(sft, train, settings, encoder)
     before = reference_of(model, heldout, length, encoder.pad_id)
-    order = SequenceOrder(len(train), min(dpo.pairs_per_step, len(train)), settings.seed)
-    num_steps = max(1, math.ceil(dpo.num_epochs * len(train) / order.rows_per_step))
-
-    def micro_batches(step: int, micro_batch: int) -> Sequence[MicroBatch]:
-        rows = order.rows_of_step(step)
-        return [cut(rows[at : at + micro_batch]) for at in range(0, len(rows), micro_batch)]
-
-    def cut(rows: NDArray[np.int64]) -> MicroBatch:
-        pairs = [train[int(row)] for row in rows]
-
-        def load() -> dict[str, NDArray[Any]]:
-            arrays = lay_out_pairs(pairs, length, pad_id=encoder.pad_id)
-            return {**arrays, "reference": reference[rows]}
-
-        return MicroBatch(float(len(pairs)), sum(pair.num_inputs for pair in pairs), load)
-
-    mean_length = math.ceil(sum(pair.num_inputs for pair in train) / len(train))
-    job = Job(
-        objective=PreferenceLoss(model, dpo.beta),
-        isolates_texts=True,
-        micro_batches=micro_batches,
-        rows_per_step=order.rows_per_step,
-        tokens_per_row=mean_length,
-        flops_per_token=flops_per_token_of(model, length),
-        identity={"preferences": _fingerprint(train), "tokenizer": encoder.fingerprint[:16]},
-        write_model_files=write_model_files,
-        describe_step=lambda step: {"pairs": order.rows_of_step(step).tolist()},
+    num_steps = max(1, math.ceil(settings.dpo.num_epochs * len(train) / task.order.rows_per_step))
+    train_settings = TrainSettings(
+        num_steps=num_steps,
+        optimizer=settings.dpo.optimizer,
+        schedule=settings.dpo.schedule,
+        checkpoints=settings.checkpoints,
+        precision=settings.precision,
+        # Micro-batches have many shapes: each would be compiled.
+        compile=False,
+        seed=settings.seed,
+        log_every_steps=max(1, min(10, num_steps // 10)),
+        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
     )
-    metrics = Loop(job, _loop_settings(settings, num_steps, context), out_dir, context.meter).run()
+    strategy = start_strategy(task, train_settings)
+    metrics = TrainLoop(task, train_settings, strategy, out_dir, context.meter).run()
     model.float()
     after = reference_of(model, heldout, length, encoder.pad_id)
     gain = (after - before)[:, 0] - (after - before)[:, 1]
@@ -228,27 +261,12 @@ def train_on_preferences(
         "chosen_preferred_fraction_before": _share(before[:, 0] > before[:, 1]),
         "chosen_preferred_fraction": _share(after[:, 0] > after[:, 1]),
         "reward_accuracy": _share(gain > 0),
-        "reward_margin_mean": float(dpo.beta * gain.mean()) if len(gain) else None,
+        "reward_margin_mean": float(settings.dpo.beta * gain.mean()) if len(gain) else None,
     }
 
 
 def _share(found: NDArray[np.bool_]) -> float | None:
     return float(found.mean()) if len(found) else None
-
-
-def _loop_settings(settings: AlignSettings, num_steps: int, context: StageContext) -> TrainSettings:
-    return TrainSettings(
-        num_steps=num_steps,
-        optimizer=settings.dpo.optimizer,
-        schedule=settings.dpo.schedule,
-        checkpoints=settings.checkpoints,
-        precision=settings.precision,
-        # Rows per micro-batch differ from step to step: each shape would be compiled anew.
-        compile=False,
-        seed=settings.seed,
-        log_every_steps=max(1, min(10, num_steps // 10)),
-        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
-    )
 
 
 def _fingerprint(pairs: Sequence[Pair]) -> str:

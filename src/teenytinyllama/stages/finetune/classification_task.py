@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from teenytinyllama.artifacts.manifest import write_json
 from teenytinyllama.modeling.lora import CLASSIFIER_HEADS, add_lora
@@ -29,11 +32,10 @@ from teenytinyllama.stages.finetune.classification_metrics import confusion, sco
 from teenytinyllama.stages.finetune.length_grouping import Encoded, LengthGroupedOrder, pad
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.distributed import load_weights
-from teenytinyllama.training.loop import Loop
+from teenytinyllama.training.distributed import load_weights, start_strategy
+from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.losses import IGNORED, head_loss
-from teenytinyllama.training.metrics_logger import METRICS_NAME
-from teenytinyllama.training.task import Job, MicroBatch, TrainSettings
+from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
 # B micro-batch, T sequence, C labels
 RESULT_NAME = "result.json"
@@ -106,6 +108,69 @@ class Splits:
     fingerprint: str
 
 
+class ClassificationTask(TrainTask):
+    """One classifier on the train split of a labelled set, scored on the validation split."""
+
+    order: LengthGroupedOrder
+
+    def __init__(
+        self,
+        model: Any,
+        splits: Splits,
+        settings: FinetuneSettings,
+        *,
+        seed: int,
+        pad_id: int,
+        write_files: Callable[[Path], None],
+    ) -> None:
+        self.splits, self.pad_id = splits, pad_id
+        self._write_files = write_files
+        lengths = [len(row.ids) for row in splits.train]
+        mean_length = math.ceil(sum(lengths) / len(lengths))
+        # By a constant, not by the tokens of a micro-batch: the same however a step is cut.
+        token_weight = settings.language_model_weight / mean_length
+        identity = {"examples": splits.fingerprint, "labels": str(splits.num_labels)}
+        if settings.language_model_weight:
+            identity["language_model_weight"] = str(settings.language_model_weight)
+        if settings.pooling != "last":
+            identity["pooling"] = settings.pooling
+        super().__init__(
+            LabelLoss(model, pad_id, token_weight=token_weight),
+            LengthGroupedOrder(lengths, settings.examples_per_step, seed),
+            tokens_per_row=mean_length,
+            flops_per_token=flops_per_token_of(model, mean_length),
+            identity=identity,
+        )
+
+    @override
+    def micro_batch(self, step: int, rows: NDArray[np.int64]) -> MicroBatch:
+        examples = [self.splits.train[int(row)] for row in rows]
+        return MicroBatch(
+            weight=float(len(examples)),
+            num_tokens=len(examples) * max(len(one.ids) for one in examples),
+            load=partial(pad, examples, self.pad_id),
+        )
+
+    @override
+    def write_model_files(self, folder: Path) -> None:
+        self.model.config.save_pretrained(folder)
+        self._write_files(folder)
+
+    @override
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        scores = scores_of(self.confusion_on(model, self.splits.validation))
+        return {f"validation_{measure}": float(scores[measure]) for measure in MEASURES}
+
+    @override
+    def describe_step(self, step: int) -> dict[str, Any]:
+        return {"examples": self.order.rows_of_step(step).tolist()}
+
+    def confusion_on(self, model: Any, rows: Sequence[Encoded]) -> list[list[int]]:
+        """Counts of examples by their label (row) and the predicted one (column)."""
+        predicted = [int(np.argmax(logits)) for logits in predict(model, rows, self.pad_id)]
+        return confusion([row.label for row in rows], predicted, self.splits.num_labels)
+
+
 def train_one(
     make_model: Callable[[], Any],
     splits: Splits,
@@ -115,11 +180,11 @@ def train_one(
     pad_id: int,
     out_dir: Path,
     context: StageContext,
-    write_model_files: Callable[[Path], None],
+    write_files: Callable[[Path], None],
 ) -> dict[str, Any]:
-    """Train with one seed, keep the best epoch in `best/`, and return its scores.
+    """Train with one seed, keep the best epoch in `.best/`, and return its scores.
 
-    A finished training is not done again: its result stands in `result.json`.
+    A finished training is not repeated: its result is in `result.json`.
     """
     result_path = out_dir / RESULT_NAME
     if result_path.is_file():
@@ -128,30 +193,31 @@ def train_one(
     model = make_model()
     lora = settings.lora
     merge_lora = add_lora(model, lora, seed=seed, trainable=CLASSIFIER_HEADS) if lora else None
-    order = LengthGroupedOrder(
-        [len(row.ids) for row in splits.train], settings.examples_per_step, seed
+    task = ClassificationTask(
+        model, splits, settings, seed=seed, pad_id=pad_id, write_files=write_files
     )
-    per_epoch = order.steps_per_epoch
-    job = _job(model, splits, order, pad_id, write_model_files, settings)
-    loop = Loop(job, _loop_settings(settings, per_epoch, seed, context), out_dir, context.meter)
+    per_epoch = task.order.steps_per_epoch
+    train_settings = train_settings_of(settings, per_epoch, seed=seed, context=context)
+    strategy = start_strategy(task, train_settings)
+    loop = TrainLoop(task, train_settings, strategy, out_dir, context.meter)
     metrics = loop.run()
-    epochs = _validation_scores(out_dir, per_epoch)
-    best = best_epoch(epochs, settings.choose_by)
+    epochs = loop.state.evaluations
+    best = best_epoch([scores[f"validation_{settings.choose_by}"] for scores in epochs])
     checkpoint = out_dir / checkpoints.folder_name(best * per_epoch)
     load_weights(model, load_file(checkpoint / "model.safetensors"))
     if merge_lora:
         merge_lora()
     if hasattr(model, "lm_head"):
-        del model.lm_head  # it has done its work; a classifier is published without one
+        del model.lm_head  # only training needs it; a classifier is published without one
     model.float().eval()
-    table = _confusion_on(model, splits.test, splits.num_labels, pad_id)
+    table = task.confusion_on(model, splits.test)
     result = {
         "seed": seed,
         **scores_of(table),
         "confusion": table,
         "best_epoch": best,
         **{
-            f"validation_{measure}": [epochs[epoch][measure] for epoch in sorted(epochs)]
+            f"validation_{measure}": [scores[f"validation_{measure}"] for scores in epochs]
             for measure in MEASURES
         },
         "examples_per_s": settings.num_epochs
@@ -161,73 +227,18 @@ def train_one(
         "energy_kwh": metrics["energy_kwh"],
         "num_skipped_steps": metrics["num_skipped_steps"],
     }
-    _keep_best(model, out_dir)
+    shutil.rmtree(out_dir / ".best", ignore_errors=True)
+    model.save_pretrained(out_dir / ".best")
     write_json(result_path, result)
     for _, path in checkpoints.list_checkpoints(out_dir):
         shutil.rmtree(path)
     return result
 
 
-def _keep_best(model: Any, out_dir: Path) -> None:
-    shutil.rmtree(out_dir / ".best", ignore_errors=True)
-    model.save_pretrained(out_dir / ".best")
-
-
-def _job(
-    model: Any,
-    splits: Splits,
-    order: LengthGroupedOrder,
-    pad_id: int,
-    write_model_files: Callable[[Path], None],
-    settings: FinetuneSettings,
-) -> Job:
-    rows = splits.train
-    mean_length = math.ceil(sum(len(row.ids) for row in rows) / len(rows))
-    # By a constant, not by the tokens of a micro-batch: the same however a step is cut.
-    token_weight = settings.language_model_weight / mean_length
-    identity = {"examples": splits.fingerprint, "labels": str(splits.num_labels)}
-    if settings.language_model_weight:
-        identity["language_model_weight"] = str(settings.language_model_weight)
-    if settings.pooling != "last":
-        identity["pooling"] = settings.pooling
-
-    def micro_batches(step: int, micro_batch: int) -> Sequence[MicroBatch]:
-        wanted = [rows[int(number)] for number in order.examples_of_step(step)]
-        cuts = [wanted[at : at + micro_batch] for at in range(0, len(wanted), micro_batch)]
-        return [
-            MicroBatch(
-                weight=float(len(cut)),
-                num_tokens=len(cut) * max(len(row.ids) for row in cut),
-                load=lambda cut=cut: pad(cut, pad_id),  # type: ignore[misc]
-            )
-            for cut in cuts
-        ]
-
-    def evaluate(trained: nn.Module) -> dict[str, float]:
-        table = _confusion_on(trained, splits.validation, splits.num_labels, pad_id)
-        scores = scores_of(table)
-        return {f"validation_{measure}": float(scores[measure]) for measure in MEASURES}
-
-    def write_files(folder: Path) -> None:
-        model.config.save_pretrained(folder)
-        write_model_files(folder)
-
-    return Job(
-        objective=LabelLoss(model, pad_id, token_weight=token_weight),
-        micro_batches=micro_batches,
-        rows_per_step=order.examples_per_step,
-        tokens_per_row=mean_length,
-        flops_per_token=flops_per_token_of(model, mean_length),
-        identity=identity,
-        write_model_files=write_files,
-        evaluate=evaluate,
-        describe_step=lambda step: {"examples": order.examples_of_step(step).tolist()},
-    )
-
-
-def _loop_settings(
-    settings: FinetuneSettings, per_epoch: int, seed: int, context: StageContext
+def train_settings_of(
+    settings: FinetuneSettings, per_epoch: int, *, seed: int, context: StageContext
 ) -> TrainSettings:
+    """What the loop is told for one training: `per_epoch` steps, then a score, every epoch."""
     return TrainSettings(
         num_steps=settings.num_epochs * per_epoch,
         optimizer=OptimizerSettings(
@@ -238,7 +249,7 @@ def _loop_settings(
         schedule=ScheduleSettings(kind="linear", warmup_steps=settings.warmup_steps),
         checkpoints=CheckpointSettings(permanent_every_steps=per_epoch),
         precision=settings.precision,
-        # Batches have many widths: each would be compiled anew.
+        # Batches have many widths: each would be compiled.
         compile=False,
         seed=seed,
         log_every_steps=max(1, per_epoch // 10),
@@ -247,29 +258,13 @@ def _loop_settings(
     )
 
 
-def _validation_scores(out_dir: Path, per_epoch: int) -> dict[int, dict[str, float]]:
-    """Scores on the validation split after each epoch, from the loop's own log."""
-    scores = {}
-    for line in (out_dir / METRICS_NAME).read_text(encoding="utf-8").splitlines():
-        value = json.loads(line)
-        if "validation_accuracy" in value:
-            scores[value["step"] // per_epoch] = {
-                measure: float(value[f"validation_{measure}"]) for measure in MEASURES
-            }
-    return scores
+def best_epoch(scores: Sequence[float]) -> int:
+    """The epoch, from 1, with the best score; of equals the earliest.
 
-
-def best_epoch(epochs: Mapping[int, Mapping[str, float]], measure: str) -> int:
-    """The epoch with the best score on the validation split, of equals the earliest."""
-    return max(epochs, key=lambda epoch: (epochs[epoch][measure], -epoch))
-
-
-def _confusion_on(
-    model: Any, rows: Sequence[Encoded], num_labels: int, pad_id: int
-) -> list[list[int]]:
-    """Examples by their label (row) and the predicted one (column)."""
-    predicted = [int(np.argmax(logits)) for logits in predict(model, rows, pad_id)]
-    return confusion([row.label for row in rows], predicted, num_labels)
+    >>> best_epoch([0.7, 0.9, 0.9])
+    2
+    """
+    return 1 + max(range(len(scores)), key=lambda i: (scores[i], -i))
 
 
 def predict(model: Any, rows: Sequence[Encoded], pad_id: int) -> list[Any]:

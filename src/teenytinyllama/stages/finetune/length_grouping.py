@@ -58,18 +58,18 @@ def encode_with(encoder: TextEncoder, max_length: int) -> Callable[[Example], En
 class LengthGroupedOrder:
     """Which examples make a step: random, of like length, each once an epoch."""
 
-    def __init__(self, lengths: Sequence[int], examples_per_step: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], rows_per_step: int, seed: int) -> None:
         self.lengths = np.asarray(lengths)
-        self.examples_per_step = examples_per_step
+        self.rows_per_step = rows_per_step
         self.seed = seed
         self._epoch = lru_cache(maxsize=2)(self._batches_of_epoch)
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps that see each example once; the last one may hold fewer examples."""
-        return -(-len(self.lengths) // self.examples_per_step)
+        return -(-len(self.lengths) // self.rows_per_step)
 
-    def examples_of_step(self, step: int) -> NDArray[np.int64]:
+    def rows_of_step(self, step: int) -> NDArray[np.int64]:
         """Numbers of the examples behind update `step`, counting from 0."""
         epoch, inside = divmod(step, self.steps_per_epoch)
         return self._epoch(epoch)[inside]
@@ -78,7 +78,7 @@ class LengthGroupedOrder:
         total = len(self.lengths)
         places = np.arange(total, dtype=np.uint64)
         order = permute(places, total, self.seed, epoch).astype(np.int64)
-        size = self.examples_per_step
+        size = self.rows_per_step
         batches = []
         for start in range(0, total, size * BATCHES_PER_GROUP):
             group = order[start : start + size * BATCHES_PER_GROUP]

@@ -206,7 +206,7 @@ def _train_all_seeds(
             pad_id=learner.pad_id,
             out_dir=out_dir / f"seed-{seed}",
             context=context,
-            write_model_files=learner.write_files,
+            write_files=learner.write_files,
         )
         for seed in settings.seeds
     ]
