@@ -1,9 +1,9 @@
-"""Secrets and personal folders: found in text, and kept out of everything that this package writes.
+"""Secrets and personal folders in text: the one detector, and their removal from our own output.
 
-Logs, errors, manifests, the report and the cards pass through `redact`; `ttl publish` refuses
-what `find_secrets` finds. A secret is known by its form (a provider's token, a key file, a
-password in an address) or because it is the value of a variable of the environment that is named
-as one.
+Logs, errors, manifests, the report and the cards pass through `redact`; `ttl publish` refuses what
+`find_secrets` finds, and chat data is checked with it. A secret has a known form (a provider's
+token, a private key, a password in a URL) or is the value of an environment variable whose name
+says so.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-# Each kind: what must stand in the text before the pattern is tried, and the pattern, whose group
-# `secret`, where it has one, is the secret itself. Texts are many and secrets are few: nearly all
-# texts are done with after a few searches for fixed words.
+# Kind, strings of which a text must have one before the pattern is tried, and the pattern, whose
+# group `secret`, if any, is the secret itself. Secrets are rare: for nearly every text a few
+# searches for fixed strings are enough.
 _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("hugging-face-token", ("hf_", "api_org_"), r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}"),
     ("github-token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"\bgh[pousr]_[A-Za-z0-9]{36,}"),
     ("github-token", ("github_pat_",), r"\bgithub_pat_\w{50,}"),
     ("gitlab-token", ("glpat-",), r"\bglpat-[\w-]{20,}"),
     ("aws-key", ("AKIA", "ASIA"), r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    ("api-key", ("sk-", "sk_live_"), r"\b(?:sk-[\w-]{32,}|sk_live_\w{20,})"),
+    ("api-key", ("sk-", "sk_live_"), r"\b(?:sk-[\w-]{20,}|sk_live_\w{20,})"),
     ("google-key", ("AIza", "ya29."), r"\b(?:AIza[\w-]{35}|ya29\.[\w-]{30,})"),
-    ("slack-token", ("xox",), r"\bxox[abposr]-[\w-]{20,}"),
+    ("slack-token", ("xox",), r"\bxox[abposr]-[\w-]{10,}"),
     ("pypi-token", ("pypi-",), r"\bpypi-[\w-]{50,}"),
     ("npm-token", ("npm_",), r"\bnpm_[A-Za-z0-9]{36}\b"),
     ("wandb-key", ("wandb_v1_",), r"\bwandb_v1_\w{30,}"),
@@ -36,8 +36,8 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "private-key",
         (" PRIVATE KEY",),
-        r"-----BEGIN[A-Z ]{0,20} PRIVATE KEY(?: BLOCK)?-----(?:\s|\\n)*[\w+/=:\s\\]{60,}"
-        r"(?:-----END[A-Z ]{0,20} PRIVATE KEY(?: BLOCK)?-----)?",
+        r"-----BEGIN[A-Z ]{0,20} PRIVATE KEY(?: BLOCK)?-----(?:(?:\s|\\n)*[\w+/=:\s\\]{60,}"
+        r"(?:-----END[A-Z ]{0,20} PRIVATE KEY(?: BLOCK)?-----)?)?",
     ),
     (
         "password-in-address",
@@ -48,7 +48,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("netrc-password", ("password ",), r"\blogin \S{1,100}\s+password (?P<secret>\S{6,100})"),
 )
 _PATTERNS = tuple((kind, gates, re.compile(pattern)) for kind, gates, pattern in _KINDS)
-_NAMED_AS_SECRET = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL)")
+_SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL)")
 MIN_SECRET_CHARACTERS = 8
 _HOMES = re.compile(
     r"(?<![\w.])(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})(?!\[user\])[^\s/\\\"'<>:,;\[]{1,64}"
@@ -57,7 +57,7 @@ _HOMES = re.compile(
 
 @dataclass(frozen=True)
 class Secret:
-    """Where a secret stands in a text. `fingerprint` names it without showing it."""
+    """Kind and position of a secret; `fingerprint` identifies it without showing it."""
 
     kind: str
     start: int
@@ -66,7 +66,7 @@ class Secret:
 
 
 def find_secrets(text: str) -> Iterator[Secret]:
-    """Every secret in a text, kind by kind.
+    """Every secret in a text, by kind.
 
     >>> [s.kind for s in find_secrets("https://ana:segredo9@example.org/x")]
     ['password-in-address']
@@ -84,7 +84,7 @@ def find_secrets(text: str) -> Iterator[Secret]:
 
 
 def find_personal_folders(text: str) -> Iterator[str]:
-    """Folders that name a person, such as `/home/ana`, the one of this user among them.
+    """Home folders, such as `/home/ana`: they name a person. This user's is among them.
 
     >>> list(find_personal_folders("read /home/ana/textos/a.txt"))
     ['/home/ana']
@@ -97,9 +97,9 @@ def find_personal_folders(text: str) -> Iterator[str]:
 
 
 def redact(text: str, *, for_others: bool = False) -> str:
-    r"""The text without secrets, and with `~` for this user's folder, which a shell understands.
+    r"""The text without secrets, and with `~` for this user's home folder.
 
-    With `for_others`, for what leaves this machine, any person's folder becomes `[user]`.
+    With `for_others`, for files that leave this machine, `[user]` replaces any person's name.
 
     >>> redact("hf_" + "a" * 34), redact("https://ana:segredo9@example.org")
     ('[hugging-face-token removed]', 'https://[password-in-address removed]@example.org')
@@ -118,7 +118,7 @@ def redact(text: str, *, for_others: bool = False) -> str:
 
 
 def redact_values(value: Any, *, for_others: bool = False) -> Any:
-    """`redact` on every text inside lists and mappings, keys included."""
+    """`redact` for every string inside lists and mappings, keys included."""
     clean = partial(redact_values, for_others=for_others)
     if isinstance(value, str):
         return redact(value, for_others=for_others)
@@ -150,16 +150,16 @@ def _fingerprint(secret: str) -> str:
 
 @cache
 def _environment_secrets() -> tuple[tuple[str, str], ...]:
-    """Variables named as a secret, longest value first: one may be the beginning of another.
+    """Variables named like a secret, longest value first: one may be a prefix of another.
 
-    Read once: to go through the environment for every text would cost more than the search.
+    Read once: reading the environment for every text would cost more than the search.
     """
     found = [
         (name, value)
         for name, value in os.environ.items()
         if len(value) >= MIN_SECRET_CHARACTERS
-        and _NAMED_AS_SECRET.search(name.upper())
-        and not Path(value).is_absolute()  # the place of a secret is none
+        and _SECRET_NAME.search(name.upper())
+        and not Path(value).is_absolute()  # the path of a secret is not a secret
     ]
     return tuple(sorted(found, key=lambda pair: (-len(pair[1]), pair[0])))
 
@@ -170,6 +170,6 @@ def _pattern_of_home(home: str) -> re.Pattern[str]:
 
 
 def _own_home() -> re.Pattern[str]:
-    """The folder of who runs this; a home of `/` names nobody."""
+    """Matches this user's home folder; a home of `/` names nobody."""
     home = str(Path.home())
     return _pattern_of_home(home if len(home) > 2 else "\0")

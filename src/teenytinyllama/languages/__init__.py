@@ -1,8 +1,8 @@
-"""What is particular to a language, one folder per ISO 639 code; data only.
+"""Data of each language, one folder per ISO 639 code.
 
-`languages/<code>/prompts.toml` holds openings to sample from during training, `letters.toml` the
-letters that a vocabulary must have. Other files belong to the room that reads them. A language
-without a folder needs none: `ttl new --clean-sample` learns from clean text what stands here.
+`languages/<code>/prompts.toml` has openings to sample from during training, `letters.toml` the
+letters that a vocabulary must have. Other files are read by the stages that need them. A language
+without a folder needs none: `ttl new --clean-sample` learns the same from clean text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cache
 from importlib import resources
 from itertools import chain
 
-# The planes that have combining marks.
+# The Unicode planes that have combining marks.
 _MARKED_PLANES = (range(0x20000), range(0xE0100, 0xE01F0))
 # Marks that end a sentence: Latin's, the danda of the Indic scripts and its double, Chinese,
 # Arabic, Urdu, Ethiopic, Armenian, Burmese, Khmer, Tibetan.
@@ -25,8 +25,8 @@ SENTENCE_ENDS = ".!?…।॥。！？؟۔፧።៕"
 def mark_class() -> str:
     r"""Combining marks as ranges for a character class: `\w` leaves them out.
 
-    The vowel signs of Bengali, Hindi, Thai or Burmese are such marks: without them a word of these
-    scripts falls into pieces.
+    The vowel signs of Bengali, Hindi, Thai or Burmese are such marks: without them the words of
+    these scripts would be split.
     """
     points = [
         point
@@ -44,7 +44,7 @@ def mark_class() -> str:
 
 @cache
 def word_pattern() -> re.Pattern[str]:
-    """A run of letters, digits and marks, in any script.
+    """A pattern for words in any script: letters, digits and marks.
 
     >>> word_pattern().findall("বাংলা ভাষা, 2 gatos.")
     ['বাংলা', 'ভাষা', '2', 'gatos']
@@ -53,7 +53,7 @@ def word_pattern() -> re.Pattern[str]:
 
 
 def known_languages() -> tuple[str, ...]:
-    """Languages that have a folder of their own.
+    """Codes of the languages that have a folder.
 
     >>> known_languages()
     ('bn', 'gl', 'pt')
@@ -63,10 +63,7 @@ def known_languages() -> tuple[str, ...]:
 
 
 def prompts_of(language: str) -> tuple[str, ...]:
-    """Openings that a model of this language is asked to continue; empty text where none are known.
-
-    An empty opening means: begin at BOS. A language without a folder needs nothing more.
-    """
+    """Openings for samples during training; one empty opening, which means BOS, where none are known."""
     path = resources.files(__name__) / language / "prompts.toml"
     if not path.is_file():
         return ("",)
@@ -74,7 +71,7 @@ def prompts_of(language: str) -> tuple[str, ...]:
 
 
 def letters_of(language: str) -> str:
-    """Letters and marks of the language in NFC, without spaces; empty where they are not listed."""
+    """Letters and marks of the language in NFC, without spaces; empty where none are listed."""
     path = resources.files(__name__) / language / "letters.toml"
     if not path.is_file():
         return ""

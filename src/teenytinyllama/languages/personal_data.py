@@ -1,9 +1,9 @@
-"""Personal data replaced by typed marks: e-mail, IP, cards everywhere, and what the country has.
+"""Personal data replaced by typed marks: e-mail, IP and card numbers, and those of a country.
 
-The corpus takes it out; chat data, which was written to be learnt, is only counted and warned of.
+The corpus stage replaces it; in chat data it is only counted, with a warning.
 
-Numbers count only where their check digits are right: a random one of eleven digits passes as a
-CPF once in a hundred. What a language adds is data: `languages/<code>/pii.toml`.
+Numbers count only where their check digits are right: a random number of eleven digits passes as
+a CPF once in a hundred times. Each language adds its own patterns in `languages/<code>/pii.toml`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-# What must stand in a text before any number is looked for.
+from teenytinyllama.redaction import find_secrets
+
+# A text without a match has no number to look for.
 NUMBER_GATE = re.compile(
     r"[0-9][0-9.\-/ ()]{5,}[0-9]|[0-9A-Z]{3}[./][0-9A-Z]{3,4}[/-]|[0-9A-Z]{14}"
 )
-# Looked for from the sign on: few texts have one, and every word could begin an address.
+# Searched from the @ on: few texts have one, while every word could begin an address.
 EMAIL_NAME = re.compile(r"[\w.%+-]{1,64}\Z")
 EMAIL_DOMAIN = re.compile(
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w-])"
@@ -33,34 +35,28 @@ IPV6 = (
     r"[0-9A-Fa-f](?<![\w:.].)[0-9A-Fa-f]{0,3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{1,4}(?![\w:])"
 )
 
-# Keys that give access, by the signs that their makers gave them.
-SECRET = re.compile(
-    r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\bgh[pousr]_[0-9A-Za-z]{36}\b|\bhf_[0-9A-Za-z]{30,}\b|\bxox[abprs]-[0-9A-Za-z-]{10,}"
-    r"|\bsk-[0-9A-Za-z_-]{20,}|\bAIza[0-9A-Za-z_-]{35}"
-)
-
 
 @dataclass(frozen=True)
-class Pattern:
-    """One kind of personal data: its name in the counts, its mark, how it looks, what proves it."""
+class PersonalDataPattern:
+    """One kind of personal data: name in the counts, mark, pattern, and the check of a match."""
 
     name: str
     mark: str
     regex: re.Pattern[str]
-    proves: Callable[[str, str], bool]
+    is_valid: Callable[[str, str], bool]
+    """Takes the match and the text before it."""
 
 
 class PersonalData:
-    """Replaces personal data of one language's country in texts."""
+    """Finds and replaces personal data, with the patterns of one language's countries."""
 
     def __init__(self, language: str) -> None:
         self._numbers = _patterns(language)
         self._gate = re.compile(gate) if (gate := _data(language).get("gate")) else NUMBER_GATE
-        self._ipv6 = Pattern("ip", "[IP]", re.compile(IPV6), _is_public_address)
+        self._ipv6 = PersonalDataPattern("ip", "[IP]", re.compile(IPV6), _is_public_address)
 
     def replace(self, text: str, counts: Counter[str]) -> str:
-        """The text with marks; `counts` grows by what was found, by kind.
+        """The text with marks; adds the number of each kind found to `counts`.
 
         >>> found = Counter()
         >>> PersonalData("pt").replace("Ana, ana@x.com.br, CPF 529.982.247-25.", found), dict(found)
@@ -76,14 +72,14 @@ class PersonalData:
         return text
 
     def kinds_in(self, text: str) -> set[str]:
-        """What a text holds of personal data, by kind; `secret` for a key that gives access.
+        """Kinds of personal data in a text, and `secret` for a key or token.
 
         >>> sorted(PersonalData("pt").kinds_in("ana@x.com.br, chave AKIAABCDEFGHIJKLMNOP"))
         ['email', 'secret']
         """
         counts: Counter[str] = Counter()
         self.replace(text, counts)
-        return set(counts) | ({"secret"} if SECRET.search(text) else set())
+        return set(counts) | ({"secret"} if any(find_secrets(text)) else set())
 
 
 def _replace_emails(text: str, counts: Counter[str]) -> str:
@@ -97,10 +93,10 @@ def _replace_emails(text: str, counts: Counter[str]) -> str:
     return "".join(parts) + text[end:] if end else text
 
 
-def _substitute(pattern: Pattern, text: str, counts: Counter[str]) -> str:
+def _substitute(pattern: PersonalDataPattern, text: str, counts: Counter[str]) -> str:
     def mark(match: re.Match[str]) -> str:
         before = text[max(match.start() - 12, 0) : match.start()]
-        if not pattern.proves(match[0], before):
+        if not pattern.is_valid(match[0], before):
             return match[0]
         counts[pattern.name] += 1
         return pattern.mark
@@ -115,19 +111,19 @@ def _data(language: str) -> dict[str, Any]:
 
 
 @cache
-def _patterns(language: str) -> tuple[Pattern, ...]:
-    """The country's numbers, then cards and addresses: what is checked best comes first."""
+def _patterns(language: str) -> tuple[PersonalDataPattern, ...]:
+    """All patterns of numbers, those with the strongest check first."""
     data = _data(language)
     rows = data.get("patterns", [])
     made = [
-        Pattern(row["name"], row["mark"], re.compile(row["pattern"]), _check_of(row))
+        PersonalDataPattern(row["name"], row["mark"], re.compile(row["pattern"]), _check_of(row))
         for row in rows
     ]
     return (
         *[pattern for pattern in made if pattern.name in ("cnpj", "cpf")],
-        Pattern("card", data.get("card_mark", "[CARD]"), re.compile(CARD), _is_card),
+        PersonalDataPattern("card", data.get("card_mark", "[CARD]"), re.compile(CARD), _is_card),
         *[pattern for pattern in made if pattern.name not in ("cnpj", "cpf")],
-        Pattern("ip", "[IP]", re.compile(IPV4), _is_public_address),
+        PersonalDataPattern("ip", "[IP]", re.compile(IPV4), _is_public_address),
     )
 
 
@@ -149,7 +145,7 @@ def _digits(text: str) -> str:
 
 
 def is_cpf(text: str) -> bool:
-    """Whether the two check digits of a CPF are right; eleven equal digits are none.
+    """Whether the two check digits of a CPF are right; eleven equal digits are invalid.
 
     >>> [is_cpf(number) for number in ("529.982.247-25", "52998224724", "111.111.111-11")]
     [True, False, False]
@@ -165,7 +161,7 @@ def is_cpf(text: str) -> bool:
 
 
 def is_cnpj(text: str) -> bool:
-    """Whether the two check digits of a CNPJ are right, of digits or of digits and letters.
+    """Whether the two check digits of a CNPJ, of digits or digits and letters, are right.
 
     A letter counts as its ASCII code less 48 (Receita Federal, alphanumeric CNPJ).
 
@@ -184,7 +180,7 @@ def is_cnpj(text: str) -> bool:
 
 
 def is_dni(text: str) -> bool:
-    """Whether the letter of a Spanish DNI or NIE is the one of its number, modulo 23.
+    """Whether the letter of a Spanish DNI or NIE is that of its number modulo 23.
 
     >>> [is_dni(number) for number in ("12345678Z", "12345678A", "X1234567L")]
     [True, False, True]
@@ -214,7 +210,7 @@ def _is_phone(text: str, area_codes: set[str]) -> bool:
 
 
 def _is_public_address(text: str, before: str) -> bool:
-    """A public IP address that is not the number of a version."""
+    """Whether this is a public IP address and not a version number."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Galician and Bengali: words, sentences, filters and personal data of another script."""
+"""Galician and Bengali: words, sentences, filters of another script."""
 
 from collections import Counter
 from functools import cache
@@ -8,8 +8,6 @@ import pytest
 
 from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
-from teenytinyllama.languages import known_languages, letters_of, prompts_of
-from teenytinyllama.languages.personal_data import PersonalData
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.filters import Chain
 from teenytinyllama.stages.corpus.filters.c4_filter import apply_c4
@@ -61,26 +59,6 @@ def test_rubbish_in_the_language_goes(language: str) -> None:
     verdicts = chain.judge([" ".join([sentence] * 30), menu])
     assert [verdict.reason for verdict in verdicts] != [None, None]
     assert all(verdict.reason not in (None, "language") for verdict in verdicts)
-
-
-def test_every_language_of_a_folder_has_its_files() -> None:
-    assert known_languages() == ("bn", "gl", "pt")
-    for language in ("gl", "bn"):
-        assert len(prompts_of(language)) >= 3
-        assert len(letters_of(language)) > 50
-        written = {c for text in stories(language) for c in text if c.isalpha()}
-        assert written <= set(letters_of(language))
-
-
-def test_personal_data_of_galicia_and_bengal() -> None:
-    found: Counter[str] = Counter()
-    text = "DNI 12345678Z, tel. +34 981 123 456; 12345678A e 981 123 456 habitantes."
-    assert PersonalData("gl").replace(text, found) == (
-        "DNI [DNI], tel. [TELÉFONO]; 12345678A e 981 123 456 habitantes."
-    )
-    text = "ফোন ০১৭১২-৩৪৫৬৭৮ বা +880 1712-345678, ১৯৭১ সালে।"
-    assert PersonalData("bn").replace(text, found) == "ফোন [ফোন] বা [ফোন], ১৯৭১ সালে।"
-    assert found == {"dni": 1, "phone": 3}
 
 
 def test_a_language_without_numbers_says_what_to_type() -> None:
