@@ -63,7 +63,7 @@ def known_languages() -> tuple[str, ...]:
 
 
 def prompts_of(language: str) -> tuple[str, ...]:
-    """Openings for samples during training; one empty opening, which means BOS, where none are known."""
+    """Openings for samples during training; where none are known an empty one, which means BOS."""
     path = resources.files(__name__) / language / "prompts.toml"
     if not path.is_file():
         return ("",)
