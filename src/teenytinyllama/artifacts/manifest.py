@@ -29,6 +29,7 @@ STAGE_NAMES = (
     "align",
     "quantize",
 )
+FOLDERS_OF_0_1 = ("tokens", "scores", "chat", "quantized")
 # Files that differ between two equal runs (times, rates): they do not make a later stage stale.
 RECORDS = ("metrics.jsonl", "state.json", "manifest.json")
 
@@ -167,6 +168,19 @@ def read_manifest(stage_dir: Path) -> Manifest | None:
             f"cannot be read as a manifest ({reason})",
             f"remove {path} and run the stage again",
         ) from error
+
+
+def check_run_version(run_dir: Path) -> None:
+    """Raise UserError for a run of version 0.1: its folders and manifests have other names."""
+    for name in (*STAGE_NAMES, *FOLDERS_OF_0_1):
+        path = run_dir / name / MANIFEST_NAME
+        if path.is_file() and path.read_bytes()[:64].lstrip(b"{ \n").startswith(b'"room"'):
+            raise UserError(
+                "run-of-0.1",
+                str(run_dir),
+                "was made by version 0.1, which this version cannot read",
+                "make it again in another folder: ttl run RECIPE --run-dir FOLDER",
+            )
 
 
 def missing_outputs(stage_dir: Path, outputs: Mapping[str, Output]) -> list[str]:

@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.artifacts.conversations import Message, problem_with
-from teenytinyllama.artifacts.manifest import read_manifest
+from teenytinyllama.artifacts.manifest import check_run_version, read_manifest
 from teenytinyllama.artifacts.model_folder import check_model_folder
 from teenytinyllama.artifacts.subword_tokenizer import MODEL_NAME
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, tokenizer_file
@@ -111,8 +111,9 @@ class ChatModel:
 def find_model_folder(path: Path) -> Path:
     """The folder with `config.json`: of a run, of a stage, or the folder itself.
 
-    Raises UserError where there is none; nothing is downloaded.
+    Raises UserError where there is none, or version 0.1 made the run; nothing is downloaded.
     """
+    check_run_version(path)
     for name in ("", "final", *RUN_MODEL_FOLDERS):
         folder = path / name if name else path
         if (folder / "config.json").is_file():

@@ -40,7 +40,8 @@ class RunFolder:
     def locked(self, recipe: Recipe) -> Iterator[None]:
         """Own the folder: one process at a time, and one recipe for its whole life.
 
-        Raises UserError where another process or recipe owns it, or it cannot be written.
+        Raises UserError where another process or recipe owns it, version 0.1 made it, or it
+        cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,7 @@ class RunFolder:
             yield
 
     def _claim(self, recipe: Recipe) -> None:
+        manifests.check_run_version(self.path)
         path = self.path / "run.json"
         if path.is_file():
             owner = json.loads(path.read_text(encoding="utf-8"))["name"]

@@ -24,6 +24,7 @@ from teenytinyllama.artifacts.manifest import (
     STAGE_NAMES,
     Manifest,
     Output,
+    check_run_version,
     fingerprint_of,
     read_manifest,
     sha256_file,
@@ -87,7 +88,7 @@ class Repository:
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class FinishedRun:
     """A run's folder with the manifests of its finished stages."""
 
     path: Path
@@ -100,20 +101,21 @@ class RunFolder:
         return _vouched(folder / name, self.stages[stage].outputs.get(name))
 
 
-def read_run(run_dir: Path) -> RunFolder:
+def read_run(run_dir: Path) -> FinishedRun:
     """The run behind a folder. Raises UserError for one that is no run, or has no fresh report."""
     try:
         name = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = "is not the folder of a run (no run.json that can be read)"
         raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
+    check_run_version(run_dir)
     found = {stage: read_manifest(run_dir / stage) for stage in STAGE_NAMES}
     stages = {stage: manifest for stage, manifest in found.items() if manifest is not None}
     if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
         what = f"names the run {name!r}, which is no name of a recipe"
         raise UserError("run-damaged", str(run_dir / "run.json"), what, "ttl run RECIPE")
     _check_report(run_dir, stages)
-    return RunFolder(run_dir, name, stages)
+    return FinishedRun(run_dir, name, stages)
 
 
 def _check_report(run_dir: Path, stages: Mapping[str, Manifest]) -> None:
@@ -131,7 +133,7 @@ def _check_report(run_dir: Path, stages: Mapping[str, Manifest]) -> None:
 
 
 def plan(
-    run: RunFolder, to: str, parts: Sequence[Part], *, with_optimizer: bool
+    run: FinishedRun, to: str, parts: Sequence[Part], *, with_optimizer: bool
 ) -> list[Repository]:
     """The repositories of a run under `to` (`owner/name`), every file vouched for by a hash.
 
@@ -158,7 +160,7 @@ def _made(repository: Repository, progress: Progress) -> Repository:
     return repository
 
 
-def _model(run: RunFolder, to: str, with_optimizer: bool) -> Repository:
+def _model(run: FinishedRun, to: str, with_optimizer: bool) -> Repository:
     sources = _licenses_of(run, "corpus", "align")
     license_name = licenses.model_license(_report_license(run), sources)
     main = (*_opening(run, "model"), *_final(run, "pretrain"))
@@ -169,7 +171,7 @@ def _model(run: RunFolder, to: str, with_optimizer: bool) -> Repository:
     return Repository(to, "model", license_name, _mark(run), revisions)
 
 
-def _chat(run: RunFolder, to: str, with_optimizer: bool) -> Repository:
+def _chat(run: FinishedRun, to: str, with_optimizer: bool) -> Repository:
     license_name = licenses.model_license(
         _report_license(run), _licenses_of(run, "corpus", "align")
     )
@@ -178,7 +180,7 @@ def _chat(run: RunFolder, to: str, with_optimizer: bool) -> Repository:
     return Repository(name, "model", license_name, _mark(run), (Revision("main", items),))
 
 
-def _data(run: RunFolder, to: str, with_optimizer: bool) -> Repository:
+def _data(run: FinishedRun, to: str, with_optimizer: bool) -> Repository:
     found = {licenses.terms_of(name) for name in _licenses_of(run, "corpus")}
     closed = sorted(t.license for t in found if t.level >= licenses.NO_DERIVATIVES)
     if closed:
@@ -197,11 +199,11 @@ def _data(run: RunFolder, to: str, with_optimizer: bool) -> Repository:
     return Repository(name, "dataset", license_name, _mark(run), (revision,))
 
 
-def _mark(run: RunFolder) -> str:
+def _mark(run: FinishedRun) -> str:
     return f"{MARK_FOLDER}/{run.name}.json"
 
 
-def _opening(run: RunFolder, part: Part) -> Iterator[Item]:
+def _opening(run: FinishedRun, part: Part) -> Iterator[Item]:
     """Card, recipe, manifests and the mark: the first commit, so that a cut publish can go on."""
     report = read_manifest(run.path / "report")
     assert report is not None, "read_run looked for it"
@@ -216,7 +218,7 @@ def _opening(run: RunFolder, part: Part) -> Iterator[Item]:
     yield Item(_mark(run), _json_bytes({"run": run.name, "part": part}))
 
 
-def _final(run: RunFolder, stage: str) -> Iterator[Item]:
+def _final(run: FinishedRun, stage: str) -> Iterator[Item]:
     """The files of `final/`, at the top of the repository: where `from_pretrained` looks."""
     names = [name for name in run.stages[stage].outputs if name.startswith("final/")]
     if "final/model.safetensors" not in names and "final/config.json" not in names:
@@ -226,7 +228,7 @@ def _final(run: RunFolder, stage: str) -> Iterator[Item]:
         yield Item(name.removeprefix("final/"), run.file(stage, name))
 
 
-def _small_files(run: RunFolder) -> Iterator[Item]:
+def _small_files(run: FinishedRun) -> Iterator[Item]:
     for name in run.stages["quantize"].outputs if "quantize" in run.stages else ():
         if name.endswith(".gguf") and "/" not in name:
             yield Item(f"gguf/{run.name}-{name.removeprefix('model-')}", run.file("quantize", name))
@@ -234,7 +236,7 @@ def _small_files(run: RunFolder) -> Iterator[Item]:
             yield Item(name, run.file("quantize", name))
 
 
-def _checkpoints(run: RunFolder, to: str, with_optimizer: bool) -> Iterator[Revision]:
+def _checkpoints(run: FinishedRun, to: str, with_optimizer: bool) -> Iterator[Revision]:
     """Each permanent checkpoint, oldest first. Its own manifest vouches for its files."""
     stage = run.stages["pretrain"]
     every = int(stage.recipe.get("checkpoints", {}).get("permanent_every_steps", 0))
@@ -261,7 +263,7 @@ def _checkpoint_files(folder: Path) -> dict[str, Output]:
         raise UserError("file-changed", str(folder), what, "remove this checkpoint") from error
 
 
-def _checkpoint_card(run: RunFolder, to: str, step: int, folder: Path) -> bytes:
+def _checkpoint_card(run: FinishedRun, to: str, step: int, folder: Path) -> bytes:
     """A few lines: where in the training this is, and its scores where it was scored."""
     state = json.loads((folder / "state.json").read_bytes())["progress"]
     steps = run.stages["pretrain"].counts.get("steps")
@@ -297,7 +299,7 @@ def _vouched(path: Path, output: Output | None) -> Path:
     return path
 
 
-def _licenses_of(run: RunFolder, *stages: str) -> list[str]:
+def _licenses_of(run: FinishedRun, *stages: str) -> list[str]:
     """Licences of all text behind a part, document by document where they were counted."""
     found: list[str] = []
     for name in stages:
@@ -307,7 +309,7 @@ def _licenses_of(run: RunFolder, *stages: str) -> list[str]:
     return found
 
 
-def _report_license(run: RunFolder) -> str:
+def _report_license(run: FinishedRun) -> str:
     report = read_manifest(run.path / "report")
     return str(report.recipe.get("license", "")) if report else ""
 

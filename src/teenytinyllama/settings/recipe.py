@@ -119,7 +119,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         here = here.setdefault(part, {})
         if not isinstance(here, dict):
             raise UserError(
-                "set-syntax", f"--set {override}", f"{part} is not a section", "ttl docs"
+                "set-syntax", f"--set {override}", f"{part} is not a section", "ttl settings"
             )
     here[parts[-1]] = parsed
 

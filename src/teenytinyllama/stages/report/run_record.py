@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import STAGE_NAMES, Manifest, read_manifest
+from teenytinyllama.artifacts.manifest import (
+    STAGE_NAMES,
+    Manifest,
+    check_run_version,
+    read_manifest,
+)
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.base import EnergySettings
 
@@ -69,6 +74,7 @@ def read_run(run_dir: Path) -> RunRecord:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = "is not a run folder (no readable run.json)"
         raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
+    check_run_version(run_dir)
     folders = {stage: run_dir / stage for stage in STAGE_NAMES}
     stages = read_manifests(folders)
     return RunRecord(

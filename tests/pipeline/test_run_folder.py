@@ -1,0 +1,119 @@
+"""Whose a run folder is, what is moved out of the way, and what stops the work."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+from support.command_line import SMALL_RECIPE, log_of
+
+from teenytinyllama.artifacts.manifest import write_json
+from teenytinyllama.errors import Interrupted, UserError
+from teenytinyllama.pipeline.run_folder import UNFINISHED, RunFolder, explain_os_error
+from teenytinyllama.stages import pack, pretrain
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+def prepare(folder: RunFolder, stage: object, fingerprint: str, redo: bool = False) -> None:
+    settings = {"seed": fingerprint}
+    folder.prepare(stage, fingerprint, settings, redo=redo, reason="inputs changed")  # type: ignore[arg-type]
+
+
+def left_by(folder: RunFolder, stage: str) -> set[str]:
+    return {path.name for path in (folder.path / stage).iterdir()}
+
+
+def test_same_unfinished_work_stays(folder: RunFolder) -> None:
+    prepare(folder, pretrain.STAGE, "a")
+    (folder.path / "pretrain" / "step-1").mkdir()
+    prepare(folder, pretrain.STAGE, "a")
+    assert left_by(folder, "pretrain") == {UNFINISHED, "step-1"}
+
+
+def test_other_unfinished_work_moves_away(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(folder, pack.STAGE, "a")
+    (folder.path / "pack" / "train.bin").touch()
+    prepare(folder, pack.STAGE, "b")
+    assert left_by(folder, "pack") == {UNFINISHED}
+    assert left_by(folder, ".previous/pack") == {UNFINISHED, "train.bin"}
+    assert capsys.readouterr().err == (
+        'pack: settings changed (seed "a" -> "b"); unfinished work moved to '
+        f"{folder.path / '.previous' / 'pack'}\n"
+    )
+
+
+def test_other_unfinished_training_needs_redo(folder: RunFolder) -> None:
+    prepare(folder, pretrain.STAGE, "a")
+    (folder.path / "pretrain" / "step-1").mkdir()
+    with pytest.raises(UserError, match=r'unfinished-differs.*seed "a" -> "b"'):
+        prepare(folder, pretrain.STAGE, "b")
+    prepare(folder, pretrain.STAGE, "b", redo=True)
+    assert left_by(folder, ".previous/pretrain") == {UNFINISHED, "step-1"}
+
+
+def test_finished_training_moves_away_even_with_its_mark(folder: RunFolder) -> None:
+    # A kill between the manifest and the removal of the mark leaves both.
+    prepare(folder, pretrain.STAGE, "a")
+    (folder.path / "pretrain" / "manifest.json").touch()
+    prepare(folder, pretrain.STAGE, "b")
+    assert left_by(folder, ".previous/pretrain") == {UNFINISHED, "manifest.json"}
+
+
+def test_mark_alone_replaces_no_previous_result(folder: RunFolder) -> None:
+    prepare(folder, pack.STAGE, "a")
+    (folder.path / "pack" / "train.bin").touch()
+    prepare(folder, pack.STAGE, "b")
+    prepare(folder, pack.STAGE, "c")
+    assert "train.bin" in left_by(folder, ".previous/pack")
+
+
+def test_full_disk_is_resumable_and_forbidden_folder_is_not(tmp_path: Path) -> None:
+    full = explain_os_error(OSError(errno.ENOSPC, "No space", "x.bin"), tmp_path)
+    assert isinstance(full, Interrupted)
+    assert "no space left for x.bin" in str(full)
+    forbidden = explain_os_error(OSError(errno.EACCES, "Permission denied", "x.bin"), tmp_path)
+    assert isinstance(forbidden, UserError)
+    other = OSError(errno.EIO, "Input/output error")
+    assert explain_os_error(other, tmp_path) is other
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "small.toml", "--run-dir", "old"),
+        ("pack", "small.toml", "--run-dir", "old"),
+        ("report", "old"),
+        ("chat", "old"),
+        ("serve", "old", "--port", "0"),
+        ("publish", "old", "--to", "ana/old"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_run_of_version_0_1_is_one_line(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(SMALL_RECIPE + "[tokenizer]\n[pack]\n")
+    run = tmp_path / "old"
+    for name in ("tokens", "chat", "chat/final"):
+        (run / name).mkdir(parents=True)
+    (run / "pack").symlink_to("tokens")
+    (run / "align").symlink_to("chat")
+    before = {"name": "small", "recipe": {"name": "small"}}
+    write_json(run / "run.json", before)
+    write_json(run / "chat" / "final" / "config.json", {"model_type": "llama"})
+    write_json(run / "tokens" / "manifest.json", {"room": "pack", "version": "0.1.0"})
+    line = log_of(*command, code=2)
+    assert line == (
+        "error[run-of-0.1] old - was made by version 0.1, which this version cannot read - "
+        "fix: make it again in another folder: ttl run RECIPE --run-dir FOLDER"
+    )
+    assert json.loads((run / "run.json").read_bytes()) == before
