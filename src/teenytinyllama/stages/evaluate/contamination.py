@@ -24,7 +24,6 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,35 +83,6 @@ def ngrams(words: Hashes, length: int) -> Hashes:
     return np.unique(hashes)
 
 
-@dataclass
-class HeldoutOverlap:
-    """Held-out documents that also occur in the training text."""
-
-    num_documents: int = 0
-    num_exact: int = 0
-    num_near: int = 0
-    examples: list[str] = field(default_factory=list)  # ids of the first copies
-
-
-@dataclass
-class TaskContamination:
-    """Items of one task that share an n-gram with the training text."""
-
-    num_items: int = 0
-    num_too_short: int = 0
-    num_contaminated: int = 0
-
-    @property
-    def num_checked(self) -> int:
-        """Items long enough to hold an n-gram."""
-        return self.num_items - self.num_too_short
-
-    @property
-    def fraction(self) -> float | None:
-        """Contaminated share of the checked items, 0 to 1; None where none could be checked."""
-        return self.num_contaminated / self.num_checked if self.num_checked else None
-
-
 def item_parts(item: Mapping[str, Any]) -> list[str]:
     """The texts of an item that n-grams are taken from.
 
@@ -158,10 +128,8 @@ class ContaminationCheck:
         found = [ngrams(self._hasher.words(part), ITEM_NGRAM) for part in parts]
         self._items.setdefault(task, []).append(np.unique(np.concatenate(found)))
 
-    def read_training(
-        self, texts: Iterable[str]
-    ) -> tuple[HeldoutOverlap, dict[str, TaskContamination]]:
-        """Read the training documents; the overlap of documents, and of items by task."""
+    def read_training(self, texts: Iterable[str]) -> dict[str, Any]:
+        """Read the training documents; metrics of the documents, and of items by task."""
         sizes = np.array([len(hashes) for hashes in self._ngrams], np.int64)
         hashes = np.concatenate([*self._ngrams, np.zeros(0, np.uint64)])
         owners = np.repeat(np.arange(len(sizes)), sizes)
@@ -181,22 +149,16 @@ class ContaminationCheck:
             np.maximum(most_shared, shared, out=most_shared)
         is_near = (sizes > 0) & (most_shared >= NEAR_COPY_SHARE * sizes)
         near = {int(index) for index in np.flatnonzero(is_near)} - exact
-        overlap = HeldoutOverlap(
-            num_documents=len(sizes),
-            num_exact=len(exact),
-            num_near=len(near),
-            examples=[self._ids[index] for index in sorted(exact | near)[:MAX_EXAMPLES]],
-        )
-        return overlap, self._contamination(wanted[found])
-
-    def _contamination(self, seen: Hashes) -> dict[str, TaskContamination]:
-        by_task = {}
-        for task, items in self._items.items():
-            counts = by_task[task] = TaskContamination(num_items=len(items))
-            for item in items:
-                counts.num_too_short += not len(item)
-                counts.num_contaminated += bool(np.isin(item, seen).any())
-        return by_task
+        seen = wanted[found]
+        return {
+            "heldout_documents": len(sizes),
+            "heldout_leaks_exact": len(exact),
+            "heldout_leaks_near": len(near),
+            "heldout_leaks_examples": [self._ids[i] for i in sorted(exact | near)[:MAX_EXAMPLES]],
+            "tasks": {
+                task: _count_contaminated(items, seen) for task, items in self._items.items()
+            },
+        }
 
 
 def _content_hash(words: Hashes) -> int:
@@ -224,6 +186,18 @@ def _count_shared(
     return np.bincount(np.concatenate(matches), minlength=num_owners)
 
 
+def _count_contaminated(items: Sequence[Hashes], seen: Hashes) -> dict[str, Any]:
+    """Metrics of one task's items; the fraction is None where no item could be checked."""
+    num_checked = sum(len(item) > 0 for item in items)
+    num_contaminated = sum(bool(np.isin(item, seen).any()) for item in items)
+    return {
+        "contaminated_items": num_contaminated,
+        "contaminated_fraction": num_contaminated / num_checked if num_checked else None,
+        "items_checked_for_overlap": num_checked,
+        "items_too_short_to_check": len(items) - num_checked,
+    }
+
+
 def check_contamination(
     benchmarks: Sequence[Benchmark], documents: Sequence[Document], corpus_dir: Path
 ) -> dict[str, Any]:
@@ -241,23 +215,7 @@ def check_contamination(
                 progress.advance()
                 yield document.text
 
-        overlap, by_task = check.read_training(texts())
-    return {
-        "checked": True,
-        "heldout_documents": overlap.num_documents,
-        "heldout_leaks_exact": overlap.num_exact,
-        "heldout_leaks_near": overlap.num_near,
-        "heldout_leaks_examples": overlap.examples,
-        "tasks": {
-            name: {
-                "contaminated_items": found.num_contaminated,
-                "contaminated_fraction": found.fraction,
-                "items_checked_for_overlap": found.num_checked,
-                "items_too_short_to_check": found.num_too_short,
-            }
-            for name, found in by_task.items()
-        },
-    }
+        return {"checked": True, **check.read_training(texts())}
 
 
 def log_contamination(metrics: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def run(
 
     Tasks are checked before the first model is loaded.
     """
-    documents = list(_heldout_documents(settings, corpus_dir))
+    heldout = read_documents(corpus_dir, "heldout")
+    documents = list(islice(heldout, settings.max_heldout_documents or None))
     benchmarks = load_benchmarks(settings.tasks, context.language, documents)
     checkpoints = _checkpoints(settings, pretrain_dir)
     _check_folders(settings.models, checkpoints)
@@ -215,16 +217,8 @@ def _checkpoints(settings: EvaluateSettings, pretrain_dir: Path) -> list[Path]:
 
 def _progress_of(path: Path) -> dict[str, Any]:
     """Step, tokens and energy at a checkpoint."""
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    progress = state["progress"]
-    return {"step": progress["step"], "tokens": progress["tokens"], "energy": progress["energy"]}
-
-
-def _heldout_documents(settings: EvaluateSettings, corpus_dir: Path) -> Iterator[Document]:
-    for number, document in enumerate(read_documents(corpus_dir, "heldout")):
-        if settings.max_heldout_documents and number >= settings.max_heldout_documents:
-            return
-        yield document
+    progress = json.loads((path / "state.json").read_text(encoding="utf-8"))["progress"]
+    return {name: progress[name] for name in ("step", "tokens", "energy")}
 
 
 def _encoded(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval.utils
-from jinja2 import BaseLoader, StrictUndefined, Template
+from jinja2 import BaseLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -72,25 +72,12 @@ def _check_no_code(path: Path) -> None:
             raise UserError("task-code", str(file.path), what, "write it as a plain template")
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Renders as the harness does, without access to Python's internals; compiles once."""
-
-    def __init__(self) -> None:
-        super().__init__(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
-        self.filters.update(lm_eval.utils.env.filters)
-
-    @lru_cache(maxsize=256)  # noqa: B019 (one instance, which lives as long as the process)
-    def _compiled(self, source: str) -> Template:
-        return super().from_string(source)
-
-    def from_string(self, source: Any, *args: Any, **kwargs: Any) -> Template:
-        """A template; the harness asks for the same one at every item."""
-        if args or kwargs or not isinstance(source, str):
-            return super().from_string(source, *args, **kwargs)
-        return self._compiled(source)
-
-
-_SANDBOX = _Sandbox()
+_SANDBOX = ImmutableSandboxedEnvironment(
+    loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
+)
+_SANDBOX.filters.update(lm_eval.utils.env.filters)
+# The harness asks for the same template at every item: compile it once.
+_SANDBOX.from_string = lru_cache(maxsize=256)(_SANDBOX.from_string)  # type: ignore[assignment, method-assign]
 
 
 @contextmanager

@@ -76,13 +76,6 @@ def load_library() -> Any:
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     encode = library.ggml_quantize_chunk
     encode.restype = ctypes.c_size_t
-    encode.argtypes = [
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_void_p,
-    ]
+    pointer, int64 = ctypes.c_void_p, ctypes.c_int64
+    encode.argtypes = [ctypes.c_int, pointer, pointer, int64, int64, int64, pointer]
     return library

@@ -132,17 +132,13 @@ def check_loss(increase: float, allowed: float, path: Path) -> None:
     )
 
 
-def load_folder(folder: Path, device: str) -> LlamaForCausalLM:
-    """A model folder in fp32, however it is stored."""
-    return _load(folder, device, folder)
+def load_model(path: Path, device: str) -> LlamaForCausalLM:
+    """A model folder or a GGUF file in fp32, however it is stored.
 
-
-def load_gguf(path: Path, device: str) -> LlamaForCausalLM:
-    """A GGUF file read by transformers, whose reader shares no code with our writer."""
-    return _load(path.parent, device, path, gguf_file=path.name)
-
-
-def _load(folder: Path, device: str, shown: Path, **options: str) -> LlamaForCausalLM:
+    transformers reads the file, with code of its own: an error of our writer would show.
+    """
+    is_file = path.suffix == ".gguf"
+    folder, options = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
     transformers_logging.disable_progress_bar()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars that cannot be disabled
@@ -152,5 +148,5 @@ def _load(folder: Path, device: str, shown: Path, **options: str) -> LlamaForCau
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = f"does not load ({reason})"
-        raise UserError("quantize-unreadable", str(shown), what, "report it: a bug") from error
+        raise UserError("quantize-unreadable", str(path), what, "report it: a bug") from error
     return model.eval().to(device)

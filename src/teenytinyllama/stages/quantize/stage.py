@@ -29,8 +29,7 @@ from teenytinyllama.stages.quantize.gguf_writer import check_vocabulary, write_g
 from teenytinyllama.stages.quantize.quantization_loss import (
     check_loss,
     compare_scores,
-    load_folder,
-    load_gguf,
+    load_model,
     score_sample,
     take_sample,
 )
@@ -65,7 +64,7 @@ def run(
         context=model.config["max_position_embeddings"],
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    original = score_sample(load_folder(folder, device), sample, "quantize: score the original")
+    original = score_sample(load_model(folder, device), sample, "quantize: score the original")
     metrics: dict[str, Any] = {
         "original": {"bits_per_byte": original.bits_per_byte, "size_bytes": _size_bytes(folder)}
     }
@@ -83,8 +82,7 @@ def run(
             path = out_dir / f"model-{name}.gguf"
             is_chat, title = align_dir is not None, context.run_name
             write_gguf(model, vocabulary, name, path, title=title, is_chat=is_chat)
-        load = load_folder if path.is_dir() else load_gguf
-        quantized = score_sample(load(path, device), sample, f"quantize: score {path.name}")
+        quantized = score_sample(load_model(path, device), sample, f"quantize: score {path.name}")
         loss = compare_scores(original, quantized)
         check_loss(loss["bits_per_byte_increase"], settings.max_bits_per_byte_increase, path)
         metrics[name] = {"size_bytes": _size_bytes(path), **loss, **_speed(path, model)}
