@@ -3,13 +3,13 @@
     python bench/tokenize_speed.py [--data DIR] [--part train] [--part encode] [--part pack]
                                    [--part equal] [--measure PATH ...]
 
-- `train`: a 32,000-piece BPE on 100 MB, ours and SentencePiece's own trainer in turn, each in a
-  process of its own (CPU seconds, peak memory); then Table 1 with both on all of the raw text.
+- `train`: a BPE of 32,000 tokens on 100 MB, ours and SentencePiece's own trainer in turn, each in
+  its own process (CPU seconds, peak memory); then Table 1 with both, trained on all of the text.
 - `alternatives`: Table 1 for byte-level BPE (the `tokenizers` library).
-- `encode`: one core, rounds over other documents; speeds are UTF-8 bytes per CPU second.
+- `encode`: one core, several rounds, each over other documents; UTF-8 bytes per CPU second.
 - `pack`: the pack stage on the whole text with two cores (wall clock and memory).
-- `equal`: our ids against SentencePiece's on every document, and on as many lines as
-  `--lines` against `tokenizer.json`.
+- `equal`: our ids against SentencePiece's on every document, and `tokenizer.json`'s against
+  SentencePiece's on `--lines` lines.
 
 `--measure` adds tokenizers to Table 1: a folder with `tokenizer.json`, or a `.model` file.
 """
@@ -44,8 +44,8 @@ ROUNDS = 5
 WORDS_IN_TABLE_1 = 7_400
 VOCAB_SIZE = 32_000
 PARTS = ("train", "alternatives", "encode", "pack", "equal")
-# The options that corpus.md found to work, as one would give them to SentencePiece by hand.
-PLAIN = {
+# Options that a user would give SentencePiece directly.
+SENTENCEPIECE_OPTIONS = {
     "model_type": "bpe",
     "vocab_size": VOCAB_SIZE,
     "character_coverage": 0.9999,
@@ -61,7 +61,7 @@ PLAIN = {
 
 
 def read(data: Path) -> list[tuple[str, str]]:
-    """Source and text of every document, in an order that mixes the sources."""
+    """Source and text of every document, with the sources mixed."""
     found = []
     for path in sorted((data / "corpus").glob("*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -80,7 +80,7 @@ def say(figure: str, value: float, unit: str, **rest: object) -> None:
 
 
 def train_one(kind: str, text_path: Path, model_path: Path) -> None:
-    """In a process of its own: train, and print CPU seconds and peak memory."""
+    """Train in this process; print CPU seconds and peak memory."""
     if kind == "ours":
         texts = text_path.read_bytes().decode("utf-8").split("\0")
         held = memory_mb(os.getpid(), "VmHWM")
@@ -93,7 +93,9 @@ def train_one(kind: str, text_path: Path, model_path: Path) -> None:
         held = memory_mb(os.getpid(), "VmHWM")
         started = time.process_time()
         sentencepiece.SentencePieceTrainer.train(
-            input=str(text_path), model_prefix=str(model_path.with_suffix("")), **PLAIN
+            input=str(text_path),
+            model_prefix=str(model_path.with_suffix("")),
+            **SENTENCEPIECE_OPTIONS,
         )
     seconds = time.process_time() - started
     peak = memory_mb(os.getpid(), "VmHWM")
@@ -124,12 +126,12 @@ def part_train(texts: list[str], data: Path, folder: Path, measured: list[str]) 
         theirs.append(train("sentencepiece", few, folder, "few")[0])
         ratios.append(ours[-1]["seconds"] / theirs[-1]["seconds"])
     say(
-        "tokenizer training, 32K pieces, 100 MB, CPU time against SentencePiece's",
+        "tokenizer training, 32K tokens, 100 MB, CPU time against SentencePiece's",
         statistics.median(ratios),
         "ratio",
         spread=round(max(ratios) - min(ratios), 4),
         peer=f"SentencePiece {statistics.median(x['seconds'] for x in theirs):.1f} s, "
-        f"{statistics.median(x['mb'] for x in theirs):.0f} MB beside the text; ours "
+        f"{statistics.median(x['mb'] for x in theirs):.0f} MB without the text; ours "
         f"{statistics.median(x['seconds'] for x in ours):.1f} s, "
         f"{statistics.median(x['mb'] for x in ours):.0f} MB",
         goal=1.1,
@@ -140,8 +142,8 @@ def part_train(texts: list[str], data: Path, folder: Path, measured: list[str]) 
     _, mine = train("ours", texts, folder, "all")
     _, plain = train("sentencepiece", texts, folder, "all")
     encoder = TextEncoder(mine.read_bytes())
-    by_hand = sentencepiece.SentencePieceProcessor(model_file=str(plain))
-    peers = {"SentencePiece BPE": by_hand.encode}
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(plain))
+    peers = {"SentencePiece BPE": reference.encode}
     for path in measured:
         peers[path] = encoder_of(Path(path))
     words = len(text.split())
@@ -195,7 +197,7 @@ def part_encode(texts: list[str], model: bytes) -> None:
     reference = sentencepiece.SentencePieceProcessor(model_proto=model)
     fast = fast_tokenizer(model)
     fast.encode_special_tokens = True
-    # Ours learns words as it goes: it starts with what one tenth of the text taught it.
+    # Our encoder caches words: the first tenth of the text fills the cache.
     tenth = len(texts) // 10
     cold = speed(encoder.encode_bytes, texts[:tenth])
     num_few = max(len(texts) // 400, 1)
@@ -218,7 +220,7 @@ def part_encode(texts: list[str], model: bytes) -> None:
         "MB/s",
         spread=round(max(ours) - min(ours), 2),
         peer=f"SentencePiece {statistics.median(theirs):.2f}, tokenizers "
-        f"{statistics.median(hugging):.2f} MB/s; ours with an empty memory {cold:.2f}",
+        f"{statistics.median(hugging):.2f} MB/s; ours with an empty cache {cold:.2f}",
         goal=6.0,
         holds=statistics.median(ours) >= 6.0,
     )
@@ -253,8 +255,8 @@ def part_pack(documents: list[tuple[str, str]], model: bytes, folder: Path) -> N
         path.mkdir()
     write_tokenizer_files(model, tokenizer_dir)
     started, cpu = time.perf_counter(), cpu_seconds()
-    with Watch() as watch:
-        outcome = pack.run(
+    with PeakMemory() as memory:
+        result = pack.run(
             settings=PackSettings(),
             context=None,
             out_dir=out_dir,
@@ -262,7 +264,7 @@ def part_pack(documents: list[tuple[str, str]], model: bytes, folder: Path) -> N
             tokenizer_dir=tokenizer_dir,
         )
     seconds, cpu = time.perf_counter() - started, cpu_seconds() - cpu
-    megabytes = (outcome.counts["bytes_train"] + outcome.counts["bytes_heldout"]) / 1e6
+    megabytes = (result.counts["bytes_train"] + result.counts["bytes_heldout"]) / 1e6
     cores = len(os.sched_getaffinity(0))
     load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     say(
@@ -282,23 +284,23 @@ def part_pack(documents: list[tuple[str, str]], model: bytes, folder: Path) -> N
     )
     say(
         "tokenise + pack, memory of all processes together",
-        watch.peak_mb,
+        memory.peak_mb,
         "MB",
         goal=1000,
-        holds=watch.peak_mb <= 1000,
+        holds=memory.peak_mb <= 1000,
     )
 
 
-class Watch:
-    """Memory of this process's children, and its own beyond what it held, sampled."""
+class PeakMemory:
+    """Peak memory of this process's children plus its own growth, sampled five times a second."""
 
     def __enter__(self):
         self.peak_mb, self._held, self._stop = 0.0, memory_mb(os.getpid()), threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
         return self
 
-    def _look(self):
+    def _sample(self):
         me = os.getpid()
         children = Path(f"/proc/{me}/task/{me}/children")
         while not self._stop.wait(0.2):
@@ -332,7 +334,7 @@ def part_equal(texts: list[str], model: bytes, num_lines: int) -> None:
         "documents whose ids are not SentencePiece's",
         unequal,
         f"of {len(texts):,}",
-        peer=f"{lost} do not come back from their ids",
+        peer=f"{lost} decode to another text",
         goal=0,
         holds=unequal == lost == 0,
     )

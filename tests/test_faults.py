@@ -1,4 +1,4 @@
-"""The fault trials of bench/faults, each a small piece of what `make faults` runs whole."""
+"""Short runs of the fault-injection trials in bench/faults (`make faults` runs them in full)."""
 
 import importlib.util
 import sys
@@ -29,7 +29,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_f2_f3_crashes_and_full_disks_in_a_save():
+def test_f2_f3_crashes_and_full_disks_during_a_save():
     damage = load(FAULTS / "checkpoint_damage.py")
     queue = damage.multiprocessing.get_context("fork").SimpleQueue()
     damage.in_child(lambda: queue.put(damage.count_operations()))
@@ -41,7 +41,7 @@ def test_f2_f3_crashes_and_full_disks_in_a_save():
     assert good == trials > 10
 
 
-def test_f4_damages():
+def test_f4_damaged_checkpoints():
     trials, good = load(FAULTS / "checkpoint_damage.py").damages(40)
     assert good == trials == 40
 
@@ -52,35 +52,35 @@ def test_f5_power_cuts():
     assert trial.num_lost == 0
 
 
-def test_f5_finds_a_save_that_does_not_sync(monkeypatch):
+def test_f5_detects_a_save_without_fsync(monkeypatch):
     power_loss = load(FAULTS / "power_loss.py")
     monkeypatch.setattr(power_loss.checkpoints, "sync_folder", lambda folder: None)
     assert power_loss.run(num_steps=2, every=9).num_lost > 0
 
 
 def test_f8_stop_signals():
-    told = load(FAULTS / "kills.py").stops(6, num_steps=60)
-    assert told.faults == []
-    assert (told.sent, told.equal) == (6, told.runs)
-    assert set(told.places) >= {"reading rows", "evaluation", "samples", "save"}
+    result = load(FAULTS / "kills.py").stops(6, num_steps=60)
+    assert result.faults == []
+    assert (result.sent, result.equal) == (6, result.runs)
+    assert set(result.places) >= {"reading rows", "evaluation", "samples", "save"}
 
 
-def test_f9_poisons_with_kills():
+def test_f9_nan_gradients_with_kills():
     kills = load(FAULTS / "kills.py")
     assert kills.poisons(2) == (2, 0)
     runs, equal, damaged = kills.kills(2, {**kills.PLAN, "num_steps": 60}, kills.lasting_poison)
     assert (equal, damaged) == (runs, 0)
 
 
-def test_f10_the_millionth_step_of_a_large_index(tmp_path):
+def test_f10_seek_to_step_one_million(tmp_path):
     data_size = load(FAULTS.parent / "data_size.py")
     folder = data_size.sparse_tokens(tmp_path / "tokens", 2_000_000_000)
     _, seconds, memory = data_size.seek(folder, 1_000_000)
-    assert min(seconds) < 0.05  # of the clock: other work may share the machine
+    assert min(seconds) < 0.05  # wall clock: other work may share the machine
     assert memory < 50e6
 
 
-def test_f20_a_short_soak():
+def test_f20_short_soak():
     soak = load(FAULTS / "soak.py")
     rows, num_kills, most, last = soak.run(seconds=3, kill_every_s=1.5)
     assert num_kills >= 2
@@ -90,6 +90,6 @@ def test_f20_a_short_soak():
 
 
 @pytest.mark.slow  # its parts are in training/test_interruption.py and test_metrics_logger.py
-def test_f21_stalls():
+def test_f21_stalls_are_detected():
     results = load(FAULTS / "stalls.py").run(limit_s=0.5)
     assert [name for name, (answered, _) in results.items() if not answered] == []

@@ -1,9 +1,9 @@
-"""F13, tokenizer and pack stages: killed at random moments, run again, same bytes.
+"""F13: tokenizer and pack stages killed at random moments and run again give the same bytes.
 
     python bench/faults/tokens_kill.py [--kills 100] [--kills-per-run 10]
 
-The corpus is made once. Each round kills `ttl run` (SIGKILL, the process alone) several times
-inside these two stages, lets the last go through, and compares every file with an undisturbed run.
+The corpus is built once. Each round kills `ttl run` (SIGKILL, only the main process) several times
+during these two stages, lets the last one finish, and compares every file with an undisturbed run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def start(recipe: Path, run_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def files_of(run_dir: Path) -> dict[str, str]:
-    """Hash of every file that the two stages left, their manifests aside."""
+    """Hash of every file of the two stages, except their manifests."""
     return {
         str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
         for stage in STAGES
@@ -72,16 +72,16 @@ def main() -> None:
             f'path = "{folder}/text.jsonl", license = "CC0-1.0" }}]\n'
             "[tokenizer]\nvocab_size = 2000\n[pack]\n"
         )
-        calm_dir = folder / "calm"
-        assert start(recipe, calm_dir).wait() == 0
+        reference_dir = folder / "reference"
+        assert start(recipe, reference_dir).wait() == 0
         for stage in STAGES:
-            shutil.rmtree(calm_dir / stage)
+            shutil.rmtree(reference_dir / stage)
         only_corpus = folder / "only-corpus"
-        shutil.copytree(calm_dir, only_corpus, symlinks=True)
+        shutil.copytree(reference_dir, only_corpus, symlinks=True)
         began = time.monotonic()
-        assert start(recipe, calm_dir).wait() == 0
+        assert start(recipe, reference_dir).wait() == 0
         took = time.monotonic() - began
-        calm = files_of(calm_dir)
+        reference = files_of(reference_dir)
         kills = rounds = equal = orphans = 0
         while kills < options.kills:
             rounds += 1
@@ -101,7 +101,7 @@ def main() -> None:
                         time.sleep(0.1)
                     orphans += sum(map(is_alive, workers))
             assert start(recipe, run_dir).wait() == 0
-            equal += files_of(run_dir) == calm
+            equal += files_of(run_dir) == reference
             print(f"{kills} kills, {equal} of {rounds} runs equal", file=sys.stderr, flush=True)
     row = {"figure": "F13 tokenizer and pack: runs equal after kills", "value": equal / rounds}
     row |= {"spread": 0, "unit": f"of {rounds} runs, {kills} kills"}
