@@ -14,7 +14,7 @@ from typing import Any
 from teenytinyllama import licenses
 from teenytinyllama.licenses import hub_name, model_license, terms_of
 from teenytinyllama.stages.report.number_format import NOT_RUN, count, duration, is_number, percent
-from teenytinyllama.stages.report.page_blocks import Cell, StatRow, Table
+from teenytinyllama.stages.report.page_blocks import StatRow, Table
 from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 from teenytinyllama.stages.report.sections_run import energy_section, stage_kwh
 from teenytinyllama.stages.report.sections_scores import (
@@ -89,7 +89,7 @@ def chat_card(run: RunRecord, *, license_name: str) -> str:
     lines += [
         f"The base model of the same run ({count(pretrain.count('parameters'))} parameters), "
         f"fine-tuned on {count(align.count('conversations_train'))} conversations in "
-        f"`{_plain(run.language)}`. Its tokenizer includes the chat template.",
+        f"`{_escape(run.language)}`. Its tokenizer includes the chat template.",
         "",
         "## Held-out questions",
         "",
@@ -120,7 +120,7 @@ def dataset_card(run: RunRecord) -> str:
     }
     lines = [*_front_matter(metadata), "", f"# {run.name}: corpus", ""]
     lines += [
-        f"{count(kept)} documents in `{_plain(run.language)}`, "
+        f"{count(kept)} documents in `{_escape(run.language)}`, "
         f"{count(corpus.count('bytes_kept'))} bytes of text; "
         f"{count(corpus.count('documents_heldout'))} of them are held out.",
         "",
@@ -209,11 +209,11 @@ def _license_metadata(license_name: str) -> dict[str, str]:
 
 def _model_summary(run: RunRecord, pretrain: FinishedStage) -> Lines:
     yield (
-        f"A base language model for `{_plain(run.language)}` with "
+        f"A base language model for `{_escape(run.language)}` with "
         f"**{count(pretrain.count('parameters'))} parameters**, trained from scratch on "
         f"**{count(pretrain.count('tokens'))} tokens** in {count(pretrain.count('steps'))} steps "
         f"({duration(pretrain.manifest.duration_s)}, "
-        f"{_plain(str(pretrain.metric('device') or 'device not recorded'))})."
+        f"{_escape(str(pretrain.metric('device') or 'device not recorded'))})."
     )
     yield ""
     yield "The weights load with `transformers` as `LlamaForCausalLM`."
@@ -228,10 +228,10 @@ def _license_words(run: RunRecord, license_name: str, *stages: str) -> Lines:
     yield "## Licence"
     yield ""
     own = "unclear: these licences exclude each other" if license_name == "other" else license_name
-    yield f"Licence of this work: **{_plain(own or 'unknown')}**. Licences of its text:"
+    yield f"Licence of this work: **{_escape(own or 'unknown')}**. Licences of its text:"
     yield ""
     for name in names:
-        yield f"- {_plain(name or 'licence not given')} ({terms_of(name).name})"
+        yield f"- {_escape(name or 'licence not given')} ({terms_of(name).name})"
     if not names:
         yield f"- {NOT_RUN}"
 
@@ -247,7 +247,7 @@ def _use_and_limits(run: RunRecord) -> Lines:
         yield "It has not been evaluated."
         return
     weak = [
-        f"{_plain(name)} ({percent(found.get('accuracy'))}, chance {percent(found.get('chance'))})"
+        f"{_escape(name)} ({percent(found.get('accuracy'))}, chance {percent(found.get('chance'))})"
         for name, found in tasks_of(evaluate).items()
         if isinstance(found, Mapping) and interval_of(found) and verdict(found)[0] == "at chance"
     ]
@@ -271,34 +271,30 @@ def _origin(run: RunRecord) -> Lines:
 def _stat_lines(blocks: Sequence[Any]) -> Lines:
     for block in blocks:
         for stat in block.items if isinstance(block, StatRow) else ():
-            note = f" ({_plain(stat.note)})" if stat.note else ""
-            yield f"- {_plain(stat.title)}: {_plain(stat.text)}{note}"
+            note = f" ({_escape(stat.note)})" if stat.note else ""
+            yield f"- {_escape(stat.title)}: {_escape(stat.text)}{note}"
 
 
 def _tables(blocks: Sequence[Any]) -> Lines:
     for block in blocks:
         if isinstance(block, Table) and block.rows:
-            yield f"**{_plain(block.title)}**"
+            yield f"**{_escape(block.title)}**"
             yield ""
             yield _row(column.title for column in block.columns)
             yield _row("---:" if column.is_number else "---" for column in block.columns)
             for row in (*block.rows, *((block.total,) if block.total else ())):
-                yield _row(_words(cell) for cell in row)
+                yield _row(_escape(cell.text) for cell in row)
             yield ""
-
-
-def _words(cell: Cell) -> str:
-    return _plain(cell.text)
 
 
 def _row(cells: Any) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _plain(text: str) -> str:
+def _escape(text: str) -> str:
     r"""External text as inert Markdown.
 
-    >>> _plain("a|b <img src=x> [c](http://d)")
+    >>> _escape("a|b <img src=x> [c](http://d)")
     'a\\|b &lt;img src=x&gt; \\[c\\](http://d)'
     """
     flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

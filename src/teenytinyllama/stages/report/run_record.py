@@ -67,10 +67,10 @@ def read_run(run_dir: Path) -> RunRecord:
     """The run in a folder, unfinished stages included. Raises UserError for any other folder."""
     path = run_dir / "run.json"
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-        recipe = whole["recipe"]
+        run = json.loads(path.read_text(encoding="utf-8"))
+        recipe = run["recipe"]
         prices = EnergySettings.model_validate_json(json.dumps(recipe.get("energy", {})))
-        name, language = str(whole["name"]), str(recipe.get("language", ""))
+        name, language = str(run["name"]), str(recipe.get("language", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = "is not a run folder (no readable run.json)"
         raise UserError("run-missing", str(run_dir), what, "ls runs/") from error

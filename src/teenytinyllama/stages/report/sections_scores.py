@@ -281,15 +281,15 @@ def _classifier_row(name: str, found: Mapping[str, Any], others: list[str]) -> t
     several = isinstance(seeds, list) and len(seeds) > 1 and is_number(spread)
     note = f"± {percent(spread)} over {len(seeds or ())} seeds" if several else ""
     accuracy, interval, _, _ = score_cells({**found, "chance": found.get("majority_accuracy")})
-    beside = []
+    baselines = []
     for other in others:
         value = found.get(f"{other}_accuracy")
-        beside.append(Cell(percent(value) if is_number(value) else "–"))
+        baselines.append(Cell(percent(value) if is_number(value) else "–"))
     return (
         Cell(name),
         Cell(accuracy.text, note=note),
         interval,
-        *beside,
+        *baselines,
         Cell(percent(found.get("macro_f1"))),
         Cell(count(found.get("num_items"))),
     )
@@ -329,16 +329,16 @@ def chat_section(run: RunRecord) -> Section:
 
 def _chat(line: Mapping[str, Any]) -> Excerpt:
     messages = line.get("messages")
-    asked = str(line.get("prompt") or line.get("question") or "")
-    if not asked and isinstance(messages, list):
-        said = [m for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
-        asked = str(said[-1].get("content", "")) if said else ""
+    question = str(line.get("prompt") or line.get("question") or "")
+    if not question and isinstance(messages, list):
+        asked = [m for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
+        question = str(asked[-1].get("content", "")) if asked else ""
     expected, correct = line.get("expected"), line.get("correct")
     note = f"expected: {expected}" if expected and correct is not True else ""
     label = {True: "correct", False: "wrong"}[correct] if isinstance(correct, bool) else ""
     tone: Any = {"correct": "good", "wrong": "warn"}.get(label, "")
     return Excerpt(
-        label, str(line.get("answer", "")), prompt=asked, note=note, tone=tone, is_answer=True
+        label, str(line.get("answer", "")), prompt=question, note=note, tone=tone, is_answer=True
     )
 
 

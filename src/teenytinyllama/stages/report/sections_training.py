@@ -17,6 +17,7 @@ from teenytinyllama.stages.report.number_format import (
     is_number,
     mass,
     percent,
+    plain,
     short,
 )
 from teenytinyllama.stages.report.page_blocks import (
@@ -263,7 +264,7 @@ def _shape(stage: FinishedStage) -> Table:
         "max_position_embeddings",
         "tie_word_embeddings",
     )
-    rows = [(Cell(f"model.{n}"), Cell(_plain(stage.setting("model", n)))) for n in names]
+    rows = [(Cell(f"model.{n}"), Cell(plain(stage.setting("model", n)))) for n in names]
     for path in (
         ("sequence_length",),
         ("tokens_per_step",),
@@ -283,7 +284,7 @@ def _shape(stage: FinishedStage) -> Table:
             and stage.setting(*path[:1], "kind") != "muon"
         ):
             continue
-        rows.append((Cell(".".join(path)), Cell(_plain(stage.setting(*path)))))
+        rows.append((Cell(".".join(path)), Cell(plain(stage.setting(*path)))))
     return Table(
         "shape",
         "Model size and training settings (paper, Tables 2 and 3)",
@@ -291,12 +292,6 @@ def _shape(stage: FinishedStage) -> Table:
         tuple(rows),
         MANIFEST,
     )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value if value is not None else "–")
 
 
 def samples_section(run: RunRecord) -> Section:

@@ -68,13 +68,13 @@ def run(  # noqa: PLR0913 (one folder per stage)
     write_atomically(out_dir / "recipe.toml", redact(recipe_toml(record), for_others=True))
     num_files = export(page, out_dir) + _write_cards(record, settings, out_dir)
     return StageResult(
-        counts={"stages_shown": len(record.stages), "files_beside_the_page": num_files},
+        counts={"stages_shown": len(record.stages), "files_exported": num_files},
         metrics={"page_bytes": len(html.encode("utf-8"))},
     )
 
 
 def _write_cards(run: RunRecord, settings: ReportSettings, out_dir: Path) -> int:
-    """The cards of what is there: no model, no model card. Raises UserError on a licence clash."""
+    """Write the cards of finished stages and delete all others; returns the number written."""
     cards = {}
     if run.stage("pretrain") is not None:
         license_name = model_license(settings.license, licenses_of(run, "corpus", "align"))

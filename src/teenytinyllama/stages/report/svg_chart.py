@@ -95,21 +95,21 @@ def _frame(series: Sequence[Series], axes: Axes, width: int, height: int) -> _Fr
     xs = [x for s in series for x, _ in s.points if x > 0 or not axes.log_x]
     ys = [y for s in series for _, y in s.points]
     ys += [y for s in series for ends in s.band for _, y in ends]
-    x_range = _padded(min(xs), max(xs), 0.0, whole=False)
+    x_range = _padded(min(xs), max(xs), 0.0, from_zero=False)
     if axes.log_x:
         x_range = (min(xs), max(max(xs), min(xs) * 10))
-    y_range = _round_out(*_padded(min(ys), max(ys), 0.02, whole=True))
+    y_range = _round_out(*_padded(min(ys), max(ys), 0.02, from_zero=True))
     widest = max(len(axes.write_y(tick)) for tick in ticks(*y_range, 6))
     return _Frame(width, height, x_range, y_range, axes.log_x, left=20 + 6.6 * widest)
 
 
-def _padded(low: float, high: float, share: float, *, whole: bool) -> Point:
+def _padded(low: float, high: float, fraction: float, *, from_zero: bool) -> Point:
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # flat, apart from rounding
         spread = abs(low) * 0.1 or 1.0
         return low - spread, high + spread
-    pad = (high - low) * share
+    pad = (high - low) * fraction
     # A quantity that is never negative gets an axis that starts at 0 or above.
-    return (max(low - pad, 0.0) if whole and low >= 0 else low - pad), high + pad
+    return (max(low - pad, 0.0) if from_zero and low >= 0 else low - pad), high + pad
 
 
 def _round_out(low: float, high: float) -> Point:
