@@ -165,7 +165,7 @@ def _emissions(run: RunRecord, pretrain: FinishedStage, training_type: str) -> d
         "emissions": round(1000 * sum(r.manifest.emissions_kg for r in run.stages.values()), 3),
         "source": "CodeCarbon",
         "training_type": training_type,
-        "geographical_location": run.country,
+        "geographical_location": run.energy.country,
         "hardware_used": str(pretrain.metric("device") or "not recorded"),
     }
 

@@ -42,6 +42,11 @@ class Column:
     is_number: bool = False
 
 
+def numbers(*titles: str) -> tuple[Column, ...]:
+    """Columns of numbers with these headings."""
+    return tuple(Column(title, True) for title in titles)
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows under headings. `source` names the files of the run that the numbers come from."""

@@ -29,9 +29,10 @@ from teenytinyllama.stages.report.page_blocks import (
     Stat,
     StatRow,
     Table,
+    numbers,
 )
 from teenytinyllama.stages.report.run_record import RunRecord, read_last_lines, read_run
-from teenytinyllama.stages.report.sections_run import cost_usd, stage_kwh
+from teenytinyllama.stages.report.sections_run import stage_kwh, total_cost_usd
 from teenytinyllama.stages.report.sections_scores import score_cells, tasks_of
 from teenytinyllama.stages.report.sections_training import make_chart, points
 from teenytinyllama.stages.report.svg_chart import Axes, Series
@@ -87,12 +88,12 @@ def _metrics(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
         ("held-out bits per byte", _bits_per_byte, lambda value: decimal(value, 4)),
         ("held-out perplexity", of("evaluate", "metric", "heldout_perplexity"), decimal),
         ("total energy", lambda run: sum(map(stage_kwh, run.stages.values())), energy),
-        ("total cost", _cost, money),
+        ("total cost", total_cost_usd, money),
     )
     table = Table(
         "metrics",
         "Metrics",
-        (Column("metric"), *(Column(name, True) for name in names)),
+        (Column("metric"), *numbers(*names)),
         tuple(
             (Cell(title), *(_cell(value(run), write) for run in runs))
             for title, value, write in rows
@@ -100,12 +101,6 @@ def _metrics(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
         "*/manifest.json of each run",
     )
     return Section("metrics", "Metrics", (table,))
-
-
-def _cost(run: RunRecord) -> float | None:
-    costs = [cost_usd(run, stage) for stage in run.stages.values()]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if known else None
 
 
 def _cell(value: Any, write: Callable[[Any], str]) -> Cell:
@@ -117,7 +112,7 @@ def _settings(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
         (Cell(name), *(Cell(value[:80]) for value in values))
         for name, values in _different_settings(runs)
     )
-    columns = (Column("setting"), *(Column(name, True) for name in names))
+    columns = (Column("setting"), *numbers(*names))
     blocks: list[Block] = [Note("All settings are the same.", tone="quiet")]
     if rows:
         blocks = [Table("settings", "Settings that differ", columns, rows, "run.json of each run")]
@@ -178,7 +173,7 @@ def _scores(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     columns = (
         Column("task"),
         Column("run"),
-        Column("accuracy", True),
+        *numbers("accuracy"),
         Column("95 % interval, 0 to 100"),
         Column("verdict"),
     )

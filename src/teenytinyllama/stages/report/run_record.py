@@ -44,14 +44,17 @@ class RunRecord:
 
     name: str
     language: str
-    usd_per_gpu_hour: float
-    usd_per_kwh: float
-    country: str
+    energy: EnergySettings
     stages: Mapping[str, FinishedStage]
     # Folders of stages that have started but not finished, and the whole recipe: filled by
     # `read_run` only. The report stage itself reads finished stages.
     unfinished: Mapping[str, Path] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_price(self) -> bool:
+        """Whether the recipe says what the run costs."""
+        return bool(self.energy.usd_per_gpu_hour or self.energy.usd_per_kwh)
 
     def folder(self, name: str) -> Path | None:
         """The folder of a stage, finished or not; None if it has not started."""
@@ -69,7 +72,7 @@ def read_run(run_dir: Path) -> RunRecord:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         recipe = run["recipe"]
-        prices = EnergySettings.model_validate_json(json.dumps(recipe.get("energy", {})))
+        energy = EnergySettings.model_validate_json(json.dumps(recipe.get("energy", {})))
         name, language = str(run["name"]), str(recipe.get("language", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = "is not a run folder (no readable run.json)"
@@ -80,9 +83,7 @@ def read_run(run_dir: Path) -> RunRecord:
     return RunRecord(
         name=name,
         language=language,
-        usd_per_gpu_hour=prices.usd_per_gpu_hour,
-        usd_per_kwh=prices.usd_per_kwh,
-        country=prices.country,
+        energy=energy,
         stages=stages,
         unfinished={
             stage: folder

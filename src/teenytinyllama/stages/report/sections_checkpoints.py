@@ -14,7 +14,7 @@ from teenytinyllama.stages.report.number_format import (
     percent,
     short,
 )
-from teenytinyllama.stages.report.page_blocks import Block, Cell, Column, Table
+from teenytinyllama.stages.report.page_blocks import Block, Cell, Column, Table, numbers
 from teenytinyllama.stages.report.run_record import FinishedStage
 from teenytinyllama.stages.report.sections_scores import interval_of, score_cells, tasks_of
 from teenytinyllama.stages.report.sections_training import (
@@ -51,7 +51,7 @@ def model_comparison(stage: FinishedStage) -> list[Block]:
         Table(
             "models",
             "Compared with other models",
-            (Column("model"), Column("bits per byte", True), *(Column(name) for name in names)),
+            (Column("model"), *numbers("bits per byte"), *(Column(name) for name in names)),
             tuple(rows),
             MANIFEST,
             note="All models: same items, prompts and protocol. Per task: the 95 % interval in per "
@@ -158,14 +158,8 @@ def _table(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
                 *(Cell(percent(_accuracy(line, name))) for name in names),
             )
         )
-    columns = (
-        Column("step", True),
-        Column("tokens", True),
-        Column("energy so far", True),
-        Column("CO₂eq so far", True),
-        Column("perplexity", True),
-        Column("bits per byte", True),
-        *(Column(name, True) for name in names),
+    columns = numbers(
+        "step", "tokens", "energy so far", "CO₂eq so far", "perplexity", "bits per byte", *names
     )
     title = "Checkpoints (paper, Table 6 and Figure 2)"
     return Table("checkpoint_scores_table", title, columns, tuple(rows), MANIFEST)

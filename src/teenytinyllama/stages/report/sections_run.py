@@ -28,6 +28,7 @@ from teenytinyllama.stages.report.page_blocks import (
     Stat,
     StatRow,
     Table,
+    numbers,
 )
 from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 
@@ -41,20 +42,23 @@ def stage_kwh(stage: FinishedStage) -> float:
 
 def cost_usd(run: RunRecord, stage: FinishedStage) -> float | None:
     """Cost of a stage at the recipe's prices, or None if it gives no price."""
-    if not run.usd_per_gpu_hour and not run.usd_per_kwh:
+    if not run.has_price:
         return None
     hours = stage.manifest.duration_s / 3600
-    return hours * run.usd_per_gpu_hour + stage_kwh(stage) * run.usd_per_kwh
+    return hours * run.energy.usd_per_gpu_hour + stage_kwh(stage) * run.energy.usd_per_kwh
+
+
+def total_cost_usd(run: RunRecord) -> float | None:
+    """Cost of all stages, or None if the recipe gives no price."""
+    costs = (cost_usd(run, stage) for stage in run.stages.values())
+    return sum(cost or 0.0 for cost in costs) if run.has_price and run.stages else None
 
 
 def headline(run: RunRecord) -> StatRow:
     """The key figures at the top of the page."""
     pretrain, evaluate = run.stage("pretrain"), run.stage("evaluate")
     stages = list(run.stages.values())
-    costs = [cost_usd(run, stage) for stage in stages]
-    usd = (
-        sum(cost for cost in costs if cost is not None) if costs and costs[0] is not None else None
-    )
+    usd = total_cost_usd(run)
     kwh, kg = sum(map(stage_kwh, stages)), sum(r.manifest.emissions_kg for r in stages)
     seconds = sum(stage.manifest.duration_s for stage in stages)
     return StatRow(
@@ -87,33 +91,30 @@ def energy_section(run: RunRecord) -> Section:
             rows.append((Cell(name), *(Cell(NOT_RUN, tone="quiet") for _ in range(6))))
             continue
         parts = [stage.manifest.energy_kwh.get(part, 0.0) for part in ENERGY_PARTS]
-        usd = cost_usd(run, stage)
-        values = [stage.manifest.duration_s, *parts, stage.manifest.emissions_kg, usd or 0.0]
+        usd = cost_usd(run, stage) or 0.0
+        values = [stage.manifest.duration_s, *parts, stage.manifest.emissions_kg, usd]
         total = [a + b for a, b in zip(total, values, strict=True)]
-        rows.append((Cell(name), *_energy_cells(values, usd is not None)))
-    has_price = bool(run.usd_per_gpu_hour or run.usd_per_kwh)
+        rows.append((Cell(name), *_energy_cells(values, run.has_price)))
+    prices = run.energy
+    cost_note = "No cost: the recipe gives no price in [energy]."
+    if run.has_price:
+        cost_note = (
+            f"Prices from the recipe: {money(prices.usd_per_gpu_hour)} per machine hour, "
+            f"{money(prices.usd_per_kwh)} per kWh."
+        )
     table = Table(
         "energy",
         "Per stage",
         (
             Column("stage"),
-            Column("time", True),
-            Column("GPU (measured)", True),
-            Column("CPU (modelled)", True),
-            Column("memory (modelled)", True),
-            Column("CO₂eq", True),
-            Column("cost", True),
+            *numbers(
+                "time", "GPU (measured)", "CPU (modelled)", "memory (modelled)", "CO₂eq", "cost"
+            ),
         ),
         tuple(rows),
         "*/manifest.json",
-        note=f"CO₂eq is computed with the average carbon intensity of the grid in {run.country}. "
-        + (
-            f"Prices from the recipe: {money(run.usd_per_gpu_hour)} per machine hour, "
-            f"{money(run.usd_per_kwh)} per kWh."
-            if has_price
-            else "No cost: the recipe gives no price in [energy]."
-        ),
-        total=(Cell("all"), *_energy_cells(total, has_price)) if run.stages else None,
+        note=f"CO₂eq uses the mean carbon intensity of the grid in {prices.country}. {cost_note}",
+        total=(Cell("all"), *_energy_cells(total, run.has_price)) if run.stages else None,
     )
     return Section("energy", title, (_energy_stats(run), table), lead, bool(run.stages))
 
@@ -166,7 +167,7 @@ def licences_section(run: RunRecord) -> Section:
                 Table(
                     "licences",
                     "Documents kept, by licence",
-                    (Column("licence"), Column("documents", True)),
+                    (Column("licence"), *numbers("documents")),
                     tuple(
                         (Cell(name or "not given", tone="" if name else "warn"), Cell(count(n)))
                         for name, n in licences.items()
@@ -256,9 +257,9 @@ def recipe_toml(run: RunRecord) -> str:
     """A recipe that reproduces this run, built from its manifests."""
     lines = [f"name = {_toml(run.name)}", f"language = {_toml(run.language)}", "", "[energy]"]
     lines += [
-        f"country = {_toml(run.country)}",
-        f"usd_per_gpu_hour = {_toml(run.usd_per_gpu_hour)}",
-        f"usd_per_kwh = {_toml(run.usd_per_kwh)}",
+        f"country = {_toml(run.energy.country)}",
+        f"usd_per_gpu_hour = {_toml(run.energy.usd_per_gpu_hour)}",
+        f"usd_per_kwh = {_toml(run.energy.usd_per_kwh)}",
     ]
     for name, stage in run.stages.items():
         lines += ["", f"[{name}]"]

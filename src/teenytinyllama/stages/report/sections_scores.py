@@ -28,6 +28,7 @@ from teenytinyllama.stages.report.page_blocks import (
     StatRow,
     Table,
     not_run,
+    numbers,
 )
 from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord, read_lines
 
@@ -163,12 +164,11 @@ def scores_section(run: RunRecord) -> Section:
                 "Multiple choice (paper, Table 4)",
                 (
                     Column("task"),
-                    Column("accuracy", True),
+                    *numbers("accuracy"),
                     Column("95 % interval, 0 to 100"),
-                    Column("chance", True),
+                    *numbers("chance"),
                     Column("verdict"),
-                    Column("items", True),
-                    Column("seen in training", True),
+                    *numbers("items", "seen in training"),
                 ),
                 tuple(task_rows(tasks)),
                 "evaluate/manifest.json",
@@ -215,7 +215,7 @@ def _baselines(stage: FinishedStage) -> Table:
     return Table(
         "baselines",
         "Baselines on the same held-out text",
-        (Column("model"), Column("bits per byte", True)),
+        (Column("model"), *numbers("bits per byte")),
         rows,
         "evaluate/manifest.json",
     )
@@ -236,9 +236,7 @@ def _by_source(stage: FinishedStage) -> Table | None:
     )
     columns = (
         Column("source"),
-        Column("bits per byte", True),
-        Column("perplexity", True),
-        Column("documents", True),
+        *numbers("bits per byte", "perplexity", "documents"),
     )
     title = "Held-out text by source"
     return Table("scores_by_source", title, columns, rows, "evaluate/manifest.json")
@@ -261,11 +259,10 @@ def classifiers_section(run: RunRecord) -> Section:
         "Test sets (paper, Table 5)",
         (
             Column("task"),
-            Column("accuracy", True),
+            *numbers("accuracy"),
             Column("95 % interval, 0 to 100"),
-            *(Column(BASELINES.get(name, name), True) for name in others),
-            Column("macro F1", True),
-            Column("items", True),
+            *numbers(*(BASELINES.get(name, name) for name in others)),
+            *numbers("macro F1", "items"),
         ),
         tuple(_classifier_row(name, found, others) for name, found in tasks.items()),
         "finetune/manifest.json",
@@ -368,10 +365,7 @@ def quantized_section(run: RunRecord) -> Section:
         "Size and loss",
         (
             Column("file"),
-            Column("size", True),
-            Column("bits per byte", True),
-            Column("increase", True),
-            Column("same top token", True),
+            *numbers("size", "bits per byte", "increase", "same top token"),
         ),
         tuple(rows),
         "quantize/manifest.json",

@@ -26,6 +26,7 @@ from teenytinyllama.stages.report.page_blocks import (
     StatRow,
     Table,
     not_run,
+    numbers,
 )
 from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 
@@ -80,8 +81,7 @@ def _funnel(stage: FinishedStage) -> Table:
     sources: Mapping[str, Any] = stage.count("sources") or {}
     columns = (
         Column("source"),
-        *(Column(outcome, True) for outcome in OUTCOMES),
-        Column("text kept", True),
+        *numbers(*OUTCOMES, "text kept"),
     )
     rows = tuple(_funnel_row(name, found) for name, found in sources.items())
     return Table(
@@ -118,7 +118,7 @@ def _reasons(stage: FinishedStage) -> Table | None:
     return Table(
         "corpus_reasons",
         "Why documents were removed",
-        (Column("outcome"), Column("reason"), Column("documents", True), Column("share", True)),
+        (Column("outcome"), Column("reason"), *numbers("documents", "share")),
         tuple(
             (
                 Cell(outcome),
@@ -137,7 +137,7 @@ def _personal(stage: FinishedStage) -> Iterator[Table]:
     found = stage.count("personal_data")
     if isinstance(found, Mapping) and found:
         rows = tuple((Cell(kind), Cell(count(n))) for kind, n in found.items())
-        columns = (Column("kind"), Column("replaced", True))
+        columns = (Column("kind"), *numbers("replaced"))
         title = "Personal data replaced by placeholders"
         yield Table("corpus_personal", title, columns, rows, MANIFEST)
 
@@ -147,7 +147,7 @@ def _notes(stage: FinishedStage) -> Iterator[Table]:
     found = stage.count("notes")
     if isinstance(found, Mapping) and found:
         rows = tuple((Cell(name.replace("_", " ")), Cell(count(n))) for name, n in found.items())
-        columns = (Column("event"), Column("count", True))
+        columns = (Column("event"), *numbers("count"))
         yield Table("corpus_notes", "Also counted", columns, rows, MANIFEST)
 
 
@@ -191,11 +191,7 @@ def tokenizer_section(run: RunRecord) -> Section:
         "On held-out documents (paper, Table 1)",
         (
             Column("source"),
-            Column("words", True),
-            Column("tokens", True),
-            Column("tokens per word", True),
-            Column("bytes per token", True),
-            Column("byte fallback", True),
+            *numbers("words", "tokens", "tokens per word", "bytes per token", "byte fallback"),
         ),
         tuple(rows),
         "tokenizer/manifest.json",
@@ -236,7 +232,7 @@ def tokens_section(run: RunRecord) -> Section:
         Table(
             "tokens",
             "Tokens",
-            (Column("split"), Column("documents", True), Column("tokens", True)),
+            (Column("split"), *numbers("documents", "tokens")),
             rows,
             "pack/manifest.json",
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from teenytinyllama.stages.report.number_format import (
     count,
@@ -34,6 +34,7 @@ from teenytinyllama.stages.report.page_blocks import (
     StatRow,
     Table,
     not_run,
+    numbers,
 )
 from teenytinyllama.stages.report.run_record import (
     FinishedStage,
@@ -42,10 +43,39 @@ from teenytinyllama.stages.report.run_record import (
     read_last_lines,
     read_lines,
 )
-from teenytinyllama.stages.report.svg_chart import Axes, Series, downsampled, legend, line_chart
+from teenytinyllama.stages.report.sections_run import stage_kwh
+from teenytinyllama.stages.report.svg_chart import (
+    Axes,
+    Series,
+    downsampled,
+    four_digits,
+    legend,
+    line_chart,
+)
 
 MANIFEST, METRICS = "pretrain/manifest.json", "pretrain/metrics.jsonl"
 PAPER_SOURCE = "the paper (Figure 1, Table 6)"
+SHOWN_SETTINGS = (
+    "model.hidden_size",
+    "model.intermediate_size",
+    "model.num_hidden_layers",
+    "model.num_attention_heads",
+    "model.num_key_value_heads",
+    "model.max_position_embeddings",
+    "model.tie_word_embeddings",
+    "sequence_length",
+    "tokens_per_step",
+    "num_steps",
+    "precision",
+    "optimizer.kind",
+    "optimizer.peak_learning_rate",
+    "optimizer.muon_learning_rate",
+    "optimizer.weight_decay",
+    "optimizer.max_grad_norm",
+    "schedule.kind",
+    "schedule.warmup_steps",
+    "seed",
+)
 MAX_CHECKPOINT_ROWS = 16
 MAX_SAMPLE_STEPS, MAX_SAMPLE_PROMPTS = 5, 3
 
@@ -152,45 +182,28 @@ def _curves(stage: FinishedStage | None, metrics: Metrics) -> list[Block]:
         note="In nats per token. In a long training, each point is a mean over several steps, "
         "and the band shows their minimum and maximum.",
     )
-    small = [
-        make_chart(
-            "heldout_bpb",
-            "Held-out bits per byte",
-            [Series("held-out bits per byte", points(metrics, "heldout_bpb"), "2", dots=True)],
-            Axes("steps", "bits per byte"),
-            is_small=True,
-            source=METRICS,
-        ),
-        make_chart(
-            "lr",
-            "Learning rate",
-            [Series("learning rate", points(metrics, "lr"), "3")],
-            Axes("steps", "learning rate", write_y=lambda v: f"{v:.1e}" if v else "0"),
-            is_small=True,
-            source=METRICS,
-        ),
-        make_chart(
-            "tokens_per_s",
-            "Tokens per second",
-            [Series("tokens per second", points(metrics, "tokens_per_s"), "3")],
-            Axes("steps", "tokens per second", write_y=short),
-            is_small=True,
-            source=METRICS,
-        ),
-        make_chart(
-            "grad_norm",
-            "Gradient norm",
-            [Series("gradient norm", points(metrics, "grad_norm"), "3")],
-            Axes("steps", "gradient norm"),
-            is_small=True,
-            source=METRICS,
-        ),
-    ]
+    small = (
+        _small_chart(metrics, "heldout_bpb", "Held-out bits per byte", "2"),
+        _small_chart(metrics, "lr", "Learning rate", write_y=lambda v: f"{v:.1e}" if v else "0"),
+        _small_chart(metrics, "tokens_per_s", "Tokens per second", write_y=short),
+        _small_chart(metrics, "grad_norm", "Gradient norm"),
+    )
     row = ChartRow(tuple(chart for chart in small if chart is not None))
-    blocks: list[Block] = [chart for chart in (curve,) if chart is not None]
-    blocks += [row] if row.charts else []
-    over = _paper_comparison(metrics)
-    return [*blocks, over] if over is not None else blocks
+    blocks = (curve, row if row.charts else None, _paper_comparison(metrics))
+    return [block for block in blocks if block is not None]
+
+
+def _small_chart(
+    metrics: Metrics,
+    key: str,
+    title: str,
+    tone: Literal["2", "3"] = "3",
+    write_y: Callable[[float], str] = four_digits,
+) -> Chart | None:
+    name = title.lower()
+    line = Series(name, points(metrics, key), tone, dots=key == "heldout_bpb")
+    axes = Axes("steps", name, write_y=write_y)
+    return make_chart(key, title, [line], axes, is_small=True, source=METRICS)
 
 
 def _paper_comparison(metrics: Metrics) -> Chart | None:
@@ -219,8 +232,7 @@ def _checkpoints(stage: FinishedStage, metrics: Metrics) -> Table:
     measured = [m for m in metrics if is_number(m.get("heldout_bpb"))] or list(metrics)
     step = max(1, -(-len(measured) // MAX_CHECKPOINT_ROWS))
     chosen = [m for n, m in enumerate(measured) if n % step == 0 or n == len(measured) - 1]
-    used = stage.manifest.energy_kwh
-    total = sum(v for v in used.values() if is_number(v))
+    total = stage_kwh(stage)
     carbon = stage.manifest.emissions_kg / total if total else None
     rows = []
     for m in chosen:
@@ -236,17 +248,13 @@ def _checkpoints(stage: FinishedStage, metrics: Metrics) -> Table:
                 Cell(mass(kg)),
             )
         )
+    columns = numbers(
+        "step", "tokens", "training loss", "held-out bits per byte", "energy so far", "CO₂eq so far"
+    )
     return Table(
         "checkpoints",
         "Loss and energy during training (paper, Table 6)",
-        (
-            Column("step", True),
-            Column("tokens", True),
-            Column("training loss", True),
-            Column("held-out bits per byte", True),
-            Column("energy so far", True),
-            Column("CO₂eq so far", True),
-        ),
+        columns,
         tuple(rows),
         f"{METRICS}; {MANIFEST}",
         note="Energy is measured GPU plus modelled CPU and memory energy. CO₂eq uses this run's "
@@ -255,40 +263,16 @@ def _checkpoints(stage: FinishedStage, metrics: Metrics) -> Table:
 
 
 def _shape(stage: FinishedStage) -> Table:
-    names = (
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "max_position_embeddings",
-        "tie_word_embeddings",
-    )
-    rows = [(Cell(f"model.{n}"), Cell(plain(stage.setting("model", n)))) for n in names]
-    for path in (
-        ("sequence_length",),
-        ("tokens_per_step",),
-        ("num_steps",),
-        ("precision",),
-        ("optimizer", "kind"),
-        ("optimizer", "peak_learning_rate"),
-        ("optimizer", "muon_learning_rate"),
-        ("optimizer", "weight_decay"),
-        ("optimizer", "max_grad_norm"),
-        ("schedule", "kind"),
-        ("schedule", "warmup_steps"),
-        ("seed",),
-    ):
-        if (
-            path == ("optimizer", "muon_learning_rate")
-            and stage.setting(*path[:1], "kind") != "muon"
-        ):
-            continue
-        rows.append((Cell(".".join(path)), Cell(plain(stage.setting(*path)))))
+    uses_muon = stage.setting("optimizer", "kind") == "muon"
+    rows = [
+        (Cell(name), Cell(plain(stage.setting(*name.split(".")))))
+        for name in SHOWN_SETTINGS
+        if uses_muon or name != "optimizer.muon_learning_rate"
+    ]
     return Table(
         "shape",
         "Model size and training settings (paper, Tables 2 and 3)",
-        (Column("setting"), Column("value", True)),
+        (Column("setting"), *numbers("value")),
         tuple(rows),
         MANIFEST,
     )

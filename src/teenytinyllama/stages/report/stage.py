@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from teenytinyllama.artifacts.manifest import write_atomically
+from teenytinyllama.artifacts.manifest import STAGE_NAMES, write_atomically
 from teenytinyllama.licenses import model_license
 from teenytinyllama.redaction import redact
 from teenytinyllama.settings.post_training import ReportSettings
@@ -24,43 +24,21 @@ from teenytinyllama.stages.report.model_cards import (
 from teenytinyllama.stages.report.renderers import export, render
 from teenytinyllama.stages.report.report_page import make_page
 from teenytinyllama.stages.report.run_record import RunRecord, read_manifests
-from teenytinyllama.stages.report.sections_run import (
-    recipe_toml,
-)
+from teenytinyllama.stages.report.sections_run import recipe_toml
 
 
-def run(  # noqa: PLR0913 (one folder per stage)
-    *,
-    settings: ReportSettings,
-    context: StageContext,
-    out_dir: Path,
-    corpus_dir: Path | None = None,
-    tokenizer_dir: Path | None = None,
-    pack_dir: Path | None = None,
-    pretrain_dir: Path | None = None,
-    evaluate_dir: Path | None = None,
-    finetune_dir: Path | None = None,
-    align_dir: Path | None = None,
-    quantize_dir: Path | None = None,
+def run(
+    *, settings: ReportSettings, context: StageContext, out_dir: Path, **stage_dirs: Path | None
 ) -> StageResult:
-    """Write the report of all finished stages. Raises UserError if the licences clash."""
-    folders = {
-        "corpus": corpus_dir,
-        "tokenizer": tokenizer_dir,
-        "pack": pack_dir,
-        "pretrain": pretrain_dir,
-        "evaluate": evaluate_dir,
-        "finetune": finetune_dir,
-        "align": align_dir,
-        "quantize": quantize_dir,
-    }
+    """Write the report of all finished stages, whose folders are `corpus_dir` and so on.
+
+    Raises UserError if the licences of the text clash.
+    """
     record = RunRecord(
         name=context.run_name,
         language=context.language,
-        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
-        usd_per_kwh=context.energy.usd_per_kwh,
-        country=context.energy.country,
-        stages=read_manifests(folders),
+        energy=context.energy,
+        stages=read_manifests({name: stage_dirs.get(f"{name}_dir") for name in STAGE_NAMES}),
     )
     page = make_page(record, settings)
     html = render(page)

@@ -34,6 +34,11 @@ class Series:
     band: Sequence[tuple[Point, Point]] = ()
 
 
+def four_digits(value: float) -> str:
+    """The number with at most four significant digits."""
+    return f"{value:.4g}"
+
+
 @dataclass(frozen=True)
 class Axes:
     """Labels of the axes, and how to format their numbers."""
@@ -42,7 +47,7 @@ class Axes:
     y: str
     log_x: bool = False
     write_x: Callable[[float], str] = short
-    write_y: Callable[[float], str] = lambda value: f"{value:.4g}"
+    write_y: Callable[[float], str] = four_digits
 
 
 @dataclass(frozen=True)
