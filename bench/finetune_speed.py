@@ -46,7 +46,7 @@ from teenytinyllama.stages.finetune.classification_task import (
 from teenytinyllama.stages.finetune.classifier_models import own_learner
 from teenytinyllama.stages.finetune.labelled_dataset import read_labelled
 from teenytinyllama.stages.interface import StageContext
-from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
 
 MODEL = ModelSettings(

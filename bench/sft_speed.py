@@ -42,7 +42,7 @@ from teenytinyllama.settings.training import (
 from teenytinyllama.stages.align.chat_dataset import ChatData
 from teenytinyllama.stages.align.conversation_packing import Rendered
 from teenytinyllama.stages.align.sft_task import SftTask
-from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.task import TrainSettings
 

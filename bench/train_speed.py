@@ -99,7 +99,7 @@ def ours(args: argparse.Namespace) -> list[float]:
         OptimizerSettings,
         ScheduleSettings,
     )
-    from teenytinyllama.training.distributed import start_strategy
+    from teenytinyllama.training.launch import start_strategy
     from teenytinyllama.training.loop import TrainLoop
     from teenytinyllama.training.losses import NextTokenLoss
     from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask

@@ -17,7 +17,7 @@ from teenytinyllama.settings.training import (
     ScheduleSettings,
 )
 from teenytinyllama.training.data_order import SequenceOrder
-from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.losses import NextTokenLoss
 from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask

@@ -17,6 +17,15 @@ from teenytinyllama.errors import Interrupted
 from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings
 
 NUM_STEPS = 10
+# What `accelerate launch` makes of recipes/accelerate/fsdp2.yaml; on a CPU it leaves FSDP out.
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
 
 
 def train(

@@ -7,16 +7,13 @@ The recipe says what is trained; how the work is spread is the launcher's affair
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
-    DistributedType,
-    FullyShardedDataParallelPlugin,
     fsdp2_prepare_model,
 )
 from torch import Tensor, nn
@@ -33,12 +30,34 @@ from teenytinyllama.training.optimizers import (
     shard_like,
     step_if_finite,
 )
-from teenytinyllama.training.task import TrainSettings, TrainTask
-
-if TYPE_CHECKING:
-    from teenytinyllama.training.cpu import CpuSupport
+from teenytinyllama.training.task import TrainSettings
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Contention(Protocol):
+    """How long this process's threads waited for a core."""
+
+    def waited_s(self) -> float:
+        """Seconds so far, over all threads."""
+
+    def record(self, passed_s: float, waited_s: float) -> None:
+        """Add `waited_s` of `passed_s`; it may warn."""
+
+
+class CpuSupport(Protocol):
+    """What training on a CPU adds to a strategy (training/cpu)."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether layers run compiled code, which changes the last bits of results."""
+
+    @property
+    def contention(self) -> Contention:
+        """How long this process waited for its cores."""
+
+    def steady_memory(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        """Inside, steps of `optimizer` reuse the memory that the step before freed."""
 
 
 class DDPStrategy:
@@ -346,71 +365,3 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     config: Any = model.config
     is_tied = bool(getattr(config, "tie_word_embeddings", False))
     model.load_state_dict(tensors, strict=not is_tied)
-
-
-def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
-    """Put a task's model on this process's device, spread the way the process was launched.
-
-    Raises UserError for what the device or the launcher's settings do not allow.
-    """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
-    device: torch.device = accelerator.device
-    hardware.check_precision(settings.precision, device)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32
-    if settings.precision == "bf16":
-        task.loss.to(torch.bfloat16)
-    task.loss.to(device)
-    if settings.activation_checkpointing:
-        task.model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
-    cpu_support = None
-    if device.type == "cpu":
-        from teenytinyllama.training import cpu
-
-        cpu_support = cpu.prepare(
-            task.model,
-            settings,
-            flops=task.flops(settings.num_steps),
-            isolates_texts=task.isolates_texts,
-        )
-    task.loss.train()
-    strategy = DDPStrategy
-    if accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_FSDP"):
-        _take_fsdp2(accelerator)
-        strategy = FSDPStrategy
-    elif accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_DEEPSPEED"):
-        _check_stage()
-        strategy = DeepSpeedStrategy
-    return strategy(accelerator, task.loss, settings, cpu_support)
-
-
-def _is_asked(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() == "true"
-
-
-def _take_fsdp2(accelerator: Accelerator) -> None:
-    state = accelerator.state
-    if state.distributed_type == DistributedType.MULTI_CPU:
-        # Accelerate 1.15 offers FSDP on GPUs alone; PyTorch's runs on CPUs, and is tested there.
-        state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        state.distributed_type = DistributedType.FSDP
-    if state.fsdp_plugin.fsdp_version != 2:
-        raise UserError(
-            "fsdp-version",
-            "the launcher's fsdp_version",
-            f"is {state.fsdp_plugin.fsdp_version}, only 2 works here",
-            "--config_file recipes/accelerate/fsdp2.yaml",
-        )
-
-
-def _check_stage() -> None:
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-    if stage != "2":
-        raise UserError(
-            "zero-stage",
-            "the launcher's zero_stage",
-            f"is {stage}, only 2 works here",
-            "--config_file recipes/accelerate/zero2.yaml, or fsdp2.yaml for weights in slices",
-        )

@@ -5,22 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from teenytinyllama.energy import Energy, EnergyMeter
+from teenytinyllama.training.distributed import Contention
 from teenytinyllama.training.train_state import TrainState
 
 SECONDS_BETWEEN_READINGS = 10.0
-
-
-class Contention(Protocol):
-    """How long this process's threads waited for a core."""
-
-    def waited_s(self) -> float:
-        """Seconds so far, over all threads."""
-
-    def record(self, passed_s: float, waited_s: float) -> None:
-        """Add `waited_s` of `passed_s`; it may warn."""
 
 
 class ResourceTracker:

@@ -297,7 +297,7 @@ def test_a_fault_in_the_last_set_leaves_nothing_that_stands_in_the_way(
     run = starter(
         stage_context, small_tokenizer_dir, small_base_dir, {"tasks": (*SETTINGS.tasks, last)}
     )
-    with pytest.raises(UserError, match=r"train\.csv:2 - the quotes"):
+    with pytest.raises(UserError, match=r"train\.csv:2 - unmatched quotes"):
         run(tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -36,7 +36,7 @@ from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit,
 from teenytinyllama.stages.align.sft_task import SftTask
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
-from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 

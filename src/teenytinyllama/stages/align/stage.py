@@ -29,7 +29,7 @@ from teenytinyllama.stages.align.chat_evaluation import answer_all, figures_of, 
 from teenytinyllama.stages.align.dpo_task import read_pairs, train_on_preferences
 from teenytinyllama.stages.align.sft_task import SftTask
 from teenytinyllama.stages.interface import StageContext, StageResult
-from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.task import TrainSettings
 

@@ -32,7 +32,8 @@ from teenytinyllama.stages.finetune.classification_metrics import confusion, sco
 from teenytinyllama.stages.finetune.length_grouping import Encoded, LengthGroupedOrder, pad
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.distributed import load_weights, start_strategy
+from teenytinyllama.training.distributed import load_weights
+from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.losses import IGNORED, head_loss
 from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask

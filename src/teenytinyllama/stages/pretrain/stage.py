@@ -28,7 +28,7 @@ from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.pretrain.pretrain_task import PretrainTask
 from teenytinyllama.training.data_order import SequenceOrder
-from teenytinyllama.training.distributed import start_strategy
+from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.task import TrainSettings
 

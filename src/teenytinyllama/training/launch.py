@@ -1,0 +1,85 @@
+"""Start the strategy that this process was launched for: alone, DDP, FSDP2 or DeepSpeed.
+
+A recipe says what is trained. How the work is spread is up to the launcher (`torchrun`, or
+`accelerate launch` with a file of recipes/accelerate/), and the results are the same.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+from teenytinyllama import hardware
+from teenytinyllama.errors import UserError
+from teenytinyllama.training import cpu
+from teenytinyllama.training.distributed import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
+from teenytinyllama.training.task import TrainSettings, TrainTask
+
+
+def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
+    """Put a task's model on this process's device, spread the way the process was launched.
+
+    Raises UserError for what the device or the launcher's settings do not allow.
+    """
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    device: torch.device = accelerator.device
+    hardware.check_precision(settings.precision, device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
+    if settings.precision == "bf16":
+        task.loss.to(torch.bfloat16)
+    task.loss.to(device)
+    if settings.activation_checkpointing:
+        task.model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+    cpu_support = None
+    if device.type == "cpu":
+        cpu_support = cpu.prepare(
+            task.model,
+            settings,
+            flops=task.flops(settings.num_steps),
+            isolates_texts=task.isolates_texts,
+        )
+    task.loss.train()
+    strategy = DDPStrategy
+    if accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_FSDP"):
+        _use_fsdp2(accelerator)
+        strategy = FSDPStrategy
+    elif accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_DEEPSPEED"):
+        _check_zero_stage()
+        strategy = DeepSpeedStrategy
+    return strategy(accelerator, task.loss, settings, cpu_support)
+
+
+def _is_asked(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() == "true"
+
+
+def _use_fsdp2(accelerator: Accelerator) -> None:
+    state = accelerator.state
+    if state.distributed_type == DistributedType.MULTI_CPU:
+        # Accelerate 1.15 offers FSDP on GPUs alone; PyTorch's runs on CPUs, and is tested there.
+        state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        state.distributed_type = DistributedType.FSDP
+    if state.fsdp_plugin.fsdp_version != 2:
+        raise UserError(
+            "fsdp-version",
+            "the launcher's fsdp_version",
+            f"is {state.fsdp_plugin.fsdp_version}, only 2 works here",
+            "--config_file recipes/accelerate/fsdp2.yaml",
+        )
+
+
+def _check_zero_stage() -> None:
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage != "2":
+        raise UserError(
+            "zero-stage",
+            "the launcher's zero_stage",
+            f"is {stage}, only 2 works here",
+            "--config_file recipes/accelerate/zero2.yaml, or fsdp2.yaml for weights in slices",
+        )
