@@ -152,7 +152,11 @@ def test_splits_of_different_class_names_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", list(range(3)))
 def test_a_mended_file_is_read_after_its_fault(tmp_path: Path, fault: int) -> None:
     bad = ['label,text\na,"bom\nb,mau\n', "label,text\na,bom\n,mau\n", "label,text\n"][fault]
-    messages = [r"train\.csv:2 - unmatched quotes", r"train\.csv:3:label - a label must", "no example"]
+    messages = [
+        r"train\.csv:2 - unmatched quotes",
+        r"train\.csv:3:label - a label must",
+        "no example",
+    ]
     folder_with(tmp_path, validation=ROWS, test=ROWS)
     (tmp_path / "train.csv").write_text(bad)
     with pytest.raises(UserError, match=messages[fault]) as caught:
