@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from teenytinyllama.cli.common import add_command
-from teenytinyllama.cli.planning import (
-    Budget,
-    Country,
-    GpuCount,
-    GpuName,
-    Hours,
-    Length,
-    Peak,
-    Price,
-    TextMegabytes,
-    TextPath,
-    Utilisation,
-)
+from teenytinyllama.cli.planning import DEFAULT_LAW, BudgetOptions
 from teenytinyllama.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -33,30 +22,22 @@ if TYPE_CHECKING:
 
 DEFAULT_TEXT = "text/**/*"
 CLEAN_DOCUMENTS = 200
-CleanSample = Annotated[
-    Path | None,
-    typer.Option(help="Clean text of the language to learn filters from; needed without a folder."),
-]
-ChatPath = Annotated[
-    str, typer.Option("--chat", help="Conversations: a file, folder or glob; adds the stage align.")
-]
 
 
-def new_command(  # noqa: PLR0913 (each is an option)
+def new_command(
     language: Annotated[str, typer.Option("--language", help="ISO 639 code, such as pt.")],
-    budget_usd: Budget = None,
-    hours: Hours = None,
-    gpu: GpuName = "a100-40gb",
-    num_gpus: GpuCount = 1,
-    usd_per_hour: Price = None,
-    text_mb: TextMegabytes = None,
-    text: TextPath = "",
-    chat: ChatPath = "",
-    clean_sample: CleanSample = None,
-    mfu: Utilisation = 0.4,
-    peak_tflops: Peak = None,
-    sequence_length: Length = None,
-    country: Country = "BRA",
+    options: BudgetOptions,
+    chat: Annotated[
+        str,
+        typer.Option("--chat", help="Conversations: a file, folder or glob; adds the stage align."),
+    ] = "",
+    clean_sample: Annotated[
+        Path | None,
+        typer.Option(
+            "--clean-sample",
+            help="Clean text of the language to learn filters from; needed for a new language.",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the run.")] = "",
     out: Annotated[Path | None, typer.Option("--out", help="The recipe to write.")] = None,
 ) -> None:
@@ -66,26 +47,12 @@ def new_command(  # noqa: PLR0913 (each is an option)
     from teenytinyllama.planning.planner import make_plan
 
     new_recipe.check_language(language, has_sample=clean_sample is not None)
-    request = request_from_options(
-        budget_usd=budget_usd,
-        budget_hours=hours,
-        gpu=gpu,
-        num_gpus=num_gpus,
-        usd_per_hour=usd_per_hour,
-        text_mb=text_mb,
-        text=text,
-        mfu=mfu,
-        peak_tflops=peak_tflops,
-        sequence_length=sequence_length,
-        country=country,
-        law="besiroglu",
-    )
-    plan = make_plan(request)
+    plan = make_plan(request_from_options(**asdict(options), law=DEFAULT_LAW))
     title = name or f"{language}-{plan.parameters / 1e6:.3g}m"
     path = out or Path(f"{title}.toml")
     new_recipe.check_paths(path, chat)
     learned = _learn(clean_sample, language) if clean_sample else None
-    source = text or DEFAULT_TEXT
+    source = options.text or DEFAULT_TEXT
     recipe = new_recipe.render_recipe(
         plan, name=title, language=language, text=source, chat=chat, learned=learned
     )
@@ -94,7 +61,7 @@ def new_command(  # noqa: PLR0913 (each is an option)
         f"{path}: {plan.parameters / 1e6:.3g} M parameters, {plan.tokens / 1e6:,.3g} M tokens, "
         f"{plan.cost.hours:.3g} h, ${plan.cost.usd:,.2f}"
     )
-    if not text:
+    if not options.text:
         logger.info(
             f"Put at least {new_recipe.needed_text_mb(plan):,.0f} MB of clean text into text/ "
             "(or change corpus.sources)."

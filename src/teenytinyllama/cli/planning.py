@@ -1,65 +1,78 @@
-"""Commands before a run: `ttl plan`, `ttl doctor`, `ttl settings`."""
+"""Commands before a run: `ttl plan` and `ttl doctor`."""
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from teenytinyllama.cli.common import add_command
+from teenytinyllama.cli.common import AsJson, add_command
 
 if TYPE_CHECKING:
     from teenytinyllama.settings.recipe import Recipe
 
-Budget = Annotated[float | None, typer.Option("--budget-usd", help="Money to spend, US dollars.")]
-Hours = Annotated[float | None, typer.Option("--hours", help="Hours to spend, instead of money.")]
-GpuName = Annotated[str, typer.Option("--gpu", help="The GPU; a wrong name lists them all.")]
-GpuCount = Annotated[int, typer.Option("--gpus", help="How many GPUs.")]
-Price = Annotated[
-    float | None, typer.Option("--usd-per-hour", help="Price of one GPU for one hour.")
-]
-TextMegabytes = Annotated[
-    float | None, typer.Option("--text-mb", help="Clean text you have, in megabytes.")
-]
-TextPath = Annotated[str, typer.Option("--text", help="The text itself: a file, folder or glob.")]
-Tokens = Annotated[
-    float | None, typer.Option("--tokens", help="Unique tokens you have, if counted.")
-]
-Utilisation = Annotated[float, typer.Option("--mfu", help="Share of the GPU's peak, 0 to 1.")]
-Peak = Annotated[
-    float | None,
-    typer.Option("--peak-tflops", help="Peak of the GPU, as `ttl doctor` measures it."),
-]
-Epochs = Annotated[float, typer.Option("--max-epochs", help="Most epochs over the text.")]
-Length = Annotated[
-    int | None,
-    typer.Option("--sequence-length", help="Context in tokens; default 2048, on a CPU 512."),
-]
-Country = Annotated[str, typer.Option("--country", help="Country of the grid, ISO 3166 alpha-3.")]
-LawName = Annotated[str, typer.Option("--law", help="Scaling law: besiroglu, hoffmann, paper.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+DEFAULT_LAW = "besiroglu"
 
 
-def plan_command(  # noqa: PLR0913 (each is an option)
-    budget_usd: Budget = None,
-    hours: Hours = None,
-    gpu: GpuName = "a100-40gb",
-    num_gpus: GpuCount = 1,
-    usd_per_hour: Price = None,
-    text_mb: TextMegabytes = None,
-    text: TextPath = "",
-    tokens: Tokens = None,
-    mfu: Utilisation = 0.4,
-    peak_tflops: Peak = None,
-    max_epochs: Epochs = 4.0,
-    sequence_length: Length = None,
-    country: Country = "BRA",
-    law: LawName = "besiroglu",
+@dataclass(frozen=True)
+class BudgetOptions:
+    """Options of every command that makes a plan."""
+
+    budget_usd: Annotated[
+        float | None, typer.Option("--budget-usd", help="Money to spend, US dollars.")
+    ] = None
+    budget_hours: Annotated[
+        float | None, typer.Option("--hours", help="Hours to spend, instead of money.")
+    ] = None
+    gpu: Annotated[str, typer.Option("--gpu", help="The GPU; a wrong name lists them all.")] = (
+        "a100-40gb"
+    )
+    num_gpus: Annotated[int, typer.Option("--gpus", help="How many GPUs.")] = 1
+    usd_per_hour: Annotated[
+        float | None, typer.Option("--usd-per-hour", help="Price of one GPU for one hour.")
+    ] = None
+    text_mb: Annotated[
+        float | None, typer.Option("--text-mb", help="Clean text you have, in megabytes.")
+    ] = None
+    text: Annotated[
+        str, typer.Option("--text", help="The text itself: a file, folder or glob.")
+    ] = ""
+    mfu: Annotated[float, typer.Option("--mfu", help="Share of the GPU's peak, 0 to 1.")] = 0.4
+    peak_tflops: Annotated[
+        float | None,
+        typer.Option("--peak-tflops", help="Peak of the GPU, as `ttl doctor` measures it."),
+    ] = None
+    sequence_length: Annotated[
+        int | None,
+        typer.Option("--sequence-length", help="Context in tokens; default 2048, on a CPU 512."),
+    ] = None
+    country: Annotated[
+        str, typer.Option("--country", help="Country of the grid, ISO 3166 alpha-3.")
+    ] = "BRA"
+
+
+@dataclass(frozen=True)
+class PlanOptions(BudgetOptions):
+    """Options of `ttl plan` beside those."""
+
+    unique_tokens: Annotated[
+        float | None, typer.Option("--tokens", help="Unique tokens you have, if counted.")
+    ] = None
+    max_epochs: Annotated[
+        float, typer.Option("--max-epochs", help="Most epochs over the text.")
+    ] = 4.0
+    law: Annotated[str, typer.Option("--law", help="Scaling law: besiroglu, hoffmann, paper.")] = (
+        DEFAULT_LAW
+    )
+
+
+def plan_command(
+    options: PlanOptions,
     calibrate: Annotated[
         Path | None,
         typer.Option(
@@ -76,23 +89,7 @@ def plan_command(  # noqa: PLR0913 (each is an option)
     from teenytinyllama.planning.plan_request import request_from_options
     from teenytinyllama.planning.planner import make_plan
 
-    asked: dict[str, Any] = {
-        "budget_usd": budget_usd,
-        "budget_hours": hours,
-        "gpu": gpu,
-        "num_gpus": num_gpus,
-        "usd_per_hour": usd_per_hour,
-        "text_mb": text_mb,
-        "text": text,
-        "unique_tokens": tokens,
-        "mfu": mfu,
-        "peak_tflops": peak_tflops,
-        "max_epochs": max_epochs,
-        "sequence_length": sequence_length,
-        "country": country,
-        "law": law,
-    }
-    plan = make_plan(request_from_options(**asked))
+    plan = make_plan(request_from_options(**asdict(options)))
     if calibrate is not None:
         from teenytinyllama.pipeline.runner import PipelineRunner
         from teenytinyllama.planning.scaling_runs import fit_scaling_law
@@ -100,23 +97,14 @@ def plan_command(  # noqa: PLR0913 (each is an option)
         def run_stages(recipe: Recipe, run_dir: Path, names: Sequence[str]) -> None:
             PipelineRunner(recipe, run_dir, calibrate).run_stages(names)
 
-        fitted = fit_scaling_law(calibrate, minutes=minutes, law=law, run_stages=run_stages)
-        plan = make_plan(request_from_options(**asked | fitted))
+        fitted = fit_scaling_law(calibrate, minutes=minutes, law=options.law, run_stages=run_stages)
+        plan = make_plan(request_from_options(**asdict(options) | fitted))
     if as_json:
-        sys.stdout.write(json.dumps(_finite(plan.to_json()), indent=2) + "\n")
+        sys.stdout.write(json.dumps(plan.to_json(), indent=2) + "\n")
         return
     from teenytinyllama.planning.plan_display import show_plan
 
     show_plan(plan)
-
-
-def _finite(value: Any) -> Any:
-    """The value with infinities as null: JSON has none."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def doctor_command(

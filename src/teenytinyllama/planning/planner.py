@@ -106,16 +106,25 @@ class Plan:
         return self.tokens / self.unique_tokens
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain values for JSON."""
+        """The plan as plain values for JSON, which has no infinities: they are None."""
         request = asdict(self.request)
         request["model"] = self.request.model.model_dump() if self.request.model else None
-        return {
+        values = {
             **asdict(self),
             "request": request,
             "model": self.model.model_dump(),
             "epochs": self.epochs,
             "kwh": self.cost.kwh,
         }
+        return {key: _finite_or_none(value) for key, value in values.items()}
+
+
+def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def bytes_per_token(
