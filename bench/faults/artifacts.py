@@ -1,4 +1,4 @@
-"""F19: malicious artifacts, each refused or harmless; no code of theirs runs, no network is asked.
+"""F19: malicious artifacts, each rejected or harmless: none runs code or opens a connection.
 
 The artifacts are those of the fast test (tests/support/malicious.py). No peer publishes such
 a list for a whole pipeline: the goal is our own.
@@ -18,14 +18,14 @@ from support.malicious import TRIALS, run_trial
 
 
 def main():
-    held = 0
+    num_rejected = 0
     for trial in TRIALS:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "trial"
             place.mkdir()
             try:
                 ended = run_trial(trial, place)
-                held += 1
+                num_rejected += 1
             except Exception as error:  # report what got through, and go on
                 ended = f"GOT THROUGH: {type(error).__name__}: {error}"
         print(f"{trial.__name__}: {ended.replace(folder, '')[:160]}")
@@ -33,16 +33,16 @@ def main():
         json.dumps(
             {
                 "figure": "malicious_artifacts_refused",
-                "value": held,
+                "value": num_rejected,
                 "spread": 0,
                 "unit": f"of {len(TRIALS)}",
                 "peer": None,
                 "goal": "all (at least 20)",
-                "holds": held == len(TRIALS) >= 20,
+                "holds": num_rejected == len(TRIALS) >= 20,
             }
         )
     )
-    return held != len(TRIALS)
+    return num_rejected != len(TRIALS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""F18: canary secrets of eight kinds, in environment, recipe, paths and documents; none may leak.
+"""F18: canary secrets of eight kinds in environment, recipe, paths and documents; none may leak.
 
 Logs, tracebacks, manifests, report, cards, tables, plots and the published folder are searched.
 The trials are those of the fast test (tests/support/canaries.py).

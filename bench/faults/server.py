@@ -2,11 +2,11 @@
 
     python bench/faults/server.py [--requests 10000] [--slow 200] [--disconnects 1000]
 
-A small random model behind `ttl serve` in a process of its own. Counted: crashes, answers of 500
-and above, refusals that name no field, growth of memory, greedy texts of 64 clients that differ
-from a single client's, and how long a well-behaved client waits while the others misbehave: the
-same client asks in turn beside nobody and beside the attack, so that other work on the machine
-meets both. The single cases are tests: tests/serving/.
+A small random model behind `ttl serve` in its own process. Counted: crashes, responses of 500
+and above, errors that name no field, growth of memory, greedy texts of 64 clients that differ
+from a single client's, and the latency of a good client during the attack: the same client sends
+requests alone and during the attack in turn, so that other work on the machine affects both. Single
+cases are tests in tests/serving/.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Server:
 
 
 def send_bad_json(server: Target, seed: int, num_requests: int) -> dict[str, int]:
-    """Bad bodies over kept connections; counts of what came back."""
+    """Bad bodies over kept connections; counts of the responses."""
     rng, counts = random.Random(seed), {"sent": 0, "500": 0, "unnamed": 0}
     connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
     for _ in range(num_requests):
@@ -122,7 +122,7 @@ def send_bad_json(server: Target, seed: int, num_requests: int) -> dict[str, int
 
 
 def send_bad_bytes(server: Target, seed: int, num_requests: int) -> dict[str, int]:
-    """Bytes that are no proper HTTP, each on a connection of its own."""
+    """Malformed HTTP, each on its own connection; counts of the responses."""
     rng, counts = random.Random(seed), {"sent": 0, "500": 0, "unnamed": 0}
     for _ in range(num_requests):
         sent = bad_bytes(rng, b"127.0.0.1:%d" % server.port)
@@ -142,52 +142,49 @@ def send_bad_bytes(server: Target, seed: int, num_requests: int) -> dict[str, in
 
 
 class Target(NamedTuple):
-    """What an attacking process has to know."""
+    """The port and model name that attackers need."""
 
     port: int
     model: str
 
 
 def attackers() -> ProcessPoolExecutor:
-    """Four processes that have started and loaded what they need.
-
-    They yield the processor: they shall load the server, not starve it of cores.
-    """
+    """Started processes of lower priority: they load the server, and do not take its cores."""
     context = get_context("spawn")
     pool = ProcessPoolExecutor(NUM_ATTACKERS, context, initializer=os.nice, initargs=(5,))
     list(pool.map(time.sleep, [0.5] * NUM_ATTACKERS))
     return pool
 
 
-def good_waits(server: Server, goes_on: Callable[[int], bool]) -> list[float]:
-    """How long a client that asks for 8 tokens now and then waits each time."""
-    waits: list[float] = []
-    while goes_on(len(waits)):
-        status, _, wait_s = server.ask("A raposa")
+def good_latencies(server: Server, continues: Callable[[int], bool]) -> list[float]:
+    """Latencies of a client that requests 8 tokens every 50 ms."""
+    latencies: list[float] = []
+    while continues(len(latencies)):
+        status, _, latency_s = server.ask("A raposa")
         assert status == 200
-        waits.append(wait_s)
+        latencies.append(latency_s)
         time.sleep(0.05)
-    return waits
+    return latencies
 
 
 def attack(
     pool: ProcessPoolExecutor, running: Server, num_requests: int, seed: int
 ) -> tuple[dict[str, int], list[float]]:
-    """Bad requests from all attackers as fast as they can, and a good client's waits."""
+    """Bad requests from all attackers at full speed; counts, and a good client's latencies."""
     server = Target(running.port, running.model)
     share = num_requests // 10
     tasks = [pool.submit(send_bad_json, server, seed + n, share * 7 // 2) for n in (1, 2)]
     tasks += [pool.submit(send_bad_bytes, server, seed + n, share * 3 // 2) for n in (3, 4)]
-    waits = good_waits(running, lambda _: not all(task.done() for task in tasks))
+    latencies = good_latencies(running, lambda _: not all(task.done() for task in tasks))
     counts: dict[str, int] = {}
     for task in tasks:
         for name, number in task.result().items():
             counts[name] = counts.get(name, 0) + number
-    return counts, waits
+    return counts, latencies
 
 
 def hold_slowly(server: Server, num_slow: int) -> tuple[int, list[float]]:
-    """Connections that never finish their request: how many were told 408, others' waits."""
+    """Requests that are never finished: how many got a 408, and a good client's latencies."""
     plugs = []
     for number in range(num_slow):
         plug = socket.create_connection(("127.0.0.1", server.port), timeout=4 * TIMEOUT_S)
@@ -195,15 +192,15 @@ def hold_slowly(server: Server, num_slow: int) -> tuple[int, list[float]]:
         whole = head + b"content-type: application/json\r\n\r\n{"
         plug.sendall(b"GET / HT" if number % 2 else whole)
         plugs.append(plug)
-    waits = [server.ask("A raposa")[2] for _ in range(40)]
+    latencies = [server.ask("A raposa")[2] for _ in range(40)]
     told = sum(plug.recv(4096).startswith(b"HTTP/1.1 408") for plug in plugs)
     for plug in plugs:
         plug.close()
-    return told, waits
+    return told, latencies
 
 
 def disconnect(server: Server, num_disconnects: int) -> float:
-    """Clients that leave in the middle; seconds until nobody is generated for any more."""
+    """Clients that disconnect early; seconds until no answer is generated any more."""
 
     def one(number: int) -> None:
         connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
@@ -226,7 +223,7 @@ def disconnect(server: Server, num_disconnects: int) -> float:
 
 
 def differing_texts(server: Server) -> int:
-    """How many of 64 clients at once get another greedy text than a client alone."""
+    """How many of 64 concurrent clients get another greedy text than a client alone."""
     prompts = [f"A raposa número {i} " * (1 + i % 5) for i in range(64)]
     alone = [server.ask(prompt, 24)[1] for prompt in prompts]
     with ThreadPoolExecutor(64) as pool:
@@ -234,19 +231,21 @@ def differing_texts(server: Server) -> int:
     return sum(a != b for a, b in zip(alone, together, strict=True))
 
 
-def p95(waits: list[float]) -> float:
-    return statistics.quantiles(waits, n=20)[-1]
+def p95(latencies: list[float]) -> float:
+    return statistics.quantiles(latencies, n=20)[-1]
 
 
-def storm(server: Server, num_requests: int, num_rounds: int) -> tuple[Counter[str], list[float]]:
-    """All bad requests in `num_rounds` parts; for each part p95 under attack against calm."""
+def attack_rounds(
+    server: Server, num_requests: int, num_rounds: int
+) -> tuple[Counter[str], list[float]]:
+    """All bad requests in `num_rounds` rounds; for each, p95 under attack divided by p95 alone."""
     counts, ratios = Counter[str](), []
     with attackers() as pool:
-        for turn in range(num_rounds):
-            calm = good_waits(server, lambda asked: asked < 60)
-            told, waits = attack(pool, server, num_requests // num_rounds, 10 * turn)
+        for number in range(num_rounds):
+            calm = good_latencies(server, lambda asked: asked < 60)
+            told, latencies = attack(pool, server, num_requests // num_rounds, 10 * number)
             counts.update(told)
-            ratios.append(p95(waits) / p95(calm))
+            ratios.append(p95(latencies) / p95(calm))
     return counts, ratios
 
 
@@ -257,16 +256,16 @@ def main() -> None:
     parser.add_argument("--disconnects", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    from support.small_run import make_run  # loads torch: no attacking process has to
+    from support.small_run import make_run  # loads torch, which attackers do not need
 
     with tempfile.TemporaryDirectory() as folder:
         server = Server(make_run(Path(folder) / "tiny", max_position_embeddings=256))
         try:
-            storm(server, 1000, 1)
+            attack_rounds(server, 1000, 1)
             disconnect(server, 100)
             differing_texts(server)
             before_mb = server.rss_mb()
-            counts, ratios = storm(server, options.requests, options.rounds)
+            counts, ratios = attack_rounds(server, options.requests, options.rounds)
             calm = [server.ask("A raposa")[2] for _ in range(100)]
             told, beside_slow = hold_slowly(server, options.slow)
             settled_s = disconnect(server, options.disconnects)

@@ -1,4 +1,4 @@
-"""No canary secret of figure F18 leaves the place where it was planted."""
+"""No canary secret of figure F18 is in any output or shown file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from support.canaries import GITHUB, HUB, leaks, run_trials
 
 
-def test_no_canary_stands_where_others_can_read_it(tmp_path: Path) -> None:
+def test_no_command_leaks_a_canary(tmp_path: Path) -> None:
     found, codes = run_trials(tmp_path)
     assert codes == {
         "run": 0,
@@ -19,9 +19,9 @@ def test_no_canary_stands_where_others_can_read_it(tmp_path: Path) -> None:
     assert found == []
 
 
-def test_the_search_for_leaks_finds_one(tmp_path: Path) -> None:
+def test_the_search_for_leaks_finds_them(tmp_path: Path) -> None:
     (tmp_path / "card.md").write_text(f"chave: {GITHUB}")
-    assert list(leaks(tmp_path, [f"said {HUB}"])) == [
-        "hub token, environment: said by command 0",
+    assert list(leaks(tmp_path, [f"log {HUB}"])) == [
+        "hub token, environment: output of command 0",
         "github token, document: card.md",
     ]

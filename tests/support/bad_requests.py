@@ -1,4 +1,4 @@
-"""Bad requests without end, from a seed: JSON that is nearly right, and bytes that are not HTTP."""
+"""Random bad requests: JSON that is nearly right, and bytes that are not HTTP."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ HEADS: tuple[tuple[bytes, ...], ...] = (
 
 
 def bad_json(rng: random.Random) -> tuple[str, bytes]:
-    """A path and a body that must not be answered with 200 unless it is right by chance."""
+    """A path and a body that must not get a 200, unless it is right by chance."""
     if rng.random() < 0.15:
         return rng.choice(("/v1/chat/completions", "/v1/completions")), rng.choice(BODIES)
     is_chat = rng.random() < 0.5
@@ -69,7 +69,7 @@ def bad_json(rng: random.Random) -> tuple[str, bytes]:
 
 
 def bad_bytes(rng: random.Random, host: bytes) -> bytes:
-    """A request as bytes, broken somewhere; complete enough to be answered at once."""
+    """A malformed request as bytes, complete enough to be answered at once."""
     path, body = bad_json(rng)
     rows = [b"POST " + path.encode() + b" HTTP/1.1", b"host: " + host, b"connection: close"]
     rows += rng.choice(HEADS)

@@ -1,9 +1,9 @@
-"""Canary secrets (figure F18): planted where secrets are in real life, then looked for everywhere.
+"""Canary secrets (figure F18): planted where secrets are in practice, then searched everywhere.
 
-Eight kinds: a Hub token in the environment, a key without a form of its own in the environment, a
-password in an address of a recipe, a cloud key in a recipe, a person's folder in a path, and three
-kinds in documents. None may stand in a log, a traceback, a manifest, the report, a card, a table, a
-plot or a published file; documents with one are refused by `ttl publish`.
+Eight kinds: a Hub token in the environment, a key without a known format in the environment, a
+password in a URL of a recipe, a cloud key in a recipe, a person's folder in a path, and three
+kinds in documents. None may be in a log, a traceback, a manifest, the report, a card, a table, a
+plot or a published file; `ttl publish` rejects documents with one.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ OPENAI = "sk-" + "Canary7" * 6
 KEY_BODY = "MIICanary" * 12
 SECRETS = {
     "hub token, environment": HUB,
-    "key without a form, environment": PLAIN,
-    "password in an address, recipe": PASSWORD,
+    "key without a known format, environment": PLAIN,
+    "password in a URL, recipe": PASSWORD,
     "cloud key, recipe": CLOUD,
     "person's folder, path": PERSON,
     "github token, document": GITHUB,
@@ -56,15 +56,15 @@ vocab_size = 512
 
 
 def plant(folder: Path) -> Path:
-    """Texts with secrets in a person's folder, and a recipe that names it; returns the recipe."""
+    """Write texts with secrets to a person's folder, and a recipe for it; returns the recipe."""
     texts = folder / f"Users/{PERSON}/textos"
     texts.mkdir(parents=True)
-    told = [made.text for made in synthetic.documents(num_documents=3, seed=9)]
+    stories = [made.text for made in synthetic.documents(num_documents=3, seed=9)]
     key = f"-----BEGIN RSA PRIVATE KEY-----\n{KEY_BODY}\n-----END RSA PRIVATE KEY-----"
     rows = [
-        {"id": "a", "text": f"{told[0]}\nA chave da casa é {GITHUB} e mais nada.\n"},
-        {"id": "b", "text": f"{told[1]}\nA outra chave da casa é {OPENAI}, disse ela.\n"},
-        {"id": "c", "text": f"{told[2]}\nA carta dizia isto:\n{key}\nE mais nada.\n"},
+        {"id": "a", "text": f"{stories[0]}\nA chave da casa é {GITHUB} e mais nada.\n"},
+        {"id": "b", "text": f"{stories[1]}\nA outra chave da casa é {OPENAI}, disse ela.\n"},
+        {"id": "c", "text": f"{stories[2]}\nA carta dizia isto:\n{key}\nE mais nada.\n"},
         {"id": "d", "text": f"{GITHUB} {OPENAI} {key}"},
     ]
     path = texts / "textos.jsonl"
@@ -75,7 +75,7 @@ def plant(folder: Path) -> Path:
 
 
 def ttl(folder: Path, *arguments: object) -> tuple[int, str]:
-    """One command with secrets in its environment: exit code and all it said."""
+    """Run one command with secrets in its environment; exit code and all output."""
     env = {**os.environ, "HF_TOKEN": HUB, "WANDB_API_KEY": PLAIN, "OMP_NUM_THREADS": "1"}
     env |= {"HOME": str(folder / f"Users/{PERSON}"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "teenytinyllama.cli", *map(str, arguments)]
@@ -83,15 +83,15 @@ def ttl(folder: Path, *arguments: object) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def leaks(run_dir: Path, said: list[str]) -> Iterator[str]:
-    """Every place where a secret stands that it must not: what was said, and what may be shown.
+def leaks(run_dir: Path, outputs: list[str]) -> Iterator[str]:
+    """Every place with a secret: the outputs of commands, and files that may be shown.
 
     The documents themselves, kept, dropped and packed, are the user's own text.
     """
     for kind, secret in SECRETS.items():
-        for number, words in enumerate(said):
-            if secret in words:
-                yield f"{kind}: said by command {number}"
+        for number, output in enumerate(outputs):
+            if secret in output:
+                yield f"{kind}: output of command {number}"
         for path in sorted(run_dir.rglob("*")):
             own = path.suffix in (".zst", ".bin", ".model") or path.name == "quarantine.jsonl"
             if path.is_file() and not own and secret.encode() in path.read_bytes():
@@ -99,7 +99,7 @@ def leaks(run_dir: Path, said: list[str]) -> Iterator[str]:
 
 
 def run_trials(folder: Path) -> tuple[list[str], dict[str, int]]:
-    """Walk, fail, trace back, report and publish with canaries; returns leaks and exit codes."""
+    """Run, fail, report and publish with canaries; returns leaks and exit codes."""
     recipe, run_dir = plant(folder), folder / "run"
     commands = {
         "run": ("run", recipe, "--run-dir", run_dir),
@@ -112,11 +112,11 @@ def run_trials(folder: Path) -> tuple[list[str], dict[str, int]]:
         "publish": ("publish", run_dir, "--to", "ana/canary", "--only", "data", "--folder",
                     folder / "published"),
     }  # fmt: skip
-    codes, said = {}, []
+    codes, outputs = {}, []
     for name, arguments in commands.items():
-        codes[name], words = ttl(folder, *arguments)
-        said.append(words)
-    found = list(leaks(run_dir, said))
+        codes[name], output = ttl(folder, *arguments)
+        outputs.append(output)
+    found = list(leaks(run_dir, outputs))
     if (folder / "published").exists():
         found.append("documents with secrets were published")
     return found, codes

@@ -1,7 +1,7 @@
-"""A Hub of our own on this machine: the few addresses that `huggingface_hub` asks, over HTTP.
+"""A fake Hub on this machine: the few paths that `huggingface_hub` requests, over HTTP.
 
-Repositories are dictionaries of branches of files. It refuses what the real one refuses: no token,
-a foreign name, a branch that is not there, a file over the wire without its hash.
+Repositories are dictionaries of branches of files. It rejects what the real one rejects: no token,
+another user's name, a branch that does not exist, a file without its hash.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class Hub:
-    """What the stand-in holds, and how it is asked to behave."""
+class FakeHub:
+    """What the fake holds, and how it shall behave."""
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], dict[str, dict[str, bytes]]] = {}
@@ -52,8 +52,8 @@ class Hub:
 
 
 @contextmanager
-def serving() -> Iterator[Hub]:
-    hub = Hub()
+def fake_hub() -> Iterator[FakeHub]:
+    hub = FakeHub()
 
     class Handler(_Handler):
         pass
@@ -71,24 +71,24 @@ def serving() -> Iterator[Hub]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    hub: Hub
+    hub: FakeHub
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
         pass
 
-    def _say(self, status: int, value: Any = None, **headers: str) -> None:
+    def _respond(self, status: int, value: Any = None, **headers: str) -> None:
         data = json.dumps(value if value is not None else {}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
-        for name, words in headers.items():
-            self.send_header(name.replace("_", "-"), words)
+        for name, message in headers.items():
+            self.send_header(name.replace("_", "-"), message)
         self.end_headers()
         self.wfile.write(data)
 
-    def _refuse(self, status: int, code: str, words: str) -> None:
-        self._say(status, {"error": words}, X_Error_Code=code, X_Error_Message=words)
+    def _reject(self, status: int, code: str, message: str) -> None:
+        self._respond(status, {"error": message}, X_Error_Code=code, X_Error_Message=message)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -110,21 +110,21 @@ class _Handler(BaseHTTPRequestHandler):
         data = self._body()
         hub, oid = self.hub, self.path.rpartition("/")[2]
         if hub.fail_uploads_after is not None and len(hub.uploads) >= hub.fail_uploads_after:
-            self._refuse(503, "", "down for a while")
+            self._reject(503, "", "down for a while")
             return
         assert hashlib.sha256(data).hexdigest() == oid, "other bytes than announced"
         hub.large[oid] = data
         hub.uploads.append(oid)
-        self._say(200)
+        self._respond(200)
 
     def _route(self, method: str, body: bytes) -> None:
         path = unquote(self.path.partition("?")[0])
-        for pattern, (status, words) in self.hub.answer.items():
+        for pattern, (status, message) in self.hub.answer.items():
             if re.search(pattern, f"{method} {path}"):
-                self._refuse(status, "", words)
+                self._reject(status, "", message)
                 return
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            self._refuse(401, "", "Invalid credentials in Authorization header")
+            self._reject(401, "", "Invalid credentials in Authorization header")
             return
         for pattern, name in (
             (r"GET /api/whoami-v2", "whoami"),
@@ -141,38 +141,38 @@ class _Handler(BaseHTTPRequestHandler):
             if match:
                 getattr(self, f"_{name}")(*match.groups(), body=body)
                 return
-        self._refuse(404, "", f"no such address: {method} {path}")
+        self._reject(404, "", f"no such address: {method} {path}")
 
     def _whoami(self, *, body: bytes) -> None:
         token = {"accessToken": {"role": self.hub.role}}
-        self._say(200, {"type": "user", "name": self.hub.user, "orgs": [], "auth": token})
+        self._respond(200, {"type": "user", "name": self.hub.user, "orgs": [], "auth": token})
 
     def _create(self, *, body: bytes) -> None:
-        asked = json.loads(body)
-        kind, owner = asked.get("type") or "model", asked.get("organization") or self.hub.user
-        repo = f"{owner}/{asked['name']}"
+        given = json.loads(body)
+        kind, owner = given.get("type") or "model", given.get("organization") or self.hub.user
+        repo = f"{owner}/{given['name']}"
         url = f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{repo}"
         if owner != self.hub.user:
-            self._refuse(403, "", f"You don't have the rights to create under {owner}")
+            self._reject(403, "", f"You don't have the rights to create under {owner}")
         elif (kind, repo) in self.hub.repos:
-            self._say(409, {"error": "You already created this repo", "url": url})
+            self._respond(409, {"error": "You already created this repo", "url": url})
         else:
             self.hub.seed(kind, repo)
-            self.hub.private[kind, repo] = asked.get("visibility") == "private"
-            self._say(200, {"url": url})
+            self.hub.private[kind, repo] = given.get("visibility") == "private"
+            self._respond(200, {"url": url})
 
     def _validate(self, *, body: bytes) -> None:
-        asked = json.loads(body)
-        text = asked["content"]
-        faults = [] if text.startswith("---\n") or "checkpoint" in text else [{"message": "no"}]
-        self._say(200 if not faults else 400, {"errors": faults, "warnings": []})
+        given = json.loads(body)
+        text = given["content"]
+        errors = [] if text.startswith("---\n") or "checkpoint" in text else [{"message": "no"}]
+        self._respond(200 if not errors else 400, {"errors": errors, "warnings": []})
 
     def _found(self, kind: str, repo: str, revision: str) -> dict[str, bytes] | None:
         branches = self.hub.repos.get((kind, repo))
         if branches is None:
-            self._refuse(404, "RepoNotFound", "Repository not found")
+            self._reject(404, "RepoNotFound", "Repository not found")
         elif revision not in branches:
-            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            self._reject(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         else:
             return branches[revision]
         return None
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         if files is not None:
             sha = self.hub.head(kind, repo, revision or "main")
             siblings = [{"rfilename": name} for name in sorted(files)]
-            self._say(200, {"id": repo, "sha": sha, "siblings": siblings, "tags": []})
+            self._respond(200, {"id": repo, "sha": sha, "siblings": siblings, "tags": []})
 
     def _refs(self, kind: str, repo: str, *, body: bytes) -> None:
         if self._found(kind, repo, "main") is not None:
@@ -190,40 +190,40 @@ class _Handler(BaseHTTPRequestHandler):
                 {"name": n, "ref": f"refs/heads/{n}", "targetCommit": self.hub.head(kind, repo, n)}
                 for n in self.hub.repos[kind, repo]
             ]
-            self._say(200, {"branches": branches, "tags": [], "converts": []})
+            self._respond(200, {"branches": branches, "tags": [], "converts": []})
 
     def _branch(self, kind: str, repo: str, name: str, *, body: bytes) -> None:
         branches = self.hub.repos[kind, repo]
         if name in branches:
-            self._refuse(409, "", "Reference already exists")
+            self._reject(409, "", "Reference already exists")
             return
         branches[name] = dict(branches["main"])
-        self._say(200)
+        self._respond(200)
 
     def _preupload(self, kind: str, repo: str, revision: str, *, body: bytes) -> None:
         files = self._found(kind, repo, revision)
         if files is None:
             return
-        told = []
-        for asked in json.loads(body)["files"]:
-            large = asked["path"].endswith((".safetensors", ".gguf", ".zst", ".model"))
-            held = files.get(asked["path"])
+        rows = []
+        for given in json.loads(body)["files"]:
+            large = given["path"].endswith((".safetensors", ".gguf", ".zst", ".model"))
+            held = files.get(given["path"])
             oid = None
             if held is not None:
                 oid = hashlib.sha256(held).hexdigest() if large else git_oid(held)
             mode = "lfs" if large else "regular"
-            row = {"path": asked["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid}
-            told.append(row)
-        self._say(200, {"files": told})
+            row = {"path": given["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid}
+            rows.append(row)
+        self._respond(200, {"files": rows})
 
     def _batch(self, kind: str | None, repo: str, *, body: bytes) -> None:
-        told = []
-        for asked in json.loads(body)["objects"]:
-            row = {"oid": asked["oid"], "size": asked["size"]}
-            if asked["oid"] not in self.hub.large:
-                row["actions"] = {"upload": {"href": f"{self.hub.url}/put/{asked['oid']}"}}
-            told.append(row)
-        self._say(200, {"transfer": "basic", "objects": told})
+        rows = []
+        for given in json.loads(body)["objects"]:
+            row = {"oid": given["oid"], "size": given["size"]}
+            if given["oid"] not in self.hub.large:
+                row["actions"] = {"upload": {"href": f"{self.hub.url}/put/{given['oid']}"}}
+            rows.append(row)
+        self._respond(200, {"transfer": "basic", "objects": rows})
 
     def _commit(self, kind: str, repo: str, revision: str, *, body: bytes) -> None:
         files = self._found(kind, repo, revision)
@@ -246,4 +246,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.heads[key] = self.hub.heads.get(key, 0) + 1
         self.hub.commits.append((repo, revision, named))
         sha = self.hub.head(*key)
-        self._say(200, {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo}"})
+        self._respond(
+            200, {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo}"}
+        )

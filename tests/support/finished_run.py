@@ -53,21 +53,21 @@ def model_files(folder: Path, seed: int = 0) -> None:
 
 
 def finish(run_dir: Path, stage: str, **fields: Any) -> None:
-    """Leave the manifest of a stage over the files that lie in its folder."""
+    """Write the manifest of a stage for the files in its folder."""
     folder = run_dir / stage
     folder.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "stage": stage, "version": "0.1.0", "fingerprint": "0123456789abcdef", "recipe": {},
         "inputs": {}, "outputs": hash_outputs(folder), "counts": {}, "metrics": {},
         "started_at": "2026-11-23T10:00:00+00:00", "duration_s": 1.0,
         "energy_kwh": {"gpu_measured": 0.0, "cpu_modelled": 0.001, "ram_modelled": 0.0},
         "emissions_kg": 0.0001, "versions": {"python": "3.11.9"},
     }  # fmt: skip
-    write_manifest(folder, Manifest(**{**told, **fields}))
+    write_manifest(folder, Manifest(**{**values, **fields}))
 
 
 def write_report(run_dir: Path, **settings: Any) -> None:
-    """The report stage, as the command line runs it, with its inputs noted."""
+    """Run the report stage, and write its manifest with its inputs."""
     chosen, prices = ReportSettings(**settings), EnergySettings()
     stages = {stage: read_manifest(run_dir / stage) for stage in STAGE_NAMES}
     found = {stage: manifest for stage, manifest in stages.items() if manifest is not None}
@@ -88,8 +88,8 @@ def write_report(run_dir: Path, **settings: Any) -> None:
 def build(
     run_dir: Path, *, texts: tuple[str, ...] = ("Era uma vez.",), license_name: str = "Apache-2.0"
 ) -> Path:
-    """Corpus, base model with three checkpoints (two permanent), chat model, small file, report."""
-    write_json_in(run_dir / "run.json", {"name": NAME, "recipe": {"language": "pt"}})
+    """Corpus, base model with three checkpoints (two permanent), chat model, GGUF file, report."""
+    _write_json(run_dir / "run.json", {"name": NAME, "recipe": {"language": "pt"}})
     for split in ("train", "heldout"):
         with DocumentWriter(run_dir / "corpus", split) as writer:
             for number, text in enumerate(texts):
@@ -101,9 +101,9 @@ def build(
         model_files(folder, step)
         (folder / "optimizer.safetensors").write_bytes(safetensors(step + 1))
         state = {"progress": {"step": step, "tokens": step * 1000, "energy": [0, 0, 0, 0]}}
-        write_json_in(folder / "state.json", state)
+        _write_json(folder / "state.json", state)
         files = {name: output.model_dump() for name, output in hash_outputs(folder).items()}
-        write_json_in(folder / "manifest.json", {"files": files})
+        _write_json(folder / "manifest.json", {"files": files})
     model_files(run_dir / "pretrain/final", 200)
     recipe = {"checkpoints": {"permanent_every_steps": 100}}
     counts = {"steps": 200, "tokens": 200_000, "parameters": 4}
@@ -119,6 +119,6 @@ def build(
     return run_dir
 
 
-def write_json_in(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, value)

@@ -1,7 +1,7 @@
-"""Malicious artifacts (figure F19): each is given to the code that meets such a thing in real life.
+"""Malicious artifacts (figure F19): each is given to the code that would read it in practice.
 
-A trial returns how it ended; it raises where the artifact got through. Whatever runs foreign code
-would leave the file `CANARY`; whatever asks the network is noted by the caller.
+A trial returns how it ended, and raises where the artifact got through. Foreign code that runs
+leaves the file `CANARY`; `run_trial` watches the network.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ from teenytinyllama.stages.report.report_page import html_of
 
 logger = logging.getLogger(__name__)
 
-
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 BOMB_BYTES = 64 << 20
 CANARY = "canary.txt"
 
 
 class _Bomb:
-    """Unpickled, it writes a file."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,25 +50,25 @@ class _Bomb:
         return os.system, (f"touch {self.path}",)
 
 
-def refused(call: Callable[[], object], *words: str) -> str:
-    """The one line that a call is refused with."""
+def rejected(call: Callable[[], object], *parts: str) -> str:
+    """The one-line error that a call raises."""
     try:
         call()
     except UserError as error:
         line = str(error)
         assert "\n" not in line
-        for word in words:
-            assert word in line, line
-        return f"refused: {line}"
-    raise AssertionError("it was not refused")
+        for part in parts:
+            assert part in line, line
+        return f"rejected: {line}"
+    raise AssertionError("it was not rejected")
 
 
 def _publish(run_dir: Path) -> Any:
-    return publisher.prepare(publisher.Request(run_dir, "ana/pequeno"))
+    return publisher.prepare(publisher.PublishRequest(run_dir, "ana/pequeno"))
 
 
 def _run_with(folder: Path, stage: str, name: str, data: bytes) -> Path:
-    """A finished run with one more file, named by its stage's manifest."""
+    """A finished run with one more file, listed in its stage's manifest."""
     run_dir = build(folder / "run")
     places = {"pretrain": "pretrain/final", "quantize": "quantize"}
     (run_dir / places[stage] / name).write_bytes(data)
@@ -94,46 +93,46 @@ def _load(model: Path) -> object:
     return load_chat_model(model)
 
 
-def pickled_weights_to_chat_with(folder: Path) -> str:
+def pickled_weights_for_chat(folder: Path) -> str:
     model = _model(folder, pytorch_model__bin=pickle.dumps(_Bomb(folder / CANARY)))
     (model / "model.safetensors").unlink()
-    return refused(lambda: _load(model), "model-unsafe", "is pickled")
+    return rejected(lambda: _load(model), "model-unsafe", "is pickled")
 
 
-def pickled_weights_to_compare_with(folder: Path) -> str:
+def pickled_weights_for_evaluation(folder: Path) -> str:
     from teenytinyllama.stages.evaluate.scored_models import load_model
 
     bomb = pickle.dumps({"w": _Bomb(folder / CANARY)})
     model = _model(folder, pytorch_model__bin=bomb)
     (model / "model.safetensors").unlink()
-    return refused(lambda: load_model("x", model, precision="fp32"), "model-")
+    return rejected(lambda: load_model("x", model, precision="fp32"), "model-")
 
 
 def pickle_named_as_safetensors(folder: Path) -> str:
     model = _model(folder, model__safetensors=pickle.dumps(_Bomb(folder / CANARY)))
-    return refused(lambda: _load(model), "model-damaged")
+    return rejected(lambda: _load(model), "model-damaged")
 
 
 def pickle_among_published_files(folder: Path) -> str:
     data = pickle.dumps(_Bomb(folder / CANARY))
     run_dir = _run_with(folder, "pretrain", "training_args.bin", data)
-    return refused(lambda: _publish(run_dir), "publish-unsafe", "is pickled")
+    return rejected(lambda: _publish(run_dir), "publish-unsafe", "is pickled")
 
 
-def zip_with_a_way_out(folder: Path) -> str:
+def zip_with_path_traversal(folder: Path) -> str:
     path = folder / "texts.jsonl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"../../{CANARY}", "out")
-    return refused(lambda: list(_lines(path)), "is a zip archive")
+    return rejected(lambda: list(_lines(path)), "is a zip archive")
 
 
-def tar_with_a_way_out(folder: Path) -> str:
+def tar_with_path_traversal(folder: Path) -> str:
     path = folder / "texts.jsonl"
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         entry = tarfile.TarInfo(f"../../{CANARY}")
         entry.size = 3
         archive.addfile(entry, io.BytesIO(b"out"))
-    return refused(lambda: list(_lines(path)), "is a tar archive")
+    return rejected(lambda: list(_lines(path)), "is a tar archive")
 
 
 def gzip_bomb(folder: Path) -> str:
@@ -164,21 +163,21 @@ def link_in_a_run_folder(folder: Path) -> str:
     (folder / "passwords.json").write_text("{}")
     (run_dir / "pretrain/final/config.json").unlink()
     (run_dir / "pretrain/final/config.json").symlink_to(folder / "passwords.json")
-    return refused(lambda: _publish(run_dir), "is a link")
+    return rejected(lambda: _publish(run_dir), "is a link")
 
 
 def tokenizer_with_code(folder: Path) -> str:
-    told = '{"auto_map": {"AutoTokenizer": ["evil.T", null]}}'
-    model = _model(folder, tokenizer_config__json=told, evil__py=_code(folder))
-    return refused(lambda: _load(model), "model-unsafe", "auto_map")
+    value = '{"auto_map": {"AutoTokenizer": ["evil.T", null]}}'
+    model = _model(folder, tokenizer_config__json=value, evil__py=_code(folder))
+    return rejected(lambda: _load(model), "model-unsafe", "auto_map")
 
 
 def config_with_code(folder: Path) -> str:
     from teenytinyllama.stages.evaluate.scored_models import load_model
 
-    told = '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.C"}}'
-    model = _model(folder, config__json=told, evil__py=_code(folder))
-    return refused(lambda: load_model("x", model, precision="fp32"), "model-")
+    value = '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.C"}}'
+    model = _model(folder, config__json=value, evil__py=_code(folder))
+    return rejected(lambda: load_model("x", model, precision="fp32"), "model-")
 
 
 def _code(folder: Path) -> str:
@@ -186,37 +185,37 @@ def _code(folder: Path) -> str:
 
 
 def published_config_that_asks_for_code(folder: Path) -> str:
-    told = b'{"a": {"trust_remote_code": true}}'
-    run_dir = _run_with(folder, "pretrain", "preprocessor_config.json", told)
-    return refused(lambda: _publish(run_dir), "publish-unsafe", "trust_remote_code")
+    value = b'{"a": {"trust_remote_code": true}}'
+    run_dir = _run_with(folder, "pretrain", "preprocessor_config.json", value)
+    return rejected(lambda: _publish(run_dir), "publish-unsafe", "trust_remote_code")
 
 
-def safetensors_with_an_endless_header(folder: Path) -> str:
+def safetensors_with_a_huge_header(folder: Path) -> str:
     model = _model(folder, model__safetensors=struct.pack("<Q", 1 << 62) + b"{}")
-    return refused(lambda: _load(model), "model-damaged", "header")
+    return rejected(lambda: _load(model), "model-damaged", "header")
 
 
-def safetensors_with_a_tensor_outside(folder: Path) -> str:
+def safetensors_with_a_tensor_out_of_bounds(folder: Path) -> str:
     good = safetensors()
     bad = good.replace(b'"data_offsets": [0, 16]', b'"data_offsets": [0, 99]')
-    return refused(lambda: _load(_model(folder, model__safetensors=bad)), "model-damaged")
+    return rejected(lambda: _load(_model(folder, model__safetensors=bad)), "model-damaged")
 
 
-def index_with_a_way_out(folder: Path) -> str:
+def index_with_path_traversal(folder: Path) -> str:
     index = json.dumps({"weight_map": {"w": "../../passwords.safetensors"}})
     model = _model(folder, **{"model__safetensors__index__json": index})
-    return refused(lambda: _load(model), "model-unsafe", "no file of its folder")
+    return rejected(lambda: _load(model), "model-unsafe", "no file of its folder")
 
 
 def gguf_with_huge_counts(folder: Path) -> str:
     run_dir = _run_with(folder, "quantize", "model-q4_0.gguf", gguf(keys=1 << 50))
-    return refused(lambda: _publish(run_dir), "publish-unsafe", "keys")
+    return rejected(lambda: _publish(run_dir), "publish-unsafe", "keys")
 
 
-def gguf_with_an_endless_string(folder: Path) -> str:
+def gguf_with_a_huge_string(folder: Path) -> str:
     bad = gguf()[:-9] + struct.pack("<Q", 1 << 60) + b"x"
     run_dir = _run_with(folder, "quantize", "model-q4_0.gguf", bad)
-    return refused(lambda: _publish(run_dir), "publish-unsafe", "a string of")
+    return rejected(lambda: _publish(run_dir), "publish-unsafe", "a string of")
 
 
 def script_in_names_and_texts(folder: Path) -> str:
@@ -233,7 +232,7 @@ def script_in_names_and_texts(folder: Path) -> str:
     return "shown as text"
 
 
-def card_that_breaks_out_of_its_metadata(folder: Path) -> str:
+def card_that_injects_metadata(folder: Path) -> str:
     run_dir = build(folder / "run")
     name = "t\n---\nlicense: mit\n---\n| x"
     tasks = {name: {"accuracy": 0.5, "num_items": 10, "chance": 0.25}}
@@ -263,7 +262,7 @@ def task_file_that_includes_code(folder: Path) -> str:
     return _task(folder, "include: more.yaml\n")
 
 
-def task_file_whose_template_wants_out(folder: Path) -> str:
+def task_file_with_a_template_escape(folder: Path) -> str:
     return _task(folder, 'doc_to_text: "{{ cycler.__init__.__globals__.os.system(1) }}"\n')
 
 
@@ -274,95 +273,95 @@ def _task(folder: Path, text: str) -> str:
     (folder / "evil.py").write_text(_code(folder) + "run = str\n")
     (folder / "t.yaml").write_text(text)
     task = Task(name="t", kind="files", path=str(folder), definition=str(folder / "t.yaml"))
-    return refused(lambda: load_benchmark(task), "task-code")
+    return rejected(lambda: load_benchmark(task), "task-code")
 
 
-def recipe_that_leaves_its_folder(folder: Path) -> str:
+def recipe_name_with_path_traversal(folder: Path) -> str:
     path = folder / "r.toml"
     path.write_text('name = "../../etc"\nlanguage = "pt"\n')
-    return refused(lambda: load_recipe(path), "recipe-value")
+    return rejected(lambda: load_recipe(path), "recipe-value")
 
 
-def recipe_of_endless_depth(folder: Path) -> str:
+def recipe_nested_too_deeply(folder: Path) -> str:
     path = folder / "r.toml"
     path.write_text("name = " + "[" * 20_000 + "]" * 20_000)
-    return refused(lambda: load_recipe(path), "recipe-syntax")
+    return rejected(lambda: load_recipe(path), "recipe-syntax")
 
 
 def template_that_breaks_its_sandbox(folder: Path) -> str:
     touch = f"os.system('touch {folder / CANARY}')"
     escape = f"{{{{ cycler.__init__.__globals__.{touch} }}}}"
-    told = json.dumps({"chat_template": escape}).encode()
-    run_dir = _run_with(folder, "pretrain", "tokenizer_config.json", told)
-    return refused(lambda: _publish(run_dir), "publish-unsafe", "template")
+    value = json.dumps({"chat_template": escape}).encode()
+    run_dir = _run_with(folder, "pretrain", "tokenizer_config.json", value)
+    return rejected(lambda: _publish(run_dir), "publish-unsafe", "template")
 
 
-def manifest_with_a_way_out(folder: Path) -> str:
+def manifest_with_path_traversal(folder: Path) -> str:
     run_dir = build(folder / "run")
     (folder / "secret.json").write_text("{}")
     manifest = read_manifest(run_dir / "pretrain")
     assert manifest is not None
-    told = manifest.outputs["final/config.json"]
-    outputs = {**manifest.outputs, "final/../../../secret.json": told}
+    value = manifest.outputs["final/config.json"]
+    outputs = {**manifest.outputs, "final/../../../secret.json": value}
     write_manifest(run_dir / "pretrain", manifest.model_copy(update={"outputs": outputs}))
     write_report(run_dir)
-    return refused(lambda: _publish(run_dir), "file-changed", "outside")
+    return rejected(lambda: _publish(run_dir), "file-changed", "outside")
 
 
-def run_with_a_name_that_leaves(folder: Path) -> str:
+def run_name_with_path_traversal(folder: Path) -> str:
     run_dir = build(folder / "run")
     (run_dir / "run.json").write_text(json.dumps({"name": "../../x", "recipe": {}}))
-    return refused(lambda: _publish(run_dir), "run-damaged")
+    return rejected(lambda: _publish(run_dir), "run-damaged")
 
 
-def sample_that_steers_the_terminal(folder: Path) -> str:
-    said = io.StringIO()
-    with redirect_stderr(said):
+def sample_with_terminal_escapes(folder: Path) -> str:
+    output = io.StringIO()
+    with redirect_stderr(output):
         logger.info("sample: \x1b]0;owned\x07\x1b[2J\u202eabc\r")
-    assert not set(said.getvalue()) & set("\x1b\x07\u202e\r")
-    return "written out"
+    assert not set(output.getvalue()) & set("\x1b\x07\u202e\r")
+    return "escaped"
 
 
 TRIALS: tuple[Callable[[Path], str], ...] = (
-    pickled_weights_to_chat_with,
-    pickled_weights_to_compare_with,
+    pickled_weights_for_chat,
+    pickled_weights_for_evaluation,
     pickle_named_as_safetensors,
     pickle_among_published_files,
-    zip_with_a_way_out,
-    tar_with_a_way_out,
+    zip_with_path_traversal,
+    tar_with_path_traversal,
     gzip_bomb,
     zstd_bomb,
     link_in_a_run_folder,
     tokenizer_with_code,
     config_with_code,
     published_config_that_asks_for_code,
-    safetensors_with_an_endless_header,
-    safetensors_with_a_tensor_outside,
-    index_with_a_way_out,
+    safetensors_with_a_huge_header,
+    safetensors_with_a_tensor_out_of_bounds,
+    index_with_path_traversal,
     gguf_with_huge_counts,
-    gguf_with_an_endless_string,
+    gguf_with_a_huge_string,
     script_in_names_and_texts,
-    card_that_breaks_out_of_its_metadata,
+    card_that_injects_metadata,
     formula_in_a_table,
     task_file_with_code,
     task_file_that_includes_code,
-    task_file_whose_template_wants_out,
-    recipe_that_leaves_its_folder,
-    recipe_of_endless_depth,
+    task_file_with_a_template_escape,
+    recipe_name_with_path_traversal,
+    recipe_nested_too_deeply,
     template_that_breaks_its_sandbox,
-    manifest_with_a_way_out,
-    run_with_a_name_that_leaves,
-    sample_that_steers_the_terminal,
+    manifest_with_path_traversal,
+    run_name_with_path_traversal,
+    sample_with_terminal_escapes,
 )
 
 
 def run_trial(trial: Callable[[Path], str], folder: Path) -> str:
-    """Run one trial with every way to the network watched; returns how it ended."""
-    asked: list[str] = []
+    """Run one trial and watch for network connections; returns how it ended."""
+    connections: list[str] = []
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "socket.connect" and watching:
-            asked.append(str(arguments[1]))
+            connections.append(str(arguments[1]))
 
     watching = True
     sys.addaudithook(watch)
@@ -370,6 +369,6 @@ def run_trial(trial: Callable[[Path], str], folder: Path) -> str:
         ended = trial(folder)
     finally:
         watching = False
-    assert not asked, f"it asked the network: {asked}"
+    assert not connections, f"it connected to the network: {connections}"
     assert not list(folder.parent.rglob(CANARY)), "its code ran"
     return ended

@@ -43,13 +43,14 @@ def publish_command(
 ) -> None:
     """`ttl publish RUN --to owner/name`."""
     from teenytinyllama.publishing import publisher
+    from teenytinyllama.publishing.repositories import PARTS
 
-    parts = tuple(part for part in publisher.PARTS if part in only)
+    parts = tuple(part for part in PARTS if part in only)
     for name in only:
-        if name not in publisher.PARTS:
+        if name not in PARTS:
             what = f'unknown part "{name}"'
-            raise UserError("publish-part", "--only", what, did_you_mean(name, publisher.PARTS))
-    request = publisher.Request(run, to, parts, with_optimizer, accept)
+            raise UserError("publish-part", "--only", what, did_you_mean(name, PARTS))
+    request = publisher.PublishRequest(run, to, parts, with_optimizer, accept)
     repositories = publisher.prepare(request)
     typer.echo(publisher.describe(repositories, public=public, as_json=as_json))
     if folder is not None:

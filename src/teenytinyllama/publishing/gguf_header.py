@@ -1,7 +1,7 @@
-"""The words in a GGUF file's header, read with bounds: a count from a file is not trusted.
+"""The strings in a GGUF file's header, read with bounds: counts in the file are not trusted.
 
 Layout: magic, version, number of tensors, number of keys; then keys with typed values, then
-tensors with shapes and places (the GGUF specification of ggml, version 3).
+tensors with shapes and offsets (the GGUF specification of ggml, version 3).
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 
 def read_gguf_texts(path: Path) -> Iterator[str]:
-    """Every string of the header: keys, values, names of tensors.
+    """Every string of the header: keys, values, tensor names.
 
-    Raises UserError where a count or a length is more than the file can hold.
+    Raises UserError where a count or a length exceeds the file's size.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         try:
-            yield from _Header(file, size).texts()
+            yield from _HeaderReader(file, size).texts()
         except (struct.error, ValueError) as error:
-            what = f"is no GGUF file that can be read ({error})"
+            what = f"is not a readable GGUF file ({error})"
             raise UserError(
                 "gguf-damaged", str(path), what, "ttl quantize RECIPE --redo"
             ) from error
 
 
-class _Header:
-    """A reader that knows how many bytes are left."""
+class _HeaderReader:
+    """Reads a header and checks every length against the bytes left."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.size = file, size
@@ -64,7 +64,7 @@ class _Header:
             yield self._string()
         elif kind == ARRAY:
             inner, count = self._take("<IQ")
-            # Each item takes at least a byte, a string eight: more cannot be there.
+            # An item has at least one byte, a string eight.
             if count * WIDTHS.get(inner, 8) > self._left() or inner == ARRAY:
                 raise ValueError(f"an array of {count:,}")
             if inner == STRING:
