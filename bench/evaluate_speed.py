@@ -1,12 +1,12 @@
-"""How much faster our harness class answers the same requests than lm-evaluation-harness's own.
+"""Speed of PackedLM against lm-evaluation-harness's own backend, on the same requests.
 
-Both score the same documents of the same task with the same model, in turn, pair by pair; a pair
-takes other documents than the one before. The model has the 160m shape and random weights: time
-does not depend on what the weights know. Agreement is measured on the very same requests.
+Both score the same documents of the same task with the same model, alternating pair by pair; each
+pair has new documents. The model has the 160m shape and random weights, which time does not depend
+on. Agreement is measured on the same requests.
 
     python bench/evaluate_speed.py --tokenizer DIR [--tasks-dir ../shared/data/tasks] [--only arc]
 
-`--tokenizer` is a tokenizer folder with 32,000 pieces (any run's `tokenizer/`).
+`--tokenizer` is a tokenizer folder with 32,000 tokens (any run's `tokenizer/`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from teenytinyllama.stages.evaluate.packed_lm import PackedLM
 from teenytinyllama.stages.evaluate.task_loading import load_benchmark
 
 # name: (task files, folder, the peer's documents, our documents, goal). The peer's time is linear
-# in the tokens it reads, ours has a part that a whole task pays once: so the peer scores the first
-# few of our documents, and its time is scaled by tokens to all of them.
+# in the tokens it reads; part of ours is paid once per task. So the peer scores the first few of
+# our documents, and its time is scaled to all of them by tokens.
 CASES = {
     "arc_25_shot": (("arc_pt",), "arc_challenge_pt", 1, 6, 5.0),
     "mmlu_5_shot": (("mmlu_pt",), "mmlu_pt", 4, 64, 6.0),
@@ -45,8 +45,8 @@ CASES = {
 def requests_of(names, folder, start, count):
     found = []
     for name in names:
-        bench = load_benchmark(Task(name=name, path=str(folder)))
-        task = bench.harness_task()
+        benchmark = load_benchmark(Task(name=name, path=str(folder)))
+        task = benchmark.harness_task()
         indices = {name: list(range(start, start + count))}
         task.build_all_requests(samples=indices[name], rank=0, world_size=1)
         found += [SimpleNamespace(args=instance.args) for instance in task.instances]
@@ -54,17 +54,17 @@ def requests_of(names, folder, start, count):
 
 
 def tokens_read(lm, requests):
-    """Tokens that the peer reads: each different context and continuation, the last token not."""
+    """Tokens that the peer reads: each distinct pair without its last token."""
     pairs = (lm._encode_pair(*request.args) for request in requests)
     return sum(map(len, {tuple((context + continuation)[:-1]) for context, continuation in pairs}))
 
 
 def timed(lm, requests, *, keeps=False):
-    """Seconds, seconds of the processor, answers; freed memory is kept as our stage keeps it."""
+    """Wall seconds, CPU seconds, results; `keeps` freed memory as the evaluate stage does."""
     wall, cpu = time.perf_counter(), time.process_time()
     with hardware.keeping_freed_memory(torch.device("cpu")) if keeps else nullcontext():
-        answers = lm.loglikelihood(requests, disable_tqdm=True)
-    return time.perf_counter() - wall, time.process_time() - cpu, answers
+        results = lm.loglikelihood(requests, disable_tqdm=True)
+    return time.perf_counter() - wall, time.process_time() - cpu, results
 
 
 def main() -> None:
@@ -101,12 +101,12 @@ def main() -> None:
             whole = requests_of(names, options.tasks_dir / folder, start, count)
             part = requests_of(names, options.tasks_dir / folder, start, peer_count)
             if (options.first_pair + pair) % 2:
-                ours_s, ours_cpu_s, answers = timed(ours, whole, keeps=True)
+                ours_s, ours_cpu_s, results = timed(ours, whole, keeps=True)
                 theirs_s, theirs_cpu_s, expected = timed(theirs, part)
             else:
                 theirs_s, theirs_cpu_s, expected = timed(theirs, part)
-                ours_s, ours_cpu_s, answers = timed(ours, whole, keeps=True)
-            by_args = {q.args: answer for q, answer in zip(whole, answers, strict=True)}
+                ours_s, ours_cpu_s, results = timed(ours, whole, keeps=True)
+            by_args = {q.args: answer for q, answer in zip(whole, results, strict=True)}
             found = [by_args[q.args] for q in part]
             scale = tokens_read(ours, whole) / tokens_read(ours, part)
             theirs_s, theirs_cpu_s = theirs_s * scale, theirs_cpu_s * scale

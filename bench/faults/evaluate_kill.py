@@ -1,4 +1,4 @@
-"""Kill -9 an evaluation at random moments, run it again, compare the scores bit for bit.
+"""Kill -9 an evaluation at random moments, resume it, compare the scores bit for bit.
 
 python bench/faults/evaluate_kill.py [--kills 20]
 """
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=20)
     options = parser.parse_args()
-    torch.set_num_threads(1)  # children are forked: a pool of threads would not survive that
+    torch.set_num_threads(1)  # a pool of threads does not survive fork
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=300,
@@ -80,7 +80,7 @@ def main() -> None:
             kept = sum(path.stat().st_size for path in folder.glob("*.jsonl"))
             inside += kept > 0
             equal += score(folder) == undisturbed
-    print(f"{inside} of {options.kills} kills came after the first answers were kept")
+    print(f"{inside} of {options.kills} kills came after the first results were cached")
     line = {
         "figure": "evaluate_killed_scores_bit_equal",
         "value": equal,

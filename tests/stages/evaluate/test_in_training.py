@@ -98,8 +98,8 @@ def test_bad_item_is_reported_before_the_first_step(tmp_path):
 
 
 @pytest.mark.parametrize(("items", "is_scored"), [(0, False), (3, True)])
-def test_the_front_door_hands_the_scorer_over_where_it_is_asked_for(items, is_scored, tmp_path):
-    asked = EvaluateSettings(tasks=TASKS, items_during_training=items)
-    recipe = Recipe(name="x", language="pt", pretrain=TRAINING, evaluate=asked)
+def test_runner_makes_a_scorer_only_if_items_are_set(items, is_scored, tmp_path):
+    settings = EvaluateSettings(tasks=TASKS, items_during_training=items)
+    recipe = Recipe(name="x", language="pt", pretrain=TRAINING, evaluate=settings)
     runner = PipelineRunner(recipe, tmp_path, tmp_path / "x.toml")
     assert (runner._score_model() is not None) == is_scored
