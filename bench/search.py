@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from teenytinyllama import synthetic
 from teenytinyllama.artifacts.conversations import (
     Conversation,
     ConversationError,
@@ -29,6 +28,7 @@ from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.serving.search.retriever import build_index, open_index
 from teenytinyllama.serving.search.search_service import SearchService
 from teenytinyllama.settings.datasets import Source
+from teenytinyllama.synthetic import dataset as synthetic
 
 NUM_QUERIES = 60
 PEER = "none: the paper's demo was never in its repository"

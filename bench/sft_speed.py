@@ -24,7 +24,6 @@ from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from teenytinyllama import synthetic
 from teenytinyllama.artifacts.conversations import ConversationError, parse_conversation
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
@@ -42,6 +41,7 @@ from teenytinyllama.settings.training import (
 from teenytinyllama.stages.align.chat_dataset import ChatData
 from teenytinyllama.stages.align.conversation_packing import Rendered
 from teenytinyllama.stages.align.sft_task import SftTask
+from teenytinyllama.synthetic import dataset as synthetic
 from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.task import TrainSettings

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama import synthetic
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.console import configure_logging
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.settings.base import EnergySettings
 from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.synthetic import dataset as synthetic
 
 SMALL_VOCAB_SIZE = 640
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama import synthetic
+from teenytinyllama.synthetic import dataset as synthetic
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from teenytinyllama import synthetic
 from teenytinyllama.cli.main import app
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.recipe import Recipe, load_recipe
+from teenytinyllama.synthetic import dataset as synthetic
 
 runner = CliRunner()
 CPU = ["--gpu", "cpu", "--hours", "1"]

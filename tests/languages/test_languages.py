@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from teenytinyllama import synthetic
 from teenytinyllama.languages import known_languages, letters_of, prompts_of
+from teenytinyllama.synthetic import dataset as synthetic
 
 
 def test_every_language_folder_has_its_files() -> None:

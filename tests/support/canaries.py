@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from teenytinyllama import synthetic
+from teenytinyllama.synthetic import dataset as synthetic
 
 HUB = "hf_" + "Canary" * 6
 PLAIN = "canario-sem-forma-de-chave-77"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from teenytinyllama.planning.new_recipe import LanguageProfile
 
 DEFAULT_TEXT = "text/**/*"
-CLEAN_DOCUMENTS = 200
 
 
 def new_command(
@@ -106,25 +104,16 @@ def storybook_command(
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
 ) -> None:
     """`ttl storybook`: invented text and conversations as files, to try the whole way with."""
-    from teenytinyllama import synthetic
+    from teenytinyllama.synthetic import dataset as synthetic
 
-    made = synthetic.documents(seed=seed, num_documents=num_documents, language=language)
-    chats = synthetic.conversations(
-        seed=seed, num_conversations=num_conversations, split="train", language=language
-    )
-    documents = [{"id": one.id, "text": one.text, "license": synthetic.LICENSE} for one in made]
-    rows: dict[str, list[dict[str, Any]]] = {
-        "text": documents,
-        "chat": [{"messages": one["messages"]} for one in chats],
-    }
     try:
-        for name, items in rows.items():
-            folder = out / name
-            folder.mkdir(parents=True, exist_ok=True)
-            lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
-            (folder / "storybook.jsonl").write_text("".join(lines), encoding="utf-8")
-        clean = "\n\n".join(str(one["text"]) for one in documents[:CLEAN_DOCUMENTS])
-        (out / "clean.txt").write_text(clean, encoding="utf-8")
+        synthetic.write_files(
+            out,
+            language=language,
+            num_documents=num_documents,
+            num_conversations=num_conversations,
+            seed=seed,
+        )
     except OSError as error:
         what = f"cannot be written ({error.strerror})"
         raise UserError("storybook-unwritable", str(out), what, "choose another --out") from error

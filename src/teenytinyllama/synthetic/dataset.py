@@ -1,17 +1,25 @@
-"""The storybook by language: Portuguese in full, the others as far as their data reaches."""
+"""Documents, conversations, questions and reviews of the invented world, by language.
 
-from collections.abc import Iterator
+Portuguese has all of them; other languages have no reviews and no instructions.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.synthetic import dialogues as chats
 from teenytinyllama.synthetic import labelled_items, small_languages, stories
-from teenytinyllama.synthetic.dialogues import Conversation, ConversationSplit
-from teenytinyllama.synthetic.labelled_items import QuestionItem, SentimentItem, Split
+from teenytinyllama.synthetic.dialogues import ConversationSplit, SyntheticConversation
+from teenytinyllama.synthetic.labelled_items import LabelledSplit, QuestionItem, SentimentItem
 from teenytinyllama.synthetic.stories import StoryDocument
 from teenytinyllama.synthetic.world import NUM_CHARACTERS
 
-FULL = "pt"
-"""The language whose storybook has a grammar of its own, reviews and instructions."""
+LICENSE = "Apache-2.0"
+FULL_LANGUAGE = "pt"
+"""The language with a grammar in code, reviews and instructions."""
+NUM_CLEAN_DOCUMENTS = 200
 
 
 def documents(
@@ -19,13 +27,13 @@ def documents(
     seed: int = 0,
     num_documents: int,
     num_characters: int = NUM_CHARACTERS,
-    language: str = FULL,
+    language: str = FULL_LANGUAGE,
 ) -> Iterator[StoryDocument]:
-    """Yield documents about the world of this seed; the number of characters is Portuguese only.
+    """Yield documents about the world of this seed; `num_characters` is for Portuguese only.
 
     Raises UserError for a language without a storybook.
     """
-    if language == FULL:
+    if language == FULL_LANGUAGE:
         return stories.documents(
             seed=seed, num_documents=num_documents, num_characters=num_characters
         )
@@ -38,10 +46,10 @@ def conversations(
     num_conversations: int,
     split: ConversationSplit,
     num_characters: int = NUM_CHARACTERS,
-    language: str = FULL,
-) -> Iterator[Conversation]:
-    """Yield conversations about it; `heldout` asks for facts that `train` never asks for."""
-    if language == FULL:
+    language: str = FULL_LANGUAGE,
+) -> Iterator[SyntheticConversation]:
+    """Yield conversations about the world; `heldout` asks for facts that `train` never does."""
+    if language == FULL_LANGUAGE:
         return chats.conversations(
             seed=seed,
             num_conversations=num_conversations,
@@ -54,10 +62,14 @@ def conversations(
 
 
 def questions(
-    *, seed: int = 0, num_items: int, num_characters: int = NUM_CHARACTERS, language: str = FULL
+    *,
+    seed: int = 0,
+    num_items: int,
+    num_characters: int = NUM_CHARACTERS,
+    language: str = FULL_LANGUAGE,
 ) -> Iterator[QuestionItem]:
-    """Yield multiple-choice questions about it; chance is one in four."""
-    if language == FULL:
+    """Yield multiple-choice questions about the world; chance is one in four."""
+    if language == FULL_LANGUAGE:
         return labelled_items.questions(
             seed=seed, num_items=num_items, num_characters=num_characters
         )
@@ -68,12 +80,12 @@ def sentiment(
     *,
     seed: int = 0,
     num_items: int,
-    split: Split,
+    split: LabelledSplit,
     num_characters: int = NUM_CHARACTERS,
-    language: str = FULL,
+    language: str = FULL_LANGUAGE,
 ) -> Iterator[SentimentItem]:
     """Yield labelled reviews. Raises UserError for any language but Portuguese."""
-    if language != FULL:
+    if language != FULL_LANGUAGE:
         raise UserError(
             "storybook-reviews",
             "finetune.tasks",
@@ -83,3 +95,29 @@ def sentiment(
     return labelled_items.sentiment(
         seed=seed, num_items=num_items, split=split, num_characters=num_characters
     )
+
+
+def write_files(
+    folder: Path, *, language: str, num_documents: int, num_conversations: int, seed: int
+) -> None:
+    """Write text, chat and a clean sample as files for `ttl new` and `ttl run`.
+
+    `text/storybook.jsonl`, `chat/storybook.jsonl` and `clean.txt`, the first of the texts.
+    """
+    made = [
+        {"id": one.id, "text": one.text, "license": LICENSE}
+        for one in documents(seed=seed, num_documents=num_documents, language=language)
+    ]
+    chats = conversations(
+        seed=seed, num_conversations=num_conversations, split="train", language=language
+    )
+    _write_lines(folder / "text", made)
+    _write_lines(folder / "chat", ({"messages": one["messages"]} for one in chats))
+    clean = "\n\n".join(one["text"] for one in made[:NUM_CLEAN_DOCUMENTS])
+    (folder / "clean.txt").write_text(clean, encoding="utf-8")
+
+
+def _write_lines(folder: Path, items: Iterable[Mapping[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+    (folder / "storybook.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -1,13 +1,21 @@
-"""Portuguese agreement: articles, contractions, plurals, feminine adjectives, verb forms.
+"""Portuguese words, their inflection, and how they are drawn at random.
 
-Rules first; what they do not give is listed in `languages/pt/storybook.toml`. Only what the
-storybook says is covered: this is no general conjugator.
+Word lists and sentence patterns are in `languages/pt/storybook.toml`, with the exceptions to the
+rules of agreement, plurals and verb forms here. Only the words of the lists are covered.
+
+Item i of any stream has a random generator of its own, made from (seed, stream, i), so that a
+longer run begins with the items of a shorter one.
 """
 
-from typing import Literal
+import random
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from hashlib import blake2b
+from importlib import resources
+from typing import Any, Literal, TypeVar
 
-from teenytinyllama.synthetic.lexicon import lexicon
-
+Item = TypeVar("Item")
 Gender = Literal["m", "f"]
 Tense = Literal["present", "preterite", "imperfect"]
 Person = Literal["eu", "ele", "eles"]
@@ -31,10 +39,35 @@ _ENDINGS: dict[str, dict[Tense, tuple[str, str, str]]] = {
         "imperfect": ("ia", "ia", "iam"),
     },
 }
-# The sound of the stem's last letter decides its spelling before e/i (-ar) or o (-er, -ir).
+# The stem's last letter changes before e/i (-ar) or o (-er, -ir) to keep its sound.
 _RESPELLED_AR = {"c": "qu", "g": "gu", "ç": "c"}
 _RESPELLED_ER = {"c": "ç", "g": "j"}
 _PLURAL_OF_L = {"al": "ais", "el": "éis", "ol": "óis", "ul": "uis", "il": "is"}
+
+
+@cache
+def lexicon() -> dict[str, Any]:
+    """Return the content of `languages/pt/storybook.toml`; do not change it."""
+    path = resources.files("teenytinyllama.languages.pt").joinpath("storybook.toml")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def item_random(seed: int, stream: str, index: int) -> random.Random:
+    """Return the random generator of item `index`, which no other item shares."""
+    digest = blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
+    return random.Random(int.from_bytes(digest, "big"))
+
+
+@cache
+def fraction(*parts: object) -> float:
+    """Return a number in [0, 1) that is a hash of `parts`, for splits that must never change."""
+    digest = blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def pick(rng: random.Random, items: Sequence[Item]) -> Item:
+    """Return one item, each equally likely. Three times as fast as `rng.choice`."""
+    return items[int(rng.random() * len(items))]
 
 
 def article(gender: Gender, *, definite: bool = True, is_plural: bool = False) -> str:
@@ -51,7 +84,7 @@ def article(gender: Gender, *, definite: bool = True, is_plural: bool = False) -
 
 
 def contract(preposition: str, following: str) -> str:
-    """Join a preposition with what follows: an article or a pronoun melts, a name does not.
+    """Join a preposition with the next words: it contracts with articles and pronouns, not names.
 
     >>> [contract("de", "o sapo"), contract("em", "uma ilha"), contract("por", "as ilhas")]
     ['do sapo', 'numa ilha', 'pelas ilhas']
@@ -153,7 +186,7 @@ def gerund(infinitive: str) -> str:
 
 
 def capitalize(text: str) -> str:
-    """Return the text with its first letter in upper case and the rest as it was.
+    """Return the text with its first letter in upper case and the rest unchanged.
 
     >>> capitalize("a raposa Lila"), capitalize("à noite"), capitalize("— oi")
     ('A raposa Lila', 'À noite', '— oi')

@@ -1,7 +1,7 @@
-"""The labelled sets: sentiment reviews for the classifier, multiple choice about the facts.
+"""Labelled sets: sentiment reviews for classifiers, multiple-choice questions about the facts.
 
-Neither can be solved by surface alone: in the reviews a negation or a concession turns the
-label; in the choices every answer has the same grammar and is as frequent as the others.
+Surface features solve neither: in the reviews a negation or a concession reverses the label; the
+choices of a question have the same grammar and are equally frequent.
 """
 
 import random
@@ -9,23 +9,30 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Literal, TypedDict
 
-from teenytinyllama.synthetic.grammar import Gender, adjective, capitalize
-from teenytinyllama.synthetic.lexicon import fraction, item_random, lexicon, pick
+from teenytinyllama.synthetic.grammar import (
+    Gender,
+    adjective,
+    capitalize,
+    fraction,
+    item_random,
+    lexicon,
+    pick,
+)
 from teenytinyllama.synthetic.phrasing import ask, question_patterns, short_answer
-from teenytinyllama.synthetic.word_forms import Cast, Entry, Slots, cast_of, noun_slots
+from teenytinyllama.synthetic.word_forms import Entry, Slots, WordForms, noun_slots, word_forms
 from teenytinyllama.synthetic.world import ATTRIBUTES, NUM_CHARACTERS, Character
 
-Split = Literal["train", "validation", "test"]
+LabelledSplit = Literal["train", "validation", "test"]
 
 NUM_CHOICES = 4
 LABELS = ("positivo", "negativo")
-_SPLIT_BOUNDS: dict[Split, tuple[float, float]] = {
+_SPLIT_BOUNDS: dict[LabelledSplit, tuple[float, float]] = {
     "train": (0.0, 0.7),
     "validation": (0.7, 0.85),
     "test": (0.85, 1.0),
 }
 _HELDOUT_FAMILY_SHARE = 0.25
-"""Share of the test reviews written with sentence families that train and validation never use."""
+"""Share of the test reviews from sentence families that train and validation never use."""
 
 
 class SentimentItem(TypedDict):
@@ -45,28 +52,28 @@ class QuestionItem(TypedDict):
 
 
 def sentiment(
-    *, seed: int = 0, num_items: int, split: Split, num_characters: int = NUM_CHARACTERS
+    *, seed: int = 0, num_items: int, split: LabelledSplit, num_characters: int = NUM_CHARACTERS
 ) -> Iterator[SentimentItem]:
     """Yield labelled reviews: of items 2k and 2k+1, one is positive and one negative.
 
-    No sentence that carries an opinion occurs in two splits, whatever the seeds. A quarter of
-    the test items is built from sentence families that the other splits never use.
+    No sentence with an opinion occurs in two splits, for any seeds. A quarter of the test items
+    come from sentence families that the other splits never use.
     """
     if split not in _SPLIT_BOUNDS:
         raise ValueError(f"split = {split!r}; expected one of {', '.join(_SPLIT_BOUNDS)}.")
-    cast = cast_of(seed, num_characters)
+    forms = word_forms(seed, num_characters)
     for index in range(num_items):
         rng = item_random(seed, f"sentiment-{split}", index)
         is_swapped = fraction(seed, "sentiment", split, index // 2) < 0.5
         label = LABELS[(index + is_swapped) % 2]
-        yield {"text": review(rng, cast, label, split=split), "label": label}
+        yield {"text": review(rng, forms, label, split=split), "label": label}
 
 
-def review(rng: random.Random, cast: Cast, label: str, *, split: Split) -> str:
-    """Return one review of this label: an opinion of this split, often with a neutral sentence."""
+def review(rng: random.Random, forms: WordForms, label: str, *, split: LabelledSplit) -> str:
+    """Return one review of this label: an opinion, often with a neutral sentence."""
     words = lexicon()["sentiment"]
-    name = pick(rng, cast.characters).name
-    person = cast.told[name, "full", "imperfect"]
+    name = pick(rng, forms.characters).name
+    person = forms.first_role[name, "full", "imperfect"]
     low, high = _SPLIT_BOUNDS[split]
     use_heldout = split == "test" and rng.random() < _HELDOUT_FAMILY_SHARE
     while True:
@@ -121,19 +128,19 @@ def questions(
 ) -> Iterator[QuestionItem]:
     """Yield multiple-choice questions about the facts of the world; chance is one in four.
 
-    Half of the items ask in a phrasing that the documents never use for this fact. The wrong
-    choices are true of other characters and have the gender of the right one where it would show.
+    Half of the items have a phrasing that the documents never use for this fact. The wrong choices
+    are true of other characters and, where gender shows, have that of the right one.
     """
-    cast = cast_of(seed, num_characters)
-    pairs = [(one, attribute) for one in cast.characters for attribute in ATTRIBUTES]
+    forms = word_forms(seed, num_characters)
+    pairs = [(one, attribute) for one in forms.characters for attribute in ATTRIBUTES]
     for index in range(num_items):
         rng = item_random(seed, "question", index)
         character, attribute = pick(rng, pairs)
         is_new = rng.random() < 0.5
         patterns = question_patterns(attribute, character.name, seed, heldout=is_new)
-        question = ask(rng, cast, character.name, pick(rng, patterns))
-        answer = short_answer(cast, character, attribute)
-        choices = _distractors(rng, cast, character, attribute)
+        question = ask(rng, forms, character.name, pick(rng, patterns))
+        answer = short_answer(forms, character, attribute)
+        choices = _distractors(rng, forms, character, attribute)
         position = int(rng.random() * NUM_CHOICES)
         choices.insert(position, answer)
         yield {
@@ -144,23 +151,25 @@ def questions(
         }
 
 
-def _distractors(rng: random.Random, cast: Cast, character: Character, attribute: str) -> list[str]:
+def _distractors(
+    rng: random.Random, forms: WordForms, character: Character, attribute: str
+) -> list[str]:
     """Return three wrong answers, other values of the attribute in this world."""
-    right = short_answer(cast, character, attribute)
-    gender = _shown_gender(cast, character, attribute)
-    pool = _answers_of(cast.world.seed, len(cast.characters), attribute, gender)
-    # Nobody is their own friend: "O gato Tico" is no wrong choice for a question about Tico.
-    itself = capitalize(cast.told[character.name, "full", "present"]["p"])
+    right = short_answer(forms, character, attribute)
+    gender = _shown_gender(forms, character, attribute)
+    pool = _answers_of(forms.world.seed, len(forms.characters), attribute, gender)
+    # "O gato Tico" would be too easy a wrong choice for a question about the friend of Tico.
+    itself = capitalize(forms.first_role[character.name, "full", "present"]["p"])
     wrong = [answer for answer in pool if answer not in (right, itself)]
     return rng.sample(wrong, NUM_CHOICES - 1)
 
 
-def _shown_gender(cast: Cast, character: Character, attribute: str) -> Gender | None:
-    """Return the gender that the question or the name gives away, or None where none shows."""
+def _shown_gender(forms: WordForms, character: Character, attribute: str) -> Gender | None:
+    """Return the gender that the answer shows, or None where it shows none."""
     if attribute in ("species", "job"):
         return character.gender
     if attribute == "friend":
-        return cast.world.character(character.friend).gender
+        return forms.world.character(character.friend).gender
     return None
 
 
@@ -168,11 +177,11 @@ def _shown_gender(cast: Cast, character: Character, attribute: str) -> Gender | 
 def _answers_of(
     seed: int, num_characters: int, attribute: str, gender: Gender | None
 ) -> tuple[str, ...]:
-    """Return the answers to choose from: true of some character whose gender fits."""
-    cast = cast_of(seed, num_characters)
+    """Return the possible choices: answers true of a character whose gender fits."""
+    forms = word_forms(seed, num_characters)
     answers = {
-        short_answer(cast, one, attribute)
-        for one in cast.characters
-        if gender in (None, _shown_gender(cast, one, attribute))
+        short_answer(forms, one, attribute)
+        for one in forms.characters
+        if gender in (None, _shown_gender(forms, one, attribute))
     }
     return tuple(sorted(answers))

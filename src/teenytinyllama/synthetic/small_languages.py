@@ -1,9 +1,8 @@
-"""The storybook in languages with little text: a smaller world, told from data alone.
+"""A smaller invented world for other languages, from data alone.
 
-Portuguese has a grammar in code (`grammar.py`); here every form of a word stands in
-`languages/<code>/storybook.toml`, written out by hand, and a sentence is a pattern with slots. So
-a new language needs no code: it needs someone who speaks it. Every item depends on the seed and
-its own number alone.
+Portuguese has a grammar in code (`grammar.py`); here every word form is written by hand in
+`languages/<code>/storybook.toml`, and a sentence is a pattern with slots. A new language needs no
+code, only someone who speaks it. Every item depends on the seed and its own number alone.
 """
 
 import random
@@ -16,27 +15,26 @@ from importlib import resources
 from typing import Any
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.synthetic.dialogues import Conversation, ConversationSplit, Message
-from teenytinyllama.synthetic.grammar import capitalize
+from teenytinyllama.synthetic.dialogues import ConversationSplit, SyntheticConversation
+from teenytinyllama.synthetic.grammar import capitalize, fraction, item_random, pick
 from teenytinyllama.synthetic.labelled_items import NUM_CHOICES, QuestionItem
-from teenytinyllama.synthetic.lexicon import fraction, item_random, pick
 from teenytinyllama.synthetic.stories import StoryDocument
 
 ATTRIBUTES = ("species", "home", "food", "colour", "job", "friend", "hobby")
-"""What is known of a character of these worlds."""
+"""Attributes of a character of these worlds."""
 HELDOUT_FRACTION = 0.18
-"""Share of the facts that no training conversation asks for, as in the Portuguese storybook."""
+"""Share of the facts that no training conversation asks for, as in Portuguese."""
 NUM_SHARED_PHRASINGS = 2
-"""Of the phrasings of a question the documents use the first ones, other items all of them."""
+"""Documents use the first phrasings of a question, held-out items use all of them."""
 _SHARES = {"story": 4, "description": 4, "dialogue": 3, "questions": 3}
 _DECK = tuple(kind for kind, share in _SHARES.items() for _ in range(share))
 _ROWS_OF = {"home": "homes", "food": "foods", "colour": "colours", "hobby": "hobbies"}
 
-Slots = Mapping[str, str]
+SlotValues = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Tales:
+class SmallWorld:
     """The world of one language and seed: its words, and each character's slots by name."""
 
     language: str
@@ -54,7 +52,7 @@ class Tales:
         return _fill(pick(rng, self.words["facts"][attribute]), self.people[name])
 
     def ask(self, rng: random.Random, name: str, attribute: str, *, shared: bool) -> str:
-        """A question for a fact; `shared`: in a phrasing that the documents use too."""
+        """A question for a fact; `shared`: in a phrasing that documents use."""
         patterns = self.words["questions"][attribute]
         chosen = patterns[:NUM_SHARED_PHRASINGS] if shared else patterns
         return _fill(pick(rng, chosen), self.people[name])
@@ -78,8 +76,8 @@ class Tales:
 
 
 @cache
-def tales(language: str, seed: int = 0) -> Tales:
-    """The world of a language. Raises UserError where its folder has no storybook."""
+def small_world(language: str, seed: int = 0) -> SmallWorld:
+    """The world of a language. Raises UserError where its folder has no storybook.toml."""
     path = resources.files("teenytinyllama.languages").joinpath(language, "storybook.toml")
     if not path.is_file():
         raise UserError(
@@ -88,14 +86,16 @@ def tales(language: str, seed: int = 0) -> Tales:
             f'there is no storybook in the language "{language}"',
             'give text of your own: kind = "files"',
         )
-    # Bengali letters with a dot below have two spellings; NFC is the one the corpus keeps.
+    # Bengali letters with a dot below have two encodings; the corpus stage keeps NFC.
     text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8"))
     words = tomllib.loads(text)
-    return Tales(language, seed, words, _cast(words, item_random(seed, f"tales-{language}", 0)))
+    return SmallWorld(
+        language, seed, words, _characters(words, item_random(seed, f"tales-{language}", 0))
+    )
 
 
-def _cast(words: dict[str, Any], rng: random.Random) -> dict[str, dict[str, str]]:
-    """Every character's slots: values are dealt like cards, and friends are pairs."""
+def _characters(words: dict[str, Any], rng: random.Random) -> dict[str, dict[str, str]]:
+    """Every character's slots: values are dealt evenly, and friends are pairs."""
     people: dict[str, dict[str, str]] = {}
     for group in words["groups"]:
         rows = {kind: _dealt(group[kind], len(group["names"]), rng) for kind in ("species", "jobs")}
@@ -130,34 +130,34 @@ def _dealt(rows: Sequence[Any], count: int, rng: random.Random) -> list[Any]:
     return dealt
 
 
-def _prefixed(prefix: str, slots: Slots) -> dict[str, str]:
+def _prefixed(prefix: str, slots: SlotValues) -> dict[str, str]:
     return {prefix + key: value for key, value in slots.items()}
 
 
-def _fill(pattern: str, slots: Slots) -> str:
-    """The pattern with its slots, its first letter large where the script has large letters."""
+def _fill(pattern: str, slots: SlotValues) -> str:
+    """The pattern with its slots filled, and a capital where the script has capitals."""
     return capitalize(pattern.format_map(slots))
 
 
-def _scene(rng: random.Random, book: Tales, name: str, other: str) -> dict[str, str]:
-    """Slots of a text about two characters, with a place, a thing and a time that stay."""
-    slots = book.people[name] | _prefixed("q_", book.people[other])
-    for kind, rows in book.words["scenery"].items():
-        slots |= _forms(book.words, kind, pick(rng, rows))
+def _scene(rng: random.Random, world: SmallWorld, name: str, other: str) -> dict[str, str]:
+    """Slots of a text about two characters, with one place, thing and time."""
+    slots = world.people[name] | _prefixed("q_", world.people[other])
+    for kind, rows in world.words["scenery"].items():
+        slots |= _forms(world.words, kind, pick(rng, rows))
     return slots | {"Time": capitalize(slots["time"])}
 
 
 def documents(*, language: str, seed: int = 0, num_documents: int) -> Iterator[StoryDocument]:
-    """Yield texts about the world; document i is the same however many are asked for."""
-    book = tales(language, seed)
+    """Yield texts about the world; document i is the same for any `num_documents`."""
+    world = small_world(language, seed)
     for index in range(num_documents):
         rng = item_random(seed, f"tales-{language}-document", index)
         kind = pick(rng, _DECK)
-        yield StoryDocument(f"storybook-{index:07d}", _WRITERS[kind](rng, book), kind)
+        yield StoryDocument(f"storybook-{index:07d}", _WRITERS[kind](rng, world), kind)
 
 
-def _two(rng: random.Random, book: Tales) -> tuple[str, str]:
-    first, second = rng.sample(book.names, 2)
+def _two(rng: random.Random, world: SmallWorld) -> tuple[str, str]:
+    first, second = rng.sample(world.names, 2)
     return first, second
 
 
@@ -165,36 +165,36 @@ def _some(rng: random.Random, least: int, most: int) -> list[str]:
     return rng.sample(ATTRIBUTES, rng.randint(least, most))
 
 
-def _story(rng: random.Random, book: Tales) -> str:
-    name, other = _two(rng, book)
-    slots = _scene(rng, book, name, other)
-    words = book.words["stories"]
+def _story(rng: random.Random, world: SmallWorld) -> str:
+    name, other = _two(rng, world)
+    slots = _scene(rng, world, name, other)
+    words = world.words["stories"]
     opening = [_fill(pick(rng, words["openings"]), slots)]
-    opening += [book.state(rng, name, attribute) for attribute in _some(rng, 2, 4)]
+    opening += [world.state(rng, name, attribute) for attribute in _some(rng, 2, 4)]
     beats = [_fill(pick(rng, beat), slots) for beat in pick(rng, words["plots"])["beats"]]
     beats.append(_fill(pick(rng, words["endings"]), slots))
     half = len(beats) // 2
     return "\n\n".join(" ".join(part) for part in (opening, beats[:half], beats[half:]))
 
 
-def _description(rng: random.Random, book: Tales) -> str:
+def _description(rng: random.Random, world: SmallWorld) -> str:
     parts = []
-    for name in _two(rng, book):
+    for name in _two(rng, world):
         attributes = ["species", *(one for one in _some(rng, 4, 6) if one != "species")]
-        parts.append(" ".join(book.state(rng, name, attribute) for attribute in attributes))
+        parts.append(" ".join(world.state(rng, name, attribute) for attribute in attributes))
     return "\n\n".join(parts)
 
 
-def _dialogue(rng: random.Random, book: Tales) -> str:
-    name, other = _two(rng, book)
-    slots = _scene(rng, book, name, other)
-    words = book.words["dialogues"]
+def _dialogue(rng: random.Random, world: SmallWorld) -> str:
+    name, other = _two(rng, world)
+    slots = _scene(rng, world, name, other)
+    words = world.words["dialogues"]
     lines = [_fill(pick(rng, words["greeting"]), slots)]
     for _ in range(rng.randint(3, 5)):
-        absent = pick(rng, [one for one in book.names if one not in (name, other)])
+        absent = pick(rng, [one for one in world.names if one not in (name, other)])
         attribute = pick(rng, ATTRIBUTES)
-        question = book.ask(rng, absent, attribute, shared=True)
-        answer = book.long_answer(rng, absent, attribute)
+        question = world.ask(rng, absent, attribute, shared=True)
+        answer = world.long_answer(rng, absent, attribute)
         said = {
             "question": question,
             "question_low": question[0].lower() + question[1:],
@@ -206,13 +206,13 @@ def _dialogue(rng: random.Random, book: Tales) -> str:
     return "\n".join(lines)
 
 
-def _questions(rng: random.Random, book: Tales) -> str:
+def _questions(rng: random.Random, world: SmallWorld) -> str:
     entries: dict[str, str] = {}
-    for name in _two(rng, book):
+    for name in _two(rng, world):
         for attribute in _some(rng, 3, 4):
-            question = book.ask(rng, name, attribute, shared=True)
-            entries[question] = capitalize(book.answer(name, attribute))
-    pattern: str = book.words["lines"]["question"]
+            question = world.ask(rng, name, attribute, shared=True)
+            entries[question] = capitalize(world.answer(name, attribute))
+    pattern: str = world.words["lines"]["question"]
     return "\n\n".join(pattern.format(question=q, answer=a) for q, a in entries.items())
 
 
@@ -226,75 +226,77 @@ _WRITERS = {
 
 def conversations(
     *, language: str, seed: int = 0, num_conversations: int, split: ConversationSplit
-) -> Iterator[Conversation]:
-    """Yield chats of one to three turns; `heldout` asks only for facts that `train` never asks."""
-    book = tales(language, seed)
+) -> Iterator[SyntheticConversation]:
+    """Yield conversations; `heldout` asks only for facts that `train` never asks for."""
+    world = small_world(language, seed)
     for index in range(num_conversations):
         rng = item_random(seed, f"tales-{language}-conversation-{split}", index)
-        yield _converse(rng, book, split)
+        yield _converse(rng, world, split)
 
 
-def _converse(rng: random.Random, book: Tales, split: ConversationSplit) -> Conversation:
+def _converse(
+    rng: random.Random, world: SmallWorld, split: ConversationSplit
+) -> SyntheticConversation:
     turns: list[tuple[str, str, str]] = []
     if split == "train" and rng.random() < 0.25:
-        turns.append(_small_talk(rng, book))
+        turns.append(_small_talk(rng, world))
     wanted = split == "heldout"
     askable = [
         (name, attribute)
-        for name in book.names
+        for name in world.names
         for attribute in ATTRIBUTES
-        if book.is_heldout(name, attribute) == wanted
+        if world.is_heldout(name, attribute) == wanted
     ]
     for name, attribute in rng.sample(askable, 1 if rng.random() < 0.7 else 2):
-        question = book.ask(rng, name, attribute, shared=split == "train")
-        answer = book.long_answer(rng, name, attribute)
-        turns.append((question, answer, book.expected(name, attribute)))
-    messages: list[Message] = []
+        question = world.ask(rng, name, attribute, shared=split == "train")
+        answer = world.long_answer(rng, name, attribute)
+        turns.append((question, answer, world.expected(name, attribute)))
+    messages: list[dict[str, str]] = []
     for question, answer, _ in turns:
         messages.append({"role": "user", "content": question})
         messages.append({"role": "assistant", "content": answer})
     return {"messages": messages, "expected": [turns[-1][2]]}
 
 
-def _small_talk(rng: random.Random, book: Tales) -> tuple[str, str, str]:
-    words = book.words["chat"]
+def _small_talk(rng: random.Random, world: SmallWorld) -> tuple[str, str, str]:
+    words = world.words["chat"]
     kind = pick(rng, ("greetings", "identity", "thanks", "story"))
     if kind != "story":
         said, answer = pick(rng, words[kind])
         return said, answer, answer
-    name, other = _two(rng, book)
-    slots = _scene(rng, book, name, other)
-    known = [one for one in ATTRIBUTES if not book.is_heldout(name, one)]
-    facts = [book.state(rng, name, one) for one in rng.sample(known, min(2, len(known)))]
-    told = [_fill(pick(rng, book.words["stories"]["openings"]), slots), *facts]
+    name, other = _two(rng, world)
+    slots = _scene(rng, world, name, other)
+    known = [one for one in ATTRIBUTES if not world.is_heldout(name, one)]
+    facts = [world.state(rng, name, one) for one in rng.sample(known, min(2, len(known)))]
+    told = [_fill(pick(rng, world.words["stories"]["openings"]), slots), *facts]
     return _fill(pick(rng, words["story_requests"]), slots), " ".join(told), name
 
 
 def questions(*, language: str, seed: int = 0, num_items: int) -> Iterator[QuestionItem]:
     """Yield multiple-choice questions; the wrong choices are true of other characters."""
-    book = tales(language, seed)
+    world = small_world(language, seed)
     for index in range(num_items):
         rng = item_random(seed, f"tales-{language}-question", index)
-        name, attribute = pick(rng, book.names), pick(rng, ATTRIBUTES)
-        right = book.answer(name, attribute)
-        others = sorted(_alike(book, name, attribute) - {right, name})
+        name, attribute = pick(rng, world.names), pick(rng, ATTRIBUTES)
+        right = world.answer(name, attribute)
+        others = sorted(_alike(world, name, attribute) - {right, name})
         choices = [*rng.sample(others, NUM_CHOICES - 1), right]
         rng.shuffle(choices)
         yield {
             "id": f"{language}-{index:06d}",
-            "question": book.ask(rng, name, attribute, shared=index % 2 == 0),
+            "question": world.ask(rng, name, attribute, shared=index % 2 == 0),
             "choices": choices,
             "answer": choices.index(right),
         }
 
 
-def _alike(book: Tales, name: str, attribute: str) -> set[str]:
-    """Answers true of some character; of the same group where the form would tell them apart."""
+def _alike(world: SmallWorld, name: str, attribute: str) -> set[str]:
+    """Answers true of a character; of the same group where the word form shows the group."""
     shows = attribute in ("species", "job")
     group = next(
         group
-        for group in book.words["groups"]
+        for group in world.words["groups"]
         if name in {row[0] for row in group["names"]} or not shows
     )
-    names = [row[0] for row in group["names"]] if shows else book.names
-    return {book.answer(one, attribute) for one in names}
+    names = [row[0] for row in group["names"]] if shows else world.names
+    return {world.answer(one, attribute) for one in names}

@@ -1,7 +1,7 @@
-"""The slots of the sentence patterns: every word of a character, inflected once, before writing.
+"""Values for the slots of sentence patterns: every word of a character, inflected once.
 
-A pattern like "{p} {v_morar} {em_home}" is filled from a plain dictionary, so that writing stays
-fast; `Slots` adds the scenery words, drawn when a pattern asks for them.
+A pattern such as "{p} {v_morar} {em_home}" is filled from a plain dictionary, which is fast;
+`Slots` adds scenery words, drawn when a pattern needs them.
 """
 
 import random
@@ -20,9 +20,10 @@ from teenytinyllama.synthetic.grammar import (
     conjugate,
     contract,
     gerund,
+    lexicon,
+    pick,
     plural,
 )
-from teenytinyllama.synthetic.lexicon import lexicon, pick
 from teenytinyllama.synthetic.world import Character, World, world
 
 Naming = Literal["full", "bare", "pronoun"]
@@ -62,10 +63,10 @@ def person_slots(person: str, character: Character, naming: Naming) -> dict[str,
     } | {f"{word}_{person}": contract(word, words) for word in ("de", "em", "a", "por")}
 
 
-def fact_slots(cast: World, character: Character) -> dict[str, str]:
+def fact_slots(forms: World, character: Character) -> dict[str, str]:
     """Return the facts of a character in every form that the patterns use, by slot name."""
     genders, fears, jobs = _noun_genders(), dict(_fears()), lexicon()["world"]["jobs"]
-    friend = cast.character(character.friend)
+    friend = forms.character(character.friend)
     *_, workplace, activity = next(row for row in jobs if character.job in row[:2])
     slots = {"colour": character.colour, "activity": activity, "friend": friend.name}
     slots |= {"hobby": character.hobby, "hobby_gerund": gerund(character.hobby)}
@@ -93,7 +94,7 @@ def fact_slots(cast: World, character: Character) -> dict[str, str]:
 
 
 def verb_slots(character: Character, activity: str, tense: Tense) -> dict[str, str]:
-    """Return each verb of the fact patterns in one tense, and the habits of the character."""
+    """Return each verb of the fact patterns, and the character's hobby and work, in one tense."""
     slots = {f"v_{verb}": conjugate(verb, tense) for verb in _fact_verbs()}
     slots |= {f"v_{verb}_pl": conjugate(verb, tense, "eles") for verb in _fact_verbs()}
     return slots | {
@@ -103,13 +104,13 @@ def verb_slots(character: Character, activity: str, tense: Tense) -> dict[str, s
 
 
 @dataclass(frozen=True)
-class Cast:
-    """The characters of a world with their slots made; one exists per world (see `cast_of`)."""
+class WordForms:
+    """The characters of a world with the values of their slots."""
 
     world: World
-    told: dict[tuple[str, Naming, Tense], Entry]
+    first_role: dict[tuple[str, Naming, Tense], Entry]
     """(name, naming, tense) -> the slots of a character in the first role, {p}."""
-    second: dict[str, Entry]
+    second_role: dict[str, Entry]
     """name -> the slots of a character in the second role: {q}, {name_q}, {q_food}, {em_q_home}."""
 
     @property
@@ -119,11 +120,11 @@ class Cast:
 
 
 @cache
-def cast_of(seed: int, num_characters: int) -> Cast:
-    """Return the cast of a world; made once per process, in some 30 ms."""
+def word_forms(seed: int, num_characters: int) -> WordForms:
+    """Return the word forms of a world; computed once per process, in about 30 ms."""
     inhabitants = world(seed, num_characters)
-    told: dict[tuple[str, Naming, Tense], Entry] = {}
-    second: dict[str, Entry] = {}
+    first_role: dict[tuple[str, Naming, Tense], Entry] = {}
+    second_role: dict[str, Entry] = {}
     namings: tuple[Naming, ...] = ("full", "bare", "pronoun")
     tenses: tuple[Tense, ...] = ("present", "imperfect")
     for character in inhabitants.characters:
@@ -132,12 +133,12 @@ def cast_of(seed: int, num_characters: int) -> Cast:
             verbs = verb_slots(character, facts["activity"], tense)
             for naming in namings:
                 slots = facts | verbs | person_slots("p", character, naming)
-                told[character.name, naming, tense] = slots
-        second[character.name] = _second_role(character, facts)
-    return Cast(world=inhabitants, told=told, second=second)
+                first_role[character.name, naming, tense] = slots
+        second_role[character.name] = _as_second_role(character, facts)
+    return WordForms(world=inhabitants, first_role=first_role, second_role=second_role)
 
 
-def _second_role(character: Character, facts: Entry) -> dict[str, str]:
+def _as_second_role(character: Character, facts: Entry) -> dict[str, str]:
     """Rename slots: {em_home} -> {em_q_home}, {food} -> {q_food}; name and species get _q."""
     renamed = person_slots("q", character, "bare")
     for key, words in facts.items():
@@ -150,12 +151,11 @@ def _second_role(character: Character, facts: Entry) -> dict[str, str]:
 
 
 class Slots(dict[str, str]):
-    """Slots that know the scenery: a missing one is drawn.
+    """Values of slots; a missing one is drawn from the scenery.
 
-    A noun is kept with all its forms, so that {o_place} is the same place to the end of the
-    text; any other word is drawn anew each time.
-
-    `{Slot}` is the slot with a capital; `{quality_X}` an adjective that agrees with noun X.
+    A noun is kept with all its forms, so that {o_place} is the same place in the whole text; any
+    other word is drawn each time. `{Slot}` is the slot with a capital; `{quality_X}` is an
+    adjective that agrees with noun X.
     """
 
     def __init__(self, rng: random.Random, *entries: Entry) -> None:
@@ -184,7 +184,7 @@ class Slots(dict[str, str]):
 
 @cache
 def _scenery() -> dict[str, tuple[Entry, ...]]:
-    """Return, for each scenery slot and form of it, the entries that provide it."""
+    """Return, for each form of a scenery slot, the entries that have it."""
     groups: dict[str, tuple[Entry, ...]] = {}
     for slot, words in lexicon()["scenery"].items():
         is_noun = ":" in words[0]
@@ -206,7 +206,7 @@ def _split(noun: str) -> tuple[str, Gender]:
 
 @cache
 def _noun_genders() -> dict[str, Gender]:
-    """Return the gender of every noun of the lexicon that carries one."""
+    """Return the gender of every noun of the lexicon that states one."""
     words, genders = lexicon(), {}
     lists = [value for value in words["world"].values() if isinstance(value, list)]
     lists += [*words["scenery"].values(), words["sentiment"]["things"]]

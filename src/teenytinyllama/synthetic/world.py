@@ -1,7 +1,7 @@
-"""The cast: who lives in the Terra das Pitangas, and the eight facts and the species of each.
+"""The characters of the Terra das Pitangas, and the eight facts and the species of each.
 
-Values are dealt like cards, so each one belongs to nearly the same number of characters: the
-commonest answer to a question is no better a guess than any other.
+Each value belongs to nearly the same number of characters, so that the most common answer to a
+question is no better a guess than any other.
 """
 
 import random
@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from teenytinyllama.synthetic.grammar import Gender
-from teenytinyllama.synthetic.lexicon import Item, item_random, lexicon
+from teenytinyllama.synthetic.grammar import Gender, Item, item_random, lexicon
 
 MIN_CHARACTERS = 10
 NUM_CHARACTERS = 16
-"""The default cast. Measured with a Llama of 1.2 million parameters on 2 million tokens (1500 steps
-of 1024): it answers 99 % of the multiple-choice questions about 16 characters, and with a higher
-rate 84 % about 16 or 24, and 50 % about 40."""
+"""Measured with a Llama of 1.2 million parameters on 2 million tokens (1500 steps of 1024): it
+answers 99 % of the multiple-choice questions about 16 characters; with a higher learning rate 84 %
+about 16 or 24, and 50 % about 40."""
 ATTRIBUTES = (
     "species",
     "home",
@@ -28,12 +27,12 @@ ATTRIBUTES = (
     "fear",
     "hobby",
 )
-"""What is known of a character; a (name, attribute) pair is one fact of the world."""
+"""Attributes of a character; a (name, attribute) pair is one fact of the world."""
 
 
 @dataclass(frozen=True)
 class Character:
-    """One inhabitant. Values are the words of the texts, without article: "bolo de cenoura"."""
+    """One character. Values are words as in the texts, without article: "bolo de cenoura"."""
 
     name: str
     gender: Gender
@@ -58,7 +57,7 @@ class Character:
 
 @dataclass(frozen=True)
 class World:
-    """The cast of one seed, in the order in which it was made."""
+    """The characters of one seed, in the order in which they were made."""
 
     seed: int
     characters: tuple[Character, ...]
@@ -74,15 +73,15 @@ class World:
 
 @cache
 def world(seed: int = 0, num_characters: int = NUM_CHARACTERS) -> World:
-    """Return the world of this seed, with `num_characters` inhabitants, half of each gender.
+    """Return the world of this seed, with `num_characters` characters, half of each gender.
 
-    More characters are more facts: a model needs more text before it knows them all.
+    More characters are more facts, and a model needs more text to learn them all.
     """
     words = lexicon()["world"]
     max_characters = 2 * min(len(words["names_m"]), len(words["names_f"]))
     if not MIN_CHARACTERS <= num_characters <= max_characters:
         raise ValueError(
-            f"num_characters = {num_characters}, but the storybook has names for "
+            f"num_characters = {num_characters}, but there are names for "
             f"{MIN_CHARACTERS} to {max_characters} characters. "
             f"Try num_characters = {NUM_CHARACTERS}."
         )
@@ -124,7 +123,7 @@ def _bare(noun: str) -> str:
 
 
 def _deal(values: Iterable[Item], count: int, rng: random.Random) -> list[Item]:
-    """Return `count` values in random order, each as often as any other, give or take one."""
+    """Return `count` values in random order, each as often as any other, or once more."""
     deck = list(values)
     rng.shuffle(deck)
     dealt = [deck[i % len(deck)] for i in range(count)]
@@ -141,7 +140,7 @@ def _named_species(
 
 
 def _pair_up(names: list[str], rng: random.Random) -> dict[str, str]:
-    """Return the best friend of each: pairs, and a circle of three when one would be left over."""
+    """Return the best friend of each: pairs, and for an odd number one circle of three."""
     order = list(names)
     rng.shuffle(order)
     friends: dict[str, str] = {}

@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from teenytinyllama import synthetic
 from teenytinyllama.modeling.loading import load_base
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
 from teenytinyllama.stages.align.dpo_task import (
@@ -21,6 +20,7 @@ from teenytinyllama.stages.align.dpo_task import (
     render_last,
 )
 from teenytinyllama.stages.align.sft_task import AnswerLoss
+from teenytinyllama.synthetic import dataset as synthetic
 
 pytestmark = pytest.mark.slow
 LENGTH = 128

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from teenytinyllama import synthetic
 from teenytinyllama.artifacts.conversations import SPECIAL_IDS
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.modeling.loading import load_base
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
 from teenytinyllama.stages.align.sft_task import AnswerLoss
+from teenytinyllama.synthetic import dataset as synthetic
 
 EOS = SPECIAL_IDS["</s>"]
 

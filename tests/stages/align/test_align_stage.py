@@ -165,9 +165,9 @@ def test_an_answer_is_right_where_a_known_word_stands_in_it() -> None:
 def test_heldout_loss_does_not_depend_on_the_row_length(
     small_base_dir: Path, small_tokenizer_dir: Path
 ) -> None:
-    from teenytinyllama import synthetic
     from teenytinyllama.modeling.loading import load_base
     from teenytinyllama.stages.align.conversation_packing import Rendered
+    from teenytinyllama.synthetic import dataset as synthetic
 
     model, encoder = load_base(small_base_dir, small_tokenizer_dir)
     made = synthetic.conversations(num_conversations=12, split="train", seed=7)

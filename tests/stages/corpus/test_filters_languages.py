@@ -6,7 +6,6 @@ from functools import cache
 import numpy as np
 import pytest
 
-from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.filters import Chain
@@ -14,6 +13,7 @@ from teenytinyllama.stages.corpus.filters.c4_filter import apply_c4
 from teenytinyllama.stages.corpus.filters.heuristic_rules import ending_lines
 from teenytinyllama.stages.corpus.filters.thresholds import load_language
 from teenytinyllama.stages.corpus.filters.word_table import FAST_WORD, hash_word, read_words
+from teenytinyllama.synthetic import dataset as synthetic
 
 
 @cache

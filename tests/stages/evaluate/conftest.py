@@ -20,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from teenytinyllama import synthetic
+from teenytinyllama.synthetic import dataset as synthetic
 
 VOCAB_SIZE = 400
 CONTEXT = 96

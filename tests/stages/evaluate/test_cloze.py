@@ -2,11 +2,11 @@
 
 import pytest
 
-from teenytinyllama import synthetic
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate.cloze import NUM_CHOICES, cloze_rows
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
+from teenytinyllama.synthetic import dataset as synthetic
 
 
 def documents(language: str, number: int = 60) -> list[Document]:

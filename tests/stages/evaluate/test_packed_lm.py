@@ -9,10 +9,10 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.evaluate.packed_lm import PackedLM
 from teenytinyllama.stages.evaluate.prefix_sharing import LoglikelihoodRequest
+from teenytinyllama.synthetic import dataset as synthetic
 
 CONTEXT = 96  # of the models in conftest.py
 

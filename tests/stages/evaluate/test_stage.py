@@ -12,7 +12,6 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from teenytinyllama import synthetic
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
@@ -26,6 +25,7 @@ from teenytinyllama.stages.evaluate import stage
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.pack import stage as pack
 from teenytinyllama.stages.tokenizer import stage as tokenizer
+from teenytinyllama.synthetic import dataset as synthetic
 
 CONTEXT = StageContext("test", "pt", EnergySettings(), EnergyMeter(EnergySettings()))
 

@@ -20,7 +20,6 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import LabelledSet
 from teenytinyllama.settings.post_training import FinetuneSettings
@@ -32,6 +31,7 @@ from teenytinyllama.stages.finetune.classifier_models import other_learner
 from teenytinyllama.stages.finetune.labelled_dataset import Example
 from teenytinyllama.stages.finetune.length_grouping import pad
 from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.synthetic import dataset as synthetic
 
 NUM_POSITIONS = 24
 SIZES: dict[str, Any] = {

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from teenytinyllama import synthetic
 from teenytinyllama.artifacts.conversations import (
     Conversation,
     ConversationError,
@@ -22,6 +21,7 @@ from teenytinyllama.artifacts.manifest import fingerprint_files, fingerprint_of,
 from teenytinyllama.artifacts.records import hub_records, read_records
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import Source, with_presets
+from teenytinyllama.synthetic import dataset as synthetic
 
 # Training conversations in the align stage's folder, best first.
 ALIGN_FILES = ("conversations.jsonl.zst", "conversations.jsonl", "train.jsonl.zst", "train.jsonl")

@@ -19,7 +19,6 @@ from typing import Any
 
 import zstandard
 
-from teenytinyllama import synthetic
 from teenytinyllama.artifacts.conversations import (
     SPECIAL_TOKENS,
     Conversation,
@@ -36,6 +35,7 @@ from teenytinyllama.languages.personal_data import PersonalData
 from teenytinyllama.settings.datasets import Source, with_presets
 from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.conversation_packing import Rendered
+from teenytinyllama.synthetic import dataset as synthetic
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from teenytinyllama import synthetic
 from teenytinyllama.artifacts.records import (
     COMPRESSED_SUFFIXES,
     RECORD_SUFFIXES,
@@ -26,6 +25,7 @@ from teenytinyllama.artifacts.records import (
 )
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.settings.datasets import LabelledSet
+from teenytinyllama.synthetic import dataset as synthetic
 
 logger = logging.getLogger(__name__)
 

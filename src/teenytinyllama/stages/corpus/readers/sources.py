@@ -166,7 +166,7 @@ def read_file(
 def read_made(source: Source, index: int, language: str) -> Iterator[RawBatch]:
     """The records of a source that is no file: the language's storybook, or a Hub dataset."""
     if source.kind == "storybook":
-        from teenytinyllama import synthetic
+        from teenytinyllama.synthetic import dataset as synthetic
 
         rows: Iterable[dict[str, Any]] = (
             {

@@ -1,29 +1,29 @@
-"""The smaller storybooks: every pattern filled, facts consistent, in their own language."""
+"""The smaller worlds: patterns can be filled and facts are consistent."""
 
 import re
 from itertools import pairwise
 
 import pytest
 
-from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
-from teenytinyllama.synthetic.small_languages import ATTRIBUTES, tales
+from teenytinyllama.synthetic import dataset as synthetic
+from teenytinyllama.synthetic.small_languages import ATTRIBUTES, small_world
 
 LANGUAGES = ("gl", "bn")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_pattern_can_be_filled_for_every_character(language: str) -> None:
-    book = tales(language)
-    for name in book.names:
+    world = small_world(language)
+    for name in world.names:
         for attribute in ATTRIBUTES:
             for kind in ("facts", "questions", "answers_long"):
-                for pattern in book.words[kind][attribute]:
-                    assert "{" not in pattern.format_map(book.people[name])
-            word = book.expected(name, attribute)
-            for pattern in book.words["answers_long"][attribute]:
-                assert word in pattern.format_map(book.people[name])
-            assert word.casefold() in book.answer(name, attribute).casefold()
+                for pattern in world.words[kind][attribute]:
+                    assert "{" not in pattern.format_map(world.people[name])
+            word = world.expected(name, attribute)
+            for pattern in world.words["answers_long"][attribute]:
+                assert word in pattern.format_map(world.people[name])
+            assert word.casefold() in world.answer(name, attribute).casefold()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -44,9 +44,9 @@ def test_bengali_is_written_in_its_own_script() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_friends_are_mutual(language: str) -> None:
-    book = tales(language)
-    for name, slots in book.people.items():
-        assert book.people[slots["f_name"]]["f_name"] == name
+    world = small_world(language)
+    for name, slots in world.people.items():
+        assert world.people[slots["f_name"]]["f_name"] == name
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
