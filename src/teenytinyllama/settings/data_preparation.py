@@ -171,38 +171,39 @@ class CorpusSettings(Settings):
 
 
 class TokenizerSettings(Settings):
-    """`[tokenizer]`: documents to a vocabulary (paper 3.3)."""
+    """`[tokenizer]`: train the vocabulary (paper 3.3)."""
 
     vocab_size: Annotated[int, Field(ge=264)] = 32_000
-    """Pieces in all: the 256 byte pieces and the special tokens included."""
+    """Number of tokens, with the 256 byte tokens and the special tokens."""
     model: Literal["bpe", "unigram", "byte-level"] = "bpe"
-    """How pieces are found: `bpe` and `unigram` are SentencePiece's (`unigram` trains several times
-    longer); `byte-level` is BPE over bytes by the `tokenizers` library, as GPT-2 and Qwen have."""
+    """`bpe` and `unigram`: SentencePiece (`unigram` trains several times longer); `byte-level`: BPE
+    over bytes by the `tokenizers` library, as in GPT-2 and Qwen."""
     character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
-    """Share of characters that get a piece of their own; the rest are spelt in bytes. Not for
+    """Fraction of characters that get their own token; all others are encoded as bytes. Not for
     `byte-level`."""
     required_letters: str = ""
-    """Letters that get a piece of their own however rare they are; empty: those of
-    `languages/<code>/letters.toml`, where there is one. Not for `byte-level`."""
+    """Letters that get their own token however rare they are; empty: those of
+    `languages/<code>/letters.toml`, if it exists. Not for `byte-level`."""
     max_training_bytes: Positive = 500_000_000
-    """Text that the trainer reads at most, in bytes, sampled evenly over the documents."""
+    """Bytes of text to train on at most, sampled evenly over the documents."""
     measure_text: str = ""
-    """A text file to measure too, as in the paper's Table 1; the figure is `table_1`."""
+    """A text file on which to measure tokens per word too, as in the paper's Table 1; the metric
+    is `table_1`."""
     measure_against: tuple[str, ...] = ()
-    """Other tokenizers for Table 1: folders with `tokenizer.json`, or `.model` files."""
+    """Other tokenizers to compare there: folders with `tokenizer.json`, or `.model` files."""
 
 
 class PackSettings(Settings):
     """`[pack]`: documents to token sequences."""
 
     seed: Count = 0
-    """Seed of the order in which documents are laid end to end."""
+    """Seed of the order of documents."""
     order: Literal["shuffled", "best-fit"] = "shuffled"
-    """`shuffled`: documents in random order, as in the paper; `best-fit`: documents chosen so
-    that rows of `sequence_length` tokens end where a document ends, as far as that is possible."""
+    """`shuffled`: random order, as in the paper; `best-fit`: an order in which most rows
+    of `sequence_length` tokens end where a document ends."""
     sequence_length: Positive = 2048
-    """`best-fit`: tokens of one row; give `pretrain.sequence_length`."""
+    """Tokens of one row for `best-fit`; use the value of `pretrain.sequence_length`."""
     epochs: dict[str, Annotated[float, Field(ge=0, le=4)]] = {}
-    """How often the training documents of a source are packed, by the source's name; 1 where it
-    is not named. 0.5: half of them; 2.5: all twice and half of them a third time. At most 4,
-    beyond which repeated text teaches little (Muennighoff et al., 2023)."""
+    """How often to pack the training documents of a source, by its name; 1 for all others. 0.5:
+    half of them; 2.5: all twice and half of them a third time. At most 4: more repetition
+    teaches little (Muennighoff et al., 2023)."""

@@ -186,10 +186,10 @@ class QuantizeSettings(Settings):
 
 
 class ReportSettings(Settings):
-    """`[report]`: manifests to one page."""
+    """`[report]`: build the report."""
 
     title: str = ""
     """Heading of the page; default: the run's name."""
     license: str = ""
-    """Licence of the model on its card (SPDX); empty: the most restrictive of its sources. One
-    that is freer than a source allows is refused."""
+    """SPDX licence of the model on its card; empty: the most restrictive one of its sources. A
+    licence that a source forbids is an error."""
