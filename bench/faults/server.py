@@ -77,12 +77,12 @@ class Server:
         """Status, text and duration of one good request."""
         started_at = time.perf_counter()
         connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
-        asked = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
-        connection.request("POST", "/v1/completions", json.dumps(asked), HEAD)
+        body = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+        connection.request("POST", "/v1/completions", json.dumps(body), HEAD)
         response = connection.getresponse()
-        body = json.loads(response.read())
+        answer = json.loads(response.read())
         connection.close()
-        text = body["choices"][0]["text"] if response.status == 200 else ""
+        text = answer["choices"][0]["text"] if response.status == 200 else ""
         return response.status, text, time.perf_counter() - started_at
 
     def metric(self, name: str) -> float:
@@ -193,10 +193,10 @@ def hold_slowly(server: Server, num_slow: int) -> tuple[int, list[float]]:
         plug.sendall(b"GET / HT" if number % 2 else whole)
         plugs.append(plug)
     latencies = [server.ask("A raposa")[2] for _ in range(40)]
-    told = sum(plug.recv(4096).startswith(b"HTTP/1.1 408") for plug in plugs)
+    num_408 = sum(plug.recv(4096).startswith(b"HTTP/1.1 408") for plug in plugs)
     for plug in plugs:
         plug.close()
-    return told, latencies
+    return num_408, latencies
 
 
 def disconnect(server: Server, num_disconnects: int) -> float:
@@ -204,9 +204,9 @@ def disconnect(server: Server, num_disconnects: int) -> float:
 
     def one(number: int) -> None:
         connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
-        asked = {"model": server.model, "prompt": f"A raposa {number}", "max_tokens": 100}
+        body = {"model": server.model, "prompt": f"A raposa {number}", "max_tokens": 100}
         connection.request(
-            "POST", "/v1/completions", json.dumps(asked | {"stream": number % 4 > 0}), HEAD
+            "POST", "/v1/completions", json.dumps(body | {"stream": number % 4 > 0}), HEAD
         )
         if number % 4 > 0:
             connection.getresponse().read(1)
@@ -242,9 +242,9 @@ def attack_rounds(
     counts, ratios = Counter[str](), []
     with attackers() as pool:
         for number in range(num_rounds):
-            calm = good_latencies(server, lambda asked: asked < 60)
-            told, latencies = attack(pool, server, num_requests // num_rounds, 10 * number)
-            counts.update(told)
+            calm = good_latencies(server, lambda num_sent: num_sent < 60)
+            round_counts, latencies = attack(pool, server, num_requests // num_rounds, 10 * number)
+            counts.update(round_counts)
             ratios.append(p95(latencies) / p95(calm))
     return counts, ratios
 
@@ -267,7 +267,7 @@ def main() -> None:
             before_mb = server.rss_mb()
             counts, ratios = attack_rounds(server, options.requests, options.rounds)
             calm = [server.ask("A raposa")[2] for _ in range(100)]
-            told, beside_slow = hold_slowly(server, options.slow)
+            num_408, beside_slow = hold_slowly(server, options.slow)
             settled_s = disconnect(server, options.disconnects)
             differ = differing_texts(server)
             alive = server.ask("A raposa")[0] == 200 and server.child.poll() is None
@@ -288,7 +288,7 @@ def main() -> None:
         ),
         ("F17 answers of 500", counts["500"], "answers", 0, counts["500"] == 0),
         ("F17 refusals without a field", counts["unnamed"], "answers", 0, counts["unnamed"] == 0),
-        ("F17 slow clients told 408", told, "clients", options.slow, told == options.slow),
+        ("F17 slow clients told 408", num_408, "clients", options.slow, num_408 == options.slow),
         ("F17 idle again after disconnects", settled_s, "s", 1.0, settled_s <= 1),
         ("F17 greedy texts that differ", differ, "of 64", 0, differ == 0),
         ("F17 memory growth", growth, "fraction", 0.05, growth <= 0.05),

@@ -48,11 +48,11 @@ def test_chat_returns_the_text_of_generate_and_its_token_counts(
 
 
 def test_a_stream_has_the_same_text_and_ends_with_usage(client: OpenAI) -> None:
-    asked = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 20}
-    whole = client.chat.completions.create(**asked)
+    body = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 20}
+    whole = client.chat.completions.create(**body)
     text, reasons, usage = "", [], None
     for event in client.chat.completions.create(
-        **asked, stream=True, stream_options={"include_usage": True}
+        **body, stream=True, stream_options={"include_usage": True}
     ):
         for choice in event.choices:
             text += choice.delta.content or ""
@@ -64,8 +64,8 @@ def test_a_stream_has_the_same_text_and_ends_with_usage(client: OpenAI) -> None:
 
 
 def test_a_stream_is_sent_as_events_that_end_with_done(server: RunningServer) -> None:
-    asked = {"model": "tiny", "messages": HELLO, "stream": True, "max_tokens": 4}
-    status, text, response = server.ask("/v1/chat/completions", asked)
+    body = {"model": "tiny", "messages": HELLO, "stream": True, "max_tokens": 4}
+    status, text, response = server.ask("/v1/chat/completions", body)
     assert status == 200
     assert response.getheader("content-type") == "text/event-stream; charset=utf-8"
     events = text.split("\n\n")
@@ -74,27 +74,27 @@ def test_a_stream_is_sent_as_events_that_end_with_done(server: RunningServer) ->
 
 
 def test_a_completion_continues_text_or_ids(client: OpenAI, chat_model: ChatModel) -> None:
-    asked = {"model": "tiny", "temperature": 0, "max_tokens": 6}
-    by_text = client.completions.create(prompt="A raposa mora", **asked)
+    body = {"model": "tiny", "temperature": 0, "max_tokens": 6}
+    by_text = client.completions.create(prompt="A raposa mora", **body)
     ids = [chat_model.encoder.bos_id, *chat_model.encoder.encode("A raposa mora")]
-    assert client.completions.create(prompt=ids, **asked).choices[0].text == by_text.choices[0].text
-    streamed = client.completions.create(prompt="A raposa mora", stream=True, **asked)
+    assert client.completions.create(prompt=ids, **body).choices[0].text == by_text.choices[0].text
+    streamed = client.completions.create(prompt="A raposa mora", stream=True, **body)
     assert "".join(e.choices[0].text for e in streamed) == by_text.choices[0].text
 
 
 def test_a_stop_string_ends_the_answer_before_it(client: OpenAI) -> None:
-    asked = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 20}
-    whole = client.chat.completions.create(**asked).choices[0].message.content or ""
+    body = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 20}
+    whole = client.chat.completions.create(**body).choices[0].message.content or ""
     stop = whole[4:6]
-    short = client.chat.completions.create(**asked, stop=[stop]).choices[0]
+    short = client.chat.completions.create(**body, stop=[stop]).choices[0]
     assert short.message.content == whole[: whole.index(stop)]
     assert short.finish_reason == "stop"
 
 
 def test_equal_seeds_give_equal_text_and_no_seed_differs(client: OpenAI) -> None:
     def text_of(**more: object) -> str | None:
-        asked = {"model": "tiny", "messages": HELLO, "temperature": 1.5, "max_tokens": 24, **more}
-        return client.chat.completions.create(**asked).choices[0].message.content
+        body = {"model": "tiny", "messages": HELLO, "temperature": 1.5, "max_tokens": 24, **more}
+        return client.chat.completions.create(**body).choices[0].message.content
 
     assert text_of(seed=7) == text_of(seed=7) != text_of(seed=8)
     assert text_of(seed=-7) == text_of(seed=-7)
@@ -105,13 +105,13 @@ def test_replaced_weights_are_reported_and_the_old_ones_answer(
     chat_model: ChatModel, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(chat_model.folder, tmp_path / "final")
-    asked = {"model": "tiny", "prompt": "A raposa", "max_tokens": 4, "temperature": 0}
+    body = {"model": "tiny", "prompt": "A raposa", "max_tokens": 4, "temperature": 0}
     with running([replace(chat_model, folder=folder)]) as server:
-        before = server.ask("/v1/completions", asked)[1]["choices"]
+        before = server.ask("/v1/completions", body)[1]["choices"]
         assert server.ask("/health")[1]["models"] == {"tiny": "as loaded"}
         (folder / "model.safetensors").write_bytes(b"another model")
         assert server.ask("/health")[1]["models"] == {"tiny": "changed on disk"}
-        assert server.ask("/v1/completions", asked)[1]["choices"] == before
+        assert server.ask("/v1/completions", body)[1]["choices"] == before
 
 
 def test_health_reports_models_search_and_key(server: RunningServer) -> None:

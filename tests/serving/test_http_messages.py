@@ -37,8 +37,8 @@ def test_bodies_that_are_not_json_objects_are_errors(
 
 
 def test_nul_and_emoji_are_sent_as_utf8(server: RunningServer) -> None:
-    asked = {**RIGHT_COMPLETION, "prompt": "a\x00b 🦊 \u202e", "max_tokens": 40, "temperature": 2}
-    status, text, _ = server.ask("/v1/completions", {**asked, "stream": True, "seed": 3})
+    body = {**RIGHT_COMPLETION, "prompt": "a\x00b 🦊 \u202e", "max_tokens": 40, "temperature": 2}
+    status, text, _ = server.ask("/v1/completions", {**body, "stream": True, "seed": 3})
     assert status == 200 and "\ud83e" not in text
     assert text.endswith("data: [DONE]\n\n")
 

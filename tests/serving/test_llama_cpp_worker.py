@@ -19,7 +19,7 @@ from teenytinyllama.serving.server import load_all
 from teenytinyllama.stages.quantize.gguf_writer import write_gguf
 from teenytinyllama.stages.quantize.tensor_reader import TensorReader
 
-ASKED = {"messages": [{"role": "user", "content": "Olá, raposa!"}], "temperature": 0}
+BODY = {"messages": [{"role": "user", "content": "Olá, raposa!"}], "temperature": 0}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_gguf_file_gives_the_text_of_its_run(both: RunningServer) -> None:
     names = [model.id for model in client.models.list().data]
     assert names[1] == "model-f16.gguf"
     ours, theirs = (
-        client.chat.completions.create(model=name, max_tokens=8, **ASKED) for name in names
+        client.chat.completions.create(model=name, max_tokens=8, **BODY) for name in names
     )
     assert ours.choices[0].message.content and ours.usage and theirs.usage
     assert theirs.choices[0].message.content == ours.choices[0].message.content
@@ -59,12 +59,12 @@ def test_a_gguf_file_gives_the_text_of_its_run(both: RunningServer) -> None:
 
 def test_a_gguf_file_streams_stops_and_rejects_like_a_run(both: RunningServer) -> None:
     client, name = client_of(both), "model-f16.gguf"
-    whole = client.chat.completions.create(model=name, max_tokens=20, **ASKED).choices[0]
+    whole = client.chat.completions.create(model=name, max_tokens=20, **BODY).choices[0]
     text = whole.message.content or ""
-    events = client.chat.completions.create(model=name, max_tokens=20, stream=True, **ASKED)
+    events = client.chat.completions.create(model=name, max_tokens=20, stream=True, **BODY)
     assert "".join(e.choices[0].delta.content or "" for e in events if e.choices) == text
     stop = text[5:7]
-    short = client.chat.completions.create(model=name, max_tokens=20, stop=stop, **ASKED)
+    short = client.chat.completions.create(model=name, max_tokens=20, stop=stop, **BODY)
     assert short.choices[0].message.content == text[: text.index(stop)]
     assert short.choices[0].finish_reason == "stop"
     for change, field in (
@@ -81,14 +81,14 @@ def test_a_client_that_leaves_frees_the_worker(both: RunningServer) -> None:
     assert isinstance(chat_model, GgufChatModel)
     before = both.app.metrics.total("cancelled_total")
     connection = HTTPConnection("127.0.0.1", both.port)
-    asked = '{"model": "model-f16.gguf", "prompt": "A", "max_tokens": 120, "stream": true}'
+    body = '{"model": "model-f16.gguf", "prompt": "A", "max_tokens": 120, "stream": true}'
     head = {"content-type": "application/json"}
-    connection.request("POST", "/v1/completions", asked, head)
+    connection.request("POST", "/v1/completions", body, head)
     connection.getresponse().read(50)
     if connection.sock:
         connection.sock.close()
     connection.close()
     wait_until(lambda: both.app.scheduler.num_active == 0)
     assert both.app.metrics.total("cancelled_total") <= before + 1
-    assert client_of(both).chat.completions.create(model=chat_model.name, max_tokens=2, **ASKED)
+    assert client_of(both).chat.completions.create(model=chat_model.name, max_tokens=2, **BODY)
     assert both.ask("/health")[1]["models"][chat_model.name] == "as loaded"

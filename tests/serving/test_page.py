@@ -52,7 +52,7 @@ def test_both_languages_have_every_text() -> None:
     page = (PAGE_DIR / "index.html").read_text(encoding="utf-8")
     assert set(re.findall(r'data-(?:word|label|placeholder)="(\w+)"', page)) <= in_pt
     for path in SCRIPTS:
-        used = re.findall(r'\bsay\("(\w+)"', path.read_text(encoding="utf-8"))
+        used = re.findall(r'\btranslate\("(\w+)"', path.read_text(encoding="utf-8"))
         assert set(used) <= in_pt, path.name
 
 

@@ -65,12 +65,12 @@ def open_page(browser: Any, server: RunningServer, **options: Any) -> tuple[Any,
     page = context.new_page()
     page.set_default_timeout(60_000)
     problems: list[str] = []
-    page.on("console", lambda said: problems.append(f"{said.type}: {said.text}"))
+    page.on("console", lambda line: problems.append(f"{line.type}: {line.text}"))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
         "request",
-        lambda asked: (
-            None if asked.url.startswith(server.url) else problems.append(f"asks {asked.url}")
+        lambda sent: (
+            None if sent.url.startswith(server.url) else problems.append(f"requests {sent.url}")
         ),
     )
     page.goto(f"{server.url}/")
@@ -103,7 +103,7 @@ def test_everything_on_the_page_works(
     page.fill("#question", HOSTILE)
     page.keyboard.press("Enter")
     page.wait_for_selector(".retry")
-    assert page.inner_text(".asked p") == HOSTILE
+    assert page.inner_text(".question p") == HOSTILE
     page.wait_for_selector("p.match")
     check_accessible(page)
     if not page.locator(".nearest").evaluate("one => one.open"):
@@ -135,7 +135,7 @@ def test_the_keyboard_alone_is_enough(browser: Any, server: RunningServer) -> No
     page.keyboard.type("raposa")
     page.keyboard.press("Enter")
     page.wait_for_selector(".retry")
-    assert page.inner_text(".asked p") == "Olá\nraposa"
+    assert page.inner_text(".question p") == "Olá\nraposa"
     page.focus("#tab-chat")
     page.keyboard.press("ArrowRight")
     assert page.get_attribute("#tab-data", "aria-selected") == "true"
@@ -164,8 +164,8 @@ def test_an_answer_can_be_stopped_and_copied(
     page.wait_for_selector(".retry")
     assert "parado" in page.inner_text(".answer footer")
     page.wait_for_function("document.querySelector('.text').textContent.length > 3")
-    said = page.evaluate("document.querySelector('.text').textContent")
+    text = page.evaluate("document.querySelector('.text').textContent")
     page.click("text=Copiar")
     page.wait_for_selector("text=Copiado")
-    assert page.evaluate("navigator.clipboard.readText()") == said
+    assert page.evaluate("navigator.clipboard.readText()") == text
     assert problems == []

@@ -55,9 +55,9 @@ def test_a_client_that_leaves_costs_at_most_one_more_token(chat_model: ChatModel
         decoder.decode_step = slow_step  # type: ignore[method-assign]
         try:
             connection = HTTPConnection("127.0.0.1", server.port)
-            asked = '{"model": "tiny", "prompt": "A", "max_tokens": 100, "stream": true}'
+            body = '{"model": "tiny", "prompt": "A", "max_tokens": 100, "stream": true}'
             head = {"content-type": "application/json"}
-            connection.request("POST", "/v1/completions", asked, head)
+            connection.request("POST", "/v1/completions", body, head)
             connection.getresponse().read(50)
             wait_until(lambda: len(steps) >= 3)
             before = len(steps)
@@ -74,7 +74,7 @@ def test_an_answer_that_does_not_stream_wakes_the_loop_once(chat_model: ChatMode
     """Many waiting clients then do not slow the thread that generates for them."""
     with running([chat_model]) as server:
         delivered: list[GenerationRequest] = []
-        asked = {"model": "tiny", "prompt": "A", "max_tokens": 30, "temperature": 0}
+        body = {"model": "tiny", "prompt": "A", "max_tokens": 30, "temperature": 0}
         deliver = server.app.scheduler._deliver
 
         def counted(deltas: list[tuple[GenerationRequest, TextDelta]]) -> None:
@@ -83,9 +83,9 @@ def test_an_answer_that_does_not_stream_wakes_the_loop_once(chat_model: ChatMode
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(server.app.scheduler, "_deliver", counted)
-            whole = server.ask("/v1/completions", asked)[1]
+            whole = server.ask("/v1/completions", body)[1]
             assert len(delivered) == 1
-            streamed = server.ask("/v1/completions", {**asked, "stream": True})[1]
+            streamed = server.ask("/v1/completions", {**body, "stream": True})[1]
         assert len(delivered) > 5
     assert whole["usage"]["completion_tokens"] > 5
     events = [json.loads(row[6:]) for row in streamed.split("\n\n")[:-2]]
@@ -112,9 +112,9 @@ def test_prefill_is_split_while_answers_are_decoded(chat_model: ChatModel) -> No
 
 def test_a_full_queue_gets_503_with_retry_after(chat_model: ChatModel) -> None:
     with running([chat_model], Limits(max_rows=1, max_waiting=1)) as server:
-        asked = {"model": "tiny", "prompt": "A", "max_tokens": 100, "seed": 1}
+        body = {"model": "tiny", "prompt": "A", "max_tokens": 100, "seed": 1}
         with ThreadPoolExecutor(12) as pool:
-            answers = list(pool.map(lambda _: server.ask("/v1/completions", asked), range(12)))
+            answers = list(pool.map(lambda _: server.ask("/v1/completions", body), range(12)))
         statuses = [status for status, _, _ in answers]
         assert set(statuses) == {200, 503}
         refused = next(answer for answer in answers if answer[0] == 503)
@@ -125,8 +125,8 @@ def test_a_full_queue_gets_503_with_retry_after(chat_model: ChatModel) -> None:
 def test_stopping_waits_for_running_answers(chat_model: ChatModel) -> None:
     with ThreadPoolExecutor(1) as pool:
         with running([chat_model]) as server:
-            asked = {"model": "tiny", "prompt": "A", "max_tokens": 120, "seed": 1}
-            answer = pool.submit(server.ask, "/v1/completions", asked)
+            body = {"model": "tiny", "prompt": "A", "max_tokens": 120, "seed": 1}
+            answer = pool.submit(server.ask, "/v1/completions", body)
             wait_until(lambda: server.app.scheduler.num_active == 1)
         assert answer.result()[0] == 200
 
@@ -135,13 +135,13 @@ def test_a_model_with_nan_is_an_error_and_the_server_lives(
     chat_model: ChatModel, server: RunningServer
 ) -> None:
     broken, whole = chat_model.decoder.norm.clone(), chat_model.decoder.norm
-    asked = {"model": "tiny", "prompt": "A", "max_tokens": 3}
+    body = {"model": "tiny", "prompt": "A", "max_tokens": 3}
     chat_model.decoder.norm = broken * float("nan")
     try:
-        status, answer, _ = server.ask("/v1/completions", asked)
-        streamed = server.ask("/v1/completions", {**asked, "stream": True})
+        status, answer, _ = server.ask("/v1/completions", body)
+        streamed = server.ask("/v1/completions", {**body, "stream": True})
     finally:
         chat_model.decoder.norm = whole
     assert (status, answer["error"]["code"]) == (500, "model-not-finite")
     assert '"code":"model-not-finite"' in streamed[1]
-    assert server.ask("/v1/completions", asked)[0] == 200
+    assert server.ask("/v1/completions", body)[0] == 200

@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
+from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import Source
 
 BOS, EOS, UNK, PAD = "<s>", "</s>", "<unk>", "<pad>"
@@ -113,6 +114,15 @@ def problem_with(messages: Sequence[Message]) -> str | None:
             return f"message {index}: {role} after {previous or 'nothing'}"
         previous = role
     return None
+
+
+def check_prompt(messages: Sequence[Message]) -> None:
+    """Raise UserError for a conversation that does not end with a question to answer."""
+    problem = problem_with(messages)
+    if problem is None and messages[-1]["role"] != "user":
+        problem = "the last message is not the user's"
+    if problem:
+        raise UserError("conversation", "messages", problem, "correct the messages")
 
 
 def is_preference(fields: Mapping[str, Any]) -> bool:

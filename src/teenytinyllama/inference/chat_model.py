@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from transformers import LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from teenytinyllama.artifacts.conversations import Message, problem_with
+from teenytinyllama.artifacts.conversations import Message, check_prompt
 from teenytinyllama.artifacts.manifest import check_run_version, read_manifest
 from teenytinyllama.artifacts.model_folder import check_model_folder
 from teenytinyllama.artifacts.subword_tokenizer import MODEL_NAME
@@ -59,11 +59,7 @@ class ChatModel:
         A base model gets BOS and the last message's text: it knows no turns. Raises UserError
         for a conversation that cannot be rendered.
         """
-        problem = problem_with(messages)
-        if problem is None and messages[-1]["role"] != "user":
-            problem = "the last message is not the user's"
-        if problem:
-            raise UserError("conversation", "messages", problem, "correct the messages")
+        check_prompt(messages)
         if self.answers:
             return self.encoder.render(messages, add_generation_prompt=True)
         return [self.encoder.bos_id, *self.encoder.encode(messages[-1]["content"])]

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from teenytinyllama.artifacts.conversations import Message, problem_with
+from teenytinyllama.artifacts.conversations import Message, check_prompt
 from teenytinyllama.errors import UserError, missing_extra
 
 if TYPE_CHECKING:  # torch must not be loaded where llama.cpp's memory is measured
@@ -253,11 +253,7 @@ class GgufChatModel:
         A file without a template continues the last message's text. Raises UserError for a
         conversation that cannot be rendered.
         """
-        problem = problem_with(messages)
-        if problem is None and messages[-1]["role"] != "user":
-            problem = "the last message is not the user's"
-        if problem:
-            raise UserError("conversation", "messages", problem, "correct the messages")
+        check_prompt(messages)
         if self.answers:
             return self._runtime.render(messages)
         return self._runtime.tokenize(messages[-1]["content"], bos=True)

@@ -2,7 +2,7 @@
 // its own answers.
 
 import { showAttribution } from "./attribution.js";
-import { make, number, say } from "./words.js";
+import { make, number, translate } from "./words.js";
 
 const NUM_SUGGESTIONS = 3;
 
@@ -50,7 +50,7 @@ export class Chat {
     const options = this.models.map((model) => new Option(model.id, model.id));
     this.$("model").replaceChildren(...options);
     const others = this.models.map((model) => new Option(model.id, model.id));
-    this.$("second").replaceChildren(new Option(say("nobody"), ""), ...others);
+    this.$("second").replaceChildren(new Option(translate("nobody"), ""), ...others);
     this.$("second-box").hidden = this.models.length < 2;
     this.showWords();
     this.$("question").focus();
@@ -76,9 +76,9 @@ export class Chat {
     const model = this.models.find((one) => one.id === $("model").value);
     if (!model) return;
     const base = model.answers ? "" : "Base";
-    $("welcome-title").textContent = say(`welcome${base}`, { model: model.id });
-    $("welcome-text").textContent = say(`welcomeText${base}`);
-    if ($("second").options.length) $("second").options[0].textContent = say("nobody");
+    $("welcome-title").textContent = translate(`welcome${base}`, { model: model.id });
+    $("welcome-text").textContent = translate(`welcomeText${base}`);
+    if ($("second").options.length) $("second").options[0].textContent = translate("nobody");
   }
 
   begin() {
@@ -101,7 +101,7 @@ export class Chat {
   }
 
   note(name, text = "") {
-    this.$("note").textContent = text || (name ? say(name) : "");
+    this.$("note").textContent = text || (name ? translate(name) : "");
   }
 
   fitQuestion() {
@@ -117,9 +117,9 @@ export class Chat {
     this.note("");
     document.querySelectorAll(".nearest").forEach((near) => { near.open = false; });
     const row = make("section", "turn");
-    const asked = make("div", "asked");
-    asked.append(make("span", "hidden", `${say("you")}: `), make("p", "", question));
-    row.append(asked);
+    const bubble = make("div", "question");
+    bubble.append(make("span", "hidden", `${translate("you")}: `), make("p", "", question));
+    row.append(bubble);
     this.$("turns").append(row);
     const turn = { question, answers: new Map(), row };
     this.turns.push(turn);
@@ -142,8 +142,8 @@ export class Chat {
     this.stopper = null;
     this.busy(false);
     this.offerRetry(turn, cards);
-    await Promise.all(cards.filter((card) => card.said.trim()).map((card) =>
-      showAttribution(card.attribution, card.text, card.said, this.ask)));
+    await Promise.all(cards.filter((card) => card.answerText.trim()).map((card) =>
+      showAttribution(card.attribution, card.text, card.answerText, this.ask)));
   }
 
   card(place, name) {
@@ -152,7 +152,7 @@ export class Chat {
     article.append(make("h2", "name", name));
     const text = make("div", "text");
     const foot = make("footer");
-    const status = make("span", "soft", say("thinking"));
+    const status = make("span", "soft", translate("thinking"));
     foot.append(status);
     article.append(text, foot);
     article.setAttribute("aria-busy", "true");
@@ -160,7 +160,7 @@ export class Chat {
     attribution.hidden = true;
     box.append(article, attribution);
     place.append(box);
-    return { name, article, text, foot, status, attribution, said: "" };
+    return { name, article, text, foot, status, attribution, answerText: "" };
   }
 
   messagesFor(name, turn) {
@@ -168,9 +168,9 @@ export class Chat {
     const messages = system ? [{ role: "system", content: system }] : [];
     for (const one of this.turns) {
       if (one === turn) break;
-      const said = one.answers.get(name);
-      if (!said?.trim()) continue;
-      messages.push({ role: "user", content: one.question }, { role: "assistant", content: said });
+      const previous = one.answers.get(name);
+      if (!previous?.trim()) continue;
+      messages.push({ role: "user", content: one.question }, { role: "assistant", content: previous });
     }
     return [...messages, { role: "user", content: turn.question }];
   }
@@ -194,7 +194,7 @@ export class Chat {
       } else if (error.code === "context-exceeded" && body.max_tokens) {
         delete body.max_tokens; // as many as fit
       } else {
-        throw new Error(error.code === "api-key" ? say("errorKey") : error.message);
+        throw new Error(error.code === "api-key" ? translate("errorKey") : error.message);
       }
     }
   }
@@ -209,24 +209,24 @@ export class Chat {
         if (event.error) throw new Error(event.error.message);
         usage = event.usage ?? usage;
         const content = event.choices?.[0]?.delta?.content;
-        const text = card.said ? content : content?.trimStart();
+        const text = card.answerText ? content : content?.trimStart();
         if (text) {
-          card.said += text;
+          card.answerText += text;
           card.text.append(text);
           this.follow();
         }
       }
     } catch (error) {
-      problem = error.name === "AbortError" ? say("stopped")
-        : error instanceof TypeError ? say("errorNet") : error.message;
+      problem = error.name === "AbortError" ? translate("stopped")
+        : error instanceof TypeError ? translate("errorNet") : error.message;
     }
-    turn.answers.set(card.name, card.said);
+    turn.answers.set(card.name, card.answerText);
     const seconds = (performance.now() - startedAt) / 1000;
     const tokens = usage?.completion_tokens;
     const rate = tokens ? number(tokens / seconds) : 0;
-    card.status.textContent = problem || (tokens ? say("stats", { tokens, rate }) : "");
+    card.status.textContent = problem || (tokens ? translate("stats", { tokens, rate }) : "");
     card.article.setAttribute("aria-busy", "false");
-    if (card.said) card.foot.append(this.copyButton(card));
+    if (card.answerText) card.foot.append(this.copyButton(card));
   }
 
   follow() {
@@ -235,13 +235,13 @@ export class Chat {
   }
 
   copyButton(card) {
-    const button = make("button", "quiet small", say("copy"));
+    const button = make("button", "quiet small", translate("copy"));
     button.type = "button";
     button.addEventListener("click", async () => {
       try {
-        await navigator.clipboard.writeText(card.said);
-        button.textContent = say("copied");
-        setTimeout(() => { button.textContent = say("copy"); }, 1500);
+        await navigator.clipboard.writeText(card.answerText);
+        button.textContent = translate("copied");
+        setTimeout(() => { button.textContent = translate("copy"); }, 1500);
       } catch {
         getSelection().selectAllChildren(card.text); // the keyboard can copy it
       }
@@ -250,7 +250,7 @@ export class Chat {
   }
 
   offerRetry(turn, cards) {
-    const button = make("button", "quiet small retry", say("retry"));
+    const button = make("button", "quiet small retry", translate("retry"));
     button.type = "button";
     button.addEventListener("click", () => {
       if (!this.stopper) this.answer(turn);

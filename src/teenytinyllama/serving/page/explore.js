@@ -1,14 +1,14 @@
 // The second tab: browse the chat data, all of it or what a search finds.
 
 import { exampleCard } from "./attribution.js";
-import { number, say } from "./words.js";
+import { number, translate } from "./words.js";
 
 const PAGE_SIZE = 12;
 const PAUSE_MS = 180;
 
 export class Explorer {
   constructor({ $, ask }) {
-    Object.assign(this, { $, ask, offset: 0, total: null, asked: 0, last: null, timer: 0 });
+    Object.assign(this, { $, ask, offset: 0, total: null, searches: 0, last: null, timer: 0 });
     $("query").addEventListener("input", () => {
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.find(0), PAUSE_MS);
@@ -22,10 +22,10 @@ export class Explorer {
   }
 
   async find(offset) {
-    const turn = ++this.asked;
+    const search = ++this.searches;
     const query = this.$("query").value;
     const found = await this.ask("/api/examples", { query, offset, limit: PAGE_SIZE });
-    if (turn !== this.asked) return; // a later search is running
+    if (search !== this.searches) return; // a later search is running
     this.offset = offset;
     this.last = found;
     this.total = found ? found.total : null;
@@ -43,10 +43,10 @@ export class Explorer {
   showWords() {
     const { $, last } = this;
     const about = this.total === null
-      ? (this.asked ? say("dataNone") : "") : say("dataAbout", { total: number(this.total) });
+      ? (this.searches ? translate("dataNone") : "") : translate("dataAbout", { total: number(this.total) });
     $("data-about").textContent = about;
     const count = $("examples").children.length;
-    $("found").textContent = !last ? "" : !count ? say("nothing")
-      : say("found", { count: number(count), ms: number(last.duration_ms, 1) });
+    $("found").textContent = !last ? "" : !count ? translate("nothing")
+      : translate("found", { count: number(count), ms: number(last.duration_ms, 1) });
   }
 }

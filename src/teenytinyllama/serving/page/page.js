@@ -2,7 +2,7 @@
 
 import { Chat } from "./chat.js";
 import { Explorer } from "./explore.js";
-import { currentLanguage, make, say, setLanguage } from "./words.js";
+import { currentLanguage, make, translate, setLanguage } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const THEMES = ["auto", "light", "dark"];
@@ -102,23 +102,23 @@ function showTheme(theme) {
   const button = $("theme");
   button.dataset.theme = theme;
   button.textContent = { auto: "◐", light: "☀", dark: "☾" }[theme];
-  button.title = say({ auto: "themeAuto", light: "themeLight", dark: "themeDark" }[theme]);
+  button.title = translate({ auto: "themeAuto", light: "themeLight", dark: "themeDark" }[theme]);
   button.setAttribute("aria-label", button.title);
 }
 
 function showWords() {
   for (const element of document.querySelectorAll("[data-word]")) {
-    element.textContent = say(element.dataset.word);
+    element.textContent = translate(element.dataset.word);
   }
   for (const element of document.querySelectorAll("[data-label]")) {
-    element.setAttribute("aria-label", say(element.dataset.label));
-    if (element.tagName === "BUTTON") element.title = say(element.dataset.label);
+    element.setAttribute("aria-label", translate(element.dataset.label));
+    if (element.tagName === "BUTTON") element.title = translate(element.dataset.label);
   }
   for (const element of document.querySelectorAll("[data-placeholder]")) {
-    element.placeholder = say(element.dataset.placeholder);
+    element.placeholder = translate(element.dataset.placeholder);
   }
-  $("language").textContent = say("language");
-  $("language").setAttribute("aria-label", say("languageLabel"));
+  $("language").textContent = translate("language");
+  $("language").setAttribute("aria-label", translate("languageLabel"));
   $("language").lang = currentLanguage() === "pt" ? "en" : "pt";
   showTheme($("theme").dataset.theme ?? "auto");
 }
@@ -135,8 +135,8 @@ function showView(name) {
 }
 
 async function main() {
-  const asked = (navigator.language || "pt").slice(0, 2) === "pt" ? "pt" : "en";
-  setLanguage(kept("language", asked));
+  const preferred = (navigator.language || "pt").slice(0, 2) === "pt" ? "pt" : "en";
+  setLanguage(kept("language", preferred));
   makeSettings();
   $("theme").dataset.theme = kept("theme", "auto");
   try { $("key").value = sessionStorage.getItem("ttl-key") ?? ""; } catch { /* not kept */ }

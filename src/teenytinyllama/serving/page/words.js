@@ -82,7 +82,7 @@ export function setLanguage(code) {
   document.documentElement.lang = language;
 }
 
-export function say(name, values = {}) {
+export function translate(name, values = {}) {
   const text = WORDS[language][name] ?? name;
   return text.replace(/\{(\w+)\}/g, (whole, key) => String(values[key] ?? whole));
 }
