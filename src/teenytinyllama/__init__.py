@@ -10,7 +10,7 @@ The stages, in order (`teenytinyllama.stages`):
     finetune   base model -> classifiers
     align      base model -> chat model
     quantize   model -> small files for laptops
-    report     manifests -> one page
+    report     manifests -> one page, model cards
 
 `ttl run recipes/quickstart.toml` runs them all; `teenytinyllama.cli.main` is the command line.
 """

@@ -1,7 +1,7 @@
 """Log lines on standard error: through rich on a terminal, plain lines elsewhere.
 
-Standard output is for what scripts read. Logs are kept and passed on: secrets are taken out of
-every line, and so are signs that would steer the terminal.
+Standard output is for what scripts read. Logs are kept and shared: secrets are removed from every
+line, and control characters are escaped.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from teenytinyllama.redaction import redact
 if TYPE_CHECKING:
     from rich.console import Console
 
-# C0 and C1 signs, and the marks that turn the direction of writing round.
+# C0 and C1 control characters, and the marks that change the direction of writing.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 
 
 def harmless(text: str) -> str:
-    r"""The text with control signs written out, but for line ends and tabs.
+    r"""The text with control characters escaped, except line ends and tabs.
 
     >>> harmless("a\x1b[2Jb\x07")
     'a\\x1b[2Jb\\x07'
     """
-    return _CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode("ascii"), text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 @cache
 def terminal() -> Console:
-    """The terminal behind standard error; log lines and progress bars share it."""
+    """The terminal of standard error, which log lines and progress bars share."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes a line to standard error, wherever that leads at the moment."""
+    """Writes lines to standard error as it is at that moment: tests replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         line = harmless(redact(self.format(record)))
@@ -56,6 +56,6 @@ def configure_logging(level: int = logging.INFO) -> None:
     """Send the package's log records at `level` and above to standard error, once each."""
     logger = logging.getLogger("teenytinyllama")
     logger.setLevel(level)
-    logger.propagate = False  # libraries that set up the root logger must not double our lines
+    logger.propagate = False  # a library that configures the root logger must not repeat our lines
     if not logger.handlers:
         logger.addHandler(_ConsoleHandler())

@@ -1,7 +1,7 @@
-"""Energy of a stage: GPU measured through NVML, CPU and memory modelled, always shown apart.
+"""Energy of a stage: GPU measured through NVML, CPU and memory modelled, always kept apart.
 
-CodeCarbon does the measuring, offline: with a network look-up it would silently assume Canada
-where that fails. In the paper 18 % of the "measured" energy is a modelled constant.
+CodeCarbon measures, offline: online, where its look-up of the country fails, it silently assumes
+Canada. In the paper 18 % of the "measured" energy is a modelled constant.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from teenytinyllama.settings.base import EnergySettings
 
 
 class Energy(NamedTuple):
-    """Energy used since some moment, in kilowatt-hours, and the carbon of it in kilograms."""
+    """Energy used since some moment, in kilowatt-hours, and its carbon emissions in kilograms."""
 
     gpu_measured: float = 0.0
     cpu_modelled: float = 0.0
@@ -22,18 +22,18 @@ class Energy(NamedTuple):
 
     @property
     def total_kwh(self) -> float:
-        """All three parts together."""
+        """The sum of the three parts."""
         return self.gpu_measured + self.cpu_modelled + self.ram_modelled
 
     def since(self, earlier: Energy) -> Energy:
-        """What was used between an earlier reading and this one."""
+        """Energy used between an earlier reading and this one."""
         return Energy(*(now - then for now, then in zip(self, earlier, strict=True)))
 
 
 class EnergyMeter:
     """One tracker for the whole process; it starts at the first reading.
 
-    Starting costs about a second, so a walk that skips every stage never starts it.
+    Starting takes about a second, so a run that skips every stage never starts it.
     """
 
     def __init__(self, settings: EnergySettings) -> None:
@@ -45,7 +45,7 @@ class EnergyMeter:
         if self._tracker is None:
             self._start()
             return Energy()
-        self._tracker._measure_power_and_energy()  # codecarbon has no public reading in memory
+        self._tracker._measure_power_and_energy()  # codecarbon has no public method for it
         data = self._tracker._prepare_emissions_data()
         return Energy(data.gpu_energy, data.cpu_energy, data.ram_energy, data.emissions)
 
@@ -64,7 +64,7 @@ class EnergyMeter:
         self._tracker.start()
 
     def stop(self) -> None:
-        """End the tracker's background thread. Reading again would start a new one."""
+        """Stop the tracker's background thread. Reading again would start a new one."""
         if self._tracker is not None:
             self._tracker.stop()
             self._tracker = None

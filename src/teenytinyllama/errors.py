@@ -1,4 +1,4 @@
-"""What a user can cause, said in one line; anything else is a bug and keeps its traceback.
+"""Errors that a user can cause, each one line; anything else is a bug and keeps its traceback.
 
 The command line turns these into exit codes: `UserError` 2, `Interrupted` 75.
 """
@@ -18,9 +18,8 @@ class TtlError(Exception):
 class UserError(TtlError):
     """The user's input is wrong.
 
-    Three parts and a place: `where` (file:line:field, or the thing at fault), `what` was found
-    against what was expected, and `fix`, the next thing to type. `code` is short, stable and
-    greppable.
+    `where`: file:line:field, or the wrong thing; `what`: what was found and what was expected;
+    `fix`: the next thing to type; `code`: short, stable, easy to grep for.
 
     >>> str(UserError("corpus-empty", "corpus", "0 documents remain", "loosen corpus.filters"))
     'error[corpus-empty] corpus - 0 documents remain - fix: loosen corpus.filters'
@@ -33,22 +32,22 @@ class UserError(TtlError):
         self.code, self.where, self.what, self.fix = code, where, what, fix
 
 
-class Interrupted(TtlError):  # noqa: N818 (it is no fault of anybody)
-    """Stopped by a signal or a full disk; the same command goes on where it stopped."""
+class Interrupted(TtlError):  # noqa: N818 (nothing is wrong)
+    """Stopped by a signal or a full disk; the same command resumes the work."""
 
     exit_code = 75
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"stopped: {reason}. Run the same command again to go on.")
+        super().__init__(f"stopped: {reason}. Run the same command again to resume.")
         self.reason = reason
 
 
 class MissingExtraError(UserError, ImportError):
-    """An optional library is not installed. An ImportError too, for those who look for one."""
+    """An optional library is not installed; also an ImportError, as callers expect."""
 
 
 def missing_extra(library: str, extra: str) -> MissingExtraError:
-    """The error for an optional library that is not installed: names the extra to install."""
+    """The error for an optional library that is not installed; it names the extra to install."""
     return MissingExtraError(
         "extra-missing",
         library,
@@ -58,7 +57,7 @@ def missing_extra(library: str, extra: str) -> MissingExtraError:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean "x"?`, or the known words where none is near.
+    """`did you mean "x"?`, or the known words where none is close.
 
     >>> did_you_mean("learing_rate", ["learning_rate", "seed"])
     'did you mean "learning_rate"?'

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def format_duration(seconds: float) -> str:
-    """Human length of time.
+    """A duration for people.
 
     >>> [format_duration(s) for s in (4.24, 75, 7300)]
     ['4.2 s', '1 min 15 s', '2 h 01 min']
@@ -31,8 +31,8 @@ def format_duration(seconds: float) -> str:
 class Progress:
     """Counts work of one kind: `with Progress("corpus: read", total=166.0, unit="MB") as work`.
 
-    `total` may be None where it is not known. `advance(n, note)` adds `n` units and shows `note`
-    beside them. Off a terminal a line is written at most every ten seconds, and one at the end.
+    `total` is None where it is not known; fewer than 10 MB are shown in kB. Off a terminal a line
+    is logged at most every ten seconds, and one at the end.
     """
 
     def __init__(self, title: str, *, total: float | None = None, unit: str = "") -> None:
@@ -61,7 +61,7 @@ class Progress:
         return self
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        """Add `amount` units of work done; `note` replaces the words shown beside the count."""
+        """Add `amount` units of finished work; `note` replaces the words beside the count."""
         self.done += amount
         self.note = note or self.note
         if self._bar is not None:
@@ -71,9 +71,11 @@ class Progress:
             logger.info(f"{self.title}: {self._status()}{self._time_left()}")
 
     def _status(self) -> str:
-        rate = self.done / max(time.monotonic() - self._started, 1e-9)
-        of = "" if self.total is None else f"/{self.total:,.0f}"
-        words = f"{self.done:,.0f}{of} {self.unit} ({rate:,.1f}/s)"
+        in_kb = self.unit == "MB" and max(self.done, self.total or 0) < 10
+        scale, unit = (1000, "kB") if in_kb else (1, self.unit)
+        rate = scale * self.done / max(time.monotonic() - self._started, 1e-9)
+        of = "" if self.total is None else f"/{scale * self.total:,.0f}"
+        words = f"{scale * self.done:,.0f}{of} {unit} ({rate:,.1f}/s)"
         return f"{words} {self.note}".rstrip()
 
     def _time_left(self) -> str:

@@ -1,0 +1,229 @@
+"""Which stages run, which are skipped and why, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.command_line import SMALL_RECIPE
+
+from teenytinyllama.artifacts import tokens
+from teenytinyllama.artifacts.manifest import read_manifest
+from teenytinyllama.errors import Interrupted, UserError
+from teenytinyllama.pipeline import runner
+from teenytinyllama.pipeline.runner import PipelineRunner, ProcessGroup
+from teenytinyllama.settings.recipe import load_recipe
+from teenytinyllama.stages.corpus import corpus_writer, staging
+from teenytinyllama.stages.interface import StageResult
+from teenytinyllama.stages.tokenizer import hf_export
+
+ALL = "[tokenizer]\nvocab_size = 400\n[pack]\n[pretrain]\n[quantize]\n[report]\n"
+
+
+class FakeStages:
+    """Stages that write one file each; `ran` has the names of those that ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.given: dict[str, dict[str, Any]] = {}
+        self.content = "same"
+
+    def load(self, module: str, *, loads_model: bool) -> SimpleNamespace:
+        name = module.split(".")[-2]
+
+        def run(*, settings: Any, context: Any, out_dir: Path, **folders: Any) -> StageResult:
+            self.ran.append(name)
+            self.given[name] = folders
+            (out_dir / "result.txt").write_text(self.content)
+            return StageResult(counts={"files": 1}, metrics={})
+
+        return SimpleNamespace(run=run)
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
+    fake = FakeStages()
+    monkeypatch.setattr(runner, "load_stage", fake.load)
+    return fake
+
+
+@pytest.fixture
+def recipe_path(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL_RECIPE + ALL)
+    return path
+
+
+def run(
+    recipe: Path, *changes: str, names: Sequence[str] | None = None, redo: bool = False
+) -> Path:
+    run_dir = recipe.parent / "run"
+    loaded = load_recipe(recipe, list(changes))
+    PipelineRunner(loaded, run_dir, recipe).run_stages(names, redo=redo)
+    return run_dir
+
+
+def ran_again(stages: FakeStages, recipe: Path, *changes: str, **options: Any) -> list[str]:
+    stages.ran.clear()
+    run(recipe, *changes, **options)
+    return stages.ran
+
+
+def test_stages_run_in_order_with_their_folders(stages: FakeStages, recipe_path: Path) -> None:
+    run_dir = run(recipe_path)
+    assert stages.ran == ["corpus", "tokenizer", "pack", "pretrain", "quantize", "report"]
+    assert stages.given["corpus"] == {}
+    assert stages.given["pack"] == {
+        "corpus_dir": run_dir / "corpus",
+        "tokenizer_dir": run_dir / "tokenizer",
+    }
+    assert stages.given["quantize"]["align_dir"] is None
+    assert stages.given["report"]["pretrain_dir"] == run_dir / "pretrain"
+
+
+def test_unchanged_stages_are_skipped(stages: FakeStages, recipe_path: Path) -> None:
+    run(recipe_path)
+    assert ran_again(stages, recipe_path) == []
+    assert ran_again(stages, recipe_path, names=["pack"], redo=True) == ["pack"]
+
+
+def test_changed_setting_runs_its_stage_and_those_that_read_new_files(
+    stages: FakeStages, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(recipe_path)
+    # The same files again: only the report, which shows times, is out of date.
+    assert ran_again(stages, recipe_path, "pack.seed=1") == ["pack", "report"]
+    assert (
+        "pack: settings changed (seed 0 -> 1); previous result moved to" in capsys.readouterr().err
+    )
+    stages.content = "other"
+    assert ran_again(stages, recipe_path, "pack.seed=2") == [
+        "pack",
+        "pretrain",
+        "quantize",
+        "report",
+    ]
+    assert "pretrain: inputs changed (pack); previous result" in capsys.readouterr().err
+
+
+def test_price_runs_the_report_only(stages: FakeStages, recipe_path: Path) -> None:
+    run(recipe_path)
+    assert ran_again(stages, recipe_path, "energy.usd_per_kwh=0.5") == ["report"]
+
+
+def test_missing_file_runs_its_stage_again(
+    stages: FakeStages, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run(recipe_path)
+    (run_dir / "pack" / "result.txt").unlink()
+    assert ran_again(stages, recipe_path)[:1] == ["pack"]
+    assert "pack: result.txt is missing or changed; running again" in capsys.readouterr().err
+
+
+def test_manifest_says_what_was_asked_read_and_made(stages: FakeStages, recipe_path: Path) -> None:
+    run_dir = run(recipe_path)
+    manifest = read_manifest(run_dir / "pack")
+    assert manifest is not None
+    assert manifest.stage == "pack"
+    assert manifest.recipe["seed"] == 0
+    assert {name: one.path for name, one in manifest.inputs.items()} == {
+        "corpus": "corpus",
+        "tokenizer": "tokenizer",
+    }
+    assert list(manifest.outputs) == ["result.txt"]
+    assert manifest.counts == {"files": 1}
+    assert set(manifest.energy_kwh) == {"gpu_measured", "cpu_modelled", "ram_modelled"}
+    assert json.loads((run_dir / "run.json").read_bytes())["name"] == "small"
+
+
+def test_stage_before_its_input_is_refused(stages: FakeStages, recipe_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stage-not-run.*reads corpus/manifest.json"):
+        run(recipe_path, names=["pack"])
+    with pytest.raises(UserError, match=r"stage-not-in-recipe.*\[align\]"):
+        run(recipe_path, names=["align"])
+
+
+def test_recipe_of_another_name_is_refused(stages: FakeStages, recipe_path: Path) -> None:
+    run(recipe_path, names=["corpus"])
+    with pytest.raises(UserError, match="run-of-other-recipe"):
+        run(recipe_path, "name=other", names=["corpus"])
+
+
+class Helper(ProcessGroup):
+    """A helper whose leader answers from a list."""
+
+    def __init__(self, answers: Sequence[bool]) -> None:
+        super().__init__()
+        self.count, self.is_leader = 2, False
+        self._answers = iter(answers)
+
+    def follow(self) -> bool:
+        return next(self._answers)
+
+
+def test_helper_joins_only_what_the_leader_runs(stages: FakeStages, recipe_path: Path) -> None:
+    run_dir = run(recipe_path)
+    before = (run_dir / "pretrain" / "manifest.json").read_bytes()
+    stages.ran.clear()
+    helper = PipelineRunner(load_recipe(recipe_path), run_dir, recipe_path)
+    helper.processes = Helper([False, False, False, True, False, False])
+    helper.run_stages()
+    assert stages.ran == ["pretrain"]
+    assert (run_dir / "pretrain" / "manifest.json").read_bytes() == before
+
+
+def test_training_with_one_process_refuses_two(
+    stages: FakeStages, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = 'sources = [{ kind = "storybook", license = "Apache-2.0", num_documents = 9 }]'
+    recipe_path.write_text(f"{SMALL_RECIPE}{ALL}[align]\n{sources}\n")
+    run(recipe_path, names=["corpus", "tokenizer", "pack", "pretrain"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"one-process.*ttl align.*2 processes"):
+        run(recipe_path, names=["align"])
+
+
+def run_for_real(recipe: Path, run_dir: Path) -> None:
+    PipelineRunner(load_recipe(recipe), run_dir, recipe).run_stages(["corpus", "tokenizer", "pack"])
+
+
+def files_of(run_dir: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage in ("corpus", "tokenizer", "pack")
+        for path in sorted((run_dir / stage).rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def test_full_disk_stops_and_the_same_command_resumes(
+    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_for_real(recipe_path, tmp_path / "undisturbed")
+    expected = files_of(tmp_path / "undisturbed")
+    run_dir = tmp_path / "full"
+
+    def no_space(*given: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(run_dir / "some.file"))
+
+    for owner, name in (
+        (staging.Spool, "add"),
+        (corpus_writer.Closing, "run"),
+        (hf_export, "write_atomically"),
+        (tokens.TokenWriter, "write"),
+        (tokens, "write_atomically"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, no_space)
+            with pytest.raises(Interrupted, match=r"no space left for .*some\.file") as caught:
+                run_for_real(recipe_path, run_dir)
+        assert caught.value.exit_code == 75
+        assert files_of(run_dir) != expected
+    run_for_real(recipe_path, run_dir)
+    assert files_of(run_dir) == expected
