@@ -47,7 +47,7 @@ def train(
     )
     poisoned = {} if poison is None else {poison: float("nan")}
     loop = loop_of(folder, task=TinyTask(poison=poisoned), plan=plan)
-    assert loop.strategy.world == int(os.environ.get("WORLD_SIZE", "1"))
+    assert loop.strategy.world_size == int(os.environ.get("WORLD_SIZE", "1"))
     assert type(loop.strategy).__name__ == strategy, type(loop.strategy)
     after_step = loop._after_step
 

@@ -78,7 +78,7 @@ def test_what_never_fits_says_what_to_make_smaller(tmp_path):
 
 @pytest.mark.parametrize("world", [3, 8])
 def test_processes_that_cannot_share_a_step_are_refused_with_the_number_of_rows(world):
-    strategy = SimpleNamespace(world=world, device=torch.device("cpu"))
+    strategy = SimpleNamespace(world_size=world, device=torch.device("cpu"))
     with pytest.raises(UserError) as caught:
         first_micro_batch(TinyTask(), strategy)
     assert caught.value.code == "world-size"

@@ -1,4 +1,4 @@
-"""Two processes on a CPU (gloo) train what one trains, and take over each other's checkpoints."""
+"""Two processes on a CPU (gloo) train what one trains, and resume each other's checkpoints."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def one_thread():
 
 
 def launch(*plans, python=sys.executable, timeout=300, **variables):
-    """Run the plans one after another in two processes; returns what they said."""
+    """Run the plans one after another in two processes; returns their standard error."""
     command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     plans = [{**plan, "folder": str(plan["folder"])} for plan in plans]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
@@ -50,7 +50,7 @@ def same_losses(one, other, rel=1e-5):
         assert a[1:] == pytest.approx(b[1:], rel=rel)
 
 
-def test_one_process_and_two_give_the_same_bits_and_trade_checkpoints(tmp_path):
+def test_one_and_two_processes_give_the_same_bits(tmp_path):
     alone, mixed = tmp_path / "alone", tmp_path / "mixed"
     train(alone, gradient_shards=2)
     train(mixed, gradient_shards=2, stop_after=3)
@@ -61,8 +61,8 @@ def test_one_process_and_two_give_the_same_bits_and_trade_checkpoints(tmp_path):
     assert loss_log(mixed)[-1] == loss_log(alone)[-1]
 
 
-def test_slices_train_what_one_process_trains_and_trade_checkpoints(tmp_path):
-    """FSDP2: rows at once, rows one by one and rows in two processes; muon needs whole matrices."""
+def test_fsdp_trains_what_one_process_trains_and_resumes_it(tmp_path):
+    """With one micro-batch, several, and two processes; Muon needs whole matrices."""
     alone, mixed, whole = tmp_path / "alone", tmp_path / "mixed", tmp_path / "whole"
     train(alone, micro_batch=4)
     train(mixed, stop_after=3)
@@ -83,7 +83,7 @@ def test_slices_train_what_one_process_trains_and_trade_checkpoints(tmp_path):
 
 
 @pytest.mark.slow
-def test_slices_in_every_precision_with_recomputing_compiling_and_poison(tmp_path):
+def test_fsdp_in_every_precision_recomputed_compiled_and_poisoned(tmp_path):
     plans = {
         "adamw": {"optimizer": "adamw"},
         "mixed": {"precision": "bf16-mixed"},
@@ -105,7 +105,7 @@ def test_slices_in_every_precision_with_recomputing_compiling_and_poison(tmp_pat
 
 
 @pytest.mark.slow
-def test_two_of_each_kind_take_over_from_each_other(tmp_path):
+def test_ddp_and_fsdp_resume_each_other_s_checkpoints(tmp_path):
     alone, mixed = tmp_path / "alone", tmp_path / "mixed"
     train(alone, optimizer="adamw")
     launch({"folder": mixed, "optimizer": "adamw", "stop_after": 3})
@@ -117,7 +117,7 @@ def test_two_of_each_kind_take_over_from_each_other(tmp_path):
 
 
 @pytest.mark.slow
-def test_deepspeed_trains_what_one_process_trains_and_trades_checkpoints(tmp_path):
+def test_deepspeed_trains_what_one_process_trains_and_resumes_it(tmp_path):
     """ZeRO 2 on a CPU, where DeepSpeed is installed; its first start compiles for minutes."""
     pytest.importorskip("deepspeed")
     plans = {
@@ -149,7 +149,7 @@ def test_deepspeed_trains_what_one_process_trains_and_trades_checkpoints(tmp_pat
     same_losses(tmp_path / "whole alone", taken_over)
 
 
-def test_the_files_for_accelerate_say_what_the_tests_run():
+def test_accelerate_files_match_the_tested_settings():
     fsdp = safe_load((ACCELERATE / "fsdp2.yaml").read_text(encoding="utf-8"))["fsdp_config"]
     names = {"fsdp_reshard_after_forward": "FSDP_RESHARD_AFTER_FORWARD"}
     said = {names.get(name, name.upper()): str(value) for name, value in fsdp.items()}

@@ -29,10 +29,10 @@ def test_three_bad_steps_in_a_row_roll_back_and_are_skipped(tmp_path, monkeypatc
     monkeypatch.setattr(checkpoints, "list_checkpoints", lambda folder: [(5, folder)])
     watch, state = guard(tmp_path), TrainState(step=10)
     watch.count([BAD, BAD], state)
-    assert not watch.must_go_back(state, tmp_path)
+    assert not watch.must_roll_back(state, tmp_path)
     state.step = 11
     watch.count([BAD], state)
-    assert watch.must_go_back(state, tmp_path)
+    assert watch.must_roll_back(state, tmp_path)
     assert watch.skip_steps == {8, 9, 10}
     assert "the weights are diverging" in capsys.readouterr().err
     state.bad_in_a_row = 0
@@ -44,5 +44,5 @@ def test_three_bad_steps_in_a_row_roll_back_and_are_skipped(tmp_path, monkeypatc
 def test_gives_up_without_a_checkpoint_or_after_three_rollbacks(tmp_path, rollbacks, what):
     state = TrainState(step=3, bad_in_a_row=3, rollbacks=rollbacks)
     with pytest.raises(UserError, match=what) as caught:
-        guard(tmp_path).must_go_back(state, tmp_path)
+        guard(tmp_path).must_roll_back(state, tmp_path)
     assert caught.value.code == "training-diverged"

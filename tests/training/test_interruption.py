@@ -37,7 +37,7 @@ def read_for_ever():
 def test_hanging_work_is_reported_and_ends_with_code_75(tmp_path):
     def work():
         watchdog = quick()
-        with watchdog.running(), watchdog.over("reading the rows of step 7"):
+        with watchdog.running(), watchdog.watch("reading the rows of step 7"):
             read_for_ever()
 
     process = start_process(tmp_path / "said", work)
@@ -54,21 +54,21 @@ def test_many_short_reads_and_unwatched_work_are_no_hang():
     watchdog = quick()
     with watchdog.running():
         for _ in range(30):
-            with watchdog.over("a read"):
+            with watchdog.watch("a read"):
                 time.sleep(0.01)
         time.sleep(0.4)  # not watched
 
 
 def test_more_bytes_get_more_time():
     watchdog = quick()
-    with watchdog.running(), watchdog.over("a save", num_bytes=5_000_000):
+    with watchdog.running(), watchdog.watch("a save", num_bytes=5_000_000):
         time.sleep(0.4)
 
 
 def test_a_stopped_process_was_not_hanging(tmp_path):
     def work():
         watchdog = Watchdog(limit_s=0.5, seconds_between_checks=0.02)
-        with watchdog.running(), watchdog.over("a save"):
+        with watchdog.running(), watchdog.watch("a save"):
             (tmp_path / "in").write_text("")
             time.sleep(0.2)
 
@@ -84,7 +84,7 @@ def test_a_stopped_process_was_not_hanging(tmp_path):
 
 def test_an_error_in_watched_work_is_passed_on():
     watchdog = quick()
-    with pytest.raises(KeyError), watchdog.running(), watchdog.over("a read"):
+    with pytest.raises(KeyError), watchdog.running(), watchdog.watch("a read"):
         raise KeyError("x")
     time.sleep(0.3)
 

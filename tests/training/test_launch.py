@@ -1,5 +1,3 @@
-"""What a launcher may ask for: refusals before any process talks to another."""
-
 from types import SimpleNamespace
 
 import pytest
@@ -26,7 +24,7 @@ from teenytinyllama.training import launch
         ),
     ],
 )
-def test_what_cannot_be_sharded_is_refused(monkeypatch, variables, optimizer, code):
+def test_unsupported_launcher_settings_are_refused(monkeypatch, variables, optimizer, code):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(launch, "Accelerator", lambda **_: TwoOnPaper())
@@ -37,7 +35,7 @@ def test_what_cannot_be_sharded_is_refused(monkeypatch, variables, optimizer, co
 
 
 class TwoOnPaper:
-    """What the strategies ask of an Accelerator before they begin to talk to other processes."""
+    """What a strategy reads from an Accelerator before processes communicate."""
 
     device, process_index, num_processes = torch.device("cpu"), 0, 2
 

@@ -1,7 +1,7 @@
-"""How the processes of a training hold the weights: whole in each, or in slices.
+"""How the processes of a run hold the weights: replicated (DDP) or sharded (FSDP2, DeepSpeed).
 
-The recipe says what is trained; how the work is spread is the launcher's affair (`torchrun`, or
-`accelerate launch` with a file of recipes/accelerate/), and the results are the same.
+Losses, weights and checkpoints are the same in each, up to the order of additions; launch.py
+decides which is used.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    fsdp2_prepare_model,
-)
+from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
@@ -36,7 +34,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Contention(Protocol):
-    """How long this process's threads waited for a core."""
+    """Measures how long this process's threads wait for a core."""
 
     def waited_s(self) -> float:
         """Seconds so far, over all threads."""
@@ -57,13 +55,13 @@ class CpuSupport(Protocol):
         """How long this process waited for its cores."""
 
     def steady_memory(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
-        """Inside, steps of `optimizer` reuse the memory that the step before freed."""
+        """Inside, a step of `optimizer` reuses the memory that the step before it freed."""
 
 
 class DDPStrategy:
-    """Every process holds everything: one process, or PyTorch's DistributedDataParallel.
+    """One process, or PyTorch's DistributedDataParallel: every process holds everything.
 
-    What the loop asks for; the other strategies differ in how they answer.
+    Its methods are all that the loop calls; the other strategies override some.
     """
 
     def __init__(
@@ -79,18 +77,18 @@ class DDPStrategy:
         self.contention = cpu_support.contention if cpu_support else None
         self.rank: int = accelerator.process_index
         self.is_main = self.rank == 0
-        self.world: int = accelerator.num_processes
+        self.world_size: int = accelerator.num_processes
         model = loss.model
         assert isinstance(model, nn.Module)
         self.model = model
         self._accelerator = accelerator
         self._max_norm = settings.optimizer.max_grad_norm
-        self.loss, self.optimizers = self._spread(loss, settings)
+        self.loss, self.optimizers = self._distribute(loss, settings)
 
-    def _spread(
+    def _distribute(
         self, loss: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
-        """What a micro-batch goes through, and the optimizers of its weights."""
+        """The module that computes the loss, and the optimizers of its weights."""
         if self._compiles_modules:
             model: Any = self.model
             model.get_submodule(model.base_model_prefix).compile(dynamic=False)
@@ -109,11 +107,11 @@ class DDPStrategy:
         return self._cpu_support.steady_memory(self.optimizers[-1])
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has arrived here."""
         self._accelerator.wait_for_everyone()
 
     def main_first(self) -> AbstractContextManager[None]:
-        """The other processes enter when the main one has left."""
+        """The other processes enter once the main process has left."""
         first: AbstractContextManager[None] = self._accelerator.main_process_first()
         return first
 
@@ -123,19 +121,19 @@ class DDPStrategy:
         return total
 
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        """Round the two passes of a micro-batch: processes add up with the last of a step."""
+        """For both passes of a micro-batch: gradients are summed over processes at the last one."""
         return nullcontext() if is_last else self._accelerator.no_sync(self.loss)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those of the step."""
         torch.autograd.backward(loss)
 
-    def norm(self) -> Tensor:
-        """The norm of the step's gradients, a scalar."""
-        return _norm_of([p.grad for p in self.model.parameters() if p.grad is not None])
+    def grad_norm(self) -> Tensor:
+        """The norm of the step's gradients, a scalar on the device."""
+        return _total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
 
     def step(self, norm: Tensor, found_inf: Tensor) -> None:
-        """Update the weights unless `found_inf` (1.0 or 0.0) is 1, and drop the gradients.
+        """Update the weights unless `found_inf` is 1.0, and clear the gradients.
 
         Gradients whose `norm` is above the recipe's `max_grad_norm` are scaled down to it.
         """
@@ -143,59 +141,59 @@ class DDPStrategy:
         self.zero_grad()
 
     def _scale(self, norm: Tensor) -> Tensor | None:
-        """What gradients are divided by; None where they stay as they are."""
-        # A GPU divides by 1 sooner than the host could ask.
+        """The divisor of the gradients; None for no clipping."""
+        # A GPU divides by 1 faster than the host could read the norm.
         if not self._max_norm or (norm.device.type == "cpu" and norm <= self._max_norm):
             return None
         return (norm.float() / self._max_norm).clamp_min(1)
 
     def zero_grad(self) -> None:
-        """Drop the gradients."""
+        """Clear the gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     @contextmanager
     def whole_model(self) -> Iterator[nn.Module]:
-        """The job's model with all its weights as they are now. All processes must enter."""
+        """The task's model with all its current weights. All processes must enter."""
         yield self.model
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weights and moments, whole and by name. All processes must ask."""
+        """All weights and optimizer state by name, unsharded. All processes must call it."""
         return self.model.state_dict(), optimizer_tensors(self.model, self.optimizers)
 
     def load(self, model: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave, to this or another strategy, to fewer or more processes."""
+        """Restore what `tensors` of this or another strategy, on any number of processes, gave."""
         if model is not None:
             load_weights(self.model, model)
         load_optimizer_tensors(self.model, self.optimizers, optimizer)
 
 
 class FSDPStrategy(DDPStrategy):
-    """PyTorch's FSDP2: a process keeps a slice of each weight, gradient and moment.
+    """PyTorch's FSDP2: each process keeps a shard of every weight, gradient and moment.
 
-    The slices of a layer are put together while the layer works. The job's own model rests in
-    host memory and is made whole for an evaluation, for samples and for a checkpoint, so all of
-    these are the same as with one process.
+    The shards of a layer are gathered while the layer runs. The task's own model stays in host
+    memory and gets the current weights for an evaluation, samples or a checkpoint, all of which are
+    the same as with one process.
     """
 
     @override
-    def _spread(
+    def _distribute(
         self, loss: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
-        _refuse(settings, "FSDP2", ("adamw", "muon"))
-        spread: nn.Module = fsdp2_prepare_model(self._accelerator, copy.deepcopy(loss))
-        slices: Any = spread.model
-        self._slices = slices
+        _check_optimizer(settings, "FSDP2", ("adamw", "muon"))
+        sharded: nn.Module = fsdp2_prepare_model(self._accelerator, copy.deepcopy(loss))
+        sharded_model: Any = sharded.model
+        self._sharded_model = sharded_model
         if self._compiles_modules:
-            for layer in slices.model.layers:
-                # The forward alone: what gathers the slices stays outside of the graph.
+            for layer in sharded_model.model.layers:
+                # Only the forward pass: gathering the shards stays outside the graph.
                 layer.forward = torch.compile(layer.forward, dynamic=False)
         self.model.to("cpu")
-        return spread, _optimizers_of(self._slices, settings)
+        return sharded, _optimizers_of(sharded_model, settings)
 
     @override
-    def norm(self) -> Tensor:
-        gradients = [p.grad for p in self._slices.parameters() if p.grad is not None]
+    def grad_norm(self) -> Tensor:
+        gradients = [p.grad for p in self._sharded_model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         assert isinstance(norm, DTensor)
         whole: Tensor = norm.full_tensor()
@@ -212,13 +210,13 @@ class FSDPStrategy(DDPStrategy):
     @torch.no_grad()
     def _gather(self) -> None:
         whole = dict(self.model.named_parameters())
-        for name, parameter in self._slices.named_parameters():
+        for name, parameter in self._sharded_model.named_parameters():
             whole[name].copy_(parameter.full_tensor())
 
     @override
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         self._gather()
-        moments = optimizer_tensors(self._slices, self.optimizers)
+        moments = optimizer_tensors(self._sharded_model, self.optimizers)
         for name, tensor in moments.items():
             moments[name] = tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
         return self.model.state_dict(), moments
@@ -226,30 +224,31 @@ class FSDPStrategy(DDPStrategy):
     @override
     @torch.no_grad()
     def load(self, model: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor]) -> None:
-        slices: dict[str, Any] = dict(self._slices.named_parameters())
+        sharded: dict[str, Any] = dict(self._sharded_model.named_parameters())
         if model is not None:
             load_weights(self.model, model)
             for name, weights in self.model.named_parameters():
-                local(slices[name]).copy_(local(shard_like(weights, slices[name])))
+                local(sharded[name]).copy_(local(shard_like(weights, sharded[name])))
         moments = {}
         for full_name, tensor in optimizer.items():
-            parameter = slices[full_name.partition("/")[2]]
+            parameter = sharded[full_name.partition("/")[2]]
             is_whole = tensor.shape == parameter.shape
             moments[full_name] = shard_like(tensor, parameter) if is_whole else tensor
-        load_optimizer_tensors(self._slices, self.optimizers, moments)
+        load_optimizer_tensors(self._sharded_model, self.optimizers, moments)
 
 
 class DeepSpeedStrategy(DDPStrategy):
-    """DeepSpeed's ZeRO, stage 2: weights whole, gradients and moments of AdamW in slices.
+    """DeepSpeed's ZeRO stage 2: weights replicated, gradients and moments of AdamW sharded.
 
-    DeepSpeed clips, skips what is not finite and steps; the host waits for it in every step.
+    DeepSpeed itself clips, skips steps that are not finite and updates; the host waits for it in
+    every step.
     """
 
     @override
-    def _spread(
+    def _distribute(
         self, loss: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
-        _refuse(settings, "DeepSpeed", ("adamw",))
+        _check_optimizer(settings, "DeepSpeed", ("adamw",))
         if settings.precision == "bf16":
             what = "DeepSpeed keeps weights in fp32 here"
             fix = '--set pretrain.precision="bf16-mixed"'
@@ -264,7 +263,7 @@ class DeepSpeedStrategy(DDPStrategy):
             model=loss,
             optimizer=optimizers[0],
             config={
-                # The loop cuts and weighs a step; DeepSpeed is told which micro-batch is the last.
+                # The loop cuts a step into micro-batches and tells DeepSpeed which is the last.
                 "train_micro_batch_size_per_gpu": 1,
                 "gradient_accumulation_steps": 1,
                 "zero_optimization": {"stage": 2},
@@ -274,7 +273,7 @@ class DeepSpeedStrategy(DDPStrategy):
             },
         )
         for group in optimizers[0].param_groups:
-            for flat in group["params"]:  # this process's slice of the group
+            for flat in group["params"]:  # this process's shard of the group
                 optimizers[0].state[flat] = {
                     "step": torch.zeros((), device=flat.device),
                     **{key: torch.zeros_like(flat) for key in _MOMENTS},
@@ -293,7 +292,7 @@ class DeepSpeedStrategy(DDPStrategy):
         self._deepspeed.backward(loss)
 
     @override
-    def norm(self) -> Tensor:
+    def grad_norm(self) -> Tensor:
         norm: Tensor = self._zero.scaled_global_norm()  # infinite where a gradient is not finite
         return norm
 
@@ -332,10 +331,10 @@ class DeepSpeedStrategy(DDPStrategy):
             state["step"].copy_(optimizer[f"step/{name}"])
 
 
-def _norm_of(gradients: list[Tensor]) -> Tensor:
-    """The norm of all of them together, a scalar.
+def _total_norm(gradients: list[Tensor]) -> Tensor:
+    """The norm of all gradients together, a scalar.
 
-    PyTorch's own takes twice as long on a CPU, and its sums there are off in the fourth digit.
+    PyTorch's own takes twice as long on a CPU, and its sums there are wrong in the fourth digit.
     """
     first = gradients[0]
     if first.device.type != "cpu" or first.dtype != torch.float32:
@@ -349,19 +348,19 @@ def _optimizers_of(model: nn.Module, settings: TrainSettings) -> list[torch.opti
     return build_optimizers(model, settings.optimizer, compute_dtype=compute_dtype)
 
 
-def _refuse(settings: TrainSettings, strategy: str, kinds: tuple[str, ...]) -> None:
-    """Raise UserError for an optimizer whose state cannot be cut into slices and put together."""
+def _check_optimizer(settings: TrainSettings, strategy: str, kinds: tuple[str, ...]) -> None:
+    """Raise UserError for an optimizer whose state cannot be sharded and gathered."""
     if settings.optimizer.kind not in kinds:
         raise UserError(
             "optimizer-not-sharded",
             f'optimizer.kind = "{settings.optimizer.kind}"',
-            f"does not work in slices ({strategy})",
+            f"cannot be sharded by {strategy}",
             f'use "{kinds[-1]}", or start with recipes/accelerate/ddp.yaml',
         )
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put saved weights into a model. Tied ones are saved once, under the first name."""
+    """Load saved weights into a model; tied weights are saved once, under the first name."""
     config: Any = model.config
     is_tied = bool(getattr(config, "tie_word_embeddings", False))
     model.load_state_dict(tensors, strict=not is_tied)

@@ -45,7 +45,7 @@ class DivergenceGuard:
                     self._metrics_logger.skipped({"step": step, **what})
             state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not known else 0
 
-    def must_go_back(self, state: TrainState, out_dir: Path) -> bool:
+    def must_roll_back(self, state: TrainState, out_dir: Path) -> bool:
         """Whether the weights are diverging; the last bad steps then join those to skip.
 
         Raises UserError where rollbacks have not helped, or there is no checkpoint.

@@ -68,7 +68,7 @@ class Watchdog:
             self._thread.join()
 
     @contextmanager
-    def over(self, what: str, *, num_bytes: int = 0) -> Iterator[None]:
+    def watch(self, what: str, *, num_bytes: int = 0) -> Iterator[None]:
         """Watch the work inside, called `what`; `num_bytes` to write give it more time."""
         self._watched = (what, self.limit_s + num_bytes / MIN_BYTES_PER_S)
         try:

@@ -1,7 +1,7 @@
 """Start the strategy that this process was launched for: alone, DDP, FSDP2 or DeepSpeed.
 
-A recipe says what is trained. How the work is spread is up to the launcher (`torchrun`, or
-`accelerate launch` with a file of recipes/accelerate/), and the results are the same.
+The recipe says what is trained; the launcher decides how the work is distributed (`torchrun`, or
+`accelerate launch` with a file of recipes/accelerate/). The results are the same.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from teenytinyllama import hardware
 from teenytinyllama.errors import UserError
-from teenytinyllama.training import cpu
 from teenytinyllama.training.distributed import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from teenytinyllama.training.task import TrainSettings, TrainTask
 
 
 def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
-    """Put a task's model on this process's device, spread the way the process was launched.
+    """Put a task's model on this process's device, distributed as the launcher asks for.
 
     Raises UserError for what the device or the launcher's settings do not allow.
     """
@@ -38,31 +37,28 @@ def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
         )
     cpu_support = None
     if device.type == "cpu":
-        cpu_support = cpu.prepare(
-            task.model,
-            settings,
-            flops=task.flops(settings.num_steps),
-            isolates_texts=task.isolates_texts,
-        )
+        from teenytinyllama.training import cpu  # a GPU needs none of it
+
+        cpu_support = cpu.prepare(task, settings)
     task.loss.train()
     strategy = DDPStrategy
-    if accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_FSDP"):
+    if accelerator.num_processes > 1 and _is_requested("ACCELERATE_USE_FSDP"):
         _use_fsdp2(accelerator)
         strategy = FSDPStrategy
-    elif accelerator.num_processes > 1 and _is_asked("ACCELERATE_USE_DEEPSPEED"):
+    elif accelerator.num_processes > 1 and _is_requested("ACCELERATE_USE_DEEPSPEED"):
         _check_zero_stage()
         strategy = DeepSpeedStrategy
     return strategy(accelerator, task.loss, settings, cpu_support)
 
 
-def _is_asked(variable: str) -> bool:
+def _is_requested(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"
 
 
 def _use_fsdp2(accelerator: Accelerator) -> None:
     state = accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU:
-        # Accelerate 1.15 offers FSDP on GPUs alone; PyTorch's runs on CPUs, and is tested there.
+        # Accelerate 1.15 offers FSDP on GPUs only; PyTorch's runs on CPUs too, where it is tested.
         state.fsdp_plugin = FullyShardedDataParallelPlugin()
         state.distributed_type = DistributedType.FSDP
     if state.fsdp_plugin.fsdp_version != 2:
@@ -81,5 +77,5 @@ def _check_zero_stage() -> None:
             "zero-stage",
             "the launcher's zero_stage",
             f"is {stage}, only 2 works here",
-            "--config_file recipes/accelerate/zero2.yaml, or fsdp2.yaml for weights in slices",
+            "--config_file recipes/accelerate/zero2.yaml, or fsdp2.yaml for sharded weights",
         )

@@ -126,7 +126,7 @@ class TrainLoop:
             self._unread.append(torch.full((3,), nan, device=strategy.device))
         else:
             loss = self._gradients(step)
-            norm = strategy.norm()
+            norm = strategy.grad_norm()
             found_inf = (~torch.isfinite(norm)).to(torch.float32)
             factor = learning_rate_factor(step, settings.schedule, settings.num_steps)
             set_learning_rates(strategy.optimizers, factor)
@@ -147,12 +147,12 @@ class TrainLoop:
                 return loss
 
     def _load(self, batch: MicroBatch) -> Mapping[str, NDArray[Any]]:
-        with self._watchdog.over(f"reading the rows of step {self.state.step}"):
+        with self._watchdog.watch(f"reading the rows of step {self.state.step}"):
             return batch.load()
 
     def _halve_micro_batch(self) -> None:
         rows = self.state.micro_batch
-        self.state.micro_batch = smaller_micro_batch(self.task, rows, self.strategy.world)
+        self.state.micro_batch = smaller_micro_batch(self.task, rows, self.strategy.world_size)
         self.strategy.zero_grad()
         torch.cuda.empty_cache()
         logger.info(f"out of memory at micro_batch {rows}, retrying with {self.state.micro_batch}")
@@ -191,7 +191,7 @@ class TrainLoop:
         stop = self.stop_signal
         waited = time.monotonic() - self._saved_at
         is_time = waited >= 60 * self.settings.checkpoints.every_minutes
-        if self.strategy.world == 1:
+        if self.strategy.world_size == 1:
             return stop, is_time
         if not _due(self.state.step, self.settings.log_every_steps):
             return None, False
@@ -212,13 +212,13 @@ class TrainLoop:
             return
         stats = torch.stack(self._unread)
         self._unread = []
-        if self.strategy.world > 1:
+        if self.strategy.world_size > 1:
             losses = self.strategy.sum(stats[:, 0].contiguous())
             stats = torch.cat([losses[:, None], stats[:, 1:]], dim=1)
         rows = stats.tolist()
         self.state.pending += rows
         self._guard.count(rows, self.state)
-        if self._guard.must_go_back(self.state, self.out_dir):
+        if self._guard.must_roll_back(self.state, self.out_dir):
             raise _DivergedError
 
     def _roll_back(self) -> None:
@@ -292,7 +292,7 @@ class TrainLoop:
         )
 
     def _mfu(self, tokens_per_s: float) -> float:
-        peak = self._peak_flops_per_s * self.strategy.world
+        peak = self._peak_flops_per_s * self.strategy.world_size
         return tokens_per_s * self.task.flops_per_token / peak
 
     # --- checkpoints ---------------------------------------------------------------------------
@@ -316,7 +316,7 @@ class TrainLoop:
                 "skip_steps": sorted(self._guard.skip_steps),
             }
             size = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
-            with self._watchdog.over(f"saving step {self.state.step}", num_bytes=size):
+            with self._watchdog.watch(f"saving step {self.state.step}", num_bytes=size):
                 self._metrics_logger.sync()
                 checkpoints.save_checkpoint(
                     self.out_dir,
@@ -355,7 +355,7 @@ class TrainLoop:
             "tokens": state.tokens,
             "micro_batch": state.micro_batch,
             "num_skipped_steps": state.num_skipped,
-            "num_devices": self.strategy.world,
+            "num_devices": self.strategy.world_size,
             "device": hardware.device_name(self.strategy.device),
             "precision": self.settings.precision,
             "training_seconds": state.seconds,

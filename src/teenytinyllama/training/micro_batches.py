@@ -39,7 +39,7 @@ def step_gradients(
     """
     weight = sum(batch.weight for batch in batches)
     mine = _of_this_process(batches, strategy)
-    shards = settings.gradient_shards if strategy.world == 1 else 1
+    shards = settings.gradient_shards if strategy.world_size == 1 else 1
     if shards == 1:
         return _accumulate(strategy, settings, step, mine, weight, load)
     loss = _accumulate(strategy, settings, step, mine[0::shards], weight, load)
@@ -57,14 +57,14 @@ def _of_this_process(
     batches: Sequence[MicroBatch], strategy: DDPStrategy
 ) -> Sequence[tuple[int, MicroBatch]]:
     """Micro-batches of this process, with their number in the step."""
-    if len(batches) % strategy.world:
+    if len(batches) % strategy.world_size:
         raise UserError(
             "world-size",
-            f"{strategy.world} processes",
+            f"{strategy.world_size} processes",
             f"do not divide the {len(batches)} micro-batches of a step",
             "set micro_batch so that every process gets as many",
         )
-    return list(enumerate(batches))[strategy.rank :: strategy.world]
+    return list(enumerate(batches))[strategy.rank :: strategy.world_size]
 
 
 def _accumulate(
@@ -84,7 +84,7 @@ def _accumulate(
             with hardware.autocast(settings.precision, strategy.device):
                 part = strategy.loss(**tensors) / weight
             # Processes average their gradients; the mean above is already over all of them.
-            strategy.backward(part * strategy.world if strategy.world > 1 else part)
+            strategy.backward(part * strategy.world_size if strategy.world_size > 1 else part)
         loss += part.detach()
     return loss
 
@@ -105,7 +105,7 @@ def first_micro_batch(task: TrainTask, strategy: DDPStrategy) -> int:
 
     Raises UserError where the processes cannot share the rows of a step.
     """
-    world, step_rows = strategy.world, task.order.rows_per_step
+    world, step_rows = strategy.world_size, task.order.rows_per_step
     rows = step_rows // world
     if rows * world != step_rows or rows == 0:
         raise UserError(

@@ -59,7 +59,7 @@ def numerics_of(strategy: DDPStrategy, settings: TrainSettings) -> dict[str, str
         "threads": "any" if is_gpu else str(torch.get_num_threads()),
         "torch": torch.__version__,
         "compiled layers": "yes" if strategy.compiled else "no",
-        "parts of a gradient": str(max(strategy.world, settings.gradient_shards)),
+        "parts of a gradient": str(max(strategy.world_size, settings.gradient_shards)),
     }
 
 

@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.tiny_training import job, settings
+from support.tiny_training import TinyTask, settings
 
 from teenytinyllama import hardware
 from teenytinyllama.training import cpu
 
 
 def test_prepare_replaces_layers_and_isolates_texts() -> None:
-    model = job().objective.model
-    support = cpu.prepare(model, settings(), flops=0, isolates_texts=True)
+    task = TinyTask()
+    task.isolates_texts = True
+    support = cpu.prepare(task, settings())
     assert not support.compiled
-    assert "forward" in vars(model.model.layers[0].mlp)
-    assert model.config._attn_implementation == "ttl_isolated"
+    assert "forward" in vars(task.model.model.layers[0].mlp)
+    assert task.model.config._attn_implementation == "ttl_isolated"
 
 
 def test_freed_memory_is_kept_from_the_first_update_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What only a CPU needs to train fast. `start_strategy` calls `prepare`; nothing else enters.
+"""What only a CPU needs to train fast. launch.py calls `prepare`; nothing else uses it.
 
 layers.py, attention.py   forward passes that keep less for the backward pass
 kernels.py                what they compute between products: blocked or compiled
@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from transformers import PreTrainedModel
 
 from teenytinyllama import hardware
 from teenytinyllama.training.cpu import kernels
 from teenytinyllama.training.cpu.contention import ContentionMonitor
 from teenytinyllama.training.cpu.layers import use_cpu_layers
 from teenytinyllama.training.cpu.packed_attention import isolate_texts
-from teenytinyllama.training.task import TrainSettings
+from teenytinyllama.training.task import TrainSettings, TrainTask
 
 CPU = torch.device("cpu")
 
@@ -36,31 +35,27 @@ class CpuSupport:
 
     @contextmanager
     def steady_memory(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-        """Inside, steps of `optimizer` reuse the memory that the step before freed.
+        """Inside, a step reuses the memory that the step before it freed.
 
-        What is allocated until the first update stays, moments above all: it lies apart from what
-        later steps allocate and free, so that it leaves no gaps there.
+        What is allocated until the first update of `optimizer` mostly stays (weights, moments): it
+        is mapped apart from the memory of later steps, where it would leave gaps.
         """
         with ExitStack() as stack:
             stack.enter_context(hardware.large_blocks_apart(CPU))
-            keep_freed = cache(
-                lambda: stack.enter_context(hardware.keeping_freed_memory(CPU))
-            )  # once
+            # Cached: entered once, by the first update.
+            keep_freed = cache(lambda: stack.enter_context(hardware.keeping_freed_memory(CPU)))
             hook = optimizer.register_step_post_hook(lambda *_: keep_freed())
             stack.callback(hook.remove)
             yield
 
 
-def prepare(
-    model: PreTrainedModel, settings: TrainSettings, *, flops: float, isolates_texts: bool
-) -> CpuSupport:
-    """Give `model` forward passes that are fast on a CPU, in place; the results are the same.
+def prepare(task: TrainTask, settings: TrainSettings) -> CpuSupport:
+    """Give the task's model forward passes that are fast on a CPU, in place; results are the same.
 
-    `flops` of the whole run decide whether compiling pays. With `isolates_texts`, rows hold several
-    texts. Raises UserError where `settings.compile` asks for what this machine cannot compile.
+    Raises UserError where `settings.compile` asks for what this machine cannot compile.
     """
-    backend = kernels.choose_backend(settings.compile, flops=flops)
-    use_cpu_layers(model, backend)
-    if isolates_texts:
-        isolate_texts(model)
+    backend = kernels.choose_backend(settings.compile, flops=task.flops(settings.num_steps))
+    use_cpu_layers(task.model, backend)
+    if task.isolates_texts:
+        isolate_texts(task.model)
     return CpuSupport(compiled=backend.compiled, contention=ContentionMonitor())
