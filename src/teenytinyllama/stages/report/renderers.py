@@ -12,7 +12,6 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -57,20 +56,24 @@ def export(page: Page, out_dir: Path) -> int:
 
     Returns the number of files.
     """
-    number = 0
-    for table in _tables(page):
-        (out_dir / "tables").mkdir(exist_ok=True)
-        write_atomically(out_dir / "tables" / f"{table.key}.csv", _for_others(csv_of(table)))
-        number += 1
-    for chart in _charts(page):
-        (out_dir / "plots").mkdir(exist_ok=True)
-        svg = _for_others(standalone(chart))
-        write_atomically(out_dir / "plots" / f"{chart.key}.svg", svg)
-        number += 1
-        if png := _png_of(svg):
-            write_atomically(out_dir / "plots" / f"{chart.key}.png", png)
-            number += 1
-    return number
+    blocks = [block for section in page.sections for block in section.blocks]
+    exported: dict[str, str | bytes] = {
+        f"tables/{block.key}.csv": redact(csv_of(block), for_others=True)
+        for block in blocks
+        if isinstance(block, Table)
+    }
+    for block in blocks:
+        charts = block.charts if isinstance(block, ChartRow) else (block,)
+        for chart in charts:
+            if isinstance(chart, Chart):
+                svg = redact(standalone(chart), for_others=True)
+                exported[f"plots/{chart.key}.svg"] = svg
+                if png := _png_of(svg):
+                    exported[f"plots/{chart.key}.png"] = png
+    for name, content in exported.items():
+        (out_dir / name).parent.mkdir(exist_ok=True)
+        write_atomically(out_dir / name, content)
+    return len(exported)
 
 
 def _png_of(svg: str) -> bytes | None:
@@ -80,10 +83,6 @@ def _png_of(svg: str) -> bytes | None:
     except ImportError:
         return None
     return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=1.5))
-
-
-def _for_others(text: str) -> str:
-    return redact(text, for_others=True)
 
 
 def csv_of(table: Table) -> str:
@@ -99,19 +98,3 @@ def csv_of(table: Table) -> str:
 def _safe(text: str) -> str:
     runs = text.startswith(FORMULA_SIGNS) or re.match(r"-[^\d.]", text)
     return f"'{text}" if runs else text
-
-
-def _tables(page: Page) -> Iterator[Table]:
-    for section in page.sections:
-        for block in section.blocks:
-            if isinstance(block, Table):
-                yield block
-
-
-def _charts(page: Page) -> Iterator[Chart]:
-    for section in page.sections:
-        for block in section.blocks:
-            if isinstance(block, Chart):
-                yield block
-            elif isinstance(block, ChartRow):
-                yield from block.charts

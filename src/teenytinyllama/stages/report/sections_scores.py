@@ -12,7 +12,6 @@ from teenytinyllama.stages.report.number_format import (
     fewer_bits,
     is_number,
     percent,
-    plain,
     size,
 )
 from teenytinyllama.stages.report.page_blocks import (
@@ -292,14 +291,6 @@ def _classifier_row(name: str, found: Mapping[str, Any], others: list[str]) -> t
     )
 
 
-def _score(name: str, value: Any) -> str:
-    if not is_number(value):
-        return "–"
-    if "num" in name or "items" in name or "asked" in name:
-        return count(value)
-    return percent(value) if 0 <= value <= 1 else plain(value)
-
-
 def chat_section(run: RunRecord) -> Section:
     """How the chat model answers held-out questions."""
     title, lead = "Chat", "Questions not seen in training, answered with greedy decoding."
@@ -307,9 +298,9 @@ def chat_section(run: RunRecord) -> Section:
     if stage is None:
         return not_run("chat", title, "align", lead)
     stats = [
-        Stat(name, _score(key, stage.metric(key)))
+        Stat(name, count(value) if key == "questions_asked" else percent(value))
         for key, name in CHAT_METRICS.items()
-        if is_number(stage.metric(key))
+        if is_number(value := stage.metric(key))
     ]
     before, after = stage.metric("heldout_answer_loss_before"), stage.metric("heldout_answer_loss")
     if is_number(after):
