@@ -43,7 +43,7 @@ from teenytinyllama.stages.finetune.classification_task import (
     Splits,
     train_settings_of,
 )
-from teenytinyllama.stages.finetune.classifier_models import own_learner
+from teenytinyllama.stages.finetune.classifier_models import own_model
 from teenytinyllama.stages.finetune.labelled_dataset import read_labelled
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.launch import start_strategy
@@ -66,7 +66,7 @@ def rate(starts):
     return BATCH * (len(starts) - 2) / (starts[-1] - starts[1])
 
 
-def ours(learner, splits, out_dir, precision):
+def ours(candidate, splits, out_dir, precision):
     starts = []
 
     class Timed(ClassificationTask):
@@ -80,10 +80,8 @@ def ours(learner, splits, out_dir, precision):
         examples_per_step=BATCH,
         precision=precision,
     )
-    model = learner.make([str(n) for n in range(splits.num_labels)], 0)
-    task = Timed(
-        model, splits, plan, seed=0, pad_id=learner.pad_id, write_files=lambda folder: None
-    )
+    task = Timed(candidate.make(splits.label_names, 0), candidate, splits, plan, seed=0)
+    task.write_model_files = lambda folder: None
     energy = EnergySettings()
     context = StageContext("bench", "pt", energy, EnergyMeter(energy))
     settings = train_settings_of(plan, task.order.steps_per_epoch, seed=0, context=context)
@@ -141,13 +139,13 @@ def main() -> None:
         config = llama_config(MODEL, encoder.vocab_size, bos_id=1, eos_id=2, pad_id=3)
         base.mkdir()
         save_final(build_model(config, seed=0), base / "final", args.tokenizer)
-        learner = own_learner(base, args.tokenizer, encoder, 256)
-        rows = [learner.encode(one) for one in data.splits["train"][: args.examples]]
-        splits = Splits(rows, rows[:16], rows[:16], len(data.label_names), "bench")
+        candidate = own_model(base, args.tokenizer, encoder, 256)
+        rows = [candidate.encode(one) for one in data.splits["train"][: args.examples]]
+        splits = Splits(rows, rows[:16], rows[:16], data.label_names, "bench")
         for pair in range(args.pairs):
             out = Path(folder) / str(pair)
-            mine = ours(learner, splits, out, args.precision)
-            theirs = trainer(base, rows, tokenizer, out / "trainer", splits.num_labels)
+            mine = ours(candidate, splits, out, args.precision)
+            theirs = trainer(base, rows, tokenizer, out / "trainer", len(data.label_names))
             ratios.append(mine / theirs)
             rates.append(mine)
             print(f"ours {mine:.1f}, Trainer {theirs:.1f} examples/s: {ratios[-1]:.2f}x")

@@ -98,7 +98,7 @@ def score(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any
         )
         tried[pooling, rate] = outcome.figures["tasks"][name]
     found = dict(next(iter(tried.values())))
-    for key in ("seeds", "random-twin_seeds"):
+    for key in ("seeds", "random-init_seeds"):
         validation = {way: on_validation(one[key], options.choose_by) for way, one in tried.items()}
         best = max(validation, key=lambda way: validation[way])
         found[key] = tried[best][key]
@@ -117,7 +117,7 @@ def on_validation(seeds: list[dict[str, Any]], measure: str) -> float:
 
 def line(name: str, measure: str, found: dict[str, Any]) -> dict[str, Any]:
     own = [one[measure] for one in found["seeds"]]
-    twin = [one[measure] for one in found["random-twin_seeds"]]
+    twin = [one[measure] for one in found["random-init_seeds"]]
     return {
         "figure": f"finetune_table_{name}_{measure}",
         "value": round(sum(own) / len(own), 4),
@@ -131,8 +131,8 @@ def line(name: str, measure: str, found: dict[str, Any]) -> dict[str, Any]:
         "rows_of": found["rows"],
         "chosen": found["seeds_chosen"],
         "chosen_of": found["seeds_validation"],
-        "peer_chosen": found["random-twin_seeds_chosen"],
-        "peer_chosen_of": found["random-twin_seeds_validation"],
+        "peer_chosen": found["random-init_seeds_chosen"],
+        "peer_chosen_of": found["random-init_seeds_validation"],
         "texts_truncated": found["counts"]["texts_truncated"],
         "best_epochs": [one["best_epoch"] for one in found["seeds"]],
         "cpu_seconds": found["cpu_seconds"],

@@ -14,7 +14,7 @@ from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import load_base, load_whole
 from teenytinyllama.stages.evaluate import scored_models as evaluated
-from teenytinyllama.stages.finetune.classifier_models import other_learner, own_learner
+from teenytinyllama.stages.finetune.classifier_models import other_model, own_model
 
 LAYER = "model.layers.0.mlp.up_proj.weight"
 
@@ -56,7 +56,7 @@ def test_a_weight_is_never_made_up(change, said, small_base_dir, small_tokenizer
     assert "\n" not in str(caught.value)
     encoder = load_tokenizer(small_tokenizer_dir)
     with pytest.raises(UserError, match="model-damaged"):
-        own_learner(folder, small_tokenizer_dir, encoder, 32).make(["a", "b"], 0)
+        own_model(folder, small_tokenizer_dir, encoder, 32).make(["a", "b"], 0)
 
 
 @pytest.mark.parametrize("change", [without, reshaped])
@@ -65,7 +65,7 @@ def test_another_model_is_refused_too(change, small_base_dir, tmp_path):
     with pytest.raises(UserError, match="model-damaged"):
         evaluated.load_model("other", final, precision="fp32")
     with pytest.raises(UserError, match="model-damaged"):
-        other_learner(str(final), 32).make(["a", "b"], 0)
+        other_model(str(final), 32).make(["a", "b"], 0)
 
 
 def test_another_model_may_bring_what_it_does_not_need(small_base_dir, tmp_path):

@@ -78,7 +78,7 @@ def test_one_line_in_is_one_line_out(
     assert [line["text"] for line in lines] == ["Adorei.", texts[1], "", "", "Detestei!", "fim"]
     unlabelled = [line["predicted"] is None and line["probability"] is None for line in lines]
     assert unlabelled == [False, False, True, True, False, False]
-    assert "4 texts labelled, 0 cut at 128 tokens, 2 empty and left without a label" in told
+    assert "4 texts labelled, 0 cut at 128 tokens, 2 empty, without a label" in told
 
 
 def test_an_empty_text_of_a_table_gets_no_label(
@@ -93,7 +93,7 @@ def test_an_empty_text_of_a_table_gets_no_label(
         ("2", True),
         ("3", False),
     ]
-    assert "1 empty and left without a label" in told
+    assert "1 empty, without a label" in told
 
 
 def test_a_text_that_is_not_utf8_is_named_and_mended_it_is_read(

@@ -27,7 +27,7 @@ from teenytinyllama.settings.training import LoraSettings
 from teenytinyllama.stages.finetune import stage as finetune
 from teenytinyllama.stages.finetune import stage as finetune_stage
 from teenytinyllama.stages.finetune.classification_task import LabelLoss, predict
-from teenytinyllama.stages.finetune.classifier_models import other_learner
+from teenytinyllama.stages.finetune.classifier_models import other_model
 from teenytinyllama.stages.finetune.labelled_dataset import Example
 from teenytinyllama.stages.finetune.length_grouping import pad
 from teenytinyllama.stages.interface import StageContext
@@ -86,15 +86,15 @@ def bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_model_is_told_which_text_of_a_pair_a_token_is_of(bert_dir: Path) -> None:
-    learner = other_learner(str(bert_dir), 100)
-    pair = learner.encode(Example(("o gato", "a casa grande"), 1))
+    candidate = other_model(str(bert_dir), 100)
+    pair = candidate.encode(Example(("o gato", "a casa grande"), 1))
     assert pair.token_types == (0, 0, 0, 0, 1, 1, 1, 1)
-    short = learner.encode(Example(("o", "a"), 0))
-    arrays = pad([pair, short], learner.pad_id)
+    short = candidate.encode(Example(("o", "a"), 0))
+    arrays = pad([pair, short], candidate.pad_id)
     assert arrays["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0, 0]]
 
-    model = learner.make(["a", "b"], 0).eval()
-    found = predict(model, [pair, short], learner.pad_id)
+    model = candidate.make(["a", "b"], 0).eval()
+    found = predict(model, [pair, short], candidate.pad_id)
     for row, logits in zip([pair, short], found, strict=True):
         ids, types = torch.tensor([row.ids]), torch.tensor([row.token_types])
         with torch.no_grad():
@@ -105,7 +105,7 @@ def test_the_model_is_told_which_text_of_a_pair_a_token_is_of(bert_dir: Path) ->
     # What is trained on hears it too.
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with torch.no_grad():
-        loss = LabelLoss(model, learner.pad_id)(**tensors)
+        loss = LabelLoss(model, candidate.pad_id)(**tensors)
     logits = torch.from_numpy(found[0]), torch.from_numpy(found[1])
     expected = sum(
         torch.nn.functional.cross_entropy(one, torch.tensor(row.label))
@@ -117,14 +117,14 @@ def test_the_model_is_told_which_text_of_a_pair_a_token_is_of(bert_dir: Path) ->
 def test_a_text_is_cut_where_the_positions_end(
     bert_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learner = other_learner(str(bert_dir), 1024)
-    assert learner.max_length == NUM_POSITIONS
+    candidate = other_model(str(bert_dir), 1024)
+    assert candidate.max_length == NUM_POSITIONS
     assert f"reads {NUM_POSITIONS} tokens, max_length = 1024" in capsys.readouterr().err
     for words, was_cut in ((NUM_POSITIONS - 2, False), (NUM_POSITIONS - 1, True), (200, True)):
-        row = learner.encode(Example(("gato " * words,), 0))
+        row = candidate.encode(Example(("gato " * words,), 0))
         assert (len(row.ids), row.was_cut) == (NUM_POSITIONS, was_cut)
-        predict(learner.make(["a", "b"], 0).eval(), [row], learner.pad_id)
-    assert other_learner(str(bert_dir), 16).max_length == 16
+        predict(candidate.make(["a", "b"], 0).eval(), [row], candidate.pad_id)
+    assert other_model(str(bert_dir), 16).max_length == 16
     assert capsys.readouterr().err == ""
 
 
@@ -137,18 +137,18 @@ def test_roberta_numbers_its_positions_from_behind_the_padding(tmp_path: Path) -
         type_vocab_size=1,
     )
     RobertaForSequenceClassification(config).save_pretrained(tmp_path)
-    learner = other_learner(str(tmp_path), 1024)
-    assert learner.max_length == NUM_POSITIONS - 2
-    row = learner.encode(Example(("gato " * 99, "casa " * 99), 0))
+    candidate = other_model(str(tmp_path), 1024)
+    assert candidate.max_length == NUM_POSITIONS - 2
+    row = candidate.encode(Example(("gato " * 99, "casa " * 99), 0))
     assert (row.was_cut, row.token_types) == (True, ())
-    predict(learner.make(["a", "b"], 0).eval(), [row], learner.pad_id)
+    predict(candidate.make(["a", "b"], 0).eval(), [row], candidate.pad_id)
 
 
 def test_a_home_folder_is_found(bert_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(bert_dir.parent))
-    learner = other_learner("~/bert", 16)
-    assert learner.name == "bert"
-    learner.make(["a", "b"], 0)
+    candidate = other_model("~/bert", 16)
+    assert candidate.name == "bert"
+    candidate.make(["a", "b"], 0)
 
 
 def run_stage(
@@ -186,10 +186,11 @@ def test_an_encoder_is_trained_beside_our_own_with_and_without_lora(
     assert 0 <= metrics["bert_accuracy"] <= 1
     cut = outcome.counts["tasks"]["sentimento"]["texts_truncated_by"]
     assert sum(cut["own"].values()) == outcome.counts["tasks"]["sentimento"]["texts_truncated"]
-    learner = other_learner(str(bert_dir), 12)
+    candidate = other_model(str(bert_dir), 12)
     data = finetune_stage.read_labelled(SETTINGS.tasks[0])
     expected = {
-        name: sum(learner.encode(one).was_cut for one in rows) for name, rows in data.splits.items()
+        name: sum(candidate.encode(one).was_cut for one in rows)
+        for name, rows in data.splits.items()
     }
     assert cut["bert"] == expected
     assert all(expected.values())

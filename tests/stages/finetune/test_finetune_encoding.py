@@ -14,10 +14,10 @@ from transformers import (
 
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.stages.finetune.classification_task import LabelLoss, logits_of, predict
-from teenytinyllama.stages.finetune.classifier_models import own_learner
+from teenytinyllama.stages.finetune.classifier_models import own_model
 from teenytinyllama.stages.finetune.labelled_dataset import Example
 from teenytinyllama.stages.finetune.length_grouping import (
-    Encoded,
+    EncodedExample,
     LengthGroupedOrder,
     encode_with,
     pad,
@@ -73,10 +73,10 @@ def test_an_epoch_sees_every_example_once_and_pads_little() -> None:
 def test_padding_changes_no_logit_and_pooling_takes_the_end_mark(
     small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder
 ) -> None:
-    learner = own_learner(small_base_dir, small_tokenizer_dir, encoder, 100)
-    model = learner.make(["a", "b", "c"], 0).eval()
+    candidate = own_model(small_base_dir, small_tokenizer_dir, encoder, 100)
+    model = candidate.make(["a", "b", "c"], 0).eval()
     texts = ["o gato", "a raposa mora na floresta", "sim"]
-    rows = [learner.encode(Example((text,), 0)) for text in texts]
+    rows = [candidate.encode(Example((text,), 0)) for text in texts]
     with torch.no_grad():
         together = logits_of(model, torch.from_numpy(pad(rows, 3)["input_ids"]), 3)
         for row, logits in zip(rows, together, strict=True):
@@ -93,10 +93,10 @@ def test_padding_changes_no_logit_and_pooling_takes_the_end_mark(
 def test_the_loss_is_the_sum_over_examples(
     small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder
 ) -> None:
-    learner = own_learner(small_base_dir, small_tokenizer_dir, encoder, 100)
-    model = learner.make(["a", "b"], 0).eval()
+    candidate = own_model(small_base_dir, small_tokenizer_dir, encoder, 100)
+    model = candidate.make(["a", "b"], 0).eval()
     loss = LabelLoss(model, 3)
-    rows = [Encoded((1, 9, 2), 0, False), Encoded((1, 9, 9, 9, 2), 1, False)]
+    rows = [EncodedExample((1, 9, 2), 0, False), EncodedExample((1, 9, 9, 9, 2), 1, False)]
     both = {k: torch.from_numpy(v) for k, v in pad(rows, 3).items()}
     parts = [{k: torch.from_numpy(v) for k, v in pad([row], 3).items()} for row in rows]
     with torch.no_grad():
@@ -109,11 +109,11 @@ def test_the_loss_is_the_sum_over_examples(
 def test_next_tokens_are_learnt_beside_labels(
     small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder, is_random: bool
 ) -> None:
-    learner = own_learner(
+    candidate = own_model(
         small_base_dir, small_tokenizer_dir, encoder, 100, is_random=is_random, keeps_head=True
     )
-    model = learner.make(["a", "b"], 0).eval()
-    rows = [Encoded((1, 9, 2), 0, False), Encoded((1, 9, 8, 7, 2), 1, False)]
+    model = candidate.make(["a", "b"], 0).eval()
+    rows = [EncodedExample((1, 9, 2), 0, False), EncodedExample((1, 9, 8, 7, 2), 1, False)]
     both = {k: torch.from_numpy(v) for k, v in pad(rows, 3).items()}
     labels_alone = float(LabelLoss(model, 3, token_weight=0.0)(**both))
     with_tokens = LabelLoss(model, 3, token_weight=0.5)(**both)
@@ -137,14 +137,14 @@ def test_next_tokens_are_learnt_beside_labels(
 def test_the_seed_decides_the_head_and_nothing_else(
     small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder
 ) -> None:
-    learner = own_learner(small_base_dir, small_tokenizer_dir, encoder, 100)
-    one, same, other = (learner.make(["a", "b"], seed) for seed in (0, 0, 1))
+    candidate = own_model(small_base_dir, small_tokenizer_dir, encoder, 100)
+    one, same, other = (candidate.make(["a", "b"], seed) for seed in (0, 0, 1))
     assert isinstance(one, LlamaForSequenceClassification)
     assert torch.equal(one.score.weight, same.score.weight)
     assert not torch.equal(one.score.weight, other.score.weight)
     assert torch.equal(one.model.norm.weight, other.model.norm.weight)
     assert torch.equal(one.model.embed_tokens.weight, other.model.embed_tokens.weight)
-    twin = own_learner(small_base_dir, small_tokenizer_dir, encoder, 100, is_random=True)
+    twin = own_model(small_base_dir, small_tokenizer_dir, encoder, 100, is_random=True)
     assert not torch.equal(
         twin.make(["a", "b"], 5).model.embed_tokens.weight, one.model.embed_tokens.weight
     )

@@ -92,7 +92,7 @@ def test_a_rare_label_is_learnt_and_not_validated(
     folder_with(tmp_path, train=rows, test=ROWS)
     fraction = {"validation_split": "", "validation_fraction": 0.5}
     data = read(tmp_path, **fraction)
-    assert "too rare to cut a validation split with: rara; all" in capsys.readouterr().err
+    assert "too rare for a validation split: rara; all" in capsys.readouterr().err
     assert data.label_names == ["a", "b", "rara"]
     train, validation = data.splits["train"], data.splits["validation"]
     assert len(train) + len(validation) == len(rows)
@@ -146,7 +146,7 @@ def test_splits_of_different_class_names_are_refused(tmp_path: Path) -> None:
 
     raw = {"train": rows(("a", "b")), "test": rows(("b", "a"))}
     with pytest.raises(UserError, match=r"labels-differ.*name their labels differently: a, b / b"):
-        labelled_dataset._spoken_names(["0", "1"], raw, task)
+        labelled_dataset._class_names(["0", "1"], raw, task)
 
 
 @pytest.mark.parametrize("fault", list(range(3)))
@@ -249,7 +249,7 @@ def test_a_broken_line_and_a_missing_folder(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": \n')
     with pytest.raises(UserError, match=r"record-broken.*train\.jsonl:1"):
         read(tmp_path)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         read(tmp_path / "no")
 
 

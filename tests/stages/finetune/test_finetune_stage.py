@@ -26,7 +26,7 @@ from teenytinyllama.settings.training import LoraSettings
 from teenytinyllama.stages.finetune import classification_task
 from teenytinyllama.stages.finetune import stage as finetune
 from teenytinyllama.stages.finetune import stage as finetune_stage
-from teenytinyllama.stages.finetune.classifier_models import own_learner
+from teenytinyllama.stages.finetune.classifier_models import own_model
 from teenytinyllama.stages.finetune.labelled_dataset import Example, LabelledData, read_labelled
 from teenytinyllama.stages.interface import StageContext, StageResult
 
@@ -192,7 +192,7 @@ def test_a_classifier_that_learnt_language_too_is_as_plain_and_ends_alike_when_k
 
     run = starter(stage_context, small_tokenizer_dir, small_base_dir, changes)
     metrics = run(tmp_path / "calm").metrics["tasks"]["sentimento"]
-    assert "random-twin_accuracy" in metrics
+    assert "random-init_accuracy" in metrics
     with killed_at(10, monkeypatch):
         run(tmp_path / "killed")
     run(tmp_path / "killed")
@@ -205,7 +205,7 @@ def test_a_classifier_that_learnt_language_too_is_as_plain_and_ends_alike_when_k
 
 def test_the_mean_layer_begins_as_the_mean(small_base_dir: Path, small_tokenizer_dir: Path) -> None:
     encoder = load_tokenizer(small_tokenizer_dir)
-    read_mean = own_learner(small_base_dir, small_tokenizer_dir, encoder, 64, takes_mean=True)
+    read_mean = own_model(small_base_dir, small_tokenizer_dir, encoder, 64, takes_mean=True)
     model = read_mean.make(["a", "b"], 0).eval()
     base = AutoModelForCausalLM.from_pretrained(small_base_dir / "final").eval()
     ids = torch.tensor([[1, 40, 41, 42, 43, 2]])
@@ -256,9 +256,9 @@ def test_a_mean_needs_as_many_key_value_heads_as_heads(
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "grouped" / "final")
     encoder = load_tokenizer(small_tokenizer_dir)
     folder = tmp_path / "grouped"
-    learner = own_learner(folder, small_tokenizer_dir, encoder, 64, takes_mean=True)
+    candidate = own_model(folder, small_tokenizer_dir, encoder, 64, takes_mean=True)
     with pytest.raises(UserError, match="the model has 1 key-value heads for"):
-        learner.make(["a", "b"], 0)
+        candidate.make(["a", "b"], 0)
 
 
 def test_the_mean_and_next_tokens_are_not_learnt_together() -> None:
@@ -276,11 +276,11 @@ def test_what_makes_scores_worth_less_is_said_and_counted(
         "validation": [known, new, other],
         "test": [known, known, Example(("d",), 1)],
     }
-    counts = finetune_stage._look_over("x", data)
+    counts = finetune_stage._count_examples("x", data)
     assert capsys.readouterr().err.splitlines() == [
-        "x: 3 validation texts stand in the train split too",
-        "x: 2 test texts stand in the train split too",
-        "x: 2 test texts stand in the validation split too",
+        "x: 3 validation texts are also in the train split",
+        "x: 2 test texts are also in the train split",
+        "x: 2 test texts are also in the validation split",
         "x: the test split has no example of três",
     ]
     assert counts["missing_labels"] == {"validation": [], "test": ["três"]}

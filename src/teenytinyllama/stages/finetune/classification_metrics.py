@@ -26,7 +26,7 @@ def confusion(labels: Sequence[int], predicted: Sequence[int], num_labels: int) 
 
 
 def sum_of_tables(tables: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
-    """The confusion of several seeds, each of which was asked about all examples.
+    """The confusion table of several seeds, each of which saw all examples.
 
     >>> sum_of_tables([[[1, 1], [0, 2]], [[2, 0], [1, 1]]])
     [[3, 1], [1, 3]]
@@ -37,8 +37,8 @@ def sum_of_tables(tables: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
 def scores_of(table: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Accuracy with its standard error, and macro-F1.
 
-    Macro-F1 is the mean over the labels that occur or are predicted, as scikit-learn has it: a
-    label that the examples lack and nobody predicts is neither right nor wrong.
+    Macro-F1 is the mean over the labels that occur or are predicted, as in scikit-learn: a label
+    that is neither in the examples nor predicted does not count.
 
     >>> scores_of([[1, 1], [0, 2]])["accuracy"], round(scores_of([[1, 1], [0, 2]])["macro_f1"], 4)
     (0.75, 0.7333)
@@ -60,7 +60,7 @@ def scores_of(table: Sequence[Sequence[int]]) -> dict[str, Any]:
 
 
 def standard_error(accuracy: float, num_items: int) -> float:
-    """How far an accuracy would move with other test items of the same kind.
+    """Standard error of an accuracy on `num_items` independent test items.
 
     >>> standard_error(0.5, 100)
     0.05
@@ -69,7 +69,7 @@ def standard_error(accuracy: float, num_items: int) -> float:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation over seeds; the spread of one seed is 0.
+    """Mean and standard deviation over seeds; 0 for the deviation of one seed.
 
     >>> mean_and_spread([1.0, 3.0])
     (2.0, 1.4142135623730951)
@@ -80,7 +80,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
-def majority(data: LabelledData) -> dict[str, Any]:
+def majority_baseline(data: LabelledData) -> dict[str, Any]:
     """Always the most frequent label of the training split."""
     most = Counter(one.label for one in data.splits["train"]).most_common(1)[0][0]
     labels = [one.label for one in data.splits["test"]]
@@ -88,15 +88,15 @@ def majority(data: LabelledData) -> dict[str, Any]:
 
 
 def check_library() -> None:
-    """Raise UserError where scikit-learn is missing: to be said before hours of training."""
+    """Raise UserError where scikit-learn is missing, before hours of training."""
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise missing_extra("scikit-learn", "evaluate") from error
 
 
-def bag_of_words(data: LabelledData) -> dict[str, Any]:
-    """TF-IDF of words and word pairs with logistic regression, strength chosen on validation."""
+def bag_of_words_baseline(data: LabelledData) -> dict[str, Any]:
+    """TF-IDF of words and word pairs with logistic regression, regularised by validation score."""
     check_library()
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -104,29 +104,29 @@ def bag_of_words(data: LabelledData) -> dict[str, Any]:
 
     train = data.splits["train"]
     num_texts = len(train[0].texts)
-    readers = [
+    vectorizers = [
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]")
         for _ in range(num_texts)
     ]
-    for number, reader in enumerate(readers):
-        reader.fit(one.texts[number] for one in train)
+    for number, vectorizer in enumerate(vectorizers):
+        vectorizer.fit(one.texts[number] for one in train)
 
     def features(examples: Sequence[Example]) -> Any:
         parts = [
-            reader.transform(one.texts[number] for one in examples)
-            for number, reader in enumerate(readers)
+            vectorizer.transform(one.texts[number] for one in examples)
+            for number, vectorizer in enumerate(vectorizers)
         ]
         return hstack(parts).tocsr()
 
     labels = {name: [one.label for one in rows] for name, rows in data.splits.items()}
-    inputs, checked = features(train), features(data.splits["validation"])
-    best_right, best = -1.0, None
+    inputs, validation = features(train), features(data.splits["validation"])
+    best_accuracy, best = -1.0, None
     for strength in REGULARISATIONS:
         model = LogisticRegression(C=strength, max_iter=1000)
         model.fit(inputs, labels["train"])
-        right = float(model.score(checked, labels["validation"]))
-        if right > best_right:
-            best_right, best = right, model
+        accuracy = float(model.score(validation, labels["validation"]))
+        if accuracy > best_accuracy:
+            best_accuracy, best = accuracy, model
     assert best is not None
     predicted = [int(label) for label in best.predict(features(data.splits["test"]))]
     return scores_of(confusion(labels["test"], predicted, len(data.label_names)))

@@ -1,7 +1,7 @@
-"""One training of one classifier: through the one loop, epoch chosen on the validation split.
+"""Training one classifier with one seed; the epoch is chosen on the validation split.
 
-The test split is read once, by the epoch that was best on validation. The paper chose the epoch
-on the test split itself.
+The test split is read once, with the weights of the epoch that was best on validation. The paper
+chose the epoch on the test split itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,8 @@ from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
 from teenytinyllama.stages.finetune.classification_metrics import confusion, scores_of
-from teenytinyllama.stages.finetune.length_grouping import Encoded, LengthGroupedOrder, pad
+from teenytinyllama.stages.finetune.classifier_models import FineTunableModel
+from teenytinyllama.stages.finetune.length_grouping import EncodedExample, LengthGroupedOrder, pad
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.distributed import load_weights
@@ -47,8 +48,8 @@ PREDICTION_TOKENS = 8192
 class LabelLoss(nn.Module):
     """A sequence classifier with its summed loss.
 
-    A model with an `lm_head` is one that goes on learning the language of the texts: to the loss of
-    an example `token_weight` times that of each of its next tokens is added.
+    A model with an `lm_head` also keeps learning to predict next tokens: `token_weight` times the
+    loss of each next token of an example is added to the loss of its label.
     """
 
     def __init__(self, model: Any, pad_id: int, *, token_weight: float = 0.0) -> None:
@@ -80,9 +81,9 @@ def logits_of(
 ) -> Tensor:
     """Logits (B, C) of rows padded on the right.
 
-    A causal model never looks at what comes after, so it needs no mask over the padding; its
-    pooling takes the last token that is none. An encoder looks both ways and gets the mask, and
-    where it tells the texts of a pair apart by `token_type_ids` (B, T), these.
+    A causal model does not attend to later tokens, so it needs no mask over the padding; its
+    pooling takes the last token that is not padding. An encoder attends both ways and gets the
+    mask, and `token_type_ids` (B, T) where it takes them.
     """
     if is_causal(model):
         out = model(input_ids=input_ids, use_cache=False)
@@ -94,7 +95,7 @@ def logits_of(
 
 
 def is_causal(model: Any) -> bool:
-    """Whether a token sees only those before it."""
+    """Whether tokens attend only to earlier ones."""
     return bool(model.config.model_type in ("llama", "gpt2", "gpt_neox", "mistral", "qwen2"))
 
 
@@ -102,10 +103,10 @@ def is_causal(model: Any) -> bool:
 class Splits:
     """The encoded splits of one labelled set."""
 
-    train: Sequence[Encoded]
-    validation: Sequence[Encoded]
-    test: Sequence[Encoded]
-    num_labels: int
+    train: Sequence[EncodedExample]
+    validation: Sequence[EncodedExample]
+    test: Sequence[EncodedExample]
+    label_names: list[str]
     fingerprint: str
 
 
@@ -117,26 +118,25 @@ class ClassificationTask(TrainTask):
     def __init__(
         self,
         model: Any,
+        candidate: FineTunableModel,
         splits: Splits,
         settings: FinetuneSettings,
         *,
         seed: int,
-        pad_id: int,
-        write_files: Callable[[Path], None],
     ) -> None:
-        self.splits, self.pad_id = splits, pad_id
-        self._write_files = write_files
+        self.splits, self.pad_id = splits, candidate.pad_id
+        self._write_files = candidate.write_files
         lengths = [len(row.ids) for row in splits.train]
         mean_length = math.ceil(sum(lengths) / len(lengths))
         # By a constant, not by the tokens of a micro-batch: the same however a step is cut.
         token_weight = settings.language_model_weight / mean_length
-        identity = {"examples": splits.fingerprint, "labels": str(splits.num_labels)}
+        identity = {"examples": splits.fingerprint, "labels": str(len(splits.label_names))}
         if settings.language_model_weight:
             identity["language_model_weight"] = str(settings.language_model_weight)
         if settings.pooling != "last":
             identity["pooling"] = settings.pooling
         super().__init__(
-            LabelLoss(model, pad_id, token_weight=token_weight),
+            LabelLoss(model, self.pad_id, token_weight=token_weight),
             LengthGroupedOrder(lengths, settings.examples_per_step, seed),
             tokens_per_row=mean_length,
             flops_per_token=flops_per_token_of(model, mean_length),
@@ -166,22 +166,20 @@ class ClassificationTask(TrainTask):
     def describe_step(self, step: int) -> dict[str, Any]:
         return {"examples": self.order.rows_of_step(step).tolist()}
 
-    def confusion_on(self, model: Any, rows: Sequence[Encoded]) -> list[list[int]]:
+    def confusion_on(self, model: Any, rows: Sequence[EncodedExample]) -> list[list[int]]:
         """Counts of examples by their label (row) and the predicted one (column)."""
         predicted = [int(np.argmax(logits)) for logits in predict(model, rows, self.pad_id)]
-        return confusion([row.label for row in rows], predicted, self.splits.num_labels)
+        return confusion([row.label for row in rows], predicted, len(self.splits.label_names))
 
 
 def train_one(
-    make_model: Callable[[], Any],
+    candidate: FineTunableModel,
     splits: Splits,
     settings: FinetuneSettings,
     *,
     seed: int,
-    pad_id: int,
     out_dir: Path,
     context: StageContext,
-    write_files: Callable[[Path], None],
 ) -> dict[str, Any]:
     """Train with one seed, keep the best epoch in `.best/`, and return its scores.
 
@@ -191,12 +189,10 @@ def train_one(
     if result_path.is_file():
         found: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))
         return found
-    model = make_model()
+    model = candidate.make(splits.label_names, seed)
     lora = settings.lora
     merge_lora = add_lora(model, lora, seed=seed, trainable=CLASSIFIER_HEADS) if lora else None
-    task = ClassificationTask(
-        model, splits, settings, seed=seed, pad_id=pad_id, write_files=write_files
-    )
+    task = ClassificationTask(model, candidate, splits, settings, seed=seed)
     per_epoch = task.order.steps_per_epoch
     train_settings = train_settings_of(settings, per_epoch, seed=seed, context=context)
     strategy = start_strategy(task, train_settings)
@@ -268,8 +264,8 @@ def best_epoch(scores: Sequence[float]) -> int:
     return 1 + max(range(len(scores)), key=lambda i: (scores[i], -i))
 
 
-def predict(model: Any, rows: Sequence[Encoded], pad_id: int) -> list[Any]:
-    """Logits (C,) of each example, in order; read sorted by length, which changes nothing."""
+def predict(model: Any, rows: Sequence[EncodedExample], pad_id: int) -> list[Any]:
+    """Logits (C,) of each example, in order; sorted by length meanwhile, to pad little."""
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
     device = next(model.parameters()).device
     found: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""The models that are fine-tuned: the run's own, its random twin, and any other beside them."""
+"""Models to fine-tune: the run's own, its random-init baseline, and any from the Hub."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import check_tokenizer, copy_tokenizer, load_whole
 from teenytinyllama.modeling.lora import CLASSIFIER_HEADS
 from teenytinyllama.stages.finetune.labelled_dataset import Example
-from teenytinyllama.stages.finetune.length_grouping import Encoded, encode_with
+from teenytinyllama.stages.finetune.length_grouping import EncodedExample, encode_with
 
 logger = logging.getLogger(__name__)
 
 
-# Of the mean, beside the last token's own state, which the residual carries past it: 10 and 1,000
-# learnt less (EXPERIMENTS.md, 2026-11-24).
+# Weight of the mean beside the last token's own state, which the residual carries past it. With
+# 10 and with 1,000 scores were lower (EXPERIMENTS.md).
 MEAN_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
-class Learner:
-    """One model to fine-tune: how it reads, how it is made, what stands beside its weights."""
+class FineTunableModel:
+    """How to encode for a model, make it a classifier, and write the files beside its weights."""
 
     name: str
-    encode: Callable[[Example], Encoded]
+    encode: Callable[[Example], EncodedExample]
     make: Callable[[list[str], int], Any]
-    """(label names, seed) -> classifier in fp32; the seed decides the new head."""
+    """(label names, seed) -> classifier in fp32; the seed initialises the new head."""
     pad_id: int
     max_length: int
-    """Tokens of one text at most."""
+    """Tokens of one example at most."""
     write_files: Callable[[Path], None]
 
 
-def own_learner(
+def own_model(
     pretrain_dir: Path,
     tokenizer_dir: Path,
     encoder: TextEncoder,
@@ -58,11 +58,11 @@ def own_learner(
     is_random: bool = False,
     keeps_head: bool = False,
     takes_mean: bool = False,
-) -> Learner:
-    """The run's base model, or with `is_random` the same sizes with fresh weights.
+) -> FineTunableModel:
+    """The run's base model, or with `is_random` the same sizes with random weights.
 
-    With `keeps_head` the classifier has the base model's head for next tokens beside its own, with
-    `takes_mean` one more layer that begins as a mean.
+    With `keeps_head` the classifier keeps the base model's `lm_head` beside its own head; with
+    `takes_mean` it gets one more layer, initialised as a mean over tokens.
     """
     final_dir = pretrain_dir / "final"
     check_tokenizer(final_dir, encoder, tokenizer_dir)
@@ -82,8 +82,8 @@ def own_learner(
                 _add_mean_layer(model)
             return model
 
-    return Learner(
-        name="random-twin" if is_random else "own",
+    return FineTunableModel(
+        name="random-init" if is_random else "own",
         encode=encode_with(encoder, max_length),
         make=make,
         pad_id=encoder.pad_id,
@@ -93,7 +93,7 @@ def own_learner(
 
 
 def _add_language_head(model: Any, source: Path | None) -> None:
-    """Give a classifier `lm_head`, read from the causal model in `source` or, without one, new."""
+    """Give a classifier the `lm_head` of the causal model in `source`, or a new one."""
     if source is None:
         head = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size, bias=False)
         torch.nn.init.normal_(head.weight, std=model.config.initializer_range)
@@ -105,10 +105,11 @@ def _add_language_head(model: Any, source: Path | None) -> None:
 
 
 def _add_mean_layer(model: Any) -> None:
-    """Append a decoder layer through which the last token sees the mean of all tokens' states.
+    """Append a decoder layer that adds the mean of all tokens' states to the last token's.
 
-    A classifier of the library reads the last token alone, and need not be another architecture to
-    read all: with queries of zero every token weighs the same. The layer learns like any other.
+    The library's classifiers read the last token only. This layer makes them read all without a
+    new architecture: with queries of zero, attention weighs every token the same. It is trained
+    like any other layer.
     """
     config = model.config
     if config.num_key_value_heads != config.num_attention_heads:
@@ -130,7 +131,7 @@ def _add_mean_layer(model: Any) -> None:
             torch.nn.init.normal_(weight, std=config.initializer_range)
         attention.q_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-        # What the head has read so far is what is averaged.
+        # Average what the head would have read: the normed states.
         layer.input_layernorm.weight.copy_(model.model.norm.weight)
         torch.nn.init.eye_(attention.v_proj.weight)
         torch.nn.init.eye_(attention.o_proj.weight).mul_(MEAN_WEIGHT)
@@ -138,16 +139,16 @@ def _add_mean_layer(model: Any) -> None:
     config.num_hidden_layers += 1
 
 
-def other_learner(place: str, max_length: int) -> Learner:
-    """Any Hugging Face model, by id or folder, with its own tokenizer: BERTimbau, for one.
+def other_model(place: str, max_length: int) -> FineTunableModel:
+    """Any Hugging Face model, by id or folder, with its own tokenizer, such as BERTimbau.
 
-    Reads at most `max_length` tokens, and no more than the model has positions for. Raises
-    UserError where it cannot be had; its weights are read by `make`.
+    Examples are cut at `max_length` tokens or the model's positions, whichever is less. Raises
+    UserError where it cannot be loaded; the weights are loaded by `make`.
     """
-    home = str(Path(place).expanduser()) if place.startswith("~") else place
+    source = str(Path(place).expanduser()) if place.startswith("~") else place
     try:
-        tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(home, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
             sketch = AutoModelForSequenceClassification.from_config(config)
     except Exception as error:  # transformers, tokenizers and the hub share no base class of errors
@@ -155,8 +156,10 @@ def other_learner(place: str, max_length: int) -> Learner:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
-        what = "its tokenizer has no token to pad with, and none that ends a text"
-        raise UserError("model-pads-not", f"finetune.models {place}", what, "name another model")
+        what = "its tokenizer has neither a padding token nor an end token"
+        raise UserError(
+            "model-without-padding", f"finetune.models {place}", what, "name another model"
+        )
     if (positions := _num_positions(sketch)) < max_length:
         logger.info(f"finetune: {place} reads {positions} tokens, max_length = {max_length}")
         max_length = positions
@@ -165,24 +168,24 @@ def other_learner(place: str, max_length: int) -> Learner:
         and getattr(config, "type_vocab_size", 2) > 1
     )
 
-    def encode(example: Example) -> Encoded:
+    def encode(example: Example) -> EncodedExample:
         whole = len(tokenizer(*example.texts, verbose=False)["input_ids"])
         read = tokenizer(*example.texts, truncation=True, max_length=max_length)
         ids = tuple(read["input_ids"])
         types = tuple(read.get("token_type_ids", ())) if takes_types else ()
-        return Encoded(ids, example.label, len(ids) < whole, types)
+        return EncodedExample(ids, example.label, len(ids) < whole, types)
 
     def make(label_names: list[str], seed: int) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             config = AutoConfig.from_pretrained(
-                home, trust_remote_code=False, **_labels(label_names)
+                source, trust_remote_code=False, **_labels(label_names)
             )
             config.pad_token_id = tokenizer.pad_token_id
-            return _load(AutoModelForSequenceClassification, home, config, is_own=False)
+            return _load(AutoModelForSequenceClassification, source, config, is_own=False)
 
-    return Learner(
-        name=Path(home).resolve().name if Path(home).is_dir() else place.replace("/", "--"),
+    return FineTunableModel(
+        name=Path(source).resolve().name if Path(source).is_dir() else place.replace("/", "--"),
         encode=encode,
         make=make,
         pad_id=int(tokenizer.pad_token_id),
@@ -192,22 +195,22 @@ def other_learner(place: str, max_length: int) -> Learner:
 
 
 def _num_positions(model: Any) -> int:
-    """Tokens that a model can read at once; a very large number where nothing bounds it."""
+    """The context length of a model; a very large number where it has none."""
     stated = getattr(model.config, "max_position_embeddings", None)
     found = int(stated) if isinstance(stated, int) and stated > 0 else sys.maxsize
     for name, module in model.named_modules():
         padding = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and padding is not None:
-            # RoBERTa and its kin number their positions from behind the padding's.
+            # RoBERTa's positions start after the padding index.
             found = min(found, module.num_embeddings - padding - 1)
     return found
 
 
 def _load(kind: Any, place: Path | str, config: Any, *, is_own: bool) -> Any:
-    """A classifier on the body of the model at `place`; only its head may be new.
+    """A classifier with the weights of the model at `place`; only its head may be new.
 
-    Our own files hold exactly a causal model. Another model may bring heads of other uses, and
-    lacks ours and, where it never had one, the layer that pools for it.
+    Our own files hold exactly a causal model. Other models may have heads for other tasks, and lack
+    a classification head or the pooling layer below it.
     """
 
     def may_be_new(name: str) -> bool:

@@ -36,12 +36,11 @@ def run(*, model: Path, files: Sequence[Path], task: str = "", columns: Sequence
 
     `model` is a run with a finetune stage, a task's folder or a classifier's folder. A `.txt` is
     read line by line; tables and JSON lines by the columns that the classifier was trained on,
-    unless `columns` names others. Lines come as the records do, one for each: an empty text, which
-    no classifier has learnt from, gets null for a label. A record at fault stops the work with
-    its place.
+    unless `columns` names others. There is one output line per record, in order; an empty text gets
+    null for a label. Raises UserError with the place of the first broken record.
     """
     folder = find_classifier(model, task)
-    trained_on, max_length = _read_about(folder)
+    trained_on, max_length = _read_classifier_file(folder)
     names = list(columns) or trained_on
     if len(names) != len(trained_on):
         what = f"{len(names)} columns named, the classifier reads {len(trained_on)}"
@@ -57,27 +56,27 @@ def run(*, model: Path, files: Sequence[Path], task: str = "", columns: Sequence
         rows = [encode(Example(texts, -1)) for texts, _ in records if all(texts)]
         found = iter(predict(classifier, rows, encoder.pad_id))
         for texts, fields in records:
-            said = _said(next(found), classifier.config.id2label) if all(texts) else NO_LABEL
-            line = json.dumps({**fields, **said}, ensure_ascii=False, default=str)
+            label = _label(next(found), classifier.config.id2label) if all(texts) else NO_LABEL
+            line = json.dumps({**fields, **label}, ensure_ascii=False, default=str)
             sys.stdout.write(line + "\n")
         num_texts += len(rows)
         num_empty += len(records) - len(rows)
         num_cut += sum(row.was_cut for row in rows)
-    empty = f", {num_empty} empty and left without a label" if num_empty else ""
+    empty = f", {num_empty} empty, without a label" if num_empty else ""
     logger.info(f"{num_texts} texts labelled, {num_cut} cut at {max_length} tokens{empty}")
 
 
-def _said(logits: NDArray[Any], labels: Mapping[int, str]) -> dict[str, Any]:
+def _label(logits: NDArray[Any], labels: Mapping[int, str]) -> dict[str, Any]:
     best = int(np.argmax(logits))
-    shares = np.exp(logits - logits.max())
+    weights = np.exp(logits - logits.max())
     return {
         "predicted": labels[best],
-        "probability": round(float(shares[best] / shares.sum()), 6),
+        "probability": round(float(weights[best] / weights.sum()), 6),
     }
 
 
-def _read_about(folder: Path) -> tuple[list[str], int]:
-    """The columns that a classifier reads, and how many tokens of them."""
+def _read_classifier_file(folder: Path) -> tuple[list[str], int]:
+    """The columns that a classifier reads, and its maximum length in tokens."""
     path = folder / CLASSIFIER_NAME
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -88,7 +87,7 @@ def _read_about(folder: Path) -> tuple[list[str], int]:
 
 
 def find_classifier(path: Path, task: str) -> Path:
-    """The folder of a classifier behind a run, a stage, a task's folder or the folder itself."""
+    """The folder of a classifier, given a run, a finetune folder, a task's folder or itself."""
     for folder in (path, path / "final"):
         if (folder / CLASSIFIER_NAME).is_file() and tokenizer_file(folder).is_file():
             return folder
@@ -134,7 +133,7 @@ def _records(path: Path, names: Sequence[str]) -> Iterator[tuple[Texts, dict[str
         return
     for record in read_records(path):
         if record.error:
-            raise UserError("record-broken", record.place, record.error, "mend that line")
+            raise UserError("record-broken", record.place, record.error, "fix that line")
         for name in names:
             if not isinstance(record.fields.get(name), str):
                 known = [str(key) for key in record.fields]
@@ -145,7 +144,7 @@ def _records(path: Path, names: Sequence[str]) -> Iterator[tuple[Texts, dict[str
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines as editors count them: no other sign than a line's end parts a text."""
+    """Lines as editors count them: only a line feed ends one, no other Unicode separator."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:

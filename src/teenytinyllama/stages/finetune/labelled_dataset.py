@@ -1,8 +1,8 @@
 """Labelled sets: texts or pairs of texts with one label each, in three splits.
 
-A classifier is only as honest as its splits: labels that differ between them, empty ones and
-missing columns are errors with file and line; texts that stand in two splits are counted, and so
-are texts cut at the maximum length and labels that a split lacks.
+Labels that differ between splits, empty ones and missing columns are errors with file and line.
+Texts that are in two splits are counted, and so are labels that a split lacks: both make scores
+worth less.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Example:
-    """One text, or a pair, and the number of its label (-1 where none is known)."""
+    """One text, or a pair, and the number of its label (-1 where unknown)."""
 
     texts: tuple[str, ...]
     label: int
@@ -49,7 +49,7 @@ class LabelledData:
     splits: dict[str, list[Example]] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
-        """What a checkpoint must agree on."""
+        """A hash of all texts and labels: a checkpoint must have the same."""
         digest = hashlib.sha256(repr(self.label_names).encode())
         for name in SPLITS:
             for one in self.splits[name]:
@@ -57,9 +57,9 @@ class LabelledData:
         return digest.hexdigest()[:16]
 
     def shared_texts(self) -> dict[str, int]:
-        """Examples of each split whose texts stand in an earlier one too.
+        """Number of examples in each split whose texts are also in an earlier split.
 
-        A model may have learnt such test texts by heart, or have been chosen by them.
+        A model may have memorised such test texts, or have been chosen by them.
         """
         seen = {name: {one.texts for one in rows} for name, rows in self.splits.items()}
         return {
@@ -70,7 +70,7 @@ class LabelledData:
         }
 
     def missing_labels(self) -> dict[str, list[str]]:
-        """Labels that can be learnt and that a later split has no example of."""
+        """Labels of the train split that the other splits have no example of."""
         met = {name: {one.label for one in rows} for name, rows in self.splits.items()}
         return {
             split: [
@@ -81,7 +81,7 @@ class LabelledData:
 
 
 def read_labelled(task: LabelledSet, language: str = "pt") -> LabelledData:
-    """Read one set; a storybook tells in `language`. Raises UserError, with file and line."""
+    """Read one set; a storybook is in `language`. Raises UserError with file and line."""
     raw = {name: list(_rows(task, name, language)) for name in SPLITS if _is_named(task, name)}
     for name, rows in raw.items():
         if not rows:
@@ -95,7 +95,7 @@ def read_labelled(task: LabelledSet, language: str = "pt") -> LabelledData:
         raw["train"], raw["validation"] = _cut_validation(raw["train"], task)
     names = _label_names(task, [row.label for row in raw["train"]])
     numbers = {name: number for number, name in enumerate(names)}
-    data = LabelledData(list(task.label_names) or _spoken_names(names, raw, task))
+    data = LabelledData(list(task.label_names) or _class_names(names, raw, task))
     for split in SPLITS:
         data.splits[split] = []
         for row in raw[split]:
@@ -116,18 +116,18 @@ def _is_named(task: LabelledSet, split: str) -> bool:
 
 
 class Row(NamedTuple):
-    """An example as it stands in the data, and where."""
+    """An example as the data has it, and where."""
 
     texts: tuple[str, ...]
     label: str
     place: str
     class_names: tuple[str, ...] = ()
-    """What the numbers of the label stand for, where the data say it."""
+    """Names of the label's numbers, where the data has them."""
 
 
 def _rows(task: LabelledSet, split: str, language: str) -> Iterator[Row]:
     if task.kind == "storybook":
-        # Validation and test need no more than a quarter to tell models apart.
+        # A quarter is enough to compare models.
         num_items = task.num_items if split == "train" else max(200, task.num_items // 4)
         made = synthetic.sentiment(
             seed=task.seed,
@@ -159,7 +159,7 @@ def _records(task: LabelledSet, split: str) -> Iterator[Record]:
 def _file_of(task: LabelledSet, split: str) -> Path:
     folder = Path(task.path).expanduser()
     if not folder.is_dir():
-        what = f'"{task.path}" is no folder; a labelled set is one, with a file for each split'
+        what = f'"{task.path}" is not a folder with a file for each split'
         raise UserError("task-missing", f"finetune.tasks {task.name}", what, "correct its path")
     found = sorted(p for p in folder.iterdir() if _is_split(p, split))
     if len(found) == 1:
@@ -186,7 +186,7 @@ def _is_split(path: Path, split: str) -> bool:
 
 def _row(record: Record, task: LabelledSet) -> Row:
     if record.error:
-        raise UserError("record-broken", record.place, record.error, "mend or remove that line")
+        raise UserError("record-broken", record.place, record.error, "fix or remove that line")
     texts = tuple(_text(record, name) for name in task.text_columns)
     label = _field(record, task.label_column)
     if isinstance(label, bool):
@@ -221,21 +221,21 @@ def _field(record: Record, name: str) -> Any:
 
 
 def _cut_validation(rows: Sequence[Row], task: LabelledSet) -> tuple[list[Row], list[Row]]:
-    """A share of the training rows by a hash of their texts: equal texts stay on one side.
+    """Split off a share of the training rows by a hash of their texts; equal texts stay together.
 
-    A label that would have all its rows in the validation split keeps them in train: what is
-    never learnt cannot be validated.
+    A label whose rows would all go to the validation split keeps them in train: a label that is
+    never trained on cannot be validated.
     """
-    kept_out = {row.texts for row in rows if _is_kept_out(row.texts, task.validation_fraction)}
-    learnt = {row.label for row in rows if row.texts not in kept_out}
-    if rare := sorted({row.label for row in rows} - learnt) if learnt else []:
-        kept_out -= {row.texts for row in rows if row.label in rare}
+    held_out = {row.texts for row in rows if _is_held_out(row.texts, task.validation_fraction)}
+    kept = {row.label for row in rows if row.texts not in held_out}
+    if rare := sorted({row.label for row in rows} - kept) if kept else []:
+        held_out -= {row.texts for row in rows if row.label in rare}
         logger.info(
-            f"{task.name}: too rare to cut a validation split with: {', '.join(rare)}; "
-            "all examples of it stay in the train split"
+            f"{task.name}: too rare for a validation split: {', '.join(rare)}; "
+            "all its examples stay in the train split"
         )
-    train = [row for row in rows if row.texts not in kept_out]
-    validation = [row for row in rows if row.texts in kept_out]
+    train = [row for row in rows if row.texts not in held_out]
+    validation = [row for row in rows if row.texts in held_out]
     if not train or not validation:
         raise UserError(
             "split-empty",
@@ -246,15 +246,14 @@ def _cut_validation(rows: Sequence[Row], task: LabelledSet) -> tuple[list[Row], 
     return train, validation
 
 
-def _is_kept_out(texts: tuple[str, ...], fraction: float) -> bool:
+def _is_held_out(texts: tuple[str, ...], fraction: float) -> bool:
     digest = hashlib.sha256("\n".join(texts).encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def _spoken_names(names: list[str], raw: dict[str, list[Row]], task: LabelledSet) -> list[str]:
-    """Labels as the data name them: a Hub set may say what its numbers stand for."""
-    told = {split: {row.class_names for row in rows} - {()} for split, rows in raw.items()}
-    classes = sorted(set().union(*told.values()))
+def _class_names(names: list[str], raw: dict[str, list[Row]], task: LabelledSet) -> list[str]:
+    """Names of the labels: those of a Hub set's class feature, where it has one."""
+    classes = sorted({row.class_names for rows in raw.values() for row in rows} - {()})
     if not classes:
         return names
     if len(classes) > 1:
@@ -264,8 +263,8 @@ def _spoken_names(names: list[str], raw: dict[str, list[Row]], task: LabelledSet
             f"its splits name their labels differently: {' / '.join(map(', '.join, classes[:3]))}",
             "use the same labels in all splits",
         )
-    spoken = dict(enumerate(classes[0]))
-    return [spoken.get(int(name), name) if name.isdigit() else name for name in names]
+    class_names = dict(enumerate(classes[0]))
+    return [class_names.get(int(name), name) if name.isdigit() else name for name in names]
 
 
 def _label_names(task: LabelledSet, labels: Iterable[str]) -> list[str]:

@@ -1,9 +1,9 @@
-"""Texts to ids, and ids to batches of like length.
+"""Examples to token ids, and ids to batches of similar length.
 
-One text is `BOS text EOS`, a pair `BOS a EOS b EOS`: EOS closed every document in pre-training,
-so the classifier reads the model's state where it has learnt that a text is over. Batches are a
-pure function of (seed, step): an epoch is shuffled, cut into groups of fifty batches, and sorted
-by length inside each group, so that little is padded and the order stays random.
+One text is `BOS text EOS`, a pair `BOS a EOS b EOS`. EOS ended every document in pre-training, so
+the classifier reads the state where the model knows that a text is over. Batches are a pure
+function of (seed, step): an epoch is shuffled, cut into groups of fifty batches, and sorted by
+length inside each group, so that little is padded and the order stays random.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ BATCHES_PER_GROUP = 50
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One example as ids, with the number of its label."""
+class EncodedExample:
+    """One example as token ids, with the number of its label."""
 
     ids: tuple[int, ...]
     label: int
     was_cut: bool
     token_types: tuple[int, ...] = ()
-    """Which text of a pair each token is of, for models that are told."""
+    """Which text of a pair each token belongs to, for models that take it."""
 
 
-def encode_with(encoder: TextEncoder, max_length: int) -> Callable[[Example], Encoded]:
-    """How our own models read an example: at most `max_length` tokens, the marks included."""
+def encode_with(encoder: TextEncoder, max_length: int) -> Callable[[Example], EncodedExample]:
+    """An encoder of examples for our own models: at most `max_length` tokens with BOS and EOS."""
 
-    def encode(example: Example) -> Encoded:
+    def encode(example: Example) -> EncodedExample:
         parts = [encoder.encode(text) for text in example.texts]
-        stage = max_length - 1 - len(parts)
+        space = max_length - 1 - len(parts)
         whole = sum(map(len, parts))
-        while sum(map(len, parts)) > stage:
-            # The longest part gives way first: of a pair both stay recognisable.
+        while sum(map(len, parts)) > space:
+            # Cut the longest part first, so that both texts of a pair keep something.
             longest = max(range(len(parts)), key=lambda i: (len(parts[i]), i))
             others = sum(map(len, parts)) - len(parts[longest])
             second = max((len(p) for i, p in enumerate(parts) if i != longest), default=0)
-            parts[longest] = parts[longest][: max(stage - others, min(second, stage // len(parts)))]
+            parts[longest] = parts[longest][: max(space - others, min(second, space // len(parts)))]
         ids = [encoder.bos_id]
         for part in parts:
             ids += [*part, encoder.eos_id]
-        return Encoded(tuple(ids), example.label, sum(map(len, parts)) < whole)
+        return EncodedExample(tuple(ids), example.label, sum(map(len, parts)) < whole)
 
     return encode
 
 
 class LengthGroupedOrder:
-    """Which examples make a step: random, of like length, each once an epoch."""
+    """Which examples make a step: random, of similar length, each once an epoch."""
 
     def __init__(self, lengths: Sequence[int], rows_per_step: int, seed: int) -> None:
         self.lengths = np.asarray(lengths)
@@ -66,7 +66,7 @@ class LengthGroupedOrder:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that see each example once; the last one may hold fewer examples."""
+        """Steps of one epoch; one of them may have fewer examples."""
         return -(-len(self.lengths) // self.rows_per_step)
 
     def rows_of_step(self, step: int) -> NDArray[np.int64]:
@@ -91,7 +91,7 @@ class LengthGroupedOrder:
         return [batches[int(number)] for number in mixed]
 
 
-def pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, NDArray[Any]]:
+def pad(rows: Sequence[EncodedExample], pad_id: int) -> dict[str, NDArray[Any]]:
     """`input_ids` (B, T) padded on the right to the longest, and `labels` (B,).
 
     With `token_type_ids` (B, T) where the rows have any.

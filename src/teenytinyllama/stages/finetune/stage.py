@@ -1,8 +1,7 @@
-"""STAGE finetune: base model to classifiers, one per labelled set (paper Table 5).
+"""Stage finetune: base model to classifiers, one per labelled set (paper Table 5).
 
 Leaves `<task>/final/`, a plain `AutoModelForSequenceClassification` with label names and
-tokenizer, and `<task>/scores.json`. Killed at any moment, it goes on with the task, the seed and
-the step it was at.
+tokenizer, and `<task>/scores.json`. A killed run resumes with the task, seed and step it was at.
 """
 
 from __future__ import annotations
@@ -21,15 +20,19 @@ from teenytinyllama.modeling.lora import peft_parts
 from teenytinyllama.settings.datasets import LabelledSet
 from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.stages.finetune.classification_metrics import (
-    bag_of_words,
+    bag_of_words_baseline,
     check_library,
-    majority,
+    majority_baseline,
     mean_and_spread,
     standard_error,
     sum_of_tables,
 )
 from teenytinyllama.stages.finetune.classification_task import Splits, train_one
-from teenytinyllama.stages.finetune.classifier_models import Learner, other_learner, own_learner
+from teenytinyllama.stages.finetune.classifier_models import (
+    FineTunableModel,
+    other_model,
+    own_model,
+)
 from teenytinyllama.stages.finetune.classify import CLASSIFIER_NAME
 from teenytinyllama.stages.finetune.labelled_dataset import SPLITS, LabelledData, read_labelled
 from teenytinyllama.stages.interface import StageContext, StageResult
@@ -48,11 +51,11 @@ def run(
     tokenizer_dir: Path,
     pretrain_dir: Path,
 ) -> StageResult:
-    """Train a classifier per labelled set; return counts of examples and figures per task."""
+    """Train a classifier per labelled set; return counts of examples and metrics per task."""
     encoder = load_tokenizer(tokenizer_dir)
     max_length = _max_length(settings, pretrain_dir)
     own_one = partial(
-        own_learner,
+        own_model,
         pretrain_dir,
         tokenizer_dir,
         encoder,
@@ -62,17 +65,17 @@ def run(
     )
     own = own_one()
     _check_tasks(settings)
-    # Whatever is at fault, in the last set or the last model, is said before the first training.
+    # Problems of any set or model are reported before the first training.
     check_library()
     if settings.lora:
         peft_parts()
     sets = {task.name: read_labelled(task, context.language) for task in settings.tasks}
-    others = [other_learner(place, settings.max_length) for place in settings.models]
+    others = [other_model(place, settings.max_length) for place in settings.models]
     for other in others:
         other.make(["a", "b"], 0)
     if settings.random_twin:
         others.append(own_one(is_random=True))
-    _check_learners(others)
+    _check_names(others)
     counts: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     for task in settings.tasks:
@@ -97,12 +100,12 @@ def _check_tasks(settings: FinetuneSettings) -> None:
             raise UserError("task-twice", f"finetune.tasks {name}", what, "rename one of them")
 
 
-def _check_learners(learners: list[Learner]) -> None:
-    """Each has a folder of its name beside those of the run's own model."""
-    names = [learner.name for learner in learners]
+def _check_names(candidates: list[FineTunableModel]) -> None:
+    """Raise UserError where two models would share a folder, or use one of the run's own model."""
+    names = [candidate.name for candidate in candidates]
     for name in names:
         if names.count(name) > 1 or name in ("final", "own") or name.startswith("seed-"):
-            what = f'"{name}" is the name of something else too'
+            what = f'"{name}" is already taken'
             raise UserError("model-name", "finetune.models", what, "rename the model's folder")
 
 
@@ -119,13 +122,13 @@ def _max_length(settings: FinetuneSettings, pretrain_dir: Path) -> int:
 def _one_task(
     task: LabelledSet,
     data: LabelledData,
-    own: Learner,
-    others: list[Learner],
+    own: FineTunableModel,
+    others: list[FineTunableModel],
     settings: FinetuneSettings,
     context: StageContext,
     task_dir: Path,
 ) -> dict[str, Any]:
-    counts = _look_over(task.name, data)
+    counts = _count_examples(task.name, data)
     cut: dict[str, dict[str, int]] = {}
     metrics, cut[own.name] = _train_all_seeds(own, task.name, data, settings, context, task_dir)
     about = {
@@ -135,34 +138,31 @@ def _one_task(
         "labels": data.label_names,
     }
     write_json(task_dir / "final" / CLASSIFIER_NAME, about)
-    plain, bag = majority(data), bag_of_words(data)
+    majority, bag = majority_baseline(data), bag_of_words_baseline(data)
     baselines = {
-        "majority_accuracy": plain["accuracy"],
-        "majority_macro_f1": plain["macro_f1"],
+        "majority_accuracy": majority["accuracy"],
+        "majority_macro_f1": majority["macro_f1"],
         "bag_of_words_accuracy": bag["accuracy"],
         "bag_of_words_macro_f1": bag["macro_f1"],
     }
     for other in others:
         folder = task_dir / other.name
         its, cut[other.name] = _train_all_seeds(other, task.name, data, settings, context, folder)
-        baselines[f"{other.name}_accuracy"] = its["accuracy"]
-        baselines[f"{other.name}_accuracy_spread"] = its["accuracy_spread"]
-        baselines[f"{other.name}_macro_f1"] = its["macro_f1"]
-        baselines[f"{other.name}_macro_f1_spread"] = its["macro_f1_spread"]
-        baselines[f"{other.name}_seeds"] = its["seeds"]
+        for key in ("accuracy", "accuracy_spread", "macro_f1", "macro_f1_spread", "seeds"):
+            baselines[f"{other.name}_{key}"] = its[key]
         shutil.rmtree(folder / "final")
     counts["texts_truncated"] = sum(cut[own.name].values())
     counts["texts_truncated_by"] = cut
     return {"counts": counts, "metrics": {**metrics, **baselines}}
 
 
-def _look_over(name: str, data: LabelledData) -> dict[str, Any]:
-    """Counts of a set; what makes its scores worth less is said."""
+def _count_examples(name: str, data: LabelledData) -> dict[str, Any]:
+    """Counts of a set; warns of shared texts and missing labels, which make scores worth less."""
     shared, missing = data.shared_texts(), data.missing_labels()
     for key, number in shared.items():
         if number:
             later, _, earlier = key.partition("_texts_in_")
-            logger.info(f"{name}: {number} {later} texts stand in the {earlier} split too")
+            logger.info(f"{name}: {number} {later} texts are also in the {earlier} split")
     for split, labels in missing.items():
         if labels:
             logger.info(f"{name}: the {split} split has no example of {', '.join(labels)}")
@@ -175,49 +175,47 @@ def _look_over(name: str, data: LabelledData) -> dict[str, Any]:
 
 
 def _train_all_seeds(
-    learner: Learner,
+    candidate: FineTunableModel,
     task_name: str,
     data: LabelledData,
     settings: FinetuneSettings,
     context: StageContext,
     out_dir: Path,
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Figures over the seeds, and how many texts of each split were cut."""
-    encoded = {name: [learner.encode(one) for one in data.splits[name]] for name in SPLITS}
+    """Train with every seed; return metrics over them and the number of texts cut per split."""
+    encoded = {name: [candidate.encode(one) for one in data.splits[name]] for name in SPLITS}
     cut = {name: sum(row.was_cut for row in rows) for name, rows in encoded.items()}
     if any(cut.values()):
         texts = ", ".join(f"{number} {name}" for name, number in cut.items())
         logger.info(
-            f"{task_name}: {learner.name} cuts {texts} texts at {learner.max_length} tokens"
+            f"{task_name}: {candidate.name} cuts {texts} texts at {candidate.max_length} tokens"
         )
     splits = Splits(
         train=encoded["train"],
         validation=encoded["validation"],
         test=encoded["test"],
-        num_labels=len(data.label_names),
+        label_names=data.label_names,
         fingerprint=data.fingerprint(),
     )
     results = [
         train_one(
-            lambda seed=seed: learner.make(data.label_names, seed),  # type: ignore[misc]
+            candidate,
             splits,
             settings,
             seed=seed,
-            pad_id=learner.pad_id,
             out_dir=out_dir / f"seed-{seed}",
             context=context,
-            write_files=learner.write_files,
         )
         for seed in settings.seeds
     ]
     chosen_by = f"validation_{settings.choose_by}"
     best = max(results, key=lambda r: (max(r[chosen_by]), -r["seed"]))
-    _publish(out_dir / f"seed-{best['seed']}" / ".best", out_dir / "final", learner)
+    _publish(out_dir / f"seed-{best['seed']}" / ".best", out_dir / "final", candidate)
     accuracy, spread = mean_and_spread([r["accuracy"] for r in results])
     macro_f1, f1_spread = mean_and_spread([r["macro_f1"] for r in results])
     num_items = len(data.splits["test"])
     return {
-        # Over all seeds, and so is what stands beside it.
+        # Over all seeds.
         "accuracy": accuracy,
         "accuracy_spread": spread,
         "macro_f1": macro_f1,
@@ -225,18 +223,18 @@ def _train_all_seeds(
         "standard_error": standard_error(accuracy, num_items),
         "num_items": num_items,
         "confusion": sum_of_tables([r["confusion"] for r in results]),
-        # Of the one seed whose classifier is in `final/`.
+        # Of the seed whose classifier is in `final/`.
         "published": {name: best[name] for name in ("seed", "best_epoch", "accuracy", "macro_f1")},
         "examples_per_s": sum(r["examples_per_s"] for r in results) / len(results),
         "seeds": results,
     }, cut
 
 
-def _publish(best_dir: Path, final_dir: Path, learner: Learner) -> None:
-    """`final/`: the model of the seed that was best on validation, with its tokenizer."""
+def _publish(best_dir: Path, final_dir: Path, candidate: FineTunableModel) -> None:
+    """Write `final/`: the classifier that was best on validation, with its tokenizer."""
     partial = final_dir.with_name(".partial-final")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(final_dir, ignore_errors=True)
     shutil.copytree(best_dir, partial)
-    learner.write_files(partial)
+    candidate.write_files(partial)
     partial.rename(final_dir)
