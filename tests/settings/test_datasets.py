@@ -1,4 +1,4 @@
-"""The paper's sources by name, read from local folders of the same layout."""
+"""The paper's sources by name, read from local copies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RECORDS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_every_preset_is_a_valid_source_and_has_an_example_here() -> None:
+def test_every_preset_is_a_valid_source_with_an_example() -> None:
     assert sorted(presets_of("pt")) == sorted(RECORDS)
     for name, fields in presets_of("pt").items():
         source = Source(kind="hub", name=name, **fields)
@@ -45,7 +45,7 @@ def test_every_preset_is_a_valid_source_and_has_an_example_here() -> None:
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_local_copy_is_read_by_the_presets_fields(
+def test_a_local_copy_is_read_by_the_fields_of_its_preset(
     name: str, stage: Stage, tmp_path: Path
 ) -> None:
     pytest.importorskip("datasets")
@@ -80,6 +80,6 @@ def test_rows_of_another_language_are_dropped_and_counted(stage: Stage, tmp_path
     assert left.counts["documents_kept"] == 2
 
 
-def test_unknown_preset(stage: Stage) -> None:
-    with pytest.raises(UserError, match=r'no source of the name "wikipedja" .*"wikipedia"'):
+def test_an_unknown_preset_is_an_error(stage: Stage) -> None:
+    with pytest.raises(UserError, match=r'no source named "wikipedja" .*"wikipedia"'):
         stage({"kind": "hub", "preset": "wikipedja"})

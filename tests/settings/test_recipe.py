@@ -29,20 +29,20 @@ def write(tmp_path):
     return write
 
 
-def fault(path, *overrides):
+def error_of(path, *overrides):
     with pytest.raises(UserError) as caught:
         load_recipe(path, overrides)
     return caught.value
 
 
-def test_a_recipe_names_its_stages_and_the_rest_is_default(write):
+def test_what_a_recipe_leaves_out_has_its_default(write):
     recipe = load_recipe(write(GOOD))
     assert recipe.pretrain.num_steps == 10
     assert recipe.pretrain.model.num_hidden_layers == 12
     assert recipe.tokenizer is None
 
 
-def test_overrides_are_toml_and_may_open_a_section(write):
+def test_overrides_are_toml_and_may_add_a_section(write):
     path = write(GOOD)
     recipe = load_recipe(
         path, ["pretrain.optimizer.peak_learning_rate=3e-4", "tokenizer.vocab_size=500", "name=b"]
@@ -52,15 +52,17 @@ def test_overrides_are_toml_and_may_open_a_section(write):
     assert recipe.name == "b"
 
 
-def test_a_misspelt_key_suggests_the_right_one_and_names_its_line(write):
-    error = fault(write(GOOD.replace("num_steps", "num_stps")))
+def test_a_misspelt_key_gets_a_suggestion_and_its_line(write):
+    error = error_of(write(GOOD.replace("num_steps", "num_stps")))
     assert error.code == "recipe-unknown-key"
     assert error.where.endswith("recipe.toml:8:pretrain.num_stps")
     assert error.fix == 'did you mean "num_steps"?'
 
 
-def test_a_misspelt_stage_suggests_the_right_one(write):
-    assert fault(write(GOOD.replace("[pretrain]", "[pretrian]"))).fix == 'did you mean "pretrain"?'
+def test_a_misspelt_stage_gets_a_suggestion(write):
+    assert (
+        error_of(write(GOOD.replace("[pretrain]", "[pretrian]"))).fix == 'did you mean "pretrain"?'
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,8 +74,8 @@ def test_a_misspelt_stage_suggests_the_right_one(write):
         ("true", "valid number"),
     ],
 )
-def test_a_wrong_value_is_shown_with_what_was_expected(write, value, words):
-    error = fault(write(GOOD), f"pretrain.optimizer.peak_learning_rate={value}")
+def test_a_wrong_value_names_what_is_expected(write, value, words):
+    error = error_of(write(GOOD), f"pretrain.optimizer.peak_learning_rate={value}")
     assert error.code == "recipe-value"
     assert error.where == "--set pretrain.optimizer.peak_learning_rate"
     assert words in error.what
@@ -81,63 +83,63 @@ def test_a_wrong_value_is_shown_with_what_was_expected(write, value, words):
 
 @pytest.mark.parametrize("value", ["true", "10.5", '"10"', "0"])
 def test_an_integer_is_an_integer(write, value):
-    assert fault(write(GOOD), f"pretrain.num_steps={value}").code == "recipe-value"
+    assert error_of(write(GOOD), f"pretrain.num_steps={value}").code == "recipe-value"
 
 
-def test_settings_that_do_not_fit_each_other_say_how_to_make_them_fit(write):
-    error = fault(write(GOOD), "pretrain.tokens_per_step=300000")
+def test_settings_that_conflict_name_values_that_fit(write):
+    error = error_of(write(GOOD), "pretrain.tokens_per_step=300000")
     assert "300000 is not a multiple of sequence_length = 2048; nearest: 299008 or 301056" in (
         error.what
     )
-    error = fault(write(GOOD), "pretrain.model.num_attention_heads=5")
+    error = error_of(write(GOOD), "pretrain.model.num_attention_heads=5")
     assert "hidden_size = 64 is not a multiple of num_attention_heads = 5" in error.what
 
 
 def test_a_key_for_conversations_is_refused_for_preferences(write):
     source = '{ kind = "files", path = "p.jsonl", answer_key = "best" }'
     align = f'[align]\nsources = [{{ kind = "storybook" }}]\npreferences = [{source}]\n'
-    error = fault(write(GOOD + align))
+    error = error_of(write(GOOD + align))
     assert "preferences.0.answer_key is for conversations" in error.what
 
 
-def test_several_faults_are_counted(write):
-    error = fault(write(GOOD), "pretrain.num_steps=0", "pretrain.log_every_steps=0")
-    assert "(1 more faults after this one)" in error.what
+def test_several_errors_are_counted(write):
+    error = error_of(write(GOOD), "pretrain.num_steps=0", "pretrain.log_every_steps=0")
+    assert "(and 1 more)" in error.what
 
 
-def test_what_is_no_toml_and_what_is_not_there(write, tmp_path):
-    assert fault(write("name = ")).code == "recipe-syntax"
-    assert fault(tmp_path / "absent.toml").code == "recipe-missing"
-    assert fault(write(GOOD), "pretrain.num_steps").code == "set-syntax"
-    assert fault(write(GOOD), "name.x=1").code == "set-syntax"
+def test_invalid_toml_missing_files_and_bad_overrides(write, tmp_path):
+    assert error_of(write("name = ")).code == "recipe-syntax"
+    assert error_of(tmp_path / "absent.toml").code == "recipe-missing"
+    assert error_of(write(GOOD), "pretrain.num_steps").code == "set-syntax"
+    assert error_of(write(GOOD), "name.x=1").code == "set-syntax"
 
 
-def test_brackets_without_end_are_a_fault_and_no_crash(write):
-    error = fault(write("a = " + "[" * 100_000))
+def test_deeply_nested_brackets_are_an_error(write):
+    error = error_of(write("a = " + "[" * 100_000))
     assert error.code == "recipe-syntax"
     assert "nested too deep" in error.what
 
 
 @pytest.mark.parametrize("value", ["1e400", "-1e400", "nan"])
-def test_numbers_beyond_all_bounds(write, value):
-    error = fault(write(GOOD), f"pretrain.optimizer.peak_learning_rate={value}")
+def test_infinite_numbers_are_errors(write, value):
+    error = error_of(write(GOOD), f"pretrain.optimizer.peak_learning_rate={value}")
     assert error.code == "recipe-value"
     assert "finite number" in error.what
 
 
-def test_a_number_in_quotation_marks_is_shown(write):
-    error = fault(write(GOOD.replace("num_steps = 10", 'num_steps = "3e-4"')))
+def test_a_quoted_number_is_an_error(write):
+    error = error_of(write(GOOD.replace("num_steps = 10", 'num_steps = "3e-4"')))
     assert error.where.endswith("recipe.toml:8:pretrain.num_steps")
     assert 'got "3e-4"' in error.what
 
 
-def test_a_precision_that_there_is_not_names_those_there_are(write):
-    error = fault(write(GOOD), 'pretrain.precision="fp16"')
+def test_an_unknown_precision_names_the_known_ones(write):
+    error = error_of(write(GOOD), 'pretrain.precision="fp16"')
     assert error.code == "recipe-value"
     assert "bf16-mixed" in error.what
 
 
-def test_every_setting_says_what_it_is():
+def test_every_setting_has_a_description():
     def fields(model, path=""):
         for name, field in model.model_fields.items():
             yield f"{path}{name}", field.description
@@ -149,7 +151,7 @@ def test_every_setting_says_what_it_is():
     assert silent == []
 
 
-def test_local_evaluation_tasks_are_kept_out_of_the_corpus(tmp_path: Path) -> None:
+def test_local_evaluation_tasks_are_decontaminated(tmp_path: Path) -> None:
     (tmp_path / "exam").mkdir()
     (tmp_path / "exam" / "test.jsonl").write_text("{}")
     recipe = tmp_path / "r.toml"
@@ -165,18 +167,18 @@ def test_local_evaluation_tasks_are_kept_out_of_the_corpus(tmp_path: Path) -> No
         assert corpus is not None
         return [(task.name, task.path, task.num_fewshot) for task in corpus.decontaminate]
 
-    assert kept_out() == [("exam", f"{tmp_path}/exam", -1)]  # a prompt makes no other corpus
+    assert kept_out() == [("exam", f"{tmp_path}/exam", -1)]  # another prompt, the same corpus
     assert kept_out("corpus.decontaminate_evaluate=false") == []
     mine = f"corpus.decontaminate=[{{ name = 'mine', path = '{tmp_path}/exam' }}]"
     assert kept_out(mine) == [("mine", f"{tmp_path}/exam", -1)]
 
 
 @pytest.mark.parametrize("stage", ["evaluate", "finetune"])
-def test_a_number_of_items_is_refused_where_all_are_used(stage):
+def test_num_items_is_an_error_where_all_are_used(stage):
     settings = {"evaluate": EvaluateSettings, "finetune": FinetuneSettings}[stage]
     task = {"name": "arc_pt", "path": "tasks/arc", "num_items": 60}
-    with pytest.raises(ValidationError, match='num_items = 60 does nothing for kind "files"'):
+    with pytest.raises(ValidationError, match='num_items = 60 has no effect for kind "files"'):
         settings(tasks=(task,))
     assert settings(tasks=({**task, "kind": "storybook"},)).tasks[0].num_items == 60
     resolved = settings(tasks=({"name": "arc_pt", "path": "tasks/arc"},)).model_dump()
-    assert settings(**resolved).tasks[0].path == "tasks/arc", "as a manifest holds them"
+    assert settings(**resolved).tasks[0].path == "tasks/arc", "as in a manifest"

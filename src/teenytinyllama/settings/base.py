@@ -1,4 +1,4 @@
-"""What all sections share: types of numbers, the strict base class, paths, prices."""
+"""Shared by all settings: number types, the strict base class, path expansion, `[energy]`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
-    """Base of all sections: frozen, no unknown key, no silent conversion, no infinity."""
+    """Base of all settings: frozen, no unknown keys, no silent conversion, no infinity."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -27,9 +27,9 @@ class Settings(BaseModel):
 
 
 def expand_path(pattern: str) -> list[Path]:
-    """Files behind a path, a folder (all files below it) or a glob, sorted.
+    """Files of a path, a folder (all files below it) or a glob, sorted, without dot files.
 
-    Dot files are left out. Empty where nothing is there: the reader of the source says so.
+    Empty where there are none: the reader of the source raises the error.
     """
     path = Path(pattern).expanduser()
     if path.is_file():
@@ -42,11 +42,11 @@ def expand_path(pattern: str) -> list[Path]:
 
 
 class EnergySettings(Settings):
-    """`[energy]`: what turns time into kilowatt-hours, carbon and money."""
+    """`[energy]`: grid and prices, for the carbon and money of a run."""
 
     country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "BRA"
-    """Country whose grid supplies the power, ISO 3166 alpha-3: decides the carbon intensity."""
+    """Country of the electricity grid, ISO 3166 alpha-3: decides the carbon intensity."""
     usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
     """Price of one hour of the machine in US dollars."""
     usd_per_kwh: Annotated[float, Field(ge=0)] = 0.0
-    """Price of electricity in US dollars, where the machine is one's own."""
+    """Price of electricity in US dollars, for a machine of your own."""

@@ -12,36 +12,36 @@ from teenytinyllama.settings.datasets import Source, Task
 
 
 class ToxicitySettings(Settings):
-    """`[corpus.filters.toxicity]`: how hurtful each document is, by windows of sentences.
+    """`[corpus.filters.toxicity]`: toxicity of each document, by windows of sentences.
 
-    Scores are turned so that higher is more toxic. Without `max_toxicity` and `clean_path` they
-    are written down and drop nothing.
+    A higher score is more toxic. Without `max_toxicity` and `clean_path` scores are recorded and
+    nothing is dropped.
     """
 
     model: str = "nicholasKluge/ToxicityModelPT"
     """Hub id or folder of a sequence-classification model (the paper's by default), or labelled
     lines (`.jsonl` with `text` and `toxic`, 0 or 1): a classifier for one CPU core is trained."""
     toxic_label: str = ""
-    """Label whose probability counts, for a model with several; default: the one named so."""
+    """Label whose probability is the score, for a model with several; default: the one named so."""
     higher_is_toxic: bool = False
     """For a model with one output: whether a high number is toxic. The paper's model is a reward:
     low is toxic."""
     max_toxicity: float | None = None
     """Documents above this score are dropped."""
     clean_path: str = ""
-    """Clean text, from which `max_toxicity` is set where it is not given."""
+    """Clean text from which `max_toxicity` is computed where it is not given."""
     max_clean_dropped_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Share of the clean documents that may be above that score."""
     over: Literal["max", "mean"] = "max"
-    """A document's score: of its worst window, or of all on average."""
+    """A document's score: of its worst window, or the mean of all."""
     window_words: Positive = 40
-    """Words of one window at least; whole sentences, up to twice as many."""
+    """Minimum words of a window, which has whole sentences and at most twice as many words."""
     micro_batch: Positive = 32
     """Windows of one forward pass."""
 
 
 class FilterSettings(Settings):
-    """`[corpus.filters]`: which documents stay. Thresholds are data of the language."""
+    """`[corpus.filters]`: which documents are kept. Thresholds are data of the language."""
 
     families: tuple[Literal["address", "language", "repetition", "fineweb", "quality"], ...] = (
         "address",
@@ -50,33 +50,32 @@ class FilterSettings(Settings):
         "fineweb",
         "quality",
     )
-    """Rules that judge: on the URL where there is one, on the language, Gopher's on repetition,
-    FineWeb's on lines, Gopher's on quality. Their order is fixed; none: everything stays."""
+    """Families of rules: URL (where there is one), language, Gopher repetition, FineWeb quality of
+    lines, Gopher quality. Their order is fixed; with none everything is kept."""
     words: Literal["fast", "spacy"] = "fast"
     """What a word is: `fast`, our own rule; `spacy`: what datatrove counts (extra `spacy`). Each
     has thresholds of its own in `languages/<code>/filters.toml`."""
     thresholds: dict[str, float] = {}
-    """Thresholds that differ from those of the language, by reason: `{ gopher_short_doc = 20 }`."""
+    """Thresholds that override those of the language, by reason: `{ gopher_short_doc = 20 }`."""
     without: tuple[str, ...] = ()
-    """Reasons whose rule is left out."""
+    """Reasons whose rules are off."""
     stop_words: tuple[str, ...] = ()
     """Words that nearly every text of the language has; empty: those of `languages/<code>/`."""
     language_model: str = "py3langid"
-    """What tells the language of a text: `py3langid` (offline, extra `corpus`), or the path of a
-    fastText model such as GlotLID (extra `glotlid`)."""
+    """Language identification: `py3langid` (offline, extra `corpus`), or the path of a fastText
+    model such as GlotLID (extra `glotlid`)."""
     c4: Literal["off", "lines", "sentences"] = "off"
-    """C4's rules, which take lines out: `sentences` as C4 did, `lines` without its rule that a
-    line must end in a mark, as FineWeb did."""
+    """C4's rules, which remove lines: `sentences` as in C4; `lines` as in FineWeb, without the rule
+    that a line must end in punctuation."""
     blocked_domains: tuple[str, ...] = ()
-    """Documents with an address in one of these domains are dropped: `exemplo.com`."""
+    """Documents with a URL in one of these domains are dropped: `exemplo.com`."""
     toxicity: ToxicitySettings | None = None
-    """Scores every document that is left; off unless this table stands in the recipe."""
+    """Scores every remaining document; off unless this table is in the recipe."""
     max_boilerplate_fraction: Fraction = 1.0
-    """A line that stands in more than this share of a source's documents is taken out of them;
-    1: off."""
+    """Lines in more than this share of a source's documents are removed; 1: off."""
 
     def local_paths(self) -> list[Path]:
-        """The files on this machine that the filters read, sorted: models and labelled text."""
+        """Local files that the filters read, sorted: models and labelled text."""
         named = [self.language_model] if self.language_model != "py3langid" else []
         if self.toxicity is not None:
             named += [self.toxicity.model, self.toxicity.clean_path]
@@ -84,10 +83,10 @@ class FilterSettings(Settings):
 
 
 class NearDuplicateSettings(Settings):
-    """`[corpus.near_duplicates]`: of texts that are nearly equal the longest stays."""
+    """`[corpus.near_duplicates]`: of near duplicates the longest is kept."""
 
     threshold: Annotated[float, Field(gt=0.3, le=1)] = 0.8
-    """Jaccard index of two texts' word n-grams, 0 to 1, from which on they are copies."""
+    """Minimum Jaccard similarity of two texts' word n-grams, 0 to 1, to be near duplicates."""
     ngram_words: Positive = 5
     """Words of one n-gram."""
     num_bands: Positive = 16
@@ -98,26 +97,26 @@ class NearDuplicateSettings(Settings):
 
 
 class RepeatedParagraphSettings(Settings):
-    """`[corpus.repeated_paragraphs]`: lines that stand in many documents are cut from the later."""
+    """`[corpus.repeated_paragraphs]`: lines of many documents are removed from later documents."""
 
     max_documents: Positive = 10
-    """Documents, in reading order, in which such a line stays."""
+    """Documents, in reading order, that keep such a line."""
     min_characters: Positive = 40
-    """Shorter lines are never cut."""
+    """Shorter lines are never removed."""
 
 
 class MixSettings(Settings):
-    """`[corpus.mix]`: how often each source is read in training; one of the three ways."""
+    """`[corpus.mix]`: how often each source is read in training; one of three ways."""
 
     epochs: dict[str, Annotated[float, Field(ge=0)]] = {}
-    """Passes over a source, by its name in the counts; a source that is not named gets one."""
+    """Epochs of each source, by its name in the counts; 1 for a source that is not named."""
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}
-    """Share of the training text, by source, in any unit; a source not named gets none. A source
-    too small for its share is repeated up to `max_epochs`."""
+    """Share of the training text of each source, in any unit; 0 for a source that is not named. A
+    source too small for its share is repeated up to `max_epochs`."""
     instruction_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of sources with `shape = "conversation"` in the training text, 0 to 1 (paper: 0.4)."""
     max_epochs: Annotated[float, Field(gt=0)] = 4.0
-    """Most passes over any source: beyond four, repeated text teaches little."""
+    """Most epochs of any source: beyond four, repeated text teaches little."""
 
     @model_validator(mode="after")
     def _one_way(self) -> MixSettings:
@@ -136,7 +135,7 @@ class CorpusSettings(Settings):
     sources: tuple[Source, ...] = Field(min_length=1)
     """Where the text comes from; one entry per source."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    """Share of documents, 0 to 1, kept out of training; chosen by a hash of the text."""
+    """Share of documents, 0 to 1, held out of training; chosen by a hash of the text."""
     max_quarantined_fraction: Fraction = 0.01
     """Stop with an error when more than this share of records cannot be read."""
     max_foreign_fraction: Fraction = 0.9
@@ -144,28 +143,28 @@ class CorpusSettings(Settings):
     min_document_bytes: Count = 32
     """Documents shorter than this many UTF-8 bytes are dropped."""
     max_line_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 16 << 20
-    """Longest line that is read, in bytes; a longer one is quarantined unseen. A plain text file
-    over this is cut between paragraphs."""
+    """Longest line that is read, in bytes; longer ones are quarantined unread. A larger plain text
+    file is split between paragraphs."""
     unicode_form: Literal["NFC", "NFKC", "none"] = "NFC"
     """Unicode normal form of all text; `none` leaves mixed forms as they are."""
     filters: FilterSettings = FilterSettings()
-    """Which documents stay."""
+    """Which documents are kept."""
     decontaminate: tuple[Task, ...] = ()
     """Evaluation tasks whose texts must not be trained on: name and path of each."""
     decontaminate_evaluate: bool = True
-    """Also the tasks of `[evaluate]` that have a `path` on this machine; those of the Hub only
-    where `decontaminate` names a local copy."""
+    """Also decontaminate against tasks of `[evaluate]` with a local `path`; against tasks of the
+    Hub only where `decontaminate` names a local copy."""
     decontamination_words: Annotated[int, Field(ge=5)] = 13
-    """So many words in a row shared with a task's item are too many."""
+    """Length in words of a sequence shared with a task's item that counts as contamination."""
     decontaminate_by: Literal["cut", "drop"] = "cut"
-    """`cut`: take out the lines that the shared words stand in; `drop`: the whole document."""
+    """`cut`: remove the lines with the shared words; `drop`: remove the whole document."""
     repeated_paragraphs: RepeatedParagraphSettings | None = RepeatedParagraphSettings()
-    """How menus, footers and licences that stand everywhere are cut; not in the storybook."""
+    """How repeated menus, footers and licences are removed; not in the storybook."""
     mix: MixSettings = MixSettings()
     """How often each source is read in training."""
     replace_personal_data: bool = True
-    """Put typed marks, as `[E-MAIL]` or `[CPF]`, in the place of personal data; not in the
-    storybook, whose people are invented."""
+    """Replace personal data with typed marks such as `[E-MAIL]` or `[CPF]`; not in the storybook,
+    whose people are invented."""
     near_duplicates: NearDuplicateSettings | None = NearDuplicateSettings()
     """How near duplicates are found."""
 

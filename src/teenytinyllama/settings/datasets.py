@@ -18,17 +18,17 @@ class Source(Settings):
     """One place that text, conversations, labelled items or questions are read from."""
 
     kind: Literal["storybook", "files", "hub"]
-    """`storybook`: made by this package from a seed; `files`: local files; `hub`: a Hugging Face
-    dataset by id, or a local folder in the same layout."""
+    """`storybook`: invented by this package from a seed; `files`: local files; `hub`: a Hugging
+    Face dataset by id, or a local folder in the same layout."""
     name: str = ""
     """Name in counts and reports; default: the kind, the file's name, or the dataset's id."""
     preset: str = ""
-    """`hub`: a source that the language knows by name (`languages/<code>/sources.toml`): its id,
-    fields and licence. A `path` given beside it names a local copy."""
+    """`hub`: a named source of the language (`languages/<code>/sources.toml`): its id, fields and
+    licence. A `path` given with it names a local copy."""
     path: str = ""
     """`files`: a file, a folder or a glob (`**` works). `hub`: a dataset's id or local folder."""
     license: str = ""
-    """Licence of the text (SPDX). A `license` field on a line wins over this."""
+    """Licence of the text (SPDX). A `license` field of a record overrides it."""
     origin: str = ""
     """Where the text comes from: a URL or a citation, for the cards."""
     shape: Literal["text", "conversation"] = "text"
@@ -36,19 +36,19 @@ class Source(Settings):
     common layouts (`messages`, `conversations`, `instruction` and `output`, `prompt` and
     `completion`, `question` and `answer`)."""
     question_key: str = ""
-    """Conversations in fields of other names: the field of what is asked ..."""
+    """For conversations with other field names: the field of the question ..."""
     context_key: str = ""
-    """... of a text that the question is about, put after it ..."""
+    """... of a text that the question is about, appended to it ..."""
     answer_key: str = ""
     """... and of the answer; `answer{label}` takes the number from the field `label`."""
     only: dict[str, str] = {}
-    """Records with these values in these fields are taken, others are dropped and counted."""
+    """Only records with these values in these fields are used; others are counted and dropped."""
     text_key: str = "text"
-    """Field that holds the text of one record (`.jsonl`, `.parquet`, Hub)."""
+    """Field of a record's text (`.jsonl`, `.parquet`, Hub)."""
     id_key: str = "id"
-    """Field that holds the id of one record, where there is one."""
+    """Field of a record's id, if any."""
     url_key: str = "url"
-    """Field that holds the address of one record, where there is one."""
+    """Field of a record's URL, if any."""
     config: str = ""
     """`hub`: configuration (subset) of the dataset."""
     split: str = "train"
@@ -58,7 +58,7 @@ class Source(Settings):
     num_documents: Count = 4000
     """`storybook`: how many documents, conversations or items to make."""
     seed: Count = 0
-    """`storybook`: seed of its world. One world per run: use the same seed in all stages."""
+    """`storybook`: seed of its world; use the same seed in all stages of a run."""
 
     @model_validator(mode="after")
     def _complete(self) -> Source:
@@ -68,40 +68,40 @@ class Source(Settings):
 
     @property
     def title(self) -> str:
-        """The name that counts and reports use."""
+        """Name in counts and reports."""
         return self.name or self.preset or (Path(self.path).name if self.path else self.kind)
 
     def selects(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record has the values that `only` asks for."""
+        """Whether a record has the values that `only` requires."""
         return all(str(record.get(key)) == value for key, value in self.only.items())
 
     def local_paths(self) -> list[Path]:
-        """The files on this machine that the source names, sorted; empty where there are none."""
+        """Local files that the source names, sorted; empty where there are none."""
         return expand_path(self.path) if self.kind != "storybook" else []
 
 
 def _refuse_without_effect(
     of: Task | LabelledSet, kinds: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
-    """Raise ValueError for a setting that only other kinds of item read."""
+    """Raise ValueError for a changed setting that this kind does not use."""
     for name in names if of.kind not in kinds else ():
         value, default = getattr(of, name), type(of).model_fields[name].default
         if value != default:
             raise ValueError(
-                f'{name} = {value} does nothing for kind "{of.kind}", whose items are all used; '
+                f'{name} = {value} has no effect for kind "{of.kind}", whose items are all used; '
                 f"it is for {' and '.join(kinds)}"
             )
 
 
 class Task(Settings):
-    """One labelled set, multiple-choice task, or suite of such tasks."""
+    """One multiple-choice task, labelled set, or suite of tasks."""
 
     name: str
     """Name in scores and folders; for a `suite`, which one."""
     kind: Literal["storybook", "files", "hub", "suite", "cloze"] = "files"
     """Where the items come from. `suite`: several tasks at once, as `evaluate` lists them;
-    `cloze`: made from the run's own held-out text, in any language: the last word of a sentence
-    among four."""
+    `cloze`: made from the run's own held-out text, in any language: choose the last word of a
+    sentence from four."""
     path: str = ""
     """`files`: a folder with train/validation/test in .jsonl, .json, .csv or .tsv, or one such file
     for all; `hub`: the dataset's id.
@@ -122,7 +122,7 @@ class Task(Settings):
         return self
 
     def local_paths(self) -> list[Path]:
-        """The files on this machine that the task names, sorted; empty where there are none."""
+        """Local files that the task names, sorted; empty where there are none."""
         named = [name for name in (self.path, self.definition) if name]
         return sorted({path for name in named for path in expand_path(name)})
 
@@ -144,19 +144,19 @@ class LabelledSet(Settings):
     text_columns: tuple[str, ...] = Field(("text",), min_length=1, max_length=2)
     """Column of the text, or the two columns of a pair."""
     label_column: str = "label"
-    """Column of the label: a word, a number from 0, or true and false."""
+    """Column of the label: a word, a number from 0, or a boolean."""
     label_names: tuple[str, ...] = ()
-    """Names for the labels, in the order of their numbers or of the alphabet; empty: as they
-    stand in the data, or as a Hub dataset names its numbers."""
+    """Names of the labels, in the order of their numbers or alphabetically; empty: as in the data,
+    or as a Hub dataset names its numbers."""
     train_split: Annotated[str, Field(min_length=1)] = "train"
     """Split to learn from."""
     validation_split: str = "validation"
-    """Split that chooses the epoch; empty: a share of the train split."""
+    """Split that the best epoch is chosen on; empty: a share of the train split."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """That share, where `validation_split` is empty; chosen by a hash of the text. A label too
-    rare to be on both sides stays in train."""
+    """Share of the train split for validation, where `validation_split` is empty; chosen by a hash
+    of the text. A label too rare for both splits stays in train."""
     test_split: Annotated[str, Field(min_length=1)] = "test"
-    """Split that is scored, once."""
+    """Split that is scored once, at the end."""
     num_items: Positive = 2000
     """`storybook`: training examples; validation and test get a quarter each."""
     seed: Count = 0
@@ -184,10 +184,9 @@ class LabelledSet(Settings):
 
 
 def with_presets(sources: Sequence[Source], language: str, where: str) -> tuple[Source, ...]:
-    """The sources with every named preset filled in; what the recipe says itself wins.
+    """The sources with the fields of their presets; fields that the recipe gives take precedence.
 
-    `where`: the setting that lists them. Raises UserError for a name that the language does not
-    know.
+    `where`: the setting that lists the sources. Raises UserError for an unknown preset.
     """
     return tuple(
         _filled(source, f"{where}.{index}", language) if source.preset else source
@@ -196,7 +195,7 @@ def with_presets(sources: Sequence[Source], language: str, where: str) -> tuple[
 
 
 def presets_of(language: str) -> dict[str, dict[str, Any]]:
-    """The known sources of a language, by name."""
+    """The named sources of a language."""
     path = resources.files("teenytinyllama.languages") / language / "sources.toml"
     return tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
 
@@ -207,8 +206,8 @@ def _filled(source: Source, where: str, language: str) -> Source:
         raise UserError(
             "preset-unknown",
             f"{where}.preset",
-            f'the language "{language}" has no source of the name "{source.preset}"',
+            f'the language "{language}" has no source named "{source.preset}"',
             did_you_mean(source.preset, known) if known else "give kind, path and license instead",
         )
-    said = {name: getattr(source, name) for name in source.model_fields_set}
-    return Source(**{"name": source.preset, **known[source.preset], **said})
+    given = {name: getattr(source, name) for name in source.model_fields_set}
+    return Source(**{"name": source.preset, **known[source.preset], **given})

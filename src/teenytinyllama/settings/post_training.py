@@ -22,26 +22,26 @@ class EvaluateSettings(Settings):
     tasks: tuple[Task, ...] = ()
     """Multiple-choice tasks, run through lm-evaluation-harness."""
     models: tuple[str, ...] = ()
-    """Other models to score beside the run's own: Hugging Face folders or ids."""
+    """Other models to score besides the run's own: Hugging Face folders or ids."""
     checkpoints: bool = False
     """Score every permanent checkpoint too: a score against tokens and energy (paper Figure 2)."""
     items_during_training: Count = 0
     """Items of each task to score whenever `pretrain` evaluates (`pretrain.evaluate_every_steps`);
-    the accuracies go to `pretrain/metrics.jsonl`. 0: none."""
+    accuracies are written to `pretrain/metrics.jsonl`. 0: none."""
     max_heldout_documents: Count = 0
-    """Held-out documents to score at most; 0: all."""
+    """Most held-out documents to score; 0: all."""
     max_bigram_tokens: Positive = 50_000_000
-    """Training tokens that the bigram baseline counts at most."""
+    """Most training tokens that the bigram baseline counts."""
     batch_tokens: Positive = 2048
-    """Tokens of one forward pass: speed and memory, not results. On a CPU a larger pass is slower:
-    its tensors outgrow what the allocator keeps. On a GPU, 16384 and more."""
+    """Tokens of one forward pass: affects speed and memory, not results. Larger is slower on a CPU,
+    where its tensors outgrow what the allocator keeps. On a GPU, 16384 and more."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the weights while scoring; softmax is always fp32."""
     reuse_answers: bool = True
-    """Keep the answers to a task's requests under `<run>/.cache/evaluate/`, by weights, tokenizer,
-    precision and requests, and use them when the same model is asked the same again."""
+    """Cache the results of a task's requests in `<run>/.cache/evaluate/`, by weights, tokenizer,
+    precision and requests."""
     check_overlap: bool = True
-    """Read the training text once to count held-out documents and test items that stand in it."""
+    """Read the training text once to count held-out documents and test items that occur in it."""
 
 
 class FinetuneSettings(Settings):
@@ -50,56 +50,57 @@ class FinetuneSettings(Settings):
     tasks: tuple[LabelledSet, ...] = Field(min_length=1)
     """Labelled sets; each gets a classifier of its own."""
     models: tuple[str, ...] = ()
-    """Other models to fine-tune beside the run's own in the same way: Hugging Face folders or ids
+    """Other models to fine-tune in the same way besides the run's own: Hugging Face folders or ids
     (`neuralmind/bert-base-portuguese-cased`)."""
     random_twin: bool = False
-    """Also train the same sizes from random weights: what pre-training was worth."""
+    """Also train the same sizes from random weights, to show the effect of pretraining."""
     num_epochs: Positive = 3
-    """Passes over the training split."""
+    """Epochs over the training split."""
     examples_per_step: Positive = 16
     """Labelled texts behind one optimizer step."""
     learning_rate: Annotated[float, Field(gt=0)] = 4e-5
-    """Peak learning rate; falls linearly to zero."""
+    """Peak learning rate; decays linearly to 0."""
     warmup_steps: Count = 0
-    """Steps of linear rise before that."""
+    """Steps of linear warmup before that."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay, matrices only."""
     language_model_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Goes on learning to predict the texts' next tokens, with this weight beside the labels' loss
-    (GPT, Radford et al. 2018, section 3.2, has 0.5); the run's own model and its twin alone."""
+    """Weight of an additional next-token loss on the texts (0.5 in GPT, Radford et al. 2018,
+    section 3.2); only for the run's own model and the random-init baseline."""
     pooling: Literal["last", "mean"] = "last"
-    """What the label is read from: the state of the last token, or `mean`: one more layer, which
-    begins as the mean over all tokens. The run's own model and its twin alone."""
+    """What the label is predicted from: `last`, the state of the last token; `mean`, one more layer
+    that starts as the mean over all tokens. Only for the run's own model and the random-init
+    baseline."""
     choose_by: Literal["accuracy", "macro_f1"] = "accuracy"
-    """What the epoch and the published seed are chosen by, on the validation split; `macro_f1`
-    where one label is much more frequent than the others."""
+    """Validation metric by which the epoch and the saved seed are chosen; `macro_f1` where one
+    label is much more frequent than the others."""
     max_length: Annotated[int, Field(ge=8)] = 256
-    """Tokens of one text at most, and no more than each model has positions for; the rest is cut
-    off and counted."""
+    """Most tokens of one text, and no more than each model has positions for; longer texts are
+    truncated and counted."""
     precision: Literal["fp32", "bf16-mixed"] = "fp32"
     """As in `[pretrain]`."""
     seeds: tuple[Count, ...] = Field((0,), min_length=1)
     """One training per seed; mean and spread are reported."""
     lora: LoraSettings | None = None
-    """Low-rank additions (extra `lora`), folded into the weights at the end; unset: all weights."""
+    """Train low-rank additions (extra `lora`), merged at the end; unset: train all weights."""
 
     @model_validator(mode="after")
     def _one_reading(self) -> FinetuneSettings:
         if self.pooling == "mean" and self.language_model_weight:
             raise ValueError(
-                f'pooling = "mean" reads labels alone, language_model_weight = '
+                f'pooling = "mean" predicts labels alone, language_model_weight = '
                 f"{self.language_model_weight} needs next tokens; set one of the two"
             )
         return self
 
 
 class DpoSettings(Settings):
-    """`[align.dpo]`: learning from preferences, after the conversations."""
+    """`[align.dpo]`: DPO on preferences, after the conversations."""
 
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """How dear it is to move away from the reference: larger moves less."""
+    """KL penalty: how strongly the model is held near the reference."""
     num_epochs: Positive = 1
-    """Passes over the pairs."""
+    """Epochs over the pairs."""
     pairs_per_step: Positive = 16
     """Pairs behind one optimizer step."""
     optimizer: OptimizerSettings = OptimizerSettings(peak_learning_rate=1e-6, weight_decay=0.0)
@@ -112,9 +113,9 @@ class AlignSettings(Settings):
     """`[align]`: base model to chat model (paper 4.3)."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Conversations to learn from: `messages`, ShareGPT, Alpaca, or prompt and completion."""
+    """Conversations to train on: `messages`, ShareGPT, Alpaca, or prompt and completion."""
     num_epochs: Positive = 3
-    """Passes over the conversations."""
+    """Epochs over the conversations."""
     sequence_length: Positive = 2048
     """Tokens of one packed row; at most the model's context."""
     tokens_per_step: Positive = 8192
@@ -126,22 +127,22 @@ class AlignSettings(Settings):
     checkpoints: CheckpointSettings = CheckpointSettings()
     """Checkpoints."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of conversations kept out of training; chosen by a hash of the first question."""
+    """Share of conversations held out of training; chosen by a hash of the first question."""
     max_quarantined_fraction: Fraction = 0.01
     """Stop with an error when more than this share of conversations cannot be used."""
     num_questions: Positive = 200
-    """Unseen questions that the finished model answers, for the report."""
+    """Held-out questions that the finished model answers, for the report."""
     max_answer_tokens: Positive = 64
-    """Tokens of one such answer at most."""
+    """Most tokens of such an answer."""
     precision: Literal["fp32", "bf16-mixed", "bf16"] = "bf16-mixed"
     """As in `[pretrain]`."""
     lora: LoraSettings | None = None
-    """Low-rank additions (extra `lora`), folded into the weights at the end; unset: all weights."""
+    """Train low-rank additions (extra `lora`), merged at the end; unset: train all weights."""
     preferences: tuple[Source, ...] = ()
-    """Pairs of a better and a worse answer (`prompt`, `chosen`, `rejected`) to learn from after
-    the conversations, by DPO."""
+    """Pairs of a preferred and a rejected answer (`prompt`, `chosen`, `rejected`) for DPO after the
+    conversations."""
     dpo: DpoSettings = DpoSettings()
-    """How, where there are preferences."""
+    """DPO, where there are preferences."""
     seed: Count = 0
     """Seed of the order of rows."""
 
@@ -176,20 +177,20 @@ class QuantizeSettings(Settings):
     """Files to write: GGUF for llama.cpp (`q4_k_m` needs the extra `llama-cpp`), or a folder of
     4-bit AWQ weights for vLLM and transformers (`awq` needs the extra `awq`)."""
     max_bits_per_byte_increase: Fraction = 0.03
-    """Refuse a file whose held-out bits per byte grow by more than this share."""
+    """Stop with an error where held-out bits per byte grow by more than this share."""
     max_sample_tokens: Positive = 8192
-    """Held-out tokens on which each file is compared with the original."""
+    """Most held-out tokens on which each file is compared with the original."""
     num_calibration_rows: Positive = 32
-    """`awq`: rows of training text on which the scales are searched."""
+    """`awq`: rows of training text for the search of scales."""
     calibration_row_tokens: Positive = 512
-    """`awq`: tokens of one such row."""
+    """`awq`: tokens of such a row."""
 
 
 class ReportSettings(Settings):
     """`[report]`: build the report."""
 
     title: str = ""
-    """Heading of the page; default: the run's name."""
+    """Title of the page; default: the run's name."""
     license: str = ""
     """SPDX licence of the model on its card; empty: the most restrictive one of its sources. A
     licence that a source forbids is an error."""

@@ -35,7 +35,7 @@ class Recipe(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """Name of the run and, by default, of its folder under `runs/`."""
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "pt"
-    """ISO 639 code of the language; `languages/<code>/` holds what is particular to it."""
+    """ISO 639 code of the language; its data is in `languages/<code>/`."""
     energy: EnergySettings = EnergySettings()
     """Energy and money."""
     corpus: CorpusSettings | None = None
@@ -55,13 +55,13 @@ class Recipe(Settings):
     quantize: QuantizeSettings | None = None
     """Model to small files."""
     report: ReportSettings | None = None
-    """Manifests to one page."""
+    """Build the report."""
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply `key=value` overrides, whose values are TOML (`a.b=3e-4`).
 
-    Raises UserError with file, line and field for anything that does not fit.
+    Raises UserError with file, line and field for an invalid recipe.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             "recipe-syntax", str(path), f"not valid TOML: {error}", "correct that line"
         ) from error
     except RecursionError as error:
-        what = "its brackets are nested too deep to be read"
+        what = "its brackets are nested too deeply"
         raise UserError("recipe-syntax", str(path), what, "write it flat") from error
     for override in overrides:
         _apply(data, override)
@@ -84,16 +84,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         raise _explain(error, path, text, overrides) from error
-    return _with_tasks_to_keep_out(recipe)
+    return _with_decontamination(recipe)
 
 
-def _with_tasks_to_keep_out(recipe: Recipe) -> Recipe:
-    """The recipe whose corpus stage knows the evaluation's local tasks, each by name and path."""
+def _with_decontamination(recipe: Recipe) -> Recipe:
+    """The recipe with the evaluation's local tasks added to `corpus.decontaminate`."""
     corpus, evaluate = recipe.corpus, recipe.evaluate
     if corpus is None or evaluate is None or not corpus.decontaminate_evaluate:
         return recipe
     named = {task.path for task in corpus.decontaminate}
-    # How a task is asked is not the corpus stage's business: another prompt needs no other corpus.
+    # Name and path only: another prompt of a task must not make the corpus stale.
     more = tuple(
         Task(name=task.name, path=task.path)
         for task in evaluate.tasks
@@ -125,29 +125,29 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[str]) -> UserError:
-    """The first fault of a recipe as one line; the number of the others is said."""
-    faults = error.errors()
-    fault = faults[0]
-    names = [str(part) for part in fault["loc"]]
+    """The first error of a recipe, and how many more there are."""
+    errors = error.errors()
+    first = errors[0]
+    names = [str(part) for part in first["loc"]]
     field = ".".join(names)
     from_set = any(field.startswith(o.partition("=")[0].strip()) for o in overrides)
     where = f"--set {field}" if from_set else f"{path}:{_line_of(text, names)}:{field}"
-    more = f" ({len(faults) - 1} more faults after this one)" if len(faults) > 1 else ""
-    if fault["type"] == "extra_forbidden":
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    if first["type"] == "extra_forbidden":
         known = _fields_at(names[:-1])
         what = f'unknown setting, got "{names[-1]}"'
         return UserError("recipe-unknown-key", where, what + more, did_you_mean(names[-1], known))
-    got = json.dumps(fault["input"], ensure_ascii=False, default=str)
+    got = json.dumps(first["input"], ensure_ascii=False, default=str)
     got = got if len(got) <= 80 else got[:77] + "..."
-    message = fault["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    code = "recipe-missing-key" if fault["type"] == "missing" else "recipe-value"
-    what = message if fault["type"] in ("missing", "value_error") else f"{message}, got {got}"
+    code = "recipe-missing-key" if first["type"] == "missing" else "recipe-value"
+    what = message if first["type"] in ("missing", "value_error") else f"{message}, got {got}"
     return UserError(code, where, what + more, f"correct {field or 'the recipe'}")
 
 
 def _fields_at(names: Sequence[str]) -> list[str]:
-    """Setting names that a section allows, for `did you mean`."""
+    """Names of a section's settings, for `did you mean`."""
     model: type[BaseModel] = Recipe
     for name in names:
         if name.isdigit():
@@ -163,9 +163,9 @@ def _fields_at(names: Sequence[str]) -> list[str]:
 
 
 def _line_of(text: str, names: Sequence[str]) -> int:
-    """Line, from 1, where a setting stands in the file; its section's line, or 1, where absent.
+    """Line of a setting in the file, from 1; where it is absent that of its section, or 1.
 
-    TOML readers of the standard library keep no positions, so the file is looked through.
+    Searched in the text, because `tomllib` keeps no positions.
     """
     section: list[str] = []
     best = 1

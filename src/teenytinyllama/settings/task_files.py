@@ -1,7 +1,7 @@
-"""A task file in YAML before anything in it is believed: what it includes, which tags it holds.
+"""The includes, tags and texts of an evaluation task's YAML file, without loading it.
 
-Nothing is built from the file here, so no tag of it can run code. The walk needs the files that
-are included (a change in one makes old scores stale), the evaluate stage needs the tags.
+No object is constructed from the file, so no tag can run code. The pipeline needs the includes (a
+change in one makes scores stale), the evaluate stage the tags.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PLAIN_TAGS = "tag:yaml.org,2002:"
 
 
 class TaskFile(NamedTuple):
-    """One file: its tags that are not YAML's own, every text in it, and what it includes."""
+    """One file: its tags beyond YAML's own, all its scalars, and the files it includes."""
 
     path: Path
     tags: set[str]
@@ -22,14 +22,14 @@ class TaskFile(NamedTuple):
 
 
 def read_task_file(path: Path) -> TaskFile:
-    """One file, its includes not followed. Raises ValueError where it is no YAML."""
-    import yaml  # the walk reads task files seldom, and opens fast
+    """Read one file without its includes. Raises ValueError where it is not YAML."""
+    import yaml  # imported late: start-up seldom needs it
 
     try:
         root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())[:200] or "nested too deep") from error
-    found = TaskFile(path, set(), [], [])
+        raise ValueError(" ".join(str(error).split())[:200] or "nested too deeply") from error
+    task = TaskFile(path, set(), [], [])
     waiting, seen = [root] if root is not None else [], set()
     while waiting:
         node = waiting.pop()
@@ -37,9 +37,9 @@ def read_task_file(path: Path) -> TaskFile:
             continue
         seen.add(id(node))
         if not node.tag.startswith(PLAIN_TAGS) or node.tag.startswith(f"{PLAIN_TAGS}python"):
-            found.tags.add(node.tag)
+            task.tags.add(node.tag)
         if isinstance(node, yaml.ScalarNode):
-            found.texts.append(node.value)
+            task.texts.append(node.value)
         elif isinstance(node, yaml.SequenceNode):
             waiting.extend(node.value)
         elif isinstance(node, yaml.MappingNode):
@@ -47,8 +47,8 @@ def read_task_file(path: Path) -> TaskFile:
                 waiting.extend((key, value))
                 # At any depth: a merge key (<<) lifts what an inner mapping names.
                 if getattr(key, "value", None) == "include":
-                    found.includes.extend(_named(value, path.parent))
-    return found
+                    task.includes.extend(_named(value, path.parent))
+    return task
 
 
 def _named(value: object, folder: Path) -> list[Path]:
@@ -62,7 +62,7 @@ def _named(value: object, folder: Path) -> list[Path]:
 def with_includes(path: Path) -> list[TaskFile]:
     """A task file and all files that it includes, each once. Raises ValueError as above.
 
-    A file that is not there is left out: who builds the task says so.
+    Missing files are left out: loading the task reports them.
     """
     found: dict[Path, TaskFile] = {}
     waiting = [path]

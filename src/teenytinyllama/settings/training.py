@@ -25,7 +25,7 @@ class ModelSettings(Settings):
     max_position_embeddings: Positive = 2048
     """Context length in tokens."""
     tie_word_embeddings: bool = False
-    """Use one matrix for embedding and head."""
+    """Share one matrix between embedding and head."""
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
     """Base of the rotary position embedding."""
     rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
@@ -50,43 +50,43 @@ class ModelSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """`[<stage>.optimizer]`: how weights follow gradients."""
+    """`[<stage>.optimizer]`: how gradients update the weights."""
 
     kind: Literal["adamw", "muon", "adafactor", "adamw-8bit"] = "adamw"
     """`muon`: torch.optim.Muon on hidden matrices, AdamW on embeddings, head and gains;
     `adamw-8bit`: moments of one byte, from bitsandbytes (the extra of that name)."""
     peak_learning_rate: Annotated[float, Field(gt=0)] = 6e-4
-    """Highest learning rate of AdamW (and of all weights unless `muon_learning_rate` applies)."""
+    """Peak learning rate of all weights that `muon_learning_rate` does not cover."""
     muon_learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    """Highest learning rate of the hidden matrices under `muon`."""
+    """Peak learning rate of the hidden matrices with `muon`."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moments."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decoupled decay; applied to matrices only, never to RMSNorm gains."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Gradients are scaled down to this norm; 0 switches clipping off."""
+    """Gradients are clipped to this norm; 0: no clipping."""
 
 
 class ScheduleSettings(Settings):
-    """`[<stage>.schedule]`: the learning rate's way from 0 to the peak and down again."""
+    """`[<stage>.schedule]`: warmup and decay of the learning rate."""
 
     kind: Literal["cosine", "linear", "wsd"] = "wsd"
-    """`wsd`: warm up, stay, fall linearly to zero over the last `decay_fraction`."""
+    """`wsd`: warm up, stay constant, decay linearly over the last `decay_fraction`."""
     warmup_steps: Count = 100
-    """Steps of linear rise."""
+    """Steps of linear warmup."""
     decay_fraction: Fraction = 0.4
-    """`wsd`: share of all steps in which the rate falls."""
+    """`wsd`: share of all steps in which the rate decays."""
     final_fraction: Fraction = 0.0
-    """Rate at the end of the fall, as a share of the peak."""
+    """Final rate as a share of the peak."""
 
 
 class CheckpointSettings(Settings):
-    """`[<stage>.checkpoints]`: what is kept, and when."""
+    """`[<stage>.checkpoints]`: when checkpoints are written, and which are kept."""
 
     every_minutes: Annotated[float, Field(gt=0)] = 10.0
-    """Rolling checkpoint for safety at least this often; the two newest are kept."""
+    """A rolling checkpoint at least this often; the two newest are kept."""
     every_steps: Count = 0
     """Also a rolling checkpoint every this many steps; 0: by time only."""
     permanent_every_steps: Count = 0
