@@ -20,6 +20,7 @@ def test_metrics_and_settings_that_differ(tmp_path: Path) -> None:
         assert text in html
     assert "pretrain.num_steps" not in html  # the same in all runs
     assert html.count("not run") >= 3  # run c has no scores
+    assert html.count("no price given") == 3
 
 
 def test_runs_with_the_same_name_are_shown_by_folder(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def _metrics(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
 
 
 def _cell(value: Any, write: Callable[[Any], str]) -> Cell:
-    return Cell(write(value)) if is_number(value) else Cell(NOT_RUN, tone="quiet")
+    missing = "no price given" if write is money else NOT_RUN
+    return Cell(write(value)) if is_number(value) else Cell(missing, tone="quiet")
 
 
 def _settings(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
