@@ -5,9 +5,8 @@
 
 - `real`: the stage with its default rules on the folder's `.jsonl.gz`.
 - `growth`: the stage without filters (near duplicates, repeated paragraphs, personal data) on text
-  of two sizes, made of that corpus: pass after pass over it, in each with other vowels and nasals
-  in place of its own, so that no pass repeats another; every tenth document is followed by a copy
-  with one word changed.
+  of two sizes, made from that corpus in passes; each pass swaps vowels and nasals differently, so
+  that none repeats another. Every tenth document is followed by a copy with one word changed.
 - `tokens`: tokenizer and pack on half of the larger size.
 
 Memory is the highest sum, seen five times a second, of the process and of its workers.
@@ -32,7 +31,7 @@ VOWELS, NASALS = "aeiou", "lmnr"
 
 
 def documents(data: Path) -> Iterator[str]:
-    """Texts without end, every pass over the folder in other letters than the one before."""
+    """Endless texts; every pass over the folder swaps letters differently."""
     paths = sorted(data.glob("*.jsonl.gz"))
     for number in itertools.count():
         turned = {"v": number % len(VOWELS), "n": number // len(VOWELS) % len(NASALS)}
@@ -46,7 +45,7 @@ def documents(data: Path) -> Iterator[str]:
 
 
 def make_text(data: Path, path: Path, megabytes: float) -> None:
-    """Documents of the corpus until so much is written, near copies among them."""
+    """Write this many megabytes of documents, near copies among them."""
     written = 0
     with path.open("w", encoding="utf-8") as file:
         for number, text in enumerate(documents(data)):
@@ -64,7 +63,7 @@ def make_text(data: Path, path: Path, megabytes: float) -> None:
 
 
 def tree_memory_gb(pid: int) -> float:
-    """Resident memory of a process and its children now."""
+    """Resident memory of a process and its children."""
     total = 0
     for stat in glob.glob("/proc/[0-9]*/stat"):  # noqa: PTH207 (thousands of entries)
         try:

@@ -1,8 +1,8 @@
-"""The filters on many machines: the same bytes from every executor as from one process.
+"""The document steps on many machines: every executor writes the bytes of one process.
 
     python bench/executors.py [--corpus ../shared/data/corpus] [--kinds local ray slurm]
 
-Every `.jsonl.gz` of the folder is one task of datatrove's executor, all default filters on.
+Every `.jsonl.gz` of the folder is one task of datatrove's executor, with the default settings.
 `slurm` needs a Slurm that answers `sinfo`; one machine is enough. Compared are all files but
 datatrove's own logs.
 """
@@ -20,14 +20,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.settings.data_preparation import FilterSettings
-from teenytinyllama.stages.corpus.datatrove_executors import executor_for, shards_of
+from teenytinyllama.settings.data_preparation import CorpusSettings
+from teenytinyllama.settings.datasets import Source
+from teenytinyllama.stages.corpus.datatrove_executors import executor_for
 
 MAX_SLURM_S = 280
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Hash of every file that the filters wrote."""
+    """Hash of every file that the steps wrote."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -42,11 +43,13 @@ def run(kind: str, workers: int, corpus: Path, folder: Path) -> float:
         asked = ["sinfo", "-h", "-o", "%R"]
         partition = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
         options = {"time": "00:30:00", "partition": partition.split()[0], "qos": ""}
+    source = Source(kind="files", path=f"{corpus}/*.jsonl.gz", license="CC0-1.0")
+    settings = CorpusSettings(sources=(source,))
     began = time.monotonic()
     with contextlib.redirect_stdout(sys.stderr):
-        executor_for(kind, FilterSettings(), "pt", corpus, folder, workers=workers, **options).run()
+        executor_for(kind, settings, "pt", folder, workers=workers, **options).run()
     while kind == "slurm" and len(list((folder / "logs/completions").glob("*"))) < len(
-        shards_of(corpus)
+        sorted(corpus.glob("*.jsonl.gz"))
     ):
         if time.monotonic() - began > MAX_SLURM_S:
             sys.exit(f"Slurm's tasks did not end: {folder}/logs/slurm_logs")

@@ -1,12 +1,12 @@
-"""Speed of the filter chain per core against datatrove, and whether the two decide alike.
+"""Speed of the filters per core against datatrove, and whether the two decide the same.
 
     python bench/filters.py [--data DIR] [--every 24] [--whole]
 
-Both sides run FineWeb-2's chain for Portuguese (repetition, FineWeb, quality) in turn, round by
+Both sides run FineWeb-2's filters for Portuguese (repetition, FineWeb, quality) in turn, round by
 round: we take a third of the corpus, datatrove every `--every`-th document of that third, because
-it is slow. Our memory of spaCy's tokens starts empty.
+it is slow. Our cache of spaCy's tokens starts empty.
 Speeds are UTF-8 bytes of text per second of CPU time of one process. `--whole` gives datatrove all
-documents (about ten minutes). Documents that the two judge differently are listed.
+documents (about ten minutes). Documents with different decisions are listed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ from datatrove.utils.text import split_into_parts
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from teenytinyllama.settings.data_preparation import FilterSettings
-from teenytinyllama.stages.corpus.filters import Chain, heuristic_rules
-from teenytinyllama.stages.corpus.filters.thresholds import load_language
+from teenytinyllama.stages.corpus.filters import heuristic_rules
+from teenytinyllama.stages.corpus.filters.language_data import language_data, load_language
+from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
 from teenytinyllama.stages.corpus.filters.word_table import FAST_WORD, spacy_cuts, words_of
+from teenytinyllama.stages.corpus.steps import FilterPipeline
 
 ROUNDS = 3
-Judge = Callable[[Sequence[str]], list[str | None]]
+Filter = Callable[[Sequence[str]], list[str | None]]
 
 
 class FastWords(WordTokenizer):
@@ -53,7 +55,7 @@ class FastWords(WordTokenizer):
         raise NotImplementedError
 
 
-def datatrove_judge(language: object, thresholds: dict[str, float]) -> Judge:
+def datatrove_filters(language: object, thresholds: dict[str, float]) -> Filter:
     """datatrove's three filters, one after the other, as its pipeline runs them."""
     t = thresholds
     filters = [
@@ -88,7 +90,7 @@ def datatrove_judge(language: object, thresholds: dict[str, float]) -> Judge:
         ),
     ]
 
-    def judge(texts: Sequence[str]) -> list[str | None]:
+    def run(texts: Sequence[str]) -> list[str | None]:
         reasons: list[str | None] = []
         for text in texts:
             document = Document(text=text, id="")
@@ -101,26 +103,25 @@ def datatrove_judge(language: object, thresholds: dict[str, float]) -> Judge:
             reasons.append(reason)
         return reasons
 
-    return judge
+    return run
 
 
-def our_judge(chain: Chain) -> Judge:
-    return lambda texts: [verdict.reason for verdict in chain.judge(texts)]
+def our_filters(pipeline: FilterPipeline) -> Filter:
+    return lambda texts: [result.reason for result in pipeline.apply(texts)]
 
 
-def timed(judge: Judge, texts: Sequence[str]) -> tuple[list[str | None], float]:
+def timed(run: Filter, texts: Sequence[str]) -> tuple[list[str | None], float]:
     """Reasons, and megabytes per second of CPU time."""
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
     start = time.process_time()
-    reasons = judge(texts)
+    reasons = run(texts)
     return reasons, size / 1e6 / (time.process_time() - start)
 
 
-def explain(text: str, chain: Chain, ours: str | None, theirs: str | None) -> str:
-    """Both reasons with the numbers they stand on."""
-    values = heuristic_rules.measure(
-        text, words_of(text, chain.settings.words, "pt"), chain.data.stop_words
-    )
+def explain(text: str, filters: FilterSettings, ours: str | None, theirs: str | None) -> str:
+    """Both reasons with their numbers."""
+    stop_words = language_data(filters, "pt").stop_words
+    values = heuristic_rules.measure(text, words_of(text, filters.words, "pt"), stop_words)
     shown = {name: round(values.get(name, -1), 5) for name in (ours, theirs) if name in values}
     return f"ours {ours}, datatrove {theirs}: {shown} in {text[:60]!r} ({len(text)} characters)"
 
@@ -149,10 +150,10 @@ def figure(
 
 
 def compare(words: str, goal: float, texts: list[str], every: int) -> None:
-    chain = Chain(FilterSettings(words=words, families=("repetition", "fineweb", "quality")), "pt")
+    filters = FilterSettings(words=words, families=("repetition", "fineweb", "quality"))
     language = word_tokenizers.load_word_tokenizer("por_Latn") if words == "spacy" else FastWords()
-    theirs = datatrove_judge(language, chain.thresholds)
-    ours = our_judge(chain)
+    theirs = datatrove_filters(language, thresholds_for(filters, "pt"))
+    ours = our_filters(FilterPipeline(filters, "pt"))
     warm = ["Bom dia a todos.", "Uma frase."]
     ours(warm)
     theirs(warm)
@@ -175,7 +176,7 @@ def compare(words: str, goal: float, texts: list[str], every: int) -> None:
         for place, their_reason in zip(sample, their_reasons, strict=True):
             checked += 1
             if reasons[place] != their_reason:
-                differ.append(explain(part[place], chain, reasons[place], their_reason))
+                differ.append(explain(part[place], filters, reasons[place], their_reason))
         kept = Counter(reasons)[None]
         line = f"ours {our_speeds[-1]:.2f}, datatrove {speed:.3f} MB/s, kept {kept}"
         print(f"{words} round {number}: {line}")

@@ -34,18 +34,18 @@ from teenytinyllama.stages.corpus.dedup.minhash import (
     candidate_groups,
     find_copies,
 )
-from teenytinyllama.stages.corpus.dedup.shingling import Shingler, Signer
+from teenytinyllama.stages.corpus.dedup.shingling import MinHasher, Shingler
 
 SETTINGS = NearDuplicateSettings()
 
 
 def ours(texts: list[str]) -> int:
     """Number of copies found, from texts in memory, all stages."""
-    signer = Signer(SETTINGS)
+    hasher = MinHasher(SETTINGS)
     with tempfile.TemporaryDirectory() as folder:
         keys = BandKeys(Path(folder) / "keys", SETTINGS.num_bands)
         for start in range(0, len(texts), 500):
-            for row, made in enumerate(signer.band_keys(texts[start : start + 500]), start=start):
+            for row, made in enumerate(hasher.band_keys(texts[start : start + 500]), start=start):
                 keys.add(row, made.tobytes())
         documents, groups = candidate_groups(keys.close())
         wanted = np.unique(documents).tolist()

@@ -3,8 +3,8 @@
     python bench/faults/corpus_fuzz.py [--documents 10000] [--giant-gb 2]
 
 Good documents stand between lines that were mutated in their bytes, types, encodings and
-packing. Counted: crashes, documents that are under no heading, good documents lost, memory.
-The 39 named cases are tests: tests/stages/corpus/test_bad_inputs.py.
+packing. Counted: crashes, documents without an outcome, good documents lost, memory.
+The 39 numbered cases are tests in tests/stages/corpus.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ WORDS = (
 
 
 def good_text(rng: random.Random, number: int) -> str:
-    """A clean text that no other document has."""
+    """A clean text, different for each number."""
     return f"Documento {number}: " + " ".join(rng.choices(WORDS, k=rng.randrange(8, 60))) + "."
 
 
 def fuzzed_line(rng: random.Random, line: bytes) -> bytes:
-    """A good line damaged in one of many ways; never a line end inside."""
+    """A good line damaged in one of many ways; it stays one line."""
     kind = rng.randrange(10)
     data = bytearray(line)
     if kind == 0:
@@ -81,10 +81,9 @@ def fuzzed_line(rng: random.Random, line: bytes) -> bytes:
 
 
 def make_corpus(folder: Path, num_documents: int, seed: int) -> tuple[set[str], int]:
-    """Write files of fuzzed lines between good ones; the good texts that must come through.
+    """Write files of fuzzed lines between good ones.
 
-    Also the number of records that stand in files that are not cut. In cut files only the part
-    before the cut counts as good.
+    Returns the good texts, which must be kept, and the number of records.
     """
     rng = random.Random(seed)
     must: set[str] = set()
@@ -190,7 +189,7 @@ def measure(num_documents: int, giant_gb: float, seed: int, folder: Path) -> dic
 
 
 def _peak_gb() -> float:
-    """Peak memory of this process and of its workers, were each as large as the largest."""
+    """Peak memory of this process and its workers, each counted as the largest of them."""
     mine, largest = (
         resource.getrusage(who).ru_maxrss / 2**20
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

@@ -2,8 +2,8 @@
 
     python bench/faults/corpus_kill.py [--kills 100] [--kills-per-run 10]
 
-Each round kills one run (SIGKILL, the process alone, so that its workers must end by themselves)
-several times, lets the last go through, and compares every file with an undisturbed run.
+Each round kills one run several times (SIGKILL to the process alone: its workers must end by
+themselves), lets the last finish, and compares every file with an undisturbed run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def start(recipe: Path, run_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def files_of(run_dir: Path) -> dict[str, str]:
-    """Hash of every file that the stage left, its manifest aside."""
+    """Hash of every file that the stage wrote, except its manifest."""
     corpus = run_dir / "corpus"
     return {
         str(path.relative_to(corpus)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -72,7 +72,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def still_there(workers: list[int], patience_s: float = 30) -> int:
-    """Workers that have not ended by themselves; one that is still importing needs some seconds."""
+    """Workers that did not end by themselves; one that is still importing needs some seconds."""
     until = time.monotonic() + patience_s
     left = workers
     while left and time.monotonic() < until:

@@ -31,6 +31,10 @@ class UserError(TtlError):
         super().__init__(f"error[{code}] {where} - {what} - fix: {fix}")
         self.code, self.where, self.what, self.fix = code, where, what, fix
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str, str]]:
+        """Pickled by its four parts, so that it arrives from worker processes."""
+        return type(self), (self.code, self.where, self.what, self.fix)
+
 
 class Interrupted(TtlError):  # noqa: N818 (nothing is wrong)
     """Stopped by a signal or a full disk; the same command resumes the work."""

@@ -213,8 +213,8 @@ def test_full_disk_stops_and_the_same_command_resumes(
         raise OSError(errno.ENOSPC, "No space left on device", str(run_dir / "some.file"))
 
     for owner, name in (
-        (staging.Spool, "add"),
-        (corpus_writer.Closing, "run"),
+        (staging.StagingFile, "add"),
+        (corpus_writer.CorpusWriter, "run"),
         (hf_export, "write_atomically"),
         (tokens.TokenWriter, "write"),
         (tokens, "write_atomically"),

@@ -69,9 +69,9 @@ def new_command(
 
 def _learn(path: Path, language: str) -> LanguageProfile:
     from teenytinyllama.planning.new_recipe import LanguageProfile
-    from teenytinyllama.stages.corpus.filters.learned_thresholds import learn
+    from teenytinyllama.stages.corpus.filters.calibration import learn_language
 
-    found = learn(path, language)
+    found = learn_language(path, language)
     logger.info(
         f"{path}: thresholds, {len(found.stop_words)} stop words and {len(found.letters)} letters "
         f"learned from {found.num_documents:,} documents"
@@ -81,7 +81,7 @@ def _learn(path: Path, language: str) -> LanguageProfile:
             f'py3langid does not know "{language}": texts of other languages will not be dropped; '
             "a GlotLID model can identify it (corpus.filters.language_model)"
         )
-    elif not found.can_be_told:
+    elif not found.is_identifiable:
         logger.info(
             f'py3langid takes only {found.known_fraction:.0%} of the sample for "{language}": the '
             "language filter is left out (is the sample in that language?)"
@@ -92,7 +92,7 @@ def _learn(path: Path, language: str) -> LanguageProfile:
         stop_words=found.stop_words,
         letters=found.letters,
         openings=found.openings,
-        has_language_filter=found.can_be_told,
+        has_language_filter=found.is_identifiable,
     )
 
 

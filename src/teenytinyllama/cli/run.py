@@ -42,13 +42,13 @@ def corpus_command(
     if explain is None and calibrate is None:
         run_stages(recipe, options, ["corpus"])
         return
-    from teenytinyllama.stages.corpus import inspect_command
+    from teenytinyllama.stages.corpus import inspection
 
     loaded, run_dir = load(recipe, options)
     if explain is not None:
-        typer.echo(inspect_command.explain(loaded, run_dir / "corpus", explain))
+        typer.echo(inspection.explain(loaded, run_dir / "corpus", explain))
     if calibrate is not None:
-        typer.echo(inspect_command.calibrate(loaded, calibrate))
+        typer.echo(inspection.calibrate(loaded, calibrate))
 
 
 def tokenizer_command(

@@ -1,218 +1,158 @@
-"""The same filters as datatrove blocks, for corpora that need many machines.
+"""The document steps on many machines, under datatrove's executors.
 
-    executor_for("local", settings, "pt", input_dir, output_dir, workers=8).run()
+    executor_for("local", settings, "pt", output_dir, workers=8).run()
 
-One task per shard of `input_dir` (our `.jsonl.zst`, or any `.jsonl`, `.jsonl.gz`), so that what is
-written does not depend on how many workers or machines did it: `kept/` and `dropped/<reason>/` hold
-`part-NNNNN-*.jsonl.zst` for shard N, in the stage's own format. A line that cannot be read goes to
-`quarantine/` with the reason; datatrove's own readers would lose the rest of its file. A task that
-was interrupted is done again from its start; finished tasks are skipped (datatrove's marks in
-`logs/`). Near duplicates need the whole corpus: run the stage, or datatrove's MinHash, on `kept/`.
+One task per file that the sources name, so that what is written does not depend on how many workers
+or machines there are: `kept/`, `dropped/<reason>/` and `quarantine/` hold `part-NNNNN` for file N,
+in the stage's own format. `DOCUMENT_STEPS` are one block, so that batches survive; its statistics
+name each step. The corpus steps need the whole corpus: run the stage on `kept/`. An interrupted
+task starts again from the beginning; finished tasks are skipped (datatrove's marks in `logs/`).
 """
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import zstandard
-
-from teenytinyllama.artifacts.documents import Document, DocumentWriter
+from teenytinyllama.artifacts.documents import DocumentWriter
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.settings.data_preparation import FilterSettings
-from teenytinyllama.stages.corpus.filters import Chain
+from teenytinyllama.settings.data_preparation import CorpusSettings
+from teenytinyllama.stages.corpus.batches import (
+    DocumentBatch,
+    RawBatch,
+    StepConfig,
+    quarantined_record,
+)
+from teenytinyllama.stages.corpus.corpus_writer import DROPPED_DIR
+from teenytinyllama.stages.corpus.filters.boilerplate import learn_boilerplate
+from teenytinyllama.stages.corpus.readers.sources import InputFile, find_files, read_file
+from teenytinyllama.stages.corpus.steps import DocumentProcessor
 
 try:
-    from datatrove.data import Document as Item
     from datatrove.executor import (
         LocalPipelineExecutor,
         RayPipelineExecutor,
         SlurmPipelineExecutor,
     )
     from datatrove.pipeline.base import PipelineStep
-    from datatrove.pipeline.filters.base_filter import BaseFilter
 except ImportError:
-    # The module can be read without the extra; `executor_for` says what to install.
-    Item = PipelineStep = BaseFilter = object
+    # The module can be imported without the extra; `executor_for` says what to install.
+    PipelineStep = object
     LocalPipelineExecutor = RayPipelineExecutor = SlurmPipelineExecutor = None
 
 Kind = Literal["local", "ray", "slurm"]
-DOCUMENTS_PER_BATCH = 200
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-_FIELDS = tuple(field.name for field in fields(Document))
 
 
-class ShardReader(PipelineStep):  # type: ignore[misc]
-    """Task N reads shard N, line by line. What is no document is quarantined, not fatal."""
+class FileReader(PipelineStep):  # type: ignore[misc]
+    """Task N reads file N as batches of raw records."""
 
-    name = "TeenyTinyLlama shards"
+    name = "TeenyTinyLlama reader"
     type = "READER"
 
-    def __init__(self, input_dir: Path, output_dir: Path) -> None:
+    def __init__(self, settings: CorpusSettings, files: list[InputFile]) -> None:
         super().__init__()
-        self.input_dir, self.output_dir = input_dir, output_dir
+        self.settings, self.files = settings, files
 
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        """The documents of one shard, in order."""
-        path = shards_of(self.input_dir)[rank]
-        quarantine = self.output_dir / "quarantine" / f"part-{rank:05d}.jsonl"
-        quarantine.parent.mkdir(parents=True, exist_ok=True)
-        with quarantine.open("w", encoding="ascii") as faults:
-            for number, line in enumerate(_lines(path), start=1):
-                try:
-                    item = _item(line, f"{path.name}:{number}")
-                except (ValueError, KeyError, TypeError) as error:
-                    self.stat_update("quarantined")
-                    fault = {"file": path.name, "line": number, "reason": str(error)[:200]}
-                    faults.write(json.dumps(fault) + "\n")
-                    continue
-                self.stat_update("documents")
-                yield item
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[RawBatch]:
+        """The batches of one file, in order."""
+        file, notes = self.files[rank], Counter[str]()
+        source = self.settings.sources[file.source]
+        for batch in read_file(file, source, self.settings, notes):
+            self.stat_update("records", value=len(batch.items))
+            yield batch
+        for name, count in notes.items():
+            self.stat_update(name, value=count)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with ExitStack() as stack:
-        stream: Iterable[bytes]
-        if path.suffix == ".zst":
-            raw = stack.enter_context(path.open("rb"))
-            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            stream = io.BufferedReader(stack.enter_context(reader))
-        elif path.suffix == ".gz":
-            stream = stack.enter_context(gzip.open(path, "rb"))
-        else:
-            stream = stack.enter_context(path.open("rb"))
-        for line in stream:
-            if line.strip():
-                yield line
+class DocumentSteps(PipelineStep):  # type: ignore[misc]
+    """All of `DOCUMENT_STEPS` that the recipe asks for, on batches."""
+
+    name = "TeenyTinyLlama document steps"
+    type = "FILTER"
+
+    def __init__(self, config: StepConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def run(
+        self, data: Iterable[RawBatch], rank: int = 0, world_size: int = 1
+    ) -> Iterator[DocumentBatch]:
+        """Every batch as the steps leave it."""
+        processor = DocumentProcessor(self.config)
+        for raw in data:
+            batch = processor.apply(raw)
+            for name, count in (batch.dropped_by + batch.notes).items():
+                self.stat_update(name, value=count)
+            yield batch
 
 
-def _item(line: bytes, place: str) -> Item:
-    """One line as datatrove's document: what is not text or id stands in its metadata."""
-    row = json.loads(line)
-    text = row["text"]
-    if not isinstance(text, str):
-        raise TypeError(f"text is {type(text).__name__}")
-    text.encode("utf-8")  # a lone surrogate cannot be written: ValueError
-    metadata = {name: row[name] for name in ("source", "license", "url", "scores") if name in row}
-    return Item(text=text, id=str(row.get("id", place)), metadata=metadata)
+class FileWriter(PipelineStep):  # type: ignore[misc]
+    """Task N writes part N of `kept/`, `dropped/<reason>/` and `quarantine/`."""
 
-
-class FilterBlock(BaseFilter):  # type: ignore[misc]
-    """The filters of a recipe on batches; reasons and scores as in the corpus stage."""
-
-    name = "TeenyTinyLlama filters"
-
-    def __init__(
-        self, settings: FilterSettings, language: str, exclusion_writer: Dropped | None = None
-    ) -> None:
-        super().__init__(exclusion_writer, batch_size=DOCUMENTS_PER_BATCH)
-        self.chain = Chain(settings, language)
-
-    def filter(self, doc: Item) -> bool | tuple[bool, str]:
-        """One document."""
-        return self.filter_batch([doc])[0]
-
-    def filter_batch(self, batch: list[Item]) -> list[bool | tuple[bool, str]]:
-        """Keep, or drop with the reason; scores and rewritten text go into the document."""
-        urls = [str(doc.metadata.get("url") or "") for doc in batch]
-        found: list[bool | tuple[bool, str]] = []
-        verdicts = self.chain.judge([doc.text for doc in batch], urls=urls)
-        for doc, verdict in zip(batch, verdicts, strict=True):
-            doc.metadata["scores"] = verdict.scores
-            if verdict.text is not None:
-                doc.text = verdict.text
-            found.append(True if verdict.reason is None else (False, verdict.reason))
-        return found
-
-
-class Dropped:
-    """Keeps the text of dropped documents in `dropped/<reason>/`: datatrove's exclusion writer."""
-
-    def __init__(self, output_dir: Path) -> None:
-        self.folder = output_dir / "dropped"
-        self._stack: ExitStack | None = None
-        self._writers: dict[str, DocumentWriter] = {}
-
-    def __enter__(self) -> Dropped:
-        self._stack, self._writers = ExitStack(), {}
-        return self
-
-    def write(self, item: Item, rank: int) -> None:
-        """Append one document under its reason."""
-        assert self._stack is not None
-        reason = str(item.metadata["filter_reason"])
-        if reason not in self._writers:
-            writer = DocumentWriter(self.folder / reason, f"part-{rank:05d}")
-            self._writers[reason] = self._stack.enter_context(writer)
-        self._writers[reason].write(_document(item))
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._stack is not None:
-            self._stack.__exit__(*exception)
-        self._stack, self._writers = None, {}
-
-
-class ShardWriter(PipelineStep):  # type: ignore[misc]
-    """Task N writes shard N of `kept/`."""
-
-    name = "TeenyTinyLlama shards"
+    name = "TeenyTinyLlama writer"
     type = "WRITER"
 
     def __init__(self, output_dir: Path) -> None:
         super().__init__()
-        self.folder = output_dir / "kept"
+        self.output_dir = output_dir
 
-    def run(self, data: Iterable[Item], rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        """Write every document, and hand it on."""
-        with DocumentWriter(self.folder, f"part-{rank:05d}") as writer:
-            for item in data:
-                writer.write(_document(item))
-                self.stat_update("documents")
-                yield item
+    def run(
+        self, data: Iterable[DocumentBatch], rank: int = 0, world_size: int = 1
+    ) -> Iterator[DocumentBatch]:
+        """Write every document, and hand the batch on."""
+        stem = f"part-{rank:05d}"
+        writers: dict[str, DocumentWriter] = {}
+        quarantine_path = self.output_dir / "quarantine" / f"{stem}.jsonl"
+        quarantine_path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            quarantine = stack.enter_context(quarantine_path.open("w", encoding="ascii"))
+            writers["kept"] = stack.enter_context(DocumentWriter(self.output_dir / "kept", stem))
+            for batch in data:
+                for one in batch.documents:
+                    if one.is_quarantined:
+                        row = asdict(quarantined_record(one, batch.source))
+                        quarantine.write(json.dumps(row, ensure_ascii=True) + "\n")
+                        continue
+                    place = f"{DROPPED_DIR}/{one.reason}" if one.reason else "kept"
+                    if place not in writers:
+                        writer = DocumentWriter(self.output_dir / place, stem)
+                        writers[place] = stack.enter_context(writer)
+                    writers[place].write(one.document)
+                    self.stat_update(place)
+                yield batch
 
 
-def _document(item: Item) -> Document:
-    known = {name: item.metadata[name] for name in _FIELDS if name in item.metadata}
-    return Document(id=item.id, text=item.text, **({"source": "", "license": ""} | known))
+def pipeline(settings: CorpusSettings, language: str, output_dir: Path) -> list[Any]:
+    """Blocks that read files, apply the document steps, and write what is kept and dropped.
 
-
-def shards_of(input_dir: Path) -> list[Path]:
-    """The shards of a folder in the order of their tasks. Raises UserError where it has none."""
-    found = sorted(path for path in input_dir.iterdir() if path.name.endswith(SUFFIXES))
-    if not found:
+    Raises UserError for files that cannot be read, and for sources that are none.
+    """
+    others = [source.title for source in settings.sources if source.kind != "files"]
+    if others:
         raise UserError(
-            "shards-missing",
-            str(input_dir),
-            f"no file here ends in {', '.join(SUFFIXES)}",
-            "name a folder of documents",
+            "source-without-files",
+            "corpus.sources",
+            f"{', '.join(others)}: no files, expected only sources of files: a task reads one file",
+            'give sources with kind = "files"',
         )
-    return found
-
-
-def pipeline(
-    settings: FilterSettings, language: str, input_dir: Path, output_dir: Path
-) -> list[Any]:
-    """Blocks that read shards, filter them and write what stays and what goes."""
-    return [
-        ShardReader(input_dir, output_dir),
-        FilterBlock(settings, language, Dropped(output_dir)),
-        ShardWriter(output_dir),
-    ]
+    # What these two annotate is for the corpus steps, and is not written here.
+    settings = settings.model_copy(update={"near_duplicates": None, "repeated_paragraphs": None})
+    files = find_files(settings, Counter())
+    config = StepConfig(settings, language, learn_boilerplate(settings, language, files))
+    return [FileReader(settings, files), DocumentSteps(config), FileWriter(output_dir)]
 
 
 def executor_for(
     kind: Kind,
-    settings: FilterSettings,
+    settings: CorpusSettings,
     language: str,
-    input_dir: Path,
     output_dir: Path,
     *,
     workers: int = -1,
@@ -220,25 +160,22 @@ def executor_for(
 ) -> Any:
     """A datatrove executor, ready to `run()`: all tasks at once, or `workers` at a time.
 
-    Raises UserError where datatrove is not installed or there is nothing to read. `options` go to
-    it as they are: `time` and `partition` for Slurm, where `run()` hands the job over and returns.
-    On several machines both folders, and this Python's, must be seen from each of them.
+    Raises UserError where datatrove is not installed or there is nothing to read. `options` are
+    passed on: `time` and `partition` for Slurm, where `run()` submits the job and returns. On
+    several machines all folders, and this Python's, must be visible from each of them.
     """
     if LocalPipelineExecutor is None:
         raise missing_extra("datatrove", "machines")
-    blocks = pipeline(settings, language, input_dir, output_dir)
-    tasks, logs = len(shards_of(input_dir)), str(output_dir / "logs")
-    # Worker processes carry one core each; numpy's threads would only compete.
+    blocks = pipeline(settings, language, output_dir)
+    options |= {"tasks": len(blocks[0].files), "workers": workers}
+    options["logging_dir"] = str(output_dir / "logs")
+    # Worker processes use one core each; numpy's threads would only compete.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if kind == "local":
-        return LocalPipelineExecutor(
-            blocks, tasks=tasks, workers=workers, logging_dir=logs, **options
-        )
+        return LocalPipelineExecutor(blocks, **options)
     if kind == "ray":
-        return RayPipelineExecutor(
-            blocks, tasks=tasks, workers=workers, logging_dir=logs, **options
-        )
+        return RayPipelineExecutor(blocks, **options)
     # The job's shell finds this Python's commands, unless another environment is named.
     if not options.keys() & {"env_command", "condaenv", "venv_path"}:
         options["env_command"] = f'export PATH="{Path(sys.executable).parent}:$PATH"'
-    return SlurmPipelineExecutor(blocks, tasks=tasks, workers=workers, logging_dir=logs, **options)
+    return SlurmPipelineExecutor(blocks, **options)

@@ -1,8 +1,7 @@
-"""Text that an evaluation task asks about must not be read in training.
+"""`Decontamination`: text of evaluation tasks must not be trained on.
 
-Every run of 13 words of a task's items is known by its hash; what a document shares with one is
-cut out line by line, or the document is dropped. Splits called train are left out: learning from
-them is allowed.
+Every 13-gram of words in a task's items is hashed; lines of a document that share one are removed,
+or the document is dropped. Splits called train are left out: learning from them is allowed.
 """
 
 from __future__ import annotations
@@ -19,22 +18,57 @@ import numpy.typing as npt
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Task
+from teenytinyllama.stages.corpus.batches import DocumentBatch, DocumentStep, StepConfig
 from teenytinyllama.stages.corpus.dedup.shingling import Hashes64, Shingler
 
+CONTAMINATED = "contaminated"
+"""Reason of a dropped document; with a colon, prefix of the counts by task."""
+
 ITEM_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
-# A table of bits answers most look-ups: 2 MB of memory for any number of tasks.
+# A table of flags answers most look-ups: 16 MB of memory for any number of tasks.
 TABLE_BITS = 24
 
 
-class Decontaminator:
-    """Finds the 13-word runs of tasks in documents."""
+class Decontamination(DocumentStep):
+    """Removes lines, or drops documents, that share a 13-gram with an evaluation task."""
+
+    def __init__(self, config: StepConfig) -> None:
+        super().__init__(config)
+        self._index = TaskIndex(self.settings)
+
+    @classmethod
+    def is_wanted(cls, config: StepConfig) -> bool:
+        """Whether the recipe names tasks."""
+        return bool(config.settings.decontaminate)
+
+    def apply(self, batch: DocumentBatch) -> None:
+        """Edit or drop; documents are counted by task."""
+        settings, remaining = self.settings, batch.remaining()
+        found = self._index.tasks_in([one.text for one in remaining])
+        for one, tasks in zip(remaining, found, strict=True):
+            if not tasks:
+                continue
+            batch.notes.update({f"{CONTAMINATED}:{name}": 1 for name in tasks})
+            text, num_lines = self._index.cut(one.text)
+            must_drop = settings.decontaminate_by == "drop" or one.document.messages
+            if must_drop or not text.strip():
+                batch.drop(one, CONTAMINATED)
+                continue
+            batch.edit(one, text)
+            batch.notes["contaminated-lines-cut"] += num_lines
+            if one.document.num_bytes < settings.min_document_bytes:
+                batch.drop(one, CONTAMINATED)
+
+
+class TaskIndex:
+    """The hashed 13-grams of tasks, and which task each is from."""
 
     def __init__(self, settings: CorpusSettings) -> None:
         self._shingler = Shingler(settings.decontamination_words)
         self.names = [task.name for task in settings.decontaminate]
         hashes, owners = [], []
         for number, task in enumerate(settings.decontaminate):
-            found = self._runs_of(list(_strings_of(task)))
+            found = self._ngrams_of(list(_strings_of(task)))
             hashes.append(found)
             owners.append(np.full(len(found), number, np.int32))
         joined = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
@@ -43,25 +77,25 @@ class Decontaminator:
         self._table = np.zeros(1 << TABLE_BITS, bool)
         self._table[self._slots(self._known)] = True
 
-    def _runs_of(self, texts: Sequence[str]) -> Hashes64:
-        """Hashes of the full-length runs in these texts; shorter texts have none."""
-        runs = self._shingler.full_runs(texts)
-        return np.unique(np.concatenate([np.empty(0, np.uint64), *runs]))
+    def _ngrams_of(self, texts: Sequence[str]) -> Hashes64:
+        """Hashes of the n-grams in these texts; shorter texts have none."""
+        ngrams = self._shingler.ngrams(texts)
+        return np.unique(np.concatenate([np.empty(0, np.uint64), *ngrams]))
 
     @staticmethod
     def _slots(hashes: Hashes64) -> npt.NDArray[np.int64]:
         return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
 
     def tasks_in(self, texts: Sequence[str]) -> list[set[str]]:
-        """Names of the tasks that each text shares a run with."""
+        """Names of the tasks that each text shares an n-gram with."""
         return [
-            {self.names[k] for k in self._owners_of(runs)}
-            for runs in self._shingler.full_runs(texts)
+            {self.names[k] for k in self._owners_of(ngrams)}
+            for ngrams in self._shingler.ngrams(texts)
         ]
 
-    def _owners_of(self, runs: Hashes64) -> set[int]:
-        """Numbers of the tasks that own any of these runs."""
-        likely = runs[self._table[self._slots(runs)]]
+    def _owners_of(self, ngrams: Hashes64) -> set[int]:
+        """Numbers of the tasks that any of these n-grams is from."""
+        likely = ngrams[self._table[self._slots(ngrams)]]
         if not len(likely):
             return set()
         places = np.minimum(np.searchsorted(self._known, likely), len(self._known) - 1)
@@ -69,14 +103,14 @@ class Decontaminator:
         return set(self._owners[places[hit]].tolist())
 
     def cut(self, text: str) -> tuple[str, int]:
-        """The text without the lines that a shared run touches, and how many were cut."""
+        """The text without the lines that a shared n-gram touches, and how many were removed."""
         lines = text.split("\n")
         words = self._shingler.words(lines)
         line_of = np.repeat(np.arange(len(lines)), [len(part) for part in words])
-        runs = self._shingler.runs_of_words(np.concatenate(words))
+        ngrams = self._shingler.ngrams_of_words(np.concatenate(words))
         touched: set[int] = set()
-        for place in np.flatnonzero(self._table[self._slots(runs)]).tolist():
-            if self._owners_of(runs[place : place + 1]):
+        for place in np.flatnonzero(self._table[self._slots(ngrams)]).tolist():
+            if self._owners_of(ngrams[place : place + 1]):
                 touched.update(line_of[place : place + self._shingler.ngram_words].tolist())
         return "\n".join(line for k, line in enumerate(lines) if k not in touched), len(touched)
 

@@ -1,4 +1,4 @@
-"""`ttl corpus RECIPE --explain ID`: what each rule says of one document, with its number."""
+"""`ttl corpus RECIPE --explain ID` and `--calibrate CLEAN.txt`: what the filters measure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from pathlib import Path
 
 from teenytinyllama.artifacts.documents import Document, read_json_lines
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.data_preparation import FilterSettings
-from teenytinyllama.stages.corpus.filters import heuristic_rules
-from teenytinyllama.stages.corpus.filters.filter_pipeline import Chain
+from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSettings
+from teenytinyllama.settings.recipe import Recipe
+from teenytinyllama.stages.corpus.batches import StepConfig
+from teenytinyllama.stages.corpus.filters import calibration, heuristic_rules
+from teenytinyllama.stages.corpus.filters.language_data import language_data, load_language
+from teenytinyllama.stages.corpus.filters.language_filter import LANGUAGE, LanguageFilter
+from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
 from teenytinyllama.stages.corpus.filters.word_table import words_of
+from teenytinyllama.stages.corpus.steps import FilterPipeline
 
 
 @dataclass(frozen=True)
-class Said:
+class RuleResult:
     """One rule on one document. `threshold` is None where the rule is off."""
 
     reason: str
@@ -33,57 +38,82 @@ class Said:
 
     def line(self) -> str:
         """The rule as a row of the table."""
-        kept = "off"
+        kept_if, decision = "off", "-"
         if self.threshold is not None:
-            kept = f"{'<=' if self.side == 'max' else '>='} {self.threshold:g}"
-        verdict = "DROPS" if self.drops else "-" if self.threshold is None else "passes"
-        return f"{self.reason:30}{self.value:>11.4f}  {kept:<11}{verdict:8}{self.meaning}"
+            kept_if = f"{'<=' if self.side == 'max' else '>='} {self.threshold:g}"
+            decision = "DROPS" if self.drops else "passes"
+        return f"{self.reason:30}{self.value:>11.4f}  {kept_if:<11}{decision:8}{self.meaning}"
 
 
-def what_rules_say(text: str, settings: FilterSettings, language: str) -> list[Said]:
-    """Every rule that gives a number, in the order in which they judge, whether on or off.
-
-    The numbers come from the plain rules, not from the arrays that judged the corpus.
-    """
-    chain = Chain(settings, language)
-    found: list[Said] = []
-    if "language" in settings.families:
-        probability = chain.language_probability(text)
-        meaning = f"probability of the language {language}"
-        found.append(
-            Said(heuristic_rules.LANGUAGE, meaning, probability, "min", chain.min_language)
-        )
-    words = words_of(text, settings.words, language)
-    values = heuristic_rules.measure(text, words, chain.data.stop_words)
-    for rule in heuristic_rules.RULES:
-        threshold = chain.thresholds.get(rule.reason)
-        found.append(Said(rule.reason, rule.meaning, values[rule.reason], rule.side, threshold))
-    return found
-
-
-def explain_document(
-    corpus_dir: Path, document_id: str, settings: FilterSettings, language: str
-) -> str:
-    """The table for one document of a finished corpus, kept or dropped.
+def explain(recipe: Recipe, corpus_dir: Path, document_id: str) -> str:
+    """What each filter measures on one document of a finished corpus, kept or dropped.
 
     Raises UserError where the corpus is not there or has no document of this id.
     """
+    settings, language = _settings(recipe), recipe.language
     document, place = _find(corpus_dir, document_id)
-    chain = Chain(settings, language)
-    (verdict,) = chain.judge([document.text], urls=[document.url])
+    (result,) = FilterPipeline(settings.filters, language).apply([document.text], [document.url])
     lines = [
         f"document   {document.id}",
         f"source     {document.source} ({document.license})",
         f"size       {len(document.text):,} characters, {document.num_bytes:,} bytes",
-        f"stands in  {place}",
-        f"filters    {'drop it: ' + verdict.reason if verdict.reason else 'keep it'}",
+        f"stored in  {place}",
+        f"filters    {'drop it: ' + result.reason if result.reason else 'keep it'}",
     ]
     if document.url:
-        lines.append(f"address    {document.url}")
+        lines.append(f"URL        {document.url}")
     if document.text.strip():
-        lines += ["", f"{'rule':30}{'value':>11}  {'kept if':<11}{'says':8}meaning"]
-        lines += [said.line() for said in what_rules_say(document.text, settings, language)]
+        lines += ["", f"{'rule':30}{'value':>11}  {'kept if':<11}{'result':8}meaning"]
+        lines += [rule.line() for rule in rule_results(document.text, settings, language)]
     return "\n".join(lines)
+
+
+def rule_results(text: str, settings: CorpusSettings, language: str) -> list[RuleResult]:
+    """Every rule with a number, in the order in which they apply, whether on or off.
+
+    The numbers come from the plain rules, not from the arrays that filtered the corpus.
+    """
+    config, filters = StepConfig(settings, language), settings.filters
+    found: list[RuleResult] = []
+    if LanguageFilter.is_wanted(config):
+        step = LanguageFilter(config)
+        (probability,) = step.probabilities([text])
+        meaning = f"probability of the language {language}"
+        found.append(RuleResult(LANGUAGE, meaning, probability, "min", step.min_probability))
+    thresholds = thresholds_for(filters, language)
+    words = words_of(text, filters.words, language)
+    values = heuristic_rules.measure(text, words, language_data(filters, language).stop_words)
+    for rule in heuristic_rules.RULES:
+        threshold = thresholds.get(rule.reason)
+        result = RuleResult(rule.reason, rule.meaning, values[rule.reason], rule.side, threshold)
+        found.append(result)
+    return found
+
+
+def calibrate(recipe: Recipe, clean_path: Path) -> str:
+    """Thresholds for the recipe's language and word rule, learned from clean text, as TOML."""
+    filters: FilterSettings = _settings(recipe).filters
+    documents = calibration.read_clean(clean_path)
+    found = calibration.calibrate(documents, filters, recipe.language)
+    shown = calibration.as_toml(found, filters, recipe.language)
+    if filters.toxicity is not None:
+        from teenytinyllama.stages.corpus.filters.toxicity import ToxicityScorer, show_curve
+
+        toxicity = filters.toxicity.model_copy(update={"clean_path": str(clean_path)})
+        sentences = load_language(recipe.language).identity_sentences
+        shown += "\n\n" + show_curve(ToxicityScorer(toxicity, recipe.language), sentences)
+    return shown
+
+
+def _settings(recipe: Recipe) -> CorpusSettings:
+    if recipe.corpus is None:
+        raise UserError(
+            "stage-not-in-recipe",
+            recipe.name,
+            "has no section [corpus]",
+            "add [corpus] to the recipe",
+        )
+    return recipe.corpus
 
 
 def _find(corpus_dir: Path, document_id: str) -> tuple[Document, str]:

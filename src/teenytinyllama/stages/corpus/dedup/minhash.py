@@ -1,9 +1,9 @@
-"""Near duplicates by MinHash LSH, verified: of texts that are nearly equal the longest stays.
+"""`MinHashSignature` and `NearDuplicates`: MinHash LSH, verified; the longest text stays.
 
-Workers make the band keys (`shingles.py`); they lie on disk and are read one band at a time. Texts
-that share a key are compared by their true Jaccard index, longest first: a text is dropped when
-it is near one that is kept. So every dropped text has a kept one beside it, and no chain of small
-differences drops a text that is near nothing kept.
+Workers compute band keys (`shingling.py`), which are kept on disk and read one band at a time.
+Texts that share a key are compared by their true Jaccard index, longest first: a text is dropped
+when it is near one that is kept. So every dropped text has a kept one beside it, and no chain of
+small differences drops a text that is near nothing kept.
 
 Memory: 24 bytes per document for one band, and what the candidates need.
 """
@@ -19,17 +19,85 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teenytinyllama.settings.data_preparation import NearDuplicateSettings
-from teenytinyllama.stages.corpus.dedup.shingling import Hashes32, Shingler, jaccard
-from teenytinyllama.stages.corpus.document_index import Index
-from teenytinyllama.stages.corpus.staging import Spool
+from teenytinyllama.progress import Progress
+from teenytinyllama.settings.data_preparation import CorpusSettings, NearDuplicateSettings
+from teenytinyllama.stages.corpus.batches import DocumentBatch, DocumentStep, IndexEntry, StepConfig
+from teenytinyllama.stages.corpus.dedup.shingling import Hashes32, MinHasher, Shingler, jaccard
+from teenytinyllama.stages.corpus.staging import CorpusState, CorpusStep
 
-# A text of boilerplate may share keys with thousands: it is compared with the likeliest.
+# A text of boilerplate may share keys with thousands: only the most similar are compared.
 MAX_COMPARISONS = 256
 
 
+class MinHashSignature(DocumentStep):
+    """Gives each document its band keys."""
+
+    def __init__(self, config: StepConfig) -> None:
+        super().__init__(config)
+        assert self.settings.near_duplicates is not None
+        self._hasher = MinHasher(self.settings.near_duplicates)
+
+    @classmethod
+    def is_wanted(cls, config: StepConfig) -> bool:
+        """On unless the recipe sets `near_duplicates` to none."""
+        return config.settings.near_duplicates is not None
+
+    def apply(self, batch: DocumentBatch) -> None:
+        """Annotate."""
+        remaining = batch.remaining()
+        keys = self._hasher.band_keys([one.text for one in remaining])
+        for one, row in zip(remaining, keys, strict=True):
+            one.band_keys = row.tobytes() if row[0] else b""
+
+
+class NearDuplicates(CorpusStep):
+    """Drops documents that are near copies of kept ones."""
+
+    needs_all_documents = True
+
+    def __init__(self, state: CorpusState) -> None:
+        super().__init__(state)
+        assert state.settings.near_duplicates is not None
+        self._settings = state.settings.near_duplicates
+        self._keys = BandKeys(state.work_dir / "keys", self._settings.num_bands)
+
+    @classmethod
+    def is_wanted(cls, settings: CorpusSettings) -> bool:
+        """On unless the recipe sets `near_duplicates` to none."""
+        return settings.near_duplicates is not None
+
+    def collect(self, first_row: int, entries: Sequence[IndexEntry]) -> None:
+        """Store the band keys of documents that may stay."""
+        for row, entry in enumerate(entries, start=first_row):
+            if entry.band_keys and not self.state.index.reasons[row]:
+                self._keys.add(row, entry.band_keys)
+
+    def decide(self) -> None:
+        """Compare the candidates; counts comparisons left out because there are too many."""
+        index = self.state.index
+        with Progress("corpus: near duplicates", unit="copies") as work:
+            copies, left_out = self._find()
+            for copy in copies:
+                index.drop(copy.dropped, "duplicate-near", duplicate_of=copy.kept)
+                index.similarity[copy.dropped] = copy.similarity
+            work.advance(len(copies))
+        self.state.notes["near-duplicate-comparisons-left-out"] += left_out
+
+    def _find(self) -> tuple[list[NearDuplicate], int]:
+        documents, groups = candidate_groups(self._keys.close())
+        documents = np.asarray(self._keys.rows, np.int64)[documents]
+        store = ShingleStore(self._keys.path.with_name("shingles"))
+        candidates = set(np.unique(documents).tolist())
+        batches = (
+            ([row for row, _ in batch], [record["text"] for _, record in batch])
+            for batch in self.state.texts.batches(candidates)
+        )
+        store.fill(batches, Shingler(self._settings.ngram_words))
+        return find_copies(documents, groups, self.state.index.num_bytes, store, self._settings)
+
+
 @dataclass(frozen=True, slots=True)
-class Copy:
+class NearDuplicate:
     """A dropped text, the kept one that it is near, and the Jaccard index of the two."""
 
     dropped: int
@@ -51,7 +119,7 @@ class BandKeys:
         self._file.write(keys)
 
     def close(self) -> npt.NDArray[np.uint64]:
-        """Everything, mapped from disk, with one row per document."""
+        """All keys, memory-mapped, one row per document."""
         self._file.close()
         if not self.path.stat().st_size:
             return np.empty((0, self.num_bands), np.uint64)
@@ -61,9 +129,9 @@ class BandKeys:
 def candidate_groups(
     keys: npt.NDArray[np.uint64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(documents, groups), two columns: who is in which group of equal keys; groups of two or more.
+    """Two columns, documents and groups: which document is in which group of equal keys.
 
-    Sorted by document. One band is in memory at a time.
+    Groups have two documents or more. Sorted by document. One band is in memory at a time.
     """
     documents, groups, num_groups = [], [], 0
     for band in range(keys.shape[1]):
@@ -106,7 +174,7 @@ class ShingleStore:
             self._all = np.memmap(self._path, np.uint32, "r")
 
     def size(self, number: int) -> int:
-        """Different n-grams of a document."""
+        """Distinct n-grams of a document."""
         start, end = self._spans[number]
         return end - start
 
@@ -115,32 +183,16 @@ class ShingleStore:
         return np.asarray(self._all[start:end])
 
 
-def near_duplicates(
-    index: Index, keys: BandKeys, spool: Spool, settings: NearDuplicateSettings
-) -> tuple[list[Copy], int]:
-    """Rows that are near copies of kept ones, and how many comparisons were left out."""
-    documents, groups = candidate_groups(keys.close())
-    documents = np.asarray(keys.rows, np.int64)[documents]
-    store = ShingleStore(keys.path.with_name("shingles"))
-    candidates = set(np.unique(documents).tolist())
-    batches = (
-        ([row for row, _ in batch], [record["text"] for _, record in batch])
-        for batch in spool.batches(candidates)
-    )
-    store.fill(batches, Shingler(settings.ngram_words))
-    return find_copies(documents, groups, index.num_bytes, store, settings)
-
-
 def find_copies(
     documents: npt.NDArray[np.int64],
     groups: npt.NDArray[np.int64],
     sizes: Sequence[int],
     store: ShingleStore,
     settings: NearDuplicateSettings,
-) -> tuple[list[Copy], int]:
+) -> tuple[list[NearDuplicate], int]:
     """The copies among the candidates, and how many comparisons were left out as too many.
 
-    `sizes` ranks: of two near texts the larger stays, of equal ones the earlier.
+    Of two near texts the one with the larger of `sizes` stays, of equal ones the earlier.
     """
     borders = np.flatnonzero(documents[1:] != documents[:-1]) + 1
     firsts = documents[np.r_[0, borders]].tolist() if len(documents) else []
@@ -164,8 +216,8 @@ def find_copies(
 
 def _nearest(
     number: int, others: Sequence[int], store: ShingleStore, threshold: float
-) -> Copy | None:
-    """The first of the kept texts that this one is near, most shared keys first."""
+) -> NearDuplicate | None:
+    """The first kept text in `others`, most shared keys first, that this one is near."""
     mine = None
     for other in others:
         small, large = sorted((store.size(number), store.size(other)))
@@ -174,5 +226,5 @@ def _nearest(
         mine = store[number] if mine is None else mine
         similarity = jaccard(mine, store[other])
         if similarity >= threshold:
-            return Copy(number, other, round(similarity, 4))
+            return NearDuplicate(number, other, round(similarity, 4))
     return None

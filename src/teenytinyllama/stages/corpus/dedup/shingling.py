@@ -1,8 +1,8 @@
-"""Texts as sets of hashed word 5-grams, and their MinHash band keys: what near duplicates share.
+"""Texts as sets of hashed word n-grams (shingles), and their MinHash band keys.
 
-A word is a run of letters and digits, in small letters; punctuation ends it. Words are hashed
-where they lie, as numbers in arrays, many texts at a time and without a string per word. Costs
-a few megabytes, whatever the corpus.
+A word is a run of letters and digits, lower-cased; punctuation ends it. Words are hashed in place
+as numbers in arrays, many texts at a time and without a string per word. Needs a few megabytes,
+whatever the size of the corpus.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Hashes32 = npt.NDArray[np.uint32]
 Hashes64 = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
 
-# Bytes hashed in one go: small enough for the processor's cache.
+# Bytes hashed together: they fit into the processor's cache.
 BYTES_PER_BLOCK = 1 << 17
-# Shingles signed in one go.
+# Shingles hashed together.
 SHINGLES_PER_BLOCK = 1 << 15
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _ONE, _HIGH = np.uint64(1), np.uint64(32)
@@ -32,7 +32,7 @@ _BASE = 0xD6E8FEB86659FD93
 
 
 class _Tables(NamedTuple):
-    """What word hashing looks up: by byte, and by place in the block."""
+    """Look-up tables of word hashing: by byte, and by position in the block."""
 
     is_word: npt.NDArray[np.bool_]
     values: Hashes64
@@ -58,7 +58,7 @@ def _powers(base: int) -> Hashes64:
 
 
 def _word_hashes(block: bytes) -> tuple[Hashes64, Places]:
-    """Hash of every word of a block, and the place of its first byte."""
+    """Hash of every word of a block, and the position of its first byte."""
     tables = _tables()
     data = np.frombuffer(block, np.uint8)
     word = np.zeros(len(data) + 2, bool)
@@ -81,7 +81,7 @@ def _word_hashes(block: bytes) -> tuple[Hashes64, Places]:
 
 
 class Shingler:
-    """Hashes of the runs of `ngram_words` words in texts, many texts at a time."""
+    """Hashes the n-grams of `ngram_words` words in texts, many texts at a time."""
 
     def __init__(self, ngram_words: int) -> None:
         self.ngram_words = ngram_words
@@ -89,22 +89,22 @@ class Shingler:
         self._places = random.integers(0, 1 << 63, ngram_words, dtype=np.uint64) | _ONE
 
     def shingles(self, texts: Sequence[str]) -> list[Hashes32]:
-        """The runs of each text in order; where a text has fewer words, one run of them all.
+        """32-bit hashes of the n-grams of each text, in order.
 
-        Empty for a text without a word.
+        A text with fewer words has one n-gram of them all, a text without words none.
         """
         return [
-            (self._runs(words, min(self.ngram_words, len(words))) >> _HIGH).astype(np.uint32)
+            (self._ngrams(words, min(self.ngram_words, len(words))) >> _HIGH).astype(np.uint32)
             for words in self.words(texts)
         ]
 
-    def full_runs(self, texts: Sequence[str]) -> list[Hashes64]:
-        """The runs of each text; none where it has fewer words."""
-        return [self.runs_of_words(words) for words in self.words(texts)]
+    def ngrams(self, texts: Sequence[str]) -> list[Hashes64]:
+        """64-bit hashes of the n-grams of each text; none where it has fewer words."""
+        return [self.ngrams_of_words(words) for words in self.words(texts)]
 
-    def runs_of_words(self, words: Hashes64) -> Hashes64:
-        """The runs of these words, in order."""
-        return self._runs(words, self.ngram_words)
+    def ngrams_of_words(self, words: Hashes64) -> Hashes64:
+        """The n-grams of these words, in order."""
+        return self._ngrams(words, self.ngram_words)
 
     def words(self, texts: Sequence[str]) -> list[Hashes64]:
         """The hash of every word of each text."""
@@ -123,7 +123,7 @@ class Shingler:
             held += len(data) + 1
         return made + _words_of_block(block) if block else made
 
-    def _runs(self, words: Hashes64, size: int) -> Hashes64:
+    def _ngrams(self, words: Hashes64, size: int) -> Hashes64:
         if size == 0 or len(words) < size:
             return np.empty(0, np.uint64)
         last = len(words) - size + 1
@@ -136,7 +136,7 @@ class Shingler:
 
 
 def _words_of_block(block: list[bytes]) -> list[Hashes64]:
-    """Word hashes of short texts, laid end to end."""
+    """Word hashes of short texts, joined into one block."""
     hashes, starts = _word_hashes(b"\n".join(block))
     borders = np.cumsum([len(data) + 1 for data in block[:-1]])
     return np.split(hashes, np.searchsorted(starts, borders))
@@ -155,8 +155,8 @@ def _long_words(data: bytes) -> Hashes64:
     return np.concatenate(parts)
 
 
-class Signer:
-    """Band keys of texts: two texts that agree in one key are candidates for near duplicates."""
+class MinHasher:
+    """Band keys of texts (Broder 1997): texts that share a key are candidate near duplicates."""
 
     def __init__(self, settings: NearDuplicateSettings) -> None:
         self.settings = settings
@@ -168,7 +168,7 @@ class Signer:
         self._columns = random.integers(0, 1 << 63, num_hashes, dtype=np.uint64) | _ONE
 
     def band_keys(self, texts: Sequence[str]) -> Hashes64:
-        """One row per text with a key per band. A text without words gets zeros: no key."""
+        """One row per text with a key per band. Zeros, which are no key, for no words."""
         keys = np.zeros((len(texts), self.settings.num_bands), np.uint64)
         block: list[Hashes32] = []
         rows: list[int] = []
@@ -187,7 +187,7 @@ class Signer:
         return keys
 
     def _keys(self, block: Sequence[Hashes32]) -> Hashes64:
-        """Band keys of texts laid end to end: the minimum of each hash, then bands of minima."""
+        """Band keys of joined texts: the minimum of each hash, then bands of minima."""
         starts = np.cumsum([0, *[len(part) for part in block[:-1]]])
         shingles = np.concatenate(block)
         minima = np.empty((len(self._factors), len(block)), np.uint32)

@@ -1,17 +1,12 @@
-"""Rules that take lines out of a text, or drop it for what a line says. All are options.
-
-C4's line rules (Raffel et al. 2020) under datatrove's reasons, and boilerplate: lines that stand in
-many documents of one source, as menus, licence notes and calls to subscribe do.
-"""
+"""`C4Filter`: C4's rules on lines (Raffel et al. 2020, section 2.2) under datatrove's reasons."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass
 from typing import Literal
 
-from teenytinyllama.stages.corpus.filters.thresholds import LanguageData
+from teenytinyllama.stages.corpus.batches import DocumentBatch, ProseFilter, StepConfig
+from teenytinyllama.stages.corpus.filters.language_data import LanguageData, load_language
 from teenytinyllama.stages.corpus.filters.word_table import TERMINAL_MARKS
 
 _CITATION = re.compile(r"\[\d*\]")
@@ -20,12 +15,33 @@ _OTHER_ENDS = "".join(sorted(mark for mark in TERMINAL_MARKS if not mark.isascii
 _END_MARKS = (".", "?", "!", '"', "'", *_OTHER_ENDS)
 _SENTENCE_END = re.compile(rf"[.!?…{re.escape(_OTHER_ENDS)}]+[\"'”’»)\]]*(?=\s|$)")
 MIN_SENTENCES, MIN_WORDS, MAX_WORD_CHARACTERS = 5, 3, 1000
-MIN_BOILERPLATE_DOCUMENTS = 10
-"""A line in fewer documents than this is never boilerplate, however small the source."""
+
+
+class C4Filter(ProseFilter):
+    """Removes lines that are about the site, and drops texts with too few sentences left."""
+
+    def __init__(self, config: StepConfig) -> None:
+        super().__init__(config)
+        self._data = load_language(self.language)
+
+    @classmethod
+    def is_wanted(cls, config: StepConfig) -> bool:
+        """Whether the recipe sets `c4`."""
+        return config.settings.filters.c4 != "off"
+
+    def apply(self, batch: DocumentBatch) -> None:
+        """Edit or drop."""
+        mode = self.settings.filters.c4
+        for one in batch.remaining():
+            reason, text = apply_c4(one.text, self._data, mode)
+            if reason is not None:
+                batch.drop(one, reason)
+            elif text != one.text:
+                batch.edit(one, text)
 
 
 def num_sentences(line: str) -> int:
-    """Sentences of a line: its ends of sentence, and the rest after the last one.
+    """Sentences of a line: its sentence ends, and the rest after the last one.
 
     >>> [num_sentences(line) for line in ("Sim. Não!", "Custa R$ 1.500 hoje", "", "সে এল। বসল।")]
     [2, 1, 0, 2]
@@ -36,12 +52,12 @@ def num_sentences(line: str) -> int:
 
 
 def apply_c4(
-    text: str, data: LanguageData, mode: Literal["lines", "sentences"]
+    text: str, data: LanguageData, mode: Literal["off", "lines", "sentences"]
 ) -> tuple[str | None, str]:
     """C4's rules on one text: the reason to drop it, or None, and the text that is left.
 
-    `sentences` also takes out lines that do not end in a mark, as C4 did; `lines` leaves them,
-    as FineWeb did. Sentences are counted by marks, not by a model: a text near five may differ.
+    `sentences` also removes lines that do not end in a mark, as C4 did; `lines` keeps them, as
+    FineWeb did. Sentences are counted by marks, not by a model: a text near five may differ.
     """
     kept: list[str] = []
     sentences = 0
@@ -71,54 +87,3 @@ def apply_c4(
     if sentences < MIN_SENTENCES:
         return "too_few_sentences", text
     return None, "\n".join(kept).strip()
-
-
-@dataclass(frozen=True)
-class Boilerplate:
-    """Lines that a source repeats from document to document."""
-
-    lines: frozenset[str]
-
-    def num_lines_in(self, text: str) -> int:
-        """How many lines of the text `clean` takes out."""
-        return sum(line.strip() in self.lines for line in text.split("\n"))
-
-    def clean(self, text: str) -> str | None:
-        """The text without these lines, or None where it has none of them."""
-        lines = text.split("\n")
-        kept = [line for line in lines if line.strip() not in self.lines]
-        return None if len(kept) == len(lines) else "\n".join(kept).strip("\n")
-
-
-class BoilerplateCounter:
-    """Counts in how many documents of one source each line stands; once a document.
-
-    White space round a line does not count. Lines of one or two characters are structure, not
-    boilerplate.
-    """
-
-    def __init__(self) -> None:
-        self.num_documents = 0
-        self._documents_with: Counter[str] = Counter()
-
-    def add(self, text: str) -> None:
-        """Count one document."""
-        self.num_documents += 1
-        lines = {line for raw in text.split("\n") if len(line := raw.strip()) > 2}
-        self._documents_with.update(lines)
-
-    @property
-    def num_lines(self) -> int:
-        """Different lines that are held."""
-        return len(self._documents_with)
-
-    def forget_rare(self) -> None:
-        """Let go of lines seen once: one that half of the documents have comes back at once."""
-        seen = self._documents_with
-        self._documents_with = Counter({line: times for line, times in seen.items() if times > 1})
-
-    def boilerplate(self, max_documents_fraction: float) -> Boilerplate:
-        """Lines in more than this share of the documents."""
-        least = max(MIN_BOILERPLATE_DOCUMENTS, max_documents_fraction * self.num_documents)
-        found = (line for line, times in self._documents_with.items() if times > least)
-        return Boilerplate(frozenset(found))

@@ -1,13 +1,17 @@
-"""`ttl corpus RECIPE --calibrate CLEAN.txt`: thresholds learnt from text known to be clean.
+"""Thresholds learned from text that is known to be clean.
 
-Each rule's threshold is set so that a small share of the clean documents is beyond it. That is
-how a new language, or another word rule, gets its numbers.
+`ttl corpus RECIPE --calibrate CLEAN.txt` sets the threshold of each rule so that a small share of
+the clean documents is beyond it. `ttl new --clean-sample` learns for a language without a folder
+what such a folder holds: thresholds, stop words, letters and openings; and whether the language can
+be identified at all with what is installed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -16,26 +20,43 @@ import numpy as np
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import FilterSettings
+from teenytinyllama.stages.corpus.batches import Values
 from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES
-from teenytinyllama.stages.corpus.filters.text_statistics import Values, measure_batch
-from teenytinyllama.stages.corpus.filters.thresholds import language_data, load_language
-from teenytinyllama.stages.corpus.filters.word_table import read_words
+from teenytinyllama.stages.corpus.filters.language_data import language_data, load_language
+from teenytinyllama.stages.corpus.filters.language_filter import language_probabilities
+from teenytinyllama.stages.corpus.filters.text_statistics import measure_batch
+from teenytinyllama.stages.corpus.filters.word_table import read_words, words_of
 
 TAIL_FRACTION = 0.01
 """Share of the clean documents that one rule may drop."""
 DOCUMENT_CHARACTERS = (500, 1500, 4500)
-"""A plain text is cut into documents of about these lengths in turn, between paragraphs: what is
-rare in a short document need not be so in a long one."""
+"""A plain text is cut between paragraphs into documents of about these lengths in turn: what is
+rare in a short document may be frequent in a long one."""
 DOCUMENTS_PER_BATCH = 50
-# A plain text says nothing of how long documents are.
+# A plain text does not show how long documents are.
 _LENGTH_RULES = ("gopher_short_doc", "gopher_long_doc")
 REFERENCE = "pt"
-"""The language whose rules and lengths a language without numbers starts from."""
+"""A language without thresholds starts from the rules and lengths of this one."""
+MIN_DOCUMENTS = 20
+"""Fewer do not show what is rare; about 40 kB of plain text."""
+NUM_STOP_WORDS = 16
+MAX_STOP_WORDS_WANTED = 2.0
+"""Gopher asks for two different stop words; a short text has no more in any language."""
+NUM_OPENINGS, WORDS_OF_OPENING = 4, 3
+MIN_LETTER_SHARE = 1e-5
+"""Letters rarer than this among all letters are from other languages: names, quotations."""
+MIN_KNOWN_SHARE = 0.8
+"""The language filter is left out where it would keep less of the clean text than this."""
+# The length of words is a property of the language. Shares of repetition and of marks are not, and
+# a small sample without a repeated line must not forbid them: there the looser threshold is taken.
+_WORD_LENGTH_RULES = ("gopher_below_avg_threshold", "gopher_above_avg_threshold")
+# The mean of one document may be far off: names and numbers in a list, children's tales.
+WORD_LENGTH_SLACK = 1 / 3
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Learnt thresholds by reason, and the share of the clean sample that they drop together."""
+class CalibratedThresholds:
+    """Thresholds by reason, and the share of the clean sample that they drop together."""
 
     thresholds: dict[str, float]
     num_documents: int
@@ -45,8 +66,8 @@ class Calibration:
 def read_clean(path: Path) -> list[str]:
     """The documents of a clean sample. Raises UserError where it cannot be read or is empty.
 
-    Blocks between empty lines (lines, where no line is empty) are laid together until a document
-    is long enough to be judged.
+    Blocks between empty lines (or lines, where no line is empty) are joined until a document is
+    long enough to be filtered.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -80,8 +101,8 @@ def _documents(text: str) -> Iterator[str]:
         yield mark.join(blocks)
 
 
-def thresholds_now(language: str, settings: FilterSettings) -> dict[str, float]:
-    """The numbers a language has today; those of `REFERENCE` where it has none."""
+def current_thresholds(language: str, settings: FilterSettings) -> dict[str, float]:
+    """The current thresholds of a language; those of `REFERENCE` where it has none."""
     for known in (language, REFERENCE):
         found = load_language(known).thresholds.get(settings.words)
         if found:
@@ -89,12 +110,14 @@ def thresholds_now(language: str, settings: FilterSettings) -> dict[str, float]:
     raise AssertionError(f"{REFERENCE} has thresholds for every word rule")
 
 
-def calibrate(documents: list[str], settings: FilterSettings, language: str) -> Calibration:
-    """Thresholds beyond which `TAIL_FRACTION` of the clean documents lie, for every rule in use."""
+def calibrate(
+    documents: list[str], settings: FilterSettings, language: str
+) -> CalibratedThresholds:
+    """For every rule in use the threshold that `TAIL_FRACTION` of the clean documents is beyond."""
     data = language_data(settings, language)
-    now = thresholds_now(language, settings)
-    in_use = [rule for rule in RULES if rule.reason in now]
-    # A threshold of 0 makes every share exact; from below nothing is bounded.
+    current = current_thresholds(language, settings)
+    in_use = [rule for rule in RULES if rule.reason in current]
+    # With thresholds of 0 every value is exact, none an upper bound.
     exact = {rule.reason: 0.0 for rule in in_use}
     columns: dict[str, list[Values]] = {rule.reason: [] for rule in in_use}
     for start in range(0, len(documents), DOCUMENTS_PER_BATCH):
@@ -107,35 +130,139 @@ def calibrate(documents: list[str], settings: FilterSettings, language: str) -> 
     dropped = np.zeros(len(documents), dtype=bool)
     for rule in in_use:
         if rule.reason in _LENGTH_RULES:
-            thresholds[rule.reason] = now[rule.reason]
+            thresholds[rule.reason] = current[rule.reason]
             continue
         values = np.concatenate(columns[rule.reason])
         if rule.side == "max":
-            learnt = float(np.nanquantile(values, 1 - TAIL_FRACTION, method="higher"))
+            learned = float(np.nanquantile(values, 1 - TAIL_FRACTION, method="higher"))
         else:
-            learnt = float(np.nanquantile(values, TAIL_FRACTION, method="lower"))
-        thresholds[rule.reason] = _outwards(learnt, rule.side)
+            learned = float(np.nanquantile(values, TAIL_FRACTION, method="lower"))
+        thresholds[rule.reason] = _outwards(learned, rule.side)
         edge = thresholds[rule.reason]
         dropped |= values > edge if rule.side == "max" else values < edge
-    return Calibration(thresholds, len(documents), float(dropped.mean()))
+    return CalibratedThresholds(thresholds, len(documents), float(dropped.mean()))
 
 
 def _outwards(value: float, side: str) -> float:
-    """Three digits after the point, rounded to the side that keeps more."""
+    """Three decimals, rounded to the side that keeps more."""
     scaled = value * 1000
     nearest = math.ceil(scaled - 1e-9) if side == "max" else math.floor(scaled + 1e-9)
     return nearest / 1000
 
 
-def as_toml(found: Calibration, settings: FilterSettings, language: str) -> str:
-    """The table to put into `languages/<code>/filters.toml`, with today's numbers beside it."""
-    now = thresholds_now(language, settings)
+def as_toml(found: CalibratedThresholds, settings: FilterSettings, language: str) -> str:
+    """The table for `languages/<code>/filters.toml`, with the current thresholds beside it."""
+    current = current_thresholds(language, settings)
     lines = [
-        f"# Learnt from {found.num_documents} clean documents: each rule drops at most "
+        f"# Learned from {found.num_documents} clean documents: each rule drops at most "
         f"{TAIL_FRACTION:.0%} of them,",
-        f"# all together {found.dropped_fraction:.1%}. The two on length are kept as they were.",
+        f"# all together {found.dropped_fraction:.1%}. The two on length are unchanged.",
         f"[thresholds.{settings.words}]",
     ]
     for reason, value in found.thresholds.items():
-        lines.append(f"{f'{reason} = {value:g}':44}# now {now[reason]:g}")
+        lines.append(f"{f'{reason} = {value:g}':44}# now {current[reason]:g}")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class LearnedLanguage:
+    """What a clean sample shows of a language."""
+
+    language: str
+    num_documents: int
+    thresholds: dict[str, float]
+    stop_words: tuple[str, ...]
+    letters: str
+    openings: tuple[str, ...]
+    known_fraction: float | None
+    """Share of the documents identified as the language; None: the model does not know it."""
+
+    @property
+    def is_identifiable(self) -> bool:
+        """Whether py3langid separates texts of the language from others."""
+        return self.known_fraction is not None and self.known_fraction >= MIN_KNOWN_SHARE
+
+
+def learn_language(path: Path, language: str) -> LearnedLanguage:
+    """Read a clean sample. Raises UserError where it cannot be read or is too small."""
+    documents = [unicodedata.normalize("NFC", text) for text in read_clean(path)]
+    if len(documents) < MIN_DOCUMENTS:
+        raise UserError(
+            "sample-small",
+            str(path),
+            f"only {len(documents)} documents of text, {MIN_DOCUMENTS} are needed",
+            "give 40 kB of clean text or more, with empty lines between paragraphs",
+        )
+    stop_words = frequent_words(documents, language)
+    settings = FilterSettings(stop_words=stop_words)
+    found = calibrate(documents, settings, language)
+    return LearnedLanguage(
+        language=language,
+        num_documents=len(documents),
+        thresholds=_loosened(found.thresholds, current_thresholds(language, settings)),
+        stop_words=stop_words,
+        letters=letters_in(documents),
+        openings=_openings(documents),
+        known_fraction=known_fraction(documents, language),
+    )
+
+
+def frequent_words(documents: Sequence[str], language: str) -> tuple[str, ...]:
+    """Words with letters that occur in most documents, most frequent first.
+
+    >>> frequent_words(["o rato e o gato", "o gato dorme", "e o cão"], "xx")[:3]
+    ('o', 'e', 'gato')
+    """
+    counts: Counter[str] = Counter()
+    for text in documents:
+        words = {word.lower() for word in words_of(text, "fast", language)}
+        counts.update(word for word in words if any(map(str.isalpha, word)))
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(word for word, _ in ranked[:NUM_STOP_WORDS])
+
+
+def letters_in(documents: Sequence[str]) -> str:
+    """Letters and combining marks of the language, in order of their code points.
+
+    >>> letters_in(["Olá, você!"])
+    'Oclováê'
+    """
+    signs = Counter(sign for text in documents for sign in text)
+    counts = {c: n for c, n in signs.items() if unicodedata.category(c)[0] in "LM"}
+    least = MIN_LETTER_SHARE * sum(counts.values())
+    return "".join(sorted(letter for letter, count in counts.items() if count >= least))
+
+
+def known_fraction(documents: Sequence[str], language: str) -> float | None:
+    """Share of the documents that py3langid identifies as the language; None if unknown to it."""
+    data = load_language(language)
+    least = data.min_language_probability.get("py3langid", 0.5)
+    try:
+        found = language_probabilities(documents, language, "py3langid", data.labels)
+    except UserError as error:
+        if error.code == "language-unknown":
+            return None
+        raise
+    return sum(probability >= least for probability in found) / len(found)
+
+
+def _openings(documents: Sequence[str]) -> tuple[str, ...]:
+    """First words of some documents, spread over the sample."""
+    step = max(1, len(documents) // NUM_OPENINGS)
+    chosen = documents[::step][:NUM_OPENINGS]
+    return tuple(dict.fromkeys(" ".join(text.split()[:WORDS_OF_OPENING]) for text in chosen))
+
+
+def _loosened(learned: dict[str, float], reference: dict[str, float]) -> dict[str, float]:
+    sides = {rule.reason: rule.side for rule in RULES}
+    kept: dict[str, float] = {}
+    for reason, value in learned.items():
+        if reason == "gopher_enough_stop_words":
+            kept[reason] = min(value, MAX_STOP_WORDS_WANTED)
+        elif reason in _WORD_LENGTH_RULES:
+            slack = WORD_LENGTH_SLACK if sides[reason] == "max" else -WORD_LENGTH_SLACK
+            kept[reason] = round(value * (1 + slack), 1)
+        else:
+            looser = max if sides[reason] == "max" else min
+            kept[reason] = looser(value, reference[reason])
+    return kept

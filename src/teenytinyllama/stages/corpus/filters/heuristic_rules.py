@@ -1,9 +1,9 @@
 """The rules of Gopher and FineWeb on one text, written to be read.
 
-This is the definition: `--explain` prints it, and the tests hold the arrays of `chain.py` against
-it. Reasons, order and arithmetic are datatrove's (0.10.1), so that thresholds published for it
-mean the same here. Order: repetition, FineWeb's line rules, quality. Paper: Rae et al. 2021,
-tables A1 and section A1.1; FineWeb: Penedo et al. 2024.
+This is the definition: `--explain` prints it, and the tests compare the arrays of
+`text_statistics.py` with it. Reasons, order and arithmetic are datatrove's (0.10.1), so that
+thresholds published for it mean the same here. Order: repetition, FineWeb's line rules, quality.
+Papers: Rae et al. 2021, table A1 and section A1.1; Penedo et al. 2024.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from teenytinyllama.stages.corpus.filters.word_table import PUNCTUATION_MARKS, TERMINAL_MARKS
 
@@ -21,15 +21,15 @@ Family = Literal["repetition", "fineweb", "quality"]
 
 @dataclass(frozen=True)
 class Rule:
-    """One number of a text and the side on which its threshold drops the text."""
+    """A statistic of a text, and on which side of its threshold the text is dropped."""
 
     reason: str
     family: Family
     side: Literal["max", "min"]
     meaning: str
 
-    def drops(self, value: float, threshold: float) -> bool:
-        """Whether a text with this value goes."""
+    def drops(self, value: Any, threshold: float) -> Any:
+        """Whether texts are dropped: a bool for a number, an array of bools for an array."""
         return value > threshold if self.side == "max" else value < threshold
 
 
@@ -39,7 +39,12 @@ RULES: tuple[Rule, ...] = (
     Rule("dup_line_frac", "repetition", "max", "lines that repeat an earlier one, share"),
     Rule("dup_line_char_frac", "repetition", "max", "characters in repeated lines, share"),
     *(
-        Rule(f"top_{n}_gram", "repetition", "max", f"characters of the commonest {n} words, share")
+        Rule(
+            f"top_{n}_gram",
+            "repetition",
+            "max",
+            f"characters of the most frequent {n} words, share",
+        )
         for n in (2, 3, 4)
     ),
     *(
@@ -61,21 +66,14 @@ RULES: tuple[Rule, ...] = (
     Rule("gopher_above_avg_threshold", "quality", "max", "characters of a word, mean"),
     Rule("gopher_too_many_hashes", "quality", "max", "signs # per word"),
     Rule("gopher_too_many_ellipsis", "quality", "max", "ellipses per word"),
-    Rule("gopher_too_many_bullets", "quality", "max", "lines that open with a bullet, share"),
+    Rule("gopher_too_many_bullets", "quality", "max", "lines that start with a bullet, share"),
     Rule("gopher_too_many_end_ellipsis", "quality", "max", "lines that end in ..., share"),
     Rule("gopher_below_alpha_threshold", "quality", "min", "words with a letter, share"),
     Rule("gopher_enough_stop_words", "quality", "min", "different stop words"),
 )
-"""All rules in the order in which they drop: the first that does gives the reason."""
+"""All rules in order: the first that a text breaks is the reason."""
 
 SHORT_LINE_CHARACTERS = 30
-EMPTY = "empty"
-"""Reason of a text without any character but white space."""
-
-LANGUAGE = "language"
-"""Reason of a text in another language."""
-TOXICITY = "toxicity"
-"""Reason of a text that hurts."""
 
 _PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 _LINE_BREAK = re.compile(r"\n+")
@@ -92,7 +90,7 @@ def repeated(items: Sequence[str]) -> tuple[int, int]:
 
 
 def top_run(words: Sequence[str], num_words: int) -> int:
-    """Characters of the commonest run of words, all its places together; the earliest of equals.
+    """Characters of the most frequent run of words, all occurrences; the earliest of equals.
 
     >>> top_run("o rato viu o rato".split(), 2)
     12
@@ -105,7 +103,7 @@ def top_run(words: Sequence[str], num_words: int) -> int:
 
 
 def seen_before(words: Sequence[str], num_words: int) -> int:
-    """Characters in runs of words that came before; a run found again is jumped over whole.
+    """Characters in runs of words seen before; a run found again is skipped as a whole.
 
     >>> seen_before("a b a b a b".split(), 2)
     4
@@ -129,7 +127,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def filled_lines(text: str) -> list[str]:
-    """Lines with more than white space."""
+    """Lines that are not only white space."""
     return [line for line in text.split("\n") if line and not line.isspace()]
 
 
@@ -143,7 +141,7 @@ def _num_solid(words: Sequence[str]) -> int:
 
 
 def bullet_lines(lines: Sequence[str]) -> float:
-    """Share of lines that open with a bullet or a hyphen."""
+    """Share of lines that start with a bullet or a hyphen."""
     return sum(line.lstrip().startswith(("•", "-")) for line in lines) / len(lines)
 
 
@@ -158,12 +156,12 @@ def ending_lines(lines: Sequence[str]) -> float:
 
 
 def short_lines(lines: Sequence[str]) -> float:
-    """Share of lines with few characters."""
+    """Share of lines of at most `SHORT_LINE_CHARACTERS`."""
     return sum(len(line) <= SHORT_LINE_CHARACTERS for line in lines) / len(lines)
 
 
 def measure(text: str, words: Sequence[str], stop_words: frozenset[str]) -> dict[str, float]:
-    """What every rule sees in a text that is not empty, by reason."""
+    """The value of every rule for a text that is not empty, by reason."""
     blocks = paragraphs(text)
     lines, filled, any_lines = _LINE_BREAK.split(text), filled_lines(text), text.splitlines()
     para, line = repeated(blocks), repeated(lines)

@@ -1,9 +1,9 @@
-"""Which language a text is in, offline.
+"""`LanguageFilter`: language identification, offline.
 
-py3langid carries its model in its wheel (4.5 MB) and tells Galician from Portuguese best of the
-small ones. It reads three pieces of the text, about 1 kB in all: under 1 ms a document, where the
-whole text costs far more for the same answer. No small model tells Brazil from Portugal. A
-fastText model file (GlotLID, lid.176) can take its place.
+py3langid ships its model in its wheel (4.5 MB) and separates Galician from Portuguese best of the
+small models. It sees three excerpts of a text, about 1 kB in all: under 1 ms a document, where the
+whole text costs far more for the same answer. No small model separates Brazil from Portugal. A
+fastText model file (GlotLID, lid.176) can be used instead.
 """
 
 from __future__ import annotations
@@ -19,27 +19,61 @@ import numpy as np
 import numpy.typing as npt
 
 from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.stages.corpus.batches import DocumentBatch, ProseFilter, StepConfig
+from teenytinyllama.stages.corpus.filters.language_data import load_language
 
-PIECE_CHARACTERS = 400
-PIECES = 3
-TEXTS_PER_WALK = 256
-"""Texts of which one step is taken together."""
+LANGUAGE = "language"
+"""Reason of a text in another language."""
+EXCERPT_CHARACTERS = 400
+NUM_EXCERPTS = 3
+TEXTS_PER_SCAN = 256
+"""Texts that advance through the automaton together."""
 
 Identify = Callable[[Sequence[str]], list[float]]
 
 
+class LanguageFilter(ProseFilter):
+    """Drops documents whose probability of the recipe's language is too low."""
+
+    def __init__(self, config: StepConfig) -> None:
+        super().__init__(config)
+        self._model = self.settings.filters.language_model
+        data = load_language(self.language)
+        self._labels = data.labels
+        kind = "py3langid" if self._model == "py3langid" else "fasttext"
+        self.min_probability = data.min_language_probability.get(kind, 0.5)
+
+    @classmethod
+    def is_wanted(cls, config: StepConfig) -> bool:
+        """Whether the family `language` is on."""
+        return "language" in config.settings.filters.families
+
+    def probabilities(self, texts: Sequence[str]) -> list[float]:
+        """Probability of the recipe's language for each text."""
+        return language_probabilities(texts, self.language, self._model, self._labels)
+
+    def apply(self, batch: DocumentBatch) -> None:
+        """Drop and score."""
+        remaining = batch.remaining()
+        found = self.probabilities([one.text for one in remaining])
+        for one, probability in zip(remaining, found, strict=True):
+            one.document.scores[LANGUAGE] = round(probability, 4)
+            if probability < self.min_probability:
+                batch.drop(one, LANGUAGE)
+
+
 def sample(text: str) -> str:
-    """Pieces from the first, middle and last third of a text; a short text whole.
+    """Excerpts from the first, middle and last third of a text; a short text as a whole.
 
     Heads and tails of documents are menus, licences and code more often than the rest.
 
     >>> len(sample("abc " * 10_000))
     1202
     """
-    if len(text) <= PIECES * PIECE_CHARACTERS:
+    if len(text) <= NUM_EXCERPTS * EXCERPT_CHARACTERS:
         return text
-    middles = [len(text) * (2 * k + 1) // (2 * PIECES) for k in range(PIECES)]
-    half = PIECE_CHARACTERS // 2
+    middles = [len(text) * (2 * k + 1) // (2 * NUM_EXCERPTS) for k in range(NUM_EXCERPTS)]
+    half = EXCERPT_CHARACTERS // 2
     return "\n".join(text[middle - half : middle + half] for middle in middles)
 
 
@@ -63,10 +97,10 @@ def _identifier(language: str, model: str, labels: frozenset[str]) -> Identify:
 
 
 class Py3langid:
-    """py3langid's model on many texts at once: its probabilities, several times its speed.
+    """py3langid's model on many texts at once: its probabilities at several times its speed.
 
-    The library walks an automaton over the bytes of one text in a Python loop. Here each step is
-    taken for a batch of texts together.
+    The library runs an automaton over the bytes of one text in a Python loop. Here a batch of
+    texts advances by one byte in each step.
     """
 
     def __init__(self, language: str) -> None:
@@ -96,14 +130,14 @@ class Py3langid:
         encoded = [_encode(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda place: -len(encoded[place]))
         found = [0.0] * len(texts)
-        for start in range(0, len(order), TEXTS_PER_WALK):
-            places = order[start : start + TEXTS_PER_WALK]
-            features = self._walk([encoded[place] for place in places])
+        for start in range(0, len(order), TEXTS_PER_SCAN):
+            places = order[start : start + TEXTS_PER_SCAN]
+            features = self._scan([encoded[place] for place in places])
             for place, row in zip(places, features, strict=True):
                 found[place] = self._probability(row[row >= 0], len(encoded[place]))
         return found
 
-    def _walk(self, texts: Sequence[bytes]) -> npt.NDArray[np.int32]:
+    def _scan(self, texts: Sequence[bytes]) -> npt.NDArray[np.int32]:
         """The feature after each byte of each text, -1 for none; longest text first."""
         lengths = np.array([len(text) for text in texts])
         longest = int(lengths[0])

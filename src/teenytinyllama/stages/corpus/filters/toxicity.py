@@ -1,10 +1,11 @@
-"""How hurtful a document is: windows of sentences, each scored by a classifier.
+"""`ToxicityFilter`: windows of sentences, each scored by a classifier.
 
 Classifiers learn from comments of one or two lines. Given a whole chapter they flag a third of any
-novel, so each document is scored window by window, its worst and its mean window are written down,
-and the cut is a quantile of the same score on clean text, not one half. Two kinds of classifier:
-any sequence-classification model (a GPU is needed for a corpus: BERT reads 2 kB/s on a CPU core),
-and `lines.py`'s own, trained from labelled lines in seconds, for a CPU.
+novel, so each document is scored window by window, the scores of its worst and of its mean window
+are written, and the threshold is a quantile of the same score on clean text, not one half. Two
+kinds of classifier: any sequence-classification model (a corpus needs a GPU: BERT reads 2 kB/s on a
+CPU core), and the one of `toxicity_classifier.py`, trained from labelled lines in seconds, for a
+CPU.
 """
 
 from __future__ import annotations
@@ -21,13 +22,37 @@ import numpy.typing as npt
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import SENTENCE_ENDS
 from teenytinyllama.settings.data_preparation import ToxicitySettings
+from teenytinyllama.stages.corpus.batches import DocumentBatch, ProseFilter, StepConfig
 from teenytinyllama.stages.corpus.filters.calibration import read_clean
 
+TOXICITY = "toxicity"
+"""Reason of a toxic text."""
 Scores = npt.NDArray[np.float64]
 MAX_CLEAN_DOCUMENTS = 2000
-"""Clean documents that are scored for the cut, evenly over the file."""
+"""Clean documents that are scored for the threshold, evenly over the file."""
 
 _SENTENCE_BREAK = re.compile(rf"(?<=[{re.escape(SENTENCE_ENDS)}])[\"'”’»)]*\s+|\n+")
+
+
+class ToxicityFilter(ProseFilter):
+    """Scores every document that is left, and drops those above the threshold, if there is one."""
+
+    @classmethod
+    def is_wanted(cls, config: StepConfig) -> bool:
+        """Whether the recipe has a table `toxicity`."""
+        return config.settings.filters.toxicity is not None
+
+    def apply(self, batch: DocumentBatch) -> None:
+        """Drop and score."""
+        settings = self.settings.filters.toxicity
+        assert settings is not None
+        scorer, remaining = load_scorer(settings, self.language), batch.remaining()
+        found = scorer.score([one.text for one in remaining])
+        for one, score in zip(remaining, found, strict=True):
+            one.document.scores["toxicity_max"] = round(score[0], 4)
+            one.document.scores["toxicity_mean"] = round(score[1], 4)
+            if scorer.max_toxicity is not None and scorer.counted(score) > scorer.max_toxicity:
+                batch.drop(one, TOXICITY)
 
 
 class WindowClassifier(Protocol):
@@ -39,7 +64,7 @@ class WindowClassifier(Protocol):
 
 
 def windows_of(text: str, window_words: int) -> list[str]:
-    """Whole sentences, laid together until a window has enough words; none is twice as long.
+    """Whole sentences, joined until a window has enough words; none is twice as long.
 
     >>> windows_of("Sim. Vou agora mesmo! E você, vem? Não.", 3)
     ['Sim. Vou agora mesmo!', 'E você, vem?', 'Não.']
@@ -59,18 +84,20 @@ def windows_of(text: str, window_words: int) -> list[str]:
     return windows
 
 
-class Toxicity:
-    """The toxicity of documents by the recipe's classifier, and the score that is too high."""
+class ToxicityScorer:
+    """The toxicity of documents by the recipe's classifier, and the threshold."""
 
     def __init__(self, settings: ToxicitySettings, language: str) -> None:
         self.settings = settings
         self._classifier = _load_classifier(settings, language)
         self.max_toxicity = settings.max_toxicity
         if self.max_toxicity is None and settings.clean_path:
-            self.max_toxicity = cut_at(self.clean_scores(), settings.max_clean_dropped_fraction)
+            self.max_toxicity = threshold_at(
+                self.clean_scores(), settings.max_clean_dropped_fraction
+            )
 
     def score(self, texts: Sequence[str]) -> list[tuple[float, float]]:
-        """Score of the worst window and of all on average, per document."""
+        """Per document the score of its worst window, and the mean of all its windows."""
         windows = [windows_of(text, self.settings.window_words) for text in texts]
         flat = [window for group in windows for window in group]
         values = self._classifier.score(flat)
@@ -83,30 +110,32 @@ class Toxicity:
         return found
 
     def counted(self, score: tuple[float, float]) -> float:
-        """The one of the two numbers that the recipe counts."""
+        """The one of the two scores that the recipe compares with the threshold."""
         return score[0] if self.settings.over == "max" else score[1]
 
     def clean_scores(self) -> Scores:
-        """What the recipe counts, on its clean text, ascending."""
+        """Scores of the recipe's clean text, ascending."""
         documents = read_clean(Path(self.settings.clean_path))
         step = max(1, len(documents) // MAX_CLEAN_DOCUMENTS)
         return np.sort([self.counted(score) for score in self.score(documents[::step])])
 
 
 CURVE = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
-"""Shares of the clean text for which the curve shows the cut."""
+"""Shares of the clean text for which the curve shows the threshold."""
 
 
-def show_curve(toxicity: Toxicity, identity_sentences: Sequence[str]) -> str:
-    """How the cut goes with the share of clean text it costs, and what harmless sentences score.
+def show_curve(scorer: ToxicityScorer, identity_sentences: Sequence[str]) -> str:
+    """Thresholds by the share of clean text they drop, and the scores of harmless sentences.
 
-    A sentence above the cut is marked: the classifier has learnt the word for the people.
+    A sentence above the threshold is marked: the classifier has learned the name of a group.
     """
-    settings, scores = toxicity.settings, toxicity.clean_scores()
-    chosen = cut_at(scores, settings.max_clean_dropped_fraction)
+    settings, scores = scorer.settings, scorer.clean_scores()
+    chosen = threshold_at(scores, settings.max_clean_dropped_fraction)
     lines = [f"# Toxicity ({settings.over} over windows) of {len(scores)} clean documents."]
-    lines += [f"# drops {share:6.1%} of them: above {cut_at(scores, share):.4f}" for share in CURVE]
-    single = toxicity.score(identity_sentences)
+    lines += [
+        f"# drops {share:6.1%} of them: above {threshold_at(scores, share):.4f}" for share in CURVE
+    ]
+    single = scorer.score(identity_sentences)
     for sentence, score in zip(identity_sentences, single, strict=True):
         mark = "ABOVE" if score[0] > chosen else "     "
         lines.append(f"# {score[0]:8.4f} {mark} {sentence}")
@@ -114,10 +143,10 @@ def show_curve(toxicity: Toxicity, identity_sentences: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def cut_at(clean_scores: Scores, dropped_fraction: float) -> float:
-    """The lowest score above which at most this share of the clean documents lies.
+def threshold_at(clean_scores: Scores, dropped_fraction: float) -> float:
+    """The lowest score that at most this share of the clean documents exceeds.
 
-    >>> cut_at(np.arange(100.0), 0.05)
+    >>> threshold_at(np.arange(100.0), 0.05)
     94.0
     """
     above = int(dropped_fraction * len(clean_scores) + 1e-9)
@@ -125,9 +154,9 @@ def cut_at(clean_scores: Scores, dropped_fraction: float) -> float:
 
 
 @lru_cache(maxsize=2)
-def load_toxicity(settings: ToxicitySettings, language: str) -> Toxicity:
+def load_scorer(settings: ToxicitySettings, language: str) -> ToxicityScorer:
     """One per process: loading, or training, takes seconds."""
-    return Toxicity(settings, language)
+    return ToxicityScorer(settings, language)
 
 
 def _load_classifier(settings: ToxicitySettings, language: str) -> WindowClassifier:
@@ -173,10 +202,10 @@ class ModelClassifier:
         self._label = None if len(labels) == 1 else toxic_label(labels, settings.toxic_label)
 
     def score(self, windows: Sequence[str]) -> Scores:
-        """Probability of the toxic label, or the one output turned so that high is toxic."""
+        """Probability of the toxic label, or the single output, negated where low is toxic."""
         import torch
 
-        # Windows of like length share a batch: less padding. The order given comes back.
+        # Windows of similar length share a batch: less padding. Scores keep the order given.
         order = sorted(range(len(windows)), key=lambda place: -len(windows[place]))
         scores = np.zeros(len(windows), dtype=np.float64)
         for start in range(0, len(order), self._micro_batch):
@@ -201,7 +230,7 @@ class ModelClassifier:
 
 
 def toxic_label(labels: dict[int, str], asked: str) -> int:
-    """Which output is the toxic one. Raises UserError where the names do not tell.
+    """Index of the toxic output. Raises UserError where the labels' names are ambiguous.
 
     >>> toxic_label({0: "non-toxic", 1: "toxic"}, ""), toxic_label({0: "LABEL_0", 1: "LABEL_1"}, "")
     (1, 1)
@@ -222,6 +251,6 @@ def toxic_label(labels: dict[int, str], asked: str) -> int:
     raise UserError(
         "toxicity-label",
         "corpus.filters.toxicity.toxic_label",
-        f'"{asked}" is none of the model\'s labels, or they do not tell which is toxic',
+        f'"{asked}" is none of the model\'s labels, or their names do not say which is toxic',
         f"toxic_label = one of: {', '.join(labels.values())}",
     )

@@ -1,8 +1,8 @@
 """A toxicity classifier for one CPU core, trained offline from labelled lines.
 
-Words and pairs of words, hashed, under a logistic regression whose features start from how much
-more often they stand in toxic lines (Wang and Manning 2012). Fits 15,000 lines in seconds. It
-knows words, not meaning: it is for cutting the worst, with a cut taken on clean text.
+Logistic regression over hashed words and pairs of words, each weighted by how much more often it
+occurs in toxic lines (Wang and Manning 2012). Fits 15,000 lines in seconds. It knows words, not
+meaning: it is for dropping the worst, with a threshold taken from clean text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BITS = 18
 NUM_STEPS, LEARNING_RATE, WEIGHT_DECAY = 120, 0.5, 1e-5
 _PAIR = np.uint64(0xD6E8FEB86659FD93)
 _MIX = np.uint64(0xA0761D6478BD642F)
-# What tells where a line was written, not what it says.
+# Traces of where a line was written; they say nothing of its content.
 _TRACES = re.compile(r"https?://\S*|@\w+|\brt\b", re.IGNORECASE)
 
 Weights = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ class LineClassifier:
 
     @classmethod
     def train(cls, texts: Sequence[str], labels: Sequence[int], language: str) -> Self:
-        """Fit on labelled lines: deterministic, the same lines give the same weights."""
+        """Fit on labelled lines. Deterministic."""
         rows, features = _features(texts, language)
         truth = np.array(labels, dtype=np.float64)
         toxic = truth[rows] == 1

@@ -1,4 +1,4 @@
-"""Rules on the address of a document, where it has one."""
+"""`UrlFilter`: rules on the URL of a document, where it has one."""
 
 from __future__ import annotations
 
@@ -6,20 +6,45 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from teenytinyllama.stages.corpus.batches import DocumentBatch, ProseFilter, StepConfig
+from teenytinyllama.stages.corpus.filters.language_data import load_language
+
 _WORD = re.compile(r"[^\W_]+")
 
 
-def judge_address(url: str, domains: frozenset[str], words: frozenset[str]) -> str | None:
-    """The reason to drop a document for its address, or None.
+class UrlFilter(ProseFilter):
+    """Drops documents of blocked domains, and those with a blocked word in their URL."""
 
-    `url_domain`: its host, or a domain above it, is blocked; `url_word`: a blocked word stands in
-    it between marks. An address that cannot be read says nothing.
+    def __init__(self, config: StepConfig) -> None:
+        super().__init__(config)
+        domains = self.settings.filters.blocked_domains
+        self._domains = frozenset(domain.lower() for domain in domains)
+        self._words = load_language(self.language).url_words
 
-    >>> judge_address("https://loja.exemplo.com/p/1", frozenset({"exemplo.com"}), frozenset())
+    @classmethod
+    def is_wanted(cls, config: StepConfig) -> bool:
+        """Whether the family `address` is on."""
+        return "address" in config.settings.filters.families
+
+    def apply(self, batch: DocumentBatch) -> None:
+        """Drop documents by their URL."""
+        for one in batch.remaining():
+            reason = url_reason(one.document.url, self._domains, self._words)
+            if reason is not None:
+                batch.drop(one, reason)
+
+
+def url_reason(url: str, domains: frozenset[str], words: frozenset[str]) -> str | None:
+    """The reason to drop a document for its URL, or None.
+
+    `url_domain`: its host, or a domain above it, is blocked; `url_word`: a blocked word occurs in
+    it as a whole word. A URL that cannot be parsed drops nothing.
+
+    >>> url_reason("https://loja.exemplo.com/p/1", frozenset({"exemplo.com"}), frozenset())
     'url_domain'
-    >>> judge_address("https://a.br/cassino-online", frozenset(), frozenset({"cassino"}))
+    >>> url_reason("https://a.br/cassino-online", frozenset(), frozenset({"cassino"}))
     'url_word'
-    >>> judge_address("https://a.br/assassino", frozenset(), frozenset({"sino"})) is None
+    >>> url_reason("https://a.br/assassino", frozenset(), frozenset({"sino"})) is None
     True
     """
     if not url:

@@ -1,6 +1,6 @@
 """Common Crawl files: WET (text already) and WARC (pages, whose text trafilatura finds).
 
-Records are read from the stream one by one; what is no page is passed over and counted.
+Records are read from the stream one by one; those that are no page are skipped and counted.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from teenytinyllama.errors import missing_extra
-from teenytinyllama.stages.corpus.corpus_records import RawItem
-from teenytinyllama.stages.corpus.readers.decompression import Damaged, chunks_of
+from teenytinyllama.stages.corpus.batches import RawItem
+from teenytinyllama.stages.corpus.readers.decompression import DamagedFileError, chunks_of
 
 MAX_HEADER_BYTES = 1 << 16
 WEB_SUFFIXES = (".warc", ".wet")
@@ -19,8 +19,8 @@ PAGE_TYPES = ("text/html", "application/xhtml+xml")
 
 
 def pages_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[RawItem]:
-    """Every page of a file as a row with `url` and `text`, or `html` where text is to be found."""
-    reader = _Reader(path, notes)
+    """Every page of a file as a row with `url` and `text`, or with `html` to extract text from."""
+    reader = _RecordStream(path, notes)
     number = 0
     while True:
         number += 1
@@ -32,8 +32,8 @@ def pages_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[Raw
             size = int(headers.get("content-length", "0"))
             block = reader.take(min(size, max_bytes + 1))
             reader.skip(size - len(block))
-        except (Damaged, ValueError) as error:
-            reason = error.reason if isinstance(error, Damaged) else "web-record-damaged"
+        except (DamagedFileError, ValueError) as error:
+            reason = error.reason if isinstance(error, DamagedFileError) else "web-record-damaged"
             notes["file-partial"] += 1
             yield RawItem(str(path), number, start, b"", damage=reason, detail=str(error))
             return
@@ -65,8 +65,8 @@ def _row(headers: dict[str, str], block: bytes, notes: Counter[str]) -> dict[str
     return None
 
 
-class _Reader:
-    """A stream of bytes of which one takes lines and blocks."""
+class _RecordStream:
+    """The bytes of a file, taken header by header and block by block."""
 
     def __init__(self, path: Path, notes: Counter[str]) -> None:
         self._chunks = chunks_of(path, notes)
@@ -79,7 +79,7 @@ class _Reader:
         return bool(chunk)
 
     def headers(self) -> dict[str, str] | None:
-        """The headers of the next record, names in small letters; None at the end of the file."""
+        """The headers of the next record, names lower-cased; None at the end of the file."""
         while not self._held.lstrip(b"\r\n"):
             if not self._more():
                 return None
@@ -104,7 +104,7 @@ class _Reader:
         return taken
 
     def skip(self, size: int) -> None:
-        """Pass over bytes without holding them."""
+        """Skip bytes without holding them."""
         while size > 0:
             size -= len(self.take(min(size, len(self._held) or 1)))
 

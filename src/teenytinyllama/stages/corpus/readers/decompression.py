@@ -1,7 +1,8 @@
-"""Bytes of a file, unpacked as a bounded stream: nothing is trusted, nothing is read at once.
+"""The decompressed bytes of a file as a bounded stream.
 
-The packing is told from the first bytes, not from the name. A file that is cut short or damaged
-yields everything before the damage, then raises `Damaged`; a bomb is stopped.
+The compression is detected from the first bytes, not from the name. A file that is truncated or
+damaged yields everything before the damage, then raises `DamagedFileError`; a decompression bomb is
+stopped.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from teenytinyllama.errors import UserError
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 CHUNK_BYTES = 1 << 20
-# One zstandard block of 4 bytes may hold 128 kB: small slices keep a bomb's step below 32 MB.
+# One zstandard block of 4 bytes may hold 128 kB: small slices keep a bomb's chunk below 32 MB.
 SLICE_BYTES = 1024
-# Text shrinks 2 to 10 times. A file that grew 200 times beyond this size is no text.
+# Text compresses 2 to 10 times. A file beyond this size that grew 200 times is not text.
 BOMB_AFTER_BYTES, BOMB_RATIO = 16 << 20, 200
-FOREIGN = {
+OTHER_FORMATS = {
     b"PK\x03\x04": ("a zip archive", "unzip {0}"),
     b"PK\x05\x06": ("a zip archive", "unzip {0}"),
     b"BZh": ("packed by bzip2", "bunzip2 -c {0} | zstd > {1}.zst"),
@@ -33,8 +34,8 @@ FOREIGN = {
 }
 
 
-class Damaged(Exception):  # noqa: N818 (a state of a file, caught by its reader)
-    """The rest of a file cannot be unpacked."""
+class DamagedFileError(Exception):
+    """The rest of a file cannot be decompressed."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -42,15 +43,15 @@ class Damaged(Exception):  # noqa: N818 (a state of a file, caught by its reader
 
 
 def chunks_of(path: Path, notes: Counter[str]) -> Iterator[bytes]:
-    """The unpacked bytes of a file, in pieces of at most 32 MB.
+    """The decompressed bytes of a file, in chunks of at most 32 MB.
 
-    `notes` counts what is odd but harmless: a name that promises another packing, garbage after
-    the end. Raises Damaged after the last good byte, UserError for an archive.
+    `notes` counts what is odd but harmless: a name that says another compression, garbage after
+    the end. Raises DamagedFileError after the last good byte, UserError for an archive.
     """
     with path.open("rb") as file:
         head = file.read(512)
         file.seek(0)
-        for magic, (what, fix) in FOREIGN.items():
+        for magic, (what, fix) in OTHER_FORMATS.items():
             if head.startswith(magic):
                 stem = path.name.split(".")[0]
                 raise UserError(
@@ -71,7 +72,9 @@ def chunks_of(path: Path, notes: Counter[str]) -> Iterator[bytes]:
             made += len(chunk)
             yield chunk
             if made > BOMB_AFTER_BYTES and made > BOMB_RATIO * file.tell():
-                raise Damaged("decompression-bomb", f"grew {BOMB_RATIO} times, stopped at {made}")
+                raise DamagedFileError(
+                    "decompression-bomb", f"grew {BOMB_RATIO} times, stopped at {made}"
+                )
 
 
 def _plain(file: BinaryIO, _notes: Counter[str]) -> Iterator[bytes]:
@@ -88,7 +91,9 @@ def _gunzip(file: BinaryIO, notes: Counter[str]) -> Iterator[bytes]:
                 made = inflate.decompress(data, CHUNK_BYTES)
             except zlib.error as error:
                 yield _inflate_to_damage(before, data)
-                raise Damaged("gzip-corrupt", f"{error} near byte {file.tell()}") from error
+                raise DamagedFileError(
+                    "gzip-corrupt", f"{error} near byte {file.tell()}"
+                ) from error
             if made:
                 yield made
             if not inflate.eof:
@@ -106,11 +111,11 @@ def _gunzip(file: BinaryIO, notes: Counter[str]) -> Iterator[bytes]:
                     notes["garbage-after-gzip"] += 1
                 return
     if not inflate.eof:
-        raise Damaged("gzip-truncated", f"member truncated at byte {file.tell()}")
+        raise DamagedFileError("gzip-truncated", f"member truncated at byte {file.tell()}")
 
 
 def _inflate_to_damage(inflate: zlib._Decompress, data: bytes) -> bytes:
-    """Every byte that comes out before the damaged one: a failed call keeps its output back."""
+    """Every byte before the damaged one: a call that fails returns nothing of its output."""
     made = []
     try:
         for start in range(len(data)):
@@ -132,7 +137,7 @@ def _unzstd(file: BinaryIO, notes: Counter[str]) -> Iterator[bytes]:
                 made = stream.decompress(piece)
             except zstandard.ZstdError as error:
                 where = file.tell() - len(view) + at
-                raise Damaged("zstd-corrupt", f"{error} near byte {where}") from error
+                raise DamagedFileError("zstd-corrupt", f"{error} near byte {where}") from error
             if made:
                 yield made
             if stream.eof:
@@ -146,4 +151,4 @@ def _unzstd(file: BinaryIO, notes: Counter[str]) -> Iterator[bytes]:
                 stream = decompressor.decompressobj()
                 view, at = rest, 0
     if not stream.eof:
-        raise Damaged("zstd-truncated", f"frame truncated at byte {file.tell()}")
+        raise DamagedFileError("zstd-truncated", f"frame truncated at byte {file.tell()}")

@@ -1,78 +1,120 @@
-"""One raw record to a document with text, id, licence and source, or the reason why not."""
+"""From a raw record to a document with text, id, licence and source.
+
+`ParseRecord` and `ExtractText` quarantine what cannot be used, with the reason; `SourceSelection`
+and `MainTextRequired` drop what is not wanted.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from teenytinyllama.artifacts.conversations import (
     Conversation,
     ConversationError,
-    Message,
     read_conversation,
 )
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.settings.datasets import Source
-from teenytinyllama.stages.corpus.corpus_records import RawItem
+from teenytinyllama.stages.corpus.batches import (
+    BatchDocument,
+    DocumentBatch,
+    DocumentStep,
+    RawItem,
+    stem_of,
+)
 from teenytinyllama.stages.corpus.readers.common_crawl import text_of_page
-from teenytinyllama.stages.corpus.text_cleaning import clean
 
 MAX_ID_CHARACTERS = 512
 NO_LICENSE = frozenset({"", "unknown", "none", "null", "n/a", "na", "?", "other"})
 LICENSE_MISSING, TEXT_MISSING = "license-missing", "text-missing"
+NO_MAIN_TEXT, NOT_SELECTED = "no-main-text", "not-selected"
 TYPE_NAMES = {int: "number", float: "number", bool: "boolean", list: "list", dict: "object"}
-# A line's `source` that is an address or a path says where a text is from, not what it is part of.
+# A line's `source` that is a URL or a path says where a text is from, not what it is part of.
 SOURCE_NAME = re.compile(r"[\w][\w .+()-]{0,63}")
-Form = Literal["NFC", "NFKC", "none"]
 
 
 class UnusableError(Exception):
-    """A record that cannot be used, with the reason as quarantine names it."""
+    """A record that cannot be used, with the reason that goes to quarantine."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.reason, self.detail = reason, detail
 
 
-def document_of(
-    record: dict[str, Any], item: RawItem, source: Source, form: Form, notes: Counter[str]
-) -> tuple[Document, int]:
-    """The record as a document, and the bytes of its text as read.
+class ParseRecord(DocumentStep):
+    """The bytes of a record to an object with fields."""
 
-    The text is empty for a page without main text. Raises UnusableError where it has none to use.
-    """
-    url = _string(record.get(source.url_key))
+    def apply(self, batch: DocumentBatch) -> None:
+        """Parse every record."""
+        for one in batch.remaining():
+            try:
+                one.record = parse(one.item, batch.kind, batch.source.text_key, batch.notes)
+            except UnusableError as error:
+                batch.quarantine(one, error.reason, error.detail)
+
+
+class ExtractText(DocumentStep):
+    """The text in the record's fields, its messages or its HTML, with id, licence and source."""
+
+    def apply(self, batch: DocumentBatch) -> None:
+        """Give every record its document."""
+        for one in batch.remaining():
+            try:
+                _extract(one, batch.source)
+            except UnusableError as error:
+                batch.quarantine(one, error.reason, error.detail)
+
+
+class SourceSelection(DocumentStep):
+    """Drops records that the source does not select by their fields (`only` of the source)."""
+
+    def apply(self, batch: DocumentBatch) -> None:
+        """Drop what is not selected."""
+        for one in batch.remaining():
+            if not batch.source.selects(one.record):
+                batch.drop(one, NOT_SELECTED)
+
+
+class MainTextRequired(DocumentStep):
+    """Drops HTML pages in which no main text was found."""
+
+    def apply(self, batch: DocumentBatch) -> None:
+        """Drop pages without text."""
+        for one in batch.remaining():
+            if not one.text:
+                batch.drop(one, NO_MAIN_TEXT)
+
+
+def _extract(one: BatchDocument, source: Source) -> None:
+    record = one.record
+    url = _printable(record.get(source.url_key))
     messages: Conversation = []
     if source.shape == "conversation":
         messages = _messages_of(record, source)
-        raw = "\n\n".join(message["content"] for message in messages)
+        text = "\n\n".join(message["content"] for message in messages)
     elif isinstance(record.get("html"), bytes):
-        raw = text_of_page(record["html"], url)
+        text = text_of_page(record["html"], url)
     else:
-        raw = text_of(record, source.text_key)
+        text = text_of(record, source.text_key)
     license_ = str(record.get("license") or "").strip()
     if license_.lower() in NO_LICENSE:
         license_ = source.license
     if license_.lower() in NO_LICENSE:
         raise UnusableError(LICENSE_MISSING)
-    text = clean(raw, form, notes)
-    if raw and not text.strip():
-        raise UnusableError("text-blank")
     name = record.get("source")
     named = name if isinstance(name, str) and SOURCE_NAME.fullmatch(name) else ""
-    document = Document(
-        id=id_of(record.get(source.id_key), item, source),
+    one.document = Document(
+        id=id_of(record.get(source.id_key), one.item, source),
         text=text,
-        source=source.name or named or stem_of(item.file, source),
+        source=source.name or named or stem_of(one.item.file, source),
         license=license_,
         url=url,
-        messages=[_cleaned(message, form) for message in messages],
+        messages=messages,
     )
-    return document, len(raw.encode("utf-8")) if raw else item.num_bytes
+    one.num_bytes = len(text.encode("utf-8")) if text else one.item.num_bytes
 
 
 def _messages_of(record: dict[str, Any], source: Source) -> Conversation:
@@ -82,36 +124,16 @@ def _messages_of(record: dict[str, Any], source: Source) -> Conversation:
         raise UnusableError("no-conversation", str(error)) from error
 
 
-def _cleaned(message: Message, form: Literal["NFC", "NFKC", "none"]) -> Message:
-    """The message under the same rules as any text; what they touch is counted once, there."""
-    return {"role": message["role"], "content": clean(message["content"], form, Counter())}
-
-
-def digest_of(text: str) -> bytes:
-    r"""128-bit hash of a text's words: white space does not make a text another.
-
-    >>> digest_of("um  dois\n") == digest_of("um dois")
-    True
-    """
-    words = " ".join(text.split()).encode("utf-8", "replace")
-    return hashlib.blake2b(words, digest_size=16).digest()
-
-
-def stem_of(file: str, source: Source) -> str:
-    """Name of a source that has none: its file's name without suffixes, or its title."""
-    return Path(file).name.split(".")[0] or source.title if source.kind == "files" else source.title
-
-
 def id_of(given: object, item: RawItem, source: Source) -> str:
     """The record's own id where it has a usable one, else its place: `file:line`."""
     if isinstance(given, int | str) and not isinstance(given, bool):
-        text = _string(str(given))
+        text = _printable(str(given))
         if 0 < len(text) <= MAX_ID_CHARACTERS:
             return text
     return f"{stem_of(item.file, source)}:{item.line}"
 
 
-def _string(value: object) -> str:
+def _printable(value: object) -> str:
     if not isinstance(value, str):
         return ""
     return "".join(c for c in value if c.isprintable() and not "\ud800" <= c <= "\udfff")

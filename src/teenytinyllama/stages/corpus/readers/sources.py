@@ -1,6 +1,6 @@
-"""Where text comes from: files, the storybook, Hub datasets - as batches of raw records.
+"""Where text comes from: files, the storybook and Hub datasets, as batches of raw records.
 
-All files are looked at before the first is read, and everything wrong with them is said at once.
+All files are checked before the first is read, and everything wrong with them is reported at once.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
-from teenytinyllama.stages.corpus.corpus_records import RawBatch, RawItem
+from teenytinyllama.stages.corpus.batches import RawBatch, RawItem
 from teenytinyllama.stages.corpus.readers.common_crawl import WEB_SUFFIXES, pages_of
-from teenytinyllama.stages.corpus.readers.text_lines import lines_of
-from teenytinyllama.stages.corpus.readers.whole_files import pieces_of
+from teenytinyllama.stages.corpus.readers.text_lines import lines_of, texts_of
 
 BATCH_BYTES = 2 << 20
 BATCH_ITEMS = 2000
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TEXT_SUFFIXES = (".txt", ".md", ".text")
-PACKED_SUFFIXES = (".gz", ".zst")
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+TYPICAL_COMPRESSION = 3.5
+"""Bytes of text per compressed byte, until a compressed file has been read to its end."""
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file to read, with the size and time it had when the stage began."""
+    """One file to read, with its size and time of change when the stage began."""
 
     source: int
     path: Path
@@ -39,7 +40,7 @@ class InputFile:
     changed_ns: int
 
     def check_unchanged(self) -> None:
-        """Raises UserError where the file was written to while it was read."""
+        """Raises UserError where the file changed while it was read."""
         stat = self.path.stat()
         if (stat.st_size, stat.st_mtime_ns) != (self.size_bytes, self.changed_ns):
             raise UserError(
@@ -51,8 +52,8 @@ class InputFile:
 
 
 def kind_of(path: Path) -> str:
-    """`lines`, `text`, `parquet`, `web`, or "" for a file that this stage cannot read."""
-    suffixes = [s for s in path.suffixes if s not in PACKED_SUFFIXES]
+    """`lines`, `text`, `parquet` or `web`, "" for a file that the stage cannot read."""
+    suffixes = [s for s in path.suffixes if s not in COMPRESSED_SUFFIXES]
     last = suffixes[-1].lower() if suffixes else ""
     if last in LINE_SUFFIXES:
         return "lines"
@@ -69,18 +70,18 @@ def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]
     Raises UserError that lists every path that cannot be read, or names the source without one.
     """
     found: list[InputFile] = []
-    faults: list[str] = []
+    problems: list[str] = []
     seen: dict[tuple[int, int], Path] = {}
     for index, source in enumerate(settings.sources):
         if source.kind != "files":
             continue
         before = len(found)
-        for path in _paths(source, index, faults, notes):
+        for path in _paths(source, index, problems, notes):
             try:
                 with path.open("rb"):
                     stat = path.stat()
             except OSError as error:
-                faults.append(f"{path} ({error.strerror})")
+                problems.append(f"{path} ({error.strerror})")
                 continue
             key = (stat.st_dev, stat.st_ino)
             if key in seen:
@@ -93,7 +94,7 @@ def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]
             seen[key] = path
             notes["file-empty"] += stat.st_size == 0
             found.append(InputFile(index, path, kind_of(path), stat.st_size, stat.st_mtime_ns))
-        if len(found) == before and not faults:
+        if len(found) == before and not problems:
             others = [p.name for p in expand_path(source.path)]
             named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             what = f"only files of kinds it cannot read ({named})" if others else "no file"
@@ -103,17 +104,17 @@ def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]
                 f'{what} behind "{source.path}"',
                 "give a file, a folder or a glob of .txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet",
             )
-    if faults:
+    if problems:
         raise UserError(
             "file-unreadable",
             "corpus.sources",
-            f"{len(faults)} paths cannot be read: " + "; ".join(faults[:20]),
-            "mend or remove them",
+            f"{len(problems)} paths cannot be read: " + "; ".join(problems[:20]),
+            "fix or remove them",
         )
     return found
 
 
-def _paths(source: Source, index: int, faults: list[str], notes: Counter[str]) -> list[Path]:
+def _paths(source: Source, index: int, problems: list[str], notes: Counter[str]) -> list[Path]:
     if "://" in source.path:
         raise UserError(
             "source-url",
@@ -134,17 +135,63 @@ def _paths(source: Source, index: int, faults: list[str], notes: Counter[str]) -
             continue
         kind = kind_of(path)
         if path.is_symlink() and not path.exists():
-            faults.append(f"{path} (dangling link)")
+            problems.append(f"{path} (dangling link)")
         elif path.is_dir():
             if kind:
-                faults.append(f"{path} (a folder, not a file)")
+                problems.append(f"{path} (a folder, not a file)")
         elif kind:
             paths.append(path)
         elif path == root:
-            faults.append(f"{path} (unknown kind of file)")
+            problems.append(f"{path} (unknown kind of file)")
         else:
             notes["file-ignored"] += 1
     return paths
+
+
+class SourceReader:
+    """Reads every source once; `megabytes` of `total_megabytes` are read.
+
+    Both are sizes on disk. The total is None where a source is not a file. Inside a compressed file
+    the position is an estimate, at its end it is exact.
+    """
+
+    def __init__(
+        self, settings: CorpusSettings, language: str, files: list[InputFile], notes: Counter[str]
+    ) -> None:
+        self.settings, self.language, self.files, self.notes = settings, language, files, notes
+        has_only_files = all(source.kind == "files" for source in settings.sources)
+        self.total_megabytes = sum(f.size_bytes for f in files) / 1e6 if has_only_files else None
+        self.megabytes = 0.0
+        self._compressed_bytes = self._text_bytes = 0
+
+    def batches(self) -> Iterator[RawBatch]:
+        """The records, in the recipe's order."""
+        for index, source in enumerate(self.settings.sources):
+            if source.kind != "files":
+                yield from read_other(source, index, self.language)
+                continue
+            for file in self.files:
+                if file.source == index:
+                    yield from self._file(file)
+
+    def _file(self, file: InputFile) -> Iterator[RawBatch]:
+        before, read = self.megabytes, 0
+        is_compressed = file.path.suffix in COMPRESSED_SUFFIXES or file.kind == "parquet"
+        source = self.settings.sources[file.source]
+        for batch in read_file(file, source, self.settings, self.notes):
+            read += batch.num_bytes
+            done = min(read / (self._compression() if is_compressed else 1), file.size_bytes)
+            self.megabytes = before + done / 1e6
+            yield batch
+        self.megabytes = before + file.size_bytes / 1e6
+        if is_compressed:
+            self._compressed_bytes += file.size_bytes
+            self._text_bytes += read
+
+    def _compression(self) -> float:
+        if not self._compressed_bytes:
+            return TYPICAL_COMPRESSION
+        return max(self._text_bytes / self._compressed_bytes, 1)
 
 
 def read_file(
@@ -156,15 +203,15 @@ def read_file(
     elif file.kind == "web":
         items = pages_of(file.path, max_bytes=settings.max_line_bytes, notes=notes)
     elif file.kind == "text":
-        items = pieces_of(file.path, max_bytes=settings.max_line_bytes, notes=notes)
+        items = texts_of(file.path, max_bytes=settings.max_line_bytes, notes=notes)
     else:
         items = lines_of(file.path, max_line_bytes=settings.max_line_bytes, notes=notes)
     yield from batched(items, file.source, file.kind)
     file.check_unchanged()
 
 
-def read_made(source: Source, index: int, language: str) -> Iterator[RawBatch]:
-    """The records of a source that is no file: the language's storybook, or a Hub dataset."""
+def read_other(source: Source, index: int, language: str) -> Iterator[RawBatch]:
+    """The records of a source without files: the language's storybook, or a Hub dataset."""
     if source.kind == "storybook":
         from teenytinyllama.synthetic import dataset as synthetic
 

@@ -1,4 +1,4 @@
-"""Lines of a text file with their place, in bounded memory, whatever the file holds."""
+"""Text files as lines, or as whole texts, with their place, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages.corpus.corpus_records import RawItem
-from teenytinyllama.stages.corpus.readers.decompression import Damaged, chunks_of
+from teenytinyllama.stages.corpus.batches import RawItem
+from teenytinyllama.stages.corpus.readers.decompression import DamagedFileError, chunks_of
 
 HEAD_BYTES = 1 << 16
-# Below this many wrong bytes in the head a file is UTF-8 with faults, not another encoding.
+# Below this many invalid bytes in the head a file is damaged UTF-8, not another encoding.
 MIN_WRONG_BYTES = 4
-# Western encodings that Portuguese texts are found in.
+# Western encodings that Portuguese texts come in.
 LEGACY_ENCODINGS = ("cp1252", "iso8859-15", "cp850", "mac_roman")
 
 
 def lines_of(path: Path, *, max_line_bytes: int, notes: Counter[str]) -> Iterator[RawItem]:
     """Every line of a file that is not blank, without its line end.
 
-    A line over `max_line_bytes` comes as an item with `damage` and no more than its first bytes:
-    the rest is hashed and counted, never held. Damage to the file is told by its last item.
+    A line over `max_line_bytes` becomes an item with `damage` and only its first bytes: the rest is
+    hashed and counted, never held. Damage to the file is reported by its last item.
     """
-    cutter = _Cutter(str(path), max_line_bytes)
-    fault: Damaged | None = None
+    splitter = LineSplitter(str(path), max_line_bytes)
+    damage: DamagedFileError | None = None
     try:
         for index, chunk in enumerate(chunks_of(path, notes)):
             if index == 0:
                 chunk, stripped = without_mark(chunk, path)
                 _check_rows(chunk, path)
                 notes["byte-order-mark"] += stripped > 0
-                cutter.offset += stripped
-            yield from cutter.cut(chunk)
-    except Damaged as damaged:
+                splitter.offset += stripped
+            yield from splitter.split(chunk)
+    except DamagedFileError as error:
         notes["file-partial"] += 1
-        fault = damaged
-    yield from cutter.end(fault)
+        damage = error
+    yield from splitter.end(damage)
 
 
 def _check_rows(chunk: bytes, path: Path) -> None:
@@ -57,53 +57,53 @@ def _check_rows(chunk: bytes, path: Path) -> None:
         )
 
 
-class _Cutter:
-    """Cuts chunks into lines; holds the unfinished line, or only its hash once it is too long."""
+class LineSplitter:
+    """Splits chunks into lines; holds the unfinished line, or only its hash once it is too long."""
 
     def __init__(self, file: str, max_line_bytes: int) -> None:
         self.file, self.max_line_bytes = file, max_line_bytes
         self.offset = self.number = 0
         self.rest = b""
-        self.giant: _Giant | None = None
+        self.oversized: OversizedLine | None = None
 
-    def cut(self, chunk: bytes) -> Iterator[RawItem]:
+    def split(self, chunk: bytes) -> Iterator[RawItem]:
         """The lines that end in this chunk."""
-        if self.giant is not None:
+        if self.oversized is not None:
             piece, end, chunk = chunk.partition(b"\n")
-            self.giant.add(piece)
+            self.oversized.add(piece)
             if not end:
                 return
-            yield self.giant.item()
-            self.offset, self.giant = self.giant.end + 1, None
+            yield self.oversized.item()
+            self.offset, self.oversized = self.oversized.end + 1, None
         *whole, self.rest = (self.rest + chunk).split(b"\n")
         for line in whole:
             self.number += 1
             if len(line) > self.max_line_bytes:
-                yield _Giant(self.file, self.number, self.offset, line).item()
+                yield OversizedLine(self.file, self.number, self.offset, line).item()
             elif line.strip():
                 yield RawItem(self.file, self.number, self.offset, line.removesuffix(b"\r"))
             self.offset += len(line) + 1
         if len(self.rest) > self.max_line_bytes:
             self.number += 1
-            self.giant = _Giant(self.file, self.number, self.offset, self.rest)
+            self.oversized = OversizedLine(self.file, self.number, self.offset, self.rest)
             self.rest = b""
 
-    def end(self, fault: Damaged | None) -> Iterator[RawItem]:
+    def end(self, damage: DamagedFileError | None) -> Iterator[RawItem]:
         """The last line, where the file does not end with a line end or is damaged."""
-        if self.giant is not None:
-            item = self.giant.item()
-            if fault is not None:
-                item.damage, item.detail = fault.reason, fault.detail
+        if self.oversized is not None:
+            item = self.oversized.item()
+            if damage is not None:
+                item.damage, item.detail = damage.reason, damage.detail
             yield item
-        elif fault is not None or self.rest.strip():
+        elif damage is not None or self.rest.strip():
             item = RawItem(self.file, self.number + 1, self.offset, self.rest)
-            if fault is not None:
-                item.damage, item.detail = fault.reason, fault.detail
+            if damage is not None:
+                item.damage, item.detail = damage.reason, damage.detail
             yield item
 
 
-class _Giant:
-    """A line too long to hold: its length, its hash and its first bytes."""
+class OversizedLine:
+    """A line that is too long to hold: its length, its hash and its first bytes."""
 
     def __init__(self, file: str, line: int, offset: int, start: bytes) -> None:
         self.file, self.line, self.offset = file, line, offset
@@ -113,10 +113,12 @@ class _Giant:
         self.add(start)
 
     def add(self, piece: bytes) -> None:
+        """More bytes of the line."""
         self._hash.update(piece)
         self.end += len(piece)
 
     def item(self) -> RawItem:
+        """The line as a damaged record."""
         size = self.end - self.offset
         return RawItem(
             self.file,
@@ -128,6 +130,38 @@ class _Giant:
             sha1=self._hash.hexdigest(),
             num_bytes=size,
         )
+
+
+def texts_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[RawItem]:
+    """The text of a file as one item, or several of at most `max_bytes` where it is longer.
+
+    Cut after a blank line, else after a line. Text without either is one oversized line, of which
+    only the first bytes are kept, as damaged.
+    """
+    name, held, offset, number = str(path), bytearray(), 0, 0
+    damage = detail = ""
+    try:
+        for index, chunk in enumerate(chunks_of(path, notes)):
+            if index == 0:
+                chunk, stripped = without_mark(chunk, path)
+                notes["byte-order-mark"] += stripped > 0
+                offset += stripped
+            held += chunk
+            while len(held) > max_bytes:
+                number += 1
+                cut = held.rfind(b"\n\n", 0, max_bytes) + 2
+                cut = cut if cut >= 2 else held.rfind(b"\n", 0, max_bytes) + 1
+                item = RawItem(name, number, offset, bytes(held[: cut or max_bytes]))
+                if not cut:
+                    item.damage, cut = "line-too-long", max_bytes
+                yield item
+                offset += cut
+                del held[:cut]
+    except DamagedFileError as error:
+        notes["file-partial"] += 1
+        damage, detail = error.reason, error.detail
+    if held or damage:
+        yield RawItem(name, number + 1, offset, bytes(held), damage=damage, detail=detail)
 
 
 def without_mark(chunk: bytes, path: Path) -> tuple[bytes, int]:
@@ -153,7 +187,7 @@ def _suffix(path: Path) -> str:
 
 
 def foreign_encoding(head: bytes) -> str:
-    """Name of the encoding of a file that is not UTF-8, told from its first bytes; else "".
+    """Name of the encoding of a file that is not UTF-8, guessed from its first bytes; else "".
 
     >>> foreign_encoding("ação, coração, pão".encode("cp1252"))
     'CP1252'
@@ -182,7 +216,7 @@ def foreign_encoding(head: bytes) -> str:
 
 
 def _wide_encoding(head: bytes) -> str:
-    """UTF-16 or UTF-32 without a mark: zeros in the high bytes of Latin letters, and only there."""
+    """UTF-16 or UTF-32 without a mark: the high bytes of Latin letters are zero, no others."""
     zeros = [head[k::4].count(0) * 4 / max(len(head), 1) for k in range(4)]
     for name, high in (
         ("UTF-32LE", (1, 2, 3)),
@@ -197,9 +231,9 @@ def _wide_encoding(head: bytes) -> str:
 
 
 def _likeliest_legacy(head: bytes) -> str:
-    """The 8-bit encoding under which most of the high bytes are small letters inside words.
+    """The 8-bit encoding in which most of the high bytes are lower-case letters inside words.
 
-    Empty where none makes words of them: then the bytes are damage, not an encoding.
+    Empty where there is none: then the bytes are damage, not an encoding.
     """
     best, best_share = "", 0.6
     high = sum(byte > 0x7F for byte in head)

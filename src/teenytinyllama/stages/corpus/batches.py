@@ -1,0 +1,252 @@
+"""What travels through the stage, and what a step is.
+
+A record is one line of JSON, one row of a table or one text file. Readers yield `RawBatch`es, a
+worker takes each through `DOCUMENT_STEPS` as a `DocumentBatch`, and hands back a `ProcessedBatch`.
+Every record becomes a document or a line of `quarantine.jsonl`; none is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teenytinyllama.artifacts.documents import Document
+from teenytinyllama.settings.data_preparation import CorpusSettings
+from teenytinyllama.settings.datasets import Source
+
+if TYPE_CHECKING:
+    from teenytinyllama.stages.corpus.filters.boilerplate import Boilerplate
+
+EXCERPT_CHARACTERS = 200
+Values = npt.NDArray[np.float64]
+Measure = Callable[[Sequence[str]], Mapping[str, Values]]
+"""Measures several texts together: one array per name, one number per text. Hashable, so that
+steps with equal measures share the result."""
+
+
+@dataclass(slots=True)
+class RawItem:
+    """One record as it was read: the bytes of a line or of a text file, or the row of a table.
+
+    `line` counts from 1; `byte_offset` is that of the record in the unpacked file. `damage` says
+    what cut the record short, for the last line of a damaged file.
+    """
+
+    file: str
+    line: int
+    byte_offset: int
+    data: bytes | dict[str, Any]
+    damage: str = ""
+    detail: str = ""
+    sha1: str = ""
+    num_bytes: int = 0
+
+
+@dataclass(slots=True)
+class RawBatch:
+    """Records of one source in reading order: the unit of work of one worker.
+
+    `last`: the file ends here.
+    """
+
+    source: int
+    kind: str
+    items: list[RawItem] = field(default_factory=list)
+    num_bytes: int = 0
+    last: bool = False
+
+
+@dataclass(slots=True)
+class BatchDocument:
+    """A record on its way through the steps.
+
+    `reason`: why it is dropped, "" while it is not; `num_bytes`: length of its text as read, in
+    UTF-8 bytes. `band_keys` and `paragraph_hashes` are what `NearDuplicates` and
+    `RepeatedParagraphs` compare, 8 bytes each.
+    """
+
+    item: RawItem
+    record: dict[str, Any] = field(default_factory=dict)
+    document: Document = field(default_factory=lambda: Document("", "", "", ""))
+    num_bytes: int = 0
+    reason: str = ""
+    is_quarantined: bool = False
+    detail: str = ""
+    band_keys: bytes = b""
+    paragraph_hashes: bytes = b""
+
+    @property
+    def text(self) -> str:
+        """The text as the steps so far have left it."""
+        return self.document.text
+
+
+@dataclass(slots=True)
+class DocumentBatch:
+    """Records of one source, and the numbers that several steps need of all their texts.
+
+    This is the one place that batches: `measure` sees every remaining text at once, the first step
+    that asks pays for it, and any edit voids the numbers.
+    """
+
+    source: Source
+    kind: str
+    documents: list[BatchDocument]
+    notes: Counter[str] = field(default_factory=Counter)
+    dropped_by: Counter[str] = field(default_factory=Counter)
+    """Documents that each step dropped or quarantined, by the step's name."""
+    _measured: dict[Measure, tuple[dict[int, int], Mapping[str, Values]]] = field(
+        default_factory=dict
+    )
+
+    def remaining(self) -> list[BatchDocument]:
+        """The documents that no step has dropped, in reading order."""
+        return [document for document in self.documents if not document.reason]
+
+    def drop(self, document: BatchDocument, reason: str) -> None:
+        """Drop a document: it is kept in `dropped/<reason>/`."""
+        document.reason = reason
+
+    def quarantine(self, document: BatchDocument, reason: str, detail: str = "") -> None:
+        """Drop a record that is no usable document: it goes to `quarantine.jsonl`."""
+        document.reason, document.detail, document.is_quarantined = reason, detail, True
+
+    def edit(self, document: BatchDocument, text: str) -> None:
+        """Give a document another text."""
+        document.document.text = text
+        self._measured.clear()
+
+    def measure(self, measure: Measure) -> dict[str, Values]:
+        """The numbers of the remaining documents, in their order."""
+        remaining = self.remaining()
+        if measure not in self._measured:
+            rows = {id(document): row for row, document in enumerate(remaining)}
+            self._measured[measure] = rows, measure([document.text for document in remaining])
+        rows, values = self._measured[measure]
+        places = [rows[id(document)] for document in remaining]
+        return {name: column[places] for name, column in values.items()}
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """What the steps are made from; travels to every worker."""
+
+    settings: CorpusSettings
+    language: str
+    boilerplate: Mapping[str, Boilerplate] = field(default_factory=dict)
+    """Lines that a source repeats, by the source's name."""
+
+
+class DocumentStep:
+    """A step that needs no document outside its batch. Same texts, same result, however batched."""
+
+    def __init__(self, config: StepConfig) -> None:
+        self.settings, self.language = config.settings, config.language
+
+    @classmethod
+    def is_wanted(cls, config: StepConfig) -> bool:
+        """Whether the recipe asks for this step."""
+        return True
+
+    @property
+    def name(self) -> str:
+        """The step's name in statistics."""
+        return type(self).__name__
+
+    def applies_to(self, source: Source) -> bool:
+        """Whether the step looks at documents of this source."""
+        return True
+
+    def apply(self, batch: DocumentBatch) -> None:
+        """Drop, quarantine, edit or annotate the remaining documents of a batch."""
+        raise NotImplementedError
+
+
+class ProseFilter(DocumentStep):
+    """A filter for found prose.
+
+    The storybook is written by this package and its tales are short, and a good answer in a
+    conversation may be one word: both pass.
+    """
+
+    def applies_to(self, source: Source) -> bool:
+        """Prose only."""
+        return is_prose(source)
+
+
+def is_prose(source: Source) -> bool:
+    """Whether rules for found text apply to a source."""
+    return source.kind != "storybook" and source.shape == "text"
+
+
+@dataclass(slots=True)
+class QuarantinedRecord:
+    """A record that cannot be used: where it is and why, enough to find and fix it."""
+
+    source: str
+    file: str
+    line: int
+    byte_offset: int
+    reason: str
+    detail: str
+    sha1: str
+    excerpt: str
+    num_bytes: int
+
+
+@dataclass(slots=True)
+class IndexEntry:
+    """One document of a processed batch, without its text: what `CORPUS_STEPS` decide on."""
+
+    digest: bytes
+    id_digest: bytes
+    source: str
+    license: str
+    num_bytes: int
+    reason: str
+    band_keys: bytes
+    paragraph_hashes: bytes
+
+
+@dataclass(slots=True)
+class ProcessedBatch:
+    """A batch after all document steps; the texts are compressed together in `frame`."""
+
+    source: int
+    frame: bytes
+    entries: list[IndexEntry]
+    quarantined: list[QuarantinedRecord]
+    notes: Counter[str]
+    first_keys: tuple[str, ...] = ()
+    """Fields of the first record that has any, to say what a file holds."""
+    last: bool = False
+
+
+def stem_of(file: str, source: Source) -> str:
+    """Name of a source that has none: its file's name without suffixes, or its title."""
+    return Path(file).name.split(".")[0] or source.title if source.kind == "files" else source.title
+
+
+def quarantined_record(document: BatchDocument, source: Source) -> QuarantinedRecord:
+    """A line of `quarantine.jsonl`: with hash and first characters of the record."""
+    item = document.item
+    data = item.data if isinstance(item.data, bytes) else repr(item.data).encode("utf-8", "replace")
+    excerpt = data[: 4 * EXCERPT_CHARACTERS].decode("utf-8", "replace")[:EXCERPT_CHARACTERS]
+    return QuarantinedRecord(
+        source=source.name or stem_of(item.file, source),
+        file=item.file,
+        line=item.line,
+        byte_offset=item.byte_offset,
+        reason=document.reason,
+        detail=document.detail or item.detail,
+        sha1=item.sha1 or hashlib.sha1(data, usedforsecurity=False).hexdigest(),
+        excerpt=excerpt,
+        num_bytes=item.num_bytes or len(data),
+    )

@@ -1,0 +1,31 @@
+"""Thresholds learned from clean text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.settings.data_preparation import FilterSettings
+from teenytinyllama.stages.corpus.filters.calibration import calibrate, read_clean
+
+
+def test_threshold_drops_one_hundredth_of_clean_text() -> None:
+    # 200 documents of ten words of letters and 0 to 199 numbers: n / (n + 10) without a letter.
+    # At most 2 of 200 may go: the threshold is the second lowest share, 10 / (10 + 198).
+    documents = ["ai ei oi ui eu ou au iu ia ie" + " 7" * number for number in range(200)]
+    found = calibrate(documents, FilterSettings(), "pt")
+    assert found.num_documents == 200
+    assert found.thresholds["gopher_below_alpha_threshold"] == 0.048  # 10 / 208, rounded down
+    assert found.thresholds["gopher_short_doc"] == 40  # length is not learnt
+    lowest = sorted(10 / (10 + number) for number in range(200))
+    assert [share < 0.048 for share in lowest[:3]] == [True, False, False]
+
+
+def test_unreadable_or_empty_sample_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="calibrate-unreadable"):
+        read_clean(tmp_path / "none.txt")
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(UserError, match="calibrate-empty"):
+        read_clean(tmp_path / "empty.txt")

@@ -1,0 +1,63 @@
+"""WET and WARC files."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from support.corpus_stage import GOOD, Stage
+
+
+def warc(kind: str, url: str, block: bytes) -> bytes:
+    head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\n"
+    head += f"WARC-Record-ID: <urn:uuid:{abs(hash(url))}>\r\nContent-Length: {len(block)}\r\n\r\n"
+    return head.encode() + block + b"\r\n\r\n"
+
+
+def test_wet_records_become_documents(stage: Stage, tmp_path: Path) -> None:
+    records = [warc("warcinfo", "", b"software: x")]
+    records += [warc("conversion", f"https://x.br/{n}", t.encode()) for n, t in enumerate(GOOD)]
+    (tmp_path / "a.warc.wet.gz").write_bytes(b"".join(map(gzip.compress, records)))
+    left = stage(tmp_path / "a.warc.wet.gz")
+    assert {r["url"]: r["text"] for r in left.rows("*-*.zst")} == {
+        f"https://x.br/{n}": text for n, text in enumerate(GOOD)
+    }
+    assert left.counts["notes"] == {"web-record-no-page": 1}
+
+
+def test_truncated_wet_file_keeps_whole_records(stage: Stage, tmp_path: Path) -> None:
+    records = [warc("conversion", f"https://x.br/{n}", t.encode()) for n, t in enumerate(GOOD)]
+    (tmp_path / "a.wet").write_bytes(b"".join(records)[:-30])
+    left = stage(tmp_path / "a.wet")
+    assert sorted(left.texts()) == sorted(GOOD[:3])
+    assert left.counts["quarantined_by_reason"] == {"web-record-damaged": 1}
+
+
+def test_main_text_of_warc_pages_is_extracted(stage: Stage, tmp_path: Path) -> None:
+    pytest.importorskip("trafilatura", reason="pip install 'teenytinyllama[web]'")
+    http = "HTTP/1.1 {}\r\nContent-Type: {}; charset=utf-8\r\n\r\n"
+
+    def page(*paragraphs: str) -> bytes:
+        body = "".join(f"<p>{p}</p>" for p in paragraphs)
+        menu = "<nav><a href=/>Início</a><a href=/b>Contato</a></nav>" if paragraphs else ""
+        html = f"<html><head><title>T</title></head><body>{menu}<article>{body}</article></body>"
+        return (http.format("200 OK", "text/html") + html + "</html>").encode()
+
+    long = [f"{text} " * 3 for text in GOOD]
+    records = [
+        warc("response", "https://x.br/a", page(*long[:2])),
+        warc("response", "https://x.br/b", page(*long[2:])),
+        warc("response", "https://x.br/vazia", page()),
+        warc("response", "https://x.br/404", http.format("404 Not Found", "text/html").encode()),
+        warc("response", "https://x.br/i.png", http.format("200 OK", "image/png").encode()),
+        warc("request", "https://x.br/a", b"GET / HTTP/1.1\r\n\r\n"),
+    ]
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(map(gzip.compress, records)))
+    left = stage(tmp_path / "a.warc.gz")
+    texts = {row["url"]: row["text"] for row in left.rows("*-*.zst")}
+    assert sorted(texts) == ["https://x.br/a", "https://x.br/b"]
+    assert GOOD[0] in texts["https://x.br/a"] and "Contato" not in texts["https://x.br/a"]
+    assert left.counts["filtered_by_reason"] == {"no-main-text": 1}
+    assert left.counts["notes"] == {"web-record-no-page": 3}
+    assert left.counts["documents_read"] == 3

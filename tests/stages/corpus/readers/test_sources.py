@@ -1,0 +1,184 @@
+"""Every kind of source gives the same texts, each with licence, origin and place."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from support.corpus_stage import GOOD, Stage, json_lines
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.settings.data_preparation import CorpusSettings
+from teenytinyllama.stages.corpus.readers import sources
+from teenytinyllama.stages.corpus.readers.sources import SourceReader
+
+
+def test_files_of_every_kind_in_a_folder(stage: Stage, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path / "fontes"
+    (folder / "fundo").mkdir(parents=True)
+    (folder / "a.txt").write_text(GOOD[0], "utf-8")
+    (folder / "b.jsonl").write_bytes(json_lines(GOOD[1]))
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress(json_lines(GOOD[2])))
+    (folder / "fundo" / "d.jsonl.zst").write_bytes(
+        zstandard.ZstdCompressor().compress(json_lines(GOOD[3]))
+    )
+    table = arrow.table({"text": ["Uma linha da tabela."], "url": ["https://x.br/1"]})
+    parquet.write_table(table, folder / "e.parquet")
+    (folder / "imagem.png").write_bytes(b"\x89PNG")
+    left = stage(folder)
+    rows = {row["text"]: row for row in left.rows("*-*.zst")}
+    assert sorted(rows) == sorted([*GOOD, "Uma linha da tabela."])
+    assert rows[GOOD[0]]["id"] == "a:1"
+    assert rows["Uma linha da tabela."]["url"] == "https://x.br/1"
+    assert {row["license"] for row in rows.values()} == {"CC0-1.0"}
+    assert sorted(left.counts["sources"]) == ["a", "b", "c", "d", "e"]
+    assert left.counts["notes"] == {"file-ignored": 1}
+
+
+def test_counts_follow_the_lines_source_unless_the_recipe_names_one(
+    stage: Stage, tmp_path: Path
+) -> None:
+    one = json_lines(*GOOD[:2], source="jornal") + json_lines(GOOD[2], source="github:a/b@c:d")
+    (tmp_path / "a.jsonl").write_bytes(one + json_lines(GOOD[3]))
+    left = stage(tmp_path / "a.jsonl")
+    assert {n: r["documents_read"] for n, r in left.counts["sources"].items()} == {
+        "jornal": 2,
+        "a": 2,
+    }
+    named = stage(tmp_path / "a.jsonl", out="named", source={"name": "tudo"})
+    assert list(named.counts["sources"]) == ["tudo"]
+
+
+def test_local_folder_of_a_hub_dataset(stage: Stage, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "wiki-pt"
+    folder.mkdir()
+    rows = [
+        {"id": n, "url": f"https://x.br/{n}", "title": "t", "text": t} for n, t in enumerate(GOOD)
+    ]
+    (folder / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    left = stage({"kind": "hub", "path": str(folder), "license": "CC-BY-SA-4.0"})
+    assert sorted(left.texts()) == sorted(GOOD)
+    assert {row["source"] for row in left.rows("*-*.zst")} == {"wiki-pt"}
+    with pytest.raises(UserError, match=r"wiki-pt\" cannot be read \(ValueError"):
+        stage({"kind": "hub", "path": str(folder), "license": "MIT", "split": "nenhum"})
+
+
+def test_storybook_needs_no_licence(stage: Stage) -> None:
+    left = stage({"kind": "storybook", "num_documents": 50, "seed": 3})
+    assert left.counts["documents_kept"] == 50
+    assert left.counts["licenses"] == {"Apache-2.0": 50}
+
+
+def reading_of(*entries: dict[str, Any]) -> SourceReader:
+    settings = CorpusSettings.model_validate({"sources": entries})
+    return SourceReader(settings, "pt", sources.find_files(settings, Counter()), Counter())
+
+
+def test_position_is_exact_at_the_end_of_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "BATCH_ITEMS", 5)
+    lines = json_lines(*(f"linha {n} de muitas, {n * n}" for n in range(20)))
+    plain, packed = tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"
+    plain.write_bytes(lines)
+    packed.write_bytes(gzip.compress(lines))
+    entries = [{"kind": "files", "path": str(p), "license": "CC0-1.0"} for p in (plain, packed)]
+    reading = reading_of(*entries)
+    sizes = [path.stat().st_size / 1e6 for path in (plain, packed)]
+    assert reading.total_megabytes == pytest.approx(sum(sizes))
+    places = [reading.megabytes for _ in reading.batches()]
+    assert len(places) == 8
+    assert places == sorted(places)
+    assert 0 < places[0] < sizes[0] < places[4] <= sum(sizes)
+    assert reading.megabytes == pytest.approx(sum(sizes))
+
+
+def test_source_without_files_has_no_total() -> None:
+    made = {"kind": "storybook", "license": "CC0-1.0", "num_documents": 3}
+    assert reading_of(made).total_megabytes is None
+
+
+def test_progress_shows_documents_and_bytes(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(json_lines("Um texto.", "Outro texto.") + b"{oops\n")
+    stage(tmp_path / "a.jsonl")
+    assert "MB" in (said := capsys.readouterr().err)
+    assert "3 documents" in said
+
+
+LINES = json_lines(*GOOD)
+
+
+def test_25_parquet_without_the_column_or_damaged_is_an_error(stage: Stage, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"content": ["a"], "title": ["b"]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="no such column, the table has content, title"):
+        stage(tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"b\.parquet - cannot be read as parquet"):
+        stage(tmp_path / "b.parquet")
+
+
+def test_26_files_of_other_kinds_are_named(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.csv", "b.pdf"):
+        (tmp_path / "in" / name).write_text("x")
+    with pytest.raises(UserError, match=r"only files of kinds it cannot read \(a\.csv, b\.pdf\)"):
+        stage(tmp_path / "in")
+
+
+def test_27_all_unreadable_paths_are_listed_at_once(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "good.jsonl").write_bytes(LINES)
+    with pytest.raises(UserError, match=r"2 paths .*folder\.jsonl \(a folder.*gone.*dangling"):
+        stage(tmp_path / "*.jsonl")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_27_unreadable_file_is_an_error(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "a.jsonl").chmod(0)
+    with pytest.raises(UserError, match="Permission denied"):
+        stage(tmp_path / "a.jsonl")
+
+
+def test_28_file_that_changes_while_read_is_an_error(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINES)
+    read = sources.lines_of
+
+    def slowly(*args: object, **named: object) -> object:
+        yield from read(*args, **named)  # type: ignore[arg-type]
+        path.write_bytes(LINES + LINES)
+
+    monkeypatch.setattr(sources, "lines_of", slowly)
+    with pytest.raises(UserError, match="changed while it was read"):
+        stage(path)
+
+
+def test_29_same_file_twice_is_an_error(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match=r"b\.jsonl is read already as .*a\.jsonl"):
+        stage(tmp_path / "*.jsonl")
+
+
+def test_33_urls_are_not_fetched(stage: Stage) -> None:
+    for path in ("http://169.254.169.254/latest", "file:///etc/passwd", "https://x.org/a.jsonl"):
+        for kind in ("files", "hub"):
+            with pytest.raises(UserError, match="is an address"):
+                stage({"kind": kind, "path": path, "license": "MIT"})

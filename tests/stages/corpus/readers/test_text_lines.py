@@ -1,0 +1,95 @@
+"""Text files as lines and as whole texts."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from support.corpus_stage import GOOD, Stage, json_lines
+
+from teenytinyllama.errors import UserError
+
+LINES = json_lines(*GOOD)
+
+
+def reasons(left: object) -> list[str]:
+    return [row["reason"] for row in left.quarantine()]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16LE"),
+        ("utf-16-be", "UTF-16BE"),
+        ("utf-32", "UTF-32"),
+        ("utf-32-le", "UTF-32LE"),
+        ("cp1252", "CP1252"),
+        ("iso8859-1", "CP1252"),
+        ("cp850", "CP850"),
+        ("mac_roman", "MACINTOSH"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".txt", ".jsonl.gz"])
+def test_2_another_encoding_is_named_with_the_command_to_convert(
+    encoding: str, named: str, suffix: str, stage: Stage, tmp_path: Path
+) -> None:
+    data = LINES.decode("utf-8").encode(encoding)
+    path = tmp_path / f"velho{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
+    with pytest.raises(UserError, match=rf"is written in {named}, .*iconv -f {named} -t UTF-8"):
+        stage(path)
+
+
+def test_3_byte_order_mark_is_stripped_and_counted(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + LINES)
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbf" + "Um texto só.".encode())
+    left = stage(tmp_path / "bom.jsonl", tmp_path / "bom.txt")
+    assert sorted(left.texts()) == sorted([*GOOD, "Um texto só."])
+    assert left.counts["notes"]["byte-order-mark"] == 2
+
+
+def test_4_truncated_last_line_is_quarantined(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES + b'{"text": "sem fi')
+    left = stage(tmp_path / "a.jsonl")
+    assert sorted(left.texts()) == sorted(GOOD)
+    assert reasons(left) == ["invalid-json"]
+
+
+@pytest.mark.parametrize("text", ['[{"text": "um"}]', '[\n{"text": "um"}\n]', '{\n"text": "um"\n}'])
+def test_a_file_that_is_one_json_value_names_the_command(
+    text: str, stage: Stage, tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"json-not-lines.*jq -c '\.\[\]' .*a\.json > a\.jsonl"):
+        stage(tmp_path / "a.json")
+
+
+def test_15_oversized_line_is_never_held(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    first, rest = LINES.split(b"\n", 1)
+    path.write_bytes(first + b"\n" + b"x" * 3_000_000 + b"\n" + rest)
+    left = stage(path, max_line_bytes=1_000_000)
+    assert sorted(left.texts()) == sorted(GOOD)
+    (row,) = left.quarantine()
+    assert (row["detail"], row["num_bytes"]) == ("3000000 bytes", 3_000_000)
+    assert left.counts["bytes_quarantined"] == 3_000_000
+
+
+def test_18_crlf_and_blank_lines_are_accepted(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\r\n\n" + LINES.replace(b"\n", b"\r\n\r\n"))
+    left = stage(tmp_path / "a.jsonl")
+    assert sorted(left.texts()) == sorted(GOOD)
+    assert left.counts["documents_read"] == 4
+
+
+def test_long_text_file_is_cut_between_paragraphs(stage: Stage, tmp_path: Path) -> None:
+    paragraphs = [f"Parágrafo {n}. " + "palavra " * 20 for n in range(40)]
+    (tmp_path / "livro.txt").write_text("\n\n".join(paragraphs), "utf-8")
+    left = stage(tmp_path / "livro.txt", max_line_bytes=1024, near_duplicates=None)
+    rows = left.rows("*-*.zst")
+    assert len(rows) > 5
+    found = [p.strip() for row in rows for p in row["text"].strip().split("\n\n")]
+    assert sorted(found) == sorted(p.strip() for p in paragraphs)
+    assert max(len(row["text"].encode()) for row in rows) <= 1024

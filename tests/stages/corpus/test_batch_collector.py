@@ -1,0 +1,59 @@
+"""Inputs that cannot be right stop the stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.corpus_stage import GOOD, Stage, json_lines
+
+from teenytinyllama.errors import UserError
+
+LINES = json_lines(*GOOD)
+
+
+ENGLISH = "The fox lives in the forest and she likes to tell the same old stories to everyone."
+
+
+def test_7_text_key_missing_everywhere_names_the_keys(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"content": "a", "title": "b"}\n' * 300)
+    with pytest.raises(UserError, match="they have content, title - fix: set text_key"):
+        stage(tmp_path / "a.jsonl")
+
+
+def test_7_dialogues_read_as_text_name_the_shape(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"messages": [{"role": "user", "content": "oi"}]}\n')
+    with pytest.raises(UserError, match=r'set shape = "conversation" in corpus.sources.0, or'):
+        stage(tmp_path / "a.jsonl")
+
+
+def test_31_other_languages_are_reported_and_too_much_stops(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("py3langid")
+    foreign = [ENGLISH.replace("fox", f"fox {n}") for n in range(6)]
+    (tmp_path / "a.jsonl").write_bytes(json_lines(*GOOD, *foreign))
+    language = {"families": ["language"]}
+    left = stage(tmp_path / "a.jsonl", filters=language)
+    assert sorted(left.dropped()["language"]) == sorted(foreign)
+    assert "60% of the documents are not in the language pt" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r'60% of 10 documents are not in the language "pt"'):
+        stage(tmp_path / "a.jsonl", filters=language, max_foreign_fraction=0.5)
+
+
+def test_32_missing_licence_names_the_line_to_add(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    with pytest.raises(UserError, match=r'a\.jsonl:1:license .*add license = "CC-BY-4\.0"'):
+        stage(tmp_path / "a.jsonl", license="")
+    (tmp_path / "b.jsonl").write_bytes(json_lines(*GOOD, license="unknown"))
+    with pytest.raises(UserError, match="names no licence"):
+        stage(tmp_path / "b.jsonl", license="")
+
+
+def test_too_many_bad_records_stop_the_stage(stage: Stage, tmp_path: Path) -> None:
+    bad = b'{"text": null}\n' * 20
+    (tmp_path / "a.jsonl").write_bytes(LINES + bad)
+    with pytest.raises(UserError, match=r"20 of 24 records .* \(most: text-null, 20\)"):
+        stage(tmp_path / "a.jsonl")
+    left = stage(tmp_path / "a.jsonl", max_quarantined_fraction=0.9)
+    assert left.counts["documents_quarantined"] == 20
