@@ -10,7 +10,6 @@ from functools import cache
 
 import pytest
 
-from teenytinyllama import synthetic
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSettings
 from teenytinyllama.settings.datasets import Source
@@ -22,6 +21,7 @@ from teenytinyllama.stages.corpus.steps import (
     FilterPipeline,
     process_all,
 )
+from teenytinyllama.synthetic import dataset as synthetic
 
 PROSE = (
     "A chuva parou no fim da tarde e os meninos foram para a rua com uma bola nova.\n"

@@ -8,7 +8,6 @@ from functools import cache
 import numpy as np
 import pytest
 
-from teenytinyllama import synthetic
 from teenytinyllama.stages.corpus.filters.word_table import (
     FAST_WORD,
     PUNCTUATION_MARKS,
@@ -17,6 +16,7 @@ from teenytinyllama.stages.corpus.filters.word_table import (
     read_words,
     words_of,
 )
+from teenytinyllama.synthetic import dataset as synthetic
 
 LINE = "— Não, Sr. João! Disse-me às 10h30 (R$ 1.234,56) d'água... #1\u00a0http://a.pt/b?c=1 :-) xD"
 
