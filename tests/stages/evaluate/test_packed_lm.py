@@ -15,8 +15,6 @@ from teenytinyllama.stages.evaluate.prefix_sharing import LoglikelihoodRequest
 from teenytinyllama.synthetic import dataset as synthetic
 
 CONTEXT = 96  # of the models in conftest.py
-
-
 ARCHITECTURES = ("llama", "gpt2", "neox", "qwen2")
 
 

@@ -28,8 +28,6 @@ from teenytinyllama.stages.tokenizer import stage as tokenizer
 from teenytinyllama.synthetic import dataset as synthetic
 
 CONTEXT = StageContext("test", "pt", EnergySettings(), EnergyMeter(EnergySettings()))
-
-
 MODEL = ModelSettings(
     hidden_size=32,
     intermediate_size=64,

@@ -50,7 +50,7 @@ def test_no_heldout_text_is_an_error(run_dir: Path, tmp_path: Path) -> None:
 def test_a_model_loses_nothing_against_itself(run_dir: Path) -> None:
     encoder = load_tokenizer(run_dir / "tokenizer")
     sample = take_sample(run_dir / "corpus", encoder, max_tokens=400, context=64)
-    score = score_sample(load_model(run_dir / "pretrain" / "final", "cpu"), sample, "score")
+    score = score_sample(load_model(run_dir / "pretrain" / "final"), sample, "score")
     assert len(score.best) == sample.num_predicted
     assert len(score.logits) == min(256, sample.num_predicted)
     assert compare_scores(score, score) == {

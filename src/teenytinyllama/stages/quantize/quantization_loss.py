@@ -132,8 +132,8 @@ def check_loss(increase: float, allowed: float, path: Path) -> None:
     )
 
 
-def load_model(path: Path, device: str) -> LlamaForCausalLM:
-    """A model folder or a GGUF file in fp32, however it is stored.
+def load_model(path: Path) -> LlamaForCausalLM:
+    """A model folder or a GGUF file in fp32, on the GPU where there is one.
 
     transformers reads the file, with code of its own: an error of our writer would show.
     """
@@ -149,4 +149,4 @@ def load_model(path: Path, device: str) -> LlamaForCausalLM:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = f"does not load ({reason})"
         raise UserError("quantize-unreadable", str(path), what, "report it: a bug") from error
-    return model.eval().to(device)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -27,6 +27,8 @@ if importlib.util.find_spec("gguf") is None:
 from teenytinyllama.stages.quantize import awq, k_quants
 from teenytinyllama.stages.quantize.gguf_writer import check_vocabulary, write_gguf
 from teenytinyllama.stages.quantize.quantization_loss import (
+    HeldoutSample,
+    SampleScore,
     check_loss,
     compare_scores,
     load_model,
@@ -63,8 +65,7 @@ def run(
         max_tokens=settings.max_sample_tokens,
         context=model.config["max_position_embeddings"],
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    original = score_sample(load_model(folder, device), sample, "quantize: score the original")
+    original = score_sample(load_model(folder), sample, "quantize: score the original")
     metrics: dict[str, Any] = {
         "original": {"bits_per_byte": original.bits_per_byte, "size_bytes": _size_bytes(folder)}
     }
@@ -82,15 +83,8 @@ def run(
             path = out_dir / f"model-{name}.gguf"
             is_chat, title = align_dir is not None, context.run_name
             write_gguf(model, vocabulary, name, path, title=title, is_chat=is_chat)
-        quantized = score_sample(load_model(path, device), sample, f"quantize: score {path.name}")
-        loss = compare_scores(original, quantized)
-        check_loss(loss["bits_per_byte_increase"], settings.max_bits_per_byte_increase, path)
+        loss = _measure_loss(path, sample, original, settings.max_bits_per_byte_increase)
         metrics[name] = {"size_bytes": _size_bytes(path), **loss, **_speed(path, model)}
-        logger.info(
-            f"quantize: {path.name} {_size_bytes(path) / 1e6:.1f} MB, bits per byte "
-            f"{original.bits_per_byte:.4f} -> {quantized.bits_per_byte:.4f}, most likely token "
-            f"the same at {loss['same_best_token']:.2%} of places"
-        )
     counts = {
         "documents_compared": sample.num_documents,
         "tokens_compared": sample.num_predicted,
@@ -110,6 +104,21 @@ def _check(settings: QuantizeSettings, model: TensorReader, vocabulary: Vocabula
         if importlib.util.find_spec("llmcompressor") is None:
             raise missing_extra("llmcompressor", "awq")
     model.check()
+
+
+def _measure_loss(
+    path: Path, sample: HeldoutSample, original: SampleScore, allowed: float
+) -> dict[str, float]:
+    """Load what was written and compare it; UserError where it lost more than `allowed`."""
+    quantized = score_sample(load_model(path), sample, f"quantize: score {path.name}")
+    loss = compare_scores(original, quantized)
+    check_loss(loss["bits_per_byte_increase"], allowed, path)
+    logger.info(
+        f"quantize: {path.name} {_size_bytes(path) / 1e6:.1f} MB, bits per byte "
+        f"{original.bits_per_byte:.4f} -> {quantized.bits_per_byte:.4f}, most likely token "
+        f"the same at {loss['same_best_token']:.2%} of places"
+    )
+    return loss
 
 
 def _size_bytes(path: Path) -> int:
