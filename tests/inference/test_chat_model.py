@@ -118,7 +118,7 @@ def test_a_run_means_its_chat_model_then_its_base_model(tmp_path: Path) -> None:
     assert find_model_folder(tmp_path / "pretrain") == tmp_path / "pretrain" / "final"
 
 
-def test_a_folder_without_a_model_is_an_error_and_nothing_is_downloaded(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         load_chat_model(tmp_path / "gone")
     with pytest.raises(UserError, match=r"looked for config\.json, align/final, pretrain/final"):

@@ -131,7 +131,7 @@ def test_stopping_waits_for_running_answers(chat_model: ChatModel) -> None:
         assert answer.result()[0] == 200
 
 
-def test_a_model_with_nan_is_an_error_and_the_server_lives(
+def test_a_model_with_nan_gets_500_and_the_server_lives(
     chat_model: ChatModel, server: RunningServer
 ) -> None:
     broken, whole = chat_model.decoder.norm.clone(), chat_model.decoder.norm

@@ -133,6 +133,12 @@ def load_any(path: Path, *, name: str = "") -> ChatModel | GgufChatModel:
     return GgufChatModel(path, name=name)
 
 
+def model_names(paths: Sequence[Path]) -> list[str]:
+    """The folders' names, or the whole paths where two folders have the same name."""
+    names = [path.resolve().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
 def describe(model: ChatModel | GgufChatModel) -> str:
     """A loaded model in one line: name, folder and kind."""
     kind = "answers" if model.answers else "a base model: it continues your text"

@@ -20,7 +20,7 @@ from unicodedata import category
 
 from teenytinyllama.artifacts.conversations import Message
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.inference.chat_model import ChatModel, describe, load_any
+from teenytinyllama.inference.chat_model import ChatModel, describe, load_any, model_names
 from teenytinyllama.inference.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -258,9 +258,7 @@ def run(
     options = ChatOptions()
     for assignment in assignments:
         options = options.changed(assignment)
-    names = [path.resolve().name for path in models]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in models]
+    names = model_names(models)
     chat_models = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
     chat = ChatRepl(chat_models, options, system)
     if stdin.isatty() and stdout.isatty():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.inference.chat_model import ChatModel, describe, load_any
+from teenytinyllama.inference.chat_model import ChatModel, describe, load_any, model_names
 from teenytinyllama.serving.access_guard import AccessGuard
 from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.search.chat_sources import find_chat_sources
@@ -35,7 +35,7 @@ MIN_KEY_CHARACTERS = 16
 # of clients is another shape: memory grew by a fifth.
 KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 MAX_KERNELS = 64
-MAX_REMEMBERED_WORDS = 20_000  # 4 MB of the tokenizer's cache; clients choose the words
+MAX_CACHED_WORDS = 20_000  # 4 MB in the tokenizer; clients choose the words
 SWITCH_INTERVAL_S = 0.0005  # the generating thread waits at most this long for the interpreter
 
 
@@ -95,15 +95,13 @@ async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> No
 
 def load_all(models: Sequence[Path]) -> list[ChatModel | GgufChatModel]:
     """Load every model, named by its folder, or by its path where two folders share a name."""
-    names = [path.resolve().name for path in models]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in models]
+    names = model_names(models)
     if len(set(names)) < len(names):
         raise UserError("model-twice", "MODEL", "a model is given twice", "give it once")
     chat_models = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
     for chat_model in chat_models:
         if isinstance(chat_model, ChatModel):
-            chat_model.encoder.limit_cache(MAX_REMEMBERED_WORDS)
+            chat_model.encoder.limit_cache(MAX_CACHED_WORDS)
     return chat_models
 
 

@@ -48,7 +48,7 @@ def test_an_answer_in_other_words_is_no_match(service: SearchService) -> None:
     assert (empty["num_words"], empty["longest_run_words"], empty["examples"]) == (0, 0, [])
 
 
-def test_a_short_answer_matches_where_all_of_it_is_in_the_data(service: SearchService) -> None:
+def test_a_short_answer_matches_only_as_a_whole(service: SearchService) -> None:
     whole = service.attribution({"text": "na floresta perto"})
     assert (whole["matched_fraction"], whole["min_run_words"], whole["too_short"]) == (
         1.0,
@@ -157,7 +157,7 @@ def test_the_server_answers_search_and_attribution(tmp_path: Path, chat_model: C
     assert (tmp_path / ".search" / "scores.npy").stat().st_mtime_ns == kept
 
 
-def test_without_chat_data_or_before_the_index_the_server_says_so(chat_model: ChatModel) -> None:
+def test_missing_data_gets_404_and_a_missing_index_503(chat_model: ChatModel) -> None:
     with running([chat_model]) as server:
         status, answer, _ = server.ask("/api/examples", {"query": "a"})
         assert (status, answer["error"]["code"]) == (404, "no-chat-data")
