@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from teenytinyllama import hardware
+from teenytinyllama.errors import UserError
 
 PAGES_OF_64_MB = 64 * 2**20 // resource.getpagesize()
 
@@ -76,3 +77,12 @@ def test_a_gpu_leaves_the_c_library_alone(monkeypatch: pytest.MonkeyPatch) -> No
     gpu = torch.device("cuda")
     with hardware.large_blocks_apart(gpu), hardware.keeping_freed_memory(gpu):
         pass
+
+
+def test_a_chip_without_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old Chip")
+    with pytest.raises(UserError, match=r"Old Chip has no bfloat16.*precision=\"fp32\"") as caught:
+        hardware.check_precision("bf16-mixed", torch.device("cuda"))
+    assert caught.value.code == "precision-unsupported"
+    hardware.check_precision("fp32", torch.device("cuda"))

@@ -37,7 +37,7 @@ FAULTS = (
     Fault("F6", "1, 2 and 1 processes trade checkpoints",
           "tests/training/test_distributed.py", "1"),
     Fault("F7", "order of rows over epochs and resumes: a function, with nothing to restore",
-          "tests/training/test_batches.py", "0"),
+          "tests/training/test_data_order.py", "0"),
     Fault("F8", "SIGTERM, SIGINT, SIGHUP in start-up, reading, evaluation, samples and saves",
           "kills", ""),
     Fault("F9", "NaN, infinity and 1e30 in gradients; and the same under kills", "kills", ""),
