@@ -1,4 +1,4 @@
-"""The chip a training runs on: which device, which precision it can do, how fast it multiplies."""
+"""The device that models run on: its precision, speed, name, and memory allocator."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ DEFAULT_OPTIONS = {
 
 
 def present_device() -> torch.device:
-    """What a training on this machine runs on: a GPU where there is one."""
+    """The device for models on this machine: a GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """Raise UserError where the device cannot compute in the precision asked for."""
+    """Raise UserError where the device does not support the precision."""
     if precision == "fp32" or device.type != "cuda" or torch.cuda.is_bf16_supported():
         return
     raise UserError(
@@ -45,28 +45,28 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
 
 def autocast(precision: Precision, device: torch.device) -> Any:
-    """The context that a forward pass runs in."""
+    """The autocast context of a forward pass."""
     if precision == "bf16-mixed":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:
-    """What matrices are multiplied in."""
+    """The type that matrices are multiplied in."""
     return torch.float32 if precision == "fp32" else torch.bfloat16
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given; a CPU always has."""
+    """Wait until the device has finished its work; a CPU is never behind."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def matmul_flops_per_s(dtype: torch.dtype, device: torch.device) -> float:
-    """Highest rate of one large matrix product, measured now: what utilisation is a share of.
+    """Peak FLOP/s of one large matrix product, measured now: the base of utilisation (MFU).
 
-    About a third of a second on two CPU cores, less on a GPU. The size for a CPU is no power of
-    two: rows that far apart fall into the same places of its cache, at half the rate.
+    About a third of a second on two CPU cores, less on a GPU. The size for a CPU is not a power of
+    two: rows at such distances share cache sets, which halves the rate.
     """
     size = 8192 if device.type == "cuda" else 1536
     generator = torch.Generator().manual_seed(0)
@@ -119,7 +119,7 @@ def _malloc_options(device: torch.device, options: dict[int, int]) -> Iterator[N
 
 
 def cpu_name() -> str:
-    """The processor's model, where the system says it."""
+    """The CPU's model name, where the system has it."""
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.is_file():
         for line in cpu_info.read_text(encoding="utf-8").splitlines():
@@ -129,7 +129,7 @@ def cpu_name() -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """For people: the card, or the CPU with the threads it was given."""
+    """For display: the GPU, or the CPU with its number of threads."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"CPU, {torch.get_num_threads()} threads"

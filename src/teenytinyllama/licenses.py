@@ -1,6 +1,6 @@
-"""The most restrictive licence among a model's sources, and whether a model may carry another.
+"""The most restrictive licence of a model's sources, and whether a model may have another one.
 
-The card never makes a model freer than the text it learnt from.
+A model card never has a freer licence than the text that the model was trained on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAME_THE_SOURCE = 3
 
 @dataclass(frozen=True)
 class Terms:
-    """A licence with the level of what it asks, 1 (nothing) to 7 (closed or unknown)."""
+    """A licence with the level of its conditions, 1 (none) to 7 (closed or unknown)."""
 
     license: str
     level: int
@@ -46,7 +46,7 @@ def _rows() -> tuple[tuple[int, str, tuple[str, ...]], ...]:
 
 
 def terms_of(license_name: str) -> Terms:
-    """What a licence asks. A licence that is not given or not known counts as closed.
+    """The terms of a licence. A missing or unknown licence counts as closed.
 
     >>> terms_of("CC-BY-SA-4.0").name, terms_of("").level
     ('share alike', 7)
@@ -55,11 +55,11 @@ def terms_of(license_name: str) -> Terms:
     for level, name, patterns in _rows():
         if any(fnmatchcase(plain, pattern) for pattern in patterns):
             return Terms(license_name.strip() or UNKNOWN, level, name)
-    return Terms(license_name.strip(), UNKNOWN_LEVEL, "not known to this project")
+    return Terms(license_name.strip(), UNKNOWN_LEVEL, "unknown licence")
 
 
 def hub_name(license_name: str) -> str:
-    """The licence as the Hub calls it; `other` for one that it does not know.
+    """The licence's name on the Hub; `other` for one that the Hub does not know.
 
     >>> [hub_name(name) for name in ("GPL-3.0-or-later", "GFDL-1.2+", "ODC-By-1.0", "PSF-2.0")]
     ['gpl-3.0', 'gfdl', 'odc-by', 'other']
@@ -70,7 +70,7 @@ def hub_name(license_name: str) -> str:
 
 
 def licenses_of(counts: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Licences of a stage's text: of each document where it counted them, else of each source.
+    """Licences of a stage's text: those counted per document, else those of its sources.
 
     >>> licenses_of({"licenses": {"MIT": 3}}, {"sources": [{"license": "CC0-1.0"}]})
     ['MIT']
@@ -82,7 +82,7 @@ def licenses_of(counts: Mapping[str, Any], settings: Mapping[str, Any]) -> list[
 
 
 def most_restrictive(licenses: Iterable[str]) -> Terms:
-    """The licence that asks most; UNKNOWN where there is none.
+    """The licence with the most conditions; UNKNOWN where there is none.
 
     >>> most_restrictive(["MIT", "CC-BY-SA-4.0", "CC0-1.0"]).license
     'CC-BY-SA-4.0'
@@ -92,10 +92,10 @@ def most_restrictive(licenses: Iterable[str]) -> Terms:
 
 
 def model_license(wanted: str, licenses: Iterable[str]) -> str:
-    """The licence for the model's card: the one asked for, where the sources allow it.
+    """The licence for the model's card: the wanted one, where the sources allow it.
 
-    Where none is asked for, the most restrictive of the sources; `other` where two of them
-    exclude each other. Raises UserError where a source asks for more than the wanted one gives.
+    Where none is wanted, the most restrictive of the sources; `other` where two of them exclude
+    each other. Raises UserError where a source has stricter conditions than the wanted licence.
     """
     found = {terms_of(name) for name in licenses}
     hardest = most_restrictive(terms.license for terms in found)
@@ -104,21 +104,21 @@ def model_license(wanted: str, licenses: Iterable[str]) -> str:
         mixed = len(alike) > 1 or (alike and SHARE_ALIKE < hardest.level < UNKNOWN_LEVEL)
         return "other" if mixed else hardest.license
     mine = terms_of(wanted)
-    # Text to be named, or under no conditions, may end in any model; its card names it.
+    # Text that needs no more than attribution may be in any model; the card names it.
     too_free = hardest.level > max(mine.level, NAME_THE_SOURCE)
     if too_free or alike - {_family(wanted)}:
         clash = hardest.license if too_free else sorted(alike - {_family(wanted)})[0]
         raise UserError(
             "license-clash",
             "report.license",
-            f'"{wanted}" does not fit a source under "{clash}" ({terms_of(clash).name})',
-            "leave out that source, or set report.license to what it allows",
+            f'"{wanted}" conflicts with a source under "{clash}" ({terms_of(clash).name})',
+            "remove that source, or set report.license to what it allows",
         )
     return wanted
 
 
 def _family(license_name: str) -> str:
-    """The licence without its version: share-alike asks for the same one.
+    """The licence without its version: share-alike requires the same family.
 
     >>> _family("CC-BY-SA-4.0"), _family("GPL-3.0-or-later")
     ('CC-BY-SA', 'GPL')

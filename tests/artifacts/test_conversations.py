@@ -27,7 +27,7 @@ SHAPES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", SHAPES)
-def test_every_common_shape_is_the_same_conversation(fields: dict[str, Any]) -> None:
+def test_all_known_layouts_give_the_same_conversation(fields: dict[str, Any]) -> None:
     assert parse_conversation(fields) == [USER, ASSISTANT]
 
 
@@ -50,25 +50,25 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("messages", "reason"), BROKEN)
-def test_a_broken_conversation_says_why(messages: object, reason: str) -> None:
+def test_a_broken_conversation_has_a_reason(messages: object, reason: str) -> None:
     with pytest.raises(ConversationError, match=reason.replace("(", r"\(")):
         parse_conversation({"messages": messages})
 
 
-def test_a_context_belongs_to_the_question() -> None:
+def test_a_context_is_appended_to_the_question() -> None:
     fields = {"instruction": "Quem?", "context": "Rina mora ali.", "response": "Rina."}
     assert parse_conversation(fields)[0]["content"] == "Quem?\n\nRina mora ali."
 
 
 @pytest.mark.parametrize("name", ["system", "system_prompt"])
-def test_a_system_message_may_stand_beside_the_turns(name: str) -> None:
+def test_a_system_message_may_be_a_separate_field(name: str) -> None:
     system = {"role": "system", "content": "Seja breve."}
     whole = [system, USER, ASSISTANT]
     assert parse_conversation({name: "Seja breve.", "question": "Oi", "response": "Olá!"}) == whole
     assert parse_conversation({name: "Outra.", "messages": whole}) == whole
 
 
-def test_an_unknown_shape_names_its_keys_and_the_known_ones() -> None:
+def test_an_unknown_layout_names_its_keys_and_the_known_ones() -> None:
     with pytest.raises(
         ConversationError, match=r"unknown shape \(turns\); known: messages, conversations,"
     ):

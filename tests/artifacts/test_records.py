@@ -18,7 +18,7 @@ def fields(path: Path) -> list[dict[str, object]]:
     return [record.fields for record in found]
 
 
-def test_the_same_rows_from_every_kind_of_file(tmp_path: Path) -> None:
+def test_every_kind_of_file_gives_the_same_records(tmp_path: Path) -> None:
     rows = [{"text": "Olá, “João”; tudo\nbem?", "label": "a"}, {"text": "ção", "label": "b"}]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines + b"\n")
@@ -32,7 +32,7 @@ def test_the_same_rows_from_every_kind_of_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "fault"),
+    ("line", "error"),
     [
         (b'{"a": 1', "not JSON"),
         (b"[1]", "not an object but list"),
@@ -41,16 +41,16 @@ def test_the_same_rows_from_every_kind_of_file(tmp_path: Path) -> None:
         (b"[" * 200_000, "nested too deep"),
     ],
 )
-def test_a_bad_line_is_one_fault_with_its_place(tmp_path: Path, line: bytes, fault: str) -> None:
+def test_a_bad_line_is_one_error_with_its_line(tmp_path: Path, line: bytes, error: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 0}\n' + line + b'\n{"a": 2}\n')
     good, bad, last = read_records(path)
     assert (good.fields, last.fields) == ({"a": 0}, {"a": 2})
-    assert fault in bad.error
+    assert error in bad.error
     assert bad.place == f"{path}:2"
 
 
-def test_a_csv_row_with_too_few_columns_is_a_fault(tmp_path: Path) -> None:
+def test_a_csv_row_with_too_few_columns_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,label\nsó um\nbom,b\n")
     bad, good = read_records(path)
@@ -59,14 +59,14 @@ def test_a_csv_row_with_too_few_columns_is_a_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x1f\x8b\x08broken", b""])
-def test_a_broken_gz_says_so(tmp_path: Path, data: bytes) -> None:
+def test_a_broken_gz_is_an_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(data or gzip.compress(b'{"a": 1}\n' * 100)[:-9])
     with pytest.raises(UserError, match="file-unreadable"):
         list(read_records(path))
 
 
-def test_an_unknown_kind_lists_what_is_read(tmp_path: Path) -> None:
+def test_an_unknown_kind_lists_the_known_ones(tmp_path: Path) -> None:
     assert suffix_of(Path("x.JSONL.gz")) == ".jsonl"
     with pytest.raises(UserError, match=r"\.jsonl.*\.parquet"):
         list(read_records(tmp_path / "a.docx"))
@@ -80,9 +80,7 @@ def test_an_unknown_kind_lists_what_is_read(tmp_path: Path) -> None:
         ('label,text\n0,"a\nb"\n1,"def\n0,"ghi"\n', 4),
     ],
 )
-def test_a_stray_quote_swallows_no_row_but_is_one_line(
-    tmp_path: Path, table: str, line: int
-) -> None:
+def test_a_stray_quote_is_an_error_on_one_line(tmp_path: Path, table: str, line: int) -> None:
     path = tmp_path / "a.csv"
     path.write_text(table)
     with pytest.raises(
@@ -92,7 +90,7 @@ def test_a_stray_quote_swallows_no_row_but_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_tsv_with_a_row_a_line_takes_a_lone_quote_as_it_stands(tmp_path: Path) -> None:
+def test_a_lone_quote_in_a_plain_tsv_is_text(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv.gz"
     table = 'label\ttext\n0\t"abc\n1\t"d" ef\n0\t"g, ""h"""\r\n\n1\t"\n0\t\n'
     path.write_bytes(gzip.compress(table.encode()))
@@ -101,7 +99,7 @@ def test_a_tsv_with_a_row_a_line_takes_a_lone_quote_as_it_stands(tmp_path: Path)
     assert [one.line for one in found] == [2, 3, 4, 6, 7]
 
 
-def test_a_tsv_with_line_ends_in_quotes_is_read_strictly(tmp_path: Path) -> None:
+def test_a_tsv_with_quoted_newlines_is_read_strictly(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text('label\ttext\n0\t"a\nb"\n1\tc\n')
     assert [one["text"] for one in fields(path)] == ["a\nb", "c"]
@@ -112,7 +110,7 @@ def test_a_tsv_with_line_ends_in_quotes_is_read_strictly(tmp_path: Path) -> None
     assert [one.error for one in read_records(path)] == ["", "1 columns, the header has 2"]
 
 
-def test_quotes_inside_a_text_and_quoted_line_ends_are_read(tmp_path: Path) -> None:
+def test_inner_quotes_and_quoted_newlines_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('label,text\n0,say "yes"\n1,"a ""b""\nc"\n0,d\n')
     found = list(read_records(path))
@@ -122,9 +120,7 @@ def test_quotes_inside_a_text_and_quoted_line_ends_are_read(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("separator", [";", "\t"])
 @pytest.mark.parametrize("quote", ["", '"'])
-def test_a_csv_separated_by_something_else_is_read(
-    tmp_path: Path, separator: str, quote: str
-) -> None:
+def test_a_csv_with_another_delimiter_is_read(tmp_path: Path, separator: str, quote: str) -> None:
     path = tmp_path / "a.csv"
     rows = [["label", "text"], ["0", "bom, muito"], ["1", "mau"]]
     lines = [separator.join(f"{quote}{cell}{quote}" for cell in row) + "\r\n" for row in rows]
@@ -132,7 +128,7 @@ def test_a_csv_separated_by_something_else_is_read(
     assert fields(path) == [{"label": "0", "text": "bom, muito"}, {"label": "1", "text": "mau"}]
 
 
-def test_one_column_stays_one_column_and_a_row_that_differs_is_a_fault(tmp_path: Path) -> None:
+def test_a_row_with_more_columns_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text\num; dois\n")
     assert fields(path) == [{"text": "um; dois"}]
@@ -141,7 +137,7 @@ def test_one_column_stays_one_column_and_a_row_that_differs_is_a_fault(tmp_path:
 
 
 @pytest.mark.parametrize("sign", ["\u2028", "\x0c", "\x85", "\x1c"])
-def test_only_line_ends_part_rows_and_long_texts_are_read(tmp_path: Path, sign: str) -> None:
+def test_other_separators_do_not_split_rows(tmp_path: Path, sign: str) -> None:
     rows = [{"text": f"um{sign}dois", "label": "a"}, {"text": "x" * 200_000, "label": "b"}]
     (tmp_path / "a.csv").write_text(
         "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows)
@@ -152,7 +148,7 @@ def test_only_line_ends_part_rows_and_long_texts_are_read(tmp_path: Path, sign: 
     assert fields(tmp_path / "a.jsonl") == rows
 
 
-def test_a_table_that_is_not_utf8_says_so_and_where(tmp_path: Path) -> None:
+def test_a_table_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("text,label\nmaçã,a\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"not UTF-8.*line 1.*fix: save it as UTF-8"):
@@ -172,7 +168,7 @@ class Rows(list):
 
 
 @pytest.mark.parametrize("message", ["", "An error occurred\nat great length"])
-def test_whatever_a_hub_dataset_raises_is_one_line(
+def test_an_error_of_a_hub_dataset_is_one_line(
     monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
     datasets = pytest.importorskip("datasets")

@@ -51,7 +51,7 @@ def random_text(generator: random.Random) -> str:
     return "".join(parts)
 
 
-def test_ten_thousand_random_texts_have_the_librarys_ids_and_come_back(
+def test_random_texts_have_the_ids_of_the_library(
     encoder: TextEncoder, reference: Tokenizer
 ) -> None:
     generator = random.Random(14)
@@ -63,23 +63,23 @@ def test_ten_thousand_random_texts_have_the_librarys_ids_and_come_back(
         assert all(i >= len(SPECIAL_TOKENS) for i in ids), ascii(text)
 
 
-def test_special_tokens_and_bytes_have_the_ids_of_every_vocabulary(encoder: TextEncoder) -> None:
-    pieces = encoder.tokens
-    assert pieces[:7] == list(SPECIAL_TOKENS)
-    assert pieces[7:263] == byte_alphabet()
-    assert (len(pieces), encoder.vocab_size) == (640, 640)
+def test_special_and_byte_tokens_have_fixed_ids(encoder: TextEncoder) -> None:
+    tokens = encoder.tokens
+    assert tokens[:7] == list(SPECIAL_TOKENS)
+    assert tokens[7:263] == byte_alphabet()
+    assert (len(tokens), encoder.vocab_size) == (640, 640)
     assert encoder.encode("\x00") == [7]
-    assert not any(len(p) > 1 and set(p) & set("0123456789") for p in pieces[263:])
-    assert "Ġa" in pieces  # a space belongs to the word after it
+    assert not any(len(p) > 1 and set(p) & set("0123456789") for p in tokens[263:])
+    assert "Ġa" in tokens  # a space belongs to the word after it
 
 
-def test_a_text_begins_without_a_space(encoder: TextEncoder) -> None:
+def test_no_space_is_put_before_a_text(encoder: TextEncoder) -> None:
     assert not encoder.adds_space
     assert encoder.decode(encoder.encode("Lila")) == "Lila"
     assert encoder.encode("Lila") != encoder.encode(" Lila")
 
 
-def test_auto_tokenizer_knows_roles_marks_and_template(
+def test_auto_tokenizer_has_the_same_roles_and_template(
     encoder: TextEncoder, small_bytes_tokenizer_dir: Path
 ) -> None:
     from transformers import AutoTokenizer
@@ -113,7 +113,7 @@ def test_auto_tokenizer_knows_roles_marks_and_template(
     ]  # a written-out end mark ends nothing
 
 
-def test_the_vocabulary_gives_the_bytes_behind_each_id(
+def test_the_vocabulary_has_the_bytes_of_each_id(
     encoder: TextEncoder, small_bytes_tokenizer_dir: Path
 ) -> None:
     vocabulary = read_vocabulary(small_bytes_tokenizer_dir)
@@ -133,7 +133,7 @@ def test_the_vocabulary_gives_the_bytes_behind_each_id(
         ({"model": {"type": "Nothing"}}, "not a byte-level tokenizer of ours"),
     ],
 )
-def test_a_foreign_or_damaged_file_is_named(
+def test_a_foreign_or_damaged_file_is_an_error(
     change: dict[str, object], what: str, small_bytes_tokenizer_dir: Path, tmp_path: Path
 ) -> None:
     data = json.loads((small_bytes_tokenizer_dir / "tokenizer.json").read_bytes())
@@ -145,7 +145,7 @@ def test_a_foreign_or_damaged_file_is_named(
     assert "\n" not in str(caught.value)
 
 
-def test_byte_pieces_at_other_ids_are_refused(
+def test_byte_tokens_at_other_ids_are_refused(
     small_bytes_tokenizer_dir: Path, tmp_path: Path
 ) -> None:
     data = json.loads((small_bytes_tokenizer_dir / "tokenizer.json").read_bytes())

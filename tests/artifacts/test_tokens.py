@@ -35,7 +35,7 @@ def tokens_dir(tmp_path: Path) -> Path:
     return write(tmp_path, {"train": TRAIN, "heldout": [[1, 5, 2]]}, 400)
 
 
-def test_what_is_written_is_read(tokens_dir: Path) -> None:
+def test_written_tokens_are_read_back(tokens_dir: Path) -> None:
     train = open_tokens(tokens_dir, "train", verify=True)
     assert [train.document(i).tolist() for i in range(train.num_documents)] == TRAIN
     assert train.sequence(1, 3).tolist() == [9, 2, 1, 2]  # the last of one row opens the next
@@ -50,7 +50,7 @@ def test_what_is_written_is_read(tokens_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("vocab_size", "bytes_per_token"), [(65_535, 2), (65_536, 2), (65_537, 4), (70_000, 4)]
 )
-def test_no_id_wraps(tmp_path: Path, vocab_size: int, bytes_per_token: int) -> None:
+def test_the_largest_id_is_kept(tmp_path: Path, vocab_size: int, bytes_per_token: int) -> None:
     row = [1, 0, vocab_size - 1, min(65_535, vocab_size - 1), 2]
     write(tmp_path, {"train": [row], "heldout": [[1, 2]]}, vocab_size)
     train = open_tokens(tmp_path, "train", verify=True)
@@ -70,7 +70,7 @@ def test_ids_outside_the_vocabulary_are_refused(
         writer.write(wrong)
 
 
-def test_ids_that_are_no_whole_numbers_are_refused(tmp_path: Path) -> None:
+def test_ids_that_are_not_integers_are_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(TypeError, match="got float64"),
         TokenWriter(tmp_path, "train", 400) as writer,
@@ -92,7 +92,7 @@ def test_ids_that_are_no_whole_numbers_are_refused(tmp_path: Path) -> None:
         ("index.json", lambda data: b"{}", "tokens-index"),
     ],
 )
-def test_a_change_is_named(tokens_dir: Path, name: str, change, code: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_changed_file_is_an_error(tokens_dir: Path, name: str, change, code: str) -> None:  # type: ignore[no-untyped-def]
     path = tokens_dir / name
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError) as caught:
@@ -101,18 +101,18 @@ def test_a_change_is_named(tokens_dir: Path, name: str, change, code: str) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_named(tokens_dir: Path) -> None:
+def test_a_missing_file_is_an_error(tokens_dir: Path) -> None:
     (tokens_dir / "heldout.bin").rename(tokens_dir / "heldout-0.bin")
-    with pytest.raises(UserError, match=r"tokens-missing\].*heldout\.bin - the index names"):
+    with pytest.raises(UserError, match=r"tokens-missing\].*heldout\.bin - is in the index"):
         open_tokens(tokens_dir, "heldout")
 
 
-def test_wrong_borders_are_found_without_hashes(tokens_dir: Path) -> None:
+def test_wrong_document_starts_are_found_without_hashes(tokens_dir: Path) -> None:
     path = tokens_dir / "train.documents.bin"
     starts = np.fromfile(path, "<u8")
     starts[-1] += 1
     starts.tofile(path)
-    with pytest.raises(UserError, match="tokens-borders"):
+    with pytest.raises(UserError, match="tokens-document-starts"):
         open_tokens(tokens_dir, "train")
 
 
@@ -123,7 +123,7 @@ def test_another_number_format_is_refused(tokens_dir: Path, key: str, value: str
     index = json.loads((tokens_dir / "index.json").read_bytes())
     del index["check_sum"]
     index[key] = value
-    (tokens_dir / "index.json").write_text(tokens._to_text(tokens._seal(index)))
+    (tokens_dir / "index.json").write_text(tokens._to_text(tokens._with_checksum(index)))
     with pytest.raises(UserError, match=r"tokens-dtype.*expected little-endian uint16"):
         read_index(tokens_dir)
 
@@ -154,16 +154,16 @@ def test_500_truncations_and_flips_are_all_found(tokens_dir: Path) -> None:
 @pytest.mark.parametrize("at_once", [1, 2, 100])
 @pytest.mark.parametrize(
     ("starts", "said"),
-    [([0, 5, 7, 10], None), ([1, 5, 7, 10], "borders"), ([0, 7, 5, 10], "borders")],
+    [([0, 5, 7, 10], None), ([1, 5, 7, 10], "document-starts"), ([0, 7, 5, 10], "document-starts")],
 )
-def test_borders_are_read_in_pieces(
+def test_document_starts_are_read_in_parts(
     tokens_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     at_once: int,
     starts: list[int],
     said: str | None,
 ) -> None:
-    monkeypatch.setattr(tokens, "BORDERS_AT_ONCE", at_once)
+    monkeypatch.setattr(tokens, "STARTS_PER_READ", at_once)
     np.array(starts, "<u8").tofile(tokens_dir / "train.documents.bin")
     if said is None:
         assert open_tokens(tokens_dir, "train").num_documents == 3
@@ -172,7 +172,7 @@ def test_borders_are_read_in_pieces(
             open_tokens(tokens_dir, "train")
 
 
-def test_a_large_file_is_hashed_once_and_again_when_written_to(
+def test_a_large_file_is_hashed_again_only_after_a_write(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []

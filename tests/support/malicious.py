@@ -204,7 +204,7 @@ def safetensors_with_a_tensor_out_of_bounds(folder: Path) -> str:
 def index_with_path_traversal(folder: Path) -> str:
     index = json.dumps({"weight_map": {"w": "../../passwords.safetensors"}})
     model = _model(folder, **{"model__safetensors__index__json": index})
-    return rejected(lambda: _load(model), "model-unsafe", "no file of its folder")
+    return rejected(lambda: _load(model), "model-unsafe", "not a file of its folder")
 
 
 def gguf_with_huge_counts(folder: Path) -> str:

@@ -1,7 +1,7 @@
-"""The manifest that each stage leaves: what it was asked, what it read, what it made.
+"""The manifest of each stage: its settings, inputs, outputs and metrics.
 
-A stage's folder without `manifest.json` is unfinished: nobody may read it. The file is written
-last, to a temporary name, synced and renamed, so that it is there whole or not at all.
+A stage's folder without `manifest.json` is unfinished and must not be read. The manifest is written
+last and atomically.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from teenytinyllama.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
-# The stages whose manifests others read, in pipeline order; each one's folder has its name.
+# Stages whose manifests others read, in pipeline order; each stage's folder has its name.
 STAGE_NAMES = (
     "corpus",
     "tokenizer",
@@ -30,19 +30,19 @@ STAGE_NAMES = (
     "quantize",
 )
 FOLDERS_OF_0_1 = ("tokens", "scores", "chat", "quantized")
-# Files that differ between two equal runs (times, rates): they do not make a later stage stale.
-RECORDS = ("metrics.jsonl", "state.json", "manifest.json")
+# Files that differ between equal runs (times, rates): they do not make later stages stale.
+VOLATILE_FILES = ("metrics.jsonl", "state.json", "manifest.json")
 
 
 class Output(BaseModel):
-    """One file that a stage left: its size and the SHA-256 of its bytes."""
+    """Size and SHA-256 of a file that a stage wrote."""
 
     bytes: int
     sha256: str
 
 
 class Input(BaseModel):
-    """A folder or file that a stage read, and the fingerprint it had then."""
+    """A folder or file that a stage read, with its fingerprint at that time."""
 
     path: str
     fingerprint: str
@@ -68,26 +68,26 @@ class Manifest(BaseModel):
     versions: dict[str, str]
 
     def content_fingerprint(self) -> str:
-        """Fingerprint of what the stage made, for the stages after it.
+        """Fingerprint of the stage's outputs, for the stages after it.
 
-        Equal bytes give an equal fingerprint, whenever and however they were made: a stage that
-        is done again with the same result does not make the later ones stale.
+        Equal bytes give an equal fingerprint: a stage that runs again with the same result does
+        not make later stages stale.
         """
-        files = {n: o.sha256 for n, o in self.outputs.items() if Path(n).name not in RECORDS}
+        files = {n: o.sha256 for n, o in self.outputs.items() if Path(n).name not in VOLATILE_FILES}
         return fingerprint_of(files)
 
 
 def fingerprint_of(value: Any) -> str:
-    """Short SHA-256 of a JSON-able value, independent of the order of keys."""
+    """First 16 digits of the SHA-256 of a JSON value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def fingerprint_files(paths: Iterable[Path]) -> str:
-    """Fingerprint of files outside the run by name, size and time of last change.
+    """Fingerprint of files outside the run, by name, size and time of last change.
 
-    The bytes are not read: a corpus may be hundreds of gigabytes, and a walk that skips
-    everything must answer in seconds.
+    Not by content: a corpus may have hundreds of gigabytes, and a run that skips everything must
+    take seconds.
     """
     rows = []
     for path in sorted(paths):
@@ -103,7 +103,7 @@ def sha256_file(path: Path) -> str:
 
 
 def hash_outputs(stage_dir: Path) -> dict[str, Output]:
-    """Every file below `stage_dir` with size and SHA-256, dot files and the manifest left out."""
+    """Size and SHA-256 of every file below `stage_dir`, except hidden files and the manifest."""
     outputs = {}
     for path in sorted(stage_dir.rglob("*")):
         name = path.relative_to(stage_dir).as_posix()
@@ -114,9 +114,9 @@ def hash_outputs(stage_dir: Path) -> dict[str, Output]:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `data` so that `path` holds the old bytes or all of the new ones, never a part.
+    """Write `data` so that `path` has all of the old or all of the new bytes, never a part.
 
-    Survives a kill and a power cut: the bytes are synced before the rename, the folder after.
+    Also after a kill or a power cut: the bytes are synced before the rename, the folder after it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -132,7 +132,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Sync a folder, so that a rename in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -146,14 +146,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_manifest(stage_dir: Path, manifest: Manifest) -> None:
-    """Leave the manifest: from here on the stage is finished."""
+    """Write the manifest, which marks the stage as finished."""
     write_json(stage_dir / MANIFEST_NAME, manifest.model_dump(mode="json"))
 
 
 def read_manifest(stage_dir: Path) -> Manifest | None:
-    """The stage's manifest, or None where the stage is not finished.
+    """The stage's manifest, or None where the stage is unfinished.
 
-    Raises UserError for a manifest that is there but cannot be read.
+    Raises UserError for a manifest that cannot be read.
     """
     path = stage_dir / MANIFEST_NAME
     if not path.is_file():
@@ -184,7 +184,7 @@ def check_run_version(run_dir: Path) -> None:
 
 
 def missing_outputs(stage_dir: Path, outputs: Mapping[str, Output]) -> list[str]:
-    """Files named in the manifest that are gone or have another size (not their bytes: cheap)."""
+    """Outputs that are missing or have another size; their bytes are not compared."""
     wrong = []
     for name, output in outputs.items():
         path = stage_dir / name

@@ -1,7 +1,7 @@
-"""A model folder from anywhere, looked at before anything in it is loaded.
+"""Checks of an untrusted model folder before anything in it is loaded.
 
-Weights are safetensors, whose header is checked here as JSON of bounded size; nothing is unpickled.
-Code that a folder brings (`auto_map`) is never run, and a file it names must lie in it.
+Weights must be safetensors, whose header is checked here; nothing is unpickled. Code in the folder
+(`auto_map`) is never run, and files that it names must be inside it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PICKLED_SUFFIXES = (
     ".msgpack",
 )
 CODE_SUFFIXES = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh")
-# Keys that make a loader fetch or run code.
+# Keys that make a loader download or run code.
 CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library itself
 MAX_JSON_BYTES = 64 << 20
@@ -41,13 +41,13 @@ BYTES_PER_ITEM = {name: width for width, names in _TYPES_OF_WIDTH.items() for na
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raises UserError for a model folder that must not be loaded, naming the file and why."""
+    """Raise UserError, with file and reason, for a model folder that must not be loaded."""
     for path in sorted(folder.glob("*.json")):
         check_no_code(path)
     weights = sorted(folder.glob("*.safetensors"))
     pickled = [path for path in sorted(folder.iterdir()) if path.suffix in PICKLED_SUFFIXES]
     if pickled and not weights:
-        raise _unsafe(pickled[0], "is pickled: loading it may run any code")
+        raise _unsafe(pickled[0], "is pickled: loading it can run any code")
     for path in weights:
         read_safetensors_header(path)
     index = folder / INDEX_NAME
@@ -58,17 +58,17 @@ def check_model_folder(folder: Path) -> None:
 
 
 def check_no_code(path: Path) -> None:
-    """Raises UserError for a JSON file that is not JSON, or asks its loader to run code."""
+    """Raise UserError for a JSON file that is invalid, or makes its loader run code."""
     keys = set(_keys(read_json(path)))
     for key in CODE_KEYS:
         if key in keys:
-            raise _unsafe(path, f'holds "{key}", which makes a loader run foreign code')
+            raise _unsafe(path, f'has "{key}", which makes a loader run code of the folder')
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file of bounded size and depth. Raises UserError for anything else."""
+    """The value of a JSON file of limited size and depth. Raises UserError for any other."""
     if path.stat().st_size > MAX_JSON_BYTES:
-        raise _damaged(path, f"holds {path.stat().st_size:,} bytes, at most {MAX_JSON_BYTES:,}")
+        raise _damaged(path, f"has {path.stat().st_size:,} bytes, limit {MAX_JSON_BYTES:,}")
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -76,19 +76,19 @@ def read_json(path: Path) -> Any:
 
 
 def indexed_files(index: Path) -> list[str]:
-    """The weight files that an index names. Raises UserError where one lies outside its folder."""
+    """The weight files that an index names. Raises UserError for one outside its folder."""
     found = read_json(index)
     names = found.get("weight_map") if isinstance(found, Mapping) else None
     if not isinstance(names, Mapping):
         raise _damaged(index, "has no weight_map")
     for name in names.values():
         if not isinstance(name, str) or not is_plain_name(name):
-            raise _unsafe(index, f"names {name!r}, which is no file of its folder")
+            raise _unsafe(index, f"names {name!r}, which is not a file of its folder")
     return sorted(set(names.values()))
 
 
 def is_plain_name(name: str) -> bool:
-    r"""Whether a name can only mean something below the folder it is used in.
+    r"""Whether a name is a relative path that stays inside its folder.
 
     >>> [is_plain_name(n) for n in ("a/b.bin", "../a", "/a", "a\\b", "C:x", "a/./b", "")]
     [True, False, False, False, False, False, False]
@@ -101,29 +101,27 @@ def is_plain_name(name: str) -> bool:
 def read_safetensors_header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file, by tensor name, with `__metadata__`.
 
-    Raises UserError where its length, its JSON, a type, a shape or a place in the file is wrong.
+    Raises UserError where its length, JSON, or a tensor's type, shape or offsets are wrong.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-            raise _damaged(
-                path, f"says that its header has {length:,} bytes, the file has {size:,}"
-            )
+            raise _damaged(path, f"claims a header of {length:,} bytes, the file has {size:,}")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
             raise _damaged(path, "has a header that is not JSON") from error
     if not isinstance(header, dict):
-        raise _damaged(path, "has a header that is no object")
+        raise _damaged(path, "has a header that is not an object")
     for name, found in header.items():
         if name != "__metadata__" and not _fits(found, size - 8 - length):
-            raise _damaged(path, f"has no space for {name[:80]!r} as its header says")
+            raise _damaged(path, f"has wrong offsets for {name[:80]!r}")
     return header
 
 
 def _fits(found: Any, num_bytes: int) -> bool:
-    """Whether a tensor's type and shape fill exactly the place the header gives it."""
+    """Whether the size of a tensor's type and shape equals that of its offsets."""
     try:
         start, end = found["data_offsets"]
         shape, width = found["shape"], BYTES_PER_ITEM[found["dtype"]]
@@ -146,9 +144,9 @@ def _keys(value: Any) -> Iterator[str]:
 
 def _damaged(path: Path, what: str) -> UserError:
     what = f"cannot be loaded: it {what}"
-    return UserError("model-damaged", str(path), what, "save it again, or fetch it again")
+    return UserError("model-damaged", str(path), what, "save or download it again")
 
 
 def _unsafe(path: Path, what: str) -> UserError:
-    fix = "save it again as safetensors, with `save_pretrained`, without code of its own"
+    fix = "save it as safetensors with `save_pretrained`, without code of its own"
     return UserError("model-unsafe", str(path), what, fix)

@@ -1,13 +1,13 @@
-"""Token sequences: what the pack stage leaves, readable at any position in constant time.
+"""Token sequences: what the pack stage writes, readable at any position in constant time.
 
     pack/index.json             dtype, vocabulary size, counts, hashes, tokenizer's fingerprint
-    pack/train.bin              every training token, one flat run of unsigned integers
+    pack/train.bin              all training tokens, a flat array of unsigned integers
     pack/train.documents.bin    uint64: the position where each document starts, then the end
     pack/heldout.bin, pack/heldout.documents.bin
 
 Sequence `i` of length `T` is `tokens[i * T : i * T + T + 1]`: inputs are all but the last token,
-targets all but the first, so every token is predicted once and none is lost but an unfinished
-last row. A document opens with BOS and closes with EOS.
+targets all but the first. Every token is predicted once, except those of an incomplete last row.
+A document begins with BOS and ends with EOS.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ INDEX_KEYS = ("dtype", "byte_order", "vocab_size", "tokenizer", "splits")
 MAX_UINT16_VOCABULARY = 65_536
 FIX = "run `ttl pack RECIPE --redo`"
 VERIFIED_NAME = ".verified.json"
-# Below this a hash takes less than half a second and is made every time.
+# Smaller files are hashed every time, in less than half a second.
 MIN_REMEMBERED_BYTES = 500_000_000
-BORDERS_AT_ONCE = 1 << 18
+STARTS_PER_READ = 1 << 18
 
 
 def dtype_for(vocab_size: int) -> np.dtype[Any]:
-    """Smallest unsigned integer that holds every id: 2 bytes up to 65,536 tokens, else 4.
+    """Smallest unsigned integer type for all ids: 2 bytes up to 65,536 tokens, else 4.
 
     >>> [str(dtype_for(size)) for size in (32_000, 65_536, 65_537)]
     ['uint16', 'uint16', 'uint32']
@@ -51,7 +51,7 @@ def dtype_for(vocab_size: int) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class TokenFile:
-    """One split on disk, mapped into memory: reading costs what is read, wherever it is."""
+    """One split, memory-mapped: only what is accessed is read from disk."""
 
     path: Path
     tokens: NDArray[Any]  # (num_tokens,) uint16 or uint32
@@ -69,11 +69,11 @@ class TokenFile:
         return len(self.document_starts) - 1
 
     def num_sequences(self, sequence_length: int) -> int:
-        """Whole rows of `sequence_length` inputs with their targets."""
+        """Number of complete rows of `sequence_length` inputs with their targets."""
         return max(0, (self.num_tokens - 1) // sequence_length)
 
     def sequence(self, index: int, sequence_length: int) -> NDArray[np.int64]:
-        """Row `index`: `sequence_length + 1` ids; inputs and targets overlap by all but one."""
+        """Row `index`: `sequence_length + 1` ids, the inputs and one more target."""
         start = index * sequence_length
         row = self.tokens[start : start + sequence_length + 1]
         if len(row) != sequence_length + 1:
@@ -91,21 +91,21 @@ class TokenFile:
 def read_index(tokens_dir: Path) -> dict[str, Any]:
     """The index of a tokens folder.
 
-    Raises UserError where it is missing, is not what `write_index` wrote to the byte, or was
-    packed in a number format that this package does not use.
+    Raises UserError where it is missing, differs from what `write_index` wrote, or has a number
+    format that this package does not use.
     """
     path = tokens_dir / INDEX_NAME
     try:
         raw = path.read_bytes()
         index: dict[str, Any] = json.loads(raw)
-        as_written = _seal({key: index[key] for key in INDEX_KEYS})
+        as_written = _with_checksum({key: index[key] for key in INDEX_KEYS})
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = (
             f"has no field {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
         )
         raise UserError("tokens-index", str(path), what, "run `ttl pack RECIPE` first") from error
     if raw.decode("utf-8") != _to_text(as_written):
-        what = "changed since it was written: its check sum does not fit"
+        what = "changed since it was written: its checksum does not match"
         raise UserError("tokens-index", str(path), what, FIX)
     expected = str(dtype_for(index["vocab_size"]))
     if index["dtype"] != expected or index["byte_order"] != "little":
@@ -117,11 +117,11 @@ def read_index(tokens_dir: Path) -> dict[str, Any]:
 
 
 def open_tokens(tokens_dir: Path, split: Split, *, verify: bool = False) -> TokenFile:
-    """Map one split. Sizes and borders are always checked against the index; with `verify` the
-    hashes too, at the speed of the disk: large files once, and again when they were written to.
+    """Memory-map one split. Sizes and document starts are always checked against the index.
 
-    Raises UserError where a file is missing, shorter or longer than the index says, or, with
-    `verify`, where a single bit changed since it was written.
+    With `verify` hashes are checked as well; those of large files once, and again after a write.
+    Raises UserError where a file is missing, has another size than the index says or, with
+    `verify`, another content.
     """
     index = read_index(tokens_dir)
     dtype = np.dtype(index["dtype"]).newbyteorder("<")
@@ -138,17 +138,17 @@ def open_tokens(tokens_dir: Path, split: Split, *, verify: bool = False) -> Toke
         document_starts=_map(paths["documents"], np.dtype("<u8")),
         vocab_size=int(index["vocab_size"]),
     )
-    if not _borders_fit(paths["documents"], tokens.num_tokens):
-        what = f"its borders do not run from 0 to the {tokens.num_tokens:,} tokens of the split"
-        raise UserError("tokens-borders", str(paths["documents"]), what, FIX)
+    if not _document_starts_fit(paths["documents"], tokens.num_tokens):
+        what = f"document starts do not rise from 0 to the split's {tokens.num_tokens:,} tokens"
+        raise UserError("tokens-document-starts", str(paths["documents"]), what, FIX)
     return tokens
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A file as an array that is read where it is looked at, and nowhere else.
+    """A file as an array that is read on access, without readahead.
 
-    The kernel is told so: it would read up to 8 MB ahead of every row, of which each lies
-    somewhere else (2.7 ms of the processor a row, and a disk that does nothing else).
+    Rows are read in random order: the kernel would read up to 8 MB ahead of each (2.7 ms of CPU a
+    row, and a busy disk).
     """
     with path.open("rb") as file:
         if path.stat().st_size == 0:
@@ -158,11 +158,11 @@ def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.frombuffer(mapped, dtype)
 
 
-def _borders_fit(path: Path, num_tokens: int) -> bool:
-    """Whether the starts rise from 0 to `num_tokens`; a piece at a time, so that none stays."""
+def _document_starts_fit(path: Path, num_tokens: int) -> bool:
+    """Whether the starts rise from 0 to `num_tokens`; read in parts, to keep memory small."""
     last, size = 0, path.stat().st_size // 8
-    for begin in range(0, size, BORDERS_AT_ONCE):
-        starts = np.fromfile(path, np.dtype("<u8"), BORDERS_AT_ONCE, offset=8 * begin)
+    for begin in range(0, size, STARTS_PER_READ):
+        starts = np.fromfile(path, np.dtype("<u8"), STARTS_PER_READ, offset=8 * begin)
         if (begin == 0 and starts[0] != 0) or starts[0] < last or (starts[1:] < starts[:-1]).any():
             return False
         last = int(starts[-1])
@@ -172,9 +172,9 @@ def _borders_fit(path: Path, num_tokens: int) -> bool:
 def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
     found = path.stat().st_size if path.is_file() else None
     if found is None:
-        raise UserError("tokens-missing", str(path), "the index names this file, it is gone", FIX)
+        raise UserError("tokens-missing", str(path), "is in the index but missing", FIX)
     if found != entry["bytes"]:
-        what = f"holds {found:,} bytes, the index says {entry['bytes']:,}"
+        what = f"has {found:,} bytes, the index says {entry['bytes']:,}"
         raise UserError("tokens-size", str(path), what, FIX)
     if verify and not _is_verified(path, entry["sha256"]):
         if sha256_file(path) != entry["sha256"]:
@@ -184,7 +184,7 @@ def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
 
 
 def _verified(folder: Path) -> dict[str, Any]:
-    """What `_note_verified` left, or nothing where it left nothing that can be read."""
+    """What `_note_verified` wrote, or nothing where that is missing or unreadable."""
     path = folder / VERIFIED_NAME
     try:
         found = json.loads(path.read_bytes()) if path.is_file() else {}
@@ -194,28 +194,28 @@ def _verified(folder: Path) -> dict[str, Any]:
 
 
 def _identity(path: Path, sha256: str) -> list[Any]:
-    """The bytes that were asked for, and the file that had them; no write leaves its time as is."""
+    """The expected hash and the identity of the file; every write changes its time."""
     stat = path.stat()
     return [sha256, stat.st_size, stat.st_ino, stat.st_ctime_ns]
 
 
 def _is_verified(path: Path, sha256: str) -> bool:
-    """Whether this large file was hashed before and nobody wrote to it since."""
+    """Whether this large file was verified before and not written to since."""
     return _verified(path.parent).get(path.name) == _identity(path, sha256)
 
 
 def _note_verified(path: Path, sha256: str) -> None:
-    """Remember the hash of a large file: a training that is gone on with must not wait for it."""
+    """Remember that a large file was verified: a resumed training must not wait for its hash."""
     if path.stat().st_size >= MIN_REMEMBERED_BYTES and os.access(path.parent, os.W_OK):
         noted = {**_verified(path.parent), path.name: _identity(path, sha256)}
         write_atomically(path.parent / VERIFIED_NAME, json.dumps(noted))
 
 
 class TokenWriter:
-    """Writes the documents of one split end to end: `writer.write(ids)` per document.
+    """Writes the documents of one split one after another: `writer.write(ids)` per document.
 
     After the `with` block `entry` is the split's part of the index. Raises UserError for an id
-    outside the vocabulary: numpy would wrap it silently into another token.
+    outside the vocabulary, which numpy would silently wrap to another one.
     """
 
     def __init__(self, out_dir: Path, split: Split, vocab_size: int) -> None:
@@ -261,14 +261,14 @@ class TokenWriter:
         self._file.close()
         if kind is not None:
             return
-        borders = self.out_dir / f"{self.split}.documents.bin"
-        with borders.open("wb") as file:
+        starts = self.out_dir / f"{self.split}.documents.bin"
+        with starts.open("wb") as file:
             file.write(np.array(self._starts, "<u8").tobytes())
             file.flush()
             os.fsync(file.fileno())
         self.entry = {
             "tokens": _describe(self.out_dir / f"{self.split}.bin"),
-            "documents": _describe(borders),
+            "documents": _describe(starts),
             "num_tokens": self.num_tokens,
             "num_documents": len(self._starts) - 1,
         }
@@ -284,7 +284,7 @@ def write_index(
     tokenizer_fingerprint: str,
     entries: Mapping[Split, Mapping[str, Any]],
 ) -> None:
-    """Write `index.json` from the `entry` of each split's writer; the last file of the folder."""
+    """Write `index.json` from the `entry` of each split's writer, last of the folder's files."""
     index = {
         "dtype": str(dtype_for(vocab_size)),
         "byte_order": "little",
@@ -292,11 +292,11 @@ def write_index(
         "tokenizer": tokenizer_fingerprint,
         "splits": {split: dict(entry) for split, entry in entries.items()},
     }
-    write_atomically(out_dir / INDEX_NAME, _to_text(_seal(index)))
+    write_atomically(out_dir / INDEX_NAME, _to_text(_with_checksum(index)))
 
 
-def _seal(index: dict[str, Any]) -> dict[str, Any]:
-    """The index with a check sum of itself."""
+def _with_checksum(index: dict[str, Any]) -> dict[str, Any]:
+    """The index with a checksum of itself."""
     return {**index, "check_sum": hashlib.sha256(_to_text(index).encode("utf-8")).hexdigest()}
 
 
