@@ -1,4 +1,4 @@
-"""`ttl classify`: one line out for one in, and a damaged classifier or file is one line."""
+"""`ttl classify`: one line per record, and one line for a damaged classifier or file."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_classify_labels_new_files(
     assert json.loads(capsys.readouterr().out)["id"] == "7"
 
 
-def test_classify_without_a_classifier_says_what_to_run(tmp_path: Path) -> None:
+def test_without_a_classifier_it_names_the_command_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no classifier here - fix: run `ttl finetune RECIPE`"):
         classify.run(model=tmp_path, files=[])
     with pytest.raises(UserError, match="there is no such folder"):
@@ -96,7 +96,7 @@ def test_an_empty_text_of_a_table_gets_no_label(
     assert "1 empty, without a label" in told
 
 
-def test_a_text_that_is_not_utf8_is_named_and_mended_it_is_read(
+def test_a_file_that_is_not_utf8_is_refused_with_its_place(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.txt"
@@ -131,10 +131,10 @@ DAMAGES: dict[str, Any] = {
 def test_a_damaged_classifier_labels_nothing(
     damage: str, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, spoil, message = DAMAGES[damage]
+    name, damage_file, message = DAMAGES[damage]
     folder = tmp_path / "final"
     shutil.copytree(done / "sentimento" / "final", folder)
-    spoil(folder / name)
+    damage_file(folder / name)
     (tmp_path / "a.txt").write_text("bom\n")
     with pytest.raises(UserError, match=f"model-damaged.*{message}") as caught:
         classify.run(model=folder, files=[tmp_path / "a.txt"])
@@ -142,7 +142,7 @@ def test_a_damaged_classifier_labels_nothing(
     assert capsys.readouterr().out == ""
 
 
-def test_the_classifier_goes_where_trainings_go(
+def test_the_classifier_is_moved_to_the_device(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No GPU is needed for this: the device that is asked for is one without storage."""

@@ -1,4 +1,4 @@
-"""Encoders beside the run's own model: read whole, told which text is which, checked in time."""
+"""Models to fine-tune: the run's own, and encoders from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertTokenizer,
+    LlamaForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
 
+from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import LabelledSet
 from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.settings.training import LoraSettings
 from teenytinyllama.stages.finetune import stage as finetune
-from teenytinyllama.stages.finetune import stage as finetune_stage
 from teenytinyllama.stages.finetune.classification_task import LabelLoss, predict
-from teenytinyllama.stages.finetune.classifier_models import other_model
+from teenytinyllama.stages.finetune.classifier_models import other_model, own_model
 from teenytinyllama.stages.finetune.labelled_dataset import Example
 from teenytinyllama.stages.finetune.length_grouping import pad
 from teenytinyllama.stages.interface import StageContext
@@ -48,8 +51,13 @@ SETTINGS = FinetuneSettings(
 )
 
 
+@pytest.fixture(scope="module")
+def encoder(small_tokenizer_dir: Path) -> TextEncoder:
+    return load_tokenizer(small_tokenizer_dir)
+
+
 def save_tokenizer(folder: Path) -> int:
-    """A tokenizer of whole words that tells the texts of a pair apart; returns its size."""
+    """A tokenizer of whole words with token types for the texts of a pair; returns its size."""
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     texts = [one["text"] for one in synthetic.sentiment(seed=7, num_items=48, split="train")]
@@ -85,7 +93,7 @@ def bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_model_is_told_which_text_of_a_pair_a_token_is_of(bert_dir: Path) -> None:
+def test_an_encoder_gets_token_type_ids_of_pairs(bert_dir: Path) -> None:
     candidate = other_model(str(bert_dir), 100)
     pair = candidate.encode(Example(("o gato", "a casa grande"), 1))
     assert pair.token_types == (0, 0, 0, 0, 1, 1, 1, 1)
@@ -98,11 +106,11 @@ def test_the_model_is_told_which_text_of_a_pair_a_token_is_of(bert_dir: Path) ->
     for row, logits in zip([pair, short], found, strict=True):
         ids, types = torch.tensor([row.ids]), torch.tensor([row.token_types])
         with torch.no_grad():
-            told = model(input_ids=ids, token_type_ids=types).logits[0]
-            not_told = model(input_ids=ids).logits[0]
-        torch.testing.assert_close(torch.from_numpy(logits), told, atol=1e-5, rtol=0)
-        assert not torch.allclose(told, not_told, atol=1e-3)
-    # What is trained on hears it too.
+            with_types = model(input_ids=ids, token_type_ids=types).logits[0]
+            without = model(input_ids=ids).logits[0]
+        torch.testing.assert_close(torch.from_numpy(logits), with_types, atol=1e-5, rtol=0)
+        assert not torch.allclose(with_types, without, atol=1e-3)
+    # The loss passes them on as well.
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with torch.no_grad():
         loss = LabelLoss(model, candidate.pad_id)(**tensors)
@@ -114,7 +122,7 @@ def test_the_model_is_told_which_text_of_a_pair_a_token_is_of(bert_dir: Path) ->
     assert float(loss) == pytest.approx(float(expected), abs=1e-4)
 
 
-def test_a_text_is_cut_where_the_positions_end(
+def test_texts_are_cut_at_the_context_length(
     bert_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     candidate = other_model(str(bert_dir), 1024)
@@ -128,7 +136,7 @@ def test_a_text_is_cut_where_the_positions_end(
     assert capsys.readouterr().err == ""
 
 
-def test_roberta_numbers_its_positions_from_behind_the_padding(tmp_path: Path) -> None:
+def test_roberta_positions_start_after_the_padding_index(tmp_path: Path) -> None:
     config = RobertaConfig(
         vocab_size=save_tokenizer(tmp_path),
         num_hidden_layers=1,
@@ -164,7 +172,7 @@ def run_stage(
 
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
-def test_an_encoder_is_trained_beside_our_own_with_and_without_lora(
+def test_an_encoder_is_trained_with_and_without_lora(
     lora: LoraSettings | None,
     bert_dir: Path,
     small_base_dir: Path,
@@ -187,7 +195,7 @@ def test_an_encoder_is_trained_beside_our_own_with_and_without_lora(
     cut = outcome.counts["tasks"]["sentimento"]["texts_truncated_by"]
     assert sum(cut["own"].values()) == outcome.counts["tasks"]["sentimento"]["texts_truncated"]
     candidate = other_model(str(bert_dir), 12)
-    data = finetune_stage.read_labelled(SETTINGS.tasks[0])
+    data = finetune.read_labelled(SETTINGS.tasks[0])
     expected = {
         name: sum(candidate.encode(one).was_cut for one in rows)
         for name, rows in data.splits.items()
@@ -199,7 +207,7 @@ def test_an_encoder_is_trained_beside_our_own_with_and_without_lora(
     )
 
 
-def spoil_weights(folder: Path) -> None:
+def remove_weights(folder: Path) -> None:
     whole = load_file(folder / "model.safetensors")
     save_file(
         {name: tensor for name, tensor in whole.items() if "layer.1." not in name},
@@ -213,8 +221,8 @@ def cut_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-SPOILT = {
-    "lacking weights": (spoil_weights, "weights are not in its files"),
+DAMAGES = {
+    "lacking weights": (remove_weights, "weights are not in its files"),
     "half a file": (cut_weights, "cannot be loaded"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{"), "model-missing"),
     "no config": (lambda folder: (folder / "config.json").write_text("{"), "model-missing"),
@@ -222,9 +230,9 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("fault", list(SPOILT))
-def test_a_spoilt_model_is_told_before_any_training_and_mended_it_runs(
-    fault: str,
+@pytest.mark.parametrize("kind", list(DAMAGES))
+def test_a_damaged_model_is_refused_before_any_training(
+    kind: str,
     bert_dir: Path,
     small_base_dir: Path,
     small_tokenizer_dir: Path,
@@ -233,16 +241,16 @@ def test_a_spoilt_model_is_told_before_any_training_and_mended_it_runs(
 ) -> None:
     folder, out_dir = tmp_path / "bert", tmp_path / "finetune"
     shutil.copytree(bert_dir, folder)
-    spoil, message = SPOILT[fault]
-    spoil(folder)
+    damage, message = DAMAGES[kind]
+    damage(folder)
     out_dir.mkdir()
     run = (out_dir, small_base_dir, small_tokenizer_dir, stage_context)
     with pytest.raises(UserError, match=message) as caught:
         run_stage(*run, models=(str(folder),))
     assert "\n" not in str(caught.value)
-    # Nothing is there, so the mended model needs no --redo.
+    # Nothing is there, so the repaired model needs no --redo.
     assert list(out_dir.iterdir()) == []
-    if fault == "half a file":
+    if kind == "half a file":
         shutil.copytree(bert_dir, folder, dirs_exist_ok=True)
         metrics = run_stage(*run, models=(str(folder),)).metrics["tasks"]["sentimento"]
         assert "bert_accuracy" in metrics
@@ -250,7 +258,7 @@ def test_a_spoilt_model_is_told_before_any_training_and_mended_it_runs(
 
 
 @pytest.mark.parametrize("names", [("{}", "{}/"), ("{}/final",), ("{}/seed-0",)])
-def test_models_whose_folders_would_meet_are_refused(
+def test_models_with_clashing_folder_names_are_refused(
     names: tuple[str, ...],
     bert_dir: Path,
     small_base_dir: Path,
@@ -271,15 +279,62 @@ def test_models_whose_folders_would_meet_are_refused(
         )
 
 
-def test_a_missing_library_is_told_before_any_training(
+def test_a_missing_library_is_reported_before_any_training(
     small_base_dir: Path,
     small_tokenizer_dir: Path,
     stage_context: StageContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(finetune_stage, "train_one", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(finetune, "train_one", lambda *_, **__: pytest.fail("trained"))
     for name, changes in (("sklearn", {}), ("peft", {"lora": LoraSettings(rank=2)})):
         with monkeypatch.context() as patch, pytest.raises(UserError, match="extra-missing"):
             patch.setitem(sys.modules, name, None)
             run_stage(tmp_path, small_base_dir, small_tokenizer_dir, stage_context, **changes)
+
+
+def test_the_seed_decides_the_head_and_nothing_else(
+    small_base_dir: Path, small_tokenizer_dir: Path, encoder: TextEncoder
+) -> None:
+    candidate = own_model(small_base_dir, small_tokenizer_dir, encoder, 100)
+    one, same, other = (candidate.make(["a", "b"], seed) for seed in (0, 0, 1))
+    assert isinstance(one, LlamaForSequenceClassification)
+    assert torch.equal(one.score.weight, same.score.weight)
+    assert not torch.equal(one.score.weight, other.score.weight)
+    assert torch.equal(one.model.norm.weight, other.model.norm.weight)
+    assert torch.equal(one.model.embed_tokens.weight, other.model.embed_tokens.weight)
+    random_init = own_model(small_base_dir, small_tokenizer_dir, encoder, 100, is_random=True)
+    assert not torch.equal(
+        random_init.make(["a", "b"], 5).model.embed_tokens.weight, one.model.embed_tokens.weight
+    )
+
+
+def test_the_mean_layer_starts_as_a_mean(small_base_dir: Path, small_tokenizer_dir: Path) -> None:
+    encoder = load_tokenizer(small_tokenizer_dir)
+    read_mean = own_model(small_base_dir, small_tokenizer_dir, encoder, 64, takes_mean=True)
+    model = read_mean.make(["a", "b"], 0).eval()
+    base = AutoModelForCausalLM.from_pretrained(small_base_dir / "final").eval()
+    ids = torch.tensor([[1, 40, 41, 42, 43, 2]])
+    with torch.no_grad():
+        found = model.model(input_ids=ids).last_hidden_state[0, -1]
+        # The last of these is normed already: it is what the head for next tokens reads.
+        normed = base.model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+        mean = normed.mean(dim=0)
+        weight = base.model.norm.weight
+        expected = weight * mean / mean.square().mean().sqrt()
+    assert model.config.num_hidden_layers == base.config.num_hidden_layers + 1
+    assert torch.nn.functional.cosine_similarity(found, expected, dim=0) > 0.999
+    assert not torch.allclose(normed[-1], expected, atol=0.1)
+
+
+def test_a_mean_needs_as_many_key_value_heads_as_heads(
+    small_base_dir: Path, small_tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    config = AutoConfig.from_pretrained(small_base_dir / "final", num_key_value_heads=1)
+    shutil.copytree(small_base_dir, tmp_path / "grouped")
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "grouped" / "final")
+    encoder = load_tokenizer(small_tokenizer_dir)
+    folder = tmp_path / "grouped"
+    candidate = own_model(folder, small_tokenizer_dir, encoder, 64, takes_mean=True)
+    with pytest.raises(UserError, match="the model has 1 key-value heads for"):
+        candidate.make(["a", "b"], 0)

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -25,8 +23,6 @@ from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.settings.training import LoraSettings
 from teenytinyllama.stages.finetune import classification_task
 from teenytinyllama.stages.finetune import stage as finetune
-from teenytinyllama.stages.finetune import stage as finetune_stage
-from teenytinyllama.stages.finetune.classifier_models import own_model
 from teenytinyllama.stages.finetune.labelled_dataset import Example, LabelledData, read_labelled
 from teenytinyllama.stages.interface import StageContext, StageResult
 
@@ -56,7 +52,7 @@ def done(
     return folder, outcome
 
 
-def test_figures_stand_beside_their_baselines(done: tuple[Path, StageResult]) -> None:
+def test_metrics_include_the_baselines(done: tuple[Path, StageResult]) -> None:
     found = done[1].metrics["tasks"]["sentimento"]
     assert found["majority_accuracy"] == 0.5
     assert found["num_items"] == 200
@@ -68,7 +64,7 @@ def test_figures_stand_beside_their_baselines(done: tuple[Path, StageResult]) ->
     assert (counts["examples_train"], counts["texts_truncated"]) == (64, 0)
 
 
-def test_a_mean_stands_beside_its_own_error_and_the_published_seed_apart(
+def test_means_over_seeds_and_the_published_seed_are_consistent(
     done: tuple[Path, StageResult],
 ) -> None:
     found = done[1].metrics["tasks"]["sentimento"]
@@ -88,7 +84,7 @@ def test_a_mean_stands_beside_its_own_error_and_the_published_seed_apart(
     }
 
 
-def test_what_is_left_is_a_plain_classifier_and_no_checkpoint(
+def test_it_leaves_a_plain_classifier_and_no_checkpoint(
     done: tuple[Path, StageResult],
 ) -> None:
     task_dir = done[0] / "sentimento"
@@ -106,11 +102,6 @@ def test_the_chosen_epoch_is_the_best_on_validation(done: tuple[Path, StageResul
         scores = one["validation_accuracy"]
         assert one["best_epoch"] == 1 + scores.index(max(scores))
         assert len(one["validation_macro_f1"]) == 2
-
-
-def test_the_best_epoch_is_the_earliest_of_equals() -> None:
-    assert classification_task.best_epoch([0.44, 0.61, 0.58]) == 2
-    assert classification_task.best_epoch([0.8, 0.78, 0.8]) == 1
 
 
 @contextmanager
@@ -148,7 +139,7 @@ def starter(
     return run
 
 
-def test_killed_and_started_again_it_ends_in_the_same_bytes(
+def test_a_killed_run_ends_in_the_same_bytes(
     done: tuple[Path, StageResult],
     small_base_dir: Path,
     small_tokenizer_dir: Path,
@@ -168,7 +159,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize("variant", ["plain", "lora", "tied"])
-def test_a_classifier_that_learnt_language_too_is_as_plain_and_ends_alike_when_killed(
+def test_a_killed_run_with_language_loss_ends_in_the_same_bytes(
     variant: str,
     small_base_dir: Path,
     small_tokenizer_dir: Path,
@@ -191,38 +182,20 @@ def test_a_classifier_that_learnt_language_too_is_as_plain_and_ends_alike_when_k
     }
 
     run = starter(stage_context, small_tokenizer_dir, small_base_dir, changes)
-    metrics = run(tmp_path / "calm").metrics["tasks"]["sentimento"]
+    metrics = run(tmp_path / "whole").metrics["tasks"]["sentimento"]
     assert "random-init_accuracy" in metrics
     with killed_at(10, monkeypatch):
         run(tmp_path / "killed")
     run(tmp_path / "killed")
     final = "sentimento/final/model.safetensors"
-    assert sha256_file(tmp_path / "killed" / final) == sha256_file(tmp_path / "calm" / final)
-    names = set(load_file(tmp_path / "calm" / final))
+    assert sha256_file(tmp_path / "killed" / final) == sha256_file(tmp_path / "whole" / final)
+    names = set(load_file(tmp_path / "whole" / final))
     assert {"score.weight", "model.embed_tokens.weight"} <= names
     assert not [name for name in names if "lm_head" in name or "lora" in name]
 
 
-def test_the_mean_layer_begins_as_the_mean(small_base_dir: Path, small_tokenizer_dir: Path) -> None:
-    encoder = load_tokenizer(small_tokenizer_dir)
-    read_mean = own_model(small_base_dir, small_tokenizer_dir, encoder, 64, takes_mean=True)
-    model = read_mean.make(["a", "b"], 0).eval()
-    base = AutoModelForCausalLM.from_pretrained(small_base_dir / "final").eval()
-    ids = torch.tensor([[1, 40, 41, 42, 43, 2]])
-    with torch.no_grad():
-        found = model.model(input_ids=ids).last_hidden_state[0, -1]
-        # The last of these is normed already: it is what the head for next tokens reads.
-        normed = base.model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
-        mean = normed.mean(dim=0)
-        weight = base.model.norm.weight
-        expected = weight * mean / mean.square().mean().sqrt()
-    assert model.config.num_hidden_layers == base.config.num_hidden_layers + 1
-    assert torch.nn.functional.cosine_similarity(found, expected, dim=0) > 0.999
-    assert not torch.allclose(normed[-1], expected, atol=0.1)
-
-
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)])
-def test_a_classifier_that_reads_the_mean_is_plain_and_ends_alike_when_killed(
+def test_a_killed_run_with_mean_pooling_ends_in_the_same_bytes(
     lora: LoraSettings | None,
     small_base_dir: Path,
     small_tokenizer_dir: Path,
@@ -233,11 +206,11 @@ def test_a_classifier_that_reads_the_mean_is_plain_and_ends_alike_when_killed(
     changes: dict[str, Any] = {"seeds": (0,), "pooling": "mean", "random_twin": True, "lora": lora}
 
     run = starter(stage_context, small_tokenizer_dir, small_base_dir, changes)
-    run(tmp_path / "calm")
+    run(tmp_path / "whole")
     with killed_at(10, monkeypatch):
         run(tmp_path / "killed")
     run(tmp_path / "killed")
-    final = tmp_path / "calm" / "sentimento" / "final"
+    final = tmp_path / "whole" / "sentimento" / "final"
     killed = tmp_path / "killed" / "sentimento" / "final" / "model.safetensors"
     assert sha256_file(killed) == sha256_file(final / "model.safetensors")
     model, told = AutoModelForSequenceClassification.from_pretrained(
@@ -248,25 +221,12 @@ def test_a_classifier_that_reads_the_mean_is_plain_and_ends_alike_when_killed(
     assert len(model.model.layers) == len(base.model.layers) + 1
 
 
-def test_a_mean_needs_as_many_key_value_heads_as_heads(
-    small_base_dir: Path, small_tokenizer_dir: Path, tmp_path: Path
-) -> None:
-    config = AutoConfig.from_pretrained(small_base_dir / "final", num_key_value_heads=1)
-    shutil.copytree(small_base_dir, tmp_path / "grouped")
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "grouped" / "final")
-    encoder = load_tokenizer(small_tokenizer_dir)
-    folder = tmp_path / "grouped"
-    candidate = own_model(folder, small_tokenizer_dir, encoder, 64, takes_mean=True)
-    with pytest.raises(UserError, match="the model has 1 key-value heads for"):
-        candidate.make(["a", "b"], 0)
-
-
-def test_the_mean_and_next_tokens_are_not_learnt_together() -> None:
+def test_mean_pooling_and_language_loss_exclude_each_other() -> None:
     with pytest.raises(ValidationError, match="set one of the two"):
         FinetuneSettings(tasks=SETTINGS.tasks, pooling="mean", language_model_weight=0.5)
 
 
-def test_what_makes_scores_worth_less_is_said_and_counted(
+def test_shared_texts_and_missing_labels_are_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     known, new, other = (Example((text,), label) for label, text in enumerate(("a", "b", "c")))
@@ -276,7 +236,7 @@ def test_what_makes_scores_worth_less_is_said_and_counted(
         "validation": [known, new, other],
         "test": [known, known, Example(("d",), 1)],
     }
-    counts = finetune_stage._count_examples("x", data)
+    counts = finetune._count_examples("x", data)
     assert capsys.readouterr().err.splitlines() == [
         "x: 3 validation texts are also in the train split",
         "x: 2 test texts are also in the train split",
@@ -287,7 +247,7 @@ def test_what_makes_scores_worth_less_is_said_and_counted(
     assert (counts["examples_train"], counts["validation_texts_in_train"]) == (4, 3)
 
 
-def test_a_fault_in_the_last_set_leaves_nothing_that_stands_in_the_way(
+def test_an_error_in_the_last_set_leaves_the_folder_empty(
     small_base_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     (tmp_path / "set").mkdir()
@@ -302,7 +262,7 @@ def test_a_fault_in_the_last_set_leaves_nothing_that_stands_in_the_way(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_two_tasks_of_one_name_are_refused(
+def test_two_tasks_with_one_name_are_refused(
     small_base_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="2 tasks have this name"):

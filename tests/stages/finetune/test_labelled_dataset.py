@@ -1,4 +1,4 @@
-"""Labelled sets: what is read, and which faults stop with which words."""
+"""Labelled sets: what is read, and which errors stop with which message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import LabelledSet
 from teenytinyllama.stages.finetune import labelled_dataset
-from teenytinyllama.stages.finetune.classification_metrics import confusion, scores_of
 from teenytinyllama.stages.finetune.labelled_dataset import (
     Example,
     LabelledData,
@@ -71,19 +70,19 @@ def test_the_storybook_is_balanced() -> None:
     assert sum(one.label for one in data.splits["test"]) == 100
 
 
-def test_a_missing_validation_split_is_cut_from_train_by_text(tmp_path: Path) -> None:
+def test_a_missing_validation_split_is_taken_from_train_by_text(tmp_path: Path) -> None:
     rows = ROWS * 2
     folder_with(tmp_path, train=rows, validation=ROWS[:4])
     data = read(tmp_path, test_split="validation", validation_split="", validation_fraction=0.3)
     sizes = {name: len(split) for name, split in data.splits.items()}
     assert sizes["train"] + sizes["validation"] == 80
     assert sizes["test"] == 4
-    kept_out = {one.texts for one in data.splits["validation"]}
-    assert kept_out
-    assert not kept_out & {one.texts for one in data.splits["train"]}
+    held_out = {one.texts for one in data.splits["validation"]}
+    assert held_out
+    assert not held_out & {one.texts for one in data.splits["train"]}
 
 
-def test_a_rare_label_is_learnt_and_not_validated(
+def test_a_rare_label_stays_in_the_train_split(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The hash puts this text into the validation split, and with it all that the label has.
@@ -96,7 +95,7 @@ def test_a_rare_label_is_learnt_and_not_validated(
     assert data.label_names == ["a", "b", "rara"]
     train, validation = data.splits["train"], data.splits["validation"]
     assert len(train) + len(validation) == len(rows)
-    # Both rows of its text are on one side, and the rows stand as they did.
+    # Both rows of its text are on one side, and the rows keep their order.
     assert [one.texts for one in train if one.texts == ("texto 2",)] == [("texto 2",)] * 2
     places = [int(one.texts[0].split()[1]) for one in train[:-1]]
     assert places == sorted(places)
@@ -129,7 +128,7 @@ def hub_set(folder: Path, names: list[str]) -> None:
         )
 
 
-def test_a_hub_set_says_what_its_numbers_stand_for(tmp_path: Path) -> None:
+def test_a_hub_set_names_its_labels(tmp_path: Path) -> None:
     # Not in the order of the alphabet: the numbers decide.
     hub_set(tmp_path, ["toxic", "fine"])
     data = read(tmp_path, kind="hub")
@@ -149,9 +148,9 @@ def test_splits_of_different_class_names_are_refused(tmp_path: Path) -> None:
         labelled_dataset._class_names(["0", "1"], raw, task)
 
 
-@pytest.mark.parametrize("fault", list(range(3)))
-def test_a_mended_file_is_read_after_its_fault(tmp_path: Path, fault: int) -> None:
-    bad = ['label,text\na,"bom\nb,mau\n', "label,text\na,bom\n,mau\n", "label,text\n"][fault]
+@pytest.mark.parametrize("number", list(range(3)))
+def test_a_repaired_file_is_read(tmp_path: Path, number: int) -> None:
+    bad = ['label,text\na,"bom\nb,mau\n', "label,text\na,bom\n,mau\n", "label,text\n"][number]
     messages = [
         r"train\.csv:2 - unmatched quotes",
         r"train\.csv:3:label - a label must",
@@ -159,14 +158,14 @@ def test_a_mended_file_is_read_after_its_fault(tmp_path: Path, fault: int) -> No
     ]
     folder_with(tmp_path, validation=ROWS, test=ROWS)
     (tmp_path / "train.csv").write_text(bad)
-    with pytest.raises(UserError, match=messages[fault]) as caught:
+    with pytest.raises(UserError, match=messages[number]) as caught:
         read(tmp_path)
     assert "\n" not in str(caught.value)
     (tmp_path / "train.csv").write_text("label,text\na,bom\nb,mau\n")
     assert len(read(tmp_path).splits["train"]) == 2
 
 
-FAULTS: list[tuple[dict[str, Rows], dict[str, Any], str]] = [
+ERRORS: list[tuple[dict[str, Rows], dict[str, Any], str]] = [
     ({"train": ROWS, "validation": ROWS}, {}, "split-missing"),
     ({"train": ROWS, "validation": ROWS, "test": []}, {}, "its test split holds no example"),
     (
@@ -234,8 +233,8 @@ FAULTS: list[tuple[dict[str, Rows], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("splits", "settings", "message"), FAULTS)
-def test_a_fault_is_one_line_with_its_place(
+@pytest.mark.parametrize(("splits", "settings", "message"), ERRORS)
+def test_an_error_is_one_line_with_its_place(
     tmp_path: Path, splits: dict[str, Rows], settings: dict[str, Any], message: str
 ) -> None:
     folder_with(tmp_path, **splits)
@@ -253,32 +252,17 @@ def test_a_broken_line_and_a_missing_folder(tmp_path: Path) -> None:
         read(tmp_path / "no")
 
 
-def test_the_test_split_cannot_be_learnt_from() -> None:
+def test_the_test_split_cannot_be_trained_on() -> None:
     with pytest.raises(ValueError, match="learnt from or chosen by"):
         LabelledSet(name="t", path="x", test_split="validation")
 
 
-def test_the_validation_split_cannot_be_learnt_from() -> None:
+def test_the_validation_split_cannot_be_trained_on() -> None:
     with pytest.raises(ValueError, match='validation_split = "train" is learnt from'):
         LabelledSet(name="t", path="x", validation_split="train")
     assert LabelledSet(name="t", path="x", train_split="a", validation_split="").test_split
 
 
-def test_macro_f1_is_what_scikit_learn_says() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    for labels, predicted in (
-        ([0, 0, 1, 1], [0, 1, 1, 1]),  # of four labels two occur
-        ([0, 0, 1, 1], [0, 3, 1, 1]),  # one that does not occur is predicted
-        ([2, 2], [2, 2]),
-        ([0, 1, 2, 3], [3, 2, 1, 0]),
-    ):
-        found = scores_of(confusion(labels, predicted, 4))
-        assert found["macro_f1"] == pytest.approx(
-            metrics.f1_score(labels, predicted, average="macro")
-        )
-        assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, predicted))
-
-
-def test_the_label_cannot_be_read_as_a_text() -> None:
+def test_the_label_column_cannot_be_a_text_column() -> None:
     with pytest.raises(ValueError, match='label_column = "label" is read as a text too'):
         LabelledSet(name="t", path="x", text_columns=("text", "label"))
