@@ -1,9 +1,9 @@
-"""Where chat data comes from: conversations read, checked, set aside and counted, encoded, split.
+"""Chat data: read, check, quarantine, encode and split conversations, and count them.
 
 `conversations_read = conversations_train + conversations_heldout + conversations_quarantined`,
-always. What is set aside stands in `quarantine.jsonl` with its place and reason, what is learnt in
-`train.jsonl.zst` and what is not in `heldout.jsonl.zst`, each as it was cut to fit: a search for
-what a model may be quoting looks through the first alone.
+always. Broken ones are in `quarantine.jsonl` with place and reason, the training split is in
+`train.jsonl.zst` and the held-out one in `heldout.jsonl.zst`, as truncated to fit. A search for
+training data matches reads the training split only.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ TOO_LONG = "longer than a row, even its first answer"
 
 @dataclass
 class ChatData:
-    """All conversations of a stage, encoded and split."""
+    """All conversations of one run, encoded and split."""
 
     train: list[Rendered] = field(default_factory=list)
     heldout: list[Rendered] = field(default_factory=list)
     train_messages: list[Conversation] = field(default_factory=list)
     heldout_messages: list[Conversation] = field(default_factory=list)
     train_answers: set[str] = field(default_factory=set)
-    """Answers that were learnt, to see which ones a model only repeats."""
+    """Answers in the training split, to see which ones a model only repeats."""
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     personal: Counter[str] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class ChatData:
     quarantine: list[dict[str, Any]] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """What a checkpoint must agree on: all ids and masks that are trained on."""
+        """A hash of all ids and masks trained on: a checkpoint must have the same."""
         digest = hashlib.sha256()
         for one in self.train:
             digest.update(repr((list(one.ids), list(one.mask))).encode())
@@ -72,41 +72,40 @@ class ChatData:
 def read_chat_data(
     settings: AlignSettings, encoder: TextEncoder, max_tokens: int, language: str = "pt"
 ) -> ChatData:
-    """Read all sources; a storybook tells in `language`.
+    """Read all sources; a storybook is in `language`.
 
-    `max_tokens`: what one conversation may take with its end mark.
-
-    Raises UserError for a source without conversations, with preferences in place of
-    conversations, or with more than the allowed share of broken ones.
+    A conversation has at most `max_tokens`, its last EOS included. Raises UserError for a source
+    without conversations, with preferences in place of conversations, or with more than the
+    allowed share of broken ones.
     """
-    data, finder = ChatData(), PersonalData(language)
+    data, personal_data = ChatData(), PersonalData(language)
     for index, source in enumerate(with_presets(settings.sources, language, "align.sources")):
         where = f"align.sources.{index}"
         before = data.counts["conversations_read"]
         bad_before = sum(data.reasons.values()) - data.reasons[TOO_LONG]
         for record in records_of(source, where, language):
             if record.error or source.selects(record.fields):
-                _take(record, source, data, settings, encoder, max_tokens, finder)
+                _add(record, source, data, settings, encoder, max_tokens, personal_data)
             else:
                 data.counts["conversations_not_selected"] += 1
         num_read = data.counts["conversations_read"] - before
         if num_read == 0:
             fix = "check its path" + (" and `only`" if source.only else "")
-            raise UserError("source-empty", where, "holds no conversation", fix)
+            raise UserError("source-empty", where, "has no conversation", fix)
         bad = sum(data.reasons.values()) - data.reasons[TOO_LONG] - bad_before
         _check_share(data, where, bad, num_read, settings.max_quarantined_fraction)
     if data.personal:
         found = ", ".join(f"{kind} in {count}" for kind, count in data.personal.most_common())
         logger.info(
             f"align: WARNING: conversations hold personal data or secrets ({found}); "
-            "a model can repeat them word for word: take them out of the files"
+            "a model may repeat them word for word; remove them from the files"
         )
     if not data.train or not data.heldout:
         raise UserError(
             "chat-data-empty",
             "align.sources",
-            f"{len(data.train)} conversations to learn from and {len(data.heldout)} held out "
-            f"remain of {data.counts['conversations_read']}",
+            f"{len(data.train)} training and {len(data.heldout)} held-out "
+            f"conversations remain of {data.counts['conversations_read']}",
             "give more conversations, or raise align.sequence_length",
         )
     return data
@@ -120,7 +119,7 @@ def _check_share(data: ChatData, where: str, bad: int, num_read: int, allowed: f
             where,
             f"{bad} of {num_read} conversations cannot be used, the first at {first['place']}: "
             f"{first['reason']}",
-            "mend them, or raise align.max_quarantined_fraction",
+            "fix them, or raise align.max_quarantined_fraction",
         )
 
 
@@ -153,18 +152,18 @@ def records_of(source: Source, where: str, language: str = "pt") -> Iterator[Rec
             yield from read_records(path)
 
 
-def _take(
+def _add(
     record: Record,
     source: Source,
     data: ChatData,
     settings: AlignSettings,
     encoder: TextEncoder,
     max_tokens: int,
-    finder: PersonalData,
+    personal_data: PersonalData,
 ) -> None:
     data.counts["conversations_read"] += 1
     if record.error:
-        set_aside(data, record, record.error)
+        quarantine(data, record, record.error)
         return
     if is_preference(record.fields):
         raise UserError(
@@ -176,12 +175,12 @@ def _take(
     try:
         messages = read_conversation(record.fields, source)
     except ConversationError as reason:
-        set_aside(data, record, str(reason))
+        quarantine(data, record, str(reason))
         return
     whole = len(messages)
-    messages = fitting_turns(messages, encoder, max_tokens)
+    messages = truncate_turns(messages, encoder, max_tokens)
     if not messages:
-        set_aside(data, record, TOO_LONG)
+        quarantine(data, record, TOO_LONG)
         return
     counts = data.counts
     counts["conversations_truncated"] += len(messages) < whole
@@ -189,7 +188,9 @@ def _take(
     counts["conversations_with_special_text"] += any(
         token in message["content"] for message in messages for token in SPECIAL_TOKENS
     )
-    data.personal.update(finder.kinds_in("\n".join(message["content"] for message in messages)))
+    data.personal.update(
+        personal_data.kinds_in("\n".join(message["content"] for message in messages))
+    )
     rendered = Rendered(*encoder.render_with_mask(messages))
     _check(rendered, encoder, record)
     if is_heldout(messages, settings.heldout_fraction):
@@ -203,11 +204,11 @@ def _take(
         counts["conversations_train"] += 1
 
 
-def set_aside(data: ChatData, record: Record, reason: str) -> None:
-    """Put a record into quarantine, with its place, its reason and how it begins."""
+def quarantine(data: ChatData, record: Record, reason: str) -> None:
+    """Add a record to the quarantine, with its place, the reason and its first characters."""
     raw = record.raw or json.dumps(record.fields, ensure_ascii=False, default=str)
     data.counts["conversations_quarantined"] += 1
-    data.reasons[_kind_of(reason)] += 1
+    data.reasons[_reason_kind(reason)] += 1
     data.quarantine.append(
         {
             "place": record.place if record.path.parent == Path() else _short(record),
@@ -222,14 +223,14 @@ def _short(record: Record) -> str:
     return f"{record.path.name}:{record.line}"
 
 
-def _kind_of(reason: str) -> str:
-    """A reason without its particulars, for counting: `message 3: empty user message`, `3` out."""
+def _reason_kind(reason: str) -> str:
+    """A reason without its details, for counting: `message 3: empty text` -> `empty text`."""
     head, colon, rest = reason.partition(": ")
     return rest if colon and head.startswith("message ") else head.partition(" (")[0]
 
 
-def fitting_turns(messages: Conversation, encoder: TextEncoder, max_tokens: int) -> Conversation:
-    """The longest beginning that ends with an answer and fits; empty where none does."""
+def truncate_turns(messages: Conversation, encoder: TextEncoder, max_tokens: int) -> Conversation:
+    """The first turns of a conversation that fit and end with an answer; may be empty."""
     while messages and len(encoder.render(messages, add_generation_prompt=False)) > max_tokens:
         messages = messages[:-2]
         if not messages or messages[-1]["role"] != "assistant":
@@ -238,15 +239,15 @@ def fitting_turns(messages: Conversation, encoder: TextEncoder, max_tokens: int)
 
 
 def _check(rendered: Rendered, encoder: TextEncoder, record: Record) -> None:
-    """What every training on answers stands on; a fault here is ours, not the user's."""
+    """What training on answers relies on; a failure here is a bug, not bad input."""
     assert rendered.mask[-1] == 1 and rendered.ids[-1] == encoder.eos_id, record.place
     assert list(rendered.ids).count(encoder.bos_id) == 1, record.place
 
 
 def is_heldout(messages: Sequence[Any], fraction: float) -> bool:
-    """Whether a conversation is kept out of training.
+    """Whether a conversation is held out: by a hash of its first user message.
 
-    By a hash of what the user says first: equal questions stay on one side.
+    Equal questions are thus in the same split.
     """
     asked = next(m["content"] for m in messages if m["role"] == "user")
     number = int.from_bytes(hashlib.sha256(asked.encode("utf-8")).digest()[:8], "big")
@@ -254,14 +255,14 @@ def is_heldout(messages: Sequence[Any], fraction: float) -> bool:
 
 
 def write_quarantine(data: ChatData, out_dir: Path) -> None:
-    """What was set aside, one JSON object per line, in reading order."""
+    """Write quarantined records, one JSON object per line, in reading order."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in data.quarantine]
-    # Half a character, which UTF-8 cannot spell, becomes JSON's own way of writing it.
+    # Lone surrogates, which UTF-8 cannot encode, become JSON escapes.
     write_atomically(out_dir / QUARANTINE_NAME, "".join(lines).encode("utf-8", "backslashreplace"))
 
 
 def write_conversations(data: ChatData, out_dir: Path) -> None:
-    """What is learnt from and what is held out, one `{"messages": [...]}` per line."""
+    """Write the training and the held-out split, one `{"messages": [...]}` per line."""
     for name, conversations in (
         (TRAIN_NAME, data.train_messages),
         (HELDOUT_NAME, data.heldout_messages),
@@ -274,10 +275,10 @@ def write_conversations(data: ChatData, out_dir: Path) -> None:
 def heldout_questions(
     settings: AlignSettings, data: ChatData, language: str = "pt"
 ) -> list[tuple[Conversation, tuple[str, ...]]]:
-    """Questions to put to the model, each with the words of which a right answer has one.
+    """Held-out questions, each with words of which a correct answer contains one.
 
-    From a storybook: questions about facts that no training conversation asks for. From other
-    sources: held-out conversations up to the last question; no word is known to be right there.
+    A storybook has questions about facts that no training conversation asks for. From other
+    sources, held-out conversations up to the last question are taken, with no expected words.
     """
     questions: list[tuple[Conversation, tuple[str, ...]]] = []
     for source in settings.sources:

@@ -1,13 +1,12 @@
-"""Conversations to rows: best fit, whole, isolated, and only the answers learnt.
+"""Pack conversations into rows: best fit, whole, isolated, with a loss on answers only.
 
-Two conversations of 4 and 3 tokens in a row of 8 (`a` learnt, `.` not, `_` padding):
+Two conversations of 4 and 3 tokens in a row of 8 (`a` supervised, `.` not, `_` padding):
 
-    input_ids     s U x A | s U y | _        the end mark predicts nothing and stays out
-    position_ids  0 1 2 3 | 0 1 2 | 0        falling back to 0 isolates: attention keeps to its own
+    input_ids     s U x A | s U y | _        the last EOS predicts nothing and is left out
+    position_ids  0 1 2 3 | 0 1 2 | 0        a restart at 0 isolates: attention does not cross it
     targets       . . a e | . a e | .        what each place must predict
 
-No row holds a part of a conversation, so nothing is cut that fits; what is longer than a row
-loses its last turns before it comes here.
+Conversations are never split over rows; those longer than a row are truncated before.
 """
 
 from __future__ import annotations
@@ -25,43 +24,43 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Rendered:
-    """One conversation as ids, with 1 where a token is learnt."""
+    """One conversation as token ids, with a mask of 1 where a token is supervised."""
 
     ids: Sequence[int]
     mask: Sequence[int]
 
     @property
     def num_inputs(self) -> int:
-        """Places it takes in a row: all its tokens but the last, which predicts nothing."""
+        """Places it takes in a row: all tokens but the last, which predicts nothing."""
         return len(self.ids) - 1
 
     @property
     def num_supervised(self) -> int:
-        """Tokens that are learnt."""
+        """Number of supervised tokens."""
         return sum(self.mask)
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Which items share a row: longest first, each into the fullest row that still has space.
+    """Best-fit decreasing bin packing: each item goes into the fullest row it fits in.
 
-    The same lengths give the same rows. Items longer than `capacity` must not come here.
+    Deterministic. No item may be longer than `capacity`.
 
     >>> best_fit([5, 3, 4, 2], capacity=7)
     [[0, 3], [2, 1]]
     """
     rows: list[list[int]] = []
-    stage: list[tuple[int, int]] = []  # (places left, row), sorted
+    space: list[tuple[int, int]] = []  # (places left, row), sorted
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[index]
-        assert length <= capacity, "cut it first"
-        at = bisect_left(stage, (length, -1))
-        if at < len(stage):
-            left, row = stage.pop(at)
+        assert length <= capacity, "truncate it first"
+        at = bisect_left(space, (length, -1))
+        if at < len(space):
+            left, row = space.pop(at)
             rows[row].append(index)
         else:
             left, row = capacity, len(rows)
             rows.append([index])
-        insort(stage, (left - length, row))
+        insort(space, (left - length, row))
     return rows
 
 
@@ -70,7 +69,7 @@ def lay_out(
 ) -> dict[str, NDArray[Any]]:
     """The arrays of some rows: `input_ids`, `position_ids` (B, T), `places` and `targets` (S,).
 
-    `places` are the flat positions whose prediction is learnt, `targets` what they must predict.
+    `places` are the flat positions with a loss, `targets` what they must predict.
     """
     input_ids = np.full((len(rows), length), pad_id, np.int64)
     position_ids = np.zeros((len(rows), length), np.int64)

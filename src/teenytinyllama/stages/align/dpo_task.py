@@ -1,8 +1,8 @@
-"""Learn from preferences (DPO, Rafailov et al. 2023): better answers more likely, worse ones less.
+"""Direct preference optimisation (Rafailov et al. 2023): better answers more likely than worse.
 
-The reference is the chat model as SFT left it. It never changes, so its log-probabilities are
-computed once before the first step and its weights are not needed after. Both answers of a pair
-stand in the same micro-batch, packed and isolated as in SFT.
+The reference is the model as SFT left it. Its log-probabilities are computed once, before the
+first step, so its weights need not be kept. Both answers of a pair are in the same micro-batch,
+packed and isolated as in SFT.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.post_training import AlignSettings
-from teenytinyllama.stages.align.chat_dataset import ChatData, is_heldout, records_of, set_aside
+from teenytinyllama.stages.align.chat_dataset import ChatData, is_heldout, quarantine, records_of
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
 from teenytinyllama.stages.align.sft_task import SftTask
 from teenytinyllama.stages.interface import StageContext
@@ -41,35 +41,35 @@ from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
 # B rows, T sequence, S supervised places, P pairs
-PAIRS_PER_READING = 8
+PAIRS_PER_BATCH = 8
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two conversations that differ in their last answer, which alone is weighed."""
+class PreferencePair:
+    """Two conversations that differ in their last answer, the only part with a loss."""
 
     chosen: Rendered
     rejected: Rendered
 
     @property
     def num_inputs(self) -> int:
-        """Places that both take."""
+        """Places that both take in rows."""
         return self.chosen.num_inputs + self.rejected.num_inputs
 
 
 def render_last(messages: Conversation, encoder: TextEncoder) -> Rendered:
-    """A conversation in which only the last answer and its end mark are weighed."""
+    """A conversation whose mask has only the last answer and its EOS."""
     ids, _ = encoder.render_with_mask(messages)
-    asked = len(encoder.render(messages[:-1], add_generation_prompt=True))
-    return Rendered(ids, [int(at >= asked) for at in range(len(ids))])
+    prompt = len(encoder.render(messages[:-1], add_generation_prompt=True))
+    return Rendered(ids, [int(at >= prompt) for at in range(len(ids))])
 
 
 def read_pairs(
     settings: AlignSettings, encoder: TextEncoder, data: ChatData, max_tokens: int
-) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to learn from and held-out ones; what is broken goes to the stage's quarantine."""
-    train: list[Pair] = []
-    heldout: list[Pair] = []
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """Training and held-out pairs; broken records go to the stage's quarantine."""
+    train: list[PreferencePair] = []
+    heldout: list[PreferencePair] = []
     for index, source in enumerate(settings.preferences):
         where = f"align.preferences.{index}"
         if source.kind == "storybook":
@@ -81,7 +81,7 @@ def read_pairs(
                 continue
             data.counts["preferences_read"] += 1
             if record.error:
-                set_aside(data, record, record.error)
+                quarantine(data, record, record.error)
                 continue
             if "chosen" not in record.fields or "rejected" not in record.fields:
                 names = ", ".join(sorted(map(str, record.fields))[:8])
@@ -91,18 +91,20 @@ def read_pairs(
             try:
                 both = parse_preference(record.fields)
             except ConversationError as reason:
-                set_aside(data, record, str(reason))
+                quarantine(data, record, str(reason))
                 continue
-            pair = Pair(render_last(both.chosen, encoder), render_last(both.rejected, encoder))
+            pair = PreferencePair(
+                render_last(both.chosen, encoder), render_last(both.rejected, encoder)
+            )
             if max(len(pair.chosen.ids), len(pair.rejected.ids)) > max_tokens:
-                set_aside(data, record, "longer than a row")
+                quarantine(data, record, "longer than a row")
                 continue
-            kept_out = is_heldout(both.chosen, settings.heldout_fraction)
-            (heldout if kept_out else train).append(pair)
+            held_out = is_heldout(both.chosen, settings.heldout_fraction)
+            (heldout if held_out else train).append(pair)
     data.counts["preferences_train"] = len(train)
     data.counts["preferences_heldout"] = len(heldout)
     if not train:
-        what = f"0 pairs to learn from remain of {data.counts['preferences_read']}"
+        what = f"0 training pairs remain of {data.counts['preferences_read']}"
         raise UserError("preferences-empty", "align.preferences", what, "give more pairs")
     return train, heldout
 
@@ -141,7 +143,7 @@ def answer_log_probabilities(
     owners: Tensor,
     num_answers: int,
 ) -> Tensor:
-    """Summed log-probability of each answer, in fp32; `owners` (S,) tells whose a place is."""
+    """Summed log-probability of each answer, in fp32; `owners` (S,): the answer of each place."""
     hidden = model.model(
         input_ids=input_ids, position_ids=position_ids, use_cache=False
     ).last_hidden_state  # (B, T, H)
@@ -150,8 +152,10 @@ def answer_log_probabilities(
     return each.new_zeros(num_answers).index_add(0, owners, each)
 
 
-def lay_out_pairs(pairs: Sequence[Pair], length: int, *, pad_id: int) -> dict[str, NDArray[Any]]:
-    """The arrays of some pairs, packed; `owners` numbers the answers chosen, rejected, chosen..."""
+def lay_out_pairs(
+    pairs: Sequence[PreferencePair], length: int, *, pad_id: int
+) -> dict[str, NDArray[Any]]:
+    """The packed arrays of some pairs; `owners` numbers the answers: chosen, rejected, chosen..."""
     both = [one for pair in pairs for one in (pair.chosen, pair.rejected)]
     rows = best_fit([one.num_inputs for one in both], length)
     arrays = lay_out(both, rows, length, pad_id=pad_id)
@@ -161,16 +165,16 @@ def lay_out_pairs(pairs: Sequence[Pair], length: int, *, pad_id: int) -> dict[st
     return arrays
 
 
-def reference_of(
-    model: Any, pairs: Sequence[Pair], length: int, pad_id: int
+def pair_log_probabilities(
+    model: Any, pairs: Sequence[PreferencePair], length: int, pad_id: int
 ) -> NDArray[np.float32]:
-    """Log-probabilities (P, 2) of both answers of each pair under the model as it is now."""
+    """Log-probabilities (P, 2) of both answers of each pair under the current weights."""
     device = next(model.parameters()).device
     found = []
     model.eval()
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        for at in range(0, len(pairs), PAIRS_PER_READING):
-            part = pairs[at : at + PAIRS_PER_READING]
+        for at in range(0, len(pairs), PAIRS_PER_BATCH):
+            part = pairs[at : at + PAIRS_PER_BATCH]
             arrays = lay_out_pairs(part, length, pad_id=pad_id)
             tensors = {name: torch.from_numpy(a).to(device) for name, a in arrays.items()}
             both = answer_log_probabilities(model, **tensors, num_answers=2 * len(part))
@@ -179,7 +183,7 @@ def reference_of(
 
 
 class DpoTask(TrainTask):
-    """Preference pairs, whose reference is the model as it is when the task is made."""
+    """DPO on preference pairs; the reference is the model as it is when the task is made."""
 
     order: SequenceOrder
     isolates_texts = True
@@ -187,13 +191,13 @@ class DpoTask(TrainTask):
     def __init__(
         self,
         sft: SftTask,
-        pairs: Sequence[Pair],
+        pairs: Sequence[PreferencePair],
         settings: AlignSettings,
         encoder: TextEncoder,
     ) -> None:
         length = settings.sequence_length
         self.pairs, self.length, self.pad_id = pairs, length, encoder.pad_id
-        self.reference = reference_of(sft.model, pairs, length, encoder.pad_id)
+        self.reference = pair_log_probabilities(sft.model, pairs, length, encoder.pad_id)
         self._sft = sft
         super().__init__(
             PreferenceLoss(sft.model, settings.dpo.beta),
@@ -209,7 +213,9 @@ class DpoTask(TrainTask):
         num_tokens = sum(pair.num_inputs for pair in pairs)
         return MicroBatch(float(len(pairs)), num_tokens, partial(self._load, pairs, rows))
 
-    def _load(self, pairs: Sequence[Pair], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    def _load(
+        self, pairs: Sequence[PreferencePair], rows: NDArray[np.int64]
+    ) -> dict[str, NDArray[Any]]:
         arrays = lay_out_pairs(pairs, self.length, pad_id=self.pad_id)
         return {**arrays, "reference": self.reference[rows]}
 
@@ -224,18 +230,18 @@ class DpoTask(TrainTask):
 
 def train_on_preferences(
     sft: SftTask,
-    train: Sequence[Pair],
-    heldout: Sequence[Pair],
+    train: Sequence[PreferencePair],
+    heldout: Sequence[PreferencePair],
     settings: AlignSettings,
     encoder: TextEncoder,
     *,
     out_dir: Path,
     context: StageContext,
 ) -> dict[str, Any]:
-    """Train the model of `sft`, as it is now, by DPO; returns metrics."""
+    """Train the model of `sft` further by DPO, in place; returns metrics."""
     model, length = sft.model, settings.sequence_length
     task = DpoTask(sft, train, settings, encoder)
-    before = reference_of(model, heldout, length, encoder.pad_id)
+    before = pair_log_probabilities(model, heldout, length, encoder.pad_id)
     num_steps = max(1, math.ceil(settings.dpo.num_epochs * len(train) / task.order.rows_per_step))
     train_settings = TrainSettings(
         num_steps=num_steps,
@@ -252,24 +258,24 @@ def train_on_preferences(
     strategy = start_strategy(task, train_settings)
     metrics = TrainLoop(task, train_settings, strategy, out_dir, context.meter).run()
     model.float()
-    after = reference_of(model, heldout, length, encoder.pad_id)
+    after = pair_log_probabilities(model, heldout, length, encoder.pad_id)
     gain = (after - before)[:, 0] - (after - before)[:, 1]
     return {
         "num_steps": metrics["num_steps"],
         "training_seconds": metrics["training_seconds"],
         "energy_kwh": metrics["energy_kwh"],
-        "chosen_preferred_fraction_before": _share(before[:, 0] > before[:, 1]),
-        "chosen_preferred_fraction": _share(after[:, 0] > after[:, 1]),
-        "reward_accuracy": _share(gain > 0),
+        "chosen_preferred_fraction_before": _fraction(before[:, 0] > before[:, 1]),
+        "chosen_preferred_fraction": _fraction(after[:, 0] > after[:, 1]),
+        "reward_accuracy": _fraction(gain > 0),
         "reward_margin_mean": float(settings.dpo.beta * gain.mean()) if len(gain) else None,
     }
 
 
-def _share(found: NDArray[np.bool_]) -> float | None:
+def _fraction(found: NDArray[np.bool_]) -> float | None:
     return float(found.mean()) if len(found) else None
 
 
-def _fingerprint(pairs: Sequence[Pair]) -> str:
+def _fingerprint(pairs: Sequence[PreferencePair]) -> str:
     digest = hashlib.sha256()
     for pair in pairs:
         digest.update(repr((list(pair.chosen.ids), list(pair.rejected.ids))).encode())

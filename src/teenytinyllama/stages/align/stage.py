@@ -1,8 +1,7 @@
-"""STAGE align: base model to chat model (paper 4.3).
+"""Stage align: base model to chat model (paper 4.3).
 
-Learns the assistant's words and their end mark from conversations, several to a row without
-seeing each other, and leaves `final/` in plain Hugging Face form with the chat template, beside
-`examples.jsonl`: its answers to questions it has not seen.
+Supervised fine-tuning on conversations, then DPO where there are preferences. Leaves `final/` in
+plain Hugging Face form with the chat template, and `examples.jsonl`: answers to held-out questions.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from teenytinyllama.stages.align.chat_dataset import (
     write_conversations,
     write_quarantine,
 )
-from teenytinyllama.stages.align.chat_evaluation import answer_all, figures_of, write_answers
+from teenytinyllama.stages.align.chat_evaluation import answer_all, answer_metrics, write_answers
 from teenytinyllama.stages.align.dpo_task import read_pairs, train_on_preferences
 from teenytinyllama.stages.align.sft_task import SftTask
 from teenytinyllama.stages.interface import StageContext, StageResult
@@ -44,7 +43,7 @@ def run(
     tokenizer_dir: Path,
     pretrain_dir: Path,
 ) -> StageResult:
-    """Train on conversations; return counts of them, and figures of loss, speed and answers."""
+    """Train on conversations; return counts of them, and metrics of loss, speed and answers."""
     model, encoder = load_base(pretrain_dir, tokenizer_dir)
     length = settings.sequence_length
     if length > model.config.max_position_embeddings:
@@ -66,7 +65,7 @@ def run(
     num_steps = max(1, math.ceil(settings.num_epochs * len(task.rows) / task.order.rows_per_step))
     if settings.schedule.warmup_steps >= num_steps:
         logger.info(
-            f"align: all {num_steps} steps warm up: schedule.warmup_steps is as large or larger"
+            f"align: all {num_steps} steps are warm-up: schedule.warmup_steps is not smaller"
         )
     train_settings = _train_settings(settings, num_steps, context)
     strategy = start_strategy(task, train_settings)
@@ -96,16 +95,16 @@ def run(
     write_answers(answers, out_dir, context.run_name)
     counted = _counts(data, len(task.rows), length)
     packing = counted["packing"]
-    learnt = task.order.epochs_at(metrics["num_steps"]) * packing["supervised_tokens"]
+    supervised = task.order.epochs_at(metrics["num_steps"]) * packing["supervised_tokens"]
     return StageResult(
         counts=counted,
         metrics={
             "heldout_answer_loss": loss_after,
-            **figures_of(answers, data.train_answers, context.language),
+            **answer_metrics(answers, data.train_answers, context.language),
             "heldout_answer_loss_before": loss_before,
             "padding_fraction": packing["padding_tokens"] / (len(task.rows) * length),
             "supervised_fraction": packing["supervised_tokens"] / (len(task.rows) * length),
-            "supervised_tokens_per_s": learnt / max(metrics["training_seconds"], 1e-9),
+            "supervised_tokens_per_s": supervised / max(metrics["training_seconds"], 1e-9),
             **metrics,
         },
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.errors import UserError
@@ -16,14 +18,15 @@ from teenytinyllama.settings.post_training import AlignSettings, DpoSettings
 from teenytinyllama.settings.training import LoraSettings, OptimizerSettings, ScheduleSettings
 from teenytinyllama.stages.align import stage as align
 from teenytinyllama.stages.align.dpo_task import (
-    Pair,
     PreferenceLoss,
+    PreferencePair,
     lay_out_pairs,
-    reference_of,
+    pair_log_probabilities,
     render_last,
 )
 from teenytinyllama.stages.interface import StageContext
 
+LENGTH = 128
 WORDS = ("bosque", "lago", "vale", "mercado", "circo")
 
 
@@ -31,9 +34,9 @@ def said(question: str, answer: str) -> Any:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def some_pairs(encoder: TextEncoder, count: int) -> list[Pair]:
+def some_pairs(encoder: TextEncoder, count: int) -> list[PreferencePair]:
     return [
-        Pair(
+        PreferencePair(
             render_last(said(f"Onde {n}?", f"No {WORDS[n % 5]}."), encoder),
             render_last(said(f"Onde {n}?", "Não sei " * (1 + n % 3)), encoder),
         )
@@ -46,11 +49,11 @@ def encoder(small_tokenizer_dir: Path) -> TextEncoder:
     return load_tokenizer(small_tokenizer_dir)
 
 
-def test_only_the_last_answer_is_weighed(encoder: TextEncoder) -> None:
+def test_only_the_last_answer_is_supervised(encoder: TextEncoder) -> None:
     messages = said("Oi", "Olá!") + said("E aí?", "Tudo bem.")
     one = render_last(messages, encoder)
-    weighed = [i for i, m in zip(one.ids, one.mask, strict=True) if m]
-    assert weighed == [*encoder.encode("Tudo bem."), 2]
+    supervised = [i for i, m in zip(one.ids, one.mask, strict=True) if m]
+    assert supervised == [*encoder.encode("Tudo bem."), 2]
 
 
 def test_log_probabilities_are_those_of_each_answer_alone(
@@ -58,7 +61,7 @@ def test_log_probabilities_are_those_of_each_answer_alone(
 ) -> None:
     model, _ = load_base(small_base_dir, small_tokenizer_dir)
     pairs = some_pairs(encoder, 5)
-    found = reference_of(model, pairs, 100, 3)
+    found = pair_log_probabilities(model, pairs, 100, 3)
     for pair, both in zip(pairs, found, strict=True):
         for one, value in zip((pair.chosen, pair.rejected), both, strict=True):
             ids = torch.tensor([list(one.ids)])
@@ -75,7 +78,7 @@ def test_the_loss_by_hand(
     """-log sigmoid(beta ((c - c_ref) - (r - r_ref))), summed over pairs."""
     model, _ = load_base(small_base_dir, small_tokenizer_dir)
     pairs = some_pairs(encoder, 3)
-    now = reference_of(model, pairs, 100, 3)
+    now = pair_log_probabilities(model, pairs, 100, 3)
     reference = now - np.array([[0.5, -0.25], [0.0, 0.0], [-1.0, 1.0]], np.float32)
     arrays = {**lay_out_pairs(pairs, 100, pad_id=3), "reference": reference}
     with torch.no_grad():
@@ -109,7 +112,7 @@ def settings_for(path: Path, **changes: Any) -> AlignSettings:
 
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)])
-def test_preferences_are_learnt_and_leave_a_plain_model(
+def test_dpo_learns_preferences_and_leaves_a_plain_model(
     small_base_dir: Path,
     small_tokenizer_dir: Path,
     stage_context: StageContext,
@@ -144,10 +147,10 @@ def test_preferences_are_learnt_and_leave_a_plain_model(
     ("row", "message"),
     [
         ({"instruction": "a", "output": "b"}, "expected prompt, chosen and rejected, found"),
-        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "0 pairs to learn from remain of 1"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "0 training pairs remain of 1"),
     ],
 )
-def test_what_is_no_preference_stops(
+def test_records_that_are_not_preferences_are_refused(
     small_base_dir: Path,
     small_tokenizer_dir: Path,
     stage_context: StageContext,
@@ -165,3 +168,49 @@ def test_what_is_no_preference_stops(
             tokenizer_dir=small_tokenizer_dir,
             pretrain_dir=small_base_dir,
         )
+
+
+@pytest.mark.slow
+def test_the_loss_is_trls(small_base_dir: Path, small_tokenizer_dir: Path, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    reference, encoder = load_base(small_base_dir, small_tokenizer_dir)
+    policy = copy.deepcopy(reference)
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(1.5)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Onde mora {name}?"}],
+            "chosen": [{"role": "assistant", "content": f"{name} mora no bosque."}],
+            "rejected": [{"role": "assistant", "content": "Não sei dizer, desculpe."}],
+        }
+        for name in ("Bia", "Juca", "Duda", "Pipo")
+    ]
+    trainer = trl.DPOTrainer(
+        model=policy,
+        ref_model=reference,
+        processing_class=AutoTokenizer.from_pretrained(small_tokenizer_dir),
+        train_dataset=datasets.Dataset.from_list(rows),
+        args=trl.DPOConfig(
+            str(tmp_path), beta=0.3, bf16=False, use_cpu=True, report_to="none",
+            gradient_checkpointing=False, max_length=LENGTH, per_device_train_batch_size=4,
+        ),
+    )  # fmt: skip
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(rows))])
+    pairs = [
+        PreferencePair(
+            render_last(row["prompt"] + row["chosen"], encoder),  # type: ignore[arg-type]
+            render_last(row["prompt"] + row["rejected"], encoder),  # type: ignore[arg-type]
+        )
+        for row in rows
+    ]
+    arrays = {
+        **lay_out_pairs(pairs, LENGTH, pad_id=3),
+        "reference": pair_log_probabilities(reference, pairs, LENGTH, 3),
+    }
+    with torch.no_grad():
+        theirs = float(trainer.compute_loss(trainer.model, batch))
+        tensors = {name: torch.from_numpy(a) for name, a in arrays.items()}
+        ours = float(PreferenceLoss(policy, 0.3)(**tensors)) / len(pairs)
+    assert theirs != pytest.approx(0.6931, abs=1e-3)
+    assert ours == pytest.approx(theirs, rel=1e-4)

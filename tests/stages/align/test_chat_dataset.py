@@ -1,4 +1,4 @@
-"""Bad inputs 88 to 98 of the reliability page: what is set aside, what stops, in which words."""
+"""What is read, what goes to quarantine, and what stops with which message."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from teenytinyllama.settings.datasets import Source
 from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.chat_dataset import (
     ChatData,
-    fitting_turns,
     read_chat_data,
+    truncate_turns,
     write_conversations,
     write_quarantine,
 )
@@ -44,9 +44,7 @@ def read(tmp_path: Path, rows: list[Any], encoder: TextEncoder, **settings: Any)
     return read_chat_data(AlignSettings(sources=(source,), **given), encoder, max_tokens=65)
 
 
-def test_fields_of_other_names_are_read_as_the_source_says(
-    tmp_path: Path, encoder: TextEncoder
-) -> None:
+def test_keys_of_a_source_select_the_fields(tmp_path: Path, encoder: TextEncoder) -> None:
     path = tmp_path / "chat.jsonl"
     rows = [{"Q": f"Quem é {n}?", "R": f"É a {n}.", "LANG": ["pt", "en"][n % 2]} for n in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -60,7 +58,7 @@ def test_fields_of_other_names_are_read_as_the_source_says(
     assert sorted(said) == sorted(f for n in range(0, 40, 2) for f in (f"Quem é {n}?", f"É a {n}."))
 
 
-def test_a_preset_stands_for_its_fields(tmp_path: Path, encoder: TextEncoder) -> None:
+def test_a_preset_sets_the_keys(tmp_path: Path, encoder: TextEncoder) -> None:
     pytest.importorskip("datasets")
     rows = [
         {"INSTRUCTION": f"Quem é {n}?", "RESPONSE": "Rina.", "LANGUAGE": "pt"} for n in range(40)
@@ -71,7 +69,7 @@ def test_a_preset_stands_for_its_fields(tmp_path: Path, encoder: TextEncoder) ->
     assert read_chat_data(settings, encoder, max_tokens=65).counts["conversations_read"] == 40
 
 
-def test_half_a_character_in_quarantine_is_written_as_json_spells_it(
+def test_a_lone_surrogate_is_quarantined_as_a_json_escape(
     tmp_path: Path, encoder: TextEncoder
 ) -> None:
     data = read(tmp_path, [*GOOD, turns("a", "\ud800")], encoder)
@@ -80,7 +78,7 @@ def test_half_a_character_in_quarantine_is_written_as_json_spells_it(
     assert "\ud800" in json.loads(row["start"])["messages"][1]["content"]
 
 
-def test_what_is_broken_is_set_aside_with_its_place_and_counted(
+def test_broken_conversations_are_quarantined_with_their_place(
     tmp_path: Path, encoder: TextEncoder
 ) -> None:
     bad = [
@@ -115,9 +113,7 @@ def test_what_is_broken_is_set_aside_with_its_place_and_counted(
     }
 
 
-def test_too_many_broken_ones_stop_with_the_first_place(
-    tmp_path: Path, encoder: TextEncoder
-) -> None:
+def test_too_many_broken_conversations_are_an_error(tmp_path: Path, encoder: TextEncoder) -> None:
     with pytest.raises(UserError) as caught:
         read(tmp_path, [turns("a", ""), *GOOD], encoder, max_quarantined_fraction=0.01)
     assert "\n" not in str(caught.value)
@@ -125,14 +121,14 @@ def test_too_many_broken_ones_stop_with_the_first_place(
     assert "chat.jsonl:1: message 1: empty assistant message" in str(caught.value)
 
 
-def test_preferences_given_as_conversations_stop(tmp_path: Path, encoder: TextEncoder) -> None:
+def test_preferences_among_conversations_are_refused(tmp_path: Path, encoder: TextEncoder) -> None:
     row = {"prompt": "a", "chosen": "b", "rejected": "c"}
     with pytest.raises(UserError, match="chosen, prompt, rejected: preferences") as caught:
         read(tmp_path, [row], encoder)
     assert caught.value.exit_code == 2
 
 
-def test_an_empty_source_and_a_missing_file_stop(tmp_path: Path, encoder: TextEncoder) -> None:
+def test_empty_sources_and_missing_files_are_refused(tmp_path: Path, encoder: TextEncoder) -> None:
     with pytest.raises(UserError, match="source-empty"):
         read(tmp_path, [], encoder)
     settings = AlignSettings(sources=(Source(kind="files", path=str(tmp_path / "no.jsonl")),))
@@ -153,13 +149,13 @@ def test_text_cannot_forge_a_turn(tmp_path: Path, encoder: TextEncoder) -> None:
 
 def test_a_long_conversation_loses_its_last_turns(encoder: TextEncoder) -> None:
     messages: Any = turns("Oi", "Olá!", "E agora?", "palavra " * 50)["messages"]
-    short = fitting_turns(messages, encoder, 40)
+    short = truncate_turns(messages, encoder, 40)
     assert short == messages[:2]
-    assert fitting_turns(messages, encoder, 10_000) == messages
-    assert fitting_turns(messages[2:], encoder, 40) == []
+    assert truncate_turns(messages, encoder, 10_000) == messages
+    assert truncate_turns(messages[2:], encoder, 40) == []
 
 
-def test_equal_questions_stay_on_one_side(tmp_path: Path, encoder: TextEncoder) -> None:
+def test_equal_questions_are_in_the_same_split(tmp_path: Path, encoder: TextEncoder) -> None:
     rows = [turns(f"Pergunta {n % 20}", f"Resposta {n}") for n in range(80)]
     data = read(tmp_path, rows, encoder)
     asked = {m[0]["content"] for m in data.heldout_messages}
@@ -167,7 +163,7 @@ def test_equal_questions_stay_on_one_side(tmp_path: Path, encoder: TextEncoder) 
     assert data.counts["conversations_heldout"] == 4 * len(asked)
 
 
-def test_personal_data_and_secrets_are_counted_and_warned_of(
+def test_personal_data_and_secrets_are_counted_with_a_warning(
     tmp_path: Path, encoder: TextEncoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -177,23 +173,23 @@ def test_personal_data_and_secrets_are_counted_and_warned_of(
     ]
     data = read(tmp_path, GOOD + rows, encoder)
     assert dict(data.personal) == {"email": 2, "cpf": 1, "secret": 1}
-    assert data.counts["conversations_quarantined"] == 0  # a warning, no judgement
+    assert data.counts["conversations_quarantined"] == 0  # a warning only
     told = capsys.readouterr().err
     assert "WARNING" in told and "email in 2" in told and "secret in 1" in told
     assert not read(tmp_path, GOOD, encoder).personal
     assert "WARNING" not in capsys.readouterr().err
 
 
-def test_what_is_held_out_stands_apart_from_what_is_learnt(
+def test_training_and_heldout_splits_are_written_separately(
     tmp_path: Path, encoder: TextEncoder
 ) -> None:
     data = read(tmp_path, [*GOOD, turns("a", "")], encoder)
     write_conversations(data, tmp_path)
-    learnt, heldout = (
+    train, heldout = (
         [record.fields["messages"] for record in read_records(tmp_path / name)]
         for name in ("train.jsonl.zst", "heldout.jsonl.zst")
     )
-    assert (learnt, heldout) == (data.train_messages, data.heldout_messages)
-    assert len(learnt) == len(data.train) and len(learnt) + len(heldout) == 40
+    assert (train, heldout) == (data.train_messages, data.heldout_messages)
+    assert len(train) == len(data.train) and len(train) + len(heldout) == 40
     given = [row["messages"] for row in GOOD]
-    assert sorted(map(str, learnt + heldout)) == sorted(map(str, given))
+    assert sorted(map(str, train + heldout)) == sorted(map(str, given))

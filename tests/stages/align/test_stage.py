@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from teenytinyllama.artifacts.manifest import sha256_file
@@ -16,7 +15,6 @@ from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettin
 from teenytinyllama.stages.align import sft_task
 from teenytinyllama.stages.align import stage as align
 from teenytinyllama.stages.align import stage as stage
-from teenytinyllama.stages.align.chat_evaluation import Answer
 from teenytinyllama.stages.interface import StageContext, StageResult
 
 SETTINGS = AlignSettings(
@@ -51,7 +49,7 @@ def done(
     return folder, outcome
 
 
-def test_it_learns_and_accounts_for_every_conversation(done: tuple[Path, StageResult]) -> None:
+def test_it_learns_and_counts_every_conversation(done: tuple[Path, StageResult]) -> None:
     counts, metrics = done[1]
     assert counts["conversations_read"] == 60
     assert counts["conversations_train"] + counts["conversations_heldout"] == 60
@@ -65,9 +63,9 @@ def test_the_examples_have_what_the_report_reads(done: tuple[Path, StageResult])
     first = json.loads(lines[0])
     assert set(first) == {"prompt", "messages", "answer", "expected", "correct", "ended"}
     assert first["prompt"] == first["messages"][-1]["content"]
-    judged = json.loads((done[0] / "alpaca_eval.json").read_text())
-    assert set(judged[0]) == {"instruction", "output", "generator"}
-    assert len(judged) == len(lines) == 4
+    alpaca = json.loads((done[0] / "alpaca_eval.json").read_text())
+    assert set(alpaca[0]) == {"instruction", "output", "generator"}
+    assert len(alpaca) == len(lines) == 4
 
 
 def test_plain_transformers_loads_it_and_renders_the_same(done: tuple[Path, StageResult]) -> None:
@@ -81,7 +79,7 @@ def test_plain_transformers_loads_it_and_renders_the_same(done: tuple[Path, Stag
     assert text == "<s><|user|>Oi</s><|assistant|>"
 
 
-def test_killed_and_started_again_it_ends_in_the_same_bytes(
+def test_a_killed_run_ends_in_the_same_bytes(
     done: tuple[Path, StageResult],
     small_base_dir: Path,
     small_tokenizer_dir: Path,
@@ -137,7 +135,7 @@ def test_a_row_longer_than_the_context_is_refused(
         )
 
 
-def test_another_tokenizer_than_the_models_is_refused(
+def test_a_tokenizer_other_than_the_models_is_refused(
     small_base_dir: Path, small_tokenizer_dir: Path, stage_context: StageContext, tmp_path: Path
 ) -> None:
     other = tmp_path / "pretrain" / "final"
@@ -153,27 +151,3 @@ def test_another_tokenizer_than_the_models_is_refused(
             tokenizer_dir=small_tokenizer_dir,
             pretrain_dir=tmp_path / "pretrain",
         )
-
-
-def test_an_answer_is_right_where_a_known_word_stands_in_it() -> None:
-    asked: Any = [{"role": "user", "content": "Onde?"}]
-    assert Answer(asked, ("na Floresta",), "Mora NA FLORESTA.", 4, True).correct is True
-    assert Answer(asked, ("na Floresta",), "No lago.", 4, True).correct is False
-    assert Answer(asked, (), "No lago.", 4, True).correct is None
-
-
-def test_heldout_loss_does_not_depend_on_the_row_length(
-    small_base_dir: Path, small_tokenizer_dir: Path
-) -> None:
-    from teenytinyllama.modeling.loading import load_base
-    from teenytinyllama.stages.align.conversation_packing import Rendered
-    from teenytinyllama.synthetic import dataset as synthetic
-
-    model, encoder = load_base(small_base_dir, small_tokenizer_dir)
-    made = synthetic.conversations(num_conversations=12, split="train", seed=7)
-    told: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
-    rendered = [Rendered(*encoder.render_with_mask(messages)) for messages in told]
-    with torch.no_grad():
-        short = sft_task.answer_loss(model, rendered, 100, 3)
-        long = sft_task.answer_loss(model, rendered, 128, 3)
-    assert abs(short - long) < 1e-5

@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +12,6 @@ from teenytinyllama.artifacts.conversations import SPECIAL_IDS
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.modeling.loading import load_base
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
-from teenytinyllama.stages.align.sft_task import AnswerLoss
 from teenytinyllama.synthetic import dataset as synthetic
 
 EOS = SPECIAL_IDS["</s>"]
@@ -36,18 +34,18 @@ def test_every_item_is_in_one_row_and_no_row_overflows(lengths: list[int]) -> No
     assert len(fill) < 2 or fill[0] + fill[1] > 50
 
 
-def test_a_row_by_hand() -> None:
+def test_the_arrays_of_a_row_by_hand() -> None:
     first = Rendered([1, 5, 20, 2, 6, 30, 2], [0, 0, 0, 0, 0, 1, 1])
     second = Rendered([1, 5, 21, 2, 6, 31, 2], [0, 0, 0, 0, 0, 1, 1])
     arrays = lay_out([first, second], [[0, 1]], 14, pad_id=3)
     assert arrays["input_ids"].tolist() == [[1, 5, 20, 2, 6, 30, 1, 5, 21, 2, 6, 31, 3, 3]]
     assert arrays["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 0]]
-    # At 4 and 10 stands <|assistant|>, which predicts the first word; the word predicts the end.
+    # <|assistant|>, at 4 and 10, predicts the first word; the word predicts EOS.
     assert arrays["places"].tolist() == [4, 5, 10, 11]
     assert arrays["targets"].tolist() == [30, 2, 31, 2]
 
 
-def test_learnt_are_exactly_the_assistants_words_and_end_marks(small_tokenizer_dir: Path) -> None:
+def test_exactly_the_assistants_tokens_are_supervised(small_tokenizer_dir: Path) -> None:
     """Against the chat template's own generation marks, as transformers reads them."""
     encoder = load_tokenizer(small_tokenizer_dir)
     theirs = AutoTokenizer.from_pretrained(small_tokenizer_dir)
@@ -59,9 +57,9 @@ def test_learnt_are_exactly_the_assistants_words_and_end_marks(small_tokenizer_d
         )
         assert (ids, mask) == (out["input_ids"], out["assistant_masks"])
         row = lay_out([Rendered(ids, mask)], [[0]], len(ids), pad_id=3)
-        learnt = [i for i, m in zip(ids, mask, strict=True) if m]
-        assert row["targets"].tolist() == learnt
-        assert learnt.count(EOS) == sum(m["role"] == "assistant" for m in messages)
+        supervised = [i for i, m in zip(ids, mask, strict=True) if m]
+        assert row["targets"].tolist() == supervised
+        assert supervised.count(EOS) == sum(m["role"] == "assistant" for m in messages)
 
 
 def test_a_conversation_in_a_row_has_the_logits_it_has_alone(
@@ -85,21 +83,3 @@ def test_a_conversation_in_a_row_has_the_logits_it_has_alone(
                 packed[at : at + one.num_inputs], alone.last_hidden_state[0], atol=2e-5, rtol=0
             )
             at += one.num_inputs
-
-
-def test_the_loss_of_a_row_is_the_sum_of_its_conversations(
-    small_base_dir: Path, small_tokenizer_dir: Path
-) -> None:
-    """The reference is transformers' own loss, conversation by conversation."""
-    model, encoder = load_base(small_base_dir, small_tokenizer_dir)
-    rendered = some_conversations(encoder, 4)
-    row = lay_out(rendered, best_fit([o.num_inputs for o in rendered], 128), 128, pad_id=3)
-    with torch.no_grad():
-        ours = AnswerLoss(model)(**{name: torch.from_numpy(a) for name, a in row.items()})
-        theirs = 0.0
-        for one in rendered:
-            ids, mask = np.array(one.ids), np.array(one.mask)
-            labels = torch.from_numpy(np.where(mask, ids, -100))[None]
-            loss = model(input_ids=torch.tensor([list(one.ids)]), labels=labels).loss
-            theirs += float(loss) * one.num_supervised
-    assert abs(float(ours) - theirs) < 1e-3 * theirs

@@ -1,4 +1,4 @@
-"""What is counted about a chat model's answers, worked out by hand."""
+"""Metrics of a chat model's answers, worked out by hand."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from teenytinyllama.artifacts.conversations import Conversation
-from teenytinyllama.stages.align.chat_evaluation import Answer, figures_of, write_answers
+from teenytinyllama.stages.align.chat_evaluation import ChatAnswer, answer_metrics, write_answers
 
 
-def answer(text: str, *, expected: tuple[str, ...] = (), ended: bool = True) -> Answer:
+def answer(text: str, *, expected: tuple[str, ...] = (), ended: bool = True) -> ChatAnswer:
     messages: Conversation = [
         {"role": "system", "content": "Seja breve."},
         {"role": "user", "content": "Onde mora Lila?"},
     ]
-    return Answer(messages, expected, text, num_tokens=len(text.split()), ended=ended)
+    return ChatAnswer(messages, expected, text, num_tokens=len(text.split()), ended=ended)
 
 
 ANSWERS = [
@@ -27,9 +27,9 @@ ANSWERS = [
 ]
 
 
-def test_figures_are_those_of_four_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_of_four_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("teenytinyllama.stages.align.chat_evaluation.language_kept", lambda *_: 1.0)
-    metrics = figures_of(ANSWERS, {"Lila mora na praia."}, "pt")
+    metrics = answer_metrics(ANSWERS, {"Lila mora na praia."}, "pt")
     assert metrics == {
         "right_answer_fraction": 0.5,  # two have a known word, one of them has it
         "ends_answer_fraction": 0.75,
@@ -41,10 +41,10 @@ def test_figures_are_those_of_four_answers(monkeypatch: pytest.MonkeyPatch) -> N
         "quoted_answer_fraction": 0.25,
         "questions_asked": 4,
     }
-    assert figures_of([], set(), "pt") == {"questions_asked": 0}
+    assert answer_metrics([], set(), "pt") == {"questions_asked": 0}
 
 
-def test_the_judges_file_has_the_fields_of_alpaca_eval(tmp_path: Path) -> None:
+def test_answers_are_written_in_alpaca_evals_format(tmp_path: Path) -> None:
     write_answers(ANSWERS[:1], tmp_path, "quickstart")
     assert json.loads((tmp_path / "alpaca_eval.json").read_text()) == [
         {
@@ -53,3 +53,10 @@ def test_the_judges_file_has_the_fields_of_alpaca_eval(tmp_path: Path) -> None:
             "generator": "quickstart",
         }
     ]
+
+
+def test_an_answer_with_an_expected_word_is_correct() -> None:
+    question: Conversation = [{"role": "user", "content": "Onde?"}]
+    assert ChatAnswer(question, ("na Floresta",), "Mora NA FLORESTA.", 4, True).correct is True
+    assert ChatAnswer(question, ("na Floresta",), "No lago.", 4, True).correct is False
+    assert ChatAnswer(question, (), "No lago.", 4, True).correct is None
