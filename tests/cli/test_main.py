@@ -1,4 +1,4 @@
-"""What belongs to no command: help, version, usage errors, the level of the log."""
+"""What belongs to no command: help, version, the level of the log, errors and exit codes."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ import pytest
 from support.command_line import RECIPE, SMALL_RECIPE, log_of, ttl
 
 from teenytinyllama import __version__
+from teenytinyllama.errors import Interrupted, UserError, did_you_mean, missing_extra
 
 
 def test_bare_command_shows_the_help():
@@ -62,3 +63,28 @@ def test_debug_shows_the_traceback():
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "error[recipe-missing]" in done.stderr.splitlines()[-1]
+
+
+def test_an_error_is_one_line_with_a_next_step():
+    error = UserError("gpu-unknown", "--gpu", 'no GPU "gtx"', "use one of: cpu")
+    assert str(error) == 'error[gpu-unknown] --gpu - no GPU "gtx" - fix: use one of: cpu'
+    assert error.exit_code == 2
+    assert (error.code, error.where) == ("gpu-unknown", "--gpu")
+
+
+def test_interrupted_work_is_resumable():
+    error = Interrupted("SIGTERM")
+    assert str(error) == "stopped: SIGTERM. Run the same command again to resume."
+    assert error.exit_code == 75
+
+
+def test_a_missing_library_names_its_extra():
+    error = missing_extra("peft", "lora")
+    assert error.fix == "pip install 'teenytinyllama[lora]'"
+    with pytest.raises(ImportError):
+        raise error
+
+
+def test_a_far_word_lists_the_known_ones():
+    assert did_you_mean("sed", ["seed", "steps"]) == 'did you mean "seed"?'
+    assert did_you_mean("colour", ["seed", "steps"]) == "use one of: seed, steps"
