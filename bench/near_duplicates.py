@@ -29,7 +29,6 @@ import numpy as np
 
 from teenytinyllama.settings.data_preparation import NearDuplicateSettings
 from teenytinyllama.stages.corpus.dedup.minhash import (
-    BandKeys,
     ShingleStore,
     candidate_groups,
     find_copies,
@@ -43,11 +42,10 @@ def ours(texts: list[str]) -> int:
     """Number of copies found, from texts in memory, all stages."""
     hasher = MinHasher(SETTINGS)
     with tempfile.TemporaryDirectory() as folder:
-        keys = BandKeys(Path(folder) / "keys", SETTINGS.num_bands)
-        for start in range(0, len(texts), 500):
-            for row, made in enumerate(hasher.band_keys(texts[start : start + 500]), start=start):
-                keys.add(row, made.tobytes())
-        documents, groups = candidate_groups(keys.close())
+        batches_of_keys = [
+            hasher.band_keys(texts[start : start + 500]) for start in range(0, len(texts), 500)
+        ]
+        documents, groups = candidate_groups(np.concatenate(batches_of_keys))
         wanted = np.unique(documents).tolist()
         store = ShingleStore(Path(folder) / "shingles")
         batches = (

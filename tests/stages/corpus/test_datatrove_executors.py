@@ -19,7 +19,7 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSettings
 from teenytinyllama.settings.datasets import Source, Task
 from teenytinyllama.stages.corpus.batches import StepConfig
-from teenytinyllama.stages.corpus.datatrove_executors import executor_for, pipeline
+from teenytinyllama.stages.corpus.datatrove_executors import document_steps, executor_for
 from teenytinyllama.stages.corpus.filters.boilerplate import learn_boilerplate
 from teenytinyllama.stages.corpus.readers.sources import find_files, read_file
 from teenytinyllama.stages.corpus.steps import DocumentProcessor
@@ -223,10 +223,10 @@ def test_slurm_writes_the_same_bytes(
 
 def test_sources_that_are_no_files_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file behind"):
-        pipeline(settings_of(tmp_path), "pt", tmp_path)
+        document_steps(settings_of(tmp_path), "pt", tmp_path)
     storybook = CorpusSettings(sources=(Source(kind="storybook"),))
     with pytest.raises(UserError, match="source-without-files"):
-        pipeline(storybook, "pt", tmp_path)
+        document_steps(storybook, "pt", tmp_path)
 
 
 def test_without_datatrove_the_extra_is_named(tmp_path: Path) -> None:

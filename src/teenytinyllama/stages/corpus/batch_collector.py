@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
 from io import TextIOWrapper
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.stages.corpus.batches import ProcessedBatch, QuarantinedRecord
+from teenytinyllama.stages.corpus.batches import ProcessedBatch
 from teenytinyllama.stages.corpus.filters.language_filter import LANGUAGE
 from teenytinyllama.stages.corpus.readers.record_parser import LICENSE_MISSING, TEXT_MISSING
 from teenytinyllama.stages.corpus.staging import QUARANTINED, CorpusState
@@ -51,14 +50,15 @@ class BatchCollector:
             self._licensed.add(batch.source)
         self._check_text_key(batch)
         for record in batch.quarantined:
-            if record.reason == LICENSE_MISSING and batch.source not in self._licensed:
+            if record["reason"] == LICENSE_MISSING and batch.source not in self._licensed:
                 raise UserError(
                     LICENSE_MISSING,
-                    f"{record.file}:{record.line}:license",
+                    f"{record['file']}:{record['line']}:license",
                     "the record names no licence, and its source in the recipe none",
                     f'add license = "CC-BY-4.0" (or what holds) to corpus.sources.{batch.source}',
                 )
-            self._quarantine(record)
+            self._quarantine_file.write(json.dumps(record, ensure_ascii=True) + "\n")
+            state.stats.add(record["source"], QUARANTINED, record["reason"], record["num_bytes"])
         state.texts.add(batch.frame, len(batch.entries))
         if state.settings.sources[batch.source].shape == "conversation":
             state.index.conversation_sources.update(entry.source for entry in batch.entries)
@@ -67,14 +67,10 @@ class BatchCollector:
         state.index.add(batch.entries)
         self._steps.collect(first_row, batch.entries)
 
-    def _quarantine(self, record: QuarantinedRecord) -> None:
-        self._quarantine_file.write(json.dumps(asdict(record), ensure_ascii=True) + "\n")
-        self._state.stats.add(record.source, QUARANTINED, record.reason, record.num_bytes)
-
     def _check_text_key(self, batch: ProcessedBatch) -> None:
         """Raises UserError where none of the first records of a file has the text field."""
-        lacking = [record for record in batch.quarantined if record.reason == TEXT_MISSING]
-        file = lacking[0].file if lacking else ""
+        lacking = [record for record in batch.quarantined if record["reason"] == TEXT_MISSING]
+        file = lacking[0]["file"] if lacking else ""
         if file != self._file:
             self._file, self._seen, self._missing = file, 0, 0
         self._seen += len(batch.entries) + len(batch.quarantined)

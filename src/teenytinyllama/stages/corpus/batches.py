@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,6 @@ import numpy.typing as npt
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
-
-if TYPE_CHECKING:
-    from teenytinyllama.stages.corpus.filters.boilerplate import Boilerplate
 
 EXCERPT_CHARACTERS = 200
 Values = npt.NDArray[np.float64]
@@ -140,12 +137,18 @@ class StepConfig:
 
     settings: CorpusSettings
     language: str
-    boilerplate: Mapping[str, Boilerplate] = field(default_factory=dict)
+    boilerplate: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Lines that a source repeats, by the source's name."""
 
 
 class DocumentStep:
     """A step that needs no document outside its batch. Same texts, same result, however batched."""
+
+    setting: ClassVar[str] = ""
+    """The setting of `[corpus]` that asks for the step; "" for a step of every corpus."""
+    prose_only: ClassVar[bool] = False
+    """Skip the storybook, whose short tales this package writes, and conversations, where a good
+    answer may be one word."""
 
     def __init__(self, config: StepConfig) -> None:
         self.settings, self.language = config.settings, config.language
@@ -153,16 +156,7 @@ class DocumentStep:
     @classmethod
     def is_wanted(cls, config: StepConfig) -> bool:
         """Whether the recipe asks for this step."""
-        return True
-
-    @property
-    def name(self) -> str:
-        """The step's name in statistics."""
-        return type(self).__name__
-
-    def applies_to(self, source: Source) -> bool:
-        """Whether the step looks at documents of this source."""
-        return True
+        return not cls.setting or bool(getattr(config.settings, cls.setting))
 
     def apply(self, batch: DocumentBatch) -> None:
         """Drop, quarantine, edit or annotate the remaining documents of a batch."""
@@ -170,35 +164,16 @@ class DocumentStep:
 
 
 class ProseFilter(DocumentStep):
-    """A filter for found prose.
+    """A filter for found prose: part of `FilterPipeline`."""
 
-    The storybook is written by this package and its tales are short, and a good answer in a
-    conversation may be one word: both pass.
-    """
+    prose_only = True
+    family: ClassVar[str]
+    """The family of `filters.families` that asks for the filter."""
 
-    def applies_to(self, source: Source) -> bool:
-        """Prose only."""
-        return is_prose(source)
-
-
-def is_prose(source: Source) -> bool:
-    """Whether rules for found text apply to a source."""
-    return source.kind != "storybook" and source.shape == "text"
-
-
-@dataclass(slots=True)
-class QuarantinedRecord:
-    """A record that cannot be used: where it is and why, enough to find and fix it."""
-
-    source: str
-    file: str
-    line: int
-    byte_offset: int
-    reason: str
-    detail: str
-    sha1: str
-    excerpt: str
-    num_bytes: int
+    @classmethod
+    def is_wanted(cls, config: StepConfig) -> bool:
+        """Whether the filter's family is on."""
+        return cls.family in config.settings.filters.families
 
 
 @dataclass(slots=True)
@@ -222,7 +197,7 @@ class ProcessedBatch:
     source: int
     frame: bytes
     entries: list[IndexEntry]
-    quarantined: list[QuarantinedRecord]
+    quarantined: list[dict[str, Any]]
     notes: Counter[str]
     first_keys: tuple[str, ...] = ()
     """Fields of the first record that has any, to say what a file holds."""
@@ -234,19 +209,19 @@ def stem_of(file: str, source: Source) -> str:
     return Path(file).name.split(".")[0] or source.title if source.kind == "files" else source.title
 
 
-def quarantined_record(document: BatchDocument, source: Source) -> QuarantinedRecord:
-    """A line of `quarantine.jsonl`: with hash and first characters of the record."""
+def quarantine_row(document: BatchDocument, source: Source) -> dict[str, Any]:
+    """A line of `quarantine.jsonl`: where a record is, to fix it, and why it cannot be used."""
     item = document.item
     data = item.data if isinstance(item.data, bytes) else repr(item.data).encode("utf-8", "replace")
     excerpt = data[: 4 * EXCERPT_CHARACTERS].decode("utf-8", "replace")[:EXCERPT_CHARACTERS]
-    return QuarantinedRecord(
-        source=source.name or stem_of(item.file, source),
-        file=item.file,
-        line=item.line,
-        byte_offset=item.byte_offset,
-        reason=document.reason,
-        detail=document.detail or item.detail,
-        sha1=item.sha1 or hashlib.sha1(data, usedforsecurity=False).hexdigest(),
-        excerpt=excerpt,
-        num_bytes=item.num_bytes or len(data),
-    )
+    return {
+        "source": source.name or stem_of(item.file, source),
+        "file": item.file,
+        "line": item.line,
+        "byte_offset": item.byte_offset,
+        "reason": document.reason,
+        "detail": document.detail or item.detail,
+        "sha1": item.sha1 or hashlib.sha1(data, usedforsecurity=False).hexdigest(),
+        "excerpt": excerpt,
+        "num_bytes": item.num_bytes or len(data),
+    }

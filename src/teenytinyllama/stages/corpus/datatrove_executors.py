@@ -15,21 +15,14 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from teenytinyllama.artifacts.documents import DocumentWriter
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.settings.data_preparation import CorpusSettings
-from teenytinyllama.stages.corpus.batches import (
-    DocumentBatch,
-    RawBatch,
-    StepConfig,
-    quarantined_record,
-)
+from teenytinyllama.stages.corpus.batches import StepConfig, quarantine_row
 from teenytinyllama.stages.corpus.corpus_writer import DROPPED_DIR
 from teenytinyllama.stages.corpus.filters.boilerplate import learn_boilerplate
 from teenytinyllama.stages.corpus.readers.sources import InputFile, find_files, read_file
@@ -50,74 +43,30 @@ except ImportError:
 Kind = Literal["local", "ray", "slurm"]
 
 
-class FileReader(PipelineStep):  # type: ignore[misc]
-    """Task N reads file N as batches of raw records."""
-
-    name = "TeenyTinyLlama reader"
-    type = "READER"
-
-    def __init__(self, settings: CorpusSettings, files: list[InputFile]) -> None:
-        super().__init__()
-        self.settings, self.files = settings, files
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[RawBatch]:
-        """The batches of one file, in order."""
-        file, notes = self.files[rank], Counter[str]()
-        source = self.settings.sources[file.source]
-        for batch in read_file(file, source, self.settings, notes):
-            self.stat_update("records", value=len(batch.items))
-            yield batch
-        for name, count in notes.items():
-            self.stat_update(name, value=count)
-
-
 class DocumentSteps(PipelineStep):  # type: ignore[misc]
-    """All of `DOCUMENT_STEPS` that the recipe asks for, on batches."""
+    """Task N reads file N, takes its batches through `DOCUMENT_STEPS`, and writes part N."""
 
     name = "TeenyTinyLlama document steps"
     type = "FILTER"
 
-    def __init__(self, config: StepConfig) -> None:
+    def __init__(self, config: StepConfig, files: list[InputFile], output_dir: Path) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.files, self.output_dir = config, files, output_dir
 
-    def run(
-        self, data: Iterable[RawBatch], rank: int = 0, world_size: int = 1
-    ) -> Iterator[DocumentBatch]:
-        """Every batch as the steps leave it."""
-        processor = DocumentProcessor(self.config)
-        for raw in data:
-            batch = processor.apply(raw)
-            for name, count in (batch.dropped_by + batch.notes).items():
-                self.stat_update(name, value=count)
-            yield batch
-
-
-class FileWriter(PipelineStep):  # type: ignore[misc]
-    """Task N writes part N of `kept/`, `dropped/<reason>/` and `quarantine/`."""
-
-    name = "TeenyTinyLlama writer"
-    type = "WRITER"
-
-    def __init__(self, output_dir: Path) -> None:
-        super().__init__()
-        self.output_dir = output_dir
-
-    def run(
-        self, data: Iterable[DocumentBatch], rank: int = 0, world_size: int = 1
-    ) -> Iterator[DocumentBatch]:
-        """Write every document, and hand the batch on."""
-        stem = f"part-{rank:05d}"
-        writers: dict[str, DocumentWriter] = {}
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        """One file, batch by batch."""
+        file, settings = self.files[rank], self.config.settings
+        source, notes = settings.sources[file.source], Counter[str]()
+        processor, stem = DocumentProcessor(self.config), f"part-{rank:05d}"
         quarantine_path = self.output_dir / "quarantine" / f"{stem}.jsonl"
         quarantine_path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            quarantine = stack.enter_context(quarantine_path.open("w", encoding="ascii"))
-            writers["kept"] = stack.enter_context(DocumentWriter(self.output_dir / "kept", stem))
-            for batch in data:
+        with ExitStack() as stack, quarantine_path.open("w", encoding="ascii") as quarantine:
+            writers = {"kept": stack.enter_context(DocumentWriter(self.output_dir / "kept", stem))}
+            for raw in read_file(file, source, settings, notes):
+                batch = processor.apply(raw)
                 for one in batch.documents:
                     if one.is_quarantined:
-                        row = asdict(quarantined_record(one, batch.source))
+                        row = quarantine_row(one, batch.source)
                         quarantine.write(json.dumps(row, ensure_ascii=True) + "\n")
                         continue
                     place = f"{DROPPED_DIR}/{one.reason}" if one.reason else "kept"
@@ -125,12 +74,14 @@ class FileWriter(PipelineStep):  # type: ignore[misc]
                         writer = DocumentWriter(self.output_dir / place, stem)
                         writers[place] = stack.enter_context(writer)
                     writers[place].write(one.document)
-                    self.stat_update(place)
-                yield batch
+                    notes[place] += 1
+                notes.update(batch.dropped_by + batch.notes)
+        for name, count in notes.items():
+            self.stat_update(name, value=count)
 
 
-def pipeline(settings: CorpusSettings, language: str, output_dir: Path) -> list[Any]:
-    """Blocks that read files, apply the document steps, and write what is kept and dropped.
+def document_steps(settings: CorpusSettings, language: str, output_dir: Path) -> DocumentSteps:
+    """The block of all document steps that the recipe asks for.
 
     Raises UserError for files that cannot be read, and for sources that are none.
     """
@@ -146,7 +97,7 @@ def pipeline(settings: CorpusSettings, language: str, output_dir: Path) -> list[
     settings = settings.model_copy(update={"near_duplicates": None, "repeated_paragraphs": None})
     files = find_files(settings, Counter())
     config = StepConfig(settings, language, learn_boilerplate(settings, language, files))
-    return [FileReader(settings, files), DocumentSteps(config), FileWriter(output_dir)]
+    return DocumentSteps(config, files, output_dir)
 
 
 def executor_for(
@@ -166,16 +117,16 @@ def executor_for(
     """
     if LocalPipelineExecutor is None:
         raise missing_extra("datatrove", "machines")
-    blocks = pipeline(settings, language, output_dir)
-    options |= {"tasks": len(blocks[0].files), "workers": workers}
-    options["logging_dir"] = str(output_dir / "logs")
+    block = document_steps(settings, language, output_dir)
+    options |= {"tasks": len(block.files), "workers": workers}
+    options |= {"pipeline": [block], "logging_dir": str(output_dir / "logs")}
     # Worker processes use one core each; numpy's threads would only compete.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if kind == "local":
-        return LocalPipelineExecutor(blocks, **options)
+        return LocalPipelineExecutor(**options)
     if kind == "ray":
-        return RayPipelineExecutor(blocks, **options)
+        return RayPipelineExecutor(**options)
     # The job's shell finds this Python's commands, unless another environment is named.
     if not options.keys() & {"env_command", "condaenv", "venv_path"}:
         options["env_command"] = f'export PATH="{Path(sys.executable).parent}:$PATH"'
-    return SlurmPipelineExecutor(blocks, **options)
+    return SlurmPipelineExecutor(**options)

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.corpus.batches import DocumentBatch, DocumentStep, StepConfig
 from teenytinyllama.stages.corpus.dedup.shingling import Hashes64, Shingler
@@ -32,24 +31,31 @@ TABLE_BITS = 24
 class Decontamination(DocumentStep):
     """Removes lines, or drops documents, that share a 13-gram with an evaluation task."""
 
+    setting = "decontaminate"
+
     def __init__(self, config: StepConfig) -> None:
         super().__init__(config)
-        self._index = TaskIndex(self.settings)
-
-    @classmethod
-    def is_wanted(cls, config: StepConfig) -> bool:
-        """Whether the recipe names tasks."""
-        return bool(config.settings.decontaminate)
+        self._shingler = Shingler(self.settings.decontamination_words)
+        self.names = [task.name for task in self.settings.decontaminate]
+        hashes, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
+        for number, task in enumerate(self.settings.decontaminate):
+            found = np.unique(np.concatenate(self._shingler.ngrams([*_strings_of(task), ""])))
+            hashes.append(found)
+            owners.append(np.full(len(found), number, np.int32))
+        self._known, first = np.unique(np.concatenate(hashes), return_index=True)
+        self._owners = np.concatenate(owners)[first]
+        self._table = np.zeros(1 << TABLE_BITS, bool)
+        self._table[_slots(self._known)] = True
 
     def apply(self, batch: DocumentBatch) -> None:
         """Edit or drop; documents are counted by task."""
         settings, remaining = self.settings, batch.remaining()
-        found = self._index.tasks_in([one.text for one in remaining])
+        found = self.tasks_in([one.text for one in remaining])
         for one, tasks in zip(remaining, found, strict=True):
             if not tasks:
                 continue
             batch.notes.update({f"{CONTAMINATED}:{name}": 1 for name in tasks})
-            text, num_lines = self._index.cut(one.text)
+            text, num_lines = self.cut(one.text)
             must_drop = settings.decontaminate_by == "drop" or one.document.messages
             if must_drop or not text.strip():
                 batch.drop(one, CONTAMINATED)
@@ -58,33 +64,6 @@ class Decontamination(DocumentStep):
             batch.notes["contaminated-lines-cut"] += num_lines
             if one.document.num_bytes < settings.min_document_bytes:
                 batch.drop(one, CONTAMINATED)
-
-
-class TaskIndex:
-    """The hashed 13-grams of tasks, and which task each is from."""
-
-    def __init__(self, settings: CorpusSettings) -> None:
-        self._shingler = Shingler(settings.decontamination_words)
-        self.names = [task.name for task in settings.decontaminate]
-        hashes, owners = [], []
-        for number, task in enumerate(settings.decontaminate):
-            found = self._ngrams_of(list(_strings_of(task)))
-            hashes.append(found)
-            owners.append(np.full(len(found), number, np.int32))
-        joined = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
-        self._known, first = np.unique(joined, return_index=True)
-        self._owners = np.concatenate(owners)[first] if owners else np.empty(0, np.int32)
-        self._table = np.zeros(1 << TABLE_BITS, bool)
-        self._table[self._slots(self._known)] = True
-
-    def _ngrams_of(self, texts: Sequence[str]) -> Hashes64:
-        """Hashes of the n-grams in these texts; shorter texts have none."""
-        ngrams = self._shingler.ngrams(texts)
-        return np.unique(np.concatenate([np.empty(0, np.uint64), *ngrams]))
-
-    @staticmethod
-    def _slots(hashes: Hashes64) -> npt.NDArray[np.int64]:
-        return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
 
     def tasks_in(self, texts: Sequence[str]) -> list[set[str]]:
         """Names of the tasks that each text shares an n-gram with."""
@@ -95,7 +74,7 @@ class TaskIndex:
 
     def _owners_of(self, ngrams: Hashes64) -> set[int]:
         """Numbers of the tasks that any of these n-grams is from."""
-        likely = ngrams[self._table[self._slots(ngrams)]]
+        likely = ngrams[self._table[_slots(ngrams)]]
         if not len(likely):
             return set()
         places = np.minimum(np.searchsorted(self._known, likely), len(self._known) - 1)
@@ -109,10 +88,14 @@ class TaskIndex:
         line_of = np.repeat(np.arange(len(lines)), [len(part) for part in words])
         ngrams = self._shingler.ngrams_of_words(np.concatenate(words))
         touched: set[int] = set()
-        for place in np.flatnonzero(self._table[self._slots(ngrams)]).tolist():
+        for place in np.flatnonzero(self._table[_slots(ngrams)]).tolist():
             if self._owners_of(ngrams[place : place + 1]):
                 touched.update(line_of[place : place + self._shingler.ngram_words].tolist())
         return "\n".join(line for k, line in enumerate(lines) if k not in touched), len(touched)
+
+
+def _slots(hashes: Hashes64) -> npt.NDArray[np.int64]:
+    return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
 
 
 def _strings_of(task: Task) -> Iterator[str]:

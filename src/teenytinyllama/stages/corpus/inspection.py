@@ -25,23 +25,18 @@ class RuleResult:
 
     reason: str
     meaning: str
-    value: float
     side: str
+    value: float
     threshold: float | None
 
-    @property
-    def drops(self) -> bool:
-        """Whether this rule alone would drop the document."""
-        if self.threshold is None:
-            return False
-        return self.value > self.threshold if self.side == "max" else self.value < self.threshold
-
     def line(self) -> str:
-        """The rule as a row of the table."""
+        """The rule as a row of the table; DROPS where it alone would drop the document."""
         kept_if, decision = "off", "-"
         if self.threshold is not None:
-            kept_if = f"{'<=' if self.side == 'max' else '>='} {self.threshold:g}"
-            decision = "DROPS" if self.drops else "passes"
+            is_max = self.side == "max"
+            kept_if = f"{'<=' if is_max else '>='} {self.threshold:g}"
+            drops = self.value > self.threshold if is_max else self.value < self.threshold
+            decision = "DROPS" if drops else "passes"
         return f"{self.reason:30}{self.value:>11.4f}  {kept_if:<11}{decision:8}{self.meaning}"
 
 
@@ -79,14 +74,13 @@ def rule_results(text: str, settings: CorpusSettings, language: str) -> list[Rul
         step = LanguageFilter(config)
         (probability,) = step.probabilities([text])
         meaning = f"probability of the language {language}"
-        found.append(RuleResult(LANGUAGE, meaning, probability, "min", step.min_probability))
+        found.append(RuleResult(LANGUAGE, meaning, "min", probability, step.min_probability))
     thresholds = thresholds_for(filters, language)
     words = words_of(text, filters.words, language)
     values = heuristic_rules.measure(text, words, language_data(filters, language).stop_words)
     for rule in heuristic_rules.RULES:
-        threshold = thresholds.get(rule.reason)
-        result = RuleResult(rule.reason, rule.meaning, values[rule.reason], rule.side, threshold)
-        found.append(result)
+        value, threshold = values[rule.reason], thresholds.get(rule.reason)
+        found.append(RuleResult(rule.reason, rule.meaning, rule.side, value, threshold))
     return found
 
 

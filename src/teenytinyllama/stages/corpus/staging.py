@@ -239,6 +239,8 @@ class CorpusStep:
     stream by: in the first pass if no step before it in the list needs all, else in the second.
     """
 
+    setting: ClassVar[str] = ""
+    """The setting of `[corpus]` that asks for the step; "" for a step of every corpus."""
     needs_all_documents: ClassVar[bool] = False
 
     def __init__(self, state: CorpusState) -> None:
@@ -247,7 +249,7 @@ class CorpusStep:
     @classmethod
     def is_wanted(cls, settings: CorpusSettings) -> bool:
         """Whether the recipe asks for this step."""
-        return True
+        return not cls.setting or bool(getattr(settings, cls.setting))
 
     def collect(self, first_row: int, entries: Sequence[IndexEntry]) -> None:
         """First pass: documents that are in the index from `first_row` on."""

@@ -34,7 +34,7 @@ from teenytinyllama.stages.corpus.batches import (
     RawBatch,
     RawItem,
     StepConfig,
-    quarantined_record,
+    quarantine_row,
 )
 from teenytinyllama.stages.corpus.decontamination import Decontamination
 from teenytinyllama.stages.corpus.dedup.exact_duplicates import (
@@ -147,9 +147,7 @@ class DocumentProcessor:
                 for one in kept
             ],
             quarantined=[
-                quarantined_record(one, batch.source)
-                for one in batch.documents
-                if one.is_quarantined
+                quarantine_row(one, batch.source) for one in batch.documents if one.is_quarantined
             ],
             notes=batch.notes,
             first_keys=next((tuple(one.record) for one in batch.documents if one.record), ()),
@@ -159,10 +157,12 @@ class DocumentProcessor:
 
 def apply_steps(steps: Sequence[DocumentStep], batch: DocumentBatch) -> None:
     """Take a batch through steps, and count what each drops."""
+    is_prose = batch.source.kind != "storybook" and batch.source.shape == "text"
     for step in steps:
-        if step.applies_to(batch.source) and (before := len(batch.remaining())):
+        before = len(batch.remaining())
+        if before and (is_prose or not step.prose_only):
             step.apply(batch)
-            batch.dropped_by[step.name] += before - len(batch.remaining())
+            batch.dropped_by[type(step).__name__] += before - len(batch.remaining())
 
 
 def process_all(

@@ -13,7 +13,6 @@ from collections import Counter
 from typing import Literal
 
 from teenytinyllama.languages.personal_data import PersonalData
-from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.batches import (
     DocumentBatch,
     DocumentStep,
@@ -76,6 +75,11 @@ class MinLength(DocumentStep):
 class EmptyText(ProseFilter):
     """Drops texts of nothing but white space, as removed boilerplate may leave them."""
 
+    @classmethod
+    def is_wanted(cls, config: StepConfig) -> bool:
+        """Always."""
+        return True
+
     def apply(self, batch: DocumentBatch) -> None:
         """Drop empty texts."""
         for one in batch.remaining():
@@ -86,21 +90,16 @@ class EmptyText(ProseFilter):
 class PersonalDataReplacement(DocumentStep):
     """Typed marks such as `[E-MAIL]` in place of personal data; the storybook's is invented."""
 
+    setting = "replace_personal_data"
+
     def __init__(self, config: StepConfig) -> None:
         super().__init__(config)
         self._personal_data = PersonalData(self.language)
 
-    @classmethod
-    def is_wanted(cls, config: StepConfig) -> bool:
-        """On unless `replace_personal_data = false`."""
-        return config.settings.replace_personal_data
-
-    def applies_to(self, source: Source) -> bool:
-        """All but the storybook."""
-        return source.kind != "storybook"
-
     def apply(self, batch: DocumentBatch) -> None:
         """Replace personal data in texts and messages, counted by kind."""
+        if batch.source.kind == "storybook":
+            return
         found: Counter[str] = Counter()
         for one in batch.remaining():
             batch.edit(one, self._personal_data.replace(one.text, found))

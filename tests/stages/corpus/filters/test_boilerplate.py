@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,13 @@ from teenytinyllama.stages.corpus.batches import (
     StepConfig,
 )
 from teenytinyllama.stages.corpus.filters import boilerplate
-from teenytinyllama.stages.corpus.filters.boilerplate import (
-    Boilerplate,
-    BoilerplateCounter,
-    BoilerplateRemoval,
-)
+from teenytinyllama.stages.corpus.filters.boilerplate import BoilerplateRemoval, LineCounter
 from teenytinyllama.stages.corpus.steps import apply_steps
 from teenytinyllama.stages.corpus.text_cleaning import EmptyText
 
 
-def learn(texts: list[str], fraction: float) -> Boilerplate:
-    counter = BoilerplateCounter()
+def learn(texts: list[str], fraction: float) -> frozenset[str]:
+    counter = LineCounter()
     for text in texts:
         counter.add(text)
     return counter.boilerplate(fraction)
@@ -39,11 +34,10 @@ def test_frequent_lines_are_removed_and_rare_ones_stay() -> None:
     texts = [f"  {menu}\nTexto número {n}.\nAssine já!" for n in range(20)]
     texts[0] = "Texto sem menu.\nOutra linha."
     found = learn(texts, 0.5)
-    assert found.lines == {menu, "Assine já!"}
-    assert [found.num_lines_in(text) for text in texts[:2]] == [0, 2]
+    assert found == {menu, "Assine já!"}
     source = Source(kind="files", path="-")
     settings = CorpusSettings(sources=(source,))
-    config = StepConfig(settings, "pt", {"site": pickle.loads(pickle.dumps(found))})
+    config = StepConfig(settings, "pt", {"site": found})
     documents = [
         BatchDocument(RawItem("", 1, 0, b""), document=Document("", text, name, ""))
         for text, name in ((texts[0], "site"), (texts[1], "site"), (menu, "site"), (menu, "livro"))
@@ -60,8 +54,8 @@ def test_frequent_lines_are_removed_and_rare_ones_stay() -> None:
 
 
 def test_a_small_source_has_no_boilerplate() -> None:
-    assert learn(["a mesma linha"] * 10, 0.1).lines == frozenset()
-    assert learn(["a mesma linha"] * 11, 0.1).lines == {"a mesma linha"}
+    assert learn(["a mesma linha"] * 10, 0.1) == frozenset()
+    assert learn(["a mesma linha"] * 11, 0.1) == {"a mesma linha"}
 
 
 MENU = "Início | Notícias"
@@ -93,14 +87,14 @@ def test_memory_is_bounded_and_the_menu_still_found(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = []
-    whole = boilerplate.BoilerplateLearner.read
+    bound = boilerplate.forget_rare_lines
 
-    def watched(learner: boilerplate.BoilerplateLearner, *given: object) -> None:
-        whole(learner, *given)
-        held.append(sum(counter.num_lines for counter in learner._counters.values()))
+    def watched(counters: dict[str, LineCounter]) -> None:
+        bound(counters)
+        held.append(sum(len(counter.documents_with) for counter in counters.values()))
 
     monkeypatch.setattr(boilerplate, "MAX_LINES", 5)
-    monkeypatch.setattr(boilerplate.BoilerplateLearner, "read", watched)
+    monkeypatch.setattr(boilerplate, "forget_rare_lines", watched)
     (tmp_path / "site").mkdir()
     for n in range(30):
         page = f"{MENU}\nA notícia número {n} fala do rio {n * 7}.\nMais {n}\n"

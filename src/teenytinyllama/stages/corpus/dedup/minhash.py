@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teenytinyllama.progress import Progress
-from teenytinyllama.settings.data_preparation import CorpusSettings, NearDuplicateSettings
+from teenytinyllama.settings.data_preparation import NearDuplicateSettings
 from teenytinyllama.stages.corpus.batches import DocumentBatch, DocumentStep, IndexEntry, StepConfig
 from teenytinyllama.stages.corpus.dedup.shingling import Hashes32, MinHasher, Shingler, jaccard
 from teenytinyllama.stages.corpus.staging import CorpusState, CorpusStep
@@ -32,15 +32,12 @@ MAX_COMPARISONS = 256
 class MinHashSignature(DocumentStep):
     """Gives each document its band keys."""
 
+    setting = "near_duplicates"
+
     def __init__(self, config: StepConfig) -> None:
         super().__init__(config)
         assert self.settings.near_duplicates is not None
         self._hasher = MinHasher(self.settings.near_duplicates)
-
-    @classmethod
-    def is_wanted(cls, config: StepConfig) -> bool:
-        """On unless the recipe sets `near_duplicates` to none."""
-        return config.settings.near_duplicates is not None
 
     def apply(self, batch: DocumentBatch) -> None:
         """Annotate."""
@@ -53,24 +50,23 @@ class MinHashSignature(DocumentStep):
 class NearDuplicates(CorpusStep):
     """Drops documents that are near copies of kept ones."""
 
+    setting = "near_duplicates"
     needs_all_documents = True
 
     def __init__(self, state: CorpusState) -> None:
         super().__init__(state)
         assert state.settings.near_duplicates is not None
         self._settings = state.settings.near_duplicates
-        self._keys = BandKeys(state.work_dir / "keys", self._settings.num_bands)
-
-    @classmethod
-    def is_wanted(cls, settings: CorpusSettings) -> bool:
-        """On unless the recipe sets `near_duplicates` to none."""
-        return settings.near_duplicates is not None
+        self._rows = array("q")
+        self._path = state.work_dir / "keys"
+        self._file = self._path.open("wb")
 
     def collect(self, first_row: int, entries: Sequence[IndexEntry]) -> None:
         """Store the band keys of documents that may stay."""
         for row, entry in enumerate(entries, start=first_row):
             if entry.band_keys and not self.state.index.reasons[row]:
-                self._keys.add(row, entry.band_keys)
+                self._rows.append(row)
+                self._file.write(entry.band_keys)
 
     def decide(self) -> None:
         """Compare the candidates; counts comparisons left out because there are too many."""
@@ -84,9 +80,13 @@ class NearDuplicates(CorpusStep):
         self.state.notes["near-duplicate-comparisons-left-out"] += left_out
 
     def _find(self) -> tuple[list[NearDuplicate], int]:
-        documents, groups = candidate_groups(self._keys.close())
-        documents = np.asarray(self._keys.rows, np.int64)[documents]
-        store = ShingleStore(self._keys.path.with_name("shingles"))
+        self._file.close()
+        keys = np.empty(0, np.uint64)
+        if self._rows:  # an empty file cannot be mapped
+            keys = np.memmap(self._path, np.uint64, "r")
+        documents, groups = candidate_groups(keys.reshape(-1, self._settings.num_bands))
+        documents = np.asarray(self._rows, np.int64)[documents]
+        store = ShingleStore(self._path.with_name("shingles"))
         candidates = set(np.unique(documents).tolist())
         batches = (
             ([row for row, _ in batch], [record["text"] for _, record in batch])
@@ -103,27 +103,6 @@ class NearDuplicate:
     dropped: int
     kept: int
     similarity: float
-
-
-class BandKeys:
-    """Band keys on disk, a row per document in reading order."""
-
-    def __init__(self, path: Path, num_bands: int) -> None:
-        self.path, self.num_bands = path, num_bands
-        self.rows = array("q")
-        self._file = path.open("wb")
-
-    def add(self, row: int, keys: bytes) -> None:
-        """The keys of the document in this row of the index."""
-        self.rows.append(row)
-        self._file.write(keys)
-
-    def close(self) -> npt.NDArray[np.uint64]:
-        """All keys, memory-mapped, one row per document."""
-        self._file.close()
-        if not self.path.stat().st_size:
-            return np.empty((0, self.num_bands), np.uint64)
-        return np.memmap(self.path, np.uint64, "r").reshape(-1, self.num_bands)
 
 
 def candidate_groups(

@@ -35,6 +35,8 @@ Identify = Callable[[Sequence[str]], list[float]]
 class LanguageFilter(ProseFilter):
     """Drops documents whose probability of the recipe's language is too low."""
 
+    family = "language"
+
     def __init__(self, config: StepConfig) -> None:
         super().__init__(config)
         self._model = self.settings.filters.language_model
@@ -42,11 +44,6 @@ class LanguageFilter(ProseFilter):
         self._labels = data.labels
         kind = "py3langid" if self._model == "py3langid" else "fasttext"
         self.min_probability = data.min_language_probability.get(kind, 0.5)
-
-    @classmethod
-    def is_wanted(cls, config: StepConfig) -> bool:
-        """Whether the family `language` is on."""
-        return "language" in config.settings.filters.families
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
         """Probability of the recipe's language for each text."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.batches import DocumentBatch, ProseFilter, StepConfig, Values
-from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES, Family
+from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES
 from teenytinyllama.stages.corpus.filters.language_data import language_data, load_language
 from teenytinyllama.stages.corpus.filters.text_statistics import measure_batch
 from teenytinyllama.stages.corpus.filters.word_table import WordRule, read_words
@@ -65,8 +64,6 @@ def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 class RuleFilter(ProseFilter):
     """Drops a document by the first rule of its family that it breaks, and writes scores."""
-
-    family: ClassVar[Family]
 
     def __init__(self, config: StepConfig) -> None:
         super().__init__(config)
@@ -121,7 +118,7 @@ class GopherQualityFilter(RuleFilter):
     family = "quality"
 
 
-def _of_family(thresholds: dict[str, float], family: Family) -> dict[str, float]:
+def _of_family(thresholds: dict[str, float], family: str) -> dict[str, float]:
     return {name: value for name, value in thresholds.items() if _RULES[name].family == family}
 
 

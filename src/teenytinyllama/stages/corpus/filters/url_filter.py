@@ -15,16 +15,13 @@ _WORD = re.compile(r"[^\W_]+")
 class UrlFilter(ProseFilter):
     """Drops documents of blocked domains, and those with a blocked word in their URL."""
 
+    family = "address"
+
     def __init__(self, config: StepConfig) -> None:
         super().__init__(config)
         domains = self.settings.filters.blocked_domains
         self._domains = frozenset(domain.lower() for domain in domains)
         self._words = load_language(self.language).url_words
-
-    @classmethod
-    def is_wanted(cls, config: StepConfig) -> bool:
-        """Whether the family `address` is on."""
-        return "address" in config.settings.filters.families
 
     def apply(self, batch: DocumentBatch) -> None:
         """Drop documents by their URL."""
