@@ -1,8 +1,12 @@
+import json
+
 import pytest
 import torch
 from support.tiny_training import TinyTask, train
 
+from teenytinyllama.energy import Energy
 from teenytinyllama.errors import UserError
+from teenytinyllama.training.train_state import TrainState
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +36,18 @@ def test_other_numerics_than_before_are_reported(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "resuming from step-0000010" in said
     assert "differ from an uninterrupted run's (threads: 1 before, 2 now)" in said
+
+
+def test_scores_of_every_evaluation_survive_a_resume(tmp_path):
+    task = TinyTask()
+    task.evaluate = lambda model: {"heldout_loss": 1.0}
+    train(tmp_path, task=task, num_steps=10, evaluate_every_steps=5)
+    loop = train(tmp_path, task=task, num_steps=20, evaluate_every_steps=5)
+    assert loop.state.evaluations == [
+        {"step": step, "heldout_loss": 1.0} for step in (5, 10, 15, 20)
+    ]
+
+
+def test_json_of_a_state_is_read_back():
+    state = TrainState(step=3, tokens=12, energy=Energy(1.0, 2.0, 3.0, 4.0), seconds=0.5)
+    assert TrainState.from_json(json.loads(json.dumps(state.to_json()))) == state

@@ -17,7 +17,7 @@ ROUNDS = 6
 
 
 def mix(values: NDArray[Any]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser: every input bit moves about half of the output bits."""
+    """SplitMix64's finaliser: every input bit flips about half of the output bits."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: NDArray[np.uint64] = values ^ (values >> np.uint64(31))

@@ -1,10 +1,10 @@
-"""Sequences that repeat themselves, early in training: how a tiny model learns to look back.
+"""Sequences that repeat a passage, early in training: a tiny model learns to look back sooner.
 
-A model of five million parameters that had read eight million tokens of natural text predicted a
-passage hardly better the second time it was said than the first (EXPERIMENTS.md, 2026-11-24).
-A sequence that is one passage over and over rewards looking back at almost every token. The share
-of such sequences falls linearly to zero, so that most of the training, and all of its end, is the
-text itself (after Bi-Induct, arXiv 2509.22947, which mixes in copied spans and anneals them away).
+A model of five million parameters, trained on eight million tokens of natural text, predicted a
+passage hardly better the second time than the first (EXPERIMENTS.md). In a sequence that repeats
+one passage, looking back helps at almost every token. The share of such sequences falls linearly
+to zero, so that most of the training, and all of its end, is the text itself (after Bi-Induct,
+arXiv 2509.22947, which mixes in copied spans and anneals them away).
 
     the text       a b c d e f g h i j k l
     its sequence   a b c d e a b c d e a b
@@ -13,7 +13,7 @@ Which sequences repeat, and how long their passages are, is a function of (seed,
 alone: no micro-batch, rank or resume changes it.
 """
 
-# B sequences of a batch, T + 1 tokens of each with the one that is only predicted
+# B sequences of a batch, T + 1 tokens of each (the last is only predicted)
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from teenytinyllama.settings.pretraining import RepetitionSettings
 from teenytinyllama.training.data_order import mix
 
-# A passage has between 1/32 and 1/4 of the sequence: short ones show the gain, long ones make
-# looking back by content worth more than by distance.
+# A passage takes between 1/32 and 1/4 of the sequence: short ones repeat often, long ones favour
+# looking back by content over looking back by distance.
 SHORTEST, LONGEST = 32, 4
 
 
@@ -38,7 +38,7 @@ def repeat_passages(
     step: int,
     seed: int,
 ) -> NDArray[np.int64]:
-    """`block` (B, T + 1), where some sequences are their own first tokens again and again.
+    """A copy of `block` (B, T + 1) in which some sequences repeat their first tokens.
 
     `rows` (B) are the numbers of the sequences; `step` counts from 0.
     """
@@ -59,7 +59,7 @@ def repeat_passages(
 def _draws(
     seed: int, step: int, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint64], NDArray[Any]]:
-    """Two random numbers of 64 bits for every sequence."""
+    """Two random 64-bit numbers for every sequence."""
     with np.errstate(over="ignore"):
         start: NDArray[np.uint64] = np.full(1, (seed + 0x9E3779B97F4A7C15) % 2**64, np.uint64)
         key = mix(mix(start) ^ np.full(1, step + 1, np.uint64))

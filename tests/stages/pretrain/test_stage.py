@@ -68,24 +68,24 @@ def test_it_leaves_a_model_its_log_and_its_samples(run, tmp_path):
     }
 
 
-def fault(run, **changes):
+def error_of(run, **changes):
     with pytest.raises(UserError) as caught:
         run(**changes)
     return caught.value
 
 
-def test_tokens_of_another_tokenizer(run, tmp_path):
+def test_tokens_of_another_tokenizer_are_refused(run, tmp_path):
     with TokenWriter(tmp_path, "train", 640) as train, TokenWriter(tmp_path, "heldout", 640) as out:
         train.write([1, 7, 2] * 100)
         out.write([1, 7, 2])
     write_index(tmp_path, 640, "0" * 64, {"train": train.entry, "heldout": out.entry})
-    error = fault(run, tokens=tmp_path)
+    error = error_of(run, tokens=tmp_path)
     assert error.code == "tokens-other-tokenizer"
     assert "packed with tokenizer 000000000000" in error.what
     assert error.fix == "run `ttl pack RECIPE`"
 
 
-def test_a_bit_that_changed_in_the_tokens(run, pack_dir, tmp_path):
+def test_a_flipped_bit_in_the_tokens_is_found(run, pack_dir, tmp_path):
     copy = tmp_path / "tokens"
     copy.mkdir()
     for path in pack_dir.iterdir():
@@ -93,34 +93,32 @@ def test_a_bit_that_changed_in_the_tokens(run, pack_dir, tmp_path):
     data = bytearray((copy / "train.bin").read_bytes())
     data[100] ^= 1
     (copy / "train.bin").write_bytes(data)
-    error = fault(run, tokens=copy)
+    error = error_of(run, tokens=copy)
     assert error.code == "tokens-damaged"
     assert error.where.endswith("train.bin")
     assert not (tmp_path / "pretrain").exists()
 
 
-def test_fewer_tokens_than_one_step(run):
-    error = fault(run, tokens_per_step=32 * 1_000_000)
+def test_fewer_tokens_than_one_step_are_refused(run):
+    error = error_of(run, tokens_per_step=32 * 1_000_000)
     assert error.code == "too-few-tokens"
     assert "one step needs 1000000" in error.what
 
 
-def test_the_package_flash_attn_where_it_is_not_installed(run):
-    error = fault(run, attention="flash-attn")
+def test_flash_attn_that_is_not_installed_is_refused(run):
+    error = error_of(run, attention="flash-attn")
     assert error.code == "flash-attn-missing"
     assert "sdpa" in error.fix
 
 
-def test_a_precision_that_the_chip_has_not_is_refused_before_the_data_is_read(
-    run, monkeypatch, tmp_path
-):
+def test_an_unsupported_precision_is_refused_before_reading_data(run, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old Chip")
-    error = fault(run, tokens=tmp_path / "not even there")
+    error = error_of(run, tokens=tmp_path / "not even there")
     assert error.code == "precision-unsupported"
     assert "Old Chip has no bfloat16" in error.what
 
 
-def test_a_run_without_a_seed_has_one_that_is_written_down():
+def test_the_default_seed_is_in_the_recipe():
     assert settings().model_dump()["seed"] == 0
