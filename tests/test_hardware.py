@@ -22,17 +22,17 @@ def test_freed_memory_is_reused_without_page_faults() -> None:
 import resource, torch
 from teenytinyllama import hardware
 
-def faults(megabytes):
+def page_faults(megabytes):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.zeros(megabytes * 2**20, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-faults(64)
-outside = faults(64)
+page_faults(64)
+outside = page_faults(64)
 with hardware.keeping_freed_memory(torch.device("cpu")):
-    faults(80)
-    inside = faults(64)
-print(outside, inside, faults(64))
+    page_faults(80)
+    inside = page_faults(64)
+print(outside, inside, page_faults(64))
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     outside, inside, after = map(int, ran.stdout.split())

@@ -1,4 +1,4 @@
-"""Byte-level vocabularies: the ids of the `tokenizers` library, and the same house around them."""
+"""Byte-level vocabularies have the ids of the `tokenizers` library and fixed special ids."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_a_literal_space_mark_survives(
 ) -> None:
     text = f"a{SPACE_MARK} b {SPACE_MARK}{SPACE_MARK}"
     assert encoder.decode(encoder.encode(text)) == text
-    assert reference.decode(reference.encode(text)) != text  # why we spell it in bytes
+    assert reference.decode(reference.encode(text)) != text  # why we encode it as bytes
 
 
 def test_an_emptied_cache_changes_no_id(small_tokenizer_dir: Path) -> None:
@@ -121,8 +121,8 @@ def test_conversations_equal_the_chat_template(
 
 def test_the_loss_mask_covers_answers_and_end_marks(encoder: TextEncoder) -> None:
     ids, mask = encoder.render_with_mask(CONVERSATION[1:3])
-    learnt = [i for i, m in zip(ids, mask, strict=True) if m]
-    assert learnt == [*encoder.encode("Sim! E você?\n"), encoder.eos_id]
+    trained = [i for i, m in zip(ids, mask, strict=True) if m]
+    assert trained == [*encoder.encode("Sim! E você?\n"), encoder.eos_id]
 
 
 def test_content_cannot_forge_a_message(encoder: TextEncoder) -> None:

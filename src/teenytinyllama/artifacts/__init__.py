@@ -1,1 +1,1 @@
-"""Doorways: what one stage leaves for the next, one file per artifact."""
+"""What one stage writes for the next: one module an artifact."""

@@ -10,7 +10,7 @@ ROW_MULTIPLE = 64  # the matrix units of GPUs work in multiples of this
 
 
 def num_key_value_heads(model: ModelSettings) -> int:
-    """Key-value heads, where 0 stands for as many as query heads."""
+    """Number of key-value heads; a setting of 0 means as many as query heads."""
     return model.num_key_value_heads or model.num_attention_heads
 
 

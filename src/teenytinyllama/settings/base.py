@@ -41,6 +41,17 @@ def expand_path(pattern: str) -> list[Path]:
     return sorted(f for f in found if f.is_file() and not f.name.startswith("."))
 
 
+def check_whole_rows(tokens_per_step: int, sequence_length: int) -> None:
+    """Raise ValueError where a step is not a whole number of sequences; names the nearest."""
+    if rest := tokens_per_step % sequence_length:
+        below = tokens_per_step - rest
+        near = " or ".join(str(n) for n in (below, below + sequence_length) if n)
+        raise ValueError(
+            f"tokens_per_step = {tokens_per_step} is not a multiple of "
+            f"sequence_length = {sequence_length}; nearest: {near}"
+        )
+
+
 class EnergySettings(Settings):
     """`[energy]`: grid and prices, for the carbon and money of a run."""
 

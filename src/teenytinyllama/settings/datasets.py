@@ -168,10 +168,10 @@ class LabelledSet(Settings):
             raise ValueError(f'a labelled set of kind "{self.kind}" needs a path')
         _refuse_without_effect(self, ("storybook",), ("num_items", "seed"))
         if self.test_split in (self.train_split, self.validation_split):
-            raise ValueError(f'test_split = "{self.test_split}" is learnt from or chosen by')
+            raise ValueError(f'test_split = "{self.test_split}" is train_split or validation_split')
         if self.validation_split == self.train_split:
             raise ValueError(
-                f'validation_split = "{self.validation_split}" is learnt from; '
+                f'validation_split = "{self.validation_split}" is train_split; '
                 'validation_split = "" cuts a share of it'
             )
         if self.label_column in self.text_columns and self.kind != "storybook":
@@ -179,7 +179,7 @@ class LabelledSet(Settings):
         return self
 
     def local_paths(self) -> list[Path]:
-        """The files on this machine that the set names, sorted; empty where there are none."""
+        """Local files that the set names, sorted; empty where there are none."""
         return expand_path(self.path) if self.kind != "storybook" else []
 
 

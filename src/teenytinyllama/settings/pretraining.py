@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from teenytinyllama.settings.base import Count, Fraction, Positive, Settings
+from teenytinyllama.settings.base import Count, Fraction, Positive, Settings, check_whole_rows
 from teenytinyllama.settings.training import (
     CheckpointSettings,
     ModelSettings,
@@ -86,14 +86,7 @@ class PretrainSettings(Settings):
                 f"sequence_length = {self.sequence_length} is longer than "
                 f"model.max_position_embeddings = {self.model.max_position_embeddings}"
             )
-        if self.tokens_per_step % self.sequence_length:
-            below = self.tokens_per_step // self.sequence_length * self.sequence_length
-            near = [n for n in (below, below + self.sequence_length) if n]
-            raise ValueError(
-                f"tokens_per_step = {self.tokens_per_step} is not a multiple of "
-                f"sequence_length = {self.sequence_length}; nearest: "
-                + " or ".join(str(n) for n in near)
-            )
+        check_whole_rows(self.tokens_per_step, self.sequence_length)
         if self.repetition.share and self.isolate_documents:
             raise ValueError(
                 f"repetition.share = {self.repetition.share} needs attention across documents; "

@@ -19,6 +19,7 @@ from teenytinyllama.synthetic.dialogues import ConversationSplit, SyntheticConve
 from teenytinyllama.synthetic.grammar import capitalize, fraction, item_random, pick
 from teenytinyllama.synthetic.labelled_items import NUM_CHOICES, QuestionItem
 from teenytinyllama.synthetic.stories import StoryDocument
+from teenytinyllama.synthetic.world import deal
 
 ATTRIBUTES = ("species", "home", "food", "colour", "job", "friend", "hobby")
 """Attributes of a character of these worlds."""
@@ -98,14 +99,14 @@ def _characters(words: dict[str, Any], rng: random.Random) -> dict[str, dict[str
     """Every character's slots: values are dealt evenly, and friends are pairs."""
     people: dict[str, dict[str, str]] = {}
     for group in words["groups"]:
-        rows = {kind: _dealt(group[kind], len(group["names"]), rng) for kind in ("species", "jobs")}
+        rows = {kind: deal(group[kind], len(group["names"]), rng) for kind in ("species", "jobs")}
         for place, name in enumerate(group["names"]):
             slots = dict(group["slots"]) | _forms(words, "names", name)
             for kind, dealt in rows.items():
                 slots |= _forms(words, kind, dealt[place])
             people[slots["name"]] = slots
     for kind in _ROWS_OF.values():
-        dealt = _dealt(words["values"][kind], len(people), rng)
+        dealt = deal(words["values"][kind], len(people), rng)
         for slots, row in zip(people.values(), dealt, strict=True):
             slots |= _forms(words, kind, row)
     order = list(people)
@@ -120,14 +121,6 @@ def _characters(words: dict[str, Any], rng: random.Random) -> dict[str, dict[str
 
 def _forms(words: dict[str, Any], kind: str, row: Sequence[str]) -> dict[str, str]:
     return dict(zip(words["forms"][kind], row, strict=True))
-
-
-def _dealt(rows: Sequence[Any], count: int, rng: random.Random) -> list[Any]:
-    deck = list(rows)
-    rng.shuffle(deck)
-    dealt = [deck[place % len(deck)] for place in range(count)]
-    rng.shuffle(dealt)
-    return dealt
 
 
 def _prefixed(prefix: str, slots: SlotValues) -> dict[str, str]:
@@ -268,8 +261,8 @@ def _small_talk(rng: random.Random, world: SmallWorld) -> tuple[str, str, str]:
     slots = _scene(rng, world, name, other)
     known = [one for one in ATTRIBUTES if not world.is_heldout(name, one)]
     facts = [world.state(rng, name, one) for one in rng.sample(known, min(2, len(known)))]
-    told = [_fill(pick(rng, world.words["stories"]["openings"]), slots), *facts]
-    return _fill(pick(rng, words["story_requests"]), slots), " ".join(told), name
+    story = [_fill(pick(rng, world.words["stories"]["openings"]), slots), *facts]
+    return _fill(pick(rng, words["story_requests"]), slots), " ".join(story), name
 
 
 def questions(*, language: str, seed: int = 0, num_items: int) -> Iterator[QuestionItem]:

@@ -95,12 +95,12 @@ def world(seed: int = 0, num_characters: int = NUM_CHARACTERS) -> World:
     ]
     rng.shuffle(people)
     dealt = {
-        name: _deal([_bare(value) for value in words[name + "s"]], num_characters, rng)
+        name: deal([_bare(value) for value in words[name + "s"]], num_characters, rng)
         for name in ("home", "food", "colour", "object")
     }
-    hobbies = _deal(words["hobbies"], num_characters, rng)
-    fears = _deal([_bare(fear) for fear, _ in words["fears"]], num_characters, rng)
-    jobs = _deal(words["jobs"], num_characters, rng)
+    hobbies = deal(words["hobbies"], num_characters, rng)
+    fears = deal([_bare(fear) for fear, _ in words["fears"]], num_characters, rng)
+    jobs = deal(words["jobs"], num_characters, rng)
     friends = _pair_up([name for name, _, _ in people], rng)
     characters = tuple(
         Character(
@@ -122,7 +122,7 @@ def _bare(noun: str) -> str:
     return noun.partition(":")[0]
 
 
-def _deal(values: Iterable[Item], count: int, rng: random.Random) -> list[Item]:
+def deal(values: Iterable[Item], count: int, rng: random.Random) -> list[Item]:
     """Return `count` values in random order, each as often as any other, or once more."""
     deck = list(values)
     rng.shuffle(deck)
@@ -136,7 +136,7 @@ def _named_species(
 ) -> list[tuple[str, str]]:
     names = rng.sample(words[f"names_{gender}"], count)
     species = [_bare(noun) for noun in words["species"] if noun.endswith(f":{gender}")]
-    return list(zip(names, _deal(species, count, rng), strict=True))
+    return list(zip(names, deal(species, count, rng), strict=True))
 
 
 def _pair_up(names: list[str], rng: random.Random) -> dict[str, str]:

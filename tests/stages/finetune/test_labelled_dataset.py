@@ -253,12 +253,12 @@ def test_a_broken_line_and_a_missing_folder(tmp_path: Path) -> None:
 
 
 def test_the_test_split_cannot_be_trained_on() -> None:
-    with pytest.raises(ValueError, match="learnt from or chosen by"):
+    with pytest.raises(ValueError, match="is train_split or validation_split"):
         LabelledSet(name="t", path="x", test_split="validation")
 
 
 def test_the_validation_split_cannot_be_trained_on() -> None:
-    with pytest.raises(ValueError, match='validation_split = "train" is learnt from'):
+    with pytest.raises(ValueError, match='validation_split = "train" is train_split'):
         LabelledSet(name="t", path="x", validation_split="train")
     assert LabelledSet(name="t", path="x", train_split="a", validation_split="").test_split
 

@@ -1,0 +1,92 @@
+"""Manifests and files are written atomically, and fingerprints ignore what does not matter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from teenytinyllama.artifacts import manifest
+from teenytinyllama.artifacts.manifest import (
+    Manifest,
+    Output,
+    fingerprint_files,
+    fingerprint_of,
+    hash_outputs,
+    missing_outputs,
+    read_manifest,
+    write_atomically,
+    write_manifest,
+)
+from teenytinyllama.errors import UserError
+
+
+def made(**outputs: Output) -> Manifest:
+    return Manifest(
+        stage="pack", version="1", fingerprint="f", recipe={}, inputs={}, outputs=outputs,
+        counts={}, metrics={}, started_at="2026-11-30T00:00:00Z", duration_s=1.0, energy_kwh={},
+        emissions_kg=0.0, versions={},
+    )  # fmt: skip
+
+
+def test_a_manifest_is_read_back(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) is None
+    write_manifest(tmp_path, made())
+    assert read_manifest(tmp_path) == made()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"stage": "pack"}'])
+def test_a_damaged_manifest_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_manifest(tmp_path)
+    assert error.value.code == "manifest-damaged"
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, "old")
+
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_times_and_rates_do_not_change_the_content_fingerprint() -> None:
+    data, first, second = (Output(bytes=1, sha256=letter) for letter in "abc")
+    one = made(**{"train.bin": data, "sub/metrics.jsonl": first})
+    other = made(**{"train.bin": data, "sub/metrics.jsonl": second})
+    assert one.content_fingerprint() == other.content_fingerprint()
+    assert one.content_fingerprint() != made(**{"train.bin": first}).content_fingerprint()
+
+
+def test_the_order_of_keys_does_not_change_a_fingerprint() -> None:
+    assert fingerprint_of({"a": 1, "b": [2]}) == fingerprint_of({"b": [2], "a": 1})
+    assert fingerprint_of({"a": 1}) != fingerprint_of({"a": 2})
+
+
+def test_a_changed_file_changes_the_fingerprint_of_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a")
+    before = fingerprint_files([path])
+    assert fingerprint_files([path]) == before
+    path.write_text("ab")
+    assert fingerprint_files([path]) != before
+
+
+def test_outputs_leave_out_hidden_files_and_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "sub" / ".cache").mkdir(parents=True)
+    for name in ("a.bin", "sub/b.bin", ".hidden", "sub/.cache/c.bin", "manifest.json"):
+        (tmp_path / name).write_text(name)
+    outputs = hash_outputs(tmp_path)
+    assert list(outputs) == ["a.bin", "sub/b.bin"]
+    assert missing_outputs(tmp_path, outputs) == []
+    (tmp_path / "a.bin").unlink()
+    (tmp_path / "sub/b.bin").write_text(json.dumps("longer than before"))
+    assert missing_outputs(tmp_path, outputs) == ["a.bin", "sub/b.bin"]

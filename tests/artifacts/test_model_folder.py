@@ -1,0 +1,69 @@
+"""Untrusted model folders are checked before anything in them is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from teenytinyllama.artifacts.model_folder import check_model_folder, read_safetensors_header
+from teenytinyllama.errors import UserError
+
+
+def folder(path: Path) -> Path:
+    save_file({"a": torch.zeros(2, 3), "b": torch.ones(4)}, path / "model.safetensors")
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    return path
+
+
+def test_a_plain_folder_is_accepted(tmp_path: Path) -> None:
+    check_model_folder(folder(tmp_path))
+    header = read_safetensors_header(tmp_path / "model.safetensors")
+    assert header["a"]["shape"] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("config.json", '{"a": {"auto_map": {}}}', "model-unsafe"),
+        ("config.json", "{", "model-damaged"),
+        ("config.json", "[" * 100_000, "model-damaged"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "../x"}}', "model-unsafe"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "x"}}', "model-damaged"),
+        ("model.safetensors.index.json", "{}", "model-damaged"),
+    ],
+)
+def test_unsafe_and_damaged_json_is_an_error(
+    tmp_path: Path, name: str, content: str, code: str
+) -> None:
+    (folder(tmp_path) / name).write_text(content)
+    with pytest.raises(UserError) as error:
+        check_model_folder(tmp_path)
+    assert error.value.code == code
+    assert name in error.value.where
+
+
+def test_pickled_weights_alone_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        check_model_folder(tmp_path)
+    assert error.value.code == "model-unsafe"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shape": [2, 4]}, {"dtype": "F99"}, {"data_offsets": [0, 10_000]}, {"shape": [-2, -3]}],
+)
+def test_a_header_that_does_not_match_its_data_is_an_error(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    path = folder(tmp_path) / "model.safetensors"
+    header = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24], **change}}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(24))
+    with pytest.raises(UserError) as error:
+        read_safetensors_header(path)
+    assert error.value.code == "model-damaged"

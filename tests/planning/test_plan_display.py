@@ -1,0 +1,34 @@
+"""The plan as it is printed."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from teenytinyllama.planning.plan_display import show_plan
+from teenytinyllama.planning.plan_request import PlanRequest
+from teenytinyllama.planning.planner import make_plan
+from teenytinyllama.planning.reference_data import gpus
+
+
+def printed(text_bytes: float) -> str:
+    request = PlanRequest(
+        gpu=gpus()["a100-40gb"], usd_per_hour=1.29, text_bytes=text_bytes, budget_usd=50.0
+    )
+    out = io.StringIO()
+    show_plan(make_plan(request), Console(file=out, width=120))
+    return out.getvalue()
+
+
+def test_a_plan_shows_its_cost_other_sizes_and_other_budgets() -> None:
+    text = printed(5e9)
+    for words in ("The plan", "NVIDIA A100", "nats per token", "Other sizes", "Other budgets"):
+        assert words in text
+    assert "Twice the money lowers the loss" in text
+
+
+def test_a_plan_below_the_range_of_the_laws_shows_no_loss() -> None:
+    text = printed(50e6)
+    assert "too small to predict" in text
+    assert "Other sizes" not in text
