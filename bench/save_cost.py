@@ -1,11 +1,11 @@
-"""F11: what a save costs, with its hashes and syncs, against accelerate's, which has neither.
+"""F11: time of a save, with hashes and syncs, against accelerate's, which has neither.
 
     python bench/save_cost.py
     python bench/save_cost.py --pairs 5
 
 A Llama of 8 M parameters with both moments of AdamW, 96 MB. Ours and `Accelerator.save_state`
-take turns, the first of a pair changing; before each, what is still on its way to the disk is
-let through, untimed, so that nobody's sync pays for the other's bytes.
+take turns, in alternating order. Before each, everything unsynced is flushed outside the
+measurement, so that neither sync pays for the other's bytes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
     ratios, seconds = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for pair in range(-1, args.pairs):  # the first pair meets everything for the first time
+        for pair in range(-1, args.pairs):  # the first pair warms up
             step, theirs_dir = pair + 2, str(folder / "theirs" / str(pair))
 
             def ours(step: int = step) -> None:

@@ -1,13 +1,13 @@
-"""Tokens to the held-out loss that the paper recipe ends at: ours, the paper, a tuned AdamW.
+"""Tokens to the final held-out loss of the paper's recipe: ours, the paper, a tuned AdamW.
 
     python bench/time_to_loss.py --run-dir runs/real          # a run with tokenizer and pack done
     python bench/time_to_loss.py --run-dir runs/real --seeds 0,1,2      # hours on two cores
 
-Every contestant trains the same small Llama on the same packed tokens in the same order. The paper
-recipe (AdamW 6e-4, betas 0.9 and 0.999, decay 0.01, cosine) sets the loss to reach at its end;
+Every contestant trains the same small Llama on the same packed tokens in the same order. The final
+loss of the paper's recipe (AdamW 6e-4, betas 0.9 and 0.999, decay 0.01, cosine) is the target;
 `adamw` is tuned over five peak rates first; ours is Muon with a high rate for the embeddings and a
-long fall. The value is the length of the training that ends at that loss, as a share of the paper
-recipe's steps.
+long decay. The value is the length of the run that ends at that loss, as a share of the steps of
+the paper's recipe.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MODEL = ModelSettings(
 
 
 class Recipe(NamedTuple):
-    """What a contestant trains with; the name stands in the cache."""
+    """Optimizer and schedule of a contestant; the cache has its name."""
 
     name: str
     optimizer: OptimizerSettings
@@ -95,7 +95,7 @@ def final_loss(args: argparse.Namespace, recipe: Recipe, seed: int, num_steps: i
 
 
 class Curves:
-    """Trainings by what decides them; each is kept in a file, so a killed bench goes on."""
+    """Final losses of runs, cached in a file, so that a killed bench resumes."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -116,11 +116,11 @@ class Curves:
         return self.known[what]
 
     def steps_to(self, goal: float, recipe: Recipe, seed: int, guess: int) -> float:
-        """Length of the training that ends at `goal`.
+        """Length of the run that ends at `goal`.
 
-        A schedule that falls at the end reaches low losses only at its end, so the length itself
-        is searched: shorter and longer trainings until the goal lies between two neighbours, then
-        a straight line in the logarithm of the length.
+        A schedule with a decay reaches low losses only at its end, so the length is searched:
+        shorter and longer runs until the goal is between two neighbours, then linear interpolation
+        in the logarithm of the length.
         """
         above, below = None, None
         length = guess
@@ -149,17 +149,17 @@ def main() -> None:
         goals[seed] = curves.last(PAPER, seed, args.steps)
         guess = ours[seed] = curves.steps_to(goals[seed], OURS, seed, round(guess))
     show("paper", 0.25, [ours[seed] / args.steps for seed in seeds])
-    # Tuned on the first seed at half the length, compared on all. Where a seed is not there yet it
-    # needs longer, and its share is below what is shown.
+    # Tuned on the first seed at half the length, compared on all. A seed that does not reach the
+    # goal by then needs longer: its true share is below the one shown.
     half = args.steps // 2
     best = min(PEAKS, key=lambda peak: curves.last(adamw(peak), seeds[0], half))
     missed = [seed for seed in seeds if curves.last(adamw(best), seed, half) > goals[seed]]
     shares = []
     for seed in seeds:
-        there = seed not in missed
-        steps = curves.steps_to(goals[seed], adamw(best), seed, half) if there else half
+        reaches = seed not in missed
+        steps = curves.steps_to(goals[seed], adamw(best), seed, half) if reaches else half
         shares.append(ours[seed] / steps)
-    late = f", {len(missed)} of {len(seeds)} seeds not there after {half} steps" if missed else ""
+    late = f", {len(missed)} of {len(seeds)} seeds do not reach it by {half}" if missed else ""
     show(f"adamw, tuned: {best:g}{late}", 0.5, shares)
 
 

@@ -1,14 +1,14 @@
-"""Tokens per second, utilisation and memory of a training step: ours and the peers in turn.
+"""Tokens per second, MFU and memory of a training step: ours and the peers in turn.
 
     python bench/train_speed.py --model 160m --sequence-length 512 --rounds 3        # CPU, minutes
     python bench/train_speed.py --model 460m --sequence-length 2048 --tokens-per-step 131072
 
 Every contestant trains the same Llama on the same random tokens in the same precision, each in a
-process of its own; rounds go through all contestants in turn and ratios are taken round by round.
+process of its own; a round runs all contestants in turn, and ratios are taken within a round.
 Peers at their best: `trainer` is transformers.Trainer with the fused optimizer (and
 `trainer-compile` with torch.compile), `litgpt` its model and loss in a plain loop (and
 `litgpt-compile` with torch.compile), `paper` the loop of the paper's code: eager, loss read at
-every micro-step, AdamW not fused. Ours compiles as a training of hours would.
+every micro-step, AdamW not fused. Ours compiles, as a run of hours would.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", choices=SHAPES, default="160m")
     parser.add_argument("--sequence-length", type=int, default=512)
     parser.add_argument("--tokens-per-step", type=int, default=4096)
-    parser.add_argument("--micro-batch", type=int, default=0, help="rows; 0: ours finds it")
+    parser.add_argument("--micro-batch", type=int, default=0, help="rows; 0: automatic")
     parser.add_argument("--peer-micro-batch", type=int, default=4, help="rows of the peers")
     parser.add_argument("--precision", choices=["fp32", "bf16-mixed"], default="bf16-mixed")
     parser.add_argument("--steps", type=int, default=6, help="measured steps of one round")
@@ -289,7 +289,7 @@ CONTESTANTS = {
 
 
 def run_one(args: argparse.Namespace) -> None:
-    """In a process of its own: one contestant, one JSON line."""
+    """Run one contestant in this process and print one JSON line."""
     import torch
 
     from teenytinyllama import hardware
@@ -301,7 +301,7 @@ def run_one(args: argparse.Namespace) -> None:
         torch.set_float32_matmul_precision("high")
     peak = hardware.matmul_flops_per_s(dtype, device)
     rates = CONTESTANTS[args.one](args)
-    # Again afterwards: whatever else ran during one of them made the peak look lower.
+    # Measured again, because other programs may have lowered the first one.
     peak = max(peak, hardware.matmul_flops_per_s(dtype, device))
     flops = sizes.flops_per_token(settings_of(args), VOCAB_SIZE, args.sequence_length)
     rate = statistics.median(rates)

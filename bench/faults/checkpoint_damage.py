@@ -1,4 +1,4 @@
-"""F2, F3, F4: crash, fill the disk and flip bits inside a save; no checkpoint may betray.
+"""F2, F3, F4: crash, fill the disk and flip bits in a save; no bad checkpoint may be loaded.
 
     python bench/faults/checkpoint_damage.py
 
@@ -48,7 +48,7 @@ def save(folder: Path, step: int) -> None:
 
 
 def newest_step(folder: Path) -> int | None:
-    """Step of the checkpoint that a new start would go on from, after its own cleaning up."""
+    """Step of the checkpoint from which a new start, after its clean-up, would resume."""
     checkpoints.clean_up(folder)
     found = checkpoints.load_newest(folder)
     if found is None:
@@ -63,7 +63,7 @@ OPERATIONS = ("open", "fsync", "rename", "replace", "unlink", "rmdir", "mkdir", 
 
 
 def instrument(at: int, act: Callable[[int, str, Callable, tuple, dict], object]) -> list[int]:
-    """Send every file operation from now on through `act`, with its number; counts in a list."""
+    """From now on, let `act` do file operation number `at`; the list returned counts them."""
     counter = [0]
 
     def wrap(owner: object, name: str) -> None:
@@ -120,7 +120,7 @@ def count_operations() -> int:
 
 
 def crashes(numbers: Iterable[int]) -> tuple[int, int]:
-    """F2: trials, and those after which the newest whole checkpoint (3 or 4) is found."""
+    """F2: trials, and those after which the newest complete checkpoint (3 or 4) is loaded."""
     good = trials = 0
     for number in numbers:
         for when in ("before", "torn", "after"):
@@ -140,7 +140,7 @@ def crashes(numbers: Iterable[int]) -> tuple[int, int]:
 
 
 def full_disks(numbers: Iterable[int]) -> tuple[int, int]:
-    """F3: trials, and those that end with a clear message and the older checkpoint untouched."""
+    """F3: trials, and those that end with a clear message and the older checkpoint intact."""
     good = trials = 0
     for number in numbers:
         for code in (errno.ENOSPC, errno.EIO):
@@ -159,7 +159,7 @@ def full_disks(numbers: Iterable[int]) -> tuple[int, int]:
                     except Interrupted as error:
                         os._exit(75 if "free" in str(error) else 1)
                     except OSError:
-                        os._exit(76)  # outside the save itself: the command line explains it
+                        os._exit(76)  # outside the save itself: the command line reports it
 
                 exit_code = in_child(work)
                 trials += 1
@@ -168,7 +168,7 @@ def full_disks(numbers: Iterable[int]) -> tuple[int, int]:
 
 
 def damages(count: int) -> tuple[int, int]:
-    """F4: trials, and those found out and answered by the checkpoint before."""
+    """F4: trials, and those in which the damage is found and the previous checkpoint loaded."""
     chance = random.Random(4)
     good = trials = 0
     with tempfile.TemporaryDirectory() as name:
@@ -196,7 +196,7 @@ def damages(count: int) -> tuple[int, int]:
                 end = min(place + 4096, len(data))
                 if not any(data[place:end]):
                     shutil.rmtree(folder)
-                    continue  # the page was zero before: nothing is damaged
+                    continue  # the page held zeros already: nothing is damaged
                 data[place:end] = bytes(end - place)
                 path.write_bytes(data)
             harmless = (
@@ -209,7 +209,7 @@ def damages(count: int) -> tuple[int, int]:
 
 
 def same_manifest(path: Path, pristine: Path) -> bool:
-    """A flipped bit in white space changes nothing that the manifest says."""
+    """Whether the damage, such as a flipped bit in white space, leaves the content equal."""
     original = pristine / checkpoints.folder_name(2) / "manifest.json"
     try:
         return json.loads(path.read_bytes()) == json.loads(original.read_bytes())
@@ -227,9 +227,17 @@ def main() -> None:
     parser.add_argument("--damages", type=int, default=500)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 (each damage is announced)
+    sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 (each damage is reported)
     trials, good = damages(args.damages)
-    figure("F4 damages found and answered", good / trials, "share", "", 1, good == trials, trials)
+    figure(
+        "F4 damages found and answered",
+        good / trials,
+        "share",
+        "",
+        1,
+        good == trials,
+        trials,
+    )
     queue = multiprocessing.get_context("fork").SimpleQueue()
     in_child(lambda: queue.put(count_operations()))
     every = range(1, queue.get() + 1)

@@ -1,10 +1,10 @@
-"""F1, F8, F9: kill, stop and poison one training many times; it must end in the same bytes.
+"""F1, F8, F9: kill, stop and poison a training run many times; it must end in the same bytes.
 
     python bench/faults/kills.py            # 250 kills, 100 stop signals, 50 poisons
     python bench/faults/kills.py --kills 20 --stops 10 --poisons 10
 
-A 2-layer Llama, three epochs and more. torch and the model's class are imported once and every
-trial is a fork: a fork that imports them itself takes five seconds, one that does not a half.
+A 2-layer Llama, more than three epochs. torch and the model's class are imported once and every
+trial is a fork, which takes half a second; one that imports them itself takes five.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PLAN = {
     "log_every_steps": 7,
     "checkpoints": CheckpointSettings(every_minutes=1000, every_steps=8),
 }
-# Where a training is when a stop signal arrives; NOT_YET is before the command line's handlers.
+# Where a run is when a stop signal arrives; NOT_YET is before the command line's handlers.
 NOT_YET, START_UP, ROWS, EVALUATE, SAMPLE, SAVE = range(6)
 PLACES = {
     START_UP: "start-up",
@@ -51,22 +51,22 @@ PLACES = {
     SAMPLE: "samples",
     SAVE: "save",
 }
-# How long a training waits in the place that its signal is aimed at.
+# How long a run waits for its signal in the place where it is due.
 PATIENCE_S = 30.0
 
 
 class Child(NamedTuple):
-    """One training in a process of its own, and what it tells."""
+    """A run in a process of its own, and what it reports."""
 
     process: multiprocessing.Process
     place: object
     hit: object
     """1 once its signal has been sent."""
-    told: object
+    reports: object
 
 
-def train(folder: Path, plan: dict, task: TrainTask | None, place, told) -> None:
-    """As the command line does it: an exit code, and the reason of a stop in words."""
+def train(folder: Path, plan: dict, task: TrainTask | None, place, report) -> None:
+    """Train as the command line does: an exit code, and a report of the reason for a stop."""
     torch.set_num_threads(1)
     sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -78,7 +78,7 @@ def train(folder: Path, plan: dict, task: TrainTask | None, place, told) -> None
         place.value = START_UP
         tiny.train(folder, task=task, **plan)
     except (Interrupted, KeyboardInterrupt) as stop:
-        told.send(str(stop))
+        report.send(str(stop))
         code = Interrupted.exit_code
     os._exit(code)
 
@@ -91,20 +91,20 @@ def start(
 ) -> Child:
     context = multiprocessing.get_context("fork")
     place, hit = context.RawValue("i", NOT_YET), context.RawValue("i", 0)
-    told, tell = context.Pipe(duplex=False)
+    reports, report = context.Pipe(duplex=False)
 
     def run() -> None:
         task = make_task() if make_task is not staged_task else staged_task(place, hit, aim)
-        train(folder, plan or PLAN, task, place, tell)
+        train(folder, plan or PLAN, task, place, report)
 
     process = context.Process(target=run)
     process.start()
-    tell.close()
-    return Child(process, place, hit, told)
+    report.close()
+    return Child(process, place, hit, reports)
 
 
 def staged_task(place, hit, aim: int | None) -> TrainTask:
-    """The tiny task with an evaluation and samples; it tells where it is, and in the place that
+    """The tiny task with an evaluation and samples; it reports where it is, and in the place that
     its signal is aimed at it waits for it."""
     task = tiny.TinyTask()
 
@@ -134,7 +134,7 @@ def fingerprint(folder: Path, num_steps: int) -> tuple:
 
 
 def undisturbed(plan: dict, make_task: Callable = tiny.TinyTask) -> tuple[tuple, float]:
-    """What a run ends in that is left alone, and how long it takes."""
+    """The result of a run that is not interrupted, and its seconds."""
     with tempfile.TemporaryDirectory() as name:
         started = time.monotonic()
         start(Path(name), plan, make_task).process.join()
@@ -142,7 +142,7 @@ def undisturbed(plan: dict, make_task: Callable = tiny.TinyTask) -> tuple[tuple,
 
 
 def kills(count: int, plan: dict = PLAN, make_task: Callable = tiny.TinyTask) -> tuple:
-    """Runs that took `count` SIGKILLs, those that ended as the undisturbed one, damages found."""
+    """Number of runs for `count` SIGKILLs, of those with equal results, of damaged checkpoints."""
     whole, seconds = undisturbed(plan, make_task)
     chance = random.Random(count)
     sent = equal = runs = damaged = 0
@@ -165,20 +165,20 @@ def kills(count: int, plan: dict = PLAN, make_task: Callable = tiny.TinyTask) ->
 
 
 class Stops(NamedTuple):
-    """What came of many stop signals."""
+    """The outcome of many stop signals."""
 
     sent: int
-    faults: list[str]
-    """Signals not answered by code 75 and a checkpoint of the very step they fell into."""
+    failures: list[str]
+    """Signals not answered by exit code 75 and a checkpoint of the step in which they arrived."""
     places: dict[str, int]
     seconds: list[float]
     runs: int
     equal: int
-    """Runs that, gone on with after every signal, ended as the undisturbed one."""
+    """Runs that, resumed after every signal, ended like the undisturbed one."""
 
 
 def stops(count: int, num_steps: int = 400) -> Stops:
-    """SIGTERM, SIGINT or SIGHUP, one in every place in turn and one at any moment.
+    """Send SIGTERM, SIGINT and SIGHUP, one in every place in turn and one at a random moment.
 
     In a save every second signal is followed by another one.
     """
@@ -193,7 +193,7 @@ def stops(count: int, num_steps: int = 400) -> Stops:
     whole, seconds = undisturbed(plan, staged_task)
     chance = random.Random(8)
     sent = runs = equal = 0
-    faults, places, took = [], Counter(), []
+    failures, places, took = [], Counter(), []
     while sent < count:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -204,16 +204,18 @@ def stops(count: int, num_steps: int = 400) -> Stops:
                 if place is None:
                     break
                 number = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[sent % 3]
-                fault, waited = _stop(child, folder, number, twice=place == SAVE and sent % 12 >= 6)
-                if fault is None and child.process.exitcode == 0:
+                twice = place == SAVE and sent % 12 >= 6
+                failure, waited = _stop(child, folder, number, twice=twice)
+                if failure is None and child.process.exitcode == 0:
                     break  # it had just ended
                 sent += 1
-                faults += [f"{number.name} in {PLACES[place]}: {fault}"] if fault else []
+                if failure:
+                    failures.append(f"{number.name} in {PLACES[place]}: {failure}")
                 places[PLACES[place]] += 1
                 took.append(waited)
             runs += 1
             equal += fingerprint(folder, num_steps) == whole
-    return Stops(sent, faults, places, took, runs, equal)
+    return Stops(sent, failures, places, took, runs, equal)
 
 
 def _wait_for(child: Child, aim: int | None, seconds: float) -> int | None:
@@ -231,7 +233,7 @@ def _wait_for(child: Child, aim: int | None, seconds: float) -> int | None:
 def _stop(
     child: Child, folder: Path, number: signal.Signals, *, twice: bool
 ) -> tuple[str | None, float]:
-    """Send one signal, or two. What was wrong with the answer, and how long it took."""
+    """Send one signal, or two; return what went wrong, if anything, and the seconds it took."""
     before = checkpoints.list_checkpoints(folder)
     started = time.monotonic()
     os.kill(child.process.pid, number)
@@ -245,16 +247,16 @@ def _stop(
     found = checkpoints.list_checkpoints(folder)
     if code == 0 and found and found[-1][0] == tiny.loss_log(folder)[-1][0]:
         return None, seconds
-    if code != Interrupted.exit_code or not child.told.poll():
+    if code != Interrupted.exit_code or not child.reports.poll():
         child.process.kill()
         child.process.join()
         return f"exit code {code}", seconds
-    told = child.told.recv()
-    if " after step " not in told:  # before the first step: nothing done, nothing lost
+    reason = child.reports.recv()
+    if " after step " not in reason:  # before the first step: nothing done, nothing lost
         return (None if found == before else f"{before} became {found}"), seconds
-    said = int(told.split(" after step ")[1].split(".")[0])
-    if found[-1][0] != said or checkpoints.find_damage(found[-1][1]) is not None:
-        return f"stopped after step {said}, saved are {[step for step, _ in found]}", seconds
+    step = int(reason.split(" after step ")[1].split(".")[0])
+    if found[-1][0] != step or checkpoints.find_damage(found[-1][1]) is not None:
+        return f"stopped after step {step}, saved {[saved for saved, _ in found]}", seconds
     return None, seconds
 
 
@@ -262,7 +264,7 @@ VALUES = (float("nan"), float("inf"), -float("inf"), 1e38, 1e30)
 
 
 def poisons(count: int) -> tuple[int, int]:
-    """Steps that were skipped and named, and checkpoints that hold a number that is not finite."""
+    """Number of steps skipped and recorded, and of checkpoints that are not finite."""
     chance = random.Random(9)
     caught = bad = 0
     for trial in range(count):
@@ -281,7 +283,7 @@ def poisons(count: int) -> tuple[int, int]:
 
 
 def lasting_poison() -> TrainTask:
-    """Three bad steps in a row, which make a run go back and pass over them, and single ones."""
+    """Three bad steps in a row, for which a run rolls back and skips them, and single ones."""
     bad = dict.fromkeys((11, 12, 13, 41, 90), float("nan"))
     return tiny.TinyTask(poison=bad)
 
@@ -305,24 +307,24 @@ def main() -> None:
         figure("F1 runs that end in the same bytes", equal / runs, "share", 1, equal == runs)
         figure("F1 checkpoints found damaged", damaged, "checkpoints", 0, damaged == 0)
     if args.compiled_kills:
-        # Fewer steps: a process that goes on needs seconds before its first one.
+        # Fewer steps: a resumed process needs seconds before its first one.
         plan = {**PLAN, "num_steps": 400, "compile": True}
         runs, equal, damaged = kills(args.compiled_kills, plan)
         share, good = equal / runs, equal == runs and not damaged
         figure("F1 compiled, runs that end in the same bytes", share, "share", 1, good, runs)
     if args.stops:
-        told = stops(args.stops)
+        result = stops(args.stops)
         figure(
             "F8 stop signals with code 75 and a checkpoint of their step",
-            told.sent - len(told.faults),
+            result.sent - len(result.failures),
             "signals",
-            told.sent,
-            not told.faults,
-            {**told.places, "faults": told.faults},
+            result.sent,
+            not result.failures,
+            {**result.places, "failures": result.failures},
         )
-        share = told.equal / told.runs
-        figure("F8 runs that end in the same bytes", share, "share", 1, share == 1, told.runs)
-        slowest = max(told.seconds)
+        share = result.equal / result.runs
+        figure("F8 runs that end in the same bytes", share, "share", 1, share == 1, result.runs)
+        slowest = max(result.seconds)
         figure("F8 slowest stop", round(slowest, 2), "s", 5, slowest <= 5)
     if args.poisons:
         caught, bad = poisons(args.poisons)

@@ -3,11 +3,11 @@
     python bench/faults/power_loss.py
     python bench/faults/power_loss.py --every 10
 
-After each operation every disk is built that a power cut could leave behind: what was not synced
-is there, gone, empty, cut in half or full of zeros, and names of an unsynced folder are the old
-ones, the new ones, or one file's change of them alone (the idea of ALICE, Pillai et al. 2014, and
-CrashMonkey, Mohan et al. 2018). On each of them the run must go on from a checkpoint at least as
-new as the last one that was reported as saved, and find the log lines which that one counts on.
+After each operation, every disk state is built that a power cut could leave: unsynced files are
+complete, missing, empty, cut in half or full of zeros, and the entries of an unsynced folder are
+the old ones, the new ones, or the old ones with one file changed (the idea of ALICE, Pillai et al.
+2014, and CrashMonkey, Mohan et al. 2018). From each state the run must resume at a checkpoint at
+least as new as the last one reported as saved, and find the log lines that it counts on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Names = dict[str, int]
 
 
 class Disk:
-    """A folder as programs see it, and as a power cut would leave it."""
+    """A folder as programs see it, and the states in which a power cut could leave it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -48,16 +48,16 @@ class Disk:
         self.synced_names = {inode: dict(names) for inode, names in self.names.items()}
 
     def look(self) -> None:
-        """Take in what programs see now."""
+        """Read what programs see now."""
         self.names, self.bytes = {}, {}
-        self._look_into(self.root)
+        self._read_folder(self.root)
 
-    def _look_into(self, folder: Path) -> int:
+    def _read_folder(self, folder: Path) -> int:
         inode = self._hold(folder)
         self.names[inode] = {}
         for path in sorted(folder.iterdir()):
             if path.is_dir():
-                self.names[inode][path.name] = self._look_into(path)
+                self.names[inode][path.name] = self._read_folder(path)
             else:
                 number = self._hold(path)
                 self.names[inode][path.name] = number
@@ -71,7 +71,7 @@ class Disk:
         return inode
 
     def sync(self, inode: int, *, is_folder: bool) -> None:
-        """Somebody synced this file or folder."""
+        """Record that this file or folder was synced."""
         if is_folder:
             self.synced_names[inode] = dict(self.names[inode])
         else:
@@ -82,7 +82,7 @@ class Disk:
             os.close(handle)
 
     def after_power_cuts(self) -> Iterator[tuple[dict[int, Names], dict[int, bytes]]]:
-        """Names and bytes of every disk that may be left behind now."""
+        """Names and bytes of every state that a power cut now could leave."""
         contents = {**self.synced_bytes, **self.bytes}
         unsynced = [i for i in contents if self.synced_bytes.get(i) != contents[i]]
         variants: list[Callable[[int], bytes]] = [
@@ -105,7 +105,7 @@ class Disk:
         yield new
         yield old
         for folder in known:
-            # A rename happens whole or not at all: what one inode is called changes as one.
+            # A rename is atomic: all names of one inode change together.
             was = {inode: name for name, inode in old[folder].items()}
             now = {inode: name for name, inode in new[folder].items()}
             for inode in {*was, *now}:
@@ -127,7 +127,7 @@ def _read(path: Path) -> bytes:
 
 
 class Trial:
-    """Plays the program, and judges every disk after every operation."""
+    """Runs the program, and checks every possible disk state after every operation."""
 
     def __init__(self, root: Path, every: int) -> None:
         self.disk = Disk(root)
@@ -138,7 +138,7 @@ class Trial:
         self._asleep = True
 
     def after(self, name: str, arguments: tuple) -> None:
-        """One operation has happened."""
+        """Record one operation."""
         if self._asleep:
             return
         self._asleep = True
@@ -149,20 +149,20 @@ class Trial:
                 self.disk.sync(status.st_ino, is_folder=stat.S_ISDIR(status.st_mode))
             self.num_operations += 1
             if self.num_operations % self._every == 0:
-                self._judge_all()
+                self._check_all()
         finally:
             self._asleep = False
 
     def play(self, work: Callable[[], None], reports: int) -> None:
-        """`work` is done; once it is, the checkpoint of step `reports` counts as saved."""
+        """Do `work`; after it, the checkpoint of step `reports` counts as saved."""
         self._asleep = False
         work()
         self._asleep = True
         self.reported = reports
         self.disk.look()
-        self._judge_all()
+        self._check_all()
 
-    def _judge_all(self) -> None:
+    def _check_all(self) -> None:
         root = self.disk.root.stat().st_ino
         for names, contents in self.disk.after_power_cuts():
             tree = _tree(root, names, contents, set())
@@ -196,7 +196,7 @@ def _write_tree(folder: Path, tree: dict) -> None:
 
 
 def _recovers(folder: Path, reported: int) -> bool:
-    """Whether a new start finds a checkpoint of step `reported` or later, and its log."""
+    """Whether a new start loads a checkpoint of step `reported` or later, with its log."""
     if not folder.is_dir():
         return reported == 0
     checkpoints.clean_up(folder)
@@ -216,7 +216,7 @@ def _recovers(folder: Path, reported: int) -> bool:
 
 
 def save(folder: Path, step: int, log_bytes: int) -> None:
-    """What the loop does at a checkpoint."""
+    """Save as the training loop does."""
     sync_log(folder / "metrics.jsonl")
     checkpoints.save_checkpoint(
         folder,
@@ -231,7 +231,7 @@ def save(folder: Path, step: int, log_bytes: int) -> None:
 
 
 def run(num_steps: int = 4, every: int = 1) -> Trial:
-    """Log and save `num_steps` steps, the last one twice; judge after each `every`-th operation."""
+    """Log and save `num_steps` steps, the last one twice; check after each `every`-th operation."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
     originals = {name: getattr(os, name) for name in OPERATIONS}
@@ -268,7 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1)
     args = parser.parse_args()
-    sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 (each damage is announced)
+    sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 (each damage is reported)
     torch.set_num_threads(1)
     trial = run(every=args.every)
     lost = trial.num_lost

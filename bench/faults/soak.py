@@ -1,10 +1,10 @@
-"""F20: train on and on with a kill every few minutes; memory, open files and disk must not grow.
+"""F20: train for long with a kill every few minutes; memory, open files and disk must not grow.
 
     python bench/faults/soak.py                                # 30 minutes, a kill every 3
     python bench/faults/soak.py --minutes 4 --kill-every-s 40
 
-Each life of the process notes its memory and its open files every hundred steps. The slope of
-memory is fitted over the lives that were long enough, without their first 500 steps.
+Each process records its memory and its open files every hundred steps. The slope of memory is
+fitted over the processes that lived long enough, without their first 500 steps.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ MIN_KILLS = 2
 
 
 def noting_task(notes: Path, life: int) -> TrainTask:
-    """The tiny task; every hundred steps it notes [life, step, memory in bytes, open files]."""
+    """The tiny task; every hundred steps it records [life, step, memory in bytes, open files]."""
     task = tiny.TinyTask()
     plain = task.batches
 
     def batches(step: int, num_rows: int):
         if step % STEPS_BETWEEN_NOTES == 0:
-            checkpoints.finish_removals()  # one under way holds its folder open
+            checkpoints.finish_removals()  # a removal in progress holds its folder open
             words = Path("/proc/self/status").read_text().split()
             memory = 1024 * int(words[words.index("VmRSS:") + 1])
             num_open = len(list(Path("/proc/self/fd").iterdir()))
@@ -68,7 +68,7 @@ def train(folder: Path, notes: Path, life: int) -> None:
 
 
 def run(seconds: float, kill_every_s: float) -> tuple[list[list[int]], int, int, int]:
-    """Notes of all lives, kills, the most checkpoint folders ever seen, and the last step."""
+    """All records, and the numbers of kills, of folders at most, and of steps."""
     chance = random.Random(20)
     ends = time.monotonic() + seconds
     num_kills = most = 0
@@ -80,7 +80,7 @@ def run(seconds: float, kill_every_s: float) -> tuple[list[list[int]], int, int,
             )
             process.start()
             dies_at = min(ends, time.monotonic() + kill_every_s * chance.uniform(0.8, 1.2))
-            while time.monotonic() < dies_at or not is_going(folder, notes, num_kills):
+            while time.monotonic() < dies_at or not is_running(folder, notes, num_kills):
                 assert process.is_alive(), "the training ended by itself"
                 time.sleep(0.05)
                 most = max(most, num_folders(folder))
@@ -94,20 +94,20 @@ def run(seconds: float, kill_every_s: float) -> tuple[list[list[int]], int, int,
         return rows, num_kills, most, int(newest.state["progress"]["step"])
 
 
-def is_going(folder: Path, notes: Path, life: int) -> bool:
-    """Whether a life of the process has noted something and there is a checkpoint to go on from:
-    on a loaded machine both take a while."""
+def is_running(folder: Path, notes: Path, life: int) -> bool:
+    """Whether a process has recorded something and there is a checkpoint to resume from: on a
+    loaded machine both take a while."""
     noted = notes.is_file() and f"[{life}, " in notes.read_text()
     return noted and bool(checkpoints.list_checkpoints(folder))
 
 
 def num_folders(folder: Path) -> int:
-    """Checkpoints and what is being written or removed, now."""
+    """Number of checkpoints, including those being written or removed."""
     return len(list(folder.glob("*step-*")))  # hidden ones too: pathlib's star means all
 
 
 def slope(rows: list[list[int]]) -> float:
-    """Bytes of memory per step, the mean of all lives by their length."""
+    """Bytes of memory per step, the mean over processes, weighted by their length."""
     total = weight = 0.0
     for life in {row[0] for row in rows}:
         mine = np.array([row[1:3] for row in rows if row[0] == life], float)

@@ -1,11 +1,11 @@
-"""F21: a training whose disk hangs, whose tracker is dead, or which is stopped and continued.
+"""F21: a run whose disk hangs, whose tracker fails, or which is stopped and continued.
 
     python bench/faults/stalls.py            # three minutes: the limits are those of the product
     python bench/faults/stalls.py --limit-s 2
 
-A read and a save that never return must be noticed within the limit (60 s) and a few seconds,
-show where they hang, end with code 75, and be gone on with to the same bytes. A tracker that hangs
-or fails, and a SIGSTOP of some seconds in a save, must change nothing.
+A read and a save that never return must be noticed within the limit (60 s) and a few seconds; the
+run must show where it hangs, end with exit code 75, and resume to the same bytes. A tracker that
+hangs or fails, and a SIGSTOP of some seconds during a save, must change nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from teenytinyllama.training import checkpoints, interruption, loop, metrics_log
 from teenytinyllama.training.task import TrainTask
 
 NUM_STEPS = 20
-# A save of the tiny model may take a tenth of a second longer than the limit, for its bytes.
+# A save may take longer than the limit by its bytes: a tenth of a second for the tiny model.
 SECONDS_OF_GRACE = 5.0
 
 
@@ -64,15 +64,15 @@ def dead_disk(*_: object):
 
 
 def start(folder: Path, limit_s: float, make_task: Callable = tiny.TinyTask, **changes):
-    """Train in a fork whose standard error is `said` beside the folder."""
+    """Train in a fork that writes its standard error to `said` beside the folder."""
 
     def run() -> None:
         torch.set_num_threads(1)
         handle = os.open(folder.with_name("said"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(handle, 2)
         sys.stderr = sys.__stderr__ = os.fdopen(handle, "w")
-        looks = min(1.0, limit_s / 10)
-        loop.Watchdog = lambda: interruption.Watchdog(limit_s=limit_s, seconds_between_checks=looks)
+        wait = min(1.0, limit_s / 10)
+        loop.Watchdog = lambda: interruption.Watchdog(limit_s=limit_s, seconds_between_checks=wait)
         try:
             tiny.train(folder, task=make_task(), num_steps=NUM_STEPS, **changes)
         except Interrupted:
@@ -90,7 +90,7 @@ def fingerprint(folder: Path) -> tuple:
 
 
 def hang(make_task: Callable, limit_s: float, whole: tuple) -> tuple[bool, float]:
-    """Whether a hang is noticed, shown, left with code 75 and gone on with; seconds until then."""
+    """Whether a hang is reported, ends with code 75, and the run resumes; seconds until then."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "run"
         started = time.monotonic()
@@ -107,7 +107,7 @@ def hang(make_task: Callable, limit_s: float, whole: tuple) -> tuple[bool, float
 
 
 def stopped_in_a_save(limit_s: float, whole: tuple) -> bool:
-    """SIGSTOP in the middle of a save, for longer than the limit; then SIGCONT."""
+    """Whether SIGSTOP during a save, for longer than the limit, and SIGCONT change nothing."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "run"
         reached = Path(name) / "in-save"
@@ -135,7 +135,7 @@ def stopped_in_a_save(limit_s: float, whole: tuple) -> bool:
 
 
 def with_tracker(write: Callable[[dict], None], limit_s: float, whole: tuple) -> bool:
-    """Whether a training with such a tracker ends as one without."""
+    """Whether a run with such a tracker ends like one without."""
     metrics_logger.find_spec = lambda name: object()
     metrics_logger.OPENERS["wandb"] = lambda out_dir, run: (write, lambda: None)
     with tempfile.TemporaryDirectory() as name:
@@ -150,7 +150,7 @@ def fail(line: dict) -> None:
 
 
 def run(limit_s: float) -> dict[str, tuple[bool, float | None]]:
-    """Every stall by name: whether it was answered as it should be, and after how long."""
+    """Every stall by name: whether it was handled, and the seconds until it was noticed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "run"
         start(folder, limit_s).join()
