@@ -91,7 +91,7 @@ class SubwordTokenizer(Protocol):
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece vocabulary. Bytes that are none raise what SentencePiece raises."""
+    """A SentencePiece vocabulary. Invalid bytes raise the errors of SentencePiece."""
 
     adds_space = True
     partial_character_ids = range(FIRST_BYTE_ID, FIRST_BYTE_ID + 256)
