@@ -29,8 +29,8 @@ def encoder(small_tokenizer_dir: Path) -> TextEncoder:
 
 def turns(*contents: str) -> dict[str, Any]:
     roles = ("user", "assistant")
-    said = [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
-    return {"messages": said}
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
+    return {"messages": messages}
 
 
 GOOD = [turns(f"Quem é {n}?", f"É a {n}.") for n in range(40)]
@@ -54,8 +54,10 @@ def test_keys_of_a_source_select_the_fields(tmp_path: Path, encoder: TextEncoder
     settings = AlignSettings(sources=(source,), heldout_fraction=0.2)
     data = read_chat_data(settings, encoder, max_tokens=65)
     assert data.counts["conversations_read"] == data.counts["conversations_not_selected"] == 20
-    said = [m["content"] for one in (*data.train_messages, *data.heldout_messages) for m in one]
-    assert sorted(said) == sorted(f for n in range(0, 40, 2) for f in (f"Quem é {n}?", f"É a {n}."))
+    texts = [m["content"] for one in (*data.train_messages, *data.heldout_messages) for m in one]
+    assert sorted(texts) == sorted(
+        f for n in range(0, 40, 2) for f in (f"Quem é {n}?", f"É a {n}.")
+    )
 
 
 def test_a_preset_sets_the_keys(tmp_path: Path, encoder: TextEncoder) -> None:
@@ -174,8 +176,8 @@ def test_personal_data_and_secrets_are_counted_with_a_warning(
     data = read(tmp_path, GOOD + rows, encoder)
     assert dict(data.personal) == {"email": 2, "cpf": 1, "secret": 1}
     assert data.counts["conversations_quarantined"] == 0  # a warning only
-    told = capsys.readouterr().err
-    assert "WARNING" in told and "email in 2" in told and "secret in 1" in told
+    shown = capsys.readouterr().err
+    assert "WARNING" in shown and "email in 2" in shown and "secret in 1" in shown
     assert not read(tmp_path, GOOD, encoder).personal
     assert "WARNING" not in capsys.readouterr().err
 

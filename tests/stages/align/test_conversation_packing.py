@@ -20,8 +20,8 @@ EOS = SPECIAL_IDS["</s>"]
 def some_conversations(encoder: TextEncoder, count: int) -> list[Rendered]:
     """One question with its answer each."""
     made = synthetic.conversations(num_conversations=30, split="train", seed=7)
-    told: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
-    return [Rendered(*encoder.render_with_mask(messages)) for messages in told[:count]]
+    both: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
+    return [Rendered(*encoder.render_with_mask(messages)) for messages in both[:count]]
 
 
 @given(st.lists(st.integers(1, 50), max_size=60))

@@ -30,15 +30,15 @@ LENGTH = 128
 WORDS = ("bosque", "lago", "vale", "mercado", "circo")
 
 
-def said(question: str, answer: str) -> Any:
+def turns(question: str, answer: str) -> Any:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def some_pairs(encoder: TextEncoder, count: int) -> list[PreferencePair]:
     return [
         PreferencePair(
-            render_last(said(f"Onde {n}?", f"No {WORDS[n % 5]}."), encoder),
-            render_last(said(f"Onde {n}?", "Não sei " * (1 + n % 3)), encoder),
+            render_last(turns(f"Onde {n}?", f"No {WORDS[n % 5]}."), encoder),
+            render_last(turns(f"Onde {n}?", "Não sei " * (1 + n % 3)), encoder),
         )
         for n in range(count)
     ]
@@ -50,7 +50,7 @@ def encoder(small_tokenizer_dir: Path) -> TextEncoder:
 
 
 def test_only_the_last_answer_is_supervised(encoder: TextEncoder) -> None:
-    messages = said("Oi", "Olá!") + said("E aí?", "Tudo bem.")
+    messages = turns("Oi", "Olá!") + turns("E aí?", "Tudo bem.")
     one = render_last(messages, encoder)
     supervised = [i for i, m in zip(one.ids, one.mask, strict=True) if m]
     assert supervised == [*encoder.encode("Tudo bem."), 2]
@@ -128,17 +128,17 @@ def test_dpo_learns_preferences_and_leaves_a_plain_model(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     chat_dir = tmp_path / "align"
     chat_dir.mkdir()
-    outcome = align.run(
+    result = align.run(
         settings=settings_for(path, lora=lora),
         context=stage_context,
         out_dir=chat_dir,
         tokenizer_dir=small_tokenizer_dir,
         pretrain_dir=small_base_dir,
     )
-    assert outcome.counts["preferences"]["read"] == 40
-    assert outcome.counts["preferences"]["not_selected"] == 1
-    assert outcome.metrics["dpo"]["reward_accuracy"] > 0.9
-    assert outcome.metrics["dpo"]["reward_margin_mean"] > 0
+    assert result.counts["preferences"]["read"] == 40
+    assert result.counts["preferences"]["not_selected"] == 1
+    assert result.metrics["dpo"]["reward_accuracy"] > 0.9
+    assert result.metrics["dpo"]["reward_margin_mean"] > 0
     model, _ = load_base(chat_dir, small_tokenizer_dir)
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
 

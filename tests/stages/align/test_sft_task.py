@@ -35,18 +35,18 @@ def test_masks_and_loss_are_trls(
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
     model, encoder = load_base(small_base_dir, small_tokenizer_dir)
-    told = some_messages(8)
+    conversations = some_messages(8)
     trainer = trl.SFTTrainer(
         model=copy.deepcopy(model),
         processing_class=AutoTokenizer.from_pretrained(small_tokenizer_dir),
-        train_dataset=datasets.Dataset.from_list([{"messages": m} for m in told]),
+        train_dataset=datasets.Dataset.from_list([{"messages": m} for m in conversations]),
         args=trl.SFTConfig(
             str(tmp_path), assistant_only_loss=True, bf16=False, use_cpu=True, report_to="none",
             gradient_checkpointing=False, max_length=LENGTH,
         ),
     )  # fmt: skip
-    rendered = [Rendered(*encoder.render_with_mask(m)) for m in told]
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(told))])
+    rendered = [Rendered(*encoder.render_with_mask(m)) for m in conversations]
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(conversations))])
     for one, ids, labels in zip(rendered, batch["input_ids"], batch["labels"], strict=True):
         assert ids[: len(one.ids)].tolist() == list(one.ids)
         supervised = [i if m else -100 for i, m in zip(one.ids, one.mask, strict=True)]
@@ -83,8 +83,8 @@ def test_heldout_loss_does_not_depend_on_the_row_length(
 ) -> None:
     model, encoder = load_base(small_base_dir, small_tokenizer_dir)
     made = synthetic.conversations(num_conversations=12, split="train", seed=7)
-    told: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
-    rendered = [Rendered(*encoder.render_with_mask(messages)) for messages in told]
+    both: list[Any] = [one["messages"][:2] for one in made if one["messages"][0]["role"] == "user"]
+    rendered = [Rendered(*encoder.render_with_mask(messages)) for messages in both]
     with torch.no_grad():
         short = answer_loss(model, rendered, 100, 3)
         long = answer_loss(model, rendered, 128, 3)

@@ -39,14 +39,14 @@ def done(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, StageResult]:
     folder = tmp_path_factory.mktemp("chat")
-    outcome = align.run(
+    result = align.run(
         settings=SETTINGS,
         context=stage_context,
         out_dir=folder,
         tokenizer_dir=small_tokenizer_dir,
         pretrain_dir=small_base_dir,
     )
-    return folder, outcome
+    return folder, result
 
 
 def test_it_learns_and_counts_every_conversation(done: tuple[Path, StageResult]) -> None:

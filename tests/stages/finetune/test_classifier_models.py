@@ -181,7 +181,7 @@ def test_an_encoder_is_trained_with_and_without_lora(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    outcome = run_stage(
+    result = run_stage(
         tmp_path,
         small_base_dir,
         small_tokenizer_dir,
@@ -190,10 +190,10 @@ def test_an_encoder_is_trained_with_and_without_lora(
         lora=lora,
         max_length=12,
     )
-    metrics = outcome.metrics["tasks"]["sentimento"]
+    metrics = result.metrics["tasks"]["sentimento"]
     assert 0 <= metrics["bert_accuracy"] <= 1
-    cut = outcome.counts["tasks"]["sentimento"]["texts_truncated_by"]
-    assert sum(cut["own"].values()) == outcome.counts["tasks"]["sentimento"]["texts_truncated"]
+    cut = result.counts["tasks"]["sentimento"]["texts_truncated_by"]
+    assert sum(cut["own"].values()) == result.counts["tasks"]["sentimento"]["texts_truncated"]
     candidate = other_model(str(bert_dir), 12)
     data = finetune.read_labelled(SETTINGS.tasks[0])
     expected = {

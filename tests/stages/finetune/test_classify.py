@@ -73,12 +73,12 @@ def test_one_line_in_is_one_line_out(
     path = tmp_path / "a.TXT"
     path.write_bytes("\n".join(texts).encode())
     classify.run(model=done, files=[path])
-    out, told = capsys.readouterr()
+    out, shown = capsys.readouterr()
     lines = [json.loads(line) for line in out.split("\n")[:-1]]
     assert [line["text"] for line in lines] == ["Adorei.", texts[1], "", "", "Detestei!", "fim"]
     unlabelled = [line["predicted"] is None and line["probability"] is None for line in lines]
     assert unlabelled == [False, False, True, True, False, False]
-    assert "4 texts labelled, 0 cut at 128 tokens, 2 empty, without a label" in told
+    assert "4 texts labelled, 0 cut at 128 tokens, 2 empty, without a label" in shown
 
 
 def test_an_empty_text_of_a_table_gets_no_label(
@@ -86,14 +86,14 @@ def test_an_empty_text_of_a_table_gets_no_label(
 ) -> None:
     (tmp_path / "a.csv").write_text("id;text\n1;bom\n2;\n3;mau\n")
     classify.run(model=done, files=[tmp_path / "a.csv"])
-    out, told = capsys.readouterr()
+    out, shown = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
     assert [(line["id"], line["predicted"] is None) for line in lines] == [
         ("1", False),
         ("2", True),
         ("3", False),
     ]
-    assert "1 empty, without a label" in told
+    assert "1 empty, without a label" in shown
 
 
 def test_a_file_that_is_not_utf8_is_refused_with_its_place(

@@ -42,14 +42,14 @@ def done(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, StageResult]:
     folder = tmp_path_factory.mktemp("finetune")
-    outcome = finetune.run(
+    result = finetune.run(
         settings=SETTINGS,
         context=stage_context,
         out_dir=folder,
         tokenizer_dir=small_tokenizer_dir,
         pretrain_dir=small_base_dir,
     )
-    return folder, outcome
+    return folder, result
 
 
 def test_metrics_include_the_baselines(done: tuple[Path, StageResult]) -> None:
@@ -213,10 +213,12 @@ def test_a_killed_run_with_mean_pooling_ends_in_the_same_bytes(
     final = tmp_path / "whole" / "sentimento" / "final"
     killed = tmp_path / "killed" / "sentimento" / "final" / "model.safetensors"
     assert sha256_file(killed) == sha256_file(final / "model.safetensors")
-    model, told = AutoModelForSequenceClassification.from_pretrained(
+    model, loading_info = AutoModelForSequenceClassification.from_pretrained(
         final, output_loading_info=True
     )
-    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not any(
+        loading_info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    )
     base = AutoModelForCausalLM.from_pretrained(small_base_dir / "final")
     assert len(model.model.layers) == len(base.model.layers) + 1
 
@@ -281,7 +283,7 @@ def test_lora_leaves_a_plain_classifier_and_cut_texts_are_counted(
     settings = SETTINGS.model_copy(
         update={"lora": LoraSettings(rank=2), "seeds": (0,), "num_epochs": 1, "max_length": 24}
     )
-    outcome = finetune.run(
+    result = finetune.run(
         settings=settings,
         context=stage_context,
         out_dir=tmp_path,
@@ -301,4 +303,4 @@ def test_lora_leaves_a_plain_classifier_and_cut_texts_are_counted(
     texts = [one.texts[0] for rows in data.splits.values() for one in rows]
     num_cut = sum(len(encoder.encode(text)) + 2 > 24 for text in texts)
     assert 0 < num_cut < len(texts)
-    assert outcome.counts["tasks"]["sentimento"]["texts_truncated"] == num_cut
+    assert result.counts["tasks"]["sentimento"]["texts_truncated"] == num_cut

@@ -55,10 +55,10 @@ def run(small_tokenizer_dir, pack_dir, stage_context, tmp_path):
 
 
 def test_it_leaves_a_model_its_log_and_its_samples(run, tmp_path):
-    outcome = run(log_every_steps=2)
+    result = run(log_every_steps=2)
     folder = tmp_path / "pretrain"
-    assert outcome.counts["steps"] == 4
-    assert outcome.counts["tokens"] == 512
+    assert result.counts["steps"] == 4
+    assert result.counts["tokens"] == 512
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     assert [line["step"] for line in lines] == [2, 4]
     assert lines[-1]["heldout_bpb"] > 0

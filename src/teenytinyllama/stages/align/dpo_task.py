@@ -25,8 +25,10 @@ from typing_extensions import override
 from teenytinyllama.artifacts.conversations import (
     Conversation,
     ConversationError,
+    Preference,
     parse_preference,
 )
+from teenytinyllama.artifacts.records import Record
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import flops_per_token_of
@@ -80,16 +82,8 @@ def read_pairs(
                 data.counts["preferences_not_selected"] += 1
                 continue
             data.counts["preferences_read"] += 1
-            if record.error:
-                quarantine(data, record, record.error)
-                continue
-            if "chosen" not in record.fields or "rejected" not in record.fields:
-                names = ", ".join(sorted(map(str, record.fields))[:8])
-                what = f"expected prompt, chosen and rejected, found {names}"
-                fix = "name conversations under align.sources"
-                raise UserError("preferences-missing", record.place, what, fix)
             try:
-                both = parse_preference(record.fields)
+                both = _parse(record)
             except ConversationError as reason:
                 quarantine(data, record, str(reason))
                 continue
@@ -98,15 +92,27 @@ def read_pairs(
             )
             if max(len(pair.chosen.ids), len(pair.rejected.ids)) > max_tokens:
                 quarantine(data, record, "longer than a row")
-                continue
-            held_out = is_heldout(both.chosen, settings.heldout_fraction)
-            (heldout if held_out else train).append(pair)
+            elif is_heldout(both.chosen, settings.heldout_fraction):
+                heldout.append(pair)
+            else:
+                train.append(pair)
     data.counts["preferences_train"] = len(train)
     data.counts["preferences_heldout"] = len(heldout)
     if not train:
         what = f"0 training pairs remain of {data.counts['preferences_read']}"
         raise UserError("preferences-empty", "align.preferences", what, "give more pairs")
     return train, heldout
+
+
+def _parse(record: Record) -> Preference:
+    if record.error:
+        raise ConversationError(record.error)
+    if "chosen" not in record.fields or "rejected" not in record.fields:
+        names = ", ".join(sorted(map(str, record.fields))[:8])
+        what = f"expected prompt, chosen and rejected, found {names}"
+        fix = "name conversations under align.sources"
+        raise UserError("preferences-missing", record.place, what, fix)
+    return parse_preference(record.fields)
 
 
 class PreferenceLoss(nn.Module):
