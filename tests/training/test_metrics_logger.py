@@ -27,7 +27,7 @@ def tracked(folder):
 
 def log_steps(logger, num_steps):
     for step in range(num_steps):
-        logger.metrics({"step": step})
+        logger.log_metrics({"step": step})
     logger.close()
 
 
@@ -81,18 +81,18 @@ def test_a_missing_library_names_the_extra(monkeypatch, tmp_path):
 
 def test_logs_are_cut_back_to_their_length_at_a_checkpoint(tmp_path):
     logger = MetricsLogger(tmp_path, settings(), is_main=True)
-    lengths = logger.metrics({"step": 1}), logger.samples([{"text": "ã"}])
-    logger.metrics({"step": 2})
-    logger.samples([{"text": "b"}])
-    logger.cut(*lengths)
+    lengths = logger.log_metrics({"step": 1}), logger.log_samples([{"text": "ã"}])
+    logger.log_metrics({"step": 2})
+    logger.log_samples([{"text": "b"}])
+    logger.truncate(*lengths)
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1}
     assert json.loads((tmp_path / "samples.jsonl").read_text(encoding="utf-8")) == {"text": "ã"}
 
 
 def test_only_the_main_process_writes(tmp_path, capsys):
     logger = MetricsLogger(tmp_path, settings(trackers=("wandb",)), is_main=False)
-    assert logger.metrics({"step": 1}) == logger.samples([{"text": "a"}]) == 0
-    logger.skipped({"step": 1})
+    assert logger.log_metrics({"step": 1}) == logger.log_samples([{"text": "a"}]) == 0
+    logger.log_skipped({"step": 1})
     logger.close()
     assert not list(tmp_path.iterdir())
     assert not capsys.readouterr().err

@@ -28,7 +28,7 @@ class DivergenceGuard:
     def __init__(
         self,
         metrics_logger: MetricsLogger,
-        describe_step: Callable[[int], dict[str, Any]] | None,
+        describe_step: Callable[[int], dict[str, Any]],
     ) -> None:
         self.skip_steps: set[int] = set()
         self._metrics_logger, self._describe_step = metrics_logger, describe_step
@@ -41,8 +41,7 @@ class DivergenceGuard:
             if is_bad:
                 state.num_skipped += 1
                 if not known:
-                    what = self._describe_step(step) if self._describe_step else {}
-                    self._metrics_logger.skipped({"step": step, **what})
+                    self._metrics_logger.log_skipped({"step": step, **self._describe_step(step)})
             state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not known else 0
 
     def must_roll_back(self, state: TrainState, out_dir: Path) -> bool:

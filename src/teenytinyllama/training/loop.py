@@ -169,7 +169,7 @@ class TrainLoop:
             self._log(scores)
         else:
             seconds_left = self._resources.seconds_left(self.state, settings.num_steps)
-            self._metrics_logger.pulse(step, seconds_left=seconds_left)
+            self._metrics_logger.show_heartbeat(step, seconds_left=seconds_left)
         if is_last or _due(step, settings.sample_every_steps):
             self._write_samples()
         stop, is_time = self._agree()
@@ -245,7 +245,7 @@ class TrainLoop:
             rows = self._with_whole_model(self.task.sample)
             where = {"step": self.state.step, "tokens": self.state.tokens}
             lines = [{**where, **row} for row in rows]
-            self.state.samples_bytes = self._metrics_logger.samples(lines)
+            self.state.samples_bytes = self._metrics_logger.log_samples(lines)
 
     def _with_whole_model(self, work: Callable[[nn.Module], Any]) -> Any:
         with (
@@ -283,8 +283,8 @@ class TrainLoop:
             "energy_kwh": state.energy.total_kwh,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        state.log_bytes = self._metrics_logger.metrics(line)
-        self._metrics_logger.show(
+        state.log_bytes = self._metrics_logger.log_metrics(line)
+        self._metrics_logger.show_progress(
             line,
             seconds_left=self._resources.seconds_left(state, num_steps),
             seconds=state.seconds,
@@ -346,7 +346,7 @@ class TrainLoop:
             logger.info(f"resuming from {found.path.name}")
             warn_of_other_numerics(found, self._numerics)
         self._unread = []
-        self._metrics_logger.cut(self.state.log_bytes, self.state.samples_bytes)
+        self._metrics_logger.truncate(self.state.log_bytes, self.state.samples_bytes)
 
     def _metrics(self) -> dict[str, Any]:
         state, best = self.state, self._resources.best_tokens_per_s

@@ -58,7 +58,7 @@ class MetricsLogger:
         self._shown_at = 0.0
         self._heard_at = time.monotonic()
 
-    def metrics(self, line: Line) -> int:
+    def log_metrics(self, line: Line) -> int:
         """Append a line to `metrics.jsonl` and its mirrors; returns the new length of the file."""
         if not self.is_main:
             return 0
@@ -67,14 +67,14 @@ class MetricsLogger:
             tracker.put(line)
         return length
 
-    def samples(self, rows: Sequence[Line]) -> int:
+    def log_samples(self, rows: Sequence[Line]) -> int:
         """Append continuations; returns the new length of the file."""
         length = 0
         for row in rows if self.is_main else ():
             length = append_line(self.out_dir / SAMPLES_NAME, row)
         return length
 
-    def skipped(self, record: Line) -> None:
+    def log_skipped(self, record: Line) -> None:
         """Record a skipped step in `skipped.jsonl`, and report it."""
         if self.is_main:
             step = record["step"]
@@ -83,7 +83,7 @@ class MetricsLogger:
             )
             append_line(self.out_dir / SKIPPED_NAME, record)
 
-    def cut(self, metrics_bytes: int, samples_bytes: int) -> None:
+    def truncate(self, metrics_bytes: int, samples_bytes: int) -> None:
         """Cut the logs back to their lengths at a checkpoint."""
         if self.is_main:
             _truncate(self.out_dir / METRICS_NAME, metrics_bytes)
@@ -94,7 +94,9 @@ class MetricsLogger:
         for name in (METRICS_NAME, SAMPLES_NAME) if self.is_main else ():
             sync_log(self.out_dir / name)
 
-    def show(self, line: Line, *, seconds_left: float, seconds: float, at_once: bool) -> None:
+    def show_progress(
+        self, line: Line, *, seconds_left: float, seconds: float, at_once: bool
+    ) -> None:
         """Print a progress line, at most every five seconds unless `at_once`."""
         now = time.monotonic()
         if not self.is_main or (now - self._shown_at < SECONDS_BETWEEN_LINES and not at_once):
@@ -110,7 +112,7 @@ class MetricsLogger:
             f"{line['energy_kwh'] * 1000:.2f} Wh{money}, {format_duration(seconds_left)} left"
         )
 
-    def pulse(self, step: int, *, seconds_left: float) -> None:
+    def show_heartbeat(self, step: int, *, seconds_left: float) -> None:
         """Print a short line where nothing was printed for half a minute.
 
         It has no loss: to show one, the host would have to wait for the device.
