@@ -13,10 +13,8 @@ TESTS = Path(__file__).parent
 
 # Modules without a test file of their own, each with the reason.
 TESTED_ELSEWHERE = {
-    "artifacts/vocabulary.py": "artifacts/test_subword_tokenizer.py reads it of both tokenizers",
     "cli/__main__.py": "one call of main; every test in cli/ that starts `ttl` goes through it",
     "errors.py": "doctests, and cli/test_main.py with the exit codes",
-    "planning/plan_request.py": "planning/test_planner.py: a request is only read by the planner",
     "settings/base.py": "no behaviour but that of every recipe: settings/test_recipe.py",
     "settings/post_training.py": "declarations, checked in settings/test_recipe.py",
     "settings/pretraining.py": "declarations, checked in settings/test_recipe.py",
@@ -24,15 +22,12 @@ TESTED_ELSEWHERE = {
     "stages/corpus/batches.py": "data between steps: stages/corpus/test_steps.py and test_stage.py",
     "stages/corpus/corpus_writer.py": "the end of stages/corpus/test_stage.py",
     "stages/corpus/staging.py": "stages/corpus/test_stage.py, pipeline/test_runner.py (disk full)",
-    "stages/pretrain/pretrain_task.py": "stages/pretrain/test_stage.py",
     "stages/report/number_format.py": "doctests",
     "stages/report/page_blocks.py": "data that stages/report/test_renderers.py renders",
-    "synthetic/dataset.py": "every test in synthetic/ reads what it makes",
     "synthetic/instructions.py": "synthetic/test_dialogues.py",
     "synthetic/phrasing.py": "synthetic/test_stories.py",
     "synthetic/word_forms.py": "synthetic/test_stories.py",
     "training/cpu/attention.py": "training/cpu/test_layers.py compares it with plain attention",
-    "training/task.py": "types without behaviour",
 }
 # Tests in the folders of modules that belong to no single module, each with the reason.
 OF_MANY_MODULES = {
