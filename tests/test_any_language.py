@@ -1,4 +1,4 @@
-"""From files to chat in any language by the same commands: what `ttl new` writes is walked.
+"""From files to chat in any language by the same commands: what `ttl new` writes is finished.
 
 Bengali has a folder and another script; Wolof has no folder, and no identifier knows it.
 """
@@ -40,7 +40,7 @@ def ttl(folder: Path, *words: str, piped: str = "") -> str:
     return done.stdout + done.stderr
 
 
-def walk(folder: Path, told_in: str, *new: str) -> dict[str, dict]:
+def run_all(folder: Path, told_in: str, *new: str) -> dict[str, dict]:
     ttl(
         folder, "storybook", "--language", told_in, "--out", ".", "--documents", "4000",
         "--conversations", "200",
@@ -57,13 +57,13 @@ def walk(folder: Path, told_in: str, *new: str) -> dict[str, dict]:
 
 
 def test_bengali_from_files_to_chat(tmp_path: Path) -> None:
-    stages = walk(tmp_path, "bn", "--language", "bn")
+    stages = run_all(tmp_path, "bn", "--language", "bn")
     assert stages["corpus"]["counts"]["documents_kept"] >= 0.93 * 4000
     counts = stages["tokenizer"]["counts"]
     assert counts["letters_with_token"] == counts["letters_required"] > 60
     assert stages["tokenizer"]["metrics"]["all"]["byte_fallback_fraction"] == 0
     scores = stages["evaluate"]["metrics"]
-    # Guessing evenly among 1,024 pieces costs 10 bits a token, of some 10.7 bytes.
+    # Guessing evenly among 1,024 tokens costs 10 bits a token, of some 10.7 bytes.
     assert scores["heldout_bits_per_byte"] < 0.7
     assert scores["tasks"]["cloze"]["num_items"] >= 100  # few words end a sentence of the storybook
     assert scores["tasks"]["cloze"]["chance"] == 0.25
@@ -72,11 +72,11 @@ def test_bengali_from_files_to_chat(tmp_path: Path) -> None:
     assert not re.search("[\u00c0-\u024f]", said)
 
 
-def test_a_language_that_nothing_is_known_of(tmp_path: Path) -> None:
-    """Galician text under the name of Wolof stands in for a language without a folder."""
+def test_an_unknown_language_from_files_to_chat(tmp_path: Path) -> None:
+    """Galician text called Wolof: a language that ttl has no data of."""
     made = synthetic.documents(num_documents=200, language="gl", seed=1)
     (tmp_path / "sample.txt").write_text("\n\n".join(one.text for one in made), encoding="utf-8")
-    stages = walk(tmp_path, "gl", "--language", "wo", "--clean-sample", "sample.txt")
+    stages = run_all(tmp_path, "gl", "--language", "wo", "--clean-sample", "sample.txt")
     assert stages["corpus"]["counts"]["documents_kept"] >= 0.93 * 4000
     counts = stages["tokenizer"]["counts"]
     assert counts["letters_with_token"] == counts["letters_required"] > 40

@@ -1,4 +1,4 @@
-"""The walk of the quick start, smaller: every stage, by the command line, killed and gone on."""
+"""A smaller quick start through the command line: every stage, skipped, killed and resumed."""
 
 import json
 import os
@@ -61,8 +61,8 @@ def ttl(folder, *stages, changes=(), code=0):
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory):
-    """A whole walk, not disturbed."""
+def finished(tmp_path_factory):
+    """A run of all stages that nothing disturbed."""
     folder = tmp_path_factory.mktemp("runs") / "quickstart"
     ttl(folder, "run")
     return folder
@@ -72,34 +72,34 @@ def manifest_of(folder, stage):
     return json.loads((folder / stage / "manifest.json").read_text(encoding="utf-8"))
 
 
-def test_every_stage_leaves_its_manifest(walked):
+def test_every_stage_leaves_its_manifest(finished):
     for stage in STAGES:
-        manifest = manifest_of(walked, stage.name)  # a stage's name leads to its folder
+        manifest = manifest_of(finished, stage.name)
         assert manifest["stage"] == stage.name
-        assert (walked / stage.name).is_dir()
+        assert (finished / stage.name).is_dir()
         for name, output in manifest["outputs"].items():
-            assert (walked / stage.name / name).stat().st_size == output["bytes"]
+            assert (finished / stage.name / name).stat().st_size == output["bytes"]
 
 
-def test_counts_add_up(walked):
-    counts = manifest_of(walked, "corpus")["counts"]
+def test_counts_add_up(finished):
+    counts = manifest_of(finished, "corpus")["counts"]
     for unit in ("documents", "bytes"):
         parts = [counts[f"{unit}_{p}"] for p in ("kept", "filtered", "duplicate", "quarantined")]
         assert counts[f"{unit}_read"] == sum(parts) > 0
-    packed = manifest_of(walked, "pack")["counts"]
+    packed = manifest_of(finished, "pack")["counts"]
     assert packed["documents_train"] + packed["documents_heldout"] == counts["documents_kept"]
 
 
-def test_it_learns_more_than_a_uniform_guess(walked):
-    lines = (walked / "pretrain" / "metrics.jsonl").read_text().splitlines()
+def test_it_learns_more_than_a_uniform_guess(finished):
+    lines = (finished / "pretrain" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
-    assert losses[-1] < manifest_of(walked, "pretrain")["metrics"]["uniform_loss"] - 1
-    assert manifest_of(walked, "evaluate")["metrics"]["heldout_bits_per_byte"] < 4
+    assert losses[-1] < manifest_of(finished, "pretrain")["metrics"]["uniform_loss"] - 1
+    assert manifest_of(finished, "evaluate")["metrics"]["heldout_bits_per_byte"] < 4
 
 
-def test_plain_transformers_loads_what_was_made(walked):
+def test_plain_transformers_loads_what_was_made(finished):
     for stage in ("pretrain", "align"):
-        folder = walked / stage / "final"
+        folder = finished / stage / "final"
         model = AutoModelForCausalLM.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         messages = [{"role": "user", "content": "Onde mora a onça?"}]
@@ -112,18 +112,18 @@ def test_plain_transformers_loads_what_was_made(walked):
         assert logits.shape == (1, len(ids), 640)  # a multiple of 64
 
 
-def test_again_everything_is_skipped_at_once(walked):
+def test_a_second_run_skips_everything(finished):
     started = time.perf_counter()
-    said = ttl(walked, "run")
+    said = ttl(finished, "run")
     assert said.count("unchanged, skipped") == len(STAGES)
     assert time.perf_counter() - started < 5
 
 
 @pytest.fixture
-def copied(walked, tmp_path):
-    """A walked run of one's own, to change."""
+def copied(finished, tmp_path):
+    """A copy of the finished run, to change."""
     folder = tmp_path / "quickstart"
-    shutil.copytree(walked, folder, symlinks=True)
+    shutil.copytree(finished, folder, symlinks=True)
     return folder
 
 
@@ -136,7 +136,7 @@ def test_one_changed_setting_runs_its_stage_and_the_later_ones(copied):
     assert (copied / ".previous" / "pretrain" / "metrics.jsonl").is_file()
 
 
-# What differs between two equal runs: times, rates, energy; and lengths of logs that hold them.
+# What differs between two equal runs: times, rates, energy, and sizes of logs that hold them.
 DIFFERS = re.compile(r"_(s|at|bytes)$|(^|_)(time|seconds|mfu|energy|emissions|joules|peak)(_|$)")
 NUMBERS = re.compile(r"\d[\d.,]*")
 
@@ -148,14 +148,14 @@ def without_times(value):
 
 
 def made_by(folder):
-    """What a stage left, file by file: bytes where they must be the same, else all but times."""
+    """What a stage left, by file: a hash where bytes must be equal, else all but times."""
     made = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        # Hidden files, such as half-written ones of a kill, are in no manifest and read by nobody.
+        # Hidden files, such as those a kill leaves half written, are in no manifest.
         if path.name in ("manifest.json", "state.json") or name.startswith(".") or "/." in name:
             continue
-        if folder.name == "report":  # it tells times, and draws them
+        if folder.name == "report":  # it shows times
             text = path.read_text(encoding="utf-8") if path.suffix == ".md" else ""
             made[name] = NUMBERS.sub("#", text)
         elif path.suffix == ".json":
@@ -168,14 +168,14 @@ def made_by(folder):
 
 
 def kill_at_work(folder, stage, seconds):
-    """Start a stage, wait until it has written something of its own, and kill it `seconds` later.
+    """Start a stage, wait for its first file, and kill it `seconds` later.
 
     True where it was not done yet: its manifest is not there.
     """
 
     def files():
         found = {p: p.lstat().st_mtime_ns for p in (folder / stage.name).rglob("*")}
-        # The mark of unfinished work, and its temporary name, are the command line's.
+        # The runner writes the mark of unfinished work.
         return {p: time for p, time in found.items() if UNFINISHED not in p.name}
 
     before = files() if (folder / stage.name).is_dir() else {}
@@ -186,7 +186,7 @@ def kill_at_work(folder, stage, seconds):
         try:
             if files() != before:
                 break
-        except FileNotFoundError:  # written and renamed between two looks: at work
+        except FileNotFoundError:  # renamed meanwhile: it is at work
             break
         time.sleep(0.002)
     try:
@@ -202,34 +202,34 @@ def kill_at_work(folder, stage, seconds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES, ids=[stage.name for stage in STAGES])
-def test_a_stage_killed_at_work_ends_the_same(walked, copied, stage):
+def test_a_killed_stage_ends_in_the_same_bytes(finished, copied, stage):
     shutil.rmtree(copied / stage.name)
-    duration_s = manifest_of(walked, stage.name)["duration_s"]
+    duration_s = manifest_of(finished, stage.name)["duration_s"]
     hits = [kill_at_work(copied, stage, share * duration_s) for share in (0.001, 0.001, 0.2, 0.4)]
-    assert any(hits), "no kill fell into the stage"
+    assert any(hits), "no kill hit the stage"
     ttl(copied, "run")
-    assert made_by(copied / stage.name) == made_by(walked / stage.name)
-    before, after = manifest_of(walked, stage.name), manifest_of(copied, stage.name)
+    assert made_by(copied / stage.name) == made_by(finished / stage.name)
+    before, after = manifest_of(finished, stage.name), manifest_of(copied, stage.name)
     assert without_times(after["counts"]) == without_times(before["counts"])
     assert set(after["outputs"]) == set(before["outputs"])
 
 
 @pytest.mark.slow
-def test_two_processes_pretrain_together_and_one_goes_on(copied):
+def test_two_processes_pretrain_and_one_resumes(copied):
     changes = ["pretrain.num_steps=6", "pretrain.micro_batch=4"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
 
     def launch(stage):
-        walk = command(copied, stage, changes=changes)
-        together = [sys.executable, *launcher, *walk[1:]]
+        arguments = command(copied, stage, changes=changes)
+        together = [sys.executable, *launcher, *arguments[1:]]
         return subprocess.run(
             together, capture_output=True, text=True, env=environment, timeout=300
         )
 
     done = launch("pretrain")
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stderr.count("pretrain: done in") == 1  # the leader speaks, the helper helps
+    assert done.stderr.count("pretrain: done in") == 1  # only the leader logs
     assert manifest_of(copied, "pretrain")["metrics"]["num_devices"] == 2
     assert "error[one-process] ttl align" in launch("align").stderr
     assert "pretrain: unchanged, skipped" in ttl(copied, "run", changes=changes)
@@ -241,13 +241,13 @@ def last_line(folder, *stages, changes=()):
     return lines[0]
 
 
-def test_a_run_of_another_recipe_is_refused(walked):
-    line = last_line(walked, "run", changes=["name=other"])
+def test_a_run_of_another_recipe_is_refused(finished):
+    line = last_line(finished, "run", changes=["name=other"])
     assert line.startswith("error[run-of-other-recipe]")
     assert line.endswith("fix: --run-dir runs/other")
 
 
-def test_unfinished_training_with_other_settings_is_not_thrown_away(copied):
+def test_unfinished_training_with_other_settings_is_kept(copied):
     (copied / "pretrain" / "manifest.json").unlink()
     unfinished = {"fingerprint": "x", "settings": {"num_steps": 60}}
     (copied / "pretrain" / ".unfinished.json").write_text(json.dumps(unfinished))
@@ -256,7 +256,7 @@ def test_unfinished_training_with_other_settings_is_not_thrown_away(copied):
     assert (copied / "pretrain" / "metrics.jsonl").is_file()
 
 
-def test_a_fault_in_an_input_leaves_nothing_in_the_way_of_the_mended_one(copied, tmp_path):
+def test_a_failed_attempt_does_not_block_corrected_input(copied, tmp_path):
     good = "text,label\n" + "".join(f"dia {i},bom\nnoite {i},mau\n" for i in range(20))
     for split in ("validation", "test"):
         (tmp_path / f"{split}.csv").write_text(good)
@@ -272,4 +272,4 @@ def test_a_fault_in_an_input_leaves_nothing_in_the_way_of_the_mended_one(copied,
 
     (tmp_path / "train.csv").write_text(good)
     assert "finetune: done in" in ttl(copied, "finetune", changes=changes)
-    assert work.is_file(), "the mark of the failed attempt pushed out what was set aside"
+    assert work.is_file(), "the failed attempt replaced the previous result"

@@ -110,7 +110,7 @@ def test_run_of_version_0_1_is_one_line(
     before = {"name": "small", "recipe": {"name": "small"}}
     write_json(run / "run.json", before)
     write_json(run / "chat" / "final" / "config.json", {"model_type": "llama"})
-    write_json(run / "tokens" / "manifest.json", {"room": "pack", "version": "0.1.0"})
+    write_json(run / "tokens" / "manifest.json", {"version": "0.1.0", "figures": {"x": 1}})
     line = log_of(*command, code=2)
     assert line == (
         "error[run-of-0.1] old - was made by version 0.1, which this version cannot read - "

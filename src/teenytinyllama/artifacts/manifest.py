@@ -174,7 +174,8 @@ def check_run_version(run_dir: Path) -> None:
     """Raise UserError for a run of version 0.1: its folders and manifests have other names."""
     for name in (*STAGE_NAMES, *FOLDERS_OF_0_1):
         path = run_dir / name / MANIFEST_NAME
-        if path.is_file() and path.read_bytes()[:64].lstrip(b"{ \n").startswith(b'"room"'):
+        # Version 0.1 called the metrics figures.
+        if path.is_file() and b'\n  "figures": {' in path.read_bytes():
             raise UserError(
                 "run-of-0.1",
                 str(run_dir),
