@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import math
 
@@ -10,6 +12,7 @@ from support.benchmark_items import ROWS, vary, write_split
 
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
+from teenytinyllama.stages.evaluate.intervals import wilson95
 from teenytinyllama.stages.evaluate.scored_models import load_model
 from teenytinyllama.stages.evaluate.task_loading import load_benchmark
 from teenytinyllama.stages.evaluate.task_runner import score_tasks
@@ -53,7 +56,7 @@ def test_single_item_has_no_standard_error_and_valid_json(tiny_model, tmp_path):
     write_split(tmp_path, "test", [ROWS["storybook"]])
     found = score(tiny_model, load_benchmark(Task(name="storybook", path=str(tmp_path))))
     assert found["standard_error"] is None
-    assert found["metrics_standard_error"] == {"acc": None}
+    assert found["metrics_standard_error"] == {"acc": None, "acc_norm": None}
     json.dumps(found, allow_nan=False)
 
 
@@ -89,3 +92,35 @@ def test_raw_reader_scores_rows_unchanged(tiny_model, tmp_path):
     assert (found["num_items"], found["chance"]) == (6, 0.5)
     right = [item["logprobs"][1] > item["logprobs"][0] for item in found["items"]]
     assert found["accuracy"] == sum(right) / 6
+
+
+def test_model_that_tells_nothing_apart_scores_chance(tiny_model, tmp_path):
+    """All tokens are as likely: pairs of one length are ties, where the harness sees 100 %."""
+    model = copy.deepcopy(tiny_model.model)
+    model.lm_head.weight.data.zero_()
+    same = dataclasses.replace(tiny_model, model=model)
+    pairs = [{"sen": f"{n} ab", "wrong_sen": f"{n} ba"} for n in range(8)]
+    write_split(tmp_path, "test", pairs)
+    found = score(same, load_benchmark(Task(name="multiblimp_pt", path=str(tmp_path))))
+    lengths = [
+        [len(tiny_model.tokenizer.encode(pair[name])) for name in ("sen", "wrong_sen")]
+        for pair in pairs
+    ]
+    assert all(right == wrong for right, wrong in lengths)
+    assert (found["accuracy"], found["num_ties"], found["at_chance"]) == (0.5, 8, True)
+    assert found["interval95"] == list(wilson95(0.5, 8))
+    assert found["normalized"] is None
+
+
+def test_normalized_accuracy_is_given_where_lengths_differ(tiny_model, tmp_path):
+    write_split(tmp_path, "test", vary(ROWS["storybook"], 30))
+    found = score(tiny_model, load_benchmark(Task(name="storybook", path=str(tmp_path))))
+    by_character = [
+        item["logprobs"][1] / len("o cão") > item["logprobs"][0] / len("o gato")
+        for item in found["items"]
+    ]
+    assert found["metric"] == "acc"
+    assert found["normalized"]["metric"] == "acc_norm"
+    assert found["normalized"]["log_probability_per"] == "character"
+    assert found["normalized"]["accuracy"] == sum(by_character) / 30
+    assert found["length_rule"]["choose"] == "shortest"

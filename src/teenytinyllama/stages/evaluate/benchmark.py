@@ -15,6 +15,7 @@ from lm_eval.api import task as harness_tasks
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.evaluate.dataset_loading import TaskItem
+from teenytinyllama.stages.evaluate.right_choice import TargetKind
 from teenytinyllama.stages.evaluate.task_sandbox import SandboxedTask
 
 FEWSHOT_SEED = 1234  # the harness's default
@@ -33,6 +34,8 @@ class Benchmark:
     chances: list[float] = field(default_factory=list)  # of each scored item, by guessing
     num_left_out: int = 0
     num_equal_choices: int = 0  # items with two equal choices
+    target_kind: TargetKind = None  # how right answers are read
+    length_rule: dict[str, Any] | None = None  # where lengths alone give the answer away
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -93,6 +96,7 @@ class Benchmark:
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        task.target_kind = self.target_kind
         return task
 
 

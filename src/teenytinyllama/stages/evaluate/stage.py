@@ -54,8 +54,11 @@ TASK_METRICS = (  # of each task, in the manifest; its own file has more
     "chance",
     "at_chance",
     "num_items",
+    "num_ties",
     "num_equal_choices",
     "num_truncated",
+    "normalized",
+    "length_rule",
     "right_answer_perplexity",
     "right_answer_bits_per_byte",
 )
@@ -317,10 +320,18 @@ def _comparison(
 
 def _log_score(model: str, task: str, result: dict[str, Any]) -> None:
     low, high = result["interval95"]
-    equal = result["num_equal_choices"]
+    equal, ties = result["num_equal_choices"], result["num_ties"]
     mark = ", at chance" if result["at_chance"] else ""
+    normalized = result["normalized"]
+    is_other = normalized is not None and normalized["metric"] != result["metric"]
     logger.info(
         f"evaluate: {model}: {task} {100 * result['accuracy']:.1f} % "
         f"({100 * low:.1f} to {100 * high:.1f}; chance {100 * result['chance']:.1f}{mark})"
+        + (
+            f"; {100 * normalized['accuracy']:.1f} % by likelihood per character"
+            if is_other
+            else ""
+        )
+        + (f"; {ties:,} of {result['num_items']:,} items are ties" if ties else "")
         + (f"; {equal:,} items have equal choices" if equal else "")
     )

@@ -22,9 +22,6 @@ from teenytinyllama.stages.evaluate.tasks.process_docs import READERS
 
 logger = logging.getLogger(__name__)
 
-# Published sets have a few items with equal choices: those are scored and counted.
-MAX_EQUAL_FRACTION = 0.02
-
 
 def load_benchmark(
     task: Task,
@@ -129,7 +126,7 @@ def _add_split(
     origin: str,
 ) -> None:
     """Read and check the items of one split, and add them to the benchmark."""
-    items, places, equal_at = [], [], []
+    items, places = [], []
     for place, row in rows:
         try:
             item = reader(row)
@@ -143,14 +140,6 @@ def _add_split(
             continue
         items.append(item)
         places.append(place)
-        choices = item.get("choices", ()) if benchmark.reader != "raw" else ()
-        if len(set(choices)) < len(choices):
-            equal_at.append(place)
-    if len(equal_at) > MAX_EQUAL_FRACTION * len(items):
-        what = f"two choices are equal, as in {len(equal_at)} of {len(items)} items"
-        raise UserError("task-equal-choices", equal_at[0], what, "make the choices differ")
-    if split == benchmark.split:
-        benchmark.num_equal_choices = len(equal_at)
     if not items:
         what = f'its split "{split}" has no items'
         raise UserError("task-empty", origin, what, "give it items, or leave the task out")

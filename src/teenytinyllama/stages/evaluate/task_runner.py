@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lm_eval import evaluator
 
 from teenytinyllama.stages.evaluate.benchmark import Benchmark, quiet_harness
+from teenytinyllama.stages.evaluate.choice_metrics import (
+    Preference,
+    lengths_differ,
+    preferences,
+)
+from teenytinyllama.stages.evaluate.intervals import interval95, is_at_chance, standard_error
 from teenytinyllama.stages.evaluate.packed_lm import PackedLM
 from teenytinyllama.stages.evaluate.scored_models import ScoredModel
 from teenytinyllama.stages.evaluate.task_validation import right_choice
 
 MAX_NATS = 700.0  # exp of little more overflows a float
-Z95 = 1.959963984540054
-BOOTSTRAP_DRAWS = 2000
 
 
 def group_tasks(benchmarks: list[Benchmark]) -> list[list[Benchmark]]:
@@ -67,8 +69,11 @@ def _score(
         for name in samples[0]["metrics"]
         if isinstance(samples[0][name], int | float)
     }
+    preferred, differ = _preferences(benchmark, task, samples)
+    metrics |= {name: [one.score for one in found] for name, found in preferred.items()}
+    ties = {name: sum(one.is_tie for one in found) for name, found in preferred.items()}
     values = metrics[headline]
-    low, high = interval95(values)
+    low, high = interval95(values, with_ties=headline in preferred)
     return {
         "task": benchmark.name,
         "model": scored.name,
@@ -79,12 +84,24 @@ def _score(
         "chance": benchmark.chance,
         "at_chance": is_at_chance((low, high), benchmark.chance),
         "num_items": len(values),
+        "num_ties": ties.get(headline),
         "num_left_out": benchmark.num_left_out,
         "num_equal_choices": benchmark.num_equal_choices,
         "num_fewshot": benchmark.num_fewshot,
         "num_truncated": _num_truncated(lm, samples),
+        "normalized": {
+            "metric": "acc_norm",
+            "log_probability_per": "character",
+            "accuracy": sum(metrics["acc_norm"]) / len(values),
+            "interval95": list(interval95(metrics["acc_norm"], with_ties=True)),
+            "num_ties": ties["acc_norm"],
+        }
+        if differ
+        else None,
+        "length_rule": benchmark.length_rule,
         "metrics": {name: sum(found) / len(found) for name, found in metrics.items()},
         "metrics_standard_error": {n: standard_error(v) for n, v in metrics.items()},
+        "metrics_num_ties": ties,
         **_right_answers(lm, task, samples),
         "packed": lm.is_packed,
         "identity": scored.identity,
@@ -92,12 +109,38 @@ def _score(
         "items": [
             {
                 "item": sample["doc_id"],
-                "score": sample[headline],
+                "score": score,
                 "logprobs": [response[0][0] for response in sample["resps"]],
             }
-            for sample in samples
+            for sample, score in zip(samples, values, strict=True)
         ],
     }
+
+
+def _preferences(
+    benchmark: Benchmark, task: Any, samples: list[dict[str, Any]]
+) -> tuple[dict[str, list[Preference]], bool]:
+    """The task's metrics that choose, item by item, ties counted as a part.
+
+    Where choices differ in length, which is told too, `acc_norm` is among them, asked for or not:
+    log-probabilities divided by the number of characters. Nothing for a task that computes its
+    own metric.
+    """
+    if task.OUTPUT_TYPE != "multiple_choice" or task.config.process_results is not None:
+        return {}, False
+    choices = [task.doc_to_choice(sample["doc"]) for sample in samples]
+    found = [
+        preferences(
+            [response[0][0] for response in sample["resps"]],
+            item,
+            right_choice(task, sample["doc"]),
+        )
+        for sample, item in zip(samples, choices, strict=True)
+    ]
+    differ = lengths_differ(choices)
+    names = {*samples[0]["metrics"]} | ({"acc_norm"} if differ else set())
+    by_metric = {name: [item[name] for item in found] for name in sorted(names) if name in found[0]}
+    return by_metric, differ
 
 
 def _num_truncated(lm: PackedLM, samples: list[dict[str, Any]]) -> int:
@@ -133,63 +176,3 @@ def _arguments(sample: dict[str, Any]) -> list[tuple[str, str]]:
     if isinstance(found, dict):  # the harness logs them as {"gen_args_0": {"arg_0": ...}}
         return [(row["arg_0"], row["arg_1"]) for row in found.values()]
     return [tuple(row) for row in found]
-
-
-def standard_error(values: Sequence[float]) -> float | None:
-    """Standard error of the mean with n - 1, as lm-evaluation-harness computes it.
-
-    None for a single value, which has no spread (JSON has no NaN).
-
-    >>> round(standard_error([1, 1, 0, 0]), 4)
-    0.2887
-    """
-    if len(values) < 2:
-        return None
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
-def interval95(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean: Wilson's for 0s and 1s, a bootstrap for anything else.
-
-    Wilson's does not shrink to a point when all values are equal:
-
-    >>> low, high = interval95([1.0] * 10)
-    >>> round(low, 3), round(high, 3)
-    (0.722, 1.0)
-    """
-    if not values:
-        return (math.nan, math.nan)
-    array = np.asarray(values, dtype=np.float64)
-    if np.isin(array, (0.0, 1.0)).all():
-        return wilson95(float(array.mean()), len(array))
-    draws = np.random.Generator(np.random.PCG64(0)).integers(
-        0, len(array), (BOOTSTRAP_DRAWS, len(array))
-    )
-    low, high = np.quantile(array[draws].mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
-
-
-def wilson95(share: float, num_items: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share (Wilson 1927).
-
-    >>> wilson95(0.0, 475)[0], wilson95(1.0, 475)[1]
-    (0.0, 1.0)
-    """
-    denominator = 1 + Z95**2 / num_items
-    middle = (share + Z95**2 / (2 * num_items)) / denominator
-    spread = share * (1 - share) / num_items + Z95**2 / (4 * num_items**2)
-    half = Z95 * math.sqrt(spread) / denominator
-    # For a share of 0 both terms are equal but for the last bit, which would lift the score
-    # above a chance of 0.
-    low = 0.0 if share == 0 else max(0.0, middle - half)
-    high = 1.0 if share == 1 else min(1.0, middle + half)
-    return low, high
-
-
-def is_at_chance(interval: tuple[float, float], chance: float) -> bool:
-    """True where the interval includes chance or is below it.
-
-    >>> is_at_chance((0.24, 0.31), 0.25), is_at_chance((0.26, 0.33), 0.25)
-    (True, False)
-    """
-    return interval[0] <= chance

@@ -22,6 +22,12 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.settings.task_files import with_includes
+from teenytinyllama.stages.evaluate.right_choice import (
+    TargetKind,
+    choice_texts,
+    choose,
+    read_target,
+)
 
 TASKS_DIR = Path(__file__).parent / "tasks"
 # Between the braces of a template. Outside them, "____" is a blank to fill in.
@@ -101,11 +107,56 @@ def _sandboxed(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class SandboxedTask(ConfigurableTask):  # type: ignore[misc]
-    """A task of the harness whose methods that render templates do so in the sandbox."""
+    """A task of the harness whose methods that render templates do so in the sandbox.
 
-    doc_to_text = _sandboxed(ConfigurableTask.doc_to_text)
-    doc_to_target = _sandboxed(ConfigurableTask.doc_to_target)
-    doc_to_choice = _sandboxed(ConfigurableTask.doc_to_choice)
+    A rendered text stays a text: the harness turns digits into numbers, and then into places among
+    the choices. The right choice of a multiple-choice task is always given as its index.
+    """
+
+    target_kind: TargetKind = None
+
+    def doc_to_text(self, doc: Any, doc_to_text: Any = None) -> Any:
+        """The prompt."""
+        template = self.config.doc_to_text if doc_to_text is None else doc_to_text
+        return self._rendered(doc, template)
+
+    def doc_to_target(self, doc: Any, doc_to_target: Any = None) -> Any:
+        """Index of the right choice where it can be read, else what the task file gives."""
+        found = self.raw_target(doc, doc_to_target)
+        if self.config.doc_to_choice is None:
+            is_number = isinstance(found, int | float) and not isinstance(found, bool)
+            return str(found) if is_number else found
+        if isinstance(self.config.doc_to_target if doc_to_target is None else doc_to_target, int):
+            return found  # a place in the task file itself, the same for all items
+        choices = self.doc_to_choice(doc)
+        if not isinstance(choices, list):
+            return found
+        index = choose(read_target(found, choices), self.target_kind)
+        return found if index is None else index
+
+    def raw_target(self, doc: Any, doc_to_target: Any = None) -> Any:
+        """The right answer as the task file gives it."""
+        template = self.config.doc_to_target if doc_to_target is None else doc_to_target
+        return self._rendered(doc, template)
+
+    def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> Any:
+        """The choices; numbers among them as text."""
+        return choice_texts(self.raw_choices(doc, doc_to_choice))
+
+    def raw_choices(self, doc: Any, doc_to_choice: Any = None) -> Any:
+        """The choices as the task file gives them."""
+        with _sandboxed_templates():
+            return super().doc_to_choice(doc, doc_to_choice)
+
+    def _rendered(self, doc: Any, template: Any) -> Any:
+        """A field's value, a rendered template, or what a function or constant gives."""
+        if isinstance(template, str):
+            if template in self.features:
+                return doc[template]
+            with _sandboxed_templates():
+                return lm_eval.utils.apply_template(template, doc)
+        return template(doc) if callable(template) else template
+
     doc_to_image = _sandboxed(ConfigurableTask.doc_to_image)
     doc_to_audio = _sandboxed(ConfigurableTask.doc_to_audio)
     doc_to_prefix = _sandboxed(ConfigurableTask.doc_to_prefix)

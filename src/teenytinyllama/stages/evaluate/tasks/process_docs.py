@@ -135,6 +135,12 @@ def plain(doc: Doc) -> Doc:
     """`question, choices, answer`, the answer being a number from 0."""
     question, choices = _text(doc, "question"), _texts(doc, "choices")
     answer = _number(doc, "answer")
+    text = doc["answer"]
+    if isinstance(text, str) and text in choices and choices.index(text) != answer:
+        raise ValueError(
+            f"answer {text!r} is the text of choice {choices.index(text)} and the number of choice "
+            f"{answer}, counted from 0: write the number without quotes"
+        )
     return _choice_item(question, choices, answer, answer)
 
 
