@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -120,15 +120,15 @@ class DocumentBatch:
         document.document.text = text
         self._measured.clear()
 
-    def measure(self, measure: Measure) -> dict[str, Values]:
-        """The numbers of the remaining documents, in their order."""
+    def measure(self, measure: Measure, names: Iterable[str]) -> dict[str, Values]:
+        """These numbers of the remaining documents, in their order."""
         remaining = self.remaining()
         if measure not in self._measured:
             rows = {id(document): row for row, document in enumerate(remaining)}
             self._measured[measure] = rows, measure([document.text for document in remaining])
         rows, values = self._measured[measure]
         places = [rows[id(document)] for document in remaining]
-        return {name: column[places] for name, column in values.items()}
+        return {name: values[name][places] for name in names}
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,13 @@ class ProseFilter(DocumentStep):
     """A filter for found prose: part of `FilterPipeline`."""
 
     prose_only = True
-    family: ClassVar[str]
-    """The family of `filters.families` that asks for the filter."""
+    family: ClassVar[str] = ""
+    """The family of `filters.families` that asks for the filter; "" for a filter of all prose."""
 
     @classmethod
     def is_wanted(cls, config: StepConfig) -> bool:
         """Whether the filter's family is on."""
-        return cls.family in config.settings.filters.families
+        return not cls.family or cls.family in config.settings.filters.families
 
 
 @dataclass(slots=True)

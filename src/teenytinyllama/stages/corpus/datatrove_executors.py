@@ -29,11 +29,7 @@ from teenytinyllama.stages.corpus.readers.sources import InputFile, find_files, 
 from teenytinyllama.stages.corpus.steps import DocumentProcessor
 
 try:
-    from datatrove.executor import (
-        LocalPipelineExecutor,
-        RayPipelineExecutor,
-        SlurmPipelineExecutor,
-    )
+    from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
     from datatrove.pipeline.base import PipelineStep
 except ImportError:
     # The module can be imported without the extra; `executor_for` says what to install.

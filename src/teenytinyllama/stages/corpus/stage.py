@@ -2,7 +2,7 @@
 
 Two passes. The first reads every record once: workers take batches through `DOCUMENT_STEPS`, one
 process collects the results. The second writes what `CORPUS_STEPS` decided. Every record is kept,
-filtered, a duplicate or quarantined; the sums are asserted, and are in the manifest.
+filtered, a duplicate or quarantined, and the manifest has the sums.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ import zstandard
 from teenytinyllama.artifacts.documents import Document, document_row
 from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSettings
 from teenytinyllama.settings.datasets import Source
+from teenytinyllama.stages.corpus import decontamination, mixture, text_cleaning
 from teenytinyllama.stages.corpus.batches import (
     BatchDocument,
     DocumentBatch,
@@ -36,73 +37,50 @@ from teenytinyllama.stages.corpus.batches import (
     StepConfig,
     quarantine_row,
 )
-from teenytinyllama.stages.corpus.decontamination import Decontamination
-from teenytinyllama.stages.corpus.dedup.exact_duplicates import (
-    ExactDuplicates,
-    UniqueIds,
-    digest_of,
+from teenytinyllama.stages.corpus.dedup import exact_duplicates, minhash, repeated_paragraphs
+from teenytinyllama.stages.corpus.dedup.exact_duplicates import digest_of
+from teenytinyllama.stages.corpus.filters import (
+    boilerplate,
+    c4_filter,
+    language_filter,
+    rule_filters,
+    toxicity,
+    url_filter,
 )
-from teenytinyllama.stages.corpus.dedup.minhash import MinHashSignature, NearDuplicates
-from teenytinyllama.stages.corpus.dedup.repeated_paragraphs import (
-    ParagraphHashes,
-    RepeatedParagraphs,
-)
-from teenytinyllama.stages.corpus.filters.boilerplate import BoilerplateRemoval
-from teenytinyllama.stages.corpus.filters.c4_filter import C4Filter
-from teenytinyllama.stages.corpus.filters.language_filter import LanguageFilter
-from teenytinyllama.stages.corpus.filters.rule_filters import (
-    FineWebQualityFilter,
-    GopherQualityFilter,
-    GopherRepetitionFilter,
-)
-from teenytinyllama.stages.corpus.filters.toxicity import ToxicityFilter
-from teenytinyllama.stages.corpus.filters.url_filter import UrlFilter
-from teenytinyllama.stages.corpus.mixture import Mixture, Split
-from teenytinyllama.stages.corpus.readers.record_parser import (
-    ExtractText,
-    MainTextRequired,
-    ParseRecord,
-    SourceSelection,
-)
+from teenytinyllama.stages.corpus.readers import record_parser
 from teenytinyllama.stages.corpus.staging import CorpusState, CorpusStep
-from teenytinyllama.stages.corpus.text_cleaning import (
-    CleanText,
-    EmptyText,
-    MinLength,
-    PersonalDataReplacement,
-)
 
 DOCUMENT_STEPS: tuple[type[DocumentStep], ...] = (
-    ParseRecord,
-    ExtractText,
-    CleanText,
-    SourceSelection,
-    MainTextRequired,
-    MinLength,
-    BoilerplateRemoval,
-    EmptyText,
-    UrlFilter,
-    LanguageFilter,
-    C4Filter,
-    # These three share one measurement of the batch: a step between them that edits costs another.
-    GopherRepetitionFilter,
-    FineWebQualityFilter,
-    GopherQualityFilter,
-    ToxicityFilter,
-    Decontamination,
-    PersonalDataReplacement,
-    MinHashSignature,
-    ParagraphHashes,
+    record_parser.ParseRecord,  # may quarantine a record
+    record_parser.ExtractText,
+    text_cleaning.CleanText,
+    record_parser.SourceSelection,  # from here on a document is dropped with its reason
+    record_parser.MainTextRequired,
+    text_cleaning.MinLength,
+    boilerplate.BoilerplateRemoval,  # edits
+    text_cleaning.EmptyText,
+    url_filter.UrlFilter,
+    language_filter.LanguageFilter,
+    c4_filter.C4Filter,  # edits or drops
+    # These three share one measurement of the batch: an edit between them would cost another.
+    rule_filters.GopherRepetitionFilter,
+    rule_filters.FineWebQualityFilter,
+    rule_filters.GopherQualityFilter,
+    toxicity.ToxicityFilter,
+    decontamination.Decontamination,  # edits or drops
+    text_cleaning.PersonalDataReplacement,  # edits
+    minhash.MinHashSignature,  # for `NearDuplicates`
+    repeated_paragraphs.ParagraphHashes,  # for `RepeatedParagraphs`
 )
 
 CORPUS_STEPS: tuple[type[CorpusStep], ...] = (
-    ExactDuplicates,  # of the texts as the workers left them
-    UniqueIds,
-    NearDuplicates,
-    Split,
-    Mixture,
-    RepeatedParagraphs,
-    ExactDuplicates,  # of what repeated paragraphs left of the texts
+    exact_duplicates.ExactDuplicates,  # of the texts as the workers left them
+    exact_duplicates.UniqueIds,
+    minhash.NearDuplicates,
+    mixture.Split,
+    mixture.Mixture,  # of the training split
+    repeated_paragraphs.RepeatedParagraphs,
+    exact_duplicates.ExactDuplicates,  # of what repeated paragraphs left of the texts
 )
 
 BATCHES_IN_FLIGHT_PER_WORKER = 3
@@ -158,11 +136,13 @@ class DocumentProcessor:
 def apply_steps(steps: Sequence[DocumentStep], batch: DocumentBatch) -> None:
     """Take a batch through steps, and count what each drops."""
     is_prose = batch.source.kind != "storybook" and batch.source.shape == "text"
+    before = len(batch.remaining())
     for step in steps:
-        before = len(batch.remaining())
         if before and (is_prose or not step.prose_only):
             step.apply(batch)
-            batch.dropped_by[type(step).__name__] += before - len(batch.remaining())
+            after = len(batch.remaining())
+            batch.dropped_by[type(step).__name__] += before - after
+            before = after
 
 
 def process_all(
@@ -272,8 +252,9 @@ class FilterPipeline:
 
     def apply(self, texts: Sequence[str], urls: Sequence[str] | None = None) -> list[FilterResult]:
         """One result per text, in order."""
+        item = RawItem("", 0, 0, b"")
         items = [
-            BatchDocument(RawItem("", 0, 0, b""), document=Document("", text, "", "", url))
+            BatchDocument(item, document=Document("", text, "", "", url))
             for text, url in zip(texts, urls or [""] * len(texts), strict=True)
         ]
         batch = DocumentBatch(self._source, "", items)

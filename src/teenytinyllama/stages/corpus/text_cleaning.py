@@ -75,11 +75,6 @@ class MinLength(DocumentStep):
 class EmptyText(ProseFilter):
     """Drops texts of nothing but white space, as removed boilerplate may leave them."""
 
-    @classmethod
-    def is_wanted(cls, config: StepConfig) -> bool:
-        """Always."""
-        return True
-
     def apply(self, batch: DocumentBatch) -> None:
         """Drop empty texts."""
         for one in batch.remaining():

@@ -14,11 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from teenytinyllama.artifacts.documents import Document
-from teenytinyllama.stages.corpus.batches import (
-    DocumentBatch,
-    DocumentStep,
-    IndexEntry,
-)
+from teenytinyllama.stages.corpus.batches import DocumentBatch, DocumentStep, IndexEntry
 from teenytinyllama.stages.corpus.dedup.exact_duplicates import digest_of
 from teenytinyllama.stages.corpus.staging import CorpusState, CorpusStep
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
 from unicodedata import normalize
+
+from pydantic import BaseModel
 
 from teenytinyllama.settings.data_preparation import FilterSettings
 
 
-@dataclass(frozen=True)
-class LanguageData:
+class LanguageData(BaseModel, frozen=True):
     """What the filters know of a language."""
 
-    thresholds: dict[str, dict[str, float]]
-    stop_words: frozenset[str]
+    thresholds: dict[str, dict[str, float]] = {}
+    """By word rule and reason."""
+    stop_words: frozenset[str] = frozenset()
     policy_phrases: tuple[str, ...] = ()
     """Lines with one of these, in lower case, are about the site: C4's rules remove them."""
     citation_marks: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class LanguageData:
     """Harmless sentences about people, to see what a toxicity classifier has learned."""
     labels: frozenset[str] = frozenset()
     """Labels that language identification models use for the language."""
-    min_language_probability: dict[str, float] = field(default_factory=dict)
+    min_language_probability: dict[str, float] = {}
     """Lowest probability that keeps a text, by kind of model."""
 
 
@@ -36,20 +36,10 @@ class LanguageData:
 def load_language(language: str) -> LanguageData:
     """The data of a language; without thresholds and words where it has no folder."""
     path = files("teenytinyllama.languages").joinpath(language, "filters.toml")
-    if not path.is_file():
-        return LanguageData(thresholds={}, stop_words=frozenset(), labels=frozenset((language,)))
-    data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    return LanguageData(
-        thresholds=data["thresholds"],
-        # Some letters of Indic scripts have two spellings; the corpus keeps NFC's.
-        stop_words=frozenset(normalize("NFC", word) for word in data["stop_words"]),
-        policy_phrases=tuple(data.get("policy_phrases", ())),
-        citation_marks=tuple(data.get("citation_marks", ())),
-        identity_sentences=tuple(data.get("identity_sentences", ())),
-        url_words=frozenset(data.get("url_words", ())),
-        labels=frozenset(data.get("labels", (language,))),
-        min_language_probability=dict(data.get("min_language_probability", {})),
-    )
+    data = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    # Some letters of Indic scripts have two spellings; the corpus keeps NFC's.
+    stop_words = {normalize("NFC", word) for word in data.get("stop_words", ())}
+    return LanguageData.model_validate({"labels": [language], **data, "stop_words": stop_words})
 
 
 def language_data(settings: FilterSettings, language: str) -> LanguageData:
@@ -57,4 +47,4 @@ def language_data(settings: FilterSettings, language: str) -> LanguageData:
     data = load_language(language)
     if not settings.stop_words:
         return data
-    return replace(data, stop_words=frozenset(settings.stop_words))
+    return data.model_copy(update={"stop_words": frozenset(settings.stop_words)})

@@ -75,6 +75,7 @@ class RuleFilter(ProseFilter):
         )
         self._scored = [name for name in _ALWAYS_SCORED if name in thresholds]
         self._thresholds = _of_family(thresholds, self.family)
+        self._is_last = list(thresholds)[-1] in self._thresholds
 
     @classmethod
     def is_wanted(cls, config: StepConfig) -> bool:
@@ -83,21 +84,22 @@ class RuleFilter(ProseFilter):
         return bool(_of_family(thresholds, cls.family))
 
     def apply(self, batch: DocumentBatch) -> None:
-        """Drop and score."""
+        """Drop and score: scores are written at a drop, and by the last of the three filters."""
         remaining, names = batch.remaining(), list(self._thresholds)
-        values = batch.measure(self._measure)
-        fails = np.zeros((len(names) + 1, len(remaining)), dtype=bool)
-        fails[-1] = True
-        for row, (name, threshold) in enumerate(self._thresholds.items()):
-            fails[row] = _RULES[name].drops(values[name], threshold)
+        values = batch.measure(self._measure, {*names, *self._scored})
+        fails = np.stack(
+            [_RULES[name].drops(values[name], self._thresholds[name]) for name in names]
+        )
         first_failed = fails.argmax(axis=0).tolist()
-        columns = {name: values[name].tolist() for name in {*names, *self._scored}}
-        for place, (one, row) in enumerate(zip(remaining, first_failed, strict=True)):
-            reason = names[row] if row < len(names) else None
-            scored = self._scored if reason is None else [*self._scored, reason]
-            one.document.scores |= {name: round(columns[name][place], 4) for name in scored}
-            if reason is not None:
+        is_dropped: list[bool] = np.any(fails, axis=0).tolist()
+        places = range(len(remaining)) if self._is_last else np.flatnonzero(is_dropped).tolist()
+        for place in places:
+            one, scored = remaining[place], self._scored
+            if is_dropped[place]:
+                reason = names[first_failed[place]]
                 batch.drop(one, reason)
+                scored = [*scored, reason]
+            one.document.scores |= {name: round(values[name].item(place), 4) for name in scored}
 
 
 class GopherRepetitionFilter(RuleFilter):

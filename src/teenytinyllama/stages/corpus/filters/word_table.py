@@ -37,9 +37,7 @@ SPACE, WORD, LETTER, SOLID, CONNECTOR = (np.uint8(1 << bit) for bit in range(5))
 _IN_WORD = rf"[\w{mark_class()}]"
 # Between two letters; the last two say how Indic letters join, and are not seen.
 _CONNECTORS = "-'’.,\u200c\u200d"
-FAST_WORD = re.compile(
-    rf"{_IN_WORD}+(?:[{_CONNECTORS}]{_IN_WORD}+)*|[^\w\s{mark_class()}]",
-)
+FAST_WORD = re.compile(rf"{_IN_WORD}+(?:[{_CONNECTORS}]{_IN_WORD}+)*|[^\w\s{mark_class()}]")
 """The word rule `fast`, as one expression. The arrays below give the same words."""
 
 # Code points in hexadecimal. The two lists are datatrove's PUNCTUATION and TERMINAL_PUNCTUATION:
