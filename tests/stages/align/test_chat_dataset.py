@@ -123,6 +123,19 @@ def test_too_many_broken_conversations_are_an_error(tmp_path: Path, encoder: Tex
     assert "chat.jsonl:1: message 1: empty assistant message" in str(caught.value)
 
 
+def test_the_place_of_a_broken_conversation_is_in_its_own_source(
+    tmp_path: Path, encoder: TextEncoder
+) -> None:
+    for name, rows in (("few", [turns("a", ""), *GOOD]), ("many", [turns("b", "")] * 3)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = tuple(
+        Source(kind="files", path=str(tmp_path / f"{n}.jsonl")) for n in ("few", "many")
+    )
+    settings = AlignSettings(sources=sources, max_quarantined_fraction=0.5)
+    with pytest.raises(UserError, match=r"align\.sources\.1.*3 of 3.*first at many\.jsonl:1: "):
+        read_chat_data(settings, encoder, max_tokens=65)
+
+
 def test_preferences_among_conversations_are_refused(tmp_path: Path, encoder: TextEncoder) -> None:
     row = {"prompt": "a", "chosen": "b", "rejected": "c"}
     with pytest.raises(UserError, match="chosen, prompt, rejected: preferences") as caught:

@@ -125,7 +125,8 @@ def test_dpo_learns_preferences_and_leaves_a_plain_model(
         for n in range(40)
     ]
     rows = [row | {"lang": "pt"} for row in rows] + [rows[0] | {"lang": "en"}]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    broken = {"prompt": "Onde?", "chosen": "", "rejected": "b", "lang": "pt"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, broken]))
     chat_dir = tmp_path / "align"
     chat_dir.mkdir()
     result = align.run(
@@ -135,8 +136,10 @@ def test_dpo_learns_preferences_and_leaves_a_plain_model(
         tokenizer_dir=small_tokenizer_dir,
         pretrain_dir=small_base_dir,
     )
-    assert result.counts["preferences"]["read"] == 40
-    assert result.counts["preferences"]["not_selected"] == 1
+    counts = result.counts["preferences"]
+    assert counts["read"] == 41 == counts["train"] + counts["heldout"] + counts["quarantined"]
+    assert (counts["not_selected"], counts["quarantined"]) == (1, 1)
+    assert result.counts["conversations_quarantined"] == 0
     assert result.metrics["dpo"]["reward_accuracy"] > 0.9
     assert result.metrics["dpo"]["reward_margin_mean"] > 0
     model, _ = load_base(chat_dir, small_tokenizer_dir)

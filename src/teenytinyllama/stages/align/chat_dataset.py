@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,7 @@ def read_chat_data(
     data, personal_data = ChatData(), PersonalData(language)
     for index, source in enumerate(with_presets(settings.sources, language, "align.sources")):
         where = f"align.sources.{index}"
-        before = data.counts["conversations_read"]
-        bad_before = sum(data.reasons.values()) - data.reasons[TOO_LONG]
+        before, quarantined_before = data.counts["conversations_read"], len(data.quarantine)
         for record in records_of(source, where, language):
             if record.error or source.selects(record.fields):
                 _add(record, source, data, settings, encoder, max_tokens, personal_data)
@@ -92,8 +91,9 @@ def read_chat_data(
         if num_read == 0:
             fix = "check its path" + (" and `only`" if source.only else "")
             raise UserError("source-empty", where, "has no conversation", fix)
-        bad = sum(data.reasons.values()) - data.reasons[TOO_LONG] - bad_before
-        _check_share(data, where, bad, num_read, settings.max_quarantined_fraction)
+        rows = data.quarantine[quarantined_before:]
+        broken = [row for row in rows if row["reason"] != TOO_LONG]
+        _check_share(broken, where, num_read, settings.max_quarantined_fraction)
     if data.personal:
         found = ", ".join(f"{kind} in {count}" for kind, count in data.personal.most_common())
         logger.info(
@@ -111,14 +111,16 @@ def read_chat_data(
     return data
 
 
-def _check_share(data: ChatData, where: str, bad: int, num_read: int, allowed: float) -> None:
-    if bad > allowed * num_read:
-        first = data.quarantine[0]
+def _check_share(
+    broken: Sequence[Mapping[str, Any]], where: str, num_read: int, allowed: float
+) -> None:
+    if len(broken) > allowed * num_read:
+        first = broken[0]
         raise UserError(
             "conversations-broken",
             where,
-            f"{bad} of {num_read} conversations cannot be used, the first at {first['place']}: "
-            f"{first['reason']}",
+            f"{len(broken)} of {num_read} conversations cannot be used, the first at "
+            f"{first['place']}: {first['reason']}",
             "fix them, or raise align.max_quarantined_fraction",
         )
 
@@ -177,14 +179,14 @@ def _add(
     except ConversationError as reason:
         quarantine(data, record, str(reason))
         return
-    whole = len(messages)
+    num_messages = len(messages)
     messages = truncate_turns(messages, encoder, max_tokens)
     if not messages:
         quarantine(data, record, TOO_LONG)
         return
     counts = data.counts
-    counts["conversations_truncated"] += len(messages) < whole
-    counts["turns_cut"] += whole - len(messages)
+    counts["conversations_truncated"] += len(messages) < num_messages
+    counts["turns_cut"] += num_messages - len(messages)
     counts["conversations_with_special_text"] += any(
         token in message["content"] for message in messages for token in SPECIAL_TOKENS
     )
@@ -204,10 +206,10 @@ def _add(
         counts["conversations_train"] += 1
 
 
-def quarantine(data: ChatData, record: Record, reason: str) -> None:
+def quarantine(data: ChatData, record: Record, reason: str, kind: str = "conversations") -> None:
     """Add a record to the quarantine, with its place, the reason and its first characters."""
     raw = record.raw or json.dumps(record.fields, ensure_ascii=False, default=str)
-    data.counts["conversations_quarantined"] += 1
+    data.counts[f"{kind}_quarantined"] += 1
     data.reasons[_reason_kind(reason)] += 1
     data.quarantine.append(
         {

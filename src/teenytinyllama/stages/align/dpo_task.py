@@ -85,13 +85,13 @@ def read_pairs(
             try:
                 both = _parse(record)
             except ConversationError as reason:
-                quarantine(data, record, str(reason))
+                quarantine(data, record, str(reason), "preferences")
                 continue
             pair = PreferencePair(
                 render_last(both.chosen, encoder), render_last(both.rejected, encoder)
             )
             if max(len(pair.chosen.ids), len(pair.rejected.ids)) > max_tokens:
-                quarantine(data, record, "longer than a row")
+                quarantine(data, record, "longer than a row", "preferences")
             elif is_heldout(both.chosen, settings.heldout_fraction):
                 heldout.append(pair)
             else:

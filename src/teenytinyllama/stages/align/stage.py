@@ -146,6 +146,6 @@ def _counts(data: ChatData, num_rows: int, length: int) -> dict[str, Any]:
     if data.personal:
         counts["conversations_with_personal_data"] = dict(sorted(data.personal.items()))
     if data.counts["preferences_read"]:
-        names = ("not_selected", "read", "train", "heldout")
+        names = ("not_selected", "read", "train", "heldout", "quarantined")
         counts["preferences"] = {name: data.counts[f"preferences_{name}"] for name in names}
     return counts
