@@ -9,6 +9,7 @@ The files that one batch goes through:
     task.py               what a stage trains: rows of a step -> micro-batches -> loss
     data_order.py         which rows make a step
     micro_batches.py      micro-batches -> gradients of the step
+    losses.py             next-token loss that never holds all logits
     distributed.py        how processes share the weights: clip, update, gather for a save
     optimizers.py         AdamW, Muon, and the learning rate of a step
     divergence_guard.py   what happens when gradients are not finite

@@ -235,7 +235,7 @@ def train_one(
 def train_settings_of(
     settings: FinetuneSettings, per_epoch: int, *, seed: int, context: StageContext
 ) -> TrainSettings:
-    """What the loop is told for one training: `per_epoch` steps, then a score, every epoch."""
+    """Settings of one training, with a checkpoint and scores after every `per_epoch` steps."""
     return TrainSettings(
         num_steps=settings.num_epochs * per_epoch,
         optimizer=OptimizerSettings(
