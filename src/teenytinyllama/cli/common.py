@@ -74,9 +74,10 @@ def add_command(app: typer.Typer, name: str, help: str, function: Callable[..., 
 
     flat = []
     for one in parameters:
-        flat += _options_of(groups[one.name]) if one.name in groups else [_keyword(one)]
+        flat += _options_of(groups[one.name]) if one.name in groups else [one]
+    # Keyword-only: typer passes keywords, and a required option may follow an optional one.
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        flat + _options_of(LogOptions)
+        [one.replace(kind=one.KEYWORD_ONLY) for one in (*flat, *_options_of(LogOptions))]
     )
     app.command(name, help=help)(command)
 
@@ -91,11 +92,6 @@ def _options_of(group: type[Any]) -> list[inspect.Parameter]:
         )
         found.append(parameter if made is MISSING else parameter.replace(default=made))
     return found
-
-
-def _keyword(parameter: inspect.Parameter) -> inspect.Parameter:
-    # Keyword-only: typer passes keywords, and a required option may follow an optional one.
-    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
 
 def _collect(group: type[Any], given: dict[str, Any]) -> Any:

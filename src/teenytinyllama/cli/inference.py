@@ -136,8 +136,6 @@ def classify_command(
 def add_commands(app: typer.Typer) -> None:
     """Register these commands."""
     add_command(app, "chat", "Talk to a model in the terminal.", chat_command)
-    add_command(
-        app, "bench", "Speed, memory and energy of generation, in one table.", bench_command
-    )
+    add_command(app, "bench", "Speed, memory and energy of generation.", bench_command)
     add_command(app, "serve", "Serve models over HTTP, with a page to chat on.", serve_command)
     add_command(app, "classify", "Label the texts of files with a classifier.", classify_command)

@@ -70,9 +70,7 @@ run.add_commands(app)
 inference.add_commands(app)
 publish.add_commands(app)
 planning.add_commands(app)
-add_command(
-    app, "settings", "Every setting of a recipe, with its default and meaning.", settings_command
-)
+add_command(app, "settings", "Every setting, its default and meaning.", settings_command)
 new.add_commands(app)
 
 
@@ -89,8 +87,6 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=False)
         code = 0
-    except typer.Exit as done:
-        code = done.exit_code
     except typer.Abort:
         code = Interrupted.exit_code
     except KeyboardInterrupt:

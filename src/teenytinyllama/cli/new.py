@@ -77,12 +77,12 @@ def _learn(path: Path, language: str) -> LanguageProfile:
         f"learned from {found.num_documents:,} documents"
     )
     if found.known_fraction is None:
-        logger.info(
+        logger.warning(
             f'py3langid does not know "{language}": texts of other languages will not be dropped; '
             "a GlotLID model can identify it (corpus.filters.language_model)"
         )
     elif not found.is_identifiable:
-        logger.info(
+        logger.warning(
             f'py3langid takes only {found.known_fraction:.0%} of the sample for "{language}": the '
             "language filter is left out (is the sample in that language?)"
         )
@@ -126,9 +126,4 @@ def storybook_command(
 def add_commands(app: typer.Typer) -> None:
     """Register these commands."""
     add_command(app, "new", "Write a recipe from a plan, for any language.", new_command)
-    add_command(
-        app,
-        "storybook",
-        "Write invented text and chats as files, to try things with.",
-        storybook_command,
-    )
+    add_command(app, "storybook", "Write invented text and chats as files.", storybook_command)

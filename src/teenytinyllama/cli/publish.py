@@ -63,6 +63,4 @@ def publish_command(
 
 def add_commands(app: typer.Typer) -> None:
     """Register this command."""
-    add_command(
-        app, "publish", "A finished run to the Hugging Face Hub; dry run first.", publish_command
-    )
+    add_command(app, "publish", "Upload a finished run to the Hub; dry run first.", publish_command)

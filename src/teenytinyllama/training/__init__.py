@@ -1,1 +1,1 @@
-"""The workshop that pretrain, finetune and align share: one training loop and its parts."""
+"""What pretrain, finetune and align share: one training loop and its parts."""
