@@ -68,4 +68,4 @@ def test_a_terminal_shows_a_bar_unless_quiet(monkeypatch, level, has_bar):
 
 def test_durations_are_readable():
     durations = [format_duration(seconds) for seconds in (0.04, 59.96, 61, 3600, 90061)]
-    assert durations == ["0.0 s", "60.0 s", "1 min 01 s", "1 h 00 min", "25 h 01 min"]
+    assert durations == ["0.0 s", "1 min 00 s", "1 min 01 s", "1 h 00 min", "25 h 01 min"]

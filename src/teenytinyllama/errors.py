@@ -6,7 +6,7 @@ The command line turns these into exit codes: `UserError` 2, `Interrupted` 75.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class TtlError(Exception):
@@ -34,6 +34,23 @@ class UserError(TtlError):
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str, str]]:
         """Pickled by its four parts, so that it arrives from worker processes."""
         return type(self), (self.code, self.where, self.what, self.fix)
+
+
+class RecipeWarning(UserError):  # noqa: N818 (nothing is wrong yet)
+    """What `ttl check` finds doubtful and a run does all the same: `warning[CODE] ...`."""
+
+    def __str__(self) -> str:
+        return super().__str__().replace("error[", "warning[", 1)
+
+
+class SeveralErrors(TtlError):  # noqa: N818 (a plural)
+    """Several problems that were found at once, each on a line of its own."""
+
+    exit_code = 2
+
+    def __init__(self, errors: Sequence[UserError]) -> None:
+        super().__init__("\n".join(str(error) for error in errors))
+        self.errors = tuple(errors)
 
 
 class Interrupted(TtlError):  # noqa: N818 (nothing is wrong)

@@ -17,15 +17,55 @@ logger = logging.getLogger(__name__)
 def format_duration(seconds: float) -> str:
     """A duration for people.
 
-    >>> [format_duration(s) for s in (4.24, 75, 7300)]
-    ['4.2 s', '1 min 15 s', '2 h 01 min']
+    >>> [format_duration(s) for s in (0.36, 4.24, 59.97, 75, 7300, 900_000)]
+    ['0.4 s', '4.2 s', '1 min 00 s', '1 min 15 s', '2 h 01 min', '10 days 10 h']
     """
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(int(seconds + 0.05), 60)
+    hours, days = minutes // 60, minutes // (24 * 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    if hours < 100:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{days:,} days {hours % 24} h"
+
+
+def format_bytes(size: float) -> str:
+    """A size for people.
+
+    >>> [format_bytes(s) for s in (0, 812, 28_100, 999_990, 28_400_000, 7.15e9, 3e13)]
+    ['0 bytes', '812 bytes', '28.1 kB', '1 MB', '28.4 MB', '7.15 GB', '30 TB']
+    """
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+    return f"{size / 1000:,.3g} TB" if size < 999_500 else f"{size / 1000:,.0f} TB"
+
+
+def format_money(usd: float) -> str:
+    """An amount of US dollars for people.
+
+    >>> [format_money(a) for a in (0, 0.0004, 0.22, 12.5, 12_345.6)]
+    ['$0.00', 'less than $0.01', '$0.22', '$12.50', '$12,345.60']
+    """
+    return "less than $0.01" if 0 < usd < 0.005 else f"${usd:,.2f}"
+
+
+def format_energy(kwh: float) -> str:
+    """Energy for people.
+
+    >>> [format_energy(e) for e in (0, 2e-7, 0.0004, 0.78, 36.4, 12_345)]
+    ['0 Wh', 'less than 0.01 Wh', '0.4 Wh', '780 Wh', '36.4 kWh', '12.3 MWh']
+    """
+    if 0 < kwh < 1e-5:
+        return "less than 0.01 Wh"
+    if kwh < 0.9995:
+        return f"{kwh * 1000:.3g} Wh"
+    return f"{kwh:.3g} kWh" if kwh < 999.5 else f"{kwh / 1000:,.3g} MWh"
 
 
 class Progress:

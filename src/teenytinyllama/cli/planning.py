@@ -1,8 +1,9 @@
-"""Commands before a run: `ttl plan` and `ttl doctor`."""
+"""Commands before a run: `ttl plan`, `ttl check` and `ttl doctor`."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from teenytinyllama.cli.common import AsJson, add_command
+from teenytinyllama.cli.common import AsJson, RecipePath, RunOptions, add_command, load
 
 if TYPE_CHECKING:
     from teenytinyllama.settings.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LAW = "besiroglu"
 
@@ -107,6 +110,16 @@ def plan_command(
     show_plan(plan)
 
 
+def check_command(recipe: RecipePath, options: RunOptions) -> None:
+    """`ttl check RECIPE`: everything that would stop the run and can be known before it."""
+    from teenytinyllama.pipeline.recipe_check import check_recipe
+    from teenytinyllama.pipeline.registry import STAGES
+
+    loaded, run_dir = load(recipe, options)
+    check_recipe(loaded, STAGES, run_dir)
+    logger.info(f"{recipe}: nothing found that would stop it. Next: ttl run {recipe}")
+
+
 def doctor_command(
     recipe: Annotated[
         Path | None,
@@ -142,5 +155,8 @@ def add_commands(app: typer.Typer) -> None:
     """Register these commands."""
     add_command(
         app, "plan", "The best model for a budget, a GPU and the text you have.", plan_command
+    )
+    add_command(
+        app, "check", "Find what would stop a run before it starts: all of it.", check_command
     )
     add_command(app, "doctor", "What this machine can do, and what is missing.", doctor_command)

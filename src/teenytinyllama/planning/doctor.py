@@ -18,6 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
+from teenytinyllama.planning.recipe_cost import (
+    PAPER_VOCAB_SIZE,
+    available_memory_bytes,
+    free_disk_bytes,
+    needs_of,
+)
+from teenytinyllama.progress import format_bytes, format_duration
 from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.settings.training import ModelSettings
@@ -44,11 +51,8 @@ LONG_HOURS = 48.0
 # fp32 weights, gradients, two moments; without activations.
 TRAINING_BYTES_PER_PARAMETER = 16
 MEMORY_SHARE = 0.85
-PAPER_VOCAB_SIZE = 32_000
 # Share of the measured peak that training reaches (EXPERIMENTS.md: 0.28 to 0.48).
 EXPECTED_MFU = 0.35
-# A checkpoint: weights and two moments in fp32. Two rolling ones are kept, and `final/`.
-CHECKPOINT_BYTES_PER_PARAMETER, ROLLING_CHECKPOINTS = 12, 2
 
 Health = Literal["good", "warn", "bad"]
 
@@ -113,19 +117,6 @@ def _memory() -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Check("cores", str(cores))
     yield Check("memory free", f"{total_gb:.1f} GB", health, fix)
-
-
-def available_memory_bytes() -> int:
-    """Memory that a new process can use: the system's, or less under a container's limit."""
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        available = int(rows["MemAvailable"].split()[0]) * 1024
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        available = min(available, int(limit.read_text()) - int(used.read_text()))
-    return max(available, 0)
 
 
 def _disk(folder: Path) -> Iterator[Check]:
@@ -224,15 +215,15 @@ def _recipe_checks(
     hours = tokens * flops / (peak_tflops * 1e12 * EXPECTED_MFU) / 3600
     slow = hours > LONG_HOURS
     fix = "ttl plan shows what a rented GPU would cost" if slow else ""
-    words = f"about {hours:,.2g} h for {tokens / 1e6:,.3g} M tokens, at {EXPECTED_MFU:.0%} of peak"
+    words = (
+        f"about {format_duration(hours * 3600)} for {tokens / 1e6:,.3g} M tokens, "
+        f"at {EXPECTED_MFU:.0%} of peak"
+    )
     yield Check("pretraining", words, "warn" if slow else "good", fix)
-    every = pretrain.checkpoints.permanent_every_steps
-    kept = ROLLING_CHECKPOINTS + (pretrain.num_steps // every if every else 0)
-    needed = parameters * (CHECKPOINT_BYTES_PER_PARAMETER * kept + 4)
-    here = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    short = needed > shutil.disk_usage(here).free
+    needed = needs_of(recipe).disk_bytes
+    short = needed > free_disk_bytes(folder)
     fix = "free disk space, or raise pretrain.checkpoints.permanent_every_steps" if short else ""
-    words = f"{needed / 1e9:,.2g} GB for checkpoints and model"
+    words = f"{format_bytes(needed)} for checkpoints and model"
     yield Check("disk needed", words, "bad" if short else "good", fix)
 
 

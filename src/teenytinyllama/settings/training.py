@@ -41,6 +41,12 @@ class ModelSettings(Settings):
                 f"hidden_size = {self.hidden_size} is not a multiple of "
                 f"num_attention_heads = {heads}"
             )
+        if (hidden := self.hidden_size) // heads % 2:
+            near = " or ".join(str(size) for size in (hidden - heads, hidden + heads) if size)
+            raise ValueError(
+                f"hidden_size = {hidden} gives each of {heads} heads {hidden // heads} numbers, "
+                f"and rotary positions turn them in pairs; nearest: hidden_size = {near}"
+            )
         if kv_heads and heads % kv_heads:
             raise ValueError(
                 f"num_attention_heads = {heads} is not a multiple of "

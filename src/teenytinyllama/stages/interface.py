@@ -44,11 +44,23 @@ class Stage:
     """Module with `scorer(settings, language)`, which makes another stage's `score_model`."""
     scorer_setting: str = ""
     """Setting of this stage that asks for it: 0 does not."""
+    has_checks: bool = False
+    """Its package has `checks.check(settings, recipe)`: what a run would fail on."""
 
     @property
     def module(self) -> str:
         """The module with its `run`."""
         return f"teenytinyllama.stages.{self.name}.stage"
+
+    @property
+    def checks_module(self) -> str:
+        """The module with its `check`: quick, and without torch, for it is imported at each run.
+
+        `check(settings: <Stage>Settings, recipe: Recipe) -> Iterable[UserError]`, each of them one
+        problem; a `RecipeWarning` where the run can go on. Only what the recipe and the files that
+        it names show: nothing of the run's folder, no network.
+        """
+        return f"teenytinyllama.stages.{self.name}.checks"
 
 
 @dataclass(frozen=True)

@@ -2,4 +2,6 @@
 
 from teenytinyllama.stages.interface import Stage
 
-STAGE = Stage(name="corpus", title="raw text -> clean, deduplicated, licensed documents")
+STAGE = Stage(
+    name="corpus", title="raw text -> clean, deduplicated, licensed documents", has_checks=True
+)

@@ -2,4 +2,9 @@
 
 from teenytinyllama.stages.interface import Stage
 
-STAGE = Stage(name="pack", title="documents -> token sequences", reads=("corpus", "tokenizer"))
+STAGE = Stage(
+    name="pack",
+    title="documents -> token sequences",
+    reads=("corpus", "tokenizer"),
+    has_checks=True,
+)

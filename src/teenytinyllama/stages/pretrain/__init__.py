@@ -10,4 +10,5 @@ STAGE = Stage(
     many_processes=True,
     loads_model=True,
     takes_scorer=True,
+    has_checks=True,
 )

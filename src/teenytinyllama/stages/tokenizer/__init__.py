@@ -2,4 +2,4 @@
 
 from teenytinyllama.stages.interface import Stage
 
-STAGE = Stage(name="tokenizer", title="documents -> vocabulary", reads=("corpus",))
+STAGE = Stage(name="tokenizer", title="documents -> vocabulary", reads=("corpus",), has_checks=True)

@@ -1,0 +1,85 @@
+"""What the corpus stage would fail on, known from the recipe and the files that it names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSettings
+from teenytinyllama.settings.datasets import Source, with_presets
+from teenytinyllama.settings.recipe import Recipe
+from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
+from teenytinyllama.stages.corpus.readers.record_parser import LICENSE_MISSING
+from teenytinyllama.stages.corpus.readers.sources import InputFile, find_files
+
+
+def check(settings: CorpusSettings, recipe: Recipe) -> Iterator[UserError]:
+    """Sources without files or licence, names that nothing has, libraries that are missing."""
+    sources = with_presets(settings.sources, recipe.language, "corpus.sources")
+    settings = settings.model_copy(update={"sources": sources})
+    files: list[InputFile] = []
+    try:
+        files = find_files(settings, Counter())
+    except UserError as error:
+        yield error
+    for index, source in enumerate(sources):
+        kinds = {file.kind for file in files if file.source == index}
+        yield from _check_source(source, index, kinds)
+    yield from _check_filters(settings.filters, recipe.language)
+    for task in settings.decontaminate:
+        if task.path and not task.local_paths():
+            yield UserError(
+                "task-missing",
+                f"corpus.decontaminate {task.name}",
+                f'no file behind "{task.path}"',
+                "give the folder of the task's validation and test files",
+            )
+
+
+def _check_source(source: Source, index: int, kinds: set[str]) -> Iterator[UserError]:
+    # Records may name their own licence: only plain text cannot.
+    if kinds == {"text"} and not source.license:
+        yield UserError(
+            LICENSE_MISSING,
+            f"corpus.sources.{index}.license",
+            f'the texts behind "{source.path}" have no licence',
+            f'add license = "CC-BY-4.0" (or what holds; "unknown" cannot be published) to '
+            f"corpus.sources.{index}",
+        )
+    needed = {"hub": "datasets"}.get(source.kind, "pyarrow" if "parquet" in kinds else "")
+    if needed and find_spec(needed) is None:
+        yield missing_extra(needed, "corpus")
+    if "web" in kinds and find_spec("trafilatura") is None:
+        yield missing_extra("trafilatura", "web")
+
+
+def _check_filters(filters: FilterSettings, language: str) -> Iterator[UserError]:
+    try:
+        thresholds_for(filters, language)
+    except UserError as error:
+        yield error
+    model = filters.language_model
+    if "language" in filters.families:
+        if model == "py3langid":
+            if find_spec("py3langid") is None:
+                yield missing_extra("py3langid", "corpus")
+        elif not Path(model).expanduser().is_file():
+            yield UserError(
+                "language-model-missing",
+                model,
+                "corpus.filters.language_model names a file that is not there",
+                'download GlotLID (cis-lmu/glotlid on the Hub), or language_model = "py3langid"',
+            )
+    if filters.words == "spacy" and find_spec("spacy") is None:
+        yield missing_extra("spacy", "spacy")
+    toxicity = filters.toxicity
+    if toxicity and toxicity.clean_path and not Path(toxicity.clean_path).expanduser().is_file():
+        yield UserError(
+            "calibrate-unreadable",
+            "corpus.filters.toxicity.clean_path",
+            f'no file at "{toxicity.clean_path}"',
+            "give a plain text file in UTF-8",
+        )

@@ -1,0 +1,43 @@
+"""What pre-training would fail on, known from the recipe and the folders that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from teenytinyllama.errors import RecipeWarning, UserError, missing_extra
+from teenytinyllama.settings.pretraining import PretrainSettings
+from teenytinyllama.settings.recipe import Recipe
+from teenytinyllama.training.schedule_check import check_warmup
+
+
+def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
+    """A start that is not there, a warm-up without an end, libraries that are missing."""
+    start = settings.start_from
+    is_local = start.startswith((".", "/", "~", "runs"))
+    if is_local and not (Path(start) / "config.json").is_file():
+        yield UserError(
+            "start-missing",
+            f'pretrain.start_from = "{start}"',
+            "no folder with config.json",
+            "give the folder of a Llama, such as runs/NAME/pretrain/final",
+        )
+    if settings.optimizer.kind == "adamw-8bit" and find_spec("bitsandbytes") is None:
+        yield missing_extra("bitsandbytes", "bitsandbytes")
+    if settings.attention == "flash-attn" and find_spec("flash_attn") is None:
+        yield UserError(
+            "flash-attn-missing",
+            'pretrain.attention = "flash-attn"',
+            "the package flash-attn is not installed",
+            'pip install flash-attn, or --set pretrain.attention="sdpa"',
+        )
+    for name in settings.trackers:
+        if find_spec(name) is None and name != "tensorboard":
+            yield RecipeWarning(
+                "tracker-missing",
+                f'pretrain.trackers = ["{name}"]',
+                "is not installed, and will get nothing",
+                f"pip install {name}",
+            )
+    yield from check_warmup("pretrain", settings.schedule, settings.num_steps)

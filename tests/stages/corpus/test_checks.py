@@ -1,0 +1,63 @@
+"""What the corpus stage would fail on, before it runs."""
+
+import subprocess
+import sys
+
+import pytest
+from support.recipe_checks import STORYBOOK, problems
+
+
+def corpus(tmp_path, body):
+    return problems(tmp_path, f"[corpus]\n{body}", "corpus")
+
+
+def test_a_sound_corpus_has_no_problem(tmp_path):
+    (tmp_path / "a.txt").write_text("Um texto.")
+    source = f'{{ kind = "files", path = "{tmp_path}/a.txt", license = "unknown" }}'
+    assert corpus(tmp_path, f"sources = [{source}]") == {}
+    assert corpus(tmp_path, STORYBOOK) == {}
+
+
+def test_plain_text_needs_a_licence_in_the_recipe(tmp_path):
+    (tmp_path / "a.txt").write_text("Um texto.")
+    (tmp_path / "b.jsonl").write_text('{"text": "x", "license": "MIT"}\n')
+    for name, codes in (("a.txt", {"license-missing"}), ("b.jsonl", set())):
+        source = f'{{ kind = "files", path = "{tmp_path}/{name}" }}'
+        assert corpus(tmp_path, f"sources = [{source}]").keys() == codes
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ('sources = [{ kind = "files", path = "none/*.txt" }]', "source-empty"),
+        ('sources = [{ kind = "hub", preset = "none" }]', "preset-unknown"),
+        (STORYBOOK + "filters = { thresholds = { gopher_short = 3 } }", "filter-unknown"),
+        (STORYBOOK + 'filters = { language_model = "none.bin" }', "language-model-missing"),
+        (STORYBOOK + 'decontaminate = [{ name = "x", path = "none" }]', "task-missing"),
+    ],
+)
+def test_each_problem_is_found(tmp_path, body, code):
+    assert corpus(tmp_path, body).keys() == {code}
+
+
+def test_all_problems_are_found_at_once(tmp_path):
+    body = (
+        'sources = [{ kind = "files", path = "none" }]\n'
+        'filters = { without = ["nothing"], language_model = "none.bin" }'
+    )
+    assert set(corpus(tmp_path, body)) == {
+        "source-empty",
+        "filter-unknown",
+        "language-model-missing",
+    }
+
+
+def test_the_checks_load_neither_torch_nor_sentencepiece():
+    code = (
+        "import importlib, sys\n"
+        "from teenytinyllama.pipeline.registry import STAGES\n"
+        "[importlib.import_module(one.checks_module) for one in STAGES if one.has_checks]\n"
+        "loaded = {'torch', 'transformers', 'sentencepiece', 'sklearn'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

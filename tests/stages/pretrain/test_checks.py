@@ -1,0 +1,33 @@
+"""What pre-training would fail on, before it runs."""
+
+from support.recipe_checks import problems
+
+START = "[pretrain]\nschedule = { warmup_steps = 10 }\n"
+
+
+def test_a_warm_up_longer_than_the_training_is_doubtful(tmp_path):
+    recipe = "[pretrain]\nnum_steps = 100\nschedule = { warmup_steps = 100 }\n"
+    line = problems(tmp_path, recipe, "pretrain")["warmup-too-long"]
+    assert line.startswith("warning[")
+    assert line.endswith("fix: --set pretrain.schedule.warmup_steps=10")
+    assert problems(tmp_path, recipe.replace("= 100\ns", "= 101\ns"), "pretrain") == {}
+
+
+def test_a_start_that_is_not_there(tmp_path):
+    recipe = START + f'start_from = "{tmp_path}/none"\n'
+    assert problems(tmp_path, recipe, "pretrain").keys() == {"start-missing"}
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "config.json").write_text("{}")
+    assert problems(tmp_path, recipe, "pretrain") == {}
+
+
+def test_libraries_that_are_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr("teenytinyllama.stages.pretrain.checks.find_spec", lambda name: None)
+    recipe = START + (
+        'attention = "flash-attn"\ntrackers = ["wandb"]\noptimizer = { kind = "adamw-8bit" }\n'
+    )
+    assert problems(tmp_path, recipe, "pretrain").keys() == {
+        "extra-missing",
+        "flash-attn-missing",
+        "tracker-missing",
+    }
