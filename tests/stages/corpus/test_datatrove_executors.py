@@ -81,7 +81,7 @@ def input_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(kind: str, input_dir: Path, output_dir: Path, workers: int) -> dict[str, bytes]:
-    """Every file that the run wrote, marks and logs left out."""
+    """Every file that the run wrote, except datatrove's marks and logs."""
     executor_for(kind, settings_of(input_dir), "pt", output_dir, workers=workers).run()
     return files_of(output_dir)
 
@@ -96,7 +96,7 @@ def files_of(output_dir: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def alone(input_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    """What one process makes of the shards."""
+    """What one process writes."""
     output_dir = tmp_path_factory.mktemp("alone")
     return output_dir, run("local", input_dir, output_dir, workers=1)
 
@@ -172,7 +172,7 @@ def test_ray_writes_the_same_bytes(
 
 
 FAKE_SLURM = {
-    # One task of the array after another; the job's number is the last word, as Slurm says it.
+    # Runs one task of the array after another; prints the job's number last, as Slurm does.
     "sbatch": """#!/bin/bash
 script="${@: -1}"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")

@@ -15,6 +15,7 @@ from teenytinyllama.stages.corpus.filters import calibration, heuristic_rules
 from teenytinyllama.stages.corpus.filters.language_data import language_data, load_language
 from teenytinyllama.stages.corpus.filters.language_filter import LANGUAGE, LanguageFilter
 from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
+from teenytinyllama.stages.corpus.filters.toxicity import ToxicityScorer, show_curve
 from teenytinyllama.stages.corpus.filters.word_table import words_of
 from teenytinyllama.stages.corpus.steps import FilterPipeline
 
@@ -91,8 +92,6 @@ def calibrate(recipe: Recipe, clean_path: Path) -> str:
     found = calibration.calibrate(documents, filters, recipe.language)
     shown = calibration.as_toml(found, filters, recipe.language)
     if filters.toxicity is not None:
-        from teenytinyllama.stages.corpus.filters.toxicity import ToxicityScorer, show_curve
-
         toxicity = filters.toxicity.model_copy(update={"clean_path": str(clean_path)})
         sentences = load_language(recipe.language).identity_sentences
         shown += "\n\n" + show_curve(ToxicityScorer(toxicity, recipe.language), sentences)

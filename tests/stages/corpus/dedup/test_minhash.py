@@ -43,13 +43,13 @@ def test_longest_text_stays_and_the_pair_is_written(stage: Stage, tmp_path: Path
 
 
 def test_ends_of_a_chain_of_small_differences_both_stay(stage: Stage, tmp_path: Path) -> None:
-    """B is near A and C, A is not near C: without B in the way, C must stay."""
+    """B is near A and C, but A is not near C: once B is dropped, C must stay."""
     a = text_of(1)
     b = with_changes(a, [20, 60, 100])
     c = with_changes(b, [40, 80, 120])
     far = len(grams(a) & grams(c)) / len(grams(a) | grams(c))
     assert far < 0.8 < len(grams(a) & grams(b)) / len(grams(a) | grams(b))
-    a += "longest"  # one word longer in characters only, so that it ranks first
+    a += "longest"  # longer in characters only, so that it ranks first
     b += "x"
     (tmp_path / "a.jsonl").write_bytes(json_lines(a, b, c))
     left = stage(tmp_path / "a.jsonl")

@@ -18,7 +18,7 @@ def test_threshold_drops_one_hundredth_of_clean_text() -> None:
     found = calibrate(documents, FilterSettings(), "pt")
     assert found.num_documents == 200
     assert found.thresholds["gopher_below_alpha_threshold"] == 0.048  # 10 / 208, rounded down
-    assert found.thresholds["gopher_short_doc"] == 40  # length is not learnt
+    assert found.thresholds["gopher_short_doc"] == 40  # length is not learned
     lowest = sorted(10 / (10 + number) for number in range(200))
     assert [share < 0.048 for share in lowest[:3]] == [True, False, False]
 

@@ -133,8 +133,8 @@ def test_language_without_thresholds_names_the_command() -> None:
         FilterPipeline(FilterSettings(), "yo")
     assert error.value.code == "language-without-filters"
     assert "--clean-sample" in error.value.fix
-    learnt = FilterSettings(thresholds={"gopher_short_doc": 3.0}, families=("quality",))
-    assert FilterPipeline(learnt, "yo").apply(["ọmọ náà"])[0].reason == "gopher_short_doc"
+    learned = FilterSettings(thresholds={"gopher_short_doc": 3.0}, families=("quality",))
+    assert FilterPipeline(learned, "yo").apply(["ọmọ náà"])[0].reason == "gopher_short_doc"
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def test_training_is_deterministic_and_ignores_traces(tmp_path: Path) -> None:
     seen = ["que besta", "que dia calmo", "@alguem https://t.co/x", ""]
     scores = first.score(seen)
     assert scores[0] > 0.7 > 0.3 > scores[1]
-    assert scores[2] == scores[3]  # traces of the place where a line was written say nothing
+    assert scores[2] == scores[3]  # traces of where a line was written are ignored
     assert np.array_equal(scores, second.score(seen))
 
 

@@ -43,12 +43,11 @@ class RuleMeasure:
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Values]:
         """One array per reason, one number per text; no text is empty."""
-        slices = [self._measure(part) for part in _slices(texts)]
+        slices = []
+        for part in _slices(texts):
+            words = read_words(part, self.words, self.language)
+            slices.append(measure_batch(part, words, dict(self.thresholds), self.stop_words))
         return {name: np.concatenate([part[name] for part in slices]) for name in slices[0]}
-
-    def _measure(self, texts: Sequence[str]) -> dict[str, Values]:
-        words = read_words(texts, self.words, self.language)
-        return measure_batch(texts, words, dict(self.thresholds), self.stop_words)
 
 
 def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -1,13 +1,13 @@
 r"""Words of many texts at once, as arrays: what the rules count.
 
-A text is turned into code points (one numpy array for a whole batch), each code point into a class
-by one table lookup, and words into runs of classes. No string is made for a word: its length, its
-class and a 64-bit hash of its characters are enough for every rule. About 10 ns a character.
+Texts become code points (one numpy array for a whole batch), each code point a class by one table
+lookup, and words runs of classes. No string is made for a word: its length, its class and a 64-bit
+hash of its characters are enough for every rule. About 10 ns per character.
 
-Two word rules. `fast` is ours: `\w+(?:[-'’.,]\w+)*|[^\w\s]`, where `\w` takes in combining
-marks, as the vowel signs of Bengali and Hindi are. `spacy` gives the tokens of
-`spacy.blank(language)`, which is what datatrove counts: a chunk of letters is one token, any other
-chunk between white space is cut by spaCy once and remembered.
+Two word rules. `fast` is ours: `\w+(?:[-'’.,]\w+)*|[^\w\s]`, where `\w` includes combining marks
+such as the vowel signs of Bengali and Hindi. `spacy` gives the tokens of `spacy.blank(language)`,
+which is what datatrove counts: a chunk of letters is one token, any other chunk between white space
+is split by spaCy once and cached.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Flags = npt.NDArray[np.bool_]
 SPACE, WORD, LETTER, SOLID, CONNECTOR = (np.uint8(1 << bit) for bit in range(5))
 
 _IN_WORD = rf"[\w{mark_class()}]"
-# Between two letters; the last two say how Indic letters join, and are not seen.
+# Between two letters; the last two are invisible and say how Indic letters join.
 _CONNECTORS = "-'’.,\u200c\u200d"
 FAST_WORD = re.compile(rf"{_IN_WORD}+(?:[{_CONNECTORS}]{_IN_WORD}+)*|[^\w\s{mark_class()}]")
-"""The word rule `fast`, as one expression. The arrays below give the same words."""
+"""The word rule `fast` as a regular expression. The arrays below give the same words."""
 
 # Code points in hexadecimal. The two lists are datatrove's PUNCTUATION and TERMINAL_PUNCTUATION:
-# a word made of these alone is no word for the rules on word length and number of words.
+# a word of only these is not counted by the rules on word length and number of words.
 _PUNCTUATION = (
     "0-8 B-1F 21-2F 3A-40 5B-60 7B-9F AB B4 BB 2013-2014 2019 201C-201E 2026 2236 2501 25BA "
     "3001-3002 3008-300D 3010-3011 FF01 FF05 FF08-FF09 FF0C FF0E FF11 FF1A-FF1B FF1F FF5E"
@@ -69,12 +69,12 @@ def _code_points(ranges: str) -> list[int]:
 TERMINAL_MARKS = frozenset(map(chr, _code_points(_TERMINAL)))
 """Marks that end a sentence, in all scripts."""
 PUNCTUATION_MARKS = frozenset(map(chr, _code_points(_PUNCTUATION))) | TERMINAL_MARKS
-"""Marks of which a word is no word."""
+"""Characters of which alone no word is made."""
 
 
 @lru_cache(maxsize=1)
 def _class_table() -> npt.NDArray[np.uint8]:
-    """Class of every code point, made once a process in about 0.2 s."""
+    """Class of every code point; computed once per process, in about 0.2 s."""
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
     count = len(everything)
     table = np.where(np.fromiter(map(str.isspace, everything), bool, count), SPACE, np.uint8(0))
@@ -88,7 +88,7 @@ def _class_table() -> npt.NDArray[np.uint8]:
 
 
 # Hash of a word: sum of (code + 1) * BASE ** (end - position) in 64 bits, so that the hash of two
-# words laid end to end is hash(a) * BASE ** len(b) + hash(b), and a prefix sum gives any word.
+# concatenated words is hash(a) * BASE ** len(b) + hash(b), and a prefix sum gives any word.
 _BASE = 0x9E3779B97F4A7C15
 _BASE_INVERSE = pow(_BASE, -1, 1 << 64)
 
@@ -101,7 +101,7 @@ def _powers(base: int, size: int) -> Hashes:
 
 
 def powers(size: int) -> Hashes:
-    """BASE ** 0 ... BASE ** (size - 1), or some more."""
+    """BASE ** 0 ... BASE ** (size - 1), or more."""
     return _powers(_BASE, 1 << max(16, size.bit_length()))
 
 
@@ -141,7 +141,7 @@ class WordTable:
         return np.diff(self.first)
 
     def sum_by_document(self, values: npt.NDArray[Any]) -> Ints:
-        """Sum of one value a word, over the words of each text."""
+        """Sum of one value per word, over the words of each text."""
         total = np.zeros(len(values) + 1, dtype=np.int64)
         np.cumsum(values, out=total[1:])
         return np.diff(total[self.first])
@@ -231,15 +231,15 @@ def _cut_spacy(
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Languages checked for it; others ("cannot" is two tokens in English) go through the memory whole.
+# Languages checked for it; elsewhere ("cannot" is two tokens in English) all chunks are cached.
 _LETTERS_ARE_ONE_TOKEN = frozenset({"pt"})
 
 
 class SpacyCuts:
-    """Where spaCy cuts a chunk between white space, remembered: `("d'água.", ...)` to offsets.
+    """Where spaCy splits a chunk between white space, cached: `("d'água.", ...)` to offsets.
 
     A whole text gives the same tokens as its chunks one by one. Bounded: at `max_chunks` the
-    memory is emptied, which costs time and changes nothing.
+    cache is emptied, which costs time and changes nothing.
     """
 
     def __init__(self, language: str, max_chunks: int = 1_000_000) -> None:
@@ -249,15 +249,15 @@ class SpacyCuts:
             raise missing_extra("spacy", "spacy") from error
         self._tokenizer = spacy.blank(language).tokenizer
         self._vocab = self._tokenizer.vocab
-        # What spaCy notes of each new word (shape, likeness to a URL ...) decides no cut: without
-        # it a new word costs half.
+        # The attributes that spaCy computes for each new word (shape, likeness to a URL ...) do not
+        # affect its splits: without them a new word costs half.
         self._vocab.lex_attr_getters = {}
         self.letters_are_one_token = language in _LETTERS_ARE_ONE_TOKEN
         self._known: dict[str, tuple[int, ...]] = {}
         self._max_chunks = max_chunks
 
     def of(self, chunks: Sequence[str]) -> list[tuple[int, ...]]:
-        """Offsets at which each chunk is cut, ascending; empty for one token."""
+        """Offsets at which each chunk is split, ascending; empty for one token."""
         known = self._known
         missing = list({chunk: None for chunk in chunks if chunk not in known})
         if len(known) + len(missing) > self._max_chunks:
@@ -272,7 +272,7 @@ class SpacyCuts:
         starts = np.zeros(len(chunks) + 1, dtype=np.int64)
         np.cumsum(lengths + 1, out=starts[1:])
         with self._vocab.memory_zone():
-            # spaCy cannot hash half of a surrogate pair; any sign without a meaning cuts alike.
+            # spaCy cannot hash half of a surrogate pair; the replacement character splits the same.
             text = _SURROGATE.sub("\ufffd", " ".join(chunks))
             found = self._tokenizer(text).to_array(["IDX"]).astype(np.int64)
         owner = np.searchsorted(starts, found, side="right") - 1
@@ -285,7 +285,7 @@ class SpacyCuts:
 
 @lru_cache(maxsize=2)
 def spacy_cuts(language: str) -> SpacyCuts:
-    """The memory of this process for one language."""
+    """The cache of this process for one language."""
     return SpacyCuts(language)
 
 
