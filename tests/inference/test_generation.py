@@ -16,6 +16,7 @@ from teenytinyllama.inference.generation import (
     generate,
     stream,
 )
+from teenytinyllama.inference.kv_cache import KVCache
 from teenytinyllama.inference.text_stream import TextStream
 
 
@@ -81,6 +82,51 @@ def test_weights_with_nan_are_an_error() -> None:
     broken.lm_head.weight.data[7] = float("nan")
     with pytest.raises(UserError, match="model-not-finite"):
         generate(broken, [[1, 2]], max_new_tokens=1)
+
+
+def test_a_row_that_cannot_be_drawn_ends_alone(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [PROMPTS[row] for row in (2, 1, 3, 0)]  # a short row moves to where NaN was
+    alone = generate(model, prompts, max_new_tokens=12)
+    decoder = Decoder(model)
+    step = decoder.decode_step
+
+    def step_with_nan(cache: KVCache, ids: list[int]) -> torch.Tensor:
+        logits = step(cache, ids).clone()
+        if cache.lengths[0] == len(prompts[0]) + 3:
+            logits[1] = float("nan")
+            with torch.inference_mode():
+                cache.values[:, 1] = float("nan")  # where such logits come from
+        return logits
+
+    monkeypatch.setattr(decoder, "decode_step", step_with_nan)
+    batch = DecodingBatch(decoder)
+    first, broken, third, fourth = [SequenceState(prompt, 12) for prompt in prompts]
+    batch.admit([first, broken, third])
+    while broken.error is None:
+        batch.step()
+    batch.admit([fourth])  # into a row that held NaN
+    while batch.active:
+        batch.step()
+    assert "model-not-finite" in str(broken.error) and broken.finish_reason == "error"
+    assert [s.new_ids for s in (first, third, fourth)] == [alone[0], alone[2], alone[3]]
+
+
+def test_a_prefill_that_fails_admits_nothing(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = Decoder(model)
+    batch = DecodingBatch(decoder)
+    first = SequenceState(PROMPTS[0], 12)
+    batch.admit([first])
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_forward", lambda *_: 1 / 0)  # as where memory ends
+        with pytest.raises(ZeroDivisionError):
+            batch.admit([SequenceState(PROMPTS[1], 12)])
+    while batch.active:
+        batch.step()
+    assert first.new_ids == generate(model, PROMPTS[:1], max_new_tokens=12)[0]
 
 
 def test_stream_yields_the_text_of_the_same_ids(model: LlamaForCausalLM) -> None:

@@ -131,6 +131,25 @@ def test_stopping_waits_for_running_answers(chat_model: ChatModel) -> None:
         assert answer.result()[0] == 200
 
 
+def test_a_prefill_without_memory_fails_alone(
+    chat_model: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = BatchScheduler(chat_model, Limits(), ServerMetrics())
+    first, second = [
+        GenerationRequest("tiny", SequenceState([1] * 5, 4), chat_model.text_stream())
+        for _ in range(2)
+    ]
+    batch.step([first])
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.decoder, "prefill", lambda *_: 1 / 0)
+        failed = batch.step([second])
+    assert [request for request, delta in failed if delta.error] == [second]
+    ended: list[tuple[GenerationRequest, TextDelta]] = []
+    while batch.busy:
+        ended += batch.step([])
+    assert [(request, delta.finish_reason) for request, delta in ended] == [(first, "length")]
+
+
 def test_a_model_with_nan_gets_500_and_the_server_lives(
     chat_model: ChatModel, server: RunningServer
 ) -> None:

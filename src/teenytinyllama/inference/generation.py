@@ -35,8 +35,11 @@ class SequenceState:
     stop_ids: frozenset[int] = frozenset()
     """Generation ends before any of these; they are not part of `new_ids`."""
     new_ids: list[int] = field(default_factory=list)
-    finish_reason: Literal["stop", "length", "cancelled"] | None = None
-    """A stop id, the limit (or a full context), or the caller; None while it is generated."""
+    finish_reason: Literal["stop", "length", "cancelled", "error"] | None = None
+    """A stop id, the limit (or a full context), the caller, or `error`; None while it is
+    generated."""
+    error: Exception | None = None
+    """Why no next token could be chosen; sequences generated beside this one go on."""
 
     def __post_init__(self) -> None:
         self.sampler = Sampler(self.sampling, self.prompt)
@@ -74,8 +77,8 @@ class DecodingBatch:
         for sequence in sequences:
             _check_prompt(self.decoder, sequence.prompt)
         assert len(sequences) <= self.num_free, "check num_free first"
-        self.active.extend(sequences)
         logits = self.decoder.prefill(self._cache, [s.prompt for s in sequences])
+        self.active.extend(sequences)  # not before: a prefill that fails admits nothing
         _append_next(logits, sequences, self.decoder.max_positions)
         self._drop_finished()
 
@@ -96,6 +99,8 @@ class DecodingBatch:
     def _drop_finished(self) -> None:
         for row in reversed(range(len(self.active))):
             if self.active[row].finish_reason is not None:
+                if self.active[row].error is not None:
+                    self._cache.clear(row)  # NaN times a weight of zero is NaN
                 self._cache.drop(row)
                 last = self.active.pop()
                 if row < len(self.active):
@@ -141,19 +146,25 @@ class ChatSession:
 
 
 def _append_next(logits: Tensor, sequences: Sequence[SequenceState], max_positions: int) -> None:
-    """Choose the next token of each sequence from its row of logits, (R, V)."""
+    """Choose the next token of each sequence from its row of logits, (R, V).
+
+    A row from which none can be chosen ends that sequence alone.
+    """
     best, finite = logits.argmax(-1).tolist(), logits.amax(-1).isfinite().tolist()
     for row, sequence in enumerate(sequences):
-        if not finite[row]:
-            raise UserError(
-                "model-not-finite",
-                "logits",
-                "the model computes NaN or infinity",
-                "use an earlier checkpoint, or fp32",
-            )
-        greedy = sequence.sampling.is_plain_greedy
-        token = best[row] if greedy else sequence.sampler.sample(logits[row])
-        sequence.append(token, max_positions)
+        try:
+            if not finite[row]:
+                raise UserError(
+                    "model-not-finite",
+                    "logits",
+                    "the model computes NaN or infinity",
+                    "use an earlier checkpoint, or fp32",
+                )
+            greedy = sequence.sampling.is_plain_greedy
+            token = best[row] if greedy else sequence.sampler.sample(logits[row])
+            sequence.append(token, max_positions)
+        except Exception as error:
+            sequence.error, sequence.finish_reason = error, "error"
 
 
 def _check_prompt(decoder: Decoder, prompt: Sequence[int]) -> None:
@@ -201,7 +212,14 @@ def generate(
         while waiting and batch.num_free:
             batch.admit(_take_prefill(waiting, batch.num_free))
         batch.step()
+    for sequence in sequences:
+        _raise_error(sequence)
     return [sequence.new_ids for sequence in sequences]
+
+
+def _raise_error(sequence: SequenceState) -> None:
+    if sequence.error is not None:
+        raise sequence.error
 
 
 def _take_prefill(waiting: list[SequenceState], num_free: int) -> list[SequenceState]:
@@ -240,6 +258,7 @@ def stream(
             if text.stopped:
                 sequence.finish_reason = "stop"
                 return
+        _raise_error(sequence)
         if sequence.finish_reason is not None:
             break
         _append_next(session.decode_step(sequence.new_ids[-1]), [sequence], max_positions)

@@ -59,6 +59,12 @@ class KVCache:
             self.lengths[row] = self.lengths[last]
         self.lengths.pop()
 
+    @torch.inference_mode()
+    def clear(self, row: int) -> None:
+        """Fill one row with zeros."""
+        self.keys[:, row] = 0
+        self.values[:, row] = 0
+
     def truncate(self, row: int, length: int) -> None:
         """Remove what a row holds after its first `length` tokens."""
         self.lengths[row] = min(length, self.lengths[row])

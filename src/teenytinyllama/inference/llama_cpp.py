@@ -200,7 +200,7 @@ class LlamaCppRuntime:
             "stream": True,
             "cache_prompt": True,
             "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
-            "temperature": sampling.temperature,
+            "temperature": 0.0 if sampling.is_greedy else sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from teenytinyllama.errors import UserError
 
+# Logits divided by less can leave what fp32 holds; the most likely token is then as good as sure.
+MIN_TEMPERATURE = 1e-5
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -19,7 +22,8 @@ class Sampling:
     """
 
     temperature: float = 0.0
-    """Divides the logits; 0 takes the most likely token, whatever else is set."""
+    """Divides the logits; 0, and below MIN_TEMPERATURE, takes the most likely token, whatever else
+    is set."""
     top_k: int = 0
     """Keep only the k most likely tokens; 0: all."""
     top_p: float = 1.0
@@ -27,7 +31,8 @@ class Sampling:
     min_p: float = 0.0
     """Keep only tokens at least this fraction as likely as the most likely one."""
     repetition_penalty: float = 1.0
-    """Makes tokens of the prompt and the text so far less likely by this factor; 1: off."""
+    """Makes tokens of the prompt and the text so far less likely by this factor, 0.01 to 100;
+    1: off."""
     seed: int = 0
     """Equal seeds give equal text."""
 
@@ -37,7 +42,7 @@ class Sampling:
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0, at most 100"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100"),
             ("seed", 0 <= self.seed < 2**63, "0 to 2**63 - 1"),
         ):
             if not fits:
@@ -45,9 +50,14 @@ class Sampling:
                 raise UserError("sampling-value", name, what, f"set {name} to {expected}")
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.temperature < MIN_TEMPERATURE
+
+    @property
     def is_plain_greedy(self) -> bool:
         """Whether the next token is always the most likely one."""
-        return self.temperature == 0 and self.repetition_penalty == 1
+        return self.is_greedy and self.repetition_penalty == 1
 
 
 GREEDY = Sampling()
@@ -66,11 +76,11 @@ class Sampler:
         penalty = self.sampling.repetition_penalty
         if self._seen:
             logits = penalize(logits, sorted(self._seen), penalty)
-        if self.sampling.temperature > 0:
+        if self.sampling.is_greedy:
+            token = int(logits.argmax())
+        else:
             probabilities = next_token_probabilities(logits, self.sampling)
             token = int(torch.multinomial(probabilities.cpu(), 1, generator=self._generator))
-        else:
-            token = int(logits.argmax())
         if penalty != 1:
             self._seen.add(token)
         return token
@@ -93,10 +103,9 @@ def next_token_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -torch.inf)
     if sampling.top_p < 1:
         sizes, order = logits.sort(descending=True)
-        before = sizes.softmax(-1).cumsum(-1).roll(1)
-        before[0] = 0.0  # the most likely token always stays
-        dropped = torch.zeros_like(logits, dtype=torch.bool)
-        dropped = dropped.index_put((order,), before >= sampling.top_p)
+        drops = sizes.softmax(-1).cumsum(-1).roll(1) >= sampling.top_p
+        drops[0] = False  # the most likely token always stays
+        dropped = torch.zeros_like(drops).index_put((order,), drops)
         logits = logits.masked_fill(dropped, -torch.inf)
     probabilities = logits.softmax(-1)
     if sampling.min_p > 0:

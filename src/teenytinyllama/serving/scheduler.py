@@ -69,21 +69,27 @@ class BatchScheduler:
         try:
             self._drop_cancelled()
             if taken := self._take_prefill():
-                self.active.update((request.sequence, request) for request in taken)
-                num_tokens = sum(len(request.sequence.prompt) for request in taken)
-                self.metrics.add("prompt_tokens_total", num_tokens)
-                self.batch.admit([request.sequence for request in taken])
+                deltas += self._admit(taken)
                 deltas += self._collect()
             self.batch.step()
             deltas += self._collect()
         except Exception as error:  # the thread must live: only these answers fail
-            if not isinstance(error, UserError):
-                logger.exception("serve: generation failed")
-            deltas += [(request, TextDelta("", "error", error)) for request in self.active.values()]
+            deltas += _failed(self.active.values(), error)
             self.active.clear()
         if not self.active:
             self.batch = DecodingBatch(self.decoder, self.max_rows)  # frees the KV cache
         return deltas
+
+    def _admit(self, taken: list[GenerationRequest]) -> list[tuple[GenerationRequest, TextDelta]]:
+        """Prefill requests; where that fails, as for lack of memory, only they do."""
+        num_tokens = sum(len(request.sequence.prompt) for request in taken)
+        self.metrics.add("prompt_tokens_total", num_tokens)
+        try:
+            self.batch.admit([request.sequence for request in taken])
+        except Exception as error:
+            return _failed(taken, error)
+        self.active.update((request.sequence, request) for request in taken)
+        return []
 
     def _drop_cancelled(self) -> None:
         """Drop what no client waits for any more, and end what has taken too long."""
@@ -115,8 +121,12 @@ class BatchScheduler:
 
     def _collect(self) -> list[tuple[GenerationRequest, TextDelta]]:
         """The text that the last pass added to each answer."""
-        deltas = []
+        deltas: list[tuple[GenerationRequest, TextDelta]] = []
         for sequence, request in list(self.active.items()):
+            if sequence.error is not None:
+                deltas += _failed([request], sequence.error)
+                del self.active[sequence]
+                continue
             new_ids = sequence.new_ids[request.num_generated :]
             if new_ids and not request.num_generated:
                 self.metrics.observe_first_token(time.monotonic() - request.started_at)
@@ -136,6 +146,15 @@ class BatchScheduler:
                 deltas.append((request, TextDelta(request.held_text, reason)))
                 request.held_text = ""
         return deltas
+
+
+def _failed(
+    requests: Iterable[GenerationRequest], error: Exception
+) -> list[tuple[GenerationRequest, TextDelta]]:
+    """The last deltas of answers that an error ended."""
+    if not isinstance(error, UserError):
+        logger.error("serve: generation failed", exc_info=error)
+    return [(request, TextDelta("", "error", error)) for request in requests]
 
 
 class Scheduler:
