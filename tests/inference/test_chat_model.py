@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.mapped_files import is_mapped
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from teenytinyllama.artifacts.manifest import Manifest, write_manifest
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import find_model_folder, load_chat_model
+from teenytinyllama.inference.sampling import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,15 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
         load_chat_model(tmp_path / "gone")
     with pytest.raises(UserError, match=r"looked for config\.json, align/final, pretrain/final"):
         load_chat_model(tmp_path)
+
+
+def test_a_model_outlives_its_files(model_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_dir, tmp_path / "m")
+    prompt = load_chat_model(folder).encode_prompt([{"role": "user", "content": "Olá"}])
+    before = "".join(load_chat_model(folder).answer(prompt, 4, Sampling()))
+    chat_model = load_chat_model(folder)
+    assert not is_mapped(folder / "model.safetensors")
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    assert chat_model.encode_prompt([{"role": "user", "content": "Olá"}]) == prompt
+    assert "".join(chat_model.answer(prompt, 4, Sampling())) == before

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.mapped_files import is_mapped
 from support.small_run import make_run
 
 from teenytinyllama.artifacts.conversations import Message
@@ -79,6 +80,10 @@ def test_llama_cpp_and_our_decoder_give_the_same_text(
         assert prompt == ours.encode_prompt(messages)
         assert answer_of(chat_model, prompt) == answer_of(ours, prompt) != ""
     assert chat_model.answers and chat_model.max_positions == ours.max_positions == 160
+
+
+def test_a_gguf_file_is_copied_into_memory(chat_model: GgufChatModel, run_dir: Path) -> None:
+    assert not is_mapped(run_dir / "chat.gguf")
 
 
 def test_other_clients_of_the_file_get_one_bos(chat_model: GgufChatModel, run_dir: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.mapped_files import is_mapped
 from transformers import LlamaForCausalLM
 
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
@@ -80,3 +81,15 @@ def test_a_whole_model_has_the_weights_of_its_file(small_base_dir, small_tokeniz
         assert torch.equal(value, weights[name]), name
     bf16 = load_whole(LlamaForCausalLM, small_base_dir / "final", dtype=torch.bfloat16)
     assert bf16.dtype == torch.bfloat16
+
+
+def test_weights_are_copied_from_their_file(small_base_dir: Path, tmp_path: Path) -> None:
+    final = shutil.copytree(small_base_dir / "final", tmp_path / "final")
+    held = load_file(final / "model.safetensors")
+    assert is_mapped(final / "model.safetensors")  # what `transformers` alone would leave
+    expected = held[LAYER].clone()
+    del held
+    model = load_whole(LlamaForCausalLM, final, local_files_only=True)
+    assert not is_mapped(final / "model.safetensors")
+    (final / "model.safetensors").write_bytes(b"")
+    assert torch.equal(model.get_parameter(LAYER), expected)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -34,6 +34,7 @@ from teenytinyllama.inference.decoder import Decoder, check_supported
 from teenytinyllama.inference.generation import ChatSession, SequenceState, stream
 from teenytinyllama.inference.sampling import Sampling
 from teenytinyllama.inference.text_stream import TextStream
+from teenytinyllama.modeling.loading import copy_weights
 
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
@@ -214,7 +215,7 @@ def _load_weights(folder: Path) -> LlamaForCausalLM:
     ):
         if found := sorted(str(name) for name in info[key]):
             raise _damaged(folder, ValueError(f"{len(found)} weights {problem}: {found[0]}"))
-    return model.eval()
+    return cast(LlamaForCausalLM, copy_weights(model).eval())
 
 
 def _check_config(folder: Path) -> None:

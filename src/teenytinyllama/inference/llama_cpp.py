@@ -32,6 +32,7 @@ except ImportError as error:
     raise missing_extra(error.name or "xllamacpp", "llama-cpp") from error
 
 MAX_CONTEXT = 8192  # the KV cache is allocated for all of it
+LOAD_MODE_COPY = 0  # LLAMA_LOAD_MODE_NONE: a mapped file that is cut kills the process
 TIMEOUT_S = 600.0  # prefill of a full context on a slow machine
 # Around the placeholder of a message's text in a template: private-use characters.
 OPENING, CLOSING = "\ue0f1", "\ue0f2"
@@ -71,6 +72,7 @@ class LlamaCppRuntime:
         self._parameters.n_ctx = context
         self._parameters.n_parallel = 1
         self._parameters.warmup = False
+        self._parameters.load_mode = LOAD_MODE_COPY
         self._parameters.verbosity = -1
         self._parameters.api_keys = [self._key]
         for threads in (self._parameters.cpuparams, self._parameters.cpuparams_batch):

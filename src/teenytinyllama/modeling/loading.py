@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -91,6 +92,19 @@ def load_whole(
         if found := sorted(name for name in names if not is_expected(name)):
             what = f"{len(found)} of its weights {problem}: {', '.join(found[:3])}"
             raise UserError("model-damaged", str(place), what, fix)
+    return copy_weights(model)
+
+
+def copy_weights(model: Any) -> Any:
+    """The model with its weights in memory of their own, one after another.
+
+    `transformers` maps the file into memory, and a process that reads a mapped file after
+    somebody cut it is killed (SIGBUS).
+    """
+    with torch.no_grad():
+        for tensor in chain(model.parameters(), model.buffers()):
+            if tensor.device.type == "cpu":
+                tensor.data = tensor.data.clone()
     return model
 
 

@@ -1,7 +1,8 @@
 """BM25 search over the chat data, on stems and pairs of stems, and exact shared runs of words.
 
-Built once, kept on disk as plain arrays and mapped into memory: 80,000 examples take seconds to
-build, milliseconds to open, and a query reads only the posting lists of its own words.
+Built once, kept on disk as plain arrays and read whole (a mapped file that is cut kills the
+process): 80,000 examples take seconds to build, a fraction of one to open, and a query reads only
+the posting lists of its own words.
 """
 
 from __future__ import annotations
@@ -100,10 +101,12 @@ class Retriever:
         self._words: dict[str, int] = _read_numbered(folder / "plain.json")
         self._stems: dict[str, int] = _read_numbered(folder / "stems.json")
         self._keys, self._starts, self._examples, self._scores, *rest = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS
+            np.load(folder / f"{name}.npy") for name in ARRAYS
         )
         self._runs, self._order, self._run_starts, self._line_starts = rest
-        self._path = folder / "examples.jsonl"
+        self._lines = (folder / "examples.jsonl").read_bytes()
+        if len(self._lines) != self._line_starts[-1]:
+            raise ValueError("examples.jsonl was cut")
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -112,9 +115,7 @@ class Retriever:
     def example(self, number: int) -> ChatExample:
         """One example, by its number from 0."""
         start, end = int(self._line_starts[number]), int(self._line_starts[number + 1])
-        with self._path.open("rb") as file:
-            file.seek(start)
-            source, messages = json.loads(file.read(end - start))
+        source, messages = json.loads(self._lines[start:end])
         return ChatExample(number, source, messages)
 
     def words_of(self, text: str) -> list[str]:
@@ -174,7 +175,7 @@ def open_index(folder: Path, fingerprint: str, language: str) -> Retriever | Non
         if head["format"] != FORMAT or head["fingerprint"] != fingerprint:
             return None
         return Retriever(folder, language)
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, MemoryError):
         return None
 
 
