@@ -1,11 +1,22 @@
-"""Commands that use a finished model pass their options on."""
+"""Commands that use a finished model pass their options on, and ask no other machine."""
 
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from support.no_network import no_network
+from support.small_run import make_run
 from typer.testing import CliRunner
 
 from teenytinyllama.cli.main import app
+from teenytinyllama.errors import UserError
 from teenytinyllama.inference import chat_repl, throughput
 from teenytinyllama.serving import server
 from teenytinyllama.stages.finetune import classify
@@ -61,3 +72,44 @@ def test_classify(given):
         "task": "mood",
         "columns": ["text"],
     }
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("commands"))
+
+
+def test_chat_and_serve_ask_no_other_machine(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+
+    async def serve_nothing(*_: object) -> None:
+        seen.append((constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"]))
+
+    monkeypatch.setattr(server, "_until_signal", serve_nothing)
+    before = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    with no_network() as tried:
+        for arguments, typed in (
+            (["chat", str(run_dir), "--set", "max_new_tokens=2"], "Olá\n"),
+            (["serve", str(run_dir), "--port", "0"], ""),
+        ):
+            monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+            done = CliRunner().invoke(app, arguments, input=typed)
+            assert done.exit_code == 0, done.exception
+    assert (tried, seen) == ([], [(True, "1")])
+    assert (constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")) == before
+
+
+@pytest.mark.parametrize("base", ["someone/model", "/home/someone/private-model"])
+@pytest.mark.parametrize("command", ["chat", "serve"])
+def test_a_folder_that_names_another_base_model_is_refused(
+    run_dir: Path, tmp_path: Path, base: str, command: str
+) -> None:
+    folder = shutil.copytree(run_dir / "pretrain" / "final", tmp_path / "m")
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    with no_network() as tried:
+        done = CliRunner().invoke(app, [command, str(folder)], input="")
+    assert isinstance(done.exception, UserError) and tried == []
+    assert done.exception.code == "model-unsafe"

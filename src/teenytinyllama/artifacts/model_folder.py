@@ -14,6 +14,7 @@ from typing import Any
 
 from teenytinyllama.errors import UserError
 
+ADAPTER_NAME = "adapter_config.json"
 INDEX_NAME = "model.safetensors.index.json"
 PICKLED_SUFFIXES = (
     ".bin",
@@ -50,6 +51,8 @@ def check_model_folder(folder: Path) -> None:
         raise _unsafe(pickled[0], "is pickled: loading it can run any code")
     for path in weights:
         read_safetensors_header(path)
+    if (folder / ADAPTER_NAME).is_file():
+        raise _unsafe(folder / ADAPTER_NAME, "makes a loader look for a base model elsewhere")
     index = folder / INDEX_NAME
     if index.is_file():
         for name in indexed_files(index):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +14,23 @@ from teenytinyllama.cli.common import add_command
 
 # typer reads the empty list as a default, and nobody changes it.
 # ruff: noqa: B006
+
+
+@contextmanager
+def without_hub() -> Iterator[None]:
+    """No request to the Hugging Face Hub inside: these commands read local paths only."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    constants.HF_HUB_OFFLINE = True
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes of `ttl bench`
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before[0]
+        os.environ.pop("HF_HUB_OFFLINE")
+        if before[1] is not None:
+            os.environ["HF_HUB_OFFLINE"] = before[1]
 
 
 def chat_command(
@@ -30,7 +50,8 @@ def chat_command(
     """`ttl chat MODEL...`: on a terminal, or one answer per line of piped input."""
     from teenytinyllama.inference import chat_repl
 
-    chat_repl.run(models=models, system=system, assignments=assignments)
+    with without_hub():
+        chat_repl.run(models=models, system=system, assignments=assignments)
 
 
 def bench_command(
@@ -70,7 +91,8 @@ def bench_command(
         for precision in precisions
         for batch in batches
     ]
-    typer.echo(throughput.run(cases=cases, json_path=json_path))
+    with without_hub():
+        typer.echo(throughput.run(cases=cases, json_path=json_path))
 
 
 def serve_command(
@@ -101,15 +123,16 @@ def serve_command(
     """`ttl serve MODEL...`: OpenAI's API and a page to chat on."""
     from teenytinyllama.serving import server
 
-    server.run(
-        models=models,
-        host=host,
-        port=port,
-        api_key_path=api_key_file,
-        allowed_hosts=allow_host,
-        data=data,
-        assignments=assignments,
-    )
+    with without_hub():
+        server.run(
+            models=models,
+            host=host,
+            port=port,
+            api_key_path=api_key_file,
+            allowed_hosts=allow_host,
+            data=data,
+            assignments=assignments,
+        )
 
 
 def classify_command(
@@ -130,7 +153,8 @@ def classify_command(
     """`ttl classify MODEL FILE...`: JSON lines on standard output."""
     from teenytinyllama.stages.finetune import classify
 
-    classify.run(model=model, files=files, task=task, columns=columns)
+    with without_hub():
+        classify.run(model=model, files=files, task=task, columns=columns)
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -173,3 +173,12 @@ def test_a_gpu_gives_the_same_labels(
     for one, other in zip(on_gpu, on_cpu, strict=True):
         # TF32 is off: what differs is the order of the sums.
         assert one["probability"] == pytest.approx(other["probability"], abs=1e-3)
+
+
+def test_a_classifier_that_names_a_base_model_elsewhere_is_refused(
+    done: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(done / "sentimento" / "final", tmp_path / "final")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/model"}')
+    with pytest.raises(UserError, match="model-unsafe.*adapter_config.json"):
+        classify.run(model=folder, files=[])

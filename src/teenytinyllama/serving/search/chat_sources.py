@@ -1,12 +1,13 @@
 """Where the conversations are that a chat model was trained on.
 
-They are in the file that the align stage left, else in the sources of its manifest, or in the files
-of `--data`. A run without a chat model has none.
+They are in the file that the align stage left, else in the sources of its manifest that are inside
+the run, or in the files of `--data`. A run without a chat model has none.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,23 @@ from teenytinyllama.artifacts.conversations import (
     parse_conversation,
     read_conversation,
 )
-from teenytinyllama.artifacts.manifest import fingerprint_files, fingerprint_of, read_manifest
-from teenytinyllama.artifacts.records import hub_records, read_records
+from teenytinyllama.artifacts.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    fingerprint_files,
+    fingerprint_of,
+    read_manifest,
+)
+from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.errors import UserError
-from teenytinyllama.settings.datasets import Source, with_presets
+from teenytinyllama.settings.datasets import Source
 from teenytinyllama.synthetic import dataset as synthetic
+
+logger = logging.getLogger(__name__)
 
 # Training conversations in the align stage's folder, best first.
 ALIGN_FILES = ("conversations.jsonl.zst", "conversations.jsonl", "train.jsonl.zst", "train.jsonl")
+MAX_STORYBOOK = 1_000_000  # what is invented is indexed in memory
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,8 @@ class ChatSources:
 def find_chat_sources(models: Sequence[Path], data: Sequence[Path]) -> ChatSources | None:
     """The named files, else the training conversations of the first chat model; None without any.
 
-    Raises UserError for a named file that does not exist.
+    A run may come from a stranger: what its manifest names is read only inside its folder, and
+    nothing is fetched. Raises UserError for a named file that does not exist.
     """
     if data:
         for path in data:
@@ -67,24 +78,61 @@ def find_chat_sources(models: Sequence[Path], data: Sequence[Path]) -> ChatSourc
         for folder in (path / "align", path, parent, parent.parent / "align"):
             manifest = read_manifest(folder) if folder.is_dir() else None
             if manifest is not None and manifest.stage == "align":
-                kept = [folder / name for name in ALIGN_FILES if (folder / name).is_file()]
-                rows = manifest.recipe.get("sources", ())
-                if kept:
-                    rows = [{"kind": "files", "path": str(kept[0]), "name": manifest.stage}]
-                sources = tuple(Source.model_validate(row) for row in rows)
-                language = _language_of(folder.parent)
-                sources = with_presets(sources, language, "align.sources")
-                return ChatSources(sources, folder.parent / ".search", language)
+                return _sources_of(folder, folder if folder != path / "align" else path, manifest)
     return None
 
 
+def _sources_of(folder: Path, root: Path, manifest: Manifest) -> ChatSources | None:
+    """The chat data of the align stage in `folder`, all of it inside `root`; else None."""
+    language = _language_of(folder.parent)
+    kept = [folder / name for name in ALIGN_FILES if (folder / name).is_file()]
+    try:
+        rows = manifest.recipe.get("sources", ())
+        if kept:
+            rows = [{"kind": "files", "path": str(kept[0]), "name": manifest.stage}]
+        sources = tuple(Source.model_validate(row) for row in rows)
+    except (ValueError, TypeError) as error:
+        _refuse(folder, f"is damaged ({str(error).splitlines()[0]})")
+        return None
+    for source in sources:
+        if source.kind == "hub":
+            _refuse(folder, f'names the data set "{source.title}", which is not in the run')
+            return None
+        if source.kind == "storybook" and source.num_documents > MAX_STORYBOOK:
+            _refuse(folder, f"names a storybook of {source.num_documents:,} conversations")
+            return None
+        if not _is_inside(source, root):
+            _refuse(folder, f"names {source.path}, which is not in {root}")
+            return None
+    return ChatSources(sources, folder.parent / ".search", language) if sources else None
+
+
+def _refuse(folder: Path, what: str) -> None:
+    manifest = folder / MANIFEST_NAME
+    logger.warning(f"serve: no chat data: {manifest} {what}; name the data with --data FILE")
+
+
+def _is_inside(source: Source, root: Path) -> bool:
+    """Whether all files of a source are inside a folder, links followed; `storybook` has none."""
+    if source.kind == "storybook":
+        return True
+    inside = root.resolve()
+    try:
+        fixed = Path(source.path.partition("*")[0]).expanduser()  # before a wildcard is searched
+        return fixed.resolve().is_relative_to(inside) and all(
+            path.resolve().is_relative_to(inside) for path in source.local_paths()
+        )
+    except (OSError, ValueError, RuntimeError):  # no path at all
+        return False
+
+
 def _language_of(run_dir: Path) -> str:
-    """The language that a run's recipe names."""
-    path = run_dir / "run.json"
-    if not path.is_file():
+    """The language that a run's recipe names; Portuguese where it names none."""
+    try:
+        language = str(json.loads((run_dir / "run.json").read_bytes())["recipe"]["language"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "pt"
-    recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-    return str(recipe.get("language", "pt"))
+    return language if language.replace("-", "").isalnum() else "pt"  # it becomes a folder's name
 
 
 def _read(source: Source, language: str) -> Iterator[Conversation]:
@@ -98,17 +146,7 @@ def _read(source: Source, language: str) -> Iterator[Conversation]:
         for row in rows:
             yield parse_conversation({"messages": row["messages"]})
         return
-    if source.kind == "hub":
-        records = hub_records(
-            source.path,
-            config=source.config,
-            split=source.split,
-            revision=source.revision,
-            where=source.title,
-        )
-    else:
-        records = (record for path in source.local_paths() for record in read_records(path))
-    for record in records:
+    for record in (record for path in source.local_paths() for record in read_records(path)):
         if not record.error and source.selects(record.fields):
             try:
                 yield read_conversation(record.fields, source)

@@ -64,9 +64,10 @@ class SearchLoader:
         try:
             self.service = SearchService(self._open_or_build())
             self.state = "ready"
-        except (UserError, OSError, ValueError) as error:
-            self.state = f"the chat data cannot be searched: {error}"
-            logger.warning(f"serve: {self.state}")
+        except Exception as error:  # the files may hold anything; the models are served without
+            reason = str(error) or type(error).__name__
+            self.state = f"the chat data cannot be searched: {reason.splitlines()[0]}"
+            logger.warning(f"serve: {self.state}", exc_info=not _is_expected(error))
 
     def _open_or_build(self) -> Retriever:
         fingerprint = self.sources.fingerprint()
@@ -83,6 +84,10 @@ class SearchLoader:
         took = format_duration(time.monotonic() - started_at)
         logger.info(f"serve: {len(retriever):,} chat examples indexed in {took}, kept in {folder}")
         return retriever
+
+
+def _is_expected(error: Exception) -> bool:
+    return isinstance(error, UserError | OSError | ValueError)
 
 
 class SearchService:
