@@ -180,5 +180,5 @@ def test_a_classifier_that_names_a_base_model_elsewhere_is_refused(
 ) -> None:
     folder = shutil.copytree(done / "sentimento" / "final", tmp_path / "final")
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/model"}')
-    with pytest.raises(UserError, match="model-unsafe.*adapter_config.json"):
+    with pytest.raises(UserError, match=r"model-unsafe.*adapter_config\.json"):
         classify.run(model=folder, files=[])
