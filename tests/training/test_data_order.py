@@ -19,7 +19,7 @@ def test_epochs_and_seeds_differ():
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
-def test_the_order_looks_like_chance():
+def test_the_order_looks_random():
     # A shuffle leaves neighbours apart by a third of the size on average, and fixes one point.
     order = permute(np.arange(10_000, dtype=np.uint64), 10_000, 3, 0).astype(np.int64)
     assert abs(np.abs(np.diff(order)).mean() / 10_000 - 1 / 3) < 0.01

@@ -24,6 +24,12 @@ def mix(values: NDArray[Any]) -> NDArray[np.uint64]:
     return mixed
 
 
+def key_of(seed: int, number: int) -> NDArray[np.uint64]:
+    """A 64-bit key (1,) of an epoch or a step."""
+    start: NDArray[np.uint64] = np.full(1, (seed + 0x9E3779B97F4A7C15) % 2**64, np.uint64)
+    return mix(mix(start) ^ np.full(1, number, np.uint64))
+
+
 def permute(positions: NDArray[np.uint64], size: int, seed: int, epoch: int) -> NDArray[np.uint64]:
     """Where a seeded shuffle of `range(size)` puts each position, computed without the shuffle.
 
@@ -36,9 +42,7 @@ def permute(positions: NDArray[np.uint64], size: int, seed: int, epoch: int) -> 
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
     with np.errstate(over="ignore"):
-        start: NDArray[np.uint64] = np.full(1, (seed + 0x9E3779B97F4A7C15) % 2**64, np.uint64)
-        key = mix(mix(start) ^ np.full(1, epoch, np.uint64))
-        keys = mix(key + np.arange(1, ROUNDS + 1, dtype=np.uint64))
+        keys = mix(key_of(seed, epoch) + np.arange(1, ROUNDS + 1, dtype=np.uint64))
         values = positions.copy()
         todo = np.ones(len(values), bool)
         # The network permutes a power of four; a value beyond `size` is permuted again.

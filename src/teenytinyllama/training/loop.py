@@ -100,9 +100,8 @@ class TrainLoop:
             with strategy.steady_memory():
                 self._resume()
                 self._check_disk()
-                self._resources.begin(
-                    self.state, energy=self.state.energy, seconds=self.state.seconds
-                )
+                state = self.state
+                self._resources.begin(state, energy=state.energy, seconds=state.seconds)
                 self._saved_at = time.monotonic()
                 with stop_signals(self._ask_to_stop), self._watchdog.running():
                     while self.state.step < settings.num_steps:

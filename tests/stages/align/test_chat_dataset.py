@@ -123,9 +123,7 @@ def test_too_many_broken_conversations_are_an_error(tmp_path: Path, encoder: Tex
     assert "chat.jsonl:1: message 1: empty assistant message" in str(caught.value)
 
 
-def test_the_place_of_a_broken_conversation_is_in_its_own_source(
-    tmp_path: Path, encoder: TextEncoder
-) -> None:
+def test_the_first_broken_place_is_in_its_own_source(tmp_path: Path, encoder: TextEncoder) -> None:
     for name, rows in (("few", [turns("a", ""), *GOOD]), ("many", [turns("b", "")] * 3)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sources = tuple(

@@ -62,9 +62,7 @@ def test_exactly_the_assistants_tokens_are_supervised(small_tokenizer_dir: Path)
         assert supervised.count(EOS) == sum(m["role"] == "assistant" for m in messages)
 
 
-def test_a_conversation_in_a_row_has_the_logits_it_has_alone(
-    small_base_dir: Path, small_tokenizer_dir: Path
-) -> None:
+def test_packing_changes_no_hidden_state(small_base_dir: Path, small_tokenizer_dir: Path) -> None:
     model, encoder = load_base(small_base_dir, small_tokenizer_dir)
     rendered = some_conversations(encoder, 6)
     width = sum(one.num_inputs for one in rendered) + 5

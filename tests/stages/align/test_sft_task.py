@@ -60,7 +60,7 @@ def test_masks_and_loss_are_trls(
     assert float(ours) / num_supervised == pytest.approx(theirs, rel=1e-4)
 
 
-def test_the_loss_of_a_row_is_the_sum_of_its_conversations(
+def test_the_loss_of_a_row_sums_its_conversations(
     small_base_dir: Path, small_tokenizer_dir: Path
 ) -> None:
     """The reference is transformers' own loss, conversation by conversation."""

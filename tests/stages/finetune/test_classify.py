@@ -96,7 +96,7 @@ def test_an_empty_text_of_a_table_gets_no_label(
     assert "1 empty, without a label" in shown
 
 
-def test_a_file_that_is_not_utf8_is_refused_with_its_place(
+def test_a_file_that_is_not_utf8_is_refused(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.txt"

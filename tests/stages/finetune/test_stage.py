@@ -159,7 +159,7 @@ def test_a_killed_run_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize("variant", ["plain", "lora", "tied"])
-def test_a_killed_run_with_language_loss_ends_in_the_same_bytes(
+def test_killed_with_language_loss_ends_in_the_same_bytes(
     variant: str,
     small_base_dir: Path,
     small_tokenizer_dir: Path,
@@ -195,7 +195,7 @@ def test_a_killed_run_with_language_loss_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)])
-def test_a_killed_run_with_mean_pooling_ends_in_the_same_bytes(
+def test_killed_with_mean_pooling_ends_in_the_same_bytes(
     lora: LoraSettings | None,
     small_base_dir: Path,
     small_tokenizer_dir: Path,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORED = -100
+from teenytinyllama.training.losses import IGNORED
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,12 @@ from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.chat_dataset import ChatData, is_heldout, quarantine, records_of
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
-from teenytinyllama.stages.align.sft_task import SftTask
+from teenytinyllama.stages.align.sft_task import SftTask, train_settings_of
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
-from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
+from teenytinyllama.training.task import MicroBatch, TrainTask
 
 # B rows, T sequence, S supervised places, P pairs
 PAIRS_PER_BATCH = 8
@@ -229,10 +229,6 @@ class DpoTask(TrainTask):
     def write_model_files(self, folder: Path) -> None:
         self._sft.write_model_files(folder)
 
-    @override
-    def describe_step(self, step: int) -> dict[str, Any]:
-        return {"pairs": self.order.rows_of_step(step).tolist()}
-
 
 def train_on_preferences(
     sft: SftTask,
@@ -249,18 +245,8 @@ def train_on_preferences(
     task = DpoTask(sft, train, settings, encoder)
     before = pair_log_probabilities(model, heldout, length, encoder.pad_id)
     num_steps = max(1, math.ceil(settings.dpo.num_epochs * len(train) / task.order.rows_per_step))
-    train_settings = TrainSettings(
-        num_steps=num_steps,
-        optimizer=settings.dpo.optimizer,
-        schedule=settings.dpo.schedule,
-        checkpoints=settings.checkpoints,
-        precision=settings.precision,
-        # Micro-batches have many shapes: each would be compiled.
-        compile=False,
-        seed=settings.seed,
-        log_every_steps=max(1, min(10, num_steps // 10)),
-        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
-    )
+    # Micro-batches have many shapes: each would be compiled.
+    train_settings = train_settings_of(settings, settings.dpo, num_steps, context, compile=False)
     strategy = start_strategy(task, train_settings)
     metrics = TrainLoop(task, train_settings, strategy, out_dir, context.meter).run()
     model.float()

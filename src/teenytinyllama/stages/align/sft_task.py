@@ -18,12 +18,13 @@ from typing_extensions import override
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.modeling.loading import copy_tokenizer
 from teenytinyllama.modeling.model_size import flops_per_token_of
-from teenytinyllama.settings.post_training import AlignSettings
+from teenytinyllama.settings.post_training import AlignSettings, DpoSettings
 from teenytinyllama.stages.align.chat_dataset import ChatData
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
+from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.losses import head_loss
-from teenytinyllama.training.task import MicroBatch, TrainTask
+from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
 
 class AnswerLoss(nn.Module):
@@ -103,6 +104,28 @@ class SftTask(TrainTask):
     def heldout_loss(self, model: nn.Module) -> float:
         """Nats per supervised token of the held-out conversations."""
         return answer_loss(model, self.data.heldout, self.length, self.pad_id)
+
+
+def train_settings_of(
+    settings: AlignSettings,
+    phase: AlignSettings | DpoSettings,
+    num_steps: int,
+    context: StageContext,
+    *,
+    compile: bool | None = None,
+) -> TrainSettings:
+    """Settings of SFT or DPO; `phase` has the optimizer and its schedule."""
+    return TrainSettings(
+        num_steps=num_steps,
+        optimizer=phase.optimizer,
+        schedule=phase.schedule,
+        checkpoints=settings.checkpoints,
+        precision=settings.precision,
+        compile=compile,
+        seed=settings.seed,
+        log_every_steps=max(1, min(10, num_steps // 10)),
+        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
+    )
 
 
 def answer_loss(model: Any, conversations: Sequence[Rendered], length: int, pad_id: int) -> float:

@@ -26,11 +26,10 @@ from teenytinyllama.stages.align.chat_dataset import (
 )
 from teenytinyllama.stages.align.chat_evaluation import answer_all, answer_metrics, write_answers
 from teenytinyllama.stages.align.dpo_task import read_pairs, train_on_preferences
-from teenytinyllama.stages.align.sft_task import SftTask
+from teenytinyllama.stages.align.sft_task import SftTask, train_settings_of
 from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
-from teenytinyllama.training.task import TrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ def run(
         logger.info(
             f"align: all {num_steps} steps are warm-up: schedule.warmup_steps is not smaller"
         )
-    train_settings = _train_settings(settings, num_steps, context)
+    train_settings = train_settings_of(settings, settings, num_steps, context)
     strategy = start_strategy(task, train_settings)
     loss_before = task.heldout_loss(model)
     metrics = TrainLoop(task, train_settings, strategy, out_dir, context.meter).run()
@@ -107,21 +106,6 @@ def run(
             "supervised_tokens_per_s": supervised / max(metrics["training_seconds"], 1e-9),
             **metrics,
         },
-    )
-
-
-def _train_settings(
-    settings: AlignSettings, num_steps: int, context: StageContext
-) -> TrainSettings:
-    return TrainSettings(
-        num_steps=num_steps,
-        optimizer=settings.optimizer,
-        schedule=settings.schedule,
-        checkpoints=settings.checkpoints,
-        precision=settings.precision,
-        seed=settings.seed,
-        log_every_steps=max(1, min(10, num_steps // 10)),
-        usd_per_gpu_hour=context.energy.usd_per_gpu_hour,
     )
 
 

@@ -162,10 +162,6 @@ class ClassificationTask(TrainTask):
         scores = scores_of(self.confusion_on(model, self.splits.validation))
         return {f"validation_{measure}": float(scores[measure]) for measure in MEASURES}
 
-    @override
-    def describe_step(self, step: int) -> dict[str, Any]:
-        return {"examples": self.order.rows_of_step(step).tolist()}
-
     def confusion_on(self, model: Any, rows: Sequence[EncodedExample]) -> list[list[int]]:
         """Counts of examples by their label (row) and the predicted one (column)."""
         predicted = [int(np.argmax(logits)) for logits in predict(model, rows, self.pad_id)]

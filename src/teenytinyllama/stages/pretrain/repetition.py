@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teenytinyllama.settings.pretraining import RepetitionSettings
-from teenytinyllama.training.data_order import mix
+from teenytinyllama.training.data_order import key_of, mix
 
 # A passage takes between 1/32 and 1/4 of the sequence: short ones repeat often, long ones favour
 # looking back by content over looking back by distance.
@@ -61,7 +61,5 @@ def _draws(
 ) -> tuple[NDArray[np.uint64], NDArray[Any]]:
     """Two random 64-bit numbers for every sequence."""
     with np.errstate(over="ignore"):
-        start: NDArray[np.uint64] = np.full(1, (seed + 0x9E3779B97F4A7C15) % 2**64, np.uint64)
-        key = mix(mix(start) ^ np.full(1, step + 1, np.uint64))
-        first = mix(key + rows.astype(np.uint64))
+        first = mix(key_of(seed, step + 1) + rows.astype(np.uint64))
         return first, mix(first + np.uint64(1))
