@@ -49,8 +49,9 @@ FAULTS = (
           "corpus_kill, tokens_kill, changed_settings", "12"),
     Fault("F16", "SIGKILL in the evaluation", "evaluate_kill", "4"),
     Fault("F17", "bad requests, slow clients, hang-ups against the server", "server", "4"),
-    Fault("F18", "secrets in texts, recipe, environment and paths; then everything a run writes is "
-          "read", "canaries", "2"),
+    Fault("F18", "secrets in texts, recipe, environment and paths, then everything a run writes is "
+          "read; forms of gitleaks' and secretlint's rules; texts without a secret", "canaries",
+          "5"),
     Fault("F19", "files made to harm: weights, archives, templates, names, pages", "artifacts",
           "3"),
     Fault("F20", "half an hour of training with a kill every three minutes", "soak", "30"),
@@ -60,7 +61,7 @@ FAULTS = (
 # Where the figures of a number are called by another name.
 OTHER_NAMES = {
     "F16": "evaluate_killed",
-    "F18": "canary_secrets",
+    "F18": "canary_secret",
     "F19": "malicious_artifacts",
 }
 

@@ -1,42 +1,102 @@
-"""F18: canary secrets of eight kinds in environment, recipe, paths and documents; none may leak.
+"""F18: secrets everywhere a secret may be; none may leak, and every form must be found.
 
-Logs, tracebacks, manifests, report, cards, tables, plots and the published folder are searched.
-The trials are those of the fast test (tests/support/canaries.py).
+1. Canaries of eight kinds in environment, recipe, paths and documents; then logs, tracebacks,
+   manifests, report, cards, tables, plots and the published folder are searched. The trials are
+   those of the fast test (tests/support/canaries.py).
+2. Forms drawn from two lists that the detector does not read (_secret_lists.py).
+3. False hits in a folder of ordinary texts, JSON lines compressed with gzip.
 
-    python bench/faults/canaries.py
+    python bench/faults/canaries.py [--texts FOLDER] [--seed 0]
 """
 
 from __future__ import annotations
 
+import argparse
+import gzip
 import json
+import random
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from _secret_lists import INSTALL, forms, gitleaks_rules, secretlint_rules
 from support.canaries import SECRETS, run_trials
 
+from teenytinyllama.redaction import find_secrets
 
-def main():
+GOAL_FOUND, GOAL_FALSE = 0.95, 1.0
+EACH = 3
+
+
+def figure(name: str, value: float, unit: str, goal: str, holds: bool) -> None:
+    line = {"figure": name, "value": value, "spread": 0, "unit": unit, "peer": None}
+    print(json.dumps(line | {"goal": goal, "holds": holds}), flush=True)
+
+
+def secret_forms(seed: int) -> bool:
+    """The fraction of forms in which something of the secret is found."""
+    lists = {"gitleaks": len(gitleaks_rules()), "secretlint": len(secretlint_rules())}
+    if not all(lists.values()):
+        missing = ", ".join(name for name, number in lists.items() if not number)
+        print(f"secret forms: no list of {missing} ({INSTALL})")
+    made = list(forms(random.Random(seed), EACH))
+    if not made:
+        return True
+    missed = []
+    for form in made:
+        spans = [
+            (one.start - 11, one.end - 11) for one in find_secrets(f"Veja isto: {form.text} \n")
+        ]
+        if not any(start < form.end and end > form.start for start, end in spans):
+            missed.append(form)
+    for rule in sorted({form.rule for form in missed}):
+        print(f"missed: {sum(form.rule == rule for form in missed)} of {rule}")
+    found = 1 - len(missed) / len(made)
+    rules = len({form.rule for form in made})
+    unit = f"of {len(made)} forms of {rules} rules"
+    figure("canary_secret_forms_found", round(found, 4), unit, ">= 0.95", found >= GOAL_FOUND)
+    return found >= GOAL_FOUND
+
+
+def false_hits(texts: Path) -> bool:
+    """Hits in texts that hold no secret, per 10 MB."""
+    hits = size = 0
+    for path in sorted(texts.glob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                text = json.loads(line)["text"]
+                size += len(text.encode())
+                for one in find_secrets(text):
+                    hits += 1
+                    print(f"hit: {path.name}: {one.kind}: {text[one.start : one.end][:60]!r}")
+    if not size:
+        print(f"false hits: no *.jsonl.gz in {texts}")
+        return True
+    rate = hits / (size / 1e7)
+    unit = f"in 10 MB, {hits} in {size / 1e6:.0f} MB"
+    figure("canary_secrets_false_hits", round(rate, 2), unit, "<= 1", rate <= GOAL_FALSE)
+    return rate <= GOAL_FALSE
+
+
+def canaries() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         found, codes = run_trials(Path(folder))
     for leak in found:
         print(f"LEAK: {leak}")
     print(json.dumps(codes))
-    print(
-        json.dumps(
-            {
-                "figure": "canary_secrets_leaked",
-                "value": len(found),
-                "spread": 0,
-                "unit": f"places, {len(SECRETS)} kinds, {len(codes)} commands",
-                "peer": None,
-                "goal": "0",
-                "holds": not found and codes["run"] == 0,
-            }
-        )
-    )
-    return bool(found)
+    holds = not found and codes["run"] == 0
+    unit = f"places, {len(SECRETS)} kinds, {len(codes)} commands"
+    figure("canary_secrets_leaked", len(found), unit, "0", holds)
+    return holds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=Path, default=Path("../shared/data/corpus"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    return not all((canaries(), secret_forms(options.seed), false_hits(options.texts)))
 
 
 if __name__ == "__main__":
