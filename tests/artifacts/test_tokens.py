@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from teenytinyllama.artifacts import tokens
+from teenytinyllama.artifacts import manifest, tokens
 from teenytinyllama.artifacts.tokens import TokenWriter, open_tokens, read_index, write_index
 from teenytinyllama.errors import UserError
 
@@ -176,13 +176,13 @@ def test_a_large_file_is_hashed_again_only_after_a_write(
     tokens_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
-    true_hash = tokens.sha256_file
+    true_hash = manifest.sha256_file
 
     def counting(path: Path) -> str:
         hashed.append(path.name)
         return true_hash(path)
 
-    monkeypatch.setattr(tokens, "sha256_file", counting)
+    monkeypatch.setattr(manifest, "sha256_file", counting)
     open_tokens(tokens_dir, "train", verify=True)
     open_tokens(tokens_dir, "train", verify=True)
     assert len(hashed) == 4  # small files: every time

@@ -112,6 +112,30 @@ def test_changed_setting_runs_its_stage_and_those_that_read_new_files(
     assert "pretrain: inputs changed (pack); previous result" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["corpus", "tokenizer", "pretrain"])
+def test_stage_does_not_read_what_changed_since_it_was_written(
+    stages: FakeStages, recipe_path: Path, name: str
+) -> None:
+    """Each of them is read by quantize; nothing that is there is moved away for it."""
+    run_dir = run(recipe_path)
+    (run_dir / name / "result.txt").write_text("emas")
+    change = "quantize.max_sample_tokens=4000"
+    with pytest.raises(UserError, match=rf"{name}/result.txt - changed since it was written"):
+        ran_again(stages, recipe_path, change, names=["quantize"])
+    assert stages.ran == []
+    assert (run_dir / "quantize" / "manifest.json").is_file()
+    (run_dir / name / "result.txt").write_text("same")
+    assert ran_again(stages, recipe_path, change, names=["quantize"]) == ["quantize"]
+
+
+def test_report_is_made_without_the_files_that_were_removed(
+    stages: FakeStages, recipe_path: Path
+) -> None:
+    run_dir = run(recipe_path)
+    (run_dir / "quantize" / "result.txt").unlink()
+    assert ran_again(stages, recipe_path, names=["report"], redo=True) == ["report"]
+
+
 def test_price_runs_the_report_only(stages: FakeStages, recipe_path: Path) -> None:
     run(recipe_path)
     assert ran_again(stages, recipe_path, "energy.usd_per_kwh=0.5") == ["report"]

@@ -27,16 +27,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from teenytinyllama.artifacts.documents import Split
-from teenytinyllama.artifacts.manifest import sha256_file, write_atomically
+from teenytinyllama.artifacts.manifest import (
+    MIN_REMEMBERED_BYTES,
+    sha256_file,
+    verify_file,
+    write_atomically,
+)
 from teenytinyllama.errors import UserError
 
 INDEX_NAME = "index.json"
 INDEX_KEYS = ("dtype", "byte_order", "vocab_size", "tokenizer", "splits")
 MAX_UINT16_VOCABULARY = 65_536
 FIX = "run `ttl pack RECIPE --redo`"
-VERIFIED_NAME = ".verified.json"
-# Smaller files are hashed every time, in less than half a second.
-MIN_REMEMBERED_BYTES = 500_000_000
 STARTS_PER_READ = 1 << 18
 
 
@@ -176,39 +178,10 @@ def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
     if found != entry["bytes"]:
         what = f"has {found:,} bytes, the index says {entry['bytes']:,}"
         raise UserError("tokens-size", str(path), what, FIX)
-    if verify and not _is_verified(path, entry["sha256"]):
-        if sha256_file(path) != entry["sha256"]:
-            what = "its bytes changed since they were packed"
-            raise UserError("tokens-damaged", str(path), what, FIX)
-        _note_verified(path, entry["sha256"])
-
-
-def _verified(folder: Path) -> dict[str, Any]:
-    """What `_note_verified` wrote, or nothing where that is missing or unreadable."""
-    path = folder / VERIFIED_NAME
-    try:
-        found = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError:
-        found = {}
-    return found if isinstance(found, dict) else {}
-
-
-def _identity(path: Path, sha256: str) -> list[Any]:
-    """The expected hash and the identity of the file; every write changes its time."""
-    stat = path.stat()
-    return [sha256, stat.st_size, stat.st_ino, stat.st_ctime_ns]
-
-
-def _is_verified(path: Path, sha256: str) -> bool:
-    """Whether this large file was verified before and not written to since."""
-    return _verified(path.parent).get(path.name) == _identity(path, sha256)
-
-
-def _note_verified(path: Path, sha256: str) -> None:
-    """Remember that a large file was verified: a resumed training must not wait for its hash."""
-    if path.stat().st_size >= MIN_REMEMBERED_BYTES and os.access(path.parent, os.W_OK):
-        noted = {**_verified(path.parent), path.name: _identity(path, sha256)}
-        write_atomically(path.parent / VERIFIED_NAME, json.dumps(noted))
+    remember = found >= MIN_REMEMBERED_BYTES  # a training that resumes must not wait for it
+    if verify and not verify_file(path, entry["sha256"], remember=remember):
+        what = "its bytes changed since they were packed"
+        raise UserError("tokens-damaged", str(path), what, FIX)
 
 
 class TokenWriter:

@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.artifacts.conversations import Message, check_prompt
-from teenytinyllama.artifacts.manifest import check_run_version, read_manifest
+from teenytinyllama.artifacts.manifest import check_run_version, read_manifest, verify_model
 from teenytinyllama.artifacts.model_folder import check_model_folder
 from teenytinyllama.artifacts.subword_tokenizer import MODEL_NAME
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, tokenizer_file
@@ -129,6 +129,7 @@ def load_any(path: Path, *, name: str = "") -> ChatModel | GgufChatModel:
     """
     if path.suffix.lower() != ".gguf":
         return load_chat_model(path, name=name)
+    verify_model(path)
     from teenytinyllama.inference.llama_cpp import GgufChatModel
 
     return GgufChatModel(path, name=name)
@@ -156,6 +157,7 @@ def load_chat_model(
     an unsupported architecture.
     """
     folder = find_model_folder(path)
+    verify_model(folder)
     tokenizer_dir = _tokenizer_folder(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = _load_weights(folder).to(device)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from teenytinyllama.artifacts.manifest import sha256_file
+from teenytinyllama.artifacts.manifest import sha256_file, sync_folder, sync_tree
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, tokenizer_file
 from teenytinyllama.errors import UserError
 
@@ -128,11 +128,16 @@ def copy_tokenizer(tokenizer_dir: Path, folder: Path) -> None:
 
 
 def save_final(model: Any, final_dir: Path, tokenizer_dir: Path) -> None:
-    """Write `final/`, which `transformers` loads, atomically: complete or absent."""
+    """Write `final/`, which `transformers` loads, atomically: complete or absent.
+
+    Synced like a checkpoint: the manifest that names its hashes must not outlive its bytes.
+    """
     shutil.rmtree(final_dir, ignore_errors=True)
     partial = final_dir.with_name(f".partial-{final_dir.name}")
     shutil.rmtree(partial, ignore_errors=True)
     transformers_logging.disable_progress_bar()
     model.save_pretrained(partial)
     copy_tokenizer(tokenizer_dir, partial)
+    sync_tree(partial)
     partial.rename(final_dir)
+    sync_folder(final_dir.parent)

@@ -11,7 +11,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
@@ -106,6 +106,7 @@ class PipelineRunner:
                 f"was started as {self.processes.count} processes, and trains with one",
                 f"`ttl run {self.recipe_path}` without torchrun: finished stages are skipped",
             )
+        self._verify(stage, inputs)
         self.folder.prepare(stage, fingerprint, shown, redo=redo, reason=reason)
         self.processes.lead(join=stage.many_processes)
         self._run_measured(stage, settings, inputs, fingerprint)
@@ -125,6 +126,17 @@ class PipelineRunner:
                     f"run `ttl {name} {self.recipe_path}` first",
                 )
         return inputs
+
+    def _verify(self, stage: Stage, inputs: Iterable[str]) -> None:
+        """Raise UserError where a folder that the stage reads is not as its stage left it.
+
+        What the report shows may be gone: people remove large files.
+        """
+        for name in inputs:
+            stage_dir = self.folder.stage_dir(BY_NAME[name])
+            found = manifests.read_manifest(stage_dir)
+            assert found is not None
+            manifests.verify_outputs(stage_dir, found, may_be_gone=stage.shows_manifests)
 
     def _reason_to_run(
         self, stage: Stage, fingerprint: str, settings: dict[str, Any], inputs: dict[str, Input]
@@ -168,6 +180,7 @@ class PipelineRunner:
             emissions_kg=used.emissions_kg,
             versions=_versions(),
         )
+        manifests.note_outputs(self.folder.stage_dir(stage), manifest.outputs)
         self.folder.finish(stage, manifest)
         logger.info(f"{stage.name}: done in {format_duration(duration_s)}")
 

@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
+from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.initialization import build_model, llama_config
@@ -129,7 +130,9 @@ def test_other_models_and_checkpoints_are_scored(run_dir, tmp_path):
         build_model(config, seed=seed).save_pretrained(folder)
         progress = {"step": step, "tokens": step * 100, "energy": [0.0, step / 1000, 0.0, 0.0]}
         (folder / "state.json").write_text(json.dumps({"progress": progress}))
-        (folder / "optimizer.safetensors").write_bytes(b"not part of the model")
+        digest = sha256_file(folder / "model.safetensors")
+        files = {"model.safetensors": {"bytes": 1, "sha256": digest}}
+        (folder / "manifest.json").write_text(json.dumps({"files": files}))
     result = run(
         run_dir,
         tmp_path / "run" / "evaluate",
@@ -152,6 +155,15 @@ def test_other_models_and_checkpoints_are_scored(run_dir, tmp_path):
     answered = list((tmp_path / "run" / ".cache" / "evaluate").glob("*.jsonl"))
     assert len(answered) == 2, "two different models, one file each"
     assert (tmp_path / "run" / "evaluate" / "step-0000020" / "storybook.json").is_file()
+
+
+def test_damaged_checkpoint_is_an_error(run_dir, tmp_path):
+    pretrain = tmp_path / "run" / "pretrain"
+    shutil.copytree(run_dir / "pretrain" / "final", pretrain / "step-0000010")
+    files = {"model.safetensors": {"bytes": 1, "sha256": "0"}}
+    (pretrain / "step-0000010" / "manifest.json").write_text(json.dumps({"files": files}))
+    with pytest.raises(UserError, match=r"checkpoint-damaged.*step-0000010 - its model"):
+        run(run_dir, tmp_path / "scores", pretrain, checkpoints=True, check_overlap=False)
 
 
 def test_missing_checkpoints_are_an_error(run_dir, tmp_path):

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from teenytinyllama.artifacts.manifest import sha256_file
+from teenytinyllama.artifacts.manifest import sha256_file, verify_model
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import load_whole
 
@@ -61,7 +61,9 @@ def load_model(name: str, place: str | Path, *, precision: str) -> ScoredModel:
     Raises UserError where nothing can be loaded.
     """
     folder = Path(place).expanduser()
-    if not folder.is_dir():
+    if folder.is_dir():
+        verify_model(folder)
+    else:
         folder = _download(str(place))
     fix = "name a folder with config.json, weights and tokenizer files"
     _check_kind(folder, str(place))

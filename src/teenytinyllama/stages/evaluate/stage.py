@@ -15,7 +15,7 @@ import numpy as np
 
 from teenytinyllama import hardware
 from teenytinyllama.artifacts.documents import Document, read_documents
-from teenytinyllama.artifacts.manifest import fingerprint_of, write_json
+from teenytinyllama.artifacts.manifest import MANIFEST_NAME, fingerprint_of, verify_file, write_json
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.artifacts.tokens import open_tokens
 from teenytinyllama.errors import UserError
@@ -40,7 +40,7 @@ from teenytinyllama.stages.evaluate.result_cache import (
 from teenytinyllama.stages.evaluate.scored_models import ScoredModel, folder_name, load_model
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
 from teenytinyllama.stages.interface import StageContext, StageResult
-from teenytinyllama.training.checkpoints import list_checkpoints
+from teenytinyllama.training.checkpoints import MODEL_NAME, list_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +215,22 @@ def _checkpoints(settings: EvaluateSettings, pretrain_dir: Path) -> list[Path]:
             "evaluate.checkpoints = true, but there is no step-* folder",
             "set pretrain.checkpoints.permanent_every_steps and train again",
         )
+    for path in found:
+        _check_checkpoint(path)
     return found
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Raise UserError where a checkpoint's model is not the one that was saved."""
+    try:
+        written = json.loads((path / MANIFEST_NAME).read_bytes())["files"][MODEL_NAME]["sha256"]
+        is_whole = verify_file(path / MODEL_NAME, written, remember=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        what = f"its {MODEL_NAME} or {MANIFEST_NAME} changed since they were written"
+        fix = "remove that folder, or set evaluate.checkpoints = false"
+        raise UserError("checkpoint-damaged", str(path), what, fix)
 
 
 def _progress_of(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
+from teenytinyllama.artifacts.manifest import verify_model
 from teenytinyllama.artifacts.model_folder import check_model_folder
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.artifacts.tokenizer import load_tokenizer, tokenizer_file
@@ -41,6 +42,7 @@ def run(*, model: Path, files: Sequence[Path], task: str = "", columns: Sequence
     null for a label. Raises UserError with the place of the first broken record.
     """
     folder = find_classifier(model, task)
+    verify_model(folder)
     trained_on, max_length = _read_classifier_file(folder)
     check_model_folder(folder)
     names = list(columns) or trained_on

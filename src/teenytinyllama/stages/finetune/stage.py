@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import write_json
+from teenytinyllama.artifacts.manifest import sync_folder, sync_tree, write_json
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.lora import peft_parts
@@ -237,4 +237,6 @@ def _publish(best_dir: Path, final_dir: Path, candidate: FineTunableModel) -> No
     shutil.rmtree(final_dir, ignore_errors=True)
     shutil.copytree(best_dir, partial)
     candidate.write_files(partial)
+    sync_tree(partial)
     partial.rename(final_dir)
+    sync_folder(final_dir.parent)

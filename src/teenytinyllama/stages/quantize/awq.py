@@ -20,6 +20,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from teenytinyllama.artifacts.documents import read_documents
+from teenytinyllama.artifacts.manifest import sync_folder, sync_tree
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.stages.quantize.tensor_reader import TensorReader
@@ -81,7 +82,9 @@ def write_awq(
         if (tokenizer_dir / name).is_file():
             shutil.copy(tokenizer_dir / name, temporary / name)
     shutil.rmtree(path, ignore_errors=True)
+    sync_tree(temporary)
     temporary.rename(path)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager

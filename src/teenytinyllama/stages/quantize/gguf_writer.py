@@ -153,6 +153,7 @@ def write_gguf(
         writer.close()
         temporary.unlink(missing_ok=True)
         raise
+    sync_folder(temporary)
     temporary.replace(path)
     sync_folder(path.parent)
 
