@@ -55,6 +55,19 @@ def format_money(usd: float) -> str:
     return "less than $0.01" if 0 < usd < 0.005 else f"${usd:,.2f}"
 
 
+def format_carbon(kg: float) -> str:
+    """A mass of greenhouse gases for people.
+
+    >>> [format_carbon(m) for m in (0, 1e-7, 0.0039, 5.67, 1234)]
+    ['0 g CO2eq', 'less than 0.01 g CO2eq', '3.9 g CO2eq', '5.67 kg CO2eq', '1,234 kg CO2eq']
+    """
+    if 0 < kg < 1e-5:
+        return "less than 0.01 g CO2eq"
+    if kg < 0.9995:
+        return f"{kg * 1000:.3g} g CO2eq"
+    return f"{kg:.3g} kg CO2eq" if kg < 999.5 else f"{kg:,.0f} kg CO2eq"
+
+
 def format_energy(kwh: float) -> str:
     """Energy for people.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from random import Random
 
 import pytest
 from typer.main import get_command
@@ -103,6 +104,56 @@ def test_bad_input_is_one_error(tmp_path: Path, words: list[str], code: str) -> 
     assert error.value.code == code
     assert "\n" not in str(error.value)
     assert not (tmp_path / "new.toml").exists()
+
+
+def chinese(tmp_path: Path) -> Path:
+    """Documents of 1,200 characters, written as people write them: no spaces."""
+    random = Random(1)
+    signs = [chr(0x4E00 + n) for n in range(1200)]
+    weights = [1 / (place + 10) for place in range(1200)]
+
+    def sentence() -> str:
+        return "".join(random.choices(signs, weights, k=25)) + "。"
+
+    texts = ["".join(sentence() for _ in range(12)) for _ in range(400)]
+    (tmp_path / "clean.txt").write_text("\n\n".join(texts[:150]), encoding="utf-8")
+    (tmp_path / "zh").mkdir()
+    rows = "".join(json.dumps({"content": text}) + "\n" for text in texts)
+    (tmp_path / "zh" / "a.jsonl").write_text(rows, encoding="utf-8")
+    return tmp_path / "zh"
+
+
+def test_the_recipe_for_ones_own_chinese_text_runs(tmp_path: Path) -> None:
+    out = tmp_path / "zh.toml"
+    asked = ["--language", "zh", "--text", chinese(tmp_path), "--out", out, "--name", "zh"]
+    said = ttl("new", *asked, *CPU, "--text-mb", "50", "--clean-sample", tmp_path / "clean.txt")
+    assert "no spaces separate the words" in said
+    assert 'The licence of the text is "unknown"' in said
+    recipe = load_recipe(out)
+    assert recipe.tokenizer is not None
+    assert recipe.corpus is not None
+    assert recipe.tokenizer.vocab_size >= 1200 + 264
+    assert recipe.corpus.sources[0].text_key == "content"
+    assert 'license = "unknown"' in next(
+        row for row in out.read_text(encoding="utf-8").splitlines() if row.startswith("sources")
+    )
+    assert "nothing found that would stop it" in ttl("check", out)
+    families = ["--set", "corpus.filters.families=[]"]  # invented characters are no language
+    ttl("corpus", out, "--run-dir", tmp_path / "run", *families)
+    ttl("tokenizer", out, "--run-dir", tmp_path / "run", *families)
+    counts = json.loads((tmp_path / "run" / "corpus" / "manifest.json").read_text())["counts"]
+    assert counts["licenses"] == {"unknown": counts["documents_kept"]}
+    assert counts["documents_kept"] > 390
+
+
+def test_the_licence_is_that_of_text_and_chats(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"messages": []}\n')
+    recipe = new(
+        tmp_path, "--language", "gl", "--license", "CC0-1.0", "--chat", tmp_path / "c.jsonl"
+    )
+    assert recipe.corpus is not None
+    assert recipe.align is not None
+    assert [recipe.corpus.sources[0].license, recipe.align.sources[0].license] == ["CC0-1.0"] * 2
 
 
 def test_a_recipe_is_never_overwritten(tmp_path: Path) -> None:

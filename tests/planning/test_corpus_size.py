@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
+import zstandard
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.planning.corpus_size import measure_corpus
+from teenytinyllama.planning.corpus_size import _kind, measure_corpus
 from teenytinyllama.planning.planner import bytes_per_token
+from teenytinyllama.stages.corpus.readers.sources import kind_of
 
 
 def lines(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -39,6 +42,97 @@ def test_another_script_has_more_bytes_in_a_token(tmp_path: Path) -> None:
         bytes_per_token(8192, 1.03) * found.bytes_per_character / 1.03
     )
     assert found.different_words == 5  # the second half of the text has nothing new
+
+
+def test_records_longer_than_the_sample_are_read_whole(tmp_path: Path) -> None:
+    book = "Era uma vez um sapo que morava longe. " * 60_000  # 2.3 MB a line
+    books = lines(tmp_path / "a.jsonl", [{"text": book}, {"text": book}])
+    assert measure_corpus([books]).text_bytes == pytest.approx(2 * len(book), rel=0.001)
+    packed = tmp_path / "b.jsonl.gz"
+    packed.write_bytes(gzip.compress(books.read_bytes()))
+    assert measure_corpus([packed]).text_bytes == pytest.approx(2 * len(book), rel=0.02)
+
+
+def test_the_fields_beside_the_text_do_not_count(tmp_path: Path) -> None:
+    # Long records with much else in them: the text is a tenth of the file, in every sample of it.
+    rows = [{"raw": "x" * 900_000, "text": "um sapo " * 12_500} for _ in range(6)]
+    found = measure_corpus([lines(tmp_path / "a.jsonl", rows)])
+    assert found.text_bytes == pytest.approx(600_000, rel=0.01)
+
+
+def test_files_weigh_by_their_sizes_and_all_are_spread_over(tmp_path: Path) -> None:
+    small = [
+        lines(tmp_path / f"a{n:02}.jsonl", [{"text": "sapo", "raw": "x" * 90}]) for n in range(22)
+    ]
+    big = lines(tmp_path / "z.jsonl", [{"text": "um sapo " * 1000}] * 40)
+    assert measure_corpus([*small, big]).text_bytes == pytest.approx(320_088, rel=0.01)
+
+
+def test_files_that_are_no_text_are_named_and_not_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("Era uma vez. " * 1000)
+    (tmp_path / "b.pdf").write_bytes(b"%PDF-1.7 " + b"text " * 100_000)
+    (tmp_path / "c.zip").write_bytes(b"PK")
+    found = measure_corpus(sorted(tmp_path.iterdir()))
+    assert (found.text_bytes, found.num_files) == (13_000, 1)
+    assert "cannot read them: 1 .pdf, 1 .zip" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"only files that .* cannot read \(1 \.pdf\)"):
+        measure_corpus([tmp_path / "b.pdf"])
+
+
+def test_the_kinds_are_those_of_the_corpus_stage() -> None:
+    names = [
+        f"a{s}" for s in (".jsonl", ".json.gz", ".ndjson", ".txt", ".md.zst", ".text", ".pdf", "")
+    ]
+    names += ["a.parquet", "a.docx", "a.epub", "a.rtf", "a.JSONL"]
+    for name in names:
+        assert bool(_kind(Path(name))) == bool(kind_of(Path(name))), name
+
+
+def test_members_and_frames_are_read_on(tmp_path: Path) -> None:
+    text = "".join(f"Era uma vez o sapo número {n}.\n" for n in range(3000))
+    half = len(text) // 2
+    (tmp_path / "a.txt.gz").write_bytes(
+        gzip.compress(text[:half].encode()) + gzip.compress(text[half:].encode()) + b"\0" * 50
+    )
+    pack = zstandard.ZstdCompressor().compress
+    skipped = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
+    (tmp_path / "b.txt.zst").write_bytes(
+        skipped + pack(text[:half].encode()) + skipped + pack(text[half:].encode())
+    )
+    for name in ("a.txt.gz", "b.txt.zst"):
+        found = measure_corpus([tmp_path / name]).text_bytes
+        assert found == pytest.approx(len(text.encode()), rel=0.01), name
+
+
+def test_a_list_of_records_and_another_field_are_found(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "content": "Era uma vez. " * 50} for n in range(40)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    found = measure_corpus([tmp_path / "a.json"])
+    assert found.text_bytes == pytest.approx(26_000, rel=0.01)
+    assert found.text_key == "content"
+
+
+def test_empty_rows_of_a_table_count_as_none(tmp_path: Path) -> None:
+    table = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts = ["Era uma vez. " * 20, None] * 2000
+    parquet.write_table(table.table({"text": texts}), tmp_path / "a.parquet", row_group_size=500)
+    assert measure_corpus([tmp_path / "a.parquet"]).text_bytes == pytest.approx(520_000, rel=0.01)
+
+
+def test_a_chinese_token_has_few_characters(tmp_path: Path) -> None:
+    # 2,000 characters, their frequencies as in text (Zipf): about 9.3 bits each.
+    random = Random(1)
+    weights = [1 / (place + 10) for place in range(2000)]
+    signs = random.choices([chr(0x4E00 + n) for n in range(2000)], weights, k=100_000)
+    (tmp_path / "a.txt").write_text("".join(signs), encoding="utf-8")
+    found = measure_corpus([tmp_path / "a.txt"])
+    assert 1900 < found.num_letters <= 2000
+    assert 9 < found.bits_per_character < 10
+    each = bytes_per_token(32_000, found.bytes_per_character, found.bits_per_character)
+    assert 3.5 < each < 5.5  # 13 by bytes alone
 
 
 @pytest.mark.parametrize(

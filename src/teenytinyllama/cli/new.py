@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +25,10 @@ DEFAULT_TEXT = "text/**/*"
 def new_command(
     language: Annotated[str, typer.Option("--language", help="ISO 639 code, such as pt.")],
     options: BudgetOptions,
+    license_name: Annotated[
+        str,
+        typer.Option("--license", help="Licence of text and chats (SPDX), such as CC-BY-4.0."),
+    ] = "unknown",
     chat: Annotated[
         str,
         typer.Option("--chat", help="Conversations: a file, folder or glob; adds the stage align."),
@@ -40,29 +44,46 @@ def new_command(
     out: Annotated[Path | None, typer.Option("--out", help="The recipe to write.")] = None,
 ) -> None:
     """`ttl new`: a recipe from a plan."""
+    from teenytinyllama.languages import letters_of
     from teenytinyllama.planning import new_recipe
     from teenytinyllama.planning.plan_request import request_from_options
     from teenytinyllama.planning.planner import make_plan
+    from teenytinyllama.progress import format_bytes, format_duration, format_money
 
     new_recipe.check_language(language, has_sample=clean_sample is not None)
-    plan = make_plan(request_from_options(**asdict(options), law=DEFAULT_LAW))
+    learned = _learn(clean_sample, language) if clean_sample else None
+    letters = learned.letters if learned else letters_of(language)
+    request = request_from_options(**asdict(options), law=DEFAULT_LAW)
+    num_letters = max(request.num_letters, len(letters))
+    plan = make_plan(replace(request, num_letters=num_letters))
     title = name or f"{language}-{plan.parameters / 1e6:.3g}m"
     path = out or Path(f"{title}.toml")
     new_recipe.check_paths(path, chat)
-    learned = _learn(clean_sample, language) if clean_sample else None
     source = options.text or DEFAULT_TEXT
     recipe = new_recipe.render_recipe(
-        plan, name=title, language=language, text=source, chat=chat, learned=learned
+        plan,
+        name=title,
+        language=language,
+        text=source,
+        license_name=license_name.strip() or "unknown",
+        chat=chat,
+        learned=learned,
     )
     new_recipe.write_recipe(path, recipe)
     logger.info(
         f"{path}: {plan.parameters / 1e6:.3g} M parameters, {plan.tokens / 1e6:,.3g} M tokens, "
-        f"{plan.cost.hours:.3g} h, ${plan.cost.usd:,.2f}"
+        f"{format_duration(plan.cost.hours * 3600)}"
+        + (f", {format_money(plan.cost.usd)}" if plan.request.usd_per_hour else "")
     )
+    if license_name == "unknown":
+        logger.info(
+            'The licence of the text is "unknown": the run works, `ttl publish` refuses it; '
+            "--license CC-BY-4.0 (or what holds) says it."
+        )
     if not options.text:
         logger.info(
-            f"Put at least {new_recipe.needed_text_mb(plan):,.0f} MB of clean text into text/ "
-            "(or change corpus.sources)."
+            f"Put {format_bytes(new_recipe.needed_text_bytes(plan))} of clean text or more into "
+            "text/ (or change corpus.sources)."
         )
     logger.info(f"Next: ttl run {path}")
 
@@ -76,6 +97,11 @@ def _learn(path: Path, language: str) -> LanguageProfile:
         f"{path}: thresholds, {len(found.stop_words)} stop words and {len(found.letters)} letters "
         f"learned from {found.num_documents:,} documents"
     )
+    if not found.has_spaces:
+        logger.info(
+            "no spaces separate the words of this script: the rules that count words, and the "
+            "cloze task, are left out"
+        )
     if found.known_fraction is None:
         logger.warning(
             f'py3langid does not know "{language}": texts of other languages will not be dropped; '
@@ -93,6 +119,7 @@ def _learn(path: Path, language: str) -> LanguageProfile:
         letters=found.letters,
         openings=found.openings,
         has_language_filter=found.is_identifiable,
+        has_spaces=found.has_spaces,
     )
 
 

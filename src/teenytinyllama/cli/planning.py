@@ -54,6 +54,9 @@ class BudgetOptions:
         int | None,
         typer.Option("--sequence-length", help="Context in tokens; default 2048, on a CPU 512."),
     ] = None
+    max_epochs: Annotated[
+        float, typer.Option("--max-epochs", help="Most epochs over the text.")
+    ] = 4.0
     country: Annotated[
         str, typer.Option("--country", help="Country of the grid, ISO 3166 alpha-3.")
     ] = "BRA"
@@ -66,9 +69,6 @@ class PlanOptions(BudgetOptions):
     unique_tokens: Annotated[
         float | None, typer.Option("--tokens", help="Unique tokens you have, if counted.")
     ] = None
-    max_epochs: Annotated[
-        float, typer.Option("--max-epochs", help="Most epochs over the text.")
-    ] = 4.0
     law: Annotated[str, typer.Option("--law", help="Scaling law: besiroglu, hoffmann, paper.")] = (
         DEFAULT_LAW
     )

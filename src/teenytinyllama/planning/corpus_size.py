@@ -1,30 +1,42 @@
-"""How much text some files hold, from their sizes and a sample of their content.
+"""How much text some files hold, from their sizes and a sample of whole records.
 
-Only the sample is read, so that a plan takes under a second. The corpus stage counts exactly.
+Only the sample is read, so that a plan takes a second. The corpus stage counts exactly.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
+import logging
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+import zlib
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from teenytinyllama.artifacts.records import suffix_of
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.languages import word_pattern
 
+logger = logging.getLogger(__name__)
+
 SAMPLED_FILES = 12
-"""Files of one kind that are sampled, spread evenly over their names."""
-SAMPLED_BYTES = 1 << 17
-"""Bytes that are read of each, after decompression."""
-# Records of these files have their text in one field; other files are plain text.
-_RECORDS = (".jsonl", ".json", ".ndjson")
-_COMPRESSED = (".gz", ".zst")
+"""Files of one kind that are sampled, spread evenly over their bytes."""
+SAMPLED_BYTES = 1 << 20
+"""Bytes that are read of each at least, after decompression; the last record is read whole."""
+MAX_SAMPLED_BYTES = 64 << 20
+STUDIED_CHARACTERS = 1 << 17
+"""Characters of each sampled file whose words and letters are counted."""
+COVERED_FRACTION = 0.9999
+"""Share of the characters that a vocabulary covers: `tokenizer.character_coverage`."""
+# The kinds of files that the corpus stage reads as text or records.
+LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
+TEXT_SUFFIXES = (".txt", ".md", ".text")
+GZIP, ZSTD, ZSTD_SKIPPABLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
+READ_BYTES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -39,36 +51,82 @@ class CorpusSize:
     bytes_per_character: float
     different_words: float
     """Distinct words of the whole text, extrapolated from the sample (Heaps' law)."""
+    bits_per_character: float
+    """Entropy of single characters: about 4.4 in alphabets, 9 and more in Chinese."""
+    num_letters: int
+    """Characters that a vocabulary needs so that hardly any is encoded as bytes."""
+    text_key: str
+    """The field that holds the text of most records."""
 
 
 @dataclass(frozen=True)
 class _FileSample:
     text: str
-    text_per_disk_byte: float
+    """The beginning of its text, for words and letters."""
+    text_bytes: int
+    """Bytes of all text that was read ..."""
+    disk_bytes: float
+    """... and how many bytes on disk hold it."""
+    keys: Counter[str]
 
 
 def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
     """Measure files. Raises UserError for one that cannot be read, and for files without text."""
     by_kind: dict[str, list[Path]] = defaultdict(list)
+    others: Counter[str] = Counter()
     for path in paths:
-        by_kind[_kind(path)].append(path)
-    disk, text_bytes, sample = 0, 0.0, ""
+        kind = _kind(path)
+        if kind:
+            by_kind[kind].append(path)
+        else:
+            others[suffix_of(path) or path.name] += 1
+    disk, text_bytes = 0, 0.0
+    samples: list[_FileSample] = []
     for kind, group in sorted(by_kind.items()):
-        step = max(1, len(group) // SAMPLED_FILES)
-        samples = [_sample_file(path, kind, text_key) for path in group[::step][:SAMPLED_FILES]]
+        read = [_sample_file(path, kind, text_key) for path in _spread(group)]
         size = sum(_size(path) for path in group)
-        weights = sum(len(one.text) for one in samples)
-        shares = [one.text_per_disk_byte for one in samples if one.text]
         disk += size
-        text_bytes += size * (sum(shares) / len(shares) if shares and weights else 0.0)
-        sample += "".join(one.text for one in samples)
+        sampled = sum(one.disk_bytes for one in read)
+        text_bytes += size * sum(one.text_bytes for one in read) / sampled if sampled else 0.0
+        samples += read
+    sample = "".join(one.text for one in samples)
     if not sample.strip():
-        where = str(paths[0].parent if len(paths) > 1 else paths[0])
-        what = f"{len(paths)} files, and no text in the sample of them"
-        raise UserError("text-empty", where, what, "name .txt, .jsonl or .parquet files with text")
+        raise _no_text(paths, others)
+    if others:
+        logger.warning(f"not counted, since the corpus stage cannot read them: {_named(others)}")
     num_bytes = len(sample.encode("utf-8", "replace"))
-    words = _different_words(sample, text_bytes / num_bytes)
-    return CorpusSize(len(paths), disk, text_bytes, num_bytes, num_bytes / len(sample), words)
+    letters = Counter(sample)
+    keys = sum((one.keys for one in samples), Counter[str]())
+    return CorpusSize(
+        num_files=sum(map(len, by_kind.values())),
+        disk_bytes=disk,
+        text_bytes=text_bytes,
+        sampled_bytes=sum(one.text_bytes for one in samples),
+        bytes_per_character=num_bytes / len(sample),
+        different_words=_different_words(sample, text_bytes / num_bytes),
+        bits_per_character=_entropy(letters),
+        num_letters=_covering(letters),
+        text_key=keys.most_common(1)[0][0] if keys else text_key,
+    )
+
+
+def _spread(paths: Sequence[Path]) -> list[Path]:
+    """About `SAMPLED_FILES` of them, spread evenly over their bytes: large files count as such."""
+    ends = list(accumulate(max(1, _size(path)) for path in paths))
+    places = ((index + 0.5) / SAMPLED_FILES * ends[-1] for index in range(SAMPLED_FILES))
+    return [paths[index] for index in sorted({bisect_left(ends, place) for place in places})]
+
+
+def _named(others: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(8))
+
+
+def _no_text(paths: Sequence[Path], others: Counter[str]) -> UserError:
+    where = str(paths[0].parent if len(paths) > 1 else paths[0])
+    what = f"{len(paths):,} files, and no text in the sample of them"
+    if sum(others.values()) == len(paths):
+        what = f"only files that the corpus stage cannot read ({_named(others)})"
+    return UserError("text-empty", where, what, "name .txt, .jsonl or .parquet files with text")
 
 
 def _different_words(sample: str, times: float) -> float:
@@ -83,13 +141,38 @@ def _different_words(sample: str, times: float) -> float:
     return float(whole * max(1.0, times) ** growth)
 
 
+def _entropy(counts: Counter[str]) -> float:
+    """Bits of one symbol, by the frequencies of single symbols.
+
+    >>> _entropy(Counter("abcd"))
+    2.0
+    """
+    total = counts.total()
+    return -sum(n / total * math.log2(n / total) for n in counts.values())
+
+
+def _covering(counts: Counter[str]) -> int:
+    """How many of the most frequent characters make up `COVERED_FRACTION` of the text.
+
+    >>> _covering(Counter("aab"))
+    2
+    """
+    left = COVERED_FRACTION * counts.total()
+    for number, (_, count) in enumerate(counts.most_common(), start=1):
+        left -= count
+        if left <= 0:
+            return number
+    return len(counts)
+
+
 def _kind(path: Path) -> str:
-    """How to read a file: its suffixes such as `.jsonl.gz` or `.parquet`; empty for plain text."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    compressed = suffixes[-1] if suffixes and suffixes[-1] in _COMPRESSED else ""
-    inner = suffixes[-2] if compressed and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
-    record = inner if inner in _RECORDS or inner == ".parquet" else ""
-    return record + compressed
+    """`lines`, `text` or `parquet`; empty for a file that is no text for the corpus stage."""
+    suffix = suffix_of(path)
+    if suffix in LINE_SUFFIXES:
+        return "lines"
+    if suffix in TEXT_SUFFIXES:
+        return "text"
+    return "parquet" if suffix == ".parquet" else ""
 
 
 def _size(path: Path) -> int:
@@ -101,73 +184,205 @@ def _size(path: Path) -> int:
 
 def _sample_file(path: Path, kind: str, text_key: str) -> _FileSample:
     try:
-        if kind == ".parquet":
+        if kind == "parquet":
             return _sample_table(path, text_key)
-        raw, consumed = _beginning(path, kind)
+        if kind == "text":
+            return _sample_text(path)
+        return _sample_lines(path, text_key)
     except (OSError, EOFError, ValueError) as error:
         raise _unreadable(path, error) from error
-    whole = raw.decode("utf-8", "ignore")
-    text = whole
-    if kind.startswith(_RECORDS):
-        text = "".join(_fields(whole, text_key))
-    share = len(text.encode("utf-8")) / consumed if consumed else 0.0
-    return _FileSample(text, share)
 
 
-def _beginning(path: Path, kind: str) -> tuple[bytes, int]:
-    """The first bytes of a file, decompressed, and how many bytes on disk they take."""
-    with path.open("rb") as file:
-        if kind.endswith(".gz"):
-            raw = gzip.GzipFile(fileobj=file).read(SAMPLED_BYTES)
-        elif kind.endswith(".zst"):
-            raw = _zstd(file)
-        else:
-            raw = file.read(SAMPLED_BYTES)
-            return raw, len(raw)
-        # The decompressor reads ahead: exact for a file read to its end, nearly so for others.
-        return raw, max(1, min(file.tell(), path.stat().st_size))
+class _Stream:
+    """The decompressed bytes of a file, and how many bytes on disk they took so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.consumed, self.made = path, 0, 0
+
+    def chunks(self) -> Iterator[bytes]:
+        """In small steps, so that `consumed` is nearly exact for a compressed file too."""
+        with self.path.open("rb") as file:
+            head, suffix = file.read(4), self.path.suffix.lower()
+            file.seek(0)
+            unpack: Callable[[BinaryIO], Iterator[bytes]] = _plain
+            if head and (head.startswith(GZIP) or suffix == ".gz"):
+                unpack = _gunzip
+            elif head and (head == ZSTD or head[1:] == ZSTD_SKIPPABLE or suffix == ".zst"):
+                unpack = _unzstd
+            for chunk in unpack(file):
+                self.consumed, self.made = file.tell(), self.made + len(chunk)
+                yield chunk
+            self.consumed = file.tell()
 
 
-def _zstd(file: io.BufferedReader) -> bytes:
+def _plain(file: BinaryIO) -> Iterator[bytes]:
+    while data := file.read(READ_BYTES):
+        yield data
+
+
+def _gunzip(file: BinaryIO) -> Iterator[bytes]:
+    unpack, is_first = zlib.decompressobj(31), True
+    while data := file.read(READ_BYTES):
+        while data:
+            try:
+                yield unpack.decompress(data)
+            except zlib.error as error:
+                if is_first:
+                    raise ValueError(str(error)) from error
+                return  # what follows the last member
+            if not unpack.eof:
+                break
+            data, unpack, is_first = unpack.unused_data, zlib.decompressobj(31), False
+
+
+def _unzstd(file: BinaryIO) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError as error:
         raise missing_extra("zstandard", "corpus") from error
+    unpack = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    stream = unpack.stream_reader(file, READ_BYTES, read_across_frames=True, closefd=False)
     try:
-        return bytes(zstandard.ZstdDecompressor().stream_reader(file).read(SAMPLED_BYTES))
+        while data := stream.read(1 << 17):
+            yield data
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error
 
 
-def _fields(lines: str, text_key: str) -> list[str]:
-    """The text field of every complete line; without one of that name the longest text."""
-    found = []
-    for line in lines.split("\n"):
-        try:
-            row: Any = json.loads(line)
-        except ValueError:
-            continue  # the last line is cut; the corpus stage reports broken ones
+def _sample_text(path: Path) -> _FileSample:
+    stream, parts = _Stream(path), []
+    for chunk in stream.chunks():
+        parts.append(chunk)
+        if stream.made >= SAMPLED_BYTES:
+            break
+    text = _decoded(b"".join(parts))
+    num_bytes = len(text.encode("utf-8", "replace"))
+    return _FileSample(text[:STUDIED_CHARACTERS], num_bytes, stream.consumed, Counter())
+
+
+def _decoded(data: bytes) -> str:
+    """The text of bytes in UTF-8 or in UTF-16 with a mark; other encodings roughly, as letters."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "ignore")
+    # The last character may be cut; more than that is another encoding.
+    text = data.decode("utf-8", "ignore")
+    lost = len(data) - len(text.encode("utf-8"))
+    return data.decode("latin-1") if lost * 20 > len(data) else text
+
+
+def _sample_lines(path: Path, text_key: str) -> _FileSample:
+    stream, read = _Stream(path), _Texts(text_key)
+    for row in _rows(stream):
+        read.add(row)
+        if read.line_bytes >= SAMPLED_BYTES:
+            break
+    # Bytes of whole records among those decompressed, at the file's ratio of compression.
+    share = min(1.0, read.line_bytes / stream.made) if stream.made else 0.0
+    return _FileSample(read.studied(), read.num_bytes, stream.consumed * share, read.keys)
+
+
+class _Texts:
+    """The texts of records: their bytes, their beginning, and the fields that they were in."""
+
+    def __init__(self, text_key: str) -> None:
+        self.text_key = text_key
+        self.keys: Counter[str] = Counter()
+        self.num_bytes = self.line_bytes = 0
+        self._parts: list[str] = []
+        self._characters = 0
+
+    def add(self, line: tuple[Any, int]) -> None:
+        """One record and the bytes that it takes in its file."""
+        row, size = line
+        self.line_bytes += size
         if not isinstance(row, dict):
-            continue
-        texts = [value for value in row.values() if isinstance(value, str)]
-        text = row.get(text_key)
-        found.append(text if isinstance(text, str) else max(texts, key=len, default=""))
-    return found
+            return
+        key = self.text_key
+        if not isinstance(row.get(key), str):
+            texts = {name: len(value) for name, value in row.items() if isinstance(value, str)}
+            key = max(texts, key=texts.__getitem__, default="")
+        if not key:
+            return
+        text = row[key]
+        self.keys[key] += 1
+        self.num_bytes += len(text.encode("utf-8", "replace"))
+        if self._characters < STUDIED_CHARACTERS:
+            self._parts.append(text[: STUDIED_CHARACTERS - self._characters])
+            self._characters += len(self._parts[-1])
+
+    def studied(self) -> str:
+        """The beginning of the texts, as lines."""
+        return "\n".join(self._parts)
+
+
+def _rows(stream: _Stream) -> Iterator[tuple[Any, int]]:
+    """Each line as JSON, and its bytes; a file that is one list of records is read whole."""
+    chunks = stream.chunks()
+    rest = next(chunks, b"")
+    if rest.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        yield from _listed(rest + b"".join(_limited(chunks)))
+        return
+    parts = [rest]
+    for chunk in _limited(chunks):
+        if b"\n" in parts[-1]:
+            *lines, rest = b"".join(parts).split(b"\n")
+            for line in lines:
+                yield _parsed(line), len(line) + 1
+            parts = [rest]
+        parts.append(chunk)
+    for line in b"".join(parts).split(b"\n"):
+        yield _parsed(line), len(line) + 1
+
+
+def _limited(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > MAX_SAMPLED_BYTES:
+            return
+        yield chunk
+
+
+def _listed(data: bytes) -> Iterator[tuple[Any, int]]:
+    rows = _parsed(data)
+    # One line that is a list of something else, or a file too long to sample: no record.
+    for row in rows if isinstance(rows, list) else [None]:
+        yield row, len(data) // max(1, len(rows or ()))
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig", "replace"))
+    except (ValueError, RecursionError):
+        return None  # the corpus stage reports broken lines
 
 
 def _sample_table(path: Path, text_key: str) -> _FileSample:
     try:
+        import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise missing_extra("pyarrow", "corpus") from error
-    table = parquet.ParquetFile(path)
-    rows = next(table.iter_batches(batch_size=64), None)
-    if rows is None or text_key not in rows.schema.names:
-        return _FileSample("", 0.0)
-    texts = [text for text in rows.column(text_key).to_pylist() if isinstance(text, str)]
-    mean_bytes = sum(len(text.encode("utf-8")) for text in texts) / max(1, len(texts))
-    share = mean_bytes * table.metadata.num_rows / max(1, path.stat().st_size)
-    return _FileSample("".join(texts)[:SAMPLED_BYTES], share)
+    read, num_rows = _Texts(text_key), 0
+    try:
+        table = parquet.ParquetFile(path)
+        strings = [
+            field.name
+            for field in table.schema_arrow
+            if arrow.types.is_string(field.type) or arrow.types.is_large_string(field.type)
+        ]
+        groups = range(table.num_row_groups)
+        for group in [groups[n * len(groups) // 3] for n in range(3)] if groups else []:
+            wanted = [text_key] if text_key in strings else strings
+            batch = next(table.iter_batches(batch_size=256, row_groups=[group], columns=wanted))
+            num_rows += batch.num_rows
+            for row in batch.to_pylist():
+                read.add((row, 0))
+    except arrow.ArrowException as error:
+        raise ValueError(str(error)) from error
+    size = path.stat().st_size
+    disk = size * num_rows / table.metadata.num_rows if table.metadata.num_rows else 0.0
+    return _FileSample(read.studied(), read.num_bytes, disk, read.keys)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import known_languages
+from teenytinyllama.licenses import UNKNOWN
 from teenytinyllama.planning.planner import Plan, bytes_per_token
+from teenytinyllama.progress import format_duration, format_energy, format_money
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.recipe import load_recipe
 
@@ -32,6 +34,8 @@ class LanguageProfile:
     openings: tuple[str, ...] = ()
     has_language_filter: bool = True
     """Whether py3langid identifies the language well enough to filter by it."""
+    has_spaces: bool = True
+    """Whether spaces separate words: where not, the rules and tasks that count words are out."""
 
 
 def check_language(language: str, *, has_sample: bool) -> None:
@@ -68,10 +72,9 @@ def write_recipe(path: Path, recipe: str) -> None:
         raise
 
 
-def needed_text_mb(plan: Plan) -> float:
-    """Megabytes of clean text that the plan reads, with the most epochs it allows."""
-    each = bytes_per_token(plan.vocab_size)
-    return plan.tokens / plan.request.max_epochs * each / 1e6
+def needed_text_bytes(plan: Plan) -> float:
+    """Bytes of clean text that the plan reads, with the most epochs it allows."""
+    return plan.tokens / plan.request.max_epochs * bytes_per_token(plan.vocab_size)
 
 
 def render_recipe(
@@ -80,6 +83,7 @@ def render_recipe(
     name: str,
     language: str,
     text: str,
+    license_name: str = UNKNOWN,
     chat: str = "",
     learned: LanguageProfile | None = None,
 ) -> str:
@@ -89,12 +93,12 @@ def render_recipe(
     """
     parts = [
         _head(plan, name, language),
-        _corpus(text, learned),
+        _corpus(plan, text, license_name, learned),
         _tokenizer(plan, learned),
         ["[pack]  # documents laid end to end in random order; nothing is padded", ""],
         _pretrain(plan, learned),
-        _evaluate(),
-        _align(plan, chat) if chat else [],
+        _evaluate(learned),
+        _align(plan, chat, license_name) if chat else [],
         ["[quantize]", *_rows([('formats = ["q8_0"]', "8 bits per weight: half the size")]), ""],
         ["[report]", ""],
     ]
@@ -117,8 +121,9 @@ def _head(plan: Plan, name: str, language: str) -> list[str]:
     return [
         f"# Written by `ttl new` from a plan: {plan.parameters:,} parameters, {plan.tokens:,.0f} "
         "tokens,",
-        f"# {cost.hours:.3g} h on {request.num_gpus} x {request.gpu.title} at {request.mfu:.0%} of "
-        f"its peak, {cost.kwh:.3g} kWh, ${cost.usd:,.2f}. Limited by {plan.limit}.",
+        f"# {format_duration(cost.hours * 3600)} on {request.num_gpus} x {request.gpu.title} at "
+        f"{request.mfu:.0%} of its peak, {format_energy(cost.kwh)}{_money(plan)}. Limited by "
+        f"{plan.limit}.",
         "# It runs as it is: `ttl run` with this file. `ttl settings` explains every setting.",
         *_rows(
             [
@@ -138,12 +143,26 @@ def _head(plan: Plan, name: str, language: str) -> list[str]:
     ]
 
 
-def _corpus(text: str, learned: LanguageProfile | None) -> list[str]:
+def _money(plan: Plan) -> str:
+    return f", {format_money(plan.cost.usd)}" if plan.request.usd_per_hour else ""
+
+
+def _corpus(plan: Plan, text: str, license_name: str, learned: LanguageProfile | None) -> list[str]:
+    key = plan.request.text_key
+    field = "" if key == "text" else f", text_key = {_quoted(key)}"
+    words = '# Add the text\'s origin, as in { kind = ..., origin = "https://..." }, for the cards.'
+    if license_name == UNKNOWN:
+        words = (
+            '# "unknown" trains, and `ttl publish` refuses it: give the licence (SPDX) of the text,'
+        )
+        words += (
+            '\n# such as "CC-BY-4.0", and its origin = "https://..."; cards are written from them.'
+        )
     lines = [
         "[corpus]",
-        "# Give each source its licence (SPDX) and origin, as in { kind = ..., license =",
-        '# "CC-BY-4.0", origin = "https://..." }: the cards are written from them.',
-        f'sources = [{{ kind = "files", path = {_quoted(text)} }}]',
+        words,
+        f'sources = [{{ kind = "files", path = {_quoted(text)}, '
+        f"license = {_quoted(license_name)}{field} }}]",
         *_rows([("heldout_fraction = 0.02", "kept out of training, for evaluation")]),
     ]
     if learned:
@@ -155,10 +174,18 @@ def _filters(learned: LanguageProfile) -> Iterator[str]:
     yield "[corpus.filters]"
     yield f"# Learned from {learned.num_documents} documents of clean text. `ttl corpus --explain`"
     yield "# shows the result of each rule for a document."
+    families: tuple[str, ...] = ("address", "language", *COUNTING)
     if not learned.has_language_filter:
         yield "# No language filter: py3langid does not identify this language. A"
         yield '# GlotLID model does: language_model = "its path", and add "language" to this list.'
-        yield f"families = {_list(('address', *COUNTING))}"
+        families = ("address", *COUNTING)
+    if not learned.has_spaces:
+        yield "# No rules that count words: no spaces separate the words of this script."
+        families = tuple(name for name in families if name not in COUNTING)
+    if len(families) < 2 + len(COUNTING):
+        yield f"families = {_list(families)}"
+    if not learned.has_spaces:
+        return
     yield f"stop_words = {_list(learned.stop_words)}"
     numbers = ", ".join(f"{name} = {value:g}" for name, value in learned.thresholds.items())
     yield f"thresholds = {{ {numbers} }}"
@@ -210,7 +237,9 @@ def _pretrain(plan: Plan, learned: LanguageProfile | None) -> list[str]:
     return ["[pretrain]", *_rows(rows), ""]
 
 
-def _evaluate() -> list[str]:
+def _evaluate(learned: LanguageProfile | None) -> list[str]:
+    if learned and not learned.has_spaces:
+        return ["[evaluate]  # bits per byte of held-out text", ""]
     return [
         "[evaluate]",
         "# Besides bits per byte: choose the last word of held-out sentences from four.",
@@ -219,12 +248,13 @@ def _evaluate() -> list[str]:
     ]
 
 
-def _align(plan: Plan, chat: str) -> list[str]:
+def _align(plan: Plan, chat: str, license_name: str) -> list[str]:
     length = min(plan.request.sequence_length, CHAT_LENGTH)
     rate = min(plan.peak_learning_rate / 2, MAX_CHAT_RATE)
     return [
         "[align]",
-        f'sources = [{{ kind = "files", path = {_quoted(chat)} }}]',
+        f'sources = [{{ kind = "files", path = {_quoted(chat)}, '
+        f"license = {_quoted(license_name)} }}]",
         *_rows(
             [
                 ("num_epochs = 3", "epochs (paper 4.3)"),

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.planning.plan_request import PlanRequest
 from teenytinyllama.planning.planner import Plan, make_plan, other_sizes
+from teenytinyllama.progress import format_carbon, format_duration, format_energy, format_money
 
 BAR_WIDTH = 18
 
@@ -49,25 +51,37 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "vocabulary", f"{plan.vocab_size:,} tokens"
     yield (
         "tokens",
-        f"{_short(plan.tokens)}: {plan.epochs:.2g} epochs over {_short(plan.unique_tokens)}",
+        f"{_short(plan.tokens)}: {plan.epochs:.2g} epochs over {_short(plan.unique_tokens)}"
+        if request.has_text or request.unique_tokens
+        else f"{_short(plan.tokens)}, each read once",
     )
     yield "steps", f"{plan.num_steps:,} of {plan.tokens_per_step:,} tokens"
     yield "peak rate", f"{plan.peak_learning_rate:g}"
-    yield "time", f"{cost.hours:.3g} h"
-    yield "energy", f"{cost.gpu_kwh:.3g} kWh GPU + {cost.host_kwh:.3g} kWh machine (modelled)"
-    yield "carbon", f"{cost.emissions_kg:.3g} kg CO2eq ({request.country})"
-    price = (
-        f"at ${request.usd_per_hour:g} per GPU and hour"
-        if request.usd_per_hour
-        else "no price given"
-    )
-    if request.usd_per_hour and request.usd_per_hour == request.gpu.usd_per_hour:
-        price += f": {request.gpu.price_from}"
+    yield "time", f"{format_duration(cost.hours * 3600)}{_reserved(request)}"
+    device = "CPU" if request.gpu.name == "cpu" else "GPU"
     yield (
-        "money",
-        f"${cost.usd:,.2f} ({price}; {request.reserve_fraction:.0%} reserved for later stages)",
+        "energy",
+        f"{format_energy(cost.gpu_kwh)} {device} + {format_energy(cost.host_kwh)} rest of the "
+        "machine (modelled)",
     )
+    yield "carbon", f"{format_carbon(cost.emissions_kg)} ({request.country})"
+    yield "money", format_price(cost.usd, request)
     yield "expected loss", _expected(plan)
+
+
+def _reserved(request: PlanRequest) -> str:
+    share = request.reserve_fraction
+    return f" ({share:.0%} of the budget is reserved for later stages)" if share else ""
+
+
+def format_price(usd: float, request: PlanRequest) -> str:
+    """The money, and where its price is from."""
+    if not request.usd_per_hour:
+        return "no price given (--usd-per-hour)"
+    price = f"at ${request.usd_per_hour:g} per GPU and hour"
+    if request.usd_per_hour == request.gpu.usd_per_hour:
+        price += f": {request.gpu.price_from}"
+    return f"{format_money(usd)} ({price})"
 
 
 def _expected(plan: Plan) -> str:
@@ -119,7 +133,8 @@ def _budgets(plan: Plan) -> Table:
             continue  # more money gives no lower loss
         bar = _bar(other.law_loss, low, high)
         money = plan.request.budget_usd
-        budget = f"${money * factor:,.2f}" if money else f"{plan.request.hours * factor:.3g} h"
+        hours = plan.request.budget_hours or 0.0
+        budget = format_money(money * factor) if money else format_duration(hours * factor * 3600)
         table.add_row(
             budget,
             _short(other.parameters),

@@ -11,12 +11,15 @@ from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.planning.corpus_size import measure_corpus
 from teenytinyllama.planning.curve_fit import FittedLaw
 from teenytinyllama.planning.reference_data import Gpu, gpus, law_names
+from teenytinyllama.progress import format_bytes
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.training import ModelSettings
 
 logger = logging.getLogger(__name__)
 
 PORTUGUESE_BYTES_PER_CHARACTER = 1.03
+# Entropy of single characters up to which a token holds as many of them as in Portuguese (4.4).
+ALPHABET_BITS = 5.5
 MIN_CONTEXT, MAX_CONTEXT = 64, 1 << 17
 DEFAULT_CONTEXT, CPU_CONTEXT = 2048, 512
 # Where no text is named the plan says how much it needs: text must not be the limit.
@@ -34,7 +37,13 @@ class PlanRequest:
     budget_hours: float | None = None
     unique_tokens: float | None = None
     bytes_per_character: float = PORTUGUESE_BYTES_PER_CHARACTER
+    bits_per_character: float = ALPHABET_BITS
     different_words: float = math.inf
+    # Letters that the vocabulary must have room for.
+    num_letters: int = 0
+    # Whether the user said how much text there is.
+    has_text: bool = True
+    text_key: str = "text"
     num_gpus: int = 1
     mfu: float = 0.4
     # Share of the budget that is kept for evaluation, fine-tuning, chat and things going wrong.
@@ -101,20 +110,26 @@ def request_from_options(
 
 def _text_options(text_mb: float | None, text: str) -> dict[str, Any]:
     """Bytes of text; with a path also what a sample of the text shows."""
+    if not text and text_mb is None:
+        return {"text_bytes": PLENTY_OF_TEXT_BYTES, "has_text": False}
     if not text:
-        return {"text_bytes": text_mb * 1e6 if text_mb is not None else PLENTY_OF_TEXT_BYTES}
+        assert text_mb is not None
+        return {"text_bytes": text_mb * 1e6}
     paths = expand_path(text)
     if not paths:
         raise UserError("text-missing", "--text", f'no file at "{text}"', "check the path")
     found = measure_corpus(paths)
     logger.info(
-        f"text: about {found.text_bytes / 1e6:,.3g} MB in {found.num_files:,} files, by their "
-        f"sizes and a sample of {found.sampled_bytes / 1e3:,.0f} kB"
+        f"text: about {format_bytes(found.text_bytes)} in {found.num_files:,} files, by their "
+        f"sizes and a sample of {format_bytes(found.sampled_bytes)}"
     )
     return {
         "text_bytes": found.text_bytes if text_mb is None else text_mb * 1e6,
         "bytes_per_character": found.bytes_per_character,
+        "bits_per_character": found.bits_per_character,
         "different_words": found.different_words,
+        "num_letters": found.num_letters,
+        "text_key": found.text_key,
     }
 
 
@@ -129,6 +144,8 @@ def check_request(request: PlanRequest) -> None:
     amounts = {"--budget-usd": request.budget_usd, "--hours": request.budget_hours}
     amounts |= {"--text-mb": request.text_bytes, "--gpus": request.num_gpus}
     amounts |= {"--tokens": request.unique_tokens, "--max-epochs": request.max_epochs}
+    if not request.has_text:
+        del amounts["--text-mb"]
     amounts |= {"--peak-tflops": request.gpu.peak_tflops}
     for name, value in amounts.items():
         if value is not None and not 0 < value < math.inf:

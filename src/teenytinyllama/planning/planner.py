@@ -11,9 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from teenytinyllama.artifacts.conversations import SPECIAL_TOKENS
 from teenytinyllama.errors import UserError
-from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
+from teenytinyllama.modeling.model_size import flops_per_token, num_parameters, padded_vocab_size
 from teenytinyllama.planning.plan_request import (
+    ALPHABET_BITS,
     PORTUGUESE_BYTES_PER_CHARACTER,
     PlanRequest,
     check_request,
@@ -25,6 +27,7 @@ from teenytinyllama.planning.scaling_laws import (
     law_offset,
     published_law,
 )
+from teenytinyllama.progress import format_bytes, format_duration
 from teenytinyllama.settings.training import ModelSettings
 
 # Bytes of text per token by vocabulary size: Portuguese, SentencePiece BPE; interpolated by log.
@@ -48,6 +51,7 @@ MIN_STEPS = 500
 # Of two models whose losses differ by less than this many nats, the cheaper one is chosen.
 SAME_LOSS = 0.01
 MANY_EPOCHS = 16.0
+MAX_TRIES = 50
 # fp32 weights, gradients and two moments; the rest of the memory is for activations.
 BYTES_PER_PARAMETER = 16
 MEMORY_FOR_STATE = 0.6
@@ -109,6 +113,8 @@ class Plan:
         """The plan as plain values for JSON, which has no infinities: they are None."""
         request = asdict(self.request)
         request["model"] = self.request.model.model_dump() if self.request.model else None
+        if not self.request.has_text:
+            request["text_bytes"] = None
         values = {
             **asdict(self),
             "request": request,
@@ -128,16 +134,24 @@ def _finite_or_none(value: Any) -> Any:
 
 
 def bytes_per_token(
-    vocab_size: int, bytes_per_character: float = PORTUGUESE_BYTES_PER_CHARACTER
+    vocab_size: int,
+    bytes_per_character: float = PORTUGUESE_BYTES_PER_CHARACTER,
+    bits_per_character: float = ALPHABET_BITS,
 ) -> float:
     """Approximate bytes of text per token of such a vocabulary; for Portuguese by default.
+
+    Among alphabets a token has about as many characters; where each character says more, as in
+    Chinese or Korean, it has fewer.
 
     >>> round(bytes_per_token(32_000), 2), round(bytes_per_token(1024), 2)
     (4.6, 3.1)
     >>> round(bytes_per_token(32_000, bytes_per_character=2.7), 1)  # Bengali
     12.1
+    >>> round(bytes_per_token(32_000, 2.9, 9.7), 1)  # Chinese: one and a half characters
+    4.2
     """
     scale = bytes_per_character / PORTUGUESE_BYTES_PER_CHARACTER
+    scale *= min(1.0, ALPHABET_BITS / bits_per_character) ** 2
     known = sorted(BYTES_PER_TOKEN.items())
     if vocab_size <= known[0][0]:
         return known[0][1] * scale
@@ -149,10 +163,13 @@ def bytes_per_token(
 
 
 def vocabulary_for(
-    text_bytes: float, bytes_per_character: float = PORTUGUESE_BYTES_PER_CHARACTER
+    text_bytes: float,
+    bytes_per_character: float = PORTUGUESE_BYTES_PER_CHARACTER,
+    bits_per_character: float = ALPHABET_BITS,
 ) -> int:
-    """Vocabulary size for so much text, compared by its characters."""
+    """Vocabulary size for so much text, compared by its characters and what each of them says."""
     comparable = text_bytes * PORTUGUESE_BYTES_PER_CHARACTER / bytes_per_character
+    comparable *= max(1.0, bits_per_character / ALPHABET_BITS) ** 2
     return next(size for limit, size in VOCABULARY_BY_TEXT if comparable <= limit)
 
 
@@ -206,12 +223,13 @@ def make_plan(request: PlanRequest) -> Plan:
     """
     check_request(request)
     law = _law(request)
-    vocab_size = _vocabulary(request)
+    vocab_size = _vocabulary(request, law)
     best = _best(request, law, vocab_size)
     if best is None:
-        raise _too_small(request, vocab_size)
+        raise _too_small(request, law, vocab_size)
     loss, model, tokens = best
-    unique = unique_tokens(request, vocab_size)
+    # Where no text is named the plan says how much it needs: each token read once.
+    unique = unique_tokens(request, vocab_size) if request.has_text else tokens
     compute = tokens * flops_per_token(model, vocab_size, request.sequence_length)
     tokens_per_step, rate = batch_and_rate(compute, request.sequence_length)
     while tokens < MIN_STEPS * tokens_per_step and tokens_per_step > request.sequence_length:
@@ -270,18 +288,45 @@ def _expected_for(
 
 def unique_tokens(request: PlanRequest, vocab_size: int) -> float:
     """Unique tokens: as counted, else estimated from the size of the text."""
-    each = bytes_per_token(vocab_size, request.bytes_per_character)
-    return request.unique_tokens or request.text_bytes / each
+    return request.unique_tokens or request.text_bytes / _bytes_per_token(request, vocab_size)
 
 
-def _vocabulary(request: PlanRequest) -> int:
+def _bytes_per_token(request: PlanRequest, vocab_size: int) -> float:
+    return bytes_per_token(vocab_size, request.bytes_per_character, request.bits_per_character)
+
+
+def _vocabulary(request: PlanRequest, law: Law) -> int:
     if request.vocab_size:
         return request.vocab_size
-    size = vocabulary_for(request.text_bytes, request.bytes_per_character)
+    least = smallest_vocabulary(request.num_letters)
+    if not request.has_text and request.unique_tokens is None:
+        return max(least, _vocabulary_for_needed_text(request, law))
+    size = vocabulary_for(
+        request.text_bytes, request.bytes_per_character, request.bits_per_character
+    )
     # A text of few different words cannot fill it, and the tokenizer stage would raise an error.
     while size > MIN_VOCABULARY and size > TOKENS_PER_WORD * request.different_words:
         size //= 2
-    return size
+    return max(least, size)
+
+
+def smallest_vocabulary(num_letters: int) -> int:
+    """Room for bytes, special tokens, so many letters, and half as many tokens of several letters.
+
+    >>> smallest_vocabulary(100), smallest_vocabulary(3500)
+    (448, 5568)
+    """
+    return padded_vocab_size(256 + len(SPECIAL_TOKENS) + num_letters + num_letters // 2)
+
+
+def _vocabulary_for_needed_text(request: PlanRequest, law: Law) -> int:
+    """The vocabulary for as much text as the plan reads, where none is named."""
+    sizes = [size for _, size in reversed(VOCABULARY_BY_TEXT)]
+    for size in sizes:
+        best = _best(request, law, size)
+        if best and vocabulary_for(best[2] * bytes_per_token(size)) >= size:
+            return size
+    return sizes[-1]
 
 
 def _best(
@@ -349,20 +394,79 @@ def _gains(request: PlanRequest, law: Law, vocab_size: int, loss: float) -> tupl
     return gains[0], gains[1]
 
 
-def _too_small(request: PlanRequest, vocab_size: int) -> UserError:
-    """An error that says by how much budget or text is too small for the smallest shape."""
+def _too_small(request: PlanRequest, law: Law, vocab_size: int) -> UserError:
+    """An error that says every limit that is too small for the smallest shape, and what is not."""
+    paid, read, needed = _limits(request, vocab_size)
+    found = []
+    if paid < needed:
+        hours = format_duration(request.hours * 3600)
+        kept = f" ({request.reserve_fraction:.0%} reserved)" if request.reserve_fraction else ""
+        found.append(f"{hours} on {request.gpu.title}{kept} is enough for {paid:,.0f} tokens")
+    if read < needed:
+        size = (
+            f"{request.unique_tokens:,.0f} tokens"
+            if request.unique_tokens
+            else f"{format_bytes(request.text_bytes)} of text"
+        )
+        found.append(f"{size}, read {request.max_epochs:g} times, is {read:,.0f} tokens")
+    what = f"{' and '.join(found)}; the smallest model needs {needed:,.0f}"
+    return UserError("plan-too-small", "ttl plan", what, _options_that_suffice(request, law))
+
+
+def _limits(request: PlanRequest, vocab_size: int) -> tuple[float, float, float]:
+    """Tokens that the budget and the text are enough for, and that the smallest model needs."""
     model = shapes()[0]
-    needed = MIN_TOKENS_PER_PARAMETER * num_parameters(model, vocab_size)
     paid = request.flops / flops_per_token(model, vocab_size, request.sequence_length)
     read = unique_tokens(request, vocab_size) * request.max_epochs
-    if paid < needed:
-        what = f"{request.hours:.3g} h on {request.gpu.title} pays for {paid:,.0f} tokens"
-        fix = f"give {needed / paid:.1f} times the money or hours, or a faster --gpu"
-    else:
-        what = f"{request.text_bytes / 1e6:.3g} MB of text is {read:,.0f} tokens in all epochs"
-        fix = f"give {needed / read:.1f} times the text"
-    what += f", the smallest model needs {needed:,.0f}"
-    return UserError("plan-too-small", "ttl plan", what, fix)
+    return paid, read, MIN_TOKENS_PER_PARAMETER * num_parameters(model, vocab_size)
+
+
+def _options_that_suffice(request: PlanRequest, law: Law) -> str:
+    """The options to type for the smallest plan there is: more text may ask for more tokens."""
+    enough = request
+    for _ in range(MAX_TRIES):
+        vocab_size = _vocabulary(enough, law)
+        if _best(enough, law, vocab_size) is not None:
+            break
+        paid, read, needed = _limits(enough, vocab_size)
+        money, text = max(1.0, needed / paid), max(1.0, needed / read)
+        enough = replace(
+            enough,
+            budget_usd=enough.budget_usd and _rounded_up(enough.budget_usd * money),
+            budget_hours=enough.budget_hours and _rounded_up(enough.budget_hours * money),
+            unique_tokens=enough.unique_tokens and _rounded_up(enough.unique_tokens * text),
+            text_bytes=_rounded_up(enough.text_bytes * text),
+        )
+    asked = []
+    for option, before, after, unit in (
+        ("--budget-usd", request.budget_usd, enough.budget_usd, 1.0),
+        ("--hours", request.budget_hours, enough.budget_hours, 1.0),
+        ("--tokens", request.unique_tokens, enough.unique_tokens, 1.0),
+        ("--text-mb", request.text_bytes, enough.text_bytes, 1e6),
+    ):
+        counted = option == "--text-mb" and request.unique_tokens
+        if after is not None and after != before and not counted:
+            asked.append(f"{option} {_plain(after / unit)}")
+    return " ".join(asked)
+
+
+def _rounded_up(value: float) -> float:
+    """Two significant digits, never less than the value.
+
+    >>> _rounded_up(0.010001), _rounded_up(1234), _rounded_up(2.0)
+    (0.011, 1300.0, 2.0)
+    """
+    step = 10 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / step - 1e-9) * step:.2g}")
+
+
+def _plain(value: float) -> str:
+    """A number as people type it, without an exponent.
+
+    >>> _plain(0.00012), _plain(1300.0)
+    ('0.00012', '1300')
+    """
+    return f"{value:.12f}".rstrip("0").rstrip(".")
 
 
 def _notes(
@@ -370,8 +474,14 @@ def _notes(
 ) -> tuple[str, ...]:
     unique = unique_tokens(request, vocab_size)
     notes = []
-    if request.unique_tokens is None:
-        each = bytes_per_token(vocab_size, request.bytes_per_character)
+    each = _bytes_per_token(request, vocab_size)
+    if not request.has_text and request.unique_tokens is None:
+        notes.append(
+            f"No text is named: this needs {format_bytes(tokens * each)} of it, or "
+            f"{format_bytes(tokens * each / request.max_epochs)} read {request.max_epochs:g} "
+            "times. `--text PATH` plans for the text you have."
+        )
+    elif request.unique_tokens is None:
         notes.append(
             f"Tokens are estimated: {request.bytes_per_character:.2f} bytes per character, so "
             f"about {each:.1f} bytes per token; `ttl tokenizer` counts them. Filters remove some."

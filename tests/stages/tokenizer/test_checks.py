@@ -8,8 +8,8 @@ def test_a_vocabulary_must_have_room_for_its_letters(tmp_path):
     recipe = f'language = "zh"\n[tokenizer]\nvocab_size = 512\nrequired_letters = "{letters}"\n'
     line = problems(tmp_path, recipe, "tokenizer")["vocabulary-too-small"]
     assert "600 required letters" in line
-    assert line.endswith("fix: --set tokenizer.vocab_size=1464")
-    assert problems(tmp_path, recipe.replace("= 512", "= 1464"), "tokenizer") == {}
+    assert line.endswith("fix: --set tokenizer.vocab_size=1344")
+    assert problems(tmp_path, recipe.replace("= 512", "= 1344"), "tokenizer") == {}
     byte_level = recipe + 'model = "byte-level"\n'
     assert problems(tmp_path, byte_level, "tokenizer") == {}  # letters are bytes there
 

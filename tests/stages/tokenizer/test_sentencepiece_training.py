@@ -7,6 +7,7 @@ import pytest
 from support.token_stages import write_texts
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.stages.tokenizer import sentencepiece_training as training
 
 
@@ -42,3 +43,15 @@ def test_memory_error_names_the_sample_that_fits() -> None:
         training.check_memory(500_000_000, needed // 2)
     fitting = int(caught.value.fix.split("=")[1])
     training.check_memory(fitting, needed // 2)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_vocabulary_smaller_than_its_letters_is_one_line(kind: str) -> None:
+    counts = Counter({" " + chr(0x4E00 + n): 5 for n in range(900)})
+    settings = TokenizerSettings(vocab_size=512, model=kind, required_letters="äöü")  # type: ignore[arg-type]
+    with pytest.raises(UserError) as error:
+        training.train_model(counts, settings)
+    assert error.value.code == "vocabulary-too-small"
+    enough = int(error.value.fix.split("=")[1])
+    if kind == "bpe":  # a unigram vocabulary needs more words than this text has
+        assert training.train_model(counts, settings.model_copy(update={"vocab_size": enough}))

@@ -8,12 +8,11 @@ from pathlib import Path
 from teenytinyllama.artifacts.conversations import SPECIAL_TOKENS
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import letters_of
+from teenytinyllama.modeling.model_size import padded_vocab_size
 from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.settings.recipe import Recipe
 
 NUM_BYTE_TOKENS = 256
-# Merges above the letters, so that words and not only letters have tokens.
-SPARE_TOKENS = 256
 
 
 def check(settings: TokenizerSettings, recipe: Recipe) -> Iterator[UserError]:
@@ -26,7 +25,7 @@ def check(settings: TokenizerSettings, recipe: Recipe) -> Iterator[UserError]:
             "tokenizer.vocab_size",
             f"{settings.vocab_size:,} tokens, and special tokens, bytes and the "
             f"{len(set(letters)):,} required letters alone are {needed:,}",
-            f"--set tokenizer.vocab_size={needed + max(SPARE_TOKENS, len(set(letters)))}",
+            f"--set tokenizer.vocab_size={padded_vocab_size(needed + needed // 2)}",
         )
     if settings.measure_text and not Path(settings.measure_text).expanduser().is_file():
         what = f'no file at "{settings.measure_text}"'

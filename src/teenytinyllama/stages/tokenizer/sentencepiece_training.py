@@ -31,6 +31,7 @@ from teenytinyllama.artifacts.conversations import (
 from teenytinyllama.artifacts.documents import Document, Split, read_documents
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import letters_of
+from teenytinyllama.modeling.model_size import padded_vocab_size
 from teenytinyllama.progress import Progress
 from teenytinyllama.settings.data_preparation import TokenizerSettings
 
@@ -55,6 +56,7 @@ MAX_UNCOVERED_FRACTION = 0.001  # of letters without a token; more is a mistake 
 # library would read a literal `<s>` as the special token.
 _SPECIAL_CHARACTERS = "".join(sorted(set("".join(SPECIAL_TOKENS) + "<0x0123456789ABCDEF>")))
 MAX_WORD_CHARACTERS = 1024  # longer ones (encoded files, tables) are split
+LETTERS_NEEDED = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 FEASIBLE = re.compile(r"Vocabulary size too high \(\d+\).*?<= (\d+)")
 
 
@@ -242,10 +244,24 @@ def _rows(counts: Counter[str]) -> Iterator[str]:
 
 
 def _explain(error: RuntimeError, settings: TokenizerSettings) -> Exception:
+    needed = LETTERS_NEEDED.search(str(error))
+    if needed is not None:
+        return vocabulary_too_small(settings.vocab_size, int(needed[1]))
     feasible = FEASIBLE.search(str(error))
     if feasible is None:
         return error
     return vocabulary_too_large(settings.vocab_size, int(feasible[1]))
+
+
+def vocabulary_too_small(vocab_size: int, needed: int) -> UserError:
+    """The error if special tokens, bytes and single letters alone are more tokens."""
+    return UserError(
+        "vocabulary-too-small",
+        "tokenizer.vocab_size",
+        f"{vocab_size:,} tokens, and special tokens, bytes and the letters of the text alone are "
+        f"{needed:,}",
+        f"--set tokenizer.vocab_size={padded_vocab_size(needed + needed // 2)}",
+    )
 
 
 def vocabulary_too_large(vocab_size: int, most: int) -> UserError:

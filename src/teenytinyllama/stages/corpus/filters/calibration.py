@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.languages import has_spaces_between_words
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.batches import Values
 from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES
@@ -174,6 +175,8 @@ class LearnedLanguage:
     stop_words: tuple[str, ...]
     letters: str
     openings: tuple[str, ...]
+    has_spaces: bool
+    """Whether words are separated by spaces: rules that count words mean nothing elsewhere."""
     known_fraction: float | None
     """Share of the documents identified as the language; None: the model does not know it."""
 
@@ -203,6 +206,7 @@ def learn_language(path: Path, language: str) -> LearnedLanguage:
         stop_words=stop_words,
         letters=letters_in(documents),
         openings=_openings(documents),
+        has_spaces=has_spaces_between_words("\n".join(documents)),
         known_fraction=known_fraction(documents, language),
     )
 

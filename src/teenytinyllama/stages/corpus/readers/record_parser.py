@@ -17,6 +17,7 @@ from teenytinyllama.artifacts.conversations import (
     read_conversation,
 )
 from teenytinyllama.artifacts.documents import Document
+from teenytinyllama.licenses import UNKNOWN
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.batches import (
     BatchDocument,
@@ -101,8 +102,9 @@ def _extract(one: BatchDocument, source: Source) -> None:
         text = text_of(record, source.text_key)
     license_ = str(record.get("license") or "").strip()
     if license_.lower() in NO_LICENSE:
-        license_ = source.license
-    if license_.lower() in NO_LICENSE:
+        license_ = source.license.strip()
+    # A recipe may say that nobody knows it: the text can be trained on, and never published.
+    if license_.lower() in NO_LICENSE - {UNKNOWN}:
         raise UnusableError(LICENSE_MISSING)
     name = record.get("source")
     named = name if isinstance(name, str) and SOURCE_NAME.fullmatch(name) else ""
