@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from teenytinyllama.artifacts.manifest import Manifest, write_manifest
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import find_model_folder, load_chat_model
+from teenytinyllama.inference.chat_model import find_model_folder, load_chat_model, model_names
 from teenytinyllama.inference.sampling import Sampling
 
 
@@ -137,3 +137,9 @@ def test_a_model_outlives_its_files(model_dir: Path, tmp_path: Path) -> None:
         path.write_bytes(b"")
     assert chat_model.encode_prompt([{"role": "user", "content": "Olá"}]) == prompt
     assert "".join(chat_model.answer(prompt, 4, Sampling())) == before
+
+
+def test_models_are_named_by_as_little_of_their_path_as_tells_them_apart() -> None:
+    names = model_names([Path("/home/ana/a/final"), Path("/home/ana/b/final"), Path("/x/c.gguf")])
+    assert names == ["a/final", "b/final", "x/c.gguf"]
+    assert model_names([Path("/home/ana/a/final")]) == ["final"]

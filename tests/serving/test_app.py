@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import openai
 import pytest
 from openai import OpenAI
 from support.running_server import RunningServer, running
@@ -118,3 +119,15 @@ def test_health_reports_models_search_and_key(server: RunningServer) -> None:
     status, health, _ = server.ask("/health")
     assert (status, health["status"], health["models"]) == (200, "ok", {"tiny": "as loaded"})
     assert (health["chat_data"], health["needs_key"]) == ("none", False)
+
+
+def test_a_model_is_retrieved_by_its_name(chat_model: ChatModel, client: OpenAI) -> None:
+    assert client.models.retrieve("tiny") == client.models.list().data[0]
+    with pytest.raises(openai.NotFoundError, match="this server has: tiny"):
+        client.models.retrieve("other")
+    with running([replace(chat_model, name="a/tiny")]) as server:
+        assert server.ask("/v1/models/a/tiny")[1]["id"] == "a/tiny"
+        assert server.ask("/v1/models/a%2Ftiny")[1]["id"] == "a/tiny"
+        assert server.ask("/v1/models/", None)[0] == 404
+        assert server.ask("/v1/models/a/tiny", {"a": 1})[0] == 405
+        assert 'path="/v1/models/",status="200"} 2' in server.ask("/metrics")[1]

@@ -56,6 +56,93 @@ def test_idle_connections_are_closed_for_new_ones(chat_model: ChatModel) -> None
             plug.close()
 
 
+def half_sent(port: int) -> socket.socket:
+    """A connection whose body never comes."""
+    plug = socket.create_connection(("127.0.0.1", port), timeout=5)
+    plug.sendall(
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+        b"content-type: application/json\r\ncontent-length: 50\r\n\r\n{"
+    )
+    return plug
+
+
+def test_half_sent_bodies_shut_out_nobody(chat_model: ChatModel) -> None:
+    with running([chat_model], Limits(max_connections=8)) as server:
+        answering = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        body = json.dumps({**RIGHT_COMPLETION, "max_tokens": 100, "stream": True}).encode()
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+        head += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+        answering.sendall(head + body)
+        answer = answering.recv(64)
+        plugs: list[socket.socket] = []
+        for _ in range(4):
+            plugs += [half_sent(server.port) for _ in range(5)]
+            assert server.ask("/v1/completions", RIGHT_COMPLETION)[0] == 200
+        assert plugs[0].recv(4096).startswith(b"HTTP/1.1 503 ")
+        while part := answering.recv(4096):  # nothing of it was waited for
+            answer += part
+        assert answer.startswith(b"HTTP/1.1 200 ") and b"[DONE]" in answer
+        for plug in (*plugs, answering):
+            plug.close()
+
+
+SMUGGLED = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+CHUNKED = b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        # Known forms: RFC 9112, section 11.2; CL.TE, TE.CL, TE.TE, CL.CL and hidden headers.
+        (b"content-length: 5", b"transfer-encoding: chunked"),
+        (b"transfer-encoding: chunked", b"content-length: 5"),
+        (b"Content-Length: 5", b"Transfer-Encoding:\r\n chunked"),
+        (b"content-length: 5", b"transfer-encoding: Chunked"),
+        (b"content-length: 0", b"transfer-encoding:\tchunked"),
+        (b"content-length: 5", b"transfer-encoding : chunked"),
+        (b"content-length: 5", b" transfer-encoding: chunked"),
+        (b"content-length: 5", b"transfer-encoding: xchunked"),
+        (b"content-length: 5", b"transfer-encoding: chunked, identity"),
+        (b"transfer-encoding: chunked", b"transfer-encoding: chunked"),
+        (b"transfer-encoding: chunked", b"transfer-encoding: x"),
+        (b"transfer-encoding: gzip, chunked",),
+        (b"transfer-encoding: \x0bchunked",),
+        (b"transfer-encoding: chunked\x00",),
+        (b"content-length: 5", b"content-length: 6"),
+        (b"content-length: 5, 6",),
+        (b"content-length: +5",),
+        (b"content-length: -5",),
+        (b"content-length: 0x5",),
+        (b"content-length: 5 5",),
+        (b"content-length: 5\r x: y",),
+        (b"x: y\rcontent-length: 5",),
+    ],
+)
+def test_a_body_with_two_ends_smuggles_no_second_request(
+    server: RunningServer, rows: tuple[bytes, ...]
+) -> None:
+    head = [b"POST /v1/completions HTTP/1.1", b"host: localhost", b"content-type: application/json"]
+    answer = server.raw(b"\r\n".join([*head, *rows, b"", CHUNKED]) + SMUGGLED, wait_s=3)
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1, answer
+    assert b"connection: close" in answer
+
+
+def test_a_body_in_chunks_is_read_and_a_wrong_chunk_ends_the_connection(
+    server: RunningServer,
+) -> None:
+    body = json.dumps(RIGHT_COMPLETION).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+    head += b"content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    right = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    last = SMUGGLED.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    assert server.raw(head + right + last).count(b"HTTP/1.1 200 ") == 2
+    for wrong in (b"5\r\nabcdeXX0\r\n\r\n", b"-1\r\n", b"0x5\r\nabcde\r\n", b"f" * 30 + b"\r\n"):
+        answer = server.raw(head + wrong + SMUGGLED, wait_s=3)
+        assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1, answer
+    old = head.replace(b"HTTP/1.1", b"HTTP/1.0") + right + SMUGGLED
+    assert server.raw(old, wait_s=3).startswith(b"HTTP/1.1 400 ")
+
+
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
 def test_a_head_of_many_lines_gets_431(server: RunningServer, line_end: bytes) -> None:
     small = [b"GET /health HTTP/1.1", b"host: localhost", b"connection: close"]

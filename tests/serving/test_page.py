@@ -68,3 +68,13 @@ def test_a_browser_shows_a_hostile_name_as_text(chat_model: ChatModel, tmp_path:
     assert "&lt;img src=/x onerror" in done.stdout
     assert "<title>TeenyTinyLlama</title>" in done.stdout
     assert "CONSOLE" not in done.stderr, done.stderr[-1000:]
+
+
+def test_what_people_models_and_data_say_has_its_own_direction() -> None:
+    html = (PAGE_DIR / "index.html").read_text()
+    for name in ("question", "query", "system"):
+        assert f'id="{name}" dir="auto"' in html
+    scripts = {path.name: path.read_text() for path in PAGE_DIR.glob("*.js")}
+    assert 'element.dir = "auto"' in scripts["words.js"]
+    assert scripts["chat.js"].count("= makeText(") + scripts["chat.js"].count(", makeText(") == 3
+    assert scripts["attribution.js"].count("makeText(") == 2

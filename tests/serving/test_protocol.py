@@ -9,7 +9,10 @@ import pytest
 from support.bad_requests import RIGHT_CHAT, RIGHT_COMPLETION, bad_json
 from support.running_server import RunningServer
 
+from teenytinyllama.serving.protocol import CHAT_FIELDS, COMPLETION_FIELDS, read_chat_request
+
 USER = {"role": "user", "content": "Olá"}
+SAID = {"role": "assistant", "content": "Oi"}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,19 @@ USER = {"role": "user", "content": "Olá"}
         ({"messages": [{**USER, "content": " "}]}, "messages[0]", "empty user message"),
         ({"messages": [{**USER, "role": "tool"}]}, "messages[0].role", "expected system"),
         ({"messages": [{**USER, "image": 1}]}, "messages[0].'image'", "unknown"),
-        ({"messages": [USER, USER]}, "messages[1]", "user after user"),
+        ({"messages": [USER, {**USER, "role": "system"}]}, "messages[1]", "not in first place"),
+        ({"messages": [USER, USER, SAID, SAID, {**USER, "content": " "}]}, "messages[4]", "empty"),
+        ({"messages": [{**SAID, "content": ""}, USER]}, "messages[0]", "assistant after nothing"),
+        (
+            {"messages": [USER, {**SAID, "tool_calls": [1]}, USER]},
+            "messages[1].'tool_calls'",
+            "not",
+        ),
+        ({"messages": [{"role": "assistant"}, USER]}, "messages[0].content", "missing"),
+        ({"audio": {"voice": "x"}}, "audio", "not supported here; leave it out"),
+        ({"top_logprobs": 2}, "top_logprobs", "not supported"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "expected 1 to"),
         ({"messages": [{**USER, "content": "a\ud83d"}]}, "messages[0].content", "surrogate"),
         ({"messages": [{**USER, "content": "lua " * 500}]}, "messages", "the model's context is"),
         ({"messages": [USER, {**USER, "role": "assistant"}]}, "messages[1]", "nothing to answer"),
@@ -63,6 +78,42 @@ def test_a_wrong_field_is_named_in_the_error(
     is_missing = words.startswith("this server has")
     assert (status, answer["error"]["param"]) == (404 if is_missing else 400, field)
     assert words in answer["error"]["message"]
+
+
+def prompt_of(server: RunningServer, messages: list[dict[str, Any]]) -> list[int]:
+    body = {**RIGHT_CHAT, "messages": messages}
+    read = read_chat_request(body, server.app.chat_models, max_messages=64)
+    return list(read.sequence.prompt)
+
+
+def test_an_empty_answer_is_a_turn_and_messages_of_one_role_are_joined(
+    server: RunningServer,
+) -> None:
+    for empty in ("", None, [], [{"type": "text", "text": ""}]):
+        silent = {"role": "assistant", "content": empty, "tool_calls": None, "refusal": None}
+        whole = [USER, {"role": "assistant", "content": ""}, USER]
+        assert prompt_of(server, [USER, silent, USER]) == prompt_of(server, whole)
+        assert server.ask("/v1/chat/completions", {**RIGHT_CHAT, "messages": [USER, silent, USER]})[
+            0
+        ] == (200)
+    system, user = {"role": "system"}, {"role": "user"}
+    apart = [{**system, "content": "a"}, {"role": "developer", "content": "b"}, USER, USER]
+    joined = [{**system, "content": "a\n\nb"}, {**user, "content": "Olá\n\nOlá"}]
+    assert prompt_of(server, apart) == prompt_of(server, joined)
+
+
+def test_null_counts_as_not_given_in_every_field(server: RunningServer) -> None:
+    for path, right, known, needed in (
+        ("/v1/chat/completions", RIGHT_CHAT, CHAT_FIELDS, {"model", "messages"}),
+        ("/v1/completions", RIGHT_COMPLETION, COMPLETION_FIELDS, {"model", "prompt"}),
+    ):
+        nothing = dict.fromkeys(known - needed - {"max_tokens", "temperature"})
+        status, answer, _ = server.ask(path, {**nothing, **right})
+        assert status == 200, answer
+    user = {**USER, "name": None}
+    body = {**RIGHT_CHAT, "messages": [user], "stream": True, "max_tokens": 1}
+    for options in (None, {}, {"include_usage": None, "include_obfuscation": None}):
+        assert server.ask("/v1/chat/completions", {**body, "stream_options": options})[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.serving.server import listen, load_all, read_key
+from teenytinyllama.serving.server import check_local, listen, load_all, read_key, run
 
 
 def test_a_port_in_use_names_its_process_and_another_port() -> None:
@@ -47,3 +47,30 @@ def test_a_model_given_twice_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_all([tmp_path, tmp_path])
     assert caught.value.code == "model-twice"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_other_machines_need_a_key_or_no_key(host: str, tmp_path: Path) -> None:
+    try:
+        listener = listen(host, 0)
+    except UserError:
+        pytest.skip("this machine has no IPv6")
+    with listener, pytest.raises(UserError) as caught:
+        check_local(host, listener)
+    assert caught.value.code == "serve-without-key"
+    assert "--api-key-file" in caught.value.fix and "--no-key" in caught.value.fix
+    with pytest.raises(UserError, match="serve-without-key"):
+        run(models=[tmp_path], host=host, port=0)
+    with pytest.raises(UserError, match="model-missing"):  # nothing but the model is wrong then
+        run(models=[tmp_path], host=host, port=0, needs_no_key=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.9"])
+def test_this_machine_needs_no_key(host: str) -> None:
+    with listen(host, 0) as listener:
+        check_local(host, listener)
+
+
+def test_a_key_and_no_key_are_not_given_together(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--no-key"):
+        run(models=[tmp_path], api_key_path=tmp_path / "key", needs_no_key=True)

@@ -24,7 +24,7 @@ in no known layout, or with messages out of order, raises ConversationError: no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 from teenytinyllama.errors import UserError
@@ -91,10 +91,11 @@ class ConversationError(ValueError):
     """A record is not a usable conversation; the message is the reason."""
 
 
-def problem_with(messages: Sequence[Message]) -> str | None:
+def problem_with(messages: Sequence[Message], *, may_be_empty: Container[str] = ()) -> str | None:
     """Why a conversation cannot be used, or None where it can.
 
-    Allowed: an optional system message first, then user and assistant in turn, no empty turn.
+    Allowed: an optional system message first, then user and assistant in turn, no empty turn but
+    of the roles in `may_be_empty`.
 
     >>> problem_with([{"role": "user", "content": "Oi"}, {"role": "user", "content": "Oi?"}])
     'message 1: user after user'
@@ -106,7 +107,8 @@ def problem_with(messages: Sequence[Message]) -> str | None:
         role, content = message.get("role"), message.get("content")
         if role not in ROLE_TOKENS:
             return f"message {index}: unknown role {role!r}"
-        if not isinstance(content, str) or not content.strip():
+        is_empty = not isinstance(content, str) or not content.strip()
+        if is_empty and role not in may_be_empty:
             return f"message {index}: empty {role} message"
         if role == "system" and index:
             return f"message {index}: system message not in first place"
@@ -117,8 +119,11 @@ def problem_with(messages: Sequence[Message]) -> str | None:
 
 
 def check_prompt(messages: Sequence[Message]) -> None:
-    """Raise UserError for a conversation that does not end with a question to answer."""
-    problem = problem_with(messages)
+    """Raise UserError for a conversation that does not end with a question to answer.
+
+    Earlier answers may be empty: that is what a model may have said.
+    """
+    problem = problem_with(messages, may_be_empty=("assistant",))
     if problem is None and messages[-1]["role"] != "user":
         problem = "the last message is not the user's"
     if problem:

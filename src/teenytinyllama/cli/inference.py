@@ -108,6 +108,10 @@ def serve_command(
         Path | None,
         typer.Option("--api-key-file", help="File with the key that clients must send."),
     ] = None,
+    no_key: Annotated[
+        bool,
+        typer.Option("--no-key", help="Let other machines use this server without a key."),
+    ] = False,
     allow_host: Annotated[
         list[str], typer.Option("--allow-host", help="Another name this server is reached by.")
     ] = [],
@@ -129,6 +133,7 @@ def serve_command(
             host=host,
             port=port,
             api_key_path=api_key_file,
+            needs_no_key=no_key,
             allowed_hosts=allow_host,
             data=data,
             assignments=assignments,

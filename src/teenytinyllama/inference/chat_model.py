@@ -136,9 +136,13 @@ def load_any(path: Path, *, name: str = "") -> ChatModel | GgufChatModel:
 
 
 def model_names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, or the whole paths where two folders have the same name."""
-    names = [path.resolve().name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    """The folders' names, with as many of their parents as tell all of them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for size in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(one[-size:]) for one in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def describe(model: ChatModel | GgufChatModel) -> str:

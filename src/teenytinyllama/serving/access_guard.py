@@ -9,16 +9,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from teenytinyllama.serving.http_messages import HTTPError, HTTPRequest
 
+MAX_PORT = 65535
 OWN_NAMES = ("localhost",)
+HOST = re.compile(r"(?P<name>\[[0-9a-f:.]*:[0-9a-f:.]*\]|[0-9a-z._-]+)(:(?P<port>[0-9]{0,5}))?")
 
 
 class AccessGuard:
-    """Checks `Host`, `Origin` and the key. Numeric hosts pass: rebinding needs a name."""
+    """Checks `Host`, `Origin` and the key.
+
+    A numeric host is accepted where it is this machine's loopback or the address that the client
+    is connected to.
+    """
 
     def __init__(self, allowed_hosts: Iterable[str] = (), api_key: str = "") -> None:
         self._names = {name.lower() for name in (*OWN_NAMES, *allowed_hosts)}
@@ -32,7 +38,7 @@ class AccessGuard:
     def check_site(self, request: HTTPRequest) -> None:
         """Raise HTTPError (403) for a request that may come from another site."""
         host = request.header("host").lower()
-        if not self._is_own_host(host):
+        if not self._is_own_host(host, request.local_address):
             message = f"the host {ascii(host)[:80]} is not served; name it with --allow-host"
             raise HTTPError(403, "host-not-allowed", message, field="host")
         origin = request.header("origin").lower()
@@ -40,26 +46,27 @@ class AccessGuard:
             message = f"requests from {ascii(origin)[:80]} are not allowed"
             raise HTTPError(403, "origin-not-allowed", message, field="origin")
 
-    def _is_own_host(self, host: str) -> bool:
-        if set(host) & set("/?#@\\ "):
+    def _is_own_host(self, host: str, local_address: str) -> bool:
+        found = HOST.fullmatch(host)
+        if found is None or int(found["port"] or 0) > MAX_PORT:
             return False
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return name in self._names
-        return True
+        name = found["name"].strip("[]")
+        if name in self._names:
+            return True
+        address = _address(name)
+        return address is not None and (address.is_loopback or address == _address(local_address))
 
-    def check_key(self, request: HTTPRequest) -> None:
-        """Raise HTTPError (401) where the key is missing or wrong; compared in constant time."""
+    def knows_key(self, request: HTTPRequest) -> bool:
+        """Whether no key is needed, or the right one is given; compared in constant time."""
         if not self._key_digest:
-            return
+            return True
         kind, _, key = request.header("authorization").partition(" ")
         right = hmac.compare_digest(_digest(key.strip()), self._key_digest)
-        if kind.lower() != "bearer" or not right:
+        return right and kind.lower() == "bearer"
+
+    def check_key(self, request: HTTPRequest) -> None:
+        """Raise HTTPError (401) where the key is missing or wrong."""
+        if not self.knows_key(request):
             raise HTTPError(
                 401,
                 "api-key",
@@ -67,6 +74,21 @@ class AccessGuard:
                 field="authorization",
                 headers={"www-authenticate": "Bearer"},
             )
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address in its usual notation; None for a name, and for decimal, hexadecimal or short
+    forms, which browsers replace before they send them.
+
+    >>> [str(_address(n)) for n in ("127.0.0.1", "::ffff:127.0.0.1", "0x7f.1", "2130706433")]
+    ['127.0.0.1', '127.0.0.1', 'None', 'None']
+    """
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def _digest(key: str) -> bytes:

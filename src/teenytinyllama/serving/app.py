@@ -26,7 +26,11 @@ from teenytinyllama.serving.http_messages import (
     Send,
 )
 from teenytinyllama.serving.limits import Limits
-from teenytinyllama.serving.protocol import read_chat_request, read_completion_request
+from teenytinyllama.serving.protocol import (
+    find_model,
+    read_chat_request,
+    read_completion_request,
+)
 from teenytinyllama.serving.scheduler import QueueFull, Scheduler
 from teenytinyllama.serving.search.search_service import SearchLoader, SearchService
 from teenytinyllama.serving.server_metrics import ServerMetrics
@@ -46,6 +50,7 @@ PAGE_FILES = {
     },
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+MODEL_ROUTE = "/v1/models/"
 RETRY_AFTER_S = 2
 SHORT_BODY_BYTES = 8 * 1024  # parsed in well under a millisecond
 
@@ -75,6 +80,7 @@ class App:
         }
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/models": {"GET": self._models},
+            MODEL_ROUTE: {"GET": self._model},
             "/v1/chat/completions": {"POST": self._chat},
             "/v1/completions": {"POST": self._completion},
             "/api/attribution": {"POST": self._attribution},
@@ -101,12 +107,20 @@ class App:
                 message = f"an error of the server ({type(error).__name__}); see its log"
                 if not request.status:
                     await request.respond_error(HTTPError(500, "bug", message))
-        path = request.path if request.path in self._routes else "other"
+        route = self._route_of(request.path)
+        path = route if route in self._routes else "other"
         self.metrics.observe_request(path, request.status, time.monotonic() - started_at)
 
+    @staticmethod
+    def _route_of(path: str) -> str:
+        """The route of a path: a model's name may hold slashes."""
+        return MODEL_ROUTE if path.startswith(MODEL_ROUTE) else path
+
     async def _handle(self, request: HTTPRequest) -> None:
+        request.check_framing()
         self.guard.check_site(request)
-        handlers = self._routes.get(request.path)
+        route = self._route_of(request.path)
+        handlers = self._routes.get(route)
         if handlers is None:
             message = f"there is nothing at {ascii(request.path)[:80]}"
             raise HTTPError(404, "path", message, field="path")
@@ -122,18 +136,22 @@ class App:
     # OpenAI's API
 
     async def _models(self, request: HTTPRequest) -> None:
-        rows = [
-            {
-                "id": name,
-                "object": "model",
-                "created": self._started_at,
-                "owned_by": "teenytinyllama",
-                "max_model_len": chat_model.max_positions,
-                "answers": chat_model.answers,
-            }
-            for name, chat_model in self.chat_models.items()
-        ]
+        rows = [self._about(chat_model) for chat_model in self.chat_models.values()]
         await request.respond_json({"object": "list", "data": rows})
+
+    async def _model(self, request: HTTPRequest) -> None:
+        name = request.path.removeprefix(MODEL_ROUTE)
+        await request.respond_json(self._about(find_model(name, self.chat_models)))
+
+    def _about(self, chat_model: ChatModel | GgufChatModel) -> dict[str, Any]:
+        return {
+            "id": chat_model.name,
+            "object": "model",
+            "created": self._started_at,
+            "owned_by": "teenytinyllama",
+            "max_model_len": chat_model.max_positions,
+            "answers": chat_model.answers,
+        }
 
     async def _chat(self, request: HTTPRequest) -> None:
         values = await request.read_json()
@@ -214,13 +232,16 @@ class App:
             for name, chat_model in self.chat_models.items()
         }
         alive = self.scheduler.alive
-        state = {
+        state: dict[str, Any] = {
             "status": "ok" if alive else "the generating thread has ended",
-            "version": __version__,
-            "models": models,
-            "chat_data": self.search.state if self.search else "none",
             "needs_key": self.guard.needs_key,
         }
+        if self.guard.knows_key(request):
+            state |= {
+                "version": __version__,
+                "models": models,
+                "chat_data": self.search.state if self.search else "none",
+            }
         await request.respond_json(state, status=200 if alive else 503)
 
     async def _metrics(self, request: HTTPRequest) -> None:
@@ -256,7 +277,7 @@ class CompletionResponse:
             async for delta in self.generation.stream():
                 text, reason = text + delta.text, delta.finish_reason
         except UserError as error:
-            raise HTTPError(500, error.code, f"{error.where}: {error.what}") from error
+            raise HTTPError(500, error.code, error.what) from error  # `where` may be a path
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
         if self.is_chat:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}

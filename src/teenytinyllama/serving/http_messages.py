@@ -70,12 +70,26 @@ class HTTPRequest:
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self._version: str = scope["http_version"]
+        self.local_address = str((scope.get("server") or ("",))[0])
         self.limits = limits
         self.status = 0
         self.num_body_bytes = 0
         self._receive, self._send = receive, send
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._body_ended = False
+
+    def check_framing(self) -> None:
+        """Raise HTTPError where two readers of the head could see the body end at two places.
+
+        Whatever stands behind it in the connection is then not read: it may be a smuggled request
+        (RFC 9112, section 6.3).
+        """
+        names = {name for name, _ in self._headers}
+        is_old = self._version not in ("1.1", "2")
+        if b"transfer-encoding" in names and (b"content-length" in names or is_old):
+            message = "transfer-encoding beside content-length, or in HTTP/1.0, is not accepted"
+            raise HTTPError(400, "framing", message, field="transfer-encoding")
 
     def header(self, name: str) -> str:
         """A header's value, empty where it is missing. Raises HTTPError where it is repeated."""

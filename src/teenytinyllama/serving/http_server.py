@@ -29,27 +29,38 @@ class HTTPServerProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 protocol with our limits."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _waits_since = 0.0  # for the rest of a head, of a body, or for the next request
 
     @property
     def _awaits_head(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def _awaits_client(self) -> bool:
+        return self._awaits_head or self.cycle.more_body
+
     def connection_made(self, transport: Any) -> None:
         """Close an idle connection where there are too many, and start the timer of the head."""
         super().connection_made(transport)
+        self._waits_since = self.loop.time()
         if len(self.connections) > self.app.limits.max_connections:
-            self._close_oldest_idle()
+            self._close_oldest_waiting()
         self._start_timer()
 
-    def _close_oldest_idle(self) -> None:
-        """Close the connection that has been idle longest, else this one."""
-        idle = [c for c in self.connections if isinstance(c, HTTPServerProtocol) and c._awaits_head]
-        others = [c for c in idle if c is not self]
-        oldest = min(
-            others, key=lambda c: c._head_timer.when() if c._head_timer else 0.0, default=self
+    def _close_oldest_waiting(self) -> None:
+        """Close the connection whose client has been waited for longest, else this one."""
+        others = (c for c in self.connections if isinstance(c, HTTPServerProtocol))
+        waiting = (
+            c for c in others if c is not self and c._awaits_client and not c.transport.is_closing()
         )
+        oldest = min(waiting, key=lambda c: c._waits_since, default=self)
         message = "too many connections are open"
-        oldest._close_with(HTTPError(503, "busy", message, headers={"retry-after": "2"}))
+        oldest._end_with(HTTPError(503, "busy", message, headers={"retry-after": "2"}))
+
+    def on_response_complete(self) -> None:
+        """The connection waits for its next request."""
+        self._waits_since = self.loop.time()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection was closed."""
@@ -63,6 +74,8 @@ class HTTPServerProtocol(H11Protocol):
         except h11.LocalProtocolError:  # bytes after a response that closes the connection
             self.transport.close()
         if not self._awaits_head:
+            if self._head_timer is not None:
+                self._waits_since = self.loop.time()  # the head is here, the body is waited for
             self._stop_timer()
         elif self._head_timer is None and not self.transport.is_closing():
             self._start_timer()
@@ -98,11 +111,15 @@ class HTTPServerProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Malformed HTTP: respond where no response has started, and close."""
+        self._end_with(HTTPError(400, "http", "this is not valid HTTP/1.1", field="head"))
+
+    def _end_with(self, error: HTTPError) -> None:
+        """End the request that is being read; respond where no response has started."""
         if self._awaits_head or not self.cycle.response_started:
             if self.cycle is not None:
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
-            self._close_with(HTTPError(400, "http", "this is not valid HTTP/1.1", field="head"))
+            self._close_with(error)
         else:
             self.transport.close()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,9 @@ if TYPE_CHECKING:  # only where a GGUF file is served
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 200
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
+MESSAGE_FIELDS = ("role", "content", "name")
+# Fields of OpenAI's own answers, which clients send back: accepted where they are empty.
+UNUSED_MESSAGE_FIELDS = ("refusal", "tool_calls", "function_call", "audio", "annotations")
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 COMMON_FIELDS = {
@@ -37,7 +39,8 @@ COMMON_FIELDS = {
 CHAT_FIELDS = frozenset(COMMON_FIELDS) | {
     *("messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice"),
     *("parallel_tool_calls", "functions", "function_call", "response_format", "store"),
-    *("modalities", "service_tier"),
+    *("modalities", "service_tier", "reasoning_effort", "verbosity", "prediction", "audio"),
+    *("web_search_options", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
 }
 COMPLETION_FIELDS = frozenset(COMMON_FIELDS) | {"prompt", "echo", "suffix", "best_of"}
 # Fields that are not supported, with the values that need no support.
@@ -56,6 +59,11 @@ NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "store": (False,),
     "modalities": (["text"],),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "prediction": (),
+    "audio": (),
+    "web_search_options": (),
     "service_tier": ("auto", "default"),
     "echo": (False,),
     "suffix": ("",),
@@ -79,9 +87,9 @@ class RequestFields:
         for name, allowed in NEUTRAL_VALUES.items():
             given = self._values.get(name)
             if given is not None and not any(_same(given, value) for value in allowed):
-                expected = " or ".join(map(repr, allowed))
-                message = f"{name} = {_shown(given)} is not supported here; leave it out"
-                raise invalid_field(name, f"{message} (or {expected})", code="unsupported")
+                expected = f" (or {' or '.join(map(repr, allowed))})" if allowed else ""
+                message = f"{name} = {_shown(given)} is not supported here; leave it out{expected}"
+                raise invalid_field(name, message, code="unsupported")
 
     def get(self, name: str) -> Any:
         """A field's value as received, None where it is missing."""
@@ -144,15 +152,16 @@ def read_chat_request(
     """Check a chat completion. Raises HTTPError for a request that cannot be served."""
     fields = RequestFields(values, CHAT_FIELDS)
     chat_model = _chat_model(fields, chat_models)
-    messages = _messages(fields.get("messages"), max_messages)
-    if problem := problem_with(messages):
-        where = re.match(r"message (\d+): ", problem)
-        raise invalid_field(f"messages[{where[1]}]" if where else "messages", problem)
+    messages, places = _joined(_messages(fields.get("messages"), max_messages))
+    if problem := problem_with(messages, may_be_empty=("assistant",)):
+        number, _, reason = problem.removeprefix("message ").partition(": ")
+        place = places[int(number)]
+        raise invalid_field(f"messages[{place}]", f"message {place}: {reason}")
     if messages[-1]["role"] != "user":
-        place = f"messages[{len(messages) - 1}]"
         message = "the last message is not the user's, so there is nothing to answer"
-        raise invalid_field(place, message)
-    name = "max_completion_tokens" if fields.get("max_completion_tokens") else "max_tokens"
+        raise invalid_field(f"messages[{places[-1]}]", message)
+    names_newer = fields.get("max_completion_tokens") is not None
+    name = "max_completion_tokens" if names_newer else "max_tokens"
     prompt = chat_model.encode_prompt(messages)
     names = (name, None, "messages")
     return _generation(fields, chat_model, prompt, names, is_continuation=not chat_model.answers)
@@ -196,7 +205,13 @@ def _check_ids(prompt: list[Any], chat_model: ChatModel | GgufChatModel) -> list
 def _chat_model(
     fields: RequestFields, chat_models: Mapping[str, ChatModel | GgufChatModel]
 ) -> ChatModel | GgufChatModel:
-    name = fields.text("model")
+    return find_model(fields.text("model"), chat_models)
+
+
+def find_model(
+    name: str, chat_models: Mapping[str, ChatModel | GgufChatModel]
+) -> ChatModel | GgufChatModel:
+    """The model of a name. Raises HTTPError (404) where there is none."""
     if name not in chat_models:
         known = ", ".join(chat_models)
         message = f"there is no model {_shown(name)}; this server has: {known}"
@@ -218,16 +233,39 @@ def _messages(value: object, max_messages: int) -> list[Message]:
         if not isinstance(message, dict):
             raise invalid_field(place, f"{place} is {_shown(message)}, expected an object")
         for name in message:
-            if name not in ("role", "content", "name", "refusal"):
-                shown = f"{place}.{_shown(name)}"
+            shown = f"{place}.{_shown(name)}"
+            if name not in (*MESSAGE_FIELDS, *UNUSED_MESSAGE_FIELDS):
                 raise invalid_field(shown, f"the field {shown} is unknown", code="unknown-field")
+            if name in UNUSED_MESSAGE_FIELDS and message[name]:
+                what = f"{shown} is not supported here; leave it out"
+                raise invalid_field(shown, what, code="unsupported")
         role = message.get("role")
         if not isinstance(role, str) or role not in ROLES:
             message = f"{place}.role is {_shown(role)}, expected {', '.join(ROLES)}"
             raise invalid_field(f"{place}.role", message)
-        content = _content(message.get("content"), f"{place}.content")
+        content = message.get("content")
+        if content is None and role == "assistant" and "content" in message:
+            content = ""  # OpenAI's own answers with tool calls or a refusal say null
+        content = _content(content, f"{place}.content")
         messages.append({"role": ROLES[role], "content": content})  # type: ignore[typeddict-item]
     return messages
+
+
+def _joined(messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
+    """Messages of one role in a row as one, a blank line between them; where each begins.
+
+    The chat template knows turns only.
+    """
+    joined: list[Message] = []
+    places: list[int] = []
+    for place, message in enumerate(messages):
+        if joined and joined[-1]["role"] == message["role"]:
+            texts = (joined[-1]["content"], message["content"])
+            joined[-1] = {**message, "content": "\n\n".join(text for text in texts if text)}
+        else:
+            joined.append(message)
+            places.append(place)
+    return joined, places
 
 
 def _content(value: object, place: str) -> str:
@@ -260,7 +298,8 @@ def _generation(
         context = chat_model.max_positions
         message = f"{prompt_name} has {len(prompt)} tokens; the model's context is {context}"
         raise invalid_field(prompt_name, message, code="context-exceeded")
-    fields.text("user", "")
+    for name in ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"):
+        fields.text(name, "")
     if not isinstance(fields.get("metadata") or {}, dict):
         raise invalid_field("metadata", "metadata is not an object")
     max_new_tokens = fields.integer(limit_name, min(space, default_tokens or space), 1, 2**31)

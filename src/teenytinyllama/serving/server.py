@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import os
 import signal
@@ -51,6 +52,7 @@ def run(
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key_path: Path | None = None,
+    needs_no_key: bool = False,
     allowed_hosts: Sequence[str] = (),
     data: Sequence[Path] = (),
     assignments: Sequence[str] = (),
@@ -62,11 +64,16 @@ def run(
         from teenytinyllama.serving.http_server import serve
     except ImportError as error:
         raise missing_extra(error.name or "uvicorn", "serve") from error
+    if api_key_path and needs_no_key:
+        what = "given with --api-key-file"
+        raise UserError("serve-options", "--no-key", what, "give one of them")
     limits = Limits()
     for assignment in assignments:
         limits = limits.changed(assignment)
     guard = AccessGuard((*allowed_hosts, host), read_key(api_key_path) if api_key_path else "")
     with listen(host, port) as listener:
+        if not (guard.needs_key or needs_no_key):
+            check_local(host, listener)
         chat_models = load_all(models)
         sources = find_chat_sources(models, data)
         search = SearchLoader(sources) if sources else None
@@ -115,6 +122,14 @@ def read_key(path: Path) -> str:
     if len(key) < MIN_KEY_CHARACTERS or any(character.isspace() for character in key):
         raise UserError("api-key-file", str(path), f"a key of {len(key)} characters", fix)
     return key
+
+
+def check_local(host: str, listener: socket.socket) -> None:
+    """Raise UserError where other machines can reach a server without a key."""
+    if not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
+        what = "other machines could use this server, and it has no key"
+        fix = "--api-key-file FILE (a line of 16 characters or more), or --no-key for all of them"
+        raise UserError("serve-without-key", f"--host {host}", what, fix)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,6 +1,6 @@
 // Training data match: the card beside an answer, and examples of the chat data with their marks.
 
-import { make, number, translate } from "./words.js";
+import { make, makeText, number, translate } from "./words.js";
 
 const KINDS = ["", "shared", "run"]; // as the server numbers them
 
@@ -14,7 +14,7 @@ export function exampleBody(example) {
   for (const message of example.messages) {
     const role = message.role === "system" ? "systemRole" : message.role;
     list.append(make("dt", message.role, translate(role)));
-    const words = make("dd");
+    const words = makeText("dd");
     showSegments(words, message.segments);
     list.append(words);
   }
@@ -25,7 +25,7 @@ function foldedExample(example) {
   const box = make("details", "near");
   const head = make("summary");
   const question = example.messages.find((message) => message.role === "user") ?? example.messages[0];
-  head.append(make("span", "near-title", question.segments.map(([text]) => text).join("").slice(0, 90)));
+  head.append(makeText("span", "near-title", question.segments.map(([text]) => text).join("").slice(0, 90)));
   if (example.run_words > 2) head.append(make("span", "badge", translate("runOf", { run: example.run_words })));
   box.append(head, exampleBody(example));
   return box;

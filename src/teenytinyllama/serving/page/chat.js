@@ -2,7 +2,7 @@
 // its own answers.
 
 import { showAttribution } from "./attribution.js";
-import { make, number, translate } from "./words.js";
+import { make, makeText, number, translate } from "./words.js";
 
 const NUM_SUGGESTIONS = 3;
 
@@ -63,7 +63,7 @@ export class Chat {
     const words = firsts.filter(Boolean).map((m) => m.segments.map(([text]) => text).join(""));
     const short = [...new Set(words)].filter((text) => text.length > 12 && text.length < 90);
     const buttons = short.slice(0, NUM_SUGGESTIONS).map((text) => {
-      const button = make("button", "suggestion", text);
+      const button = makeText("button", "suggestion", text);
       button.type = "button";
       button.addEventListener("click", () => this.send(text));
       return button;
@@ -118,7 +118,7 @@ export class Chat {
     document.querySelectorAll(".nearest").forEach((near) => { near.open = false; });
     const row = make("section", "turn");
     const bubble = make("div", "question");
-    bubble.append(make("span", "hidden", `${translate("you")}: `), make("p", "", question));
+    bubble.append(make("span", "hidden", `${translate("you")}: `), makeText("p", "", question));
     row.append(bubble);
     this.$("turns").append(row);
     const turn = { question, answers: new Map(), row };
@@ -150,7 +150,7 @@ export class Chat {
     const box = make("div", "pair");
     const article = make("article", "answer");
     article.append(make("h2", "name", name));
-    const text = make("div", "text");
+    const text = makeText("div", "text");
     const foot = make("footer");
     const status = make("span", "soft", translate("thinking"));
     foot.append(status);

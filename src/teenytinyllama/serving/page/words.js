@@ -97,3 +97,10 @@ export function make(tag, classes = "", text = "") {
   if (text) element.textContent = text;
   return element;
 }
+
+// The same for what people, models and data say: its first letter decides the direction.
+export function makeText(tag, classes = "", text = "") {
+  const element = make(tag, classes, text);
+  element.dir = "auto";
+  return element;
+}

@@ -65,9 +65,9 @@ class SearchLoader:
             self.service = SearchService(self._open_or_build())
             self.state = "ready"
         except Exception as error:  # the files may hold anything; the models are served without
-            reason = str(error) or type(error).__name__
-            self.state = f"the chat data cannot be searched: {reason.splitlines()[0]}"
-            logger.warning(f"serve: {self.state}", exc_info=not _is_expected(error))
+            self.state = "the chat data cannot be searched, see the server's log"
+            is_bug = not isinstance(error, UserError | OSError | ValueError)
+            logger.warning(f"serve: the chat data cannot be searched: {error}", exc_info=is_bug)
 
     def _open_or_build(self) -> Retriever:
         fingerprint = self.sources.fingerprint()
@@ -84,10 +84,6 @@ class SearchLoader:
         took = format_duration(time.monotonic() - started_at)
         logger.info(f"serve: {len(retriever):,} chat examples indexed in {took}, kept in {folder}")
         return retriever
-
-
-def _is_expected(error: Exception) -> bool:
-    return isinstance(error, UserError | OSError | ValueError)
 
 
 class SearchService:
