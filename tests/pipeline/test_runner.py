@@ -251,3 +251,26 @@ def test_full_disk_stops_and_the_same_command_resumes(
         assert files_of(run_dir) != expected
     run_for_real(recipe_path, run_dir)
     assert files_of(run_dir) == expected
+
+
+def test_what_can_be_known_beforehand_stops_a_run_before_its_first_stage(
+    tmp_path: Path, stages: FakeStages
+) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL_RECIPE + '[tokenizer]\nvocab_size = 400\nmeasure_text = "none.txt"\n')
+    with pytest.raises(UserError) as error:
+        PipelineRunner(load_recipe(path), tmp_path / "run", path).run_stages()
+    assert error.value.code == "measure-text"
+    assert stages.ran == []
+    # Only the stages that will run are checked: a finished one needs its files no more.
+    text = tmp_path / "text.txt"
+    text.write_text("Um sapo.")
+    path.write_text(path.read_text().replace("none.txt", str(text)))
+    recipe = load_recipe(path)
+    PipelineRunner(recipe, tmp_path / "run", path).run_stages()
+    text.unlink()
+    PipelineRunner(recipe, tmp_path / "run", path).run_stages()
+    assert stages.ran == ["corpus", "tokenizer"]
+    with pytest.raises(UserError):
+        PipelineRunner(recipe, tmp_path / "run", path).run_stages(redo=True)
+    assert stages.ran == ["corpus", "tokenizer"]

@@ -25,6 +25,7 @@ from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.pipeline.fingerprints import input_fingerprint, stage_fingerprint, why_stale
 from teenytinyllama.pipeline.loading import load_stage
+from teenytinyllama.pipeline.recipe_check import check_recipe
 from teenytinyllama.pipeline.registry import BY_NAME, STAGES
 from teenytinyllama.pipeline.run_folder import RunFolder, explain_os_error
 from teenytinyllama.progress import format_duration
@@ -60,6 +61,9 @@ class PipelineRunner:
             wanted = [self._named(name) for name in names]
         with self.folder.locked(self.recipe) if self.processes.is_leader else nullcontext():
             try:
+                if self.processes.is_leader:
+                    to_run = self._stages_to_run(wanted, redo=redo)
+                    check_recipe(self.recipe, to_run, self.folder.path)
                 for stage in wanted:
                     self._run_stage(stage, redo=redo)
             except OSError as error:
@@ -81,6 +85,29 @@ class PipelineRunner:
                 f"add [{name}] to the recipe",
             )
         return stage
+
+    def _stages_to_run(self, wanted: Sequence[Stage], *, redo: bool) -> list[Stage]:
+        """The stages that are not up to date, and those that read one of them."""
+        found: list[Stage] = []
+        for stage in wanted:
+            reads = {*stage.reads, *stage.reads_if_there}
+            if redo or reads & {one.name for one in found} or self._is_stale(stage):
+                found.append(stage)
+        return found
+
+    def _is_stale(self, stage: Stage) -> bool:
+        settings = self._settings(stage)
+        stage_dir = self.folder.stage_dir(stage)
+        done = manifests.read_manifest(stage_dir)
+        if settings is None or done is None:
+            return True
+        try:
+            fingerprint = stage_fingerprint(stage, self.recipe, settings, self._inputs(stage))
+        except UserError:
+            return True  # it reads a stage that is not there: the run says so
+        return done.fingerprint != fingerprint or bool(
+            manifests.missing_outputs(stage_dir, done.outputs)
+        )
 
     def _run_stage(self, stage: Stage, *, redo: bool) -> None:
         """Skip the stage or run it; helpers do as the leader decides."""
