@@ -129,14 +129,14 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "password-in-address",
         ("://",),
-        r"://(?P<secret>[^\s/:@\"'<>]{0,256}:(?!(?i:[a-z]*pass(?:word|wd)?|senha|secret|pwd|xxx+|\*+|\.+)@)"
+        r"://(?P<secret>[^\s/:@\"'<>]{0,256}:(?!(?i:[a-z]*pass(?:word|wd)?|[a-z]*senha|secret|pwd|foo[^@]*|bar|baz|xxx+|\*+|\.+)@)"
         r"(?![${<%])[^\s/@\"'<>]{3,256})@[\w\[]",
     ),
     (
         "password-in-address",
         ("sql", "mongodb", "postgres", "redis", "amqp"),
         r"\b(?:mongodb(?:\+srv)?|mysqlx?|mssql|postgres(?:ql)?|rediss?|amqps?)://[^\s:]{0,100}:"
-        r"(?P<secret>(?!(?i:[a-z]*pass(?:word|wd)?|senha|secret|pwd|xxx+|\*+)@)(?![${<%])"
+        r"(?P<secret>(?!(?i:[a-z]*pass(?:word|wd)?|[a-z]*senha|secret|pwd|foo[^@]*|bar|baz|xxx+|\*+)@)(?![${<%])"
         r"[^\s@/]{3,200})@",
     ),
     ("token-in-address", ("://",), r"://(?P<secret>(?=[^\s/@]*[0-9])[\w.~-]{20,256})@[\w\[]"),
@@ -192,6 +192,7 @@ _SERVICE = re.compile(
 _PUBLIC_NAME = re.compile(
     r"(?i)sha-?[0-9]|md5|hash|digest|checksum|crc|commit|revision|etag|integrity|fingerprint|public"
     r"|thumbprint|uuid|guid|nonce|version|src|href|url|https?$|image|file|path|charset|boundary|spkac"
+    r"|signature|serial|plain|(?:host|bytes|blob|name|^str|description)$|\.\w{2,4}$"
 )
 _GENERIC_NAME = re.compile(
     r"(?i)(?:^|[\W_])(?:id|value|list|name|type|class|root|data|ref|v|link|func|meth|e[xj]e?mpl?o|exampl[eo]|\w*id)$"
@@ -342,7 +343,9 @@ def _values(text: str, *, of_any_name: bool) -> Iterator[tuple[int, int, str]]:
     """Random words that are the value of a name or begin like a provider's keys."""
     for match in _LONG_WORD.finditer(text):
         word, start = match[0].rstrip("."), match.start()
-        if not any(c in word for c in "0123456789"):
+        # What is called, like `base642bin(...)`, is a name.
+        called = text[match.end() : match.end() + 1] == "("
+        if called or not any(c in word for c in "0123456789"):
             continue
         name, sign, value = word.partition("=")
         if sign and len(value) > 8 and not _is_random(name):
@@ -359,7 +362,9 @@ def _values(text: str, *, of_any_name: bool) -> Iterator[tuple[int, int, str]]:
     lower = text.lower()
     if any(word in lower for word in _SECRET_WORDS):
         for match in _SHORT_SECRET.finditer(text):
-            if not _PUBLIC_NAME.search(match["name"]) and not _PLACEHOLDER.search(match["secret"]):
+            name = match["name"]
+            public = _PUBLIC_NAME.search(name) or _GENERIC_NAME.search(name)
+            if not public and not _PLACEHOLDER.search(match["secret"]):
                 yield *match.span("secret"), "secret-value"
 
 
@@ -381,7 +386,8 @@ def _is_secret(name: str, sign: str, value: str, *, of_any_name: bool) -> bool:
         if len(part) >= 14 and (_is_random(part, 0.22) or _HEX_KEY.fullmatch(part))
     ]
     prefix = _PREFIX.match(value)
-    if prefix and "/" not in value and any(len(part) >= 16 for part in parts):
+    enough = sum(map(len, parts)) >= len(value) / 2
+    if prefix and "/" not in value and enough and any(len(part) >= 16 for part in parts):
         return not _PUBLIC_NAME.search(prefix[0])
     if "." in value:
         return sum(map(len, parts)) >= 40 and "/" not in value

@@ -28,6 +28,11 @@ def marked(text: str) -> str:
         ("veio de 200.147.67.142 ontem", "veio de [IP] ontem"),
         ("de 2804:14d:1:2:3:4:5:6.", "de [IP]."),
         ("de 2001:4860:4860::8888", "de [IP]"),
+        ("发送至邮箱nets1@example.com联系我们", "发送至邮箱[E-MAIL]联系我们"),
+        ("メールはana@x.co.jpまで", "メールは[E-MAIL]まで"),
+        ("อีเมลana@example.comครับ", "อีเมล[E-MAIL]ครับ"),
+        ("de joão.silva@x.com.br e иван@example.com", "de [E-MAIL] e [E-MAIL]"),
+        ("host<br>40.69.69.27<br>52.174.26.23", "host<br>[IP]<br>[IP]"),
     ],
 )
 def test_personal_data_is_replaced(text: str, expected: str) -> None:
@@ -46,6 +51,11 @@ def test_personal_data_is_replaced(text: str, expected: str) -> None:
         "de 1990-1995, p. 123-145, ISBN 978-85-359-0277-5",
         "o telefone (20) 98765-4321 tem área que não existe",
         "std::vector<int> e ::before não são endereços; @decorador também não",
+        "Conforme o item 5.2.1.3 do edital e o anexo 9.1.4.2, seção 40.50.1.2",
+        "texto.\n4.4.33.1. Uma secção\n## 12.6.2.40 Outra",
+        "A::B, dead::beef, imgs[1::2], ff02::1 e 224.0.0.251",
+        "na versão 2.16.840.1 e Xamarin 3.1.228.0",
+        "icon@2x.png, getty@tty1.service, x@self.weight(3), ftp://user:pass@host.com/a",
         "3.14159265358979 e 1e-12345678",
     ],
 )

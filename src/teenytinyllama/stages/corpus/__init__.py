@@ -3,5 +3,8 @@
 from teenytinyllama.stages.interface import Stage
 
 STAGE = Stage(
-    name="corpus", title="raw text -> clean, deduplicated, licensed documents", has_checks=True
+    name="corpus",
+    title="raw text -> clean, deduplicated, licensed documents",
+    revision=2,
+    has_checks=True,
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from teenytinyllama.artifacts.documents import read_json_lines
+from teenytinyllama.languages.personal_data import PersonalData
 from teenytinyllama.stages.report.number_format import (
     count,
     decimal,
@@ -49,7 +51,7 @@ def corpus_section(run: RunRecord) -> Section:
     if reasons is not None:
         blocks.append(reasons)
     blocks += [*_personal(stage), *_notes(stage)]
-    examples = _dropped_examples(stage.folder)
+    examples = _dropped_examples(stage.folder, run.language)
     if examples:
         blocks.append(
             Excerpts(
@@ -151,8 +153,12 @@ def _notes(stage: FinishedStage) -> Iterator[Table]:
         yield Table("corpus_notes", "Also counted", columns, rows, MANIFEST)
 
 
-def _dropped_examples(corpus_dir: Path) -> list[Excerpt]:
-    """One text for each reason; only the reason if the text may be toxic or personal."""
+def _dropped_examples(corpus_dir: Path, language: str) -> list[Excerpt]:
+    """One text for each reason, without personal data: it was removed before any was replaced.
+
+    Only the reason if the text may be toxic or personal.
+    """
+    personal_data = PersonalData(language)
     examples = []
     folders = sorted(path for path in (corpus_dir / "dropped").glob("*") if path.is_dir())
     for folder in folders[:MAX_REASONS_SHOWN]:
@@ -165,6 +171,8 @@ def _dropped_examples(corpus_dir: Path) -> list[Excerpt]:
             examples.append(Excerpt(folder.name, "(not shown)", note=source))
             continue
         more = " …" if len(text) > MAX_EXCERPT_CHARACTERS else ""
+        # Replaced before the cut: half an address is not recognised.
+        text = personal_data.replace(text[: 2 * MAX_EXCERPT_CHARACTERS], Counter())
         examples.append(Excerpt(folder.name, text[:MAX_EXCERPT_CHARACTERS] + more, note=source))
     return examples
 
