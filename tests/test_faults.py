@@ -60,7 +60,7 @@ def test_f5_detects_a_save_without_fsync(monkeypatch):
 
 def test_f8_stop_signals():
     result = load(FAULTS / "kills.py").stops(6, num_steps=60)
-    assert result.faults == []
+    assert result.failures == []
     assert (result.sent, result.equal) == (6, result.runs)
     assert set(result.places) >= {"reading rows", "evaluation", "samples", "save"}
 

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 import teenytinyllama
-from teenytinyllama.cli.main import app
+from teenytinyllama.cli.app import app
 
 ROOT = Path(teenytinyllama.__file__).parent
 COMMANDS = {

@@ -29,7 +29,7 @@ def test_no_function_is_longer_than_80_lines():
 
 
 def test_command_line_imports_no_heavy_library():
-    code = f"import sys, teenytinyllama.cli.main; print([m for m in {HEAVY!r} if m in sys.modules])"
+    code = f"import sys, teenytinyllama.cli.app; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

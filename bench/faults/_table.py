@@ -40,6 +40,8 @@ FAULTS = (
           "tests/training/test_data_order.py", "0"),
     Fault("F8", "SIGTERM, SIGINT, SIGHUP in start-up, reading, evaluation, samples and saves",
           "kills", ""),
+    Fault("F8b", "the same signals to every command, at every tenth of a second of its first three",
+          "interruptions", "120"),
     Fault("F9", "NaN, infinity and 1e30 in gradients; and the same under kills", "kills", ""),
     Fault("F10", "step 1,000,000 of an index of ten billion tokens", "bench/data_size.py", "2"),
     Fault("F11", "a save, with hashes and syncs, against accelerate's without",

@@ -29,8 +29,8 @@ import torch
 from safetensors.torch import load_file
 from support import tiny_training as tiny
 
+from teenytinyllama import signals
 from teenytinyllama.artifacts.manifest import sha256_file
-from teenytinyllama.cli import main as cli
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.settings.training import CheckpointSettings
 from teenytinyllama.training import checkpoints
@@ -69,10 +69,8 @@ def train(folder: Path, plan: dict, task: TrainTask | None, place, report) -> No
     """Train as the command line does: an exit code, and a report of the reason for a stop."""
     torch.set_num_threads(1)
     sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, cli._stop)
-    # A shell's background job ignores Ctrl-C, and so do its children.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    signals.install([])
     code = 0
     try:
         place.value = START_UP
@@ -247,11 +245,14 @@ def _stop(
     found = checkpoints.list_checkpoints(folder)
     if code == 0 and found and found[-1][0] == tiny.loss_log(folder)[-1][0]:
         return None, seconds
-    if code != Interrupted.exit_code or not child.reports.poll():
+    if code != Interrupted.exit_code:
         child.process.kill()
         child.process.join()
         return f"exit code {code}", seconds
-    reason = child.reports.recv()
+    try:
+        reason = child.reports.recv()
+    except EOFError:
+        reason = ""
     if " after step " not in reason:  # before the first step: nothing done, nothing lost
         return (None if found == before else f"{before} became {found}"), seconds
     step = int(reason.split(" after step ")[1].split(".")[0])

@@ -15,7 +15,7 @@ from support.no_network import no_network
 from support.small_run import make_run
 from typer.testing import CliRunner
 
-from teenytinyllama.cli.main import app
+from teenytinyllama.cli.app import app
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference import chat_repl, throughput
 from teenytinyllama.serving import server

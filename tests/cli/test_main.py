@@ -1,4 +1,4 @@
-"""What belongs to no command: help, version, the level of the log, errors and exit codes."""
+"""What belongs to no command: the level of the log, errors and exit codes."""
 
 import subprocess
 import sys
@@ -6,20 +6,7 @@ import sys
 import pytest
 from support.command_line import RECIPE, SMALL_RECIPE, log_of, ttl
 
-from teenytinyllama import __version__
 from teenytinyllama.errors import Interrupted, UserError, did_you_mean, missing_extra
-
-
-def test_bare_command_shows_the_help():
-    done = ttl()
-    assert "Usage:" in done.stdout
-    assert "pretrain" in done.stdout
-    assert done.stderr == ""
-    assert done.stdout == ttl("--help").stdout
-
-
-def test_version():
-    assert ttl("--version").stdout == f"ttl {__version__}\n"
 
 
 def test_an_unknown_command_and_an_unknown_option():

@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from teenytinyllama.cli.main import app
+from teenytinyllama.cli.app import app
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.recipe import Recipe, load_recipe
 from teenytinyllama.synthetic import dataset as synthetic

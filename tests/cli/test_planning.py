@@ -11,7 +11,7 @@ from support.command_line import log_of, ttl
 def test_plan_prints_json_without_torch():
     code = (
         "import sys\n"
-        "from teenytinyllama.cli.main import app\n"
+        "from teenytinyllama.cli.app import app\n"
         "sys.argv = ['ttl', 'plan', '--budget-usd', '50', '--text-mb', '5000', '--json']\n"
         "app(standalone_mode=False)\n"
         "loaded = {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"

@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from teenytinyllama.cli.main import app
+from teenytinyllama.cli.app import app
 from teenytinyllama.errors import UserError
 from teenytinyllama.publishing import publisher
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama.cli.main import app
+from teenytinyllama.cli.app import app
 from teenytinyllama.cli.reference import commands_markdown, settings_markdown, settings_rows
 
 DOCS = Path(__file__).parents[2] / "docs"

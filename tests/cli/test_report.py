@@ -5,7 +5,7 @@ from support.command_line import SMALL_RECIPE, log_of
 from support.report_run import build_run
 from typer.testing import CliRunner
 
-from teenytinyllama.cli.main import app
+from teenytinyllama.cli.app import app
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.report import live_report
 

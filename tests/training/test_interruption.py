@@ -6,7 +6,7 @@ import time
 import pytest
 
 from teenytinyllama.errors import Interrupted
-from teenytinyllama.training.interruption import STOP_SIGNALS, Watchdog, stop_signals
+from teenytinyllama.training.interruption import Watchdog
 
 
 def quick():
@@ -87,13 +87,3 @@ def test_an_error_in_watched_work_is_passed_on():
     with pytest.raises(KeyError), watchdog.running(), watchdog.watch("a read"):
         raise KeyError("x")
     time.sleep(0.3)
-
-
-@pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_stop_signal_is_noted_and_handlers_are_restored(number):
-    before = signal.getsignal(number)
-    noted = []
-    with stop_signals(noted.append):
-        os.kill(os.getpid(), number)
-    assert noted == [number.name]
-    assert signal.getsignal(number) is before

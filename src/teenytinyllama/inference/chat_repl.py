@@ -22,6 +22,7 @@ from teenytinyllama.artifacts.conversations import Message
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.inference.chat_model import ChatModel, describe, load_any, model_names
 from teenytinyllama.inference.sampling import Sampling
+from teenytinyllama.signals import ctrl_c_interrupts
 
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
@@ -262,7 +263,8 @@ def run(
     chat_models = [load_any(path, name=name) for path, name in zip(models, names, strict=True)]
     chat = ChatRepl(chat_models, options, system)
     if stdin.isatty() and stdout.isatty():
-        _chat_at_terminal(chat, stdout)
+        with ctrl_c_interrupts():
+            _chat_at_terminal(chat, stdout)
     else:
         _answer_lines(chat, stdin, stdout)
 
@@ -299,11 +301,9 @@ def _chat_at_terminal(chat: ChatRepl, stdout: TextIO) -> None:
     while not chat.done:
         try:
             _take_turn(chat, stdout)
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             stdout.write("\n")
             return
-        except KeyboardInterrupt:
-            logger.info("\n(/quit leaves)")
         except UserError as error:
             logger.info(str(error))
 

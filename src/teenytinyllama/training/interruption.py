@@ -1,7 +1,7 @@
-"""How a training is interrupted: by a signal, or because a disk hangs.
+"""What ends a training whose disk hangs.
 
-A stop signal only sets a flag: the step and its save come first. A watchdog ends a process that
-hangs while it reads the rows of a micro-batch or writes a checkpoint; computing may take any time.
+A watchdog ends a process that hangs while it reads the rows of a micro-batch or writes a
+checkpoint; computing may take any time.
 """
 
 from __future__ import annotations
@@ -9,37 +9,19 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.progress import format_duration
 
 logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LIMIT_S = 60.0
 SECONDS_BETWEEN_CHECKS = 1.0
 # The slowest disk that still counts as working.
 MIN_BYTES_PER_S = 10e6
-
-
-@contextmanager
-def stop_signals(note: Callable[[str], None]) -> Iterator[None]:
-    """Inside, pass the name of a stop signal to `note` instead of ending the process."""
-
-    def handle(number: int, frame: Any) -> None:
-        note(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Watchdog:

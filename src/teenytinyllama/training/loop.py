@@ -31,13 +31,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from teenytinyllama import hardware
+from teenytinyllama import hardware, signals
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.distributed import DDPStrategy
 from teenytinyllama.training.divergence_guard import DivergenceGuard
-from teenytinyllama.training.interruption import Watchdog, stop_signals
+from teenytinyllama.training.interruption import Watchdog
 from teenytinyllama.training.metrics_logger import MetricsLogger
 from teenytinyllama.training.micro_batches import (
     first_micro_batch,
@@ -103,7 +103,7 @@ class TrainLoop:
                 state = self.state
                 self._resources.begin(state, energy=state.energy, seconds=state.seconds)
                 self._saved_at = time.monotonic()
-                with stop_signals(self._ask_to_stop), self._watchdog.running():
+                with signals.taken(self._ask_to_stop), self._watchdog.running():
                     while self.state.step < settings.num_steps:
                         try:
                             self._train_step()
