@@ -66,7 +66,7 @@ def test_a_finished_command_keeps_its_code() -> None:
 def test_nor_does_the_end_of_the_interpreter() -> None:
     late = "class Late:\n def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, 15)\n"
     done = run(
-        f"sys.late = Late()\nsignals.finish(2)\nsys.exit(2)".replace(
+        "sys.late = Late()\nsignals.finish(2)\nsys.exit(2)".replace(
             "sys.late", f"exec({late!r})\nsys.late"
         )
     )
