@@ -65,3 +65,15 @@ def test_a_recipe_has_the_learned_settings(tmp_path: Path) -> None:
     assert recipe.pretrain.sample_prompts == learned.openings
     for number in ("vocab_size", "tokens_per_step", "num_steps", "sequence_length"):
         assert any(row.startswith(number) and "#" in row for row in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize(("epochs", "decay"), [(4.0, 0.1), (16.0, 1.0)])
+def test_many_epochs_come_with_more_weight_decay(
+    tmp_path: Path, epochs: float, decay: float
+) -> None:
+    plan = make_plan(asked(text_bytes=2e8, max_epochs=epochs))
+    path = tmp_path / "new.toml"
+    path.write_text(render_recipe(plan, name="novo", language="gl", text="t"))
+    recipe = load_recipe(path)
+    assert recipe.pretrain is not None
+    assert recipe.pretrain.optimizer.weight_decay == decay

@@ -68,11 +68,16 @@ def test_text_limits_a_rich_plan_and_money_a_poor_one() -> None:
     assert make_plan(asked(budget_usd=50.0, text_bytes=1e12)).limit == "money"
 
 
-def test_at_most_four_epochs_and_the_rest_is_not_spent() -> None:
-    plan = make_plan(asked(budget_usd=500.0, text_bytes=1e9))
-    assert plan.epochs == pytest.approx(4, rel=0.01)
-    assert plan.cost.usd < 100
-    assert any("--max-epochs" in note for note in plan.notes)
+def test_more_than_four_epochs_are_planned_with_a_warning() -> None:
+    few = make_plan(asked(budget_usd=500.0, text_bytes=1e9, max_epochs=4.0))
+    assert few.epochs == pytest.approx(4, rel=0.01)
+    assert few.cost.usd < 100
+    assert any("--max-epochs 64" in note for note in few.notes)
+    assert not any("weight decay" in note for note in few.notes)
+    many = make_plan(asked(budget_usd=500.0, text_bytes=1e9))
+    assert many.epochs == pytest.approx(16, rel=0.01)
+    assert many.law_loss < few.law_loss
+    assert any("need a weight decay of about 1" in note for note in many.notes)
 
 
 def test_more_money_never_gives_a_worse_loss() -> None:

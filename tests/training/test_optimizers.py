@@ -156,6 +156,38 @@ def test_one_rate_drives_all_groups():
     assert isinstance(optimizers[1], Muon)
 
 
+def decays_of(optimizers, model):
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_embedding_and_head_may_have_a_decay_of_their_own(kind):
+    model = model_with_gradients()
+    decays = decays_of(build(model, kind, weight_decay=1.0, embedding_weight_decay=0.2), model)
+    for name, decay in decays.items():
+        is_outer = "embed_tokens" in name or "lm_head" in name
+        assert decay == (0.2 if is_outer else 0.0 if "norm" in name else 1.0), name
+
+
+def test_decay_follows_the_rate_only_where_asked():
+    model = model_with_gradients()
+    for schedule, expected in (("constant", {0.0, 0.8}), ("learning-rate", {0.0, 0.2})):
+        optimizers = build(model, weight_decay=0.8, weight_decay_schedule=schedule)
+        set_learning_rates(optimizers, 1.0)
+        set_learning_rates(optimizers, 0.25)
+        assert set(decays_of(optimizers, model).values()) == expected
+
+
+def test_a_decay_that_takes_more_than_the_weight_is_refused():
+    OptimizerSettings(peak_learning_rate=1e-2, weight_decay=99.0)
+    with pytest.raises(ValueError, match="takes 1 of a weight in a step; .* must be below 100"):
+        OptimizerSettings(peak_learning_rate=1e-2, weight_decay=100.0)
+    with pytest.raises(ValueError, match="embedding_weight_decay = 400 with peak_learning_rate"):
+        OptimizerSettings(kind="muon", peak_learning_rate=1e-2, embedding_weight_decay=400.0)
+
+
 def rates(plan, num_steps):
     return [learning_rate_factor(step, plan, num_steps) for step in range(num_steps)]
 

@@ -56,7 +56,7 @@ class BudgetOptions:
     ] = None
     max_epochs: Annotated[
         float, typer.Option("--max-epochs", help="Most epochs over the text.")
-    ] = 4.0
+    ] = 16.0
     country: Annotated[
         str, typer.Option("--country", help="Country of the grid, ISO 3166 alpha-3.")
     ] = "BRA"

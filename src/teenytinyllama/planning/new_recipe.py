@@ -10,7 +10,7 @@ from pathlib import Path
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import known_languages
 from teenytinyllama.licenses import UNKNOWN
-from teenytinyllama.planning.planner import Plan, bytes_per_token
+from teenytinyllama.planning.planner import EPOCHS_LIKE_NEW_TEXT, Plan, bytes_per_token
 from teenytinyllama.progress import format_duration, format_energy, format_money
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.recipe import load_recipe
@@ -73,8 +73,9 @@ def write_recipe(path: Path, recipe: str) -> None:
 
 
 def needed_text_bytes(plan: Plan) -> float:
-    """Bytes of clean text that the plan reads, with the most epochs it allows."""
-    return plan.tokens / plan.request.max_epochs * bytes_per_token(plan.vocab_size)
+    """Bytes of clean text that the plan needs: read four times, or as often as it says."""
+    epochs = max(plan.epochs, min(EPOCHS_LIKE_NEW_TEXT, plan.request.max_epochs))
+    return plan.tokens / epochs * bytes_per_token(plan.vocab_size)
 
 
 def render_recipe(
@@ -224,7 +225,7 @@ def _pretrain(plan: Plan, learned: LanguageProfile | None) -> list[str]:
         ),
         (
             f'optimizer = {{ kind = "muon", peak_learning_rate = {plan.peak_learning_rate}, '
-            f"muon_learning_rate = {plan.peak_learning_rate} }}",
+            f"muon_learning_rate = {plan.peak_learning_rate}{_decay(plan)} }}",
             "Peak learning rate from the compute, by the same equation",
         ),
         (
@@ -235,6 +236,11 @@ def _pretrain(plan: Plan, learned: LanguageProfile | None) -> list[str]:
     if learned and learned.openings:
         rows.append((f"sample_prompts = {_list(learned.openings)}", "Openings to continue"))
     return ["[pretrain]", *_rows(rows), ""]
+
+
+def _decay(plan: Plan) -> str:
+    """The weight decay of many epochs, where the usual one would let the model overfit."""
+    return ", weight_decay = 1.0" if plan.epochs > 1.01 * EPOCHS_LIKE_NEW_TEXT else ""
 
 
 def _evaluate(learned: LanguageProfile | None) -> list[str]:

@@ -50,7 +50,7 @@ class PlanRequest:
     reserve_fraction: float = 0.1
     # Power of the machine besides the GPU (CPU and memory), modelled.
     host_power_w: float = 75.0
-    max_epochs: float = 4.0
+    max_epochs: float = 16.0
     sequence_length: int = DEFAULT_CONTEXT
     country: str = "BRA"
     law: str = "besiroglu"

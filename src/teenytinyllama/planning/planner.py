@@ -50,7 +50,10 @@ MIN_TOKENS_PER_PARAMETER = 1
 MIN_STEPS = 500
 # Of two models whose losses differ by less than this many nats, the cheaper one is chosen.
 SAME_LOSS = 0.01
-MANY_EPOCHS = 16.0
+# More epochs than these are almost as good as new text only with much weight decay, which the
+# laws do not know (docs/little-text.md).
+EPOCHS_LIKE_NEW_TEXT = 4.0
+MANY_EPOCHS = 64.0
 MAX_TRIES = 50
 # fp32 weights, gradients and two moments; the rest of the memory is for activations.
 BYTES_PER_PARAMETER = 16
@@ -476,10 +479,10 @@ def _notes(
     notes = []
     each = _bytes_per_token(request, vocab_size)
     if not request.has_text and request.unique_tokens is None:
+        times = min(request.max_epochs, EPOCHS_LIKE_NEW_TEXT)
         notes.append(
             f"No text is named: this needs {format_bytes(tokens * each)} of it, or "
-            f"{format_bytes(tokens * each / request.max_epochs)} read {request.max_epochs:g} "
-            "times. `--text PATH` plans for the text you have."
+            f"{format_bytes(tokens * each / times)} read {times:g} times. `--text PATH` plans for the text you have."
         )
     elif request.unique_tokens is None:
         notes.append(
@@ -501,4 +504,9 @@ def _notes(
             known = tokens >= MIN_TOKENS_OF_LAWS or request.fitted is not None
             words += f": {gain:.2f} nats lower." if known else "."
         notes.append(words)
+    if (epochs := tokens / unique) > 1.01 * EPOCHS_LIKE_NEW_TEXT:
+        notes.append(
+            f"{epochs:.2g} epochs need a weight decay of about 1, as `ttl new` writes it: with 0.1 "
+            "the model overfits. The law is of runs without it: its loss is an extrapolation."
+        )
     return tuple(notes)

@@ -202,7 +202,7 @@ class PackSettings(Settings):
     of `sequence_length` tokens end where a document ends."""
     sequence_length: Positive = 2048
     """Tokens of one row for `best-fit`; use the value of `pretrain.sequence_length`."""
-    epochs: dict[str, Annotated[float, Field(ge=0, le=4)]] = {}
+    epochs: dict[str, Annotated[float, Field(ge=0)]] = {}
     """How often to pack the training documents of a source, by its name; 1 for all others. 0.5:
-    half of them; 2.5: all twice and half of them a third time. At most 4: more repetition
-    teaches little (Muennighoff et al., 2023)."""
+    half of them; 2.5: all twice and half of them a third time. Up to 4 are almost as good as new
+    text (Muennighoff et al., 2023); more need more weight decay (docs/little-text.md)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -70,9 +71,31 @@ class OptimizerSettings(Settings):
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Decoupled decay; applied to matrices only, never to RMSNorm gains."""
+    """Decoupled decay; applied to matrices only, never to RMSNorm gains. For many passes over
+    little text about 1 (docs/little-text.md)."""
+    embedding_weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """Decay of embedding and head; unset: `weight_decay`."""
+    weight_decay_schedule: Literal["constant", "learning-rate"] = "constant"
+    """`learning-rate`: the decay rises and falls with the rate, as the same share of its value
+    here. A step takes rate times decay from a weight in either case."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are clipped to this norm; 0: no clipping."""
+
+    @model_validator(mode="after")
+    def _decay_is_a_share(self) -> OptimizerSettings:
+        rates = {"peak_learning_rate": self.peak_learning_rate}
+        if self.kind == "muon":
+            rates["muon_learning_rate"] = self.muon_learning_rate
+        decays = {"weight_decay": self.weight_decay}
+        if self.embedding_weight_decay is not None:
+            decays["embedding_weight_decay"] = self.embedding_weight_decay
+        for (rate_name, rate), (name, decay) in product(rates.items(), decays.items()):
+            if rate * decay >= 1:
+                raise ValueError(
+                    f"{name} = {decay:g} with {rate_name} = {rate:g} takes {rate * decay:.3g} of a "
+                    f"weight in a step; {name} must be below {1 / rate:g}"
+                )
+        return self
 
 
 class ScheduleSettings(Settings):

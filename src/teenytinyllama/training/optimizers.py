@@ -26,8 +26,12 @@ MUON_MOMENTUM = 0.95
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Whether this is a matrix inside a decoder layer, which Muon may orthogonalise."""
-    outer = ("embed_tokens", "lm_head", "score")
-    return parameter.ndim == 2 and not any(part in name for part in outer)
+    return parameter.ndim == 2 and not is_outer(name)
+
+
+def is_outer(name: str) -> bool:
+    """Whether this is a weight of the embedding or of a head."""
+    return any(part in name for part in ("embed_tokens", "lm_head", "score"))
 
 
 def is_decayed(parameter: Tensor) -> bool:
@@ -151,13 +155,20 @@ def build_optimizers(
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     muon = [p for n, p in named if settings.kind == "muon" and is_hidden_matrix(n, p)]
     taken = {id(p) for p in muon}
-    rest = [p for _, p in named if id(p) not in taken]
+    rest = [(n, p) for n, p in named if id(p) not in taken]
+    outer_decay = settings.embedding_weight_decay
+    has_outer = outer_decay is not None
+    decayed = [(n, p) for n, p in rest if is_decayed(p)]
     groups = [
         {
-            "params": [p for p in rest if is_decayed(p)],
+            "params": [p for n, p in decayed if not (has_outer and is_outer(n))],
             "weight_decay": settings.weight_decay,
         },
-        {"params": [p for p in rest if not is_decayed(p)], "weight_decay": 0.0},
+        {
+            "params": [p for n, p in decayed if has_outer and is_outer(n)],
+            "weight_decay": outer_decay,
+        },
+        {"params": [p for _, p in rest if not is_decayed(p)], "weight_decay": 0.0},
     ]
     optimizers = [_first_order([g for g in groups if g["params"]], settings)]
     if muon:
@@ -172,6 +183,8 @@ def build_optimizers(
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_learning_rate"] = group["lr"]
+            if settings.weight_decay_schedule == "learning-rate":
+                group["peak_weight_decay"] = group["weight_decay"]
     return optimizers
 
 
@@ -219,10 +232,12 @@ def learning_rate_factor(step: int, schedule: ScheduleSettings, num_steps: int) 
 
 
 def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Set every group's learning rate to `factor` times its peak."""
+    """Set every group's learning rate, and a decay that follows it, to `factor` times its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group["peak_learning_rate"]
+            if "peak_weight_decay" in group:
+                group["weight_decay"] = factor * group["peak_weight_decay"]
 
 
 def step_if_finite(
