@@ -182,7 +182,7 @@ def test_decay_follows_the_rate_only_where_asked():
 
 def test_a_decay_that_takes_more_than_the_weight_is_refused():
     OptimizerSettings(peak_learning_rate=1e-2, weight_decay=99.0)
-    with pytest.raises(ValueError, match="takes 1 of a weight in a step; .* must be below 100"):
+    with pytest.raises(ValueError, match=r"takes 1 of a weight in a step; .* must be below 100"):
         OptimizerSettings(peak_learning_rate=1e-2, weight_decay=100.0)
     with pytest.raises(ValueError, match="embedding_weight_decay = 400 with peak_learning_rate"):
         OptimizerSettings(kind="muon", peak_learning_rate=1e-2, embedding_weight_decay=400.0)

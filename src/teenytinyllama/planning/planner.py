@@ -482,7 +482,8 @@ def _notes(
         times = min(request.max_epochs, EPOCHS_LIKE_NEW_TEXT)
         notes.append(
             f"No text is named: this needs {format_bytes(tokens * each)} of it, or "
-            f"{format_bytes(tokens * each / times)} read {times:g} times. `--text PATH` plans for the text you have."
+            f"{format_bytes(tokens * each / times)} read {times:g} times. "
+            "`--text PATH` plans for the text you have."
         )
     elif request.unique_tokens is None:
         notes.append(
