@@ -159,7 +159,7 @@ def build_optimizers(
     outer_decay = settings.embedding_weight_decay
     has_outer = outer_decay is not None
     decayed = [(n, p) for n, p in rest if is_decayed(p)]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {
             "params": [p for n, p in decayed if not (has_outer and is_outer(n))],
             "weight_decay": settings.weight_decay,
