@@ -8,4 +8,5 @@ STAGE = Stage(
     reads=("corpus", "tokenizer", "pretrain"),
     reads_if_there=("align",),
     loads_model=True,
+    has_checks=True,
 )
