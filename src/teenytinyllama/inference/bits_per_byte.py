@@ -10,8 +10,8 @@ where there is that much text.
     window        2 3 4 5            predicts         5 6
     window            4 5 6 7        predicts             7 8
 
-Sums are taken per batch in float64: memory does not grow with the text, and the result does not
-depend on how many windows share a forward pass.
+Sums are taken per batch in float64, so that the result does not depend on how many windows share a
+forward pass. Of each document and window a few numbers are kept, for the interval of the score.
 """
 
 # B windows of a batch, T tokens of a window, K scored positions, V vocabulary
@@ -74,12 +74,30 @@ class TextScore:
         self.num_documents += other.num_documents
 
 
+class DocumentSize(NamedTuple):
+    """What a document adds to the text that is scored."""
+
+    source: str
+    num_bytes: int
+    num_tokens: int
+
+
+class WindowScore(NamedTuple):
+    """Predicted tokens of one window of document number `document`, and their nats."""
+
+    document: int
+    num_tokens: int
+    nats: float
+
+
 @dataclass
 class HeldoutScore:
     """The score of a set of documents, overall and per source."""
 
     overall: TextScore = field(default_factory=TextScore)
     by_source: dict[str, TextScore] = field(default_factory=dict)
+    documents: list[DocumentSize] = field(default_factory=list)
+    windows: list[WindowScore] = field(default_factory=list)
 
     @property
     def bits_per_byte(self) -> float:
@@ -91,16 +109,36 @@ class HeldoutScore:
         """Perplexity per token over all documents."""
         return self.overall.perplexity
 
+    def by_document(self, source: str | None = None) -> tuple[list[float], list[float]]:
+        """Nats and bytes of each document, of one source or of all."""
+        nats = [0.0] * len(self.documents)
+        for window in self.windows:
+            nats[window.document] += window.nats
+        kept = [n for n, one in enumerate(self.documents) if source in (None, one.source)]
+        return [nats[n] for n in kept], [float(self.documents[n].num_bytes) for n in kept]
+
+    def by_window(self, source: str | None = None) -> tuple[list[float], list[float]]:
+        """Nats and bytes of each window; a document's bytes are shared out by tokens."""
+        nats, sizes = [], []
+        for window in self.windows:
+            document = self.documents[window.document]
+            if source in (None, document.source):
+                nats.append(window.nats)
+                sizes.append(document.num_bytes * window.num_tokens / document.num_tokens)
+        return nats, sizes
+
 
 class Window(NamedTuple):
     """Part of one document: `ids[:-1]` are the input, the last `num_scored` of `ids[1:]` count."""
 
     ids: NDArray[np.int64]
     num_scored: int
-    source: str
+    document: int
 
 
-def cut_windows(document: EncodedDocument, context_length: int) -> Iterator[Window]:
+def cut_windows(
+    document: EncodedDocument, context_length: int, number: int = 0
+) -> Iterator[Window]:
     """Cut a document into windows that predict each token after the first exactly once.
 
     >>> ids = np.arange(9)
@@ -113,7 +151,7 @@ def cut_windows(document: EncodedDocument, context_length: int) -> Iterator[Wind
     while scored_to < last:
         end = min(last, context_length if scored_to == 0 else scored_to + stride)
         begin = max(0, end - context_length)
-        yield Window(document.ids[begin : end + 1], end - scored_to, document.source)
+        yield Window(document.ids[begin : end + 1], end - scored_to, number)
         scored_to = end
 
 
@@ -138,8 +176,8 @@ def score_documents(
         with torch.inference_mode(), _progress(num_documents) as progress:
             group: list[Window] = []
             for document in documents:
+                group.extend(cut_windows(document, context_length, len(score.documents)))
                 _count(score, document)
-                group.extend(cut_windows(document, context_length))
                 while len(group) >= WINDOWS_PER_GROUP:
                     _score_group(model, group[:WINDOWS_PER_GROUP], batch_tokens, score)
                     del group[:WINDOWS_PER_GROUP]
@@ -163,7 +201,8 @@ def _count(score: HeldoutScore, document: EncodedDocument) -> None:
     part = score.by_source.setdefault(document.source, TextScore())
     part.num_documents += 1
     part.num_bytes += document.num_bytes
-    part.num_tokens += max(0, len(document.ids) - 1)
+    part.num_tokens += (num_tokens := max(0, len(document.ids) - 1))
+    score.documents.append(DocumentSize(document.source, document.num_bytes, num_tokens))
 
 
 def _score_group(
@@ -176,7 +215,8 @@ def _score_group(
         size = max(1, batch_tokens // (len(group[start].ids) - 1))
         batch = group[start : start + size]
         for window, nats in zip(batch, _nats_or_halves(model, batch), strict=True):
-            score.by_source[window.source].nats += nats
+            score.by_source[score.documents[window.document].source].nats += nats
+            score.windows.append(WindowScore(window.document, window.num_scored, nats))
         start += size
 
 

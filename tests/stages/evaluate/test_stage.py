@@ -157,6 +157,38 @@ def test_other_models_and_checkpoints_are_scored(run_dir, tmp_path):
     assert (tmp_path / "run" / "evaluate" / "step-0000020" / "storybook.json").is_file()
 
 
+def test_heldout_score_has_an_interval(run_dir, tmp_path, caplog):
+    metrics = run(run_dir, tmp_path / "scores", check_overlap=False).metrics
+    low, high = metrics["heldout_bits_per_byte_interval95"]
+    assert low < metrics["heldout_bits_per_byte"] < high
+    sources = metrics["by_source"].values()
+    assert all(one["heldout_bits_per_byte_interval95"] for one in sources)
+    few = metrics["heldout_interval_over"] == "windows"
+    assert few == ("say little of other text" in caplog.text)
+
+
+@pytest.mark.parametrize(("count", "units"), [(3, "windows"), (20, "documents")])
+def test_few_heldout_documents_are_warned_of(run_dir, tmp_path, count, units, caplog):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    texts = [f"A casa número {n} fica na rua. " * (3 + n % 4) for n in range(count)]
+    for split in ("train", "heldout"):
+        with DocumentWriter(corpus, split) as writer:
+            for number, text in enumerate(texts):
+                writer.write(Document(id=f"{split}{number}", text=text, source="s", license="x"))
+    metrics = stage.run(
+        settings=EvaluateSettings(check_overlap=False),
+        context=CONTEXT,
+        out_dir=tmp_path,
+        corpus_dir=corpus,
+        tokenizer_dir=run_dir / "tokenizer",
+        pack_dir=run_dir / "pack",
+        pretrain_dir=run_dir / "pretrain",
+    ).metrics
+    assert metrics["heldout_interval_over"] == units
+    assert ("the held-out text is 3 documents" in caplog.text) == (count == 3)
+
+
 def test_damaged_checkpoint_is_an_error(run_dir, tmp_path):
     pretrain = tmp_path / "run" / "pretrain"
     shutil.copytree(run_dir / "pretrain" / "final", pretrain / "step-0000010")

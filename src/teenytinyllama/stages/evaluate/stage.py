@@ -32,6 +32,7 @@ from teenytinyllama.stages.evaluate.contamination import (
     check_contamination,
     log_contamination,
 )
+from teenytinyllama.stages.evaluate.intervals import ratio_interval95
 from teenytinyllama.stages.evaluate.result_cache import (
     documents_fingerprint,
     load_or_compute,
@@ -45,7 +46,8 @@ from teenytinyllama.training.checkpoints import MODEL_NAME, list_checkpoints
 logger = logging.getLogger(__name__)
 
 BASE = "base"  # the folder of the base model's scores
-HELDOUT_REVISION = 1  # grows when the same text and model may get other bits
+HELDOUT_REVISION = 2  # grows when the same text and model may get other bits
+MIN_DOCUMENTS = 20  # fewer give no interval of their own, and a warning
 TASK_METRICS = (  # of each task, in the manifest; its own file has more
     "accuracy",
     "metric",
@@ -80,6 +82,7 @@ def run(
     """
     heldout = read_documents(corpus_dir, "heldout")
     documents = list(islice(heldout, settings.max_heldout_documents or None))
+    _warn_of_little_text(documents)
     benchmarks = load_benchmarks(settings.tasks, context.language, documents)
     checkpoints = _checkpoints(settings, pretrain_dir)
     _check_folders(settings.models, checkpoints)
@@ -147,9 +150,7 @@ class _ModelScorer:
             },
             lambda: self._score_heldout(scored, place, encoder),
         )
-        logger.info(
-            f"evaluate: {name}: held-out {metrics['heldout_bits_per_byte']:.4f} bits per byte"
-        )
+        _log_heldout(name, metrics)
         if count := metrics.get("num_unknown_tokens"):  # cheap to predict, and text is lost
             logger.info(
                 f"evaluate: {name}: {count:,} tokens of the held-out text are unknown to its "
@@ -305,10 +306,12 @@ def _heldout_metrics(heldout: HeldoutScore) -> dict[str, Any]:
     return {
         "heldout_bits_per_byte": heldout.bits_per_byte,
         "heldout_perplexity": heldout.perplexity,
+        **_interval(heldout),
         "tokens_scored": heldout.overall.num_tokens,
         "by_source": {
             name: {
                 "heldout_bits_per_byte": part.bits_per_byte,
+                **_interval(heldout, name),
                 "heldout_perplexity": part.perplexity,
                 "documents": part.num_documents,
                 "tokens": part.num_tokens,
@@ -317,6 +320,41 @@ def _heldout_metrics(heldout: HeldoutScore) -> dict[str, Any]:
             for name, part in sorted(heldout.by_source.items())
         },
     }
+
+
+def _interval(heldout: HeldoutScore, source: str | None = None) -> dict[str, Any]:
+    """95 % interval of bits per byte over documents, or over windows where there are few.
+
+    Windows of one text are alike, so that theirs is an interval for more text of the same kind.
+    """
+    nats, sizes = heldout.by_document(source)
+    units = "documents"
+    if len(sizes) < MIN_DOCUMENTS:
+        nats, sizes = heldout.by_window(source)
+        units = "windows"
+    found = ratio_interval95([one / math.log(2) for one in nats], sizes)
+    return {
+        "heldout_bits_per_byte_interval95": list(found) if found else None,
+        "heldout_interval_over": units,
+    }
+
+
+def _log_heldout(name: str, metrics: dict[str, Any]) -> None:
+    found = metrics["heldout_bits_per_byte_interval95"]
+    ends = f" ({found[0]:.4f} to {found[1]:.4f})" if found else ""
+    logger.info(
+        f"evaluate: {name}: held-out {metrics['heldout_bits_per_byte']:.4f}{ends} bits per byte"
+    )
+
+
+def _warn_of_little_text(documents: list[Document]) -> None:
+    if len(documents) >= MIN_DOCUMENTS:
+        return
+    num_bytes = sum(document.num_bytes for document in documents)
+    logger.warning(
+        f"evaluate: the held-out text is {len(documents)} documents, {num_bytes:,} bytes: its bits "
+        "per byte say little of other text (raise corpus.heldout_fraction, or add text)"
+    )
 
 
 def _comparison(
