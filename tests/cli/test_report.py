@@ -23,6 +23,19 @@ def test_run_folders_become_one_page(tmp_path):
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_each_comparison_has_a_page_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c", "x/a"):
+        build_run(tmp_path / name, name.replace("/", "-"))
+    assert log_of("report", "a", "b") == "Comparison written to comparison-a-b.html"
+    assert log_of("report", "a", "c") == "Comparison written to comparison-a-c.html"
+    assert log_of("report", "a") == "Report written to report-a.html"
+    assert log_of("report", "a", "x/a").startswith("Comparison written to comparison-")
+    invoke(*["b"] * 6)
+    assert len(list(tmp_path.glob("*.html"))) == 5
+    assert all(len(path.name) <= 105 for path in tmp_path.glob("*.html"))
+
+
 def test_a_recipe_runs_the_stage(tmp_path):
     recipe = tmp_path / "small.toml"
     recipe.write_text(SMALL_RECIPE + "[report]\n")

@@ -91,11 +91,11 @@ METRICS: dict[str, dict[str, Any]] = {
     },
     "align": {"ends_answer_fraction": 0.99},
     "quantize": {
-        "original": {"size_bytes": 12_000_000, "bits_per_byte": 1.2345},
+        "original": {"size_bytes": 12_000_000, "sample_bits_per_byte": 1.2345},
         "q8_0": {
             "size_bytes": 3_400_000,
-            "bits_per_byte": 1.2351,
-            "bits_per_byte_increase": 0.0005,
+            "sample_bits_per_byte": 1.2351,
+            "sample_bits_per_byte_increase": 0.0005,
             "same_best_token": 0.9987,
         },
     },

@@ -297,3 +297,14 @@ def test_a_signal_during_the_check_stops_after_the_next_step(tmp_path):
     with pytest.raises(Interrupted, match="SIGTERM after step 4"):
         the_loop.run()
     assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [4]
+
+
+def test_flops_utilisation_is_that_of_the_mean_rate(tmp_path):
+    """Beside the mean rate; the fastest window has names of its own."""
+    loop = loop_of(tmp_path)
+    found = loop.run()
+    per_token = loop.task.flops_per_token
+    for rate, share in (("mean_tokens_per_s", "mfu"), ("best_tokens_per_s", "best_mfu")):
+        assert found[share] == pytest.approx(
+            found[rate] * per_token / found["matmul_peak_flops_per_s"]
+        )

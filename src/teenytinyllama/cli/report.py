@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,8 @@ from teenytinyllama.cli.common import RunOptions, load, run_stages
 from teenytinyllama.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+MAX_NAME = 100  # characters of a page's name: file systems stop at 255 bytes
 
 
 def report_command(
@@ -27,9 +31,14 @@ def report_command(
         bool, typer.Option("--watch", help="Serve the page here, live, while it trains.")
     ] = False,
     port: Annotated[int, typer.Option("--port", help="Port of --watch; 0: any.")] = 8808,
-    out: Annotated[Path, typer.Option("--out", help="File for the page of run folders.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="File for the page of run folders; unset, named after them.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """`ttl report RECIPE | RUN...`."""
     if watch:
@@ -37,7 +46,20 @@ def report_command(
     elif len(paths) == 1 and not paths[0].is_dir():
         run_stages(paths[0], options, ["report"])
     else:
-        _compare(paths, out)
+        _compare(paths, out or _page_name(paths))
+
+
+def _page_name(run_dirs: list[Path]) -> Path:
+    """A name of its own for each page: one comparison does not replace another."""
+    names = [re.sub(r"[^\w.-]+", "-", path.resolve().name).strip(".-") for path in run_dirs]
+    if len(set(names)) < len(names):  # runs of one name in several folders
+        names = [re.sub(r"[^\w.-]+", "-", str(path.resolve())).strip(".-") for path in run_dirs]
+    kind = "report" if len(names) == 1 else "comparison"
+    name = "-".join([kind, *names])
+    if len(name) > MAX_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name[: MAX_NAME - 9]}-{digest}"
+    return Path(f"{name}.html")
 
 
 def _watch(paths: list[Path], options: RunOptions, port: int) -> None:
@@ -58,4 +80,4 @@ def _compare(run_dirs: list[Path], out: Path) -> None:
     except OSError as error:
         what = f"cannot be written ({error.strerror})"
         raise UserError("report-unwritable", str(out), what, "choose another --out") from error
-    logger.info(f"Comparison written to {out}")
+    logger.info(f"{'Comparison' if len(run_dirs) > 1 else 'Report'} written to {out}")

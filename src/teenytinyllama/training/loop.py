@@ -350,6 +350,7 @@ class TrainLoop:
 
     def _metrics(self) -> dict[str, Any]:
         state, best = self.state, self._resources.best_tokens_per_s
+        mean = state.tokens / max(state.seconds, 1e-9)
         return {
             "num_steps": state.step,
             "tokens": state.tokens,
@@ -359,10 +360,13 @@ class TrainLoop:
             "device": hardware.device_name(self.strategy.device),
             "precision": self.settings.precision,
             "training_seconds": state.seconds,
-            "mean_tokens_per_s": state.tokens / max(state.seconds, 1e-9),
+            # Over the whole training, evaluations and saves left out; `best_...`: the fastest
+            # window between two lines of the log. MFU: share of what matrix products reach here.
+            "mean_tokens_per_s": mean,
+            "mfu": self._mfu(mean),
             "best_tokens_per_s": best,
+            "best_mfu": self._mfu(best),
             "matmul_peak_flops_per_s": self._peak_flops_per_s,
-            "mfu": self._mfu(best),
             "energy_kwh": state.energy.total_kwh,
             "joules_per_token": 3.6e6 * state.energy.total_kwh / max(state.tokens, 1),
         }

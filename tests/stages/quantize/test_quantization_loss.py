@@ -54,8 +54,8 @@ def test_a_model_loses_nothing_against_itself(run_dir: Path) -> None:
     assert len(score.best) == sample.num_predicted
     assert len(score.logits) == min(256, sample.num_predicted)
     assert compare_scores(score, score) == {
-        "bits_per_byte": score.bits_per_byte,
-        "bits_per_byte_increase": 0,
+        "sample_bits_per_byte": score.bits_per_byte,
+        "sample_bits_per_byte_increase": 0,
         "same_best_token": 1,
         "max_logit_difference": 0,
     }
@@ -65,7 +65,7 @@ def test_comparison_of_two_scores() -> None:
     original = SampleScore(2.0, torch.tensor([1, 2, 3, 4]), torch.tensor([[0.0, 1.0]]))
     quantized = SampleScore(2.1, torch.tensor([1, 2, 3, 5]), torch.tensor([[0.5, 0.75]]))
     found = compare_scores(original, quantized)
-    assert found["bits_per_byte_increase"] == pytest.approx(0.05)
+    assert found["sample_bits_per_byte_increase"] == pytest.approx(0.05)
     assert found["same_best_token"] == 0.75
     assert found["max_logit_difference"] == 0.5
 

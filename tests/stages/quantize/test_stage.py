@@ -30,7 +30,7 @@ def test_loss_of_each_file_is_measured(quantized: tuple[Path, StageResult]) -> N
     assert metrics["f16"]["same_best_token"] >= 0.999
     assert metrics["f16"]["max_logit_difference"] < 1e-2
     assert metrics["q8_0"]["max_logit_difference"] < metrics["q4_0"]["max_logit_difference"]
-    assert abs(metrics["f16"]["bits_per_byte_increase"]) < 1e-4
+    assert abs(metrics["f16"]["sample_bits_per_byte_increase"]) < 1e-4
     assert result.counts["documents_compared"] == 6
 
 
@@ -56,7 +56,7 @@ def test_other_model_shapes_load_back_equal(tmp_path: Path, changes: dict) -> No
 def test_file_that_loses_too_much_is_refused_and_removed(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "compare_scores", lambda *_: {"bits_per_byte_increase": 0.04})
+    monkeypatch.setattr(stage, "compare_scores", lambda *_: {"sample_bits_per_byte_increase": 0.04})
     with pytest.raises(UserError) as error:
         quantize_run(run_dir, tmp_path, formats=("q4_0",), max_bits_per_byte_increase=0.03)
     assert (error.value.code, error.value.where) == ("quantize-loss", "model-q4_0.gguf")

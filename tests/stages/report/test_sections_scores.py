@@ -44,3 +44,34 @@ def test_classifier_is_shown_with_its_baselines(run_dir: Path) -> None:
     for part in ("95.3 %", "± 0.4 % over 2 seeds", "93.2 to 97.4", "bag of words", "91.0 %",
                  "bertimbau", "97.0 %", "51.2 %"):  # fmt: skip
         assert part in text
+
+
+def test_score_says_what_it_is_of(run_dir: Path) -> None:
+    """Its interval, its kind, its ties, and what lengths alone would score."""
+    score = {
+        "accuracy": 0.5,
+        "metric": "acc",
+        "num_items": 400,
+        "chance": 0.25,
+        "num_ties": 7,
+        "normalized": {"metric": "acc_norm", "accuracy": 0.625},
+        "length_rule": {"choose": "shortest", "accuracy": 0.75},
+    }
+    metrics = {**METRICS["evaluate"], "heldout_bits_per_byte_interval95": [1.2, 1.3]}
+    tasks = {"pairs": score, "norm": {**score, "metric": "acc_norm", "num_ties": 0}}
+    write_stage(run_dir, "evaluate", metrics={**metrics, "tasks": tasks})
+    text = section_text(make_page(run_dir), "scores")
+    for part in (
+        "1.2000 to 1.3000 (95 %)",
+        "50.0 % 62.5 % by likelihood per character",
+        "50.0 % by likelihood per character",
+        "400 7 ties",
+        "the shortest choice alone: 75.0 %",
+    ):
+        assert part in text
+
+
+def test_quantized_bits_per_byte_are_of_their_sample(run_dir: Path) -> None:
+    text = section_text(make_page(run_dir), "quantized")
+    assert "bits per byte of the sample" in text
+    assert "only their increase compares with other figures" in text

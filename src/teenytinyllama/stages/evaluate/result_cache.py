@@ -58,6 +58,12 @@ def documents_fingerprint(documents: Iterable[Document]) -> str:
     return digest.hexdigest()
 
 
+def text_fingerprint(documents: Iterable[Document]) -> str:
+    """Short SHA-256 over the texts alone, in any order: the same for two runs' same text."""
+    hashes = (hashlib.sha256(document.text.encode()).digest() for document in documents)
+    return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()[:16]
+
+
 def stage_fingerprint(stage_dir: Path) -> str:
     """Fingerprint of a stage's output by its manifest, so that a copy of the run has the same.
 

@@ -37,6 +37,7 @@ from teenytinyllama.stages.evaluate.result_cache import (
     documents_fingerprint,
     load_or_compute,
     stage_fingerprint,
+    text_fingerprint,
 )
 from teenytinyllama.stages.evaluate.scored_models import ScoredModel, folder_name, load_model
 from teenytinyllama.stages.evaluate.suites import load_benchmarks
@@ -105,6 +106,7 @@ def run(
     with hardware.keeping_freed_memory(hardware.present_device()):
         metrics = scorer.score(BASE, pretrain_dir / "final", encoder)
         metrics = {**_comparison(metrics, baselines, overlap), **metrics}
+        metrics["heldout_text"] = text_fingerprint(documents)  # the same: scores can be compared
         metrics["models"] = {
             folder_name(name): scorer.score(folder_name(name), name, None)
             for name in settings.models

@@ -7,6 +7,7 @@ STAGE = Stage(
     title="model -> small files for laptops",
     reads=("corpus", "tokenizer", "pretrain"),
     reads_if_there=("align",),
+    revision=2,
     loads_model=True,
     has_checks=True,
 )

@@ -109,8 +109,8 @@ def score_sample(model: LlamaForCausalLM, sample: HeldoutSample, title: str) -> 
 def compare_scores(original: SampleScore, quantized: SampleScore) -> dict[str, float]:
     """What quantization lost, as metrics of the manifest."""
     return {
-        "bits_per_byte": quantized.bits_per_byte,
-        "bits_per_byte_increase": quantized.bits_per_byte / original.bits_per_byte - 1,
+        "sample_bits_per_byte": quantized.bits_per_byte,
+        "sample_bits_per_byte_increase": quantized.bits_per_byte / original.bits_per_byte - 1,
         "same_best_token": float((quantized.best == original.best).double().mean()),
         "max_logit_difference": float((quantized.logits - original.logits).abs().max()),
     }

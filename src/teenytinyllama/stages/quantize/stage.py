@@ -51,7 +51,8 @@ def run(
 ) -> StageResult:
     """Write one file per format and measure what each lost on held-out documents.
 
-    The metrics are nested by format: size, bits per byte and their increase, how often the most
+    The metrics are nested by format: size, bits per byte of the sample (`evaluate` scores all
+    held-out text, in other windows: these are other figures) and their increase, how often the most
     likely token is the same, the largest difference of a logit, and, where llama.cpp is
     installed, its speed and memory.
     """
@@ -67,7 +68,10 @@ def run(
     )
     original = score_sample(load_model(folder), sample, "quantize: score the original")
     metrics: dict[str, Any] = {
-        "original": {"bits_per_byte": original.bits_per_byte, "size_bytes": _size_bytes(folder)}
+        "original": {
+            "sample_bits_per_byte": original.bits_per_byte,
+            "size_bytes": _size_bytes(folder),
+        }
     }
     for name in settings.formats:
         if name == "awq":
@@ -112,9 +116,10 @@ def _measure_loss(
     """Load what was written and compare it; UserError where it lost more than `allowed`."""
     quantized = score_sample(load_model(path), sample, f"quantize: score {path.name}")
     loss = compare_scores(original, quantized)
-    check_loss(loss["bits_per_byte_increase"], allowed, path)
+    check_loss(loss["sample_bits_per_byte_increase"], allowed, path)
     logger.info(
-        f"quantize: {path.name} {_size_bytes(path) / 1e6:.1f} MB, bits per byte "
+        f"quantize: {path.name} {_size_bytes(path) / 1e6:.1f} MB, bits per byte of "
+        f"{sample.num_predicted:,} held-out tokens "
         f"{original.bits_per_byte:.4f} -> {quantized.bits_per_byte:.4f}, most likely token "
         f"the same at {loss['same_best_token']:.2%} of places"
     )

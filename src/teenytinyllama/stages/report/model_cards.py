@@ -187,7 +187,8 @@ def _results(run: RunRecord) -> Iterator[dict[str, Any]]:
         yield _result("held-out text", "heldout", metrics)
     for name, found in tasks_of(evaluate).items():
         if isinstance(found, Mapping) and is_number(found.get("accuracy")):
-            metric = {"type": "accuracy", "value": found["accuracy"], "name": "accuracy"}
+            kind = str(found.get("metric") or "accuracy")
+            metric = {"type": "accuracy", "value": found["accuracy"], "name": kind}
             yield _result(name, name, [metric])
 
 
@@ -259,10 +260,14 @@ def _use_and_limits(run: RunRecord) -> Lines:
 def _origin(run: RunRecord) -> Lines:
     version = next(iter(run.stages.values())).manifest.version
     kwh = sum(map(stage_kwh, run.stages.values()))
+    gpu = sum(one.manifest.energy_kwh.get("gpu_measured", 0.0) for one in run.stages.values())
+    parts = (
+        f"{gpu:.4g} measured (GPU), the rest modelled" if gpu else "modelled: no GPU was measured"
+    )
     yield "## How it was made"
     yield ""
     yield f"TeenyTinyLlama {version}, `ttl run recipe.toml` (the recipe is beside this card);"
-    yield f"{kwh:.4g} kWh in total. Fingerprints of the stages:"
+    yield f"{kwh:.4g} kWh in total ({parts}). Fingerprints of the stages:"
     yield ""
     for name, stage in run.stages.items():
         yield f"- {name}: `{stage.manifest.fingerprint}`"

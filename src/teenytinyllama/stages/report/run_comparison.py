@@ -37,6 +37,10 @@ from teenytinyllama.stages.report.sections_scores import score_cells, tasks_of
 from teenytinyllama.stages.report.sections_training import make_chart, points
 from teenytinyllama.stages.report.svg_chart import Axes, Series
 
+OTHER_TEXTS = (
+    "These runs have different held-out texts, or do not say which: their bits per byte and "
+    "perplexities are of different texts and do not rank them."
+)
 # Colour and dash of each line; more than six lines make a chart unreadable.
 STYLES: Any = (("1", False), ("2", False), ("3", False), ("1", True), ("2", True), ("3", True))
 
@@ -49,7 +53,7 @@ def compare_page(run_dirs: Sequence[Path]) -> Page:
     runs = [read_run(folder) for folder in run_dirs]
     names = _names(runs, run_dirs)
     sections = [make(runs, names) for make in (_metrics, _settings, _curves, _scores)]
-    best = Stat("lowest held-out bits per byte", *_best(runs, names))
+    best = Stat("lowest held-out bits per byte", *_best(runs, names), tone=_tone(runs))
     headline = StatRow((Stat("runs", count(len(runs))), best))
     return Page(" · ".join(names), "Comparison of runs.", runs[0].language, headline, sections)
 
@@ -65,7 +69,25 @@ def _bits_per_byte(run: RunRecord) -> Any:
     return stage.metric("heldout_bits_per_byte") if stage else None
 
 
+def _heldout_text(run: RunRecord) -> Any:
+    """What tells a run's held-out text from another's; None where it has none or does not say."""
+    stage = run.stage("evaluate")
+    return stage.metric("heldout_text") if stage else None
+
+
+def _share_text(runs: Sequence[RunRecord]) -> bool:
+    """Whether all scored runs were scored on the same held-out text."""
+    texts = [_heldout_text(run) for run in runs if is_number(_bits_per_byte(run))]
+    return len(texts) < 2 or (None not in texts and len(set(texts)) == 1)
+
+
+def _tone(runs: Sequence[RunRecord]) -> Any:
+    return "" if _share_text(runs) else "warn"
+
+
 def _best(runs: Sequence[RunRecord], names: Sequence[str]) -> tuple[str, str]:
+    if not _share_text(runs):
+        return "not ranked", "each run was scored on another held-out text"
     found = [(_bits_per_byte(run), name) for run, name in zip(runs, names, strict=True)]
     known = [(value, name) for value, name in found if is_number(value)]
     return (decimal(min(known)[0], 4), min(known)[1]) if known else (NOT_RUN, "")
@@ -90,6 +112,7 @@ def _metrics(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
         ("total energy", lambda run: sum(map(stage_kwh, run.stages.values())), energy),
         ("total cost", total_cost_usd, money),
     )
+    note = "" if _share_text(runs) else OTHER_TEXTS
     table = Table(
         "metrics",
         "Metrics",
@@ -99,6 +122,7 @@ def _metrics(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
             for title, value, write in rows
         ),
         "*/manifest.json of each run",
+        note=note,
     )
     return Section("metrics", "Metrics", (table,))
 
@@ -159,9 +183,11 @@ def _curves(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     if not blocks:
         blocks.append(Note("Not run: no pretrain/metrics.jsonl in these runs.", tone="quiet"))
     lead = (
-        "Loss per token is comparable only between runs with the same tokenizer; "
-        "bits per byte always is."
+        "Loss per token is comparable only between runs with the same tokenizer, "
+        "bits per byte only between runs with the same held-out text."
     )
+    if not _share_text(runs):
+        blocks.insert(0, Note(OTHER_TEXTS, tone="warn"))
     return Section("curves", "Curves", blocks, lead)
 
 

@@ -126,7 +126,8 @@ def _by_energy(lines: Sequence[Mapping[str, Any]]) -> Any:
         ],
         Axes("energy so far", "held-out perplexity", log_x=True, write_x=_round_energy),
         source=f"{MANIFEST}; {PAPER_SOURCE}",
-        note="Logarithmic energy axis; measured GPU plus modelled CPU and memory energy. "
+        note="Logarithmic energy axis; energy of GPUs as measured, if any, plus CPU and memory "
+        "as modelled. "
         "Perplexity depends on tokenizer and text: compare only the shapes.",
     )
 

@@ -32,7 +32,12 @@ from teenytinyllama.stages.report.page_blocks import (
 )
 from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 
-ENERGY_PARTS = ("gpu_measured", "cpu_modelled", "ram_modelled")
+ENERGY_TITLES = {
+    "gpu_measured": "GPU (measured)",
+    "cpu_modelled": "CPU (modelled)",
+    "ram_modelled": "memory (modelled)",
+}
+ENERGY_PARTS = tuple(ENERGY_TITLES)
 
 
 def stage_kwh(stage: FinishedStage) -> float:
@@ -83,14 +88,17 @@ def headline(run: RunRecord) -> StatRow:
 def energy_section(run: RunRecord) -> Section:
     """Time, energy, carbon and cost per stage; measured and modelled energy are separate."""
     title = "Energy and cost"
-    lead = "GPU energy is measured. CPU and memory energy is estimated from rated power."
-    rows, total = [], [0.0] * 6
+    has_gpu = any(s.manifest.energy_kwh.get("gpu_measured") for s in run.stages.values())
+    parts_shown = ENERGY_PARTS if has_gpu else ENERGY_PARTS[1:]
+    measured = "GPU energy is measured." if has_gpu else "No GPU was measured."
+    lead = f"{measured} CPU and memory energy is estimated from rated power."
+    rows, total = [], [0.0] * (3 + len(parts_shown))
     for name in STAGE_NAMES:
         stage = run.stage(name)
         if stage is None:
-            rows.append((Cell(name), *(Cell(NOT_RUN, tone="quiet") for _ in range(6))))
+            rows.append((Cell(name), *(Cell(NOT_RUN, tone="quiet") for _ in total)))
             continue
-        parts = [stage.manifest.energy_kwh.get(part, 0.0) for part in ENERGY_PARTS]
+        parts = [stage.manifest.energy_kwh.get(part, 0.0) for part in parts_shown]
         usd = cost_usd(run, stage) or 0.0
         values = [stage.manifest.duration_s, *parts, stage.manifest.emissions_kg, usd]
         total = [a + b for a, b in zip(total, values, strict=True)]
@@ -107,9 +115,7 @@ def energy_section(run: RunRecord) -> Section:
         "Per stage",
         (
             Column("stage"),
-            *numbers(
-                "time", "GPU (measured)", "CPU (modelled)", "memory (modelled)", "CO₂eq", "cost"
-            ),
+            *numbers("time", *(ENERGY_TITLES[part] for part in parts_shown), "CO₂eq", "cost"),
         ),
         tuple(rows),
         "*/manifest.json",
@@ -137,7 +143,7 @@ def _energy_stats(run: RunRecord) -> StatRow:
     joules = pretrain.metric("joules_per_token") if pretrain else None
     return StatRow(
         (
-            Stat("measured", energy(measured), "GPU (NVML)" if measured else "no GPU"),
+            Stat("measured", energy(measured) if measured else "none", "GPU (NVML)"),
             Stat("modelled", energy(total - measured), "CPU and memory"),
             Stat(
                 "per training token",

@@ -95,16 +95,36 @@ def task_rows(tasks: Mapping[str, Any]) -> Iterator[tuple[Cell, ...]]:
     for name, found in tasks.items():
         if not isinstance(found, Mapping):
             continue
-        equal = found.get("num_equal_choices")
+        accuracy, *others = score_cells(found)
         yield (
-            Cell(name),
-            *score_cells(found),
-            Cell(
-                count(found.get("num_items")),
-                note=f"{count(equal)} with identical choices" if equal else "",
-            ),
+            Cell(name, note=_length_words(found.get("length_rule"))),
+            Cell(accuracy.text, note=_accuracy_words(found)),
+            *others,
+            Cell(count(found.get("num_items")), note=_item_words(found)),
             _contamination(found),
         )
+
+
+def _accuracy_words(found: Mapping[str, Any]) -> str:
+    """Which accuracy it is, and the one per character where choices differ in length."""
+    normalized = found.get("normalized")
+    if found.get("metric") == "acc_norm":
+        return "by likelihood per character"
+    if not isinstance(normalized, Mapping):
+        return ""
+    return f"{percent(normalized.get('accuracy'))} by likelihood per character"
+
+
+def _item_words(found: Mapping[str, Any]) -> str:
+    ties, equal = found.get("num_ties"), found.get("num_equal_choices")
+    words = [f"{count(ties)} ties"] if ties else []
+    return ", ".join(words + ([f"{count(equal)} with identical choices"] if equal else []))
+
+
+def _length_words(rule: Any) -> str:
+    if not isinstance(rule, Mapping):
+        return ""
+    return f"the {rule.get('choose')} choice alone: {percent(rule.get('accuracy'))}"
 
 
 def _contamination(found: Mapping[str, Any]) -> Cell:
@@ -141,7 +161,10 @@ def scores_section(run: RunRecord) -> Section:
                 Stat(
                     "held-out bits per byte",
                     decimal(stage.metric("heldout_bits_per_byte"), 4),
-                    _against_bigram(stage.metric("below_bigram_fraction")),
+                    _joined(
+                        _ends(stage.metric("heldout_bits_per_byte_interval95")),
+                        _against_bigram(stage.metric("below_bigram_fraction")),
+                    ),
                 ),
                 Stat(
                     "perplexity",
@@ -171,15 +194,26 @@ def scores_section(run: RunRecord) -> Section:
                 ),
                 tuple(task_rows(tasks)),
                 "evaluate/manifest.json",
-                note="Line: 95 % interval; tick: chance level. A score whose interval contains "
-                "chance is no evidence of skill. Seen in training: share of the items long "
-                "enough to check that have a run of words in common with the training text.",
+                note="Line: 95 % interval; tick: chance level. A tie counts as a share. "
+                "A score whose interval contains chance is no evidence of skill. Seen in training: "
+                "share of the items long enough to check that have a run of words in common with "
+                "the training text.",
             )
         )
     sources = _by_source(stage)
     if sources is not None:
         blocks.append(sources)
     return Section("scores", title, blocks, lead)
+
+
+def _ends(interval: Any) -> str:
+    """A 95 % interval of bits per byte in words."""
+    is_pair = isinstance(interval, list | tuple) and len(interval) == 2
+    return f"{interval[0]:.4f} to {interval[1]:.4f} (95 %)" if is_pair else ""
+
+
+def _joined(*words: str) -> str:
+    return "; ".join(word for word in words if word)
 
 
 def _against_bigram(below: Any) -> str:
@@ -227,7 +261,10 @@ def _by_source(stage: FinishedStage) -> Table | None:
     rows = tuple(
         (
             Cell(name),
-            Cell(decimal(part.get("heldout_bits_per_byte"), 4)),
+            Cell(
+                decimal(part.get("heldout_bits_per_byte"), 4),
+                note=_ends(part.get("heldout_bits_per_byte_interval95")),
+            ),
             Cell(decimal(part.get("heldout_perplexity"), 2)),
             Cell(count(part.get("documents"))),
         )
@@ -297,8 +334,13 @@ def chat_section(run: RunRecord) -> Section:
     stage = run.stage("align")
     if stage is None:
         return not_run("chat", title, "align", lead)
+    asked = stage.metric("questions_asked")
     stats = [
-        Stat(name, count(value) if key == "questions_asked" else percent(value))
+        Stat(
+            name,
+            count(value) if key == "questions_asked" else percent(value),
+            "" if key == "questions_asked" else _share_words(value, asked),
+        )
         for key, name in CHAT_METRICS.items()
         if is_number(value := stage.metric(key))
     ]
@@ -313,6 +355,12 @@ def chat_section(run: RunRecord) -> Section:
     else:
         blocks.append(Note("Not recorded: no align/examples.jsonl in this run.", tone="quiet"))
     return Section("chat", title, blocks, lead)
+
+
+def _share_words(share: Any, num_items: Any) -> str:
+    """The 95 % interval of a share of the questions asked."""
+    found = interval_of({"accuracy": share, "num_items": num_items})
+    return f"{100 * found[0]:.1f} to {100 * found[1]:.1f} % (95 %)" if found else ""
 
 
 def _chat(line: Mapping[str, Any]) -> Excerpt:
@@ -333,7 +381,10 @@ def _chat(line: Mapping[str, Any]) -> Excerpt:
 def quantized_section(run: RunRecord) -> Section:
     """Size of each quantized file, and how much it lost."""
     title = "Quantized files"
-    lead = "Each file was loaded again and compared with the original on held-out text."
+    lead = (
+        "Each file was loaded again and compared with the original on a sample of held-out text. "
+        "These bits per byte are of that sample: only their increase compares with other figures."
+    )
     stage = run.stage("quantize")
     if stage is None:
         return not_run("quantized", title, "quantize", lead)
@@ -341,22 +392,22 @@ def quantized_section(run: RunRecord) -> Section:
     for name, found in stage.manifest.metrics.items():
         if not isinstance(found, Mapping):
             continue
-        growth, same = found.get("bits_per_byte_increase"), found.get("same_best_token")
+        growth, same = found.get("sample_bits_per_byte_increase"), found.get("same_best_token")
         rows.append(
             (
                 Cell(name),
                 Cell(size(found.get("size_bytes"))),
-                Cell(decimal(found.get("bits_per_byte"), 4)),
+                Cell(decimal(found.get("sample_bits_per_byte"), 4)),
                 Cell(percent(growth, 2) if is_number(growth) else "–"),
                 Cell(percent(same, 2) if is_number(same) else "–"),
             )
         )
     table = Table(
         "quantized",
-        "Size and loss",
+        f"Size and loss on {count(stage.count('tokens_compared'))} held-out tokens",
         (
             Column("file"),
-            *numbers("size", "bits per byte", "increase", "same top token"),
+            *numbers("size", "bits per byte of the sample", "increase", "same top token"),
         ),
         tuple(rows),
         "quantize/manifest.json",

@@ -159,7 +159,7 @@ def _stats(stage: FinishedStage) -> StatRow:
             Stat(
                 "MFU (FLOPs utilisation)",
                 percent(stage.metric("mfu")),
-                f"share of the peak FLOP/s of the {device}",
+                f"mean; share of the FLOP/s that matrix products reach on this {device}",
             ),
             Stat("skipped steps", count(skipped), tone="warn" if skipped else ""),
         ),
@@ -257,8 +257,8 @@ def _checkpoints(stage: FinishedStage, metrics: Metrics) -> Table:
         columns,
         tuple(rows),
         f"{METRICS}; {MANIFEST}",
-        note="Energy is measured GPU plus modelled CPU and memory energy. CO₂eq uses this run's "
-        "mean carbon intensity.",
+        note="Energy is that of GPUs as measured, if any, plus CPU and memory as modelled. "
+        "CO₂eq uses this run's mean carbon intensity.",
     )
 
 
