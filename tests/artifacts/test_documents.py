@@ -62,3 +62,13 @@ def test_missing_and_damaged_shards_are_errors(tmp_path: Path) -> None:
         list(read_documents(tmp_path, "train"))
     assert error.value.code == "documents-damaged"
     assert str(path) in error.value.where
+
+
+def test_a_shard_that_is_cut_anywhere_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path)
+    (path,) = document_paths(tmp_path, "train")
+    whole = path.read_bytes()
+    for size in {0, 1, 4, 9, *range(12, len(whole), 29), len(whole) - 1}:
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match="documents-damaged"):
+            list(read_documents(tmp_path, "train"))

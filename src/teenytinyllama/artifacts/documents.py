@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 import zstandard
 
 from teenytinyllama.artifacts.conversations import Message
+from teenytinyllama.artifacts.decompression import DamagedFileError, open_decompressed
 from teenytinyllama.errors import UserError
 
 Split = Literal["train", "heldout"]
@@ -118,12 +119,13 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of one of our shards. Raises UserError where it is damaged."""
     number = 0
     try:
-        with path.open("rb") as raw:
-            stream = zstandard.ZstdDecompressor().stream_reader(raw)
-            for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
+        if not path.stat().st_size:  # we write no empty file: even no document is one frame
+            raise ValueError("it is empty")
+        with open_decompressed(path, bomb_ratio=0) as file:
+            for line in file:
                 number += 1
                 yield json.loads(line)
-    except (zstandard.ZstdError, ValueError) as error:
+    except (DamagedFileError, ValueError) as error:
         raise UserError(
             "documents-damaged",
             f"{path}:{number + 1}",

@@ -1,26 +1,30 @@
 """Records of local files, one by one, with file and line: JSONL, JSON, CSV, TSV, Parquet.
 
-`.gz` and `.zst` are decompressed while reading. A line that is not a record is returned with an
-error, and the caller decides: labelled sets stop there, conversations are quarantined and counted.
+`.gz`, `.zst`, `.bz2` and `.xz` are decompressed while reading. A line that is not a record is
+returned with an error, and the caller decides: labelled sets stop there, conversations are
+quarantined and counted.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
+from teenytinyllama.artifacts.decompression import (
+    COMPRESSED_SUFFIXES,
+    DamagedFileError,
+    open_decompressed,
+)
 from teenytinyllama.errors import UserError, missing_extra
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
-COMPRESSED_SUFFIXES = (".gz", ".zst")
 RECORD_SUFFIXES = (*LINE_SUFFIXES, ".json", *TABLE_SUFFIXES, ".parquet")
 MAX_FIELD_CHARACTERS = 1 << 24
 
@@ -59,40 +63,26 @@ def read_records(path: Path) -> Iterator[Record]:
             "file-kind",
             str(path),
             f'unknown kind of file "{path.name}"',
-            f"give {', '.join(RECORD_SUFFIXES)} (also .gz, .zst)",
+            f"give {', '.join(RECORD_SUFFIXES)} (also .gz, .zst, .bz2, .xz)",
         )
     if suffix == ".parquet":
         yield from _table_rows(path)
         return
     try:
-        with _open(path) as binary:
+        with open_decompressed(path) as binary:
             if suffix in TABLE_SUFFIXES:
                 yield from _csv_rows(path, binary, TABLE_SUFFIXES[suffix])
             elif suffix == ".json":
                 yield from _json_items(path, binary.read())
             else:
                 yield from _json_lines(path, binary)
-    except (OSError, EOFError) as error:
-        raise _unreadable(path, str(error)) from error
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":
-            raise
+    except (OSError, DamagedFileError) as error:
         raise _unreadable(path, str(error)) from error
 
 
 def _unreadable(path: Path, reason: str, fix: str = "fetch or write it again") -> UserError:
     what = f"cannot be read ({(reason.splitlines() or ['?'])[0][:160]})"
     return UserError("file-unreadable", str(path), what, fix)
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix.lower() == ".gz":
-        return cast(IO[bytes], gzip.open(path))
-    if path.suffix.lower() == ".zst":
-        import zstandard
-
-        return io.BufferedReader(zstandard.open(path, "rb"))
-    return path.open("rb")
 
 
 def _json_lines(path: Path, file: IO[bytes]) -> Iterator[Record]:
@@ -184,7 +174,7 @@ def _quoted_rows(path: Path, text: IO[str], usual: str) -> Iterator[tuple[int, l
 
 def _has_one_row_per_line(path: Path) -> bool:
     """Whether each line of a .tsv has as many columns as its header, and more than one."""
-    with _open(path) as file:
+    with open_decompressed(path) as file:
         tabs = {line.count(b"\t") for line in file if line.strip(b"\r\n")}
     return len(tabs) == 1 and tabs != {0}
 

@@ -15,8 +15,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from teenytinyllama.artifacts.decompression import COMPRESSED_SUFFIXES
 from teenytinyllama.artifacts.records import (
-    COMPRESSED_SUFFIXES,
     RECORD_SUFFIXES,
     Record,
     hub_records,

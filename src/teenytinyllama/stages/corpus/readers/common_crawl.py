@@ -11,7 +11,7 @@ from pathlib import Path
 
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.stages.corpus.batches import RawItem
-from teenytinyllama.stages.corpus.readers.decompression import DamagedFileError, chunks_of
+from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
 
 MAX_HEADER_BYTES = 1 << 16
 WEB_SUFFIXES = (".warc", ".wet")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from teenytinyllama.artifacts.decompression import COMPRESSED_SUFFIXES
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.data_preparation import CorpusSettings
@@ -24,7 +25,6 @@ BATCH_BYTES = 2 << 20
 BATCH_ITEMS = 2000
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TEXT_SUFFIXES = (".txt", ".md", ".text")
-COMPRESSED_SUFFIXES = (".gz", ".zst")
 TYPICAL_COMPRESSION = 3.5
 """Bytes of text per compressed byte, until a compressed file has been read to its end."""
 
@@ -53,8 +53,8 @@ class InputFile:
 
 def kind_of(path: Path) -> str:
     """`lines`, `text`, `parquet` or `web`, "" for a file that the stage cannot read."""
-    suffixes = [s for s in path.suffixes if s not in COMPRESSED_SUFFIXES]
-    last = suffixes[-1].lower() if suffixes else ""
+    suffixes = [s for s in map(str.lower, path.suffixes) if s not in COMPRESSED_SUFFIXES]
+    last = suffixes[-1] if suffixes else ""
     if last in LINE_SUFFIXES:
         return "lines"
     if last in TEXT_SUFFIXES:
@@ -176,7 +176,7 @@ class SourceReader:
 
     def _file(self, file: InputFile) -> Iterator[RawBatch]:
         before, read = self.megabytes, 0
-        is_compressed = file.path.suffix in COMPRESSED_SUFFIXES or file.kind == "parquet"
+        is_compressed = file.path.suffix.lower() in COMPRESSED_SUFFIXES or file.kind == "parquet"
         source = self.settings.sources[file.source]
         for batch in read_file(file, source, self.settings, self.notes):
             read += batch.num_bytes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.corpus.batches import RawItem
-from teenytinyllama.stages.corpus.readers.decompression import DamagedFileError, chunks_of
+from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
 
 HEAD_BYTES = 1 << 16
 # Below this many invalid bytes in the head a file is damaged UTF-8, not another encoding.

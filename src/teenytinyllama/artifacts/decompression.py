@@ -1,0 +1,396 @@
+"""The decompressed bytes of a file as a bounded stream: gzip, Zstandard, bzip2 and xz.
+
+The compression is detected from the first bytes, not from the name. Everything that the formats
+allow is read: several members, frames or streams, skippable frames, padding of zeros. A file that
+is truncated or damaged yields everything before the damage, then raises `DamagedFileError`; a
+decompression bomb is stopped.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import logging
+import lzma
+import os
+import zlib
+from collections import Counter
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+import zstandard
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.regular_files import open_regular
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+logger = logging.getLogger(__name__)
+
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
+CHUNK_BYTES = 1 << 20
+READ_BYTES = 1 << 16
+# A damaged piece loses what was made from it together with what was good before it: small pieces.
+PIECE_BYTES = 1 << 15
+# One Zstandard block of 4 bytes may hold 128 kB: small slices keep a bomb's chunk below 32 MB.
+SLICE_BYTES = 1024
+# Text compresses 2 to 10 times. A file beyond this size that grew 200 times is not text.
+BOMB_AFTER_BYTES, BOMB_RATIO = 16 << 20, 200
+# `zstd` and `xz` themselves ask for an option above this; ours may take no gigabytes.
+MAX_WINDOW_BYTES = 1 << 27
+GZIP, ZSTD, BZIP2, XZ = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\x00"
+SKIPPABLE = range(0x184D2A50, 0x184D2A60)
+"""Zstandard's skippable frames: pzstd, seekable files and others keep their own data in them."""
+BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
+OTHER_FORMATS = {
+    b"PK\x03\x04": ("a zip archive", "unzip {0}"),
+    b"PK\x05\x06": ("a zip archive", "unzip {0}"),
+    b"7z\xbc\xaf'\x1c": ("a 7z archive", "7z x {0}"),
+    b"\x04\x22\x4d\x18": ("compressed by lz4", "lz4 -dc {0} | zstd > {1}.zst"),
+    b"%PDF-": ("a PDF document", "pdftotext {0}"),
+    b"PAR1": ("a parquet table", "mv {0} {1}.parquet"),
+}
+
+
+class DamagedFileError(Exception):
+    """The rest of a file cannot be decompressed."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def chunks_of(path: Path, notes: Counter[str], *, bomb_ratio: int = BOMB_RATIO) -> Generator[bytes]:
+    """The decompressed bytes of a file, in chunks of at most 32 MB.
+
+    `notes` counts what is odd but harmless (a name that says another compression, garbage after
+    the end) and the compressed bytes that were not read. Raises DamagedFileError after the last
+    good byte, UserError for an archive or what is no regular file. `bomb_ratio` 0: for our own
+    files, which may grow without limit.
+    """
+    with open_regular(path) as file:
+        head = file.read(512)
+        file.seek(0)
+        _refuse_archives(head, path)
+        packed = compression_of(head)
+        named = path.suffix.lower().lstrip(".") if path.suffix.lower() in COMPRESSED_SUFFIXES else ""
+        if packed != named and head:
+            notes["packing-not-as-named"] += 1
+        source = _Source(file, path)
+        made = 0
+        try:
+            for chunk in _in_chunks(_read(packed, source, notes)):
+                made += len(chunk)
+                yield chunk
+                if bomb_ratio and made > BOMB_AFTER_BYTES and made > bomb_ratio * source.position:
+                    raise DamagedFileError(
+                        "decompression-bomb", f"grew {bomb_ratio} times, stopped at {made}"
+                    )
+        except DamagedFileError as error:
+            unread = source.size - source.position
+            notes["bytes-not-read"] += unread
+            logger.warning(
+                f"{path}: {error}; what is before is read, "
+                + (f"{unread:,} of its {source.size:,} bytes are not" if unread else "it ends there")
+            )
+            raise
+
+
+def open_decompressed(path: Path, *, bomb_ratio: int = BOMB_RATIO) -> BinaryIO:
+    """The decompressed bytes of a file to read from. Reading raises what `chunks_of` raises."""
+    chunks = chunks_of(path, Counter(), bomb_ratio=bomb_ratio)
+    return io.BufferedReader(_ChunkFile(chunks), CHUNK_BYTES)
+
+
+def compression_of(head: bytes) -> str:
+    """What the first bytes of a file say: `gz`, `zst`, `bz2`, `xz`, or "" for none of these.
+
+    >>> compression_of(b"BZh is how the story begins"), compression_of(b"\\x5a*M\\x18")
+    ('', 'zst')
+    """
+    if head.startswith(GZIP):
+        return "gz"
+    if head.startswith(ZSTD) or _is_skippable(head):
+        return "zst"
+    if head.startswith(XZ):
+        return "xz"
+    # Text may begin with "BZh" too.
+    return "bz2" if head.startswith(BZIP2) and head[4:10] in BZIP2_BLOCKS else ""
+
+
+def _is_skippable(head: bytes) -> bool:
+    return len(head) >= 4 and int.from_bytes(head[:4], "little") in SKIPPABLE
+
+
+def _may_begin(head: bytes, start: bytes) -> bool:
+    """Whether a file that ends with these bytes was cut inside the magic number of a part."""
+    cut_frame = start == ZSTD and len(head) < 4 and _is_skippable(head + b"P*M\x18"[len(head) :])
+    return start.startswith(head) or cut_frame
+
+
+def _refuse_archives(head: bytes, path: Path) -> None:
+    for magic, (what, fix) in OTHER_FORMATS.items():
+        if head.startswith(magic):
+            raise UserError(
+                "file-packing",
+                str(path),
+                f"is {what}, expected plain text or gzip, zstandard, bzip2, xz",
+                fix.format(path, path.name.split(".")[0]),
+            )
+    if head[257:262] == b"ustar":
+        raise UserError("file-packing", str(path), "is a tar archive", f"tar -xf {path}")
+
+
+class _Source:
+    """The compressed bytes of a file: a decompressor takes some and gives back what it left."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self.path = file, path
+        self.size = os.fstat(file.fileno()).st_size
+        self._held, self._at = b"", 0
+
+    @property
+    def position(self) -> int:
+        """Compressed bytes taken."""
+        return self._file.tell() - len(self._held) + self._at
+
+    def take(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end."""
+        if self._at == len(self._held):
+            self._held, self._at = self._file.read(max(size, READ_BYTES)), 0
+        taken = self._held[self._at : self._at + size]
+        self._at += len(taken)
+        return taken
+
+    def give_back(self, rest: bytes) -> None:
+        """Return bytes that were taken last and not used."""
+        if len(rest) <= self._at:
+            self._at -= len(rest)
+        else:
+            self._held, self._at = rest + self._held[self._at :], 0
+
+    def peek(self, size: int) -> bytes:
+        """The next bytes without taking them."""
+        if len(self._held) - self._at < size:
+            self._held, self._at = self._held[self._at :] + self._file.read(READ_BYTES), 0
+        return self._held[self._at : self._at + size]
+
+    def skip(self, size: int) -> bool:
+        """Skip bytes without holding them; whether the file has them."""
+        while size and (taken := self.take(min(size, READ_BYTES))):
+            size -= len(taken)
+        return not size
+
+    def skip_zeros(self) -> None:
+        """Skip padding."""
+        while taken := self.take(READ_BYTES):
+            if rest := taken.lstrip(b"\0"):
+                self.give_back(rest)
+                return
+
+
+def _in_chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Small pieces joined to chunks of about 1 MB."""
+    held: list[bytes] = []
+    size = 0
+    try:
+        for piece in pieces:
+            held.append(piece)
+            size += len(piece)
+            if size >= CHUNK_BYTES:
+                yield b"".join(held)
+                held, size = [], 0
+    except DamagedFileError:
+        if held:
+            yield b"".join(held)
+        raise
+    if held:
+        yield b"".join(held)
+
+
+def _read(packed: str, source: _Source, notes: Counter[str]) -> Iterator[bytes]:
+    """Every part of a file: a gzip member, a Zstandard frame, a bzip2 or xz stream."""
+    if not packed:
+        while data := source.take(CHUNK_BYTES):
+            yield data
+        return
+    start, name = {
+        "gz": (GZIP, "gzip"),
+        "zst": (ZSTD, "zstd"),
+        "bz2": (BZIP2, "bzip2"),
+        "xz": (XZ, "xz"),
+    }[packed]
+    part = {"gz": _gzip_member, "zst": _zstd_frame, "bz2": _bzip2_stream, "xz": _xz_stream}[packed]
+    while head := source.peek(len(start)):
+        if head == start:
+            yield from part(source)
+        elif packed == "zst" and _is_skippable(head):
+            header = source.take(8) if len(source.peek(8)) == 8 else b""
+            if not header or not source.skip(int.from_bytes(header[4:], "little")):
+                raise _truncated("zstd", "skippable frame", source)
+        elif _may_begin(head, start):
+            raise _truncated(name, "header", source)
+        else:
+            # The tools pad to blocks of a tape or a disk; more of the file may follow.
+            before = source.position
+            source.skip_zeros()
+            if source.position == before:
+                notes[f"garbage-after-{name}"] += 1
+                notes["bytes-not-read"] += source.size - source.position
+                logger.warning(
+                    f"{source.path}: {source.size - source.position:,} of its {source.size:,} bytes "
+                    f"are not read: what follows byte {source.position:,} is not {name}"
+                )
+                return
+
+
+def _truncated(name: str, part: str, source: _Source) -> DamagedFileError:
+    source.skip(source.size)
+    return DamagedFileError(f"{name}-truncated", f"{part} truncated at byte {source.size}")
+
+
+def _gzip_member(source: _Source) -> Iterator[bytes]:
+    inflate = zlib.decompressobj(31)
+    while not inflate.eof:
+        data = inflate.unconsumed_tail or source.take(READ_BYTES)
+        if not data:
+            raise _truncated("gzip", "member", source)
+        before = inflate.copy()
+        try:
+            made = inflate.decompress(data, CHUNK_BYTES)
+        except zlib.error as error:
+            good, used = _inflate_to_damage(before, data)
+            source.give_back(data[used:])
+            yield good
+            raise DamagedFileError(
+                "gzip-corrupt", f"{error} near byte {source.position}"
+            ) from error
+        yield made
+    source.give_back(inflate.unused_data)
+
+
+def _inflate_to_damage(inflate: zlib._Decompress, data: bytes) -> tuple[bytes, int]:
+    """Every byte before the damaged one, and where that is.
+
+    A call that fails returns nothing of its output.
+    """
+    made = []
+    start = 0
+    try:
+        for start in range(len(data)):
+            made.append(inflate.decompress(data[start : start + 1]))
+    except zlib.error:
+        pass
+    return b"".join(made), start
+
+
+def _zstd_frame(source: _Source) -> Iterator[bytes]:
+    stream = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+    while not stream.eof:
+        data = source.take(SLICE_BYTES)
+        if not data:
+            raise _truncated("zstd", "frame", source)
+        try:
+            made = stream.decompress(data)
+        except zstandard.ZstdError as error:
+            source.give_back(data)
+            if "too much memory" in str(error):
+                raise _too_large(source, f"zstd -dc --memory=2048MB {source.path} | zstd") from error
+            if "Dictionary mismatch" in str(error):
+                raise UserError(
+                    "file-packing",
+                    str(source.path),
+                    "is compressed with a dictionary that is kept in another file",
+                    f"zstd -dc -D DICTIONARY {source.path} | zstd > {_stem(source.path)}.zst",
+                ) from error
+            raise DamagedFileError(
+                "zstd-corrupt", f"{error} near byte {source.position}"
+            ) from error
+        if made:
+            yield made
+    source.give_back(stream.unused_data)
+
+
+def _too_large(source: _Source, command: str) -> UserError:
+    return UserError(
+        "file-packing",
+        str(source.path),
+        f"needs a window of more than {MAX_WINDOW_BYTES >> 20} MB to be decompressed",
+        f"{command} > {_stem(source.path)}-small.zst",
+    )
+
+
+def _stem(path: Path) -> str:
+    """The name without the suffix of its compression."""
+    return path.stem if path.suffix.lower() in COMPRESSED_SUFFIXES else path.name
+
+
+class _Decompressor(Protocol):
+    """What bz2 and lzma share."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = ...) -> bytes: ...
+
+
+def _bzip2_stream(source: _Source) -> Iterator[bytes]:
+    return _stream("bzip2", bz2.BZ2Decompressor(), source)
+
+
+def _xz_stream(source: _Source) -> Iterator[bytes]:
+    # `xz -9` needs 65 MB.
+    limited = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW_BYTES + (8 << 20))
+    return _stream("xz", limited, source)
+
+
+def _stream(name: str, stream: _Decompressor, source: _Source) -> Iterator[bytes]:
+    while not stream.eof:
+        data = source.take(READ_BYTES) if stream.needs_input else b""
+        if stream.needs_input and not data:
+            raise _truncated(name, "stream", source)
+        try:
+            made = stream.decompress(data, PIECE_BYTES)
+        except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+            source.give_back(data)
+            if "Memory usage limit" in str(error):
+                raise _too_large(source, f"xz -dc {source.path} | zstd") from error
+            raise DamagedFileError(
+                f"{name}-corrupt", f"{error} near byte {source.position}"
+            ) from error
+        yield made
+    source.give_back(stream.unused_data)
+
+
+class _ChunkFile(io.RawIOBase):
+    """Chunks as a file."""
+
+    def __init__(self, chunks: Generator[bytes]) -> None:
+        self._chunks, self._held = chunks, memoryview(b"")
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def close(self) -> None:
+        """Close the file behind the chunks."""
+        self._chunks.close()
+        super().close()
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """The next bytes."""
+        into = memoryview(buffer).cast("B")
+        while not self._held:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._held = memoryview(chunk)
+        size = min(len(into), len(self._held))
+        into[:size] = self._held[:size]
+        self._held = self._held[size:]
+        return size
