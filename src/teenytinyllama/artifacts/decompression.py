@@ -75,7 +75,8 @@ def chunks_of(path: Path, notes: Counter[str], *, bomb_ratio: int = BOMB_RATIO) 
         file.seek(0)
         _refuse_archives(head, path)
         packed = compression_of(head)
-        named = path.suffix.lower().lstrip(".") if path.suffix.lower() in COMPRESSED_SUFFIXES else ""
+        suffix = path.suffix.lower()
+        named = suffix[1:] if suffix in COMPRESSED_SUFFIXES else ""
         if packed != named and head:
             notes["packing-not-as-named"] += 1
         source = _Source(file, path)
@@ -91,10 +92,8 @@ def chunks_of(path: Path, notes: Counter[str], *, bomb_ratio: int = BOMB_RATIO) 
         except DamagedFileError as error:
             unread = source.size - source.position
             notes["bytes-not-read"] += unread
-            logger.warning(
-                f"{path}: {error}; what is before is read, "
-                + (f"{unread:,} of its {source.size:,} bytes are not" if unread else "it ends there")
-            )
+            left = f"{unread:,} of its {source.size:,} bytes are not" if unread else "it ends there"
+            logger.warning(f"{path}: {error}; what is before is read, {left}")
             raise
 
 
@@ -105,9 +104,9 @@ def open_decompressed(path: Path, *, bomb_ratio: int = BOMB_RATIO) -> BinaryIO:
 
 
 def compression_of(head: bytes) -> str:
-    """What the first bytes of a file say: `gz`, `zst`, `bz2`, `xz`, or "" for none of these.
+    r"""What the first bytes of a file say: `gz`, `zst`, `bz2`, `xz`, or "" for none of these.
 
-    >>> compression_of(b"BZh is how the story begins"), compression_of(b"\\x5a*M\\x18")
+    >>> compression_of(b"BZh is how the story begins"), compression_of(b"\x5a*M\x18")
     ('', 'zst')
     """
     if head.startswith(GZIP):
@@ -240,8 +239,8 @@ def _read(packed: str, source: _Source, notes: Counter[str]) -> Iterator[bytes]:
                 notes[f"garbage-after-{name}"] += 1
                 notes["bytes-not-read"] += source.size - source.position
                 logger.warning(
-                    f"{source.path}: {source.size - source.position:,} of its {source.size:,} bytes "
-                    f"are not read: what follows byte {source.position:,} is not {name}"
+                    f"{source.path}: {source.size - source.position:,} of its {source.size:,} "
+                    f"bytes are not read: what follows byte {source.position:,} is not {name}"
                 )
                 return
 
@@ -297,7 +296,8 @@ def _zstd_frame(source: _Source) -> Iterator[bytes]:
         except zstandard.ZstdError as error:
             source.give_back(data)
             if "too much memory" in str(error):
-                raise _too_large(source, f"zstd -dc --memory=2048MB {source.path} | zstd") from error
+                command = f"zstd -dc --memory=2048MB {source.path} | zstd"
+                raise _too_large(source, command) from error
             if "Dictionary mismatch" in str(error):
                 raise UserError(
                     "file-packing",

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.stages.corpus.batches import RawItem
-from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
 
 MAX_HEADER_BYTES = 1 << 16
 WEB_SUFFIXES = (".warc", ".wet")

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.corpus.batches import RawItem
-from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
 
 HEAD_BYTES = 1 << 16
 # Below this many invalid bytes in the head a file is damaged UTF-8, not another encoding.
