@@ -50,7 +50,8 @@ FAULTS = (
     Fault("F13", "SIGKILL in corpus, tokenizer and pack; changed settings",
           "corpus_kill, tokens_kill, changed_settings", "12"),
     Fault("F16", "SIGKILL in the evaluation", "evaluate_kill", "4"),
-    Fault("F17", "bad requests, slow clients, hang-ups against the server", "server", "4"),
+    Fault("F17", "bad requests, requests drawn from the whole schema, slow clients, half-sent "
+          "bodies, hang-ups, emptied files against the server", "server", "8"),
     Fault("F18", "secrets in texts, recipe, environment and paths, then everything a run writes is "
           "read; forms of gitleaks' and secretlint's rules; texts without a secret", "canaries",
           "5"),

@@ -1,10 +1,12 @@
-"""F17: the server under 10,000 bad requests, 200 slow ones, 1,000 disconnects and 64 clients.
+"""F17: the server under 10,000 bad requests, 20,000 drawn from the whole schema, 200 slow ones, 600
+half-sent bodies, 1,000 disconnects and 64 clients; then all its files are emptied.
 
-    python bench/faults/server.py [--requests 10000] [--slow 200] [--disconnects 1000]
+    python bench/faults/server.py [--requests 10000] [--fuzz 20000] [--slow 200]
 
 A small random model behind `ttl serve` in its own process. Counted: crashes, responses of 500
 and above, errors that name no field, growth of memory, greedy texts of 64 clients that differ
-from a single client's, and the latency of a good client during the attack: the same client sends
+from a single client's, also beside the drawn requests, good clients that are shut out, and the
+latency of a good client during the attack: the same client sends
 requests alone and during the attack in turn, so that other work on the machine affects both. Single
 cases are tests in tests/serving/.
 """
@@ -24,20 +26,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from support.bad_requests import bad_bytes, bad_json
+from support.random_requests import random_requests
 
 PEER = "llama.cpp and vLLM: published crash and fan-out reports, no such test"
 UNDER_ATTACK = "F17 healthy p95 under attack"
 NUM_ATTACKERS = 4
 TIMEOUT_S = 3
+NUM_HALF_SENT = 600  # more than `max_connections`
+CHAT_DATA = "conversations.jsonl"
 HEAD = {"content-type": "application/json"}
 
 
@@ -54,6 +61,7 @@ class Server:
             "--port",
             "0",
         ]
+        command += ["--data", str(run_dir / CHAT_DATA)]
         command += [
             "--set",
             f"header_timeout_s={TIMEOUT_S}",
@@ -141,6 +149,42 @@ def send_bad_bytes(server: Target, seed: int, num_requests: int) -> dict[str, in
     return counts
 
 
+def send_drawn(server: Target, number: int, num_requests: int) -> dict[str, int]:
+    """Requests drawn from the whole schema, over kept connections; counts of the responses."""
+    counts = {"sent": 0, "500": 0, "unnamed": 0, "200": 0}
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+
+    @seed(number)
+    @settings(
+        max_examples=num_requests,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(random_requests(server.model))
+    def send(drawn: tuple[str, bytes]) -> None:
+        path, body = drawn
+        try:
+            connection.request("POST", path, body, HEAD)
+            response = connection.getresponse()
+            answer = response.read()
+        except (OSError, HTTPException):
+            connection.close()
+            return
+        counts["sent"] += 1
+        counts["200"] += response.status == 200
+        is_stream = response.getheader("content-type", "").startswith("text/event-stream")
+        failed = response.status >= 500 and response.status != 503
+        counts["500"] += failed or (is_stream and b'"error"' in answer)
+        if 400 <= response.status < 500:
+            counts["unnamed"] += json.loads(answer)["error"]["param"] is None
+
+    send()
+    connection.close()
+    return counts
+
+
 class Target(NamedTuple):
     """The port and model name that attackers need."""
 
@@ -181,6 +225,57 @@ def attack(
         for name, number in task.result().items():
             counts[name] = counts.get(name, 0) + number
     return counts, latencies
+
+
+def fuzz(pool: ProcessPoolExecutor, running: Server, num_requests: int) -> Counter[str]:
+    """Drawn requests from all attackers beside a good client; counts, and its changed texts."""
+    server = Target(running.port, running.model)
+    prompts = [f"A raposa número {i} " * (1 + i % 5) for i in range(8)]
+    alone = [running.ask(prompt, 24)[:2] for prompt in prompts]
+    share = num_requests // NUM_ATTACKERS
+    tasks: list[Future[dict[str, int]]] = [
+        pool.submit(send_drawn, server, number, share) for number in range(NUM_ATTACKERS)
+    ]
+    counts = Counter[str]()
+    while not all(task.done() for task in tasks):
+        at = counts["beside"] % len(prompts)
+        counts["changed"] += running.ask(prompts[at], 24)[:2] != alone[at]
+        counts["beside"] += 1
+    for task in tasks:
+        counts.update(task.result())
+    return counts
+
+
+def shut_out(server: Server) -> int:
+    """How many of 40 good requests fail beside more half-sent bodies than connections."""
+    plugs = []
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n"
+    for _ in range(NUM_HALF_SENT):
+        plug = socket.create_connection(("127.0.0.1", server.port), timeout=4 * TIMEOUT_S)
+        plug.sendall(head + b"content-type: application/json\r\n\r\n{")
+        plugs.append(plug)
+    num_failed = 0
+    for _ in range(40):
+        try:
+            num_failed += server.ask("A raposa")[0] != 200
+        except (OSError, HTTPException):
+            num_failed += 1
+    for plug in plugs:
+        plug.close()
+    return num_failed
+
+
+def texts_after_a_cut(server: Server, run_dir: Path) -> int:
+    """How many of 8 greedy texts change when every file of the run is emptied."""
+    prompts = [f"A raposa número {i}" for i in range(8)]
+    before = [server.ask(prompt, 24)[:2] for prompt in prompts]
+    for path in run_dir.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    try:
+        return sum(server.ask(p, 24)[:2] != b for p, b in zip(prompts, before, strict=True))
+    except OSError:  # it died
+        return len(prompts)
 
 
 def hold_slowly(server: Server, num_slow: int) -> tuple[int, list[float]]:
@@ -252,6 +347,7 @@ def attack_rounds(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--fuzz", type=int, default=20_000)
     parser.add_argument("--slow", type=int, default=200)
     parser.add_argument("--disconnects", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -259,18 +355,28 @@ def main() -> None:
     from support.small_run import make_run  # loads torch, which attackers do not need
 
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(make_run(Path(folder) / "tiny", max_position_embeddings=256))
+        run_dir = make_run(Path(folder) / "tiny", max_position_embeddings=256)
+        turns = [{"role": "user", "content": "Olá"}, {"role": "assistant", "content": "A raposa."}]
+        (run_dir / CHAT_DATA).write_text(json.dumps({"messages": turns}) + "\n")
+        server = Server(run_dir)
         try:
             attack_rounds(server, 1000, 1)
             disconnect(server, 100)
             differing_texts(server)
+            shut_out(server)
+            with attackers() as pool:
+                fuzz(pool, server, min(1000, options.fuzz))
             before_mb = server.rss_mb()
             counts, ratios = attack_rounds(server, options.requests, options.rounds)
+            with attackers() as pool:
+                fuzzed = fuzz(pool, server, options.fuzz)
             calm = [server.ask("A raposa")[2] for _ in range(100)]
             num_408, beside_slow = hold_slowly(server, options.slow)
+            num_shut_out = shut_out(server)
             settled_s = disconnect(server, options.disconnects)
             differ = differing_texts(server)
             alive = server.ask("A raposa")[0] == 200 and server.child.poll() is None
+            cut = texts_after_a_cut(server, run_dir)
             growth = server.rss_mb() / before_mb - 1
             server.child.terminate()
             code = server.child.wait(timeout=30)
@@ -288,6 +394,17 @@ def main() -> None:
         ),
         ("F17 answers of 500", counts["500"], "answers", 0, counts["500"] == 0),
         ("F17 refusals without a field", counts["unnamed"], "answers", 0, counts["unnamed"] == 0),
+        (
+            "F17 drawn requests answered",
+            fuzzed["sent"],
+            "requests",
+            options.fuzz,
+            fuzzed["sent"] >= 0.95 * options.fuzz,
+        ),
+        ("F17 drawn requests with a 500", fuzzed["500"], "answers", 0, fuzzed["500"] == 0),
+        ("F17 texts changed beside them", fuzzed["changed"], "texts", 0, fuzzed["changed"] == 0),
+        ("F17 good clients shut out", num_shut_out, "of 40", 0, num_shut_out == 0),
+        ("F17 texts changed after its files were cut", cut, "of 8", 0, cut == 0),
         ("F17 slow clients told 408", num_408, "clients", options.slow, num_408 == options.slow),
         ("F17 idle again after disconnects", settled_s, "s", 1.0, settled_s <= 1),
         ("F17 greedy texts that differ", differ, "of 64", 0, differ == 0),
