@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from support.finished_run import build, finish, write_report
 from support.publishing import file_names, prepare, rejection
+
+from teenytinyllama.artifacts.manifest import hash_outputs, read_manifest
+from teenytinyllama.errors import UserError
+from teenytinyllama.publishing.repositories import FinishedRun
 
 
 def test_the_plan_has_models_checkpoints_and_documents(run_dir: Path) -> None:
@@ -67,6 +72,22 @@ def test_a_file_that_differs_from_its_manifest_is_an_error(run_dir: Path) -> Non
     assert "is a link" in rejection(run_dir, "file-changed")
     weights.unlink()
     assert "is missing" in rejection(run_dir, "file-changed")
+
+
+def test_a_link_at_any_depth_of_the_run_is_refused(tmp_path: Path) -> None:
+    run_dir = build(tmp_path / "run")
+    manifest = read_manifest(run_dir / "pretrain")
+    assert manifest is not None
+    private = tmp_path / "private" / "b" / "c"
+    private.mkdir(parents=True)
+    (private / "letter.txt").write_text("o cofre fica no porão")
+    (run_dir / "pretrain" / "final" / "a").symlink_to(tmp_path / "private")
+    letter = "final/a/b/c/letter.txt"
+    output = hash_outputs(private)["letter.txt"]
+    run = FinishedRun(run_dir, "run", {"pretrain": manifest})
+    run.stages["pretrain"].outputs[letter] = output
+    with pytest.raises(UserError, match="is a link"):
+        run.file("pretrain", letter)
 
 
 def test_a_licence_without_derivatives_forbids_the_data_set(tmp_path: Path) -> None:

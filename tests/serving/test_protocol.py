@@ -107,6 +107,9 @@ def test_null_counts_as_not_given_in_every_field(server: RunningServer) -> None:
         ("/v1/chat/completions", RIGHT_CHAT, CHAT_FIELDS, {"model", "messages"}),
         ("/v1/completions", RIGHT_COMPLETION, COMPLETION_FIELDS, {"model", "prompt"}),
     ):
+        # null for a prompt is the beginning of a document
+        needed = needed - {"prompt"}
+        right = {name: value for name, value in right.items() if name != "prompt"}
         nothing = dict.fromkeys(known - needed - {"max_tokens", "temperature"})
         status, answer, _ = server.ask(path, {**nothing, **right})
         assert status == 200, answer
@@ -119,7 +122,6 @@ def test_null_counts_as_not_given_in_every_field(server: RunningServer) -> None:
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        (None, "prompt is missing"),
         (["a", "b"], "one text in a list"),
         ([1, -2], "outside the vocabulary"),
         ([1, 10**6], "outside the vocabulary"),
@@ -131,6 +133,12 @@ def test_a_completion_takes_one_prompt(server: RunningServer, prompt: Any, words
     status, answer, _ = server.ask("/v1/completions", {**RIGHT_COMPLETION, "prompt": prompt})
     assert (status, answer["error"]["param"]) == (400, "prompt")
     assert words in answer["error"]["message"]
+
+
+def test_a_completion_without_a_prompt_is_an_error(server: RunningServer) -> None:
+    body = {name: value for name, value in RIGHT_COMPLETION.items() if name != "prompt"}
+    status, answer, _ = server.ask("/v1/completions", body)
+    assert (status, answer["error"]["message"]) == (400, "prompt is missing")
 
 
 def test_300_bad_bodies_each_get_an_error_with_the_field(server: RunningServer) -> None:

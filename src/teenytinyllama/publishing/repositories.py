@@ -96,7 +96,8 @@ class FinishedRun:
 
     def file(self, stage: str, name: str) -> Path:
         """A file of a stage. Raises UserError where it differs from the manifest."""
-        return _verified(self.path / stage / name, self.stages[stage].outputs.get(name))
+        output = self.stages[stage].outputs.get(name)
+        return _verified(self.path / stage / name, output, self.path)
 
 
 def read_run(run_dir: Path) -> FinishedRun:
@@ -211,7 +212,7 @@ def _first_files(run: FinishedRun, part: Part) -> Iterator[HubFile]:
         if path not in report.outputs:
             what = f"{path} is not among its files"
             raise UserError("report-stale", str(run.path / "report"), what, "ttl report RECIPE")
-        yield HubFile(name, _verified(run.path / "report" / path, report.outputs[path]))
+        yield HubFile(name, _verified(run.path / "report" / path, report.outputs[path], run.path))
     for stage, manifest in run.stages.items():
         redacted = redact_values(manifest.model_dump(mode="json"), for_others=True)
         yield HubFile(f"manifests/{stage}.json", _json_bytes(redacted))
@@ -248,7 +249,7 @@ def _checkpoints(run: FinishedRun, to: str, with_optimizer: bool) -> Iterator[Re
             continue
         files = _checkpoint_files(folder)
         names = [n for n in files if with_optimizer or n not in RESUME_NAMES]
-        verified = [HubFile(name, _verified(folder / name, files[name])) for name in names]
+        verified = [HubFile(n, _verified(folder / n, files[n], run.path)) for n in names]
         if with_optimizer:
             verified.append(HubFile(MANIFEST_NAME, folder / MANIFEST_NAME))
         card = _checkpoint_card(run, to, int(match[1]), folder)
@@ -282,12 +283,12 @@ def _checkpoint_card(run: FinishedRun, to: str, step: int, folder: Path) -> byte
     ).encode()
 
 
-def _verified(path: Path, output: Output | None) -> Path:
+def _verified(path: Path, output: Output | None, run_dir: Path) -> Path:
     """The path. Raises UserError for a link, and for a size or hash that is not the manifest's."""
     fix = "run that stage again with --redo"
     if ".." in path.parts:
         raise UserError("file-changed", str(path), "is outside its stage's folder", fix)
-    if path.is_symlink() or any(parent.is_symlink() for parent in path.parents[:2]):
+    if path.resolve() != run_dir.resolve() / path.relative_to(run_dir):
         raise UserError("file-changed", str(path), "is a link, expected the file itself", fix)
     if output is None or not path.is_file():
         what = "is not in its manifest" if path.is_file() else "is missing"

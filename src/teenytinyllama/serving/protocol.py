@@ -174,6 +174,8 @@ def read_completion_request(
     fields = RequestFields(values, COMPLETION_FIELDS)
     chat_model = _chat_model(fields, chat_models)
     prompt = fields.get("prompt")
+    if prompt is None and "prompt" in values:
+        prompt = ""  # OpenAI: the beginning of a document
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     if isinstance(prompt, list):
