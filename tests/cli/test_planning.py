@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from support.command_line import log_of, ttl
+from support.command_line import RECIPE, log_of, ttl
 
 
 def test_plan_prints_json_without_torch():
@@ -40,3 +40,15 @@ def test_doctor_prints_json_and_a_table(tmp_path):
     report = json.loads(ttl("doctor", "--run-dir", tmp_path, "--json").stdout)
     table = ttl("doctor", "--run-dir", tmp_path).stdout
     assert f"Next: {report['next_command']}" in table
+
+
+def test_plan_says_what_a_recipe_takes():
+    path = RECIPE.with_name("paper-460m.toml")
+    cost = json.loads(ttl("plan", path, "--json").stdout)
+    counts = ("parameters", "tokens", "flops", "num_steps", "vocab_size", "disk_bytes")
+    assert all(type(cost[name]) is int for name in counts)
+    assert cost["parameters"] == 468_239_360
+    table = ttl("plan", path).stdout
+    assert "468,239,360 parameters" in table
+    line = log_of("plan", path, "--hours", "1", code=2)
+    assert line.startswith("error[plan-budget]")

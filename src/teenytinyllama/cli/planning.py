@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from teenytinyllama.cli.common import AsJson, RecipePath, RunOptions, add_command, load
+from teenytinyllama.errors import UserError
 
 if TYPE_CHECKING:
     from teenytinyllama.settings.recipe import Recipe
@@ -76,6 +77,10 @@ class PlanOptions(BudgetOptions):
 
 def plan_command(
     options: PlanOptions,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="What this recipe takes, instead of a plan.", metavar="[RECIPE]"),
+    ] = None,
     calibrate: Annotated[
         Path | None,
         typer.Option(
@@ -88,7 +93,10 @@ def plan_command(
     ] = 20.0,
     as_json: AsJson = False,
 ) -> None:
-    """`ttl plan`: the best model for a budget."""
+    """`ttl plan`: the best model for a budget, or what a recipe takes."""
+    if recipe is not None:
+        _show_cost(recipe, options, as_json=as_json)
+        return
     from teenytinyllama.planning.plan_request import request_from_options
     from teenytinyllama.planning.planner import make_plan
 
@@ -108,6 +116,25 @@ def plan_command(
     from teenytinyllama.planning.plan_display import show_plan
 
     show_plan(plan)
+
+
+def _show_cost(path: Path, options: PlanOptions, *, as_json: bool) -> None:
+    from teenytinyllama.planning.plan_request import request_from_options
+    from teenytinyllama.planning.recipe_cost import cost_of_recipe
+    from teenytinyllama.settings.recipe import load_recipe
+
+    if options.budget_usd is not None or options.budget_hours is not None:
+        what = "a recipe has its training already, and a budget would choose another"
+        raise UserError("plan-budget", str(path), what, "leave out the recipe or the budget")
+    request = request_from_options(**asdict(options))
+    given = options.usd_per_hour is not None
+    cost = cost_of_recipe(load_recipe(path), request, price_is_given=given)
+    if as_json:
+        sys.stdout.write(json.dumps(cost.to_json(), indent=2) + "\n")
+        return
+    from teenytinyllama.planning.plan_display import show_recipe
+
+    show_recipe(cost)
 
 
 def check_command(recipe: RecipePath, options: RunOptions) -> None:

@@ -11,7 +11,15 @@ from rich.table import Table
 from teenytinyllama.errors import UserError
 from teenytinyllama.planning.plan_request import PlanRequest
 from teenytinyllama.planning.planner import Plan, make_plan, other_sizes
-from teenytinyllama.progress import format_carbon, format_duration, format_energy, format_money
+from teenytinyllama.planning.recipe_cost import RecipeCost
+from teenytinyllama.planning.reference_data import gpus
+from teenytinyllama.progress import (
+    format_bytes,
+    format_carbon,
+    format_duration,
+    format_energy,
+    format_money,
+)
 
 BAR_WIDTH = 18
 
@@ -30,10 +38,37 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     console.print()
 
 
-def _main(plan: Plan) -> Table:
-    table = Table(title="The plan", title_justify="left", show_header=False, pad_edge=False)
+def show_recipe(cost: RecipeCost, console: Console | None = None) -> None:
+    """Print what a recipe's pre-training takes."""
+    cards = f"{cost.num_gpus} x " if cost.num_gpus > 1 else ""
+    table = _two_columns(f"{cost.name}: its pre-training")
+    for name, value in (
+        ("GPU", f"{cards}{gpus()[cost.gpu].title}, {cost.mfu:.0%} of its peak"),
+        ("model", f"{cost.parameters:,} parameters, {cost.vocab_size:,} tokens"),
+        ("training", f"{cost.num_steps:,} steps, {_short(cost.tokens)} tokens"),
+        ("compute", f"{cost.flops:.3g} FLOPs"),
+        ("time", format_duration(cost.hours * 3600)),
+        ("energy", f"{format_energy(cost.kwh)} (modelled)"),
+        ("carbon", format_carbon(cost.emissions_kg)),
+        (
+            "money",
+            "no price given (--usd-per-hour)" if cost.usd is None else format_money(cost.usd),
+        ),
+        ("disk", f"{format_bytes(cost.disk_bytes)} for checkpoints and model"),
+    ):
+        table.add_row(name, value)
+    (console or Console()).print(table)
+
+
+def _two_columns(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
+    return table
+
+
+def _main(plan: Plan) -> Table:
+    table = _two_columns("The plan")
     for name, value in _rows(plan):
         table.add_row(name, value)
     return table

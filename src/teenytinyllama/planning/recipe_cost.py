@@ -1,4 +1,4 @@
-"""What the training of an existing recipe takes: parameters, FLOPs, memory and disk.
+"""What the training of an existing recipe takes: parameters, FLOPs, time, energy, money, disk.
 
 Memory is its least: what no setting of the run can avoid. Arithmetic only, without torch.
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.modeling.model_size import flops_per_token, num_parameters, padded_vocab_size
+from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
+from teenytinyllama.planning.plan_request import PlanRequest, check_request
+from teenytinyllama.planning.planner import cost_of
 from teenytinyllama.settings.recipe import Recipe
 
 PAPER_VOCAB_SIZE = 32_000
@@ -26,6 +29,7 @@ class Needs:
     """What the pre-training of a recipe takes."""
 
     parameters: int
+    vocab_size: int
     tokens: int
     flops: int
     disk_bytes: int
@@ -39,16 +43,81 @@ def needs_of(recipe: Recipe) -> Needs:
         what = "has no section [pretrain]"
         raise UserError("stage-not-in-recipe", recipe.name, what, "add [pretrain] to the recipe")
     vocab_size = recipe.tokenizer.vocab_size if recipe.tokenizer else PAPER_VOCAB_SIZE
-    parameters = num_parameters(pretrain.model, padded_vocab_size(vocab_size))
+    parameters = num_parameters(pretrain.model, vocab_size)
     tokens = pretrain.num_steps * pretrain.tokens_per_step
     every = pretrain.checkpoints.permanent_every_steps
     kept = ROLLING_CHECKPOINTS + (pretrain.num_steps // every if every else 0)
     return Needs(
         parameters=parameters,
+        vocab_size=vocab_size,
         tokens=tokens,
         flops=tokens * flops_per_token(pretrain.model, vocab_size, pretrain.sequence_length),
         disk_bytes=parameters * (CHECKPOINT_BYTES_PER_PARAMETER * kept + 4),
         least_memory_bytes=parameters * LEAST_BYTES[pretrain.precision],
+    )
+
+
+@dataclass(frozen=True)
+class RecipeCost:
+    """A recipe's pre-training on some GPUs; other stages take little beside it."""
+
+    name: str
+    gpu: str
+    num_gpus: int
+    mfu: float
+    parameters: int
+    vocab_size: int
+    num_steps: int
+    tokens: int
+    flops: int
+    hours: float
+    kwh: float
+    emissions_kg: float
+    usd: float | None
+    """None where neither the recipe nor the options nor the GPU's data have a price."""
+    disk_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain values for JSON: counts are integers."""
+        return asdict(self)
+
+
+def cost_of_recipe(recipe: Recipe, request: PlanRequest, *, price_is_given: bool) -> RecipeCost:
+    """The cost of a recipe's pre-training, with the GPUs and utilisation of a request.
+
+    The price of an hour is that of the options (`price_is_given`), else the recipe's, else the
+    GPU's. Raises UserError for a recipe that trains nothing.
+    """
+    needs, pretrain, energy = needs_of(recipe), recipe.pretrain, recipe.energy
+    assert pretrain is not None
+    request = replace(
+        request,
+        budget_hours=1.0,
+        budget_usd=None,
+        sequence_length=pretrain.sequence_length,
+        country=energy.country,
+    )
+    check_request(request)
+    cost = cost_of(request, pretrain.model, needs.vocab_size, needs.tokens)
+    usd = cost.usd
+    if energy.usd_per_gpu_hour and not price_is_given:
+        usd = cost.hours * energy.usd_per_gpu_hour
+    usd += cost.kwh * energy.usd_per_kwh
+    return RecipeCost(
+        name=recipe.name,
+        gpu=request.gpu.name,
+        num_gpus=request.num_gpus,
+        mfu=request.mfu,
+        parameters=needs.parameters,
+        vocab_size=needs.vocab_size,
+        num_steps=pretrain.num_steps,
+        tokens=needs.tokens,
+        flops=needs.flops,
+        hours=cost.hours,
+        kwh=cost.kwh,
+        emissions_kg=cost.emissions_kg,
+        usd=usd or None,
+        disk_bytes=needs.disk_bytes,
     )
 
 
