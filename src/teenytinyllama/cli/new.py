@@ -77,7 +77,7 @@ def new_command(
     )
     if license_name == "unknown":
         logger.info(
-            'The licence of the text is "unknown": the run works, `ttl publish` refuses it; '
+            'The licence of the text is "unknown": it can be trained on, and not be published; '
             "--license CC-BY-4.0 (or what holds) says it."
         )
     if not options.text:

@@ -71,6 +71,11 @@ class PipelineRunner:
             finally:
                 self.meter.stop()
 
+    def _run_dir_option(self) -> str:
+        """What a command needs to work in this folder too."""
+        usual = Path("runs") / self.recipe.name
+        return "" if self.folder.path == usual else f" --run-dir {self.folder.path}"
+
     def _settings(self, stage: Stage) -> Settings | None:
         settings: Settings | None = getattr(self.recipe, stage.name)
         return settings
@@ -150,7 +155,7 @@ class PipelineRunner:
                     "stage-not-run",
                     f"ttl {stage.name}",
                     f"reads {name}/manifest.json, which is not in {self.folder.path}",
-                    f"run `ttl {name} {self.recipe_path}` first",
+                    f"run `ttl {name} {self.recipe_path}{self._run_dir_option()}` first",
                 )
         return inputs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from teenytinyllama.errors import UserError
@@ -42,7 +43,9 @@ def check_language(language: str, *, has_sample: bool) -> None:
     """Raise UserError for what is not a language code, and for an unknown language."""
     if not (2 <= len(language) <= 3 and language.isascii() and language.islower()):
         what = f'expected two or three lowercase letters, got "{language}"'
-        raise UserError("language-code", "--language", what, "give its ISO 639 code, such as pt")
+        raise UserError(
+            "language-code", "--language", what, "--language pt, or the ISO 639 code of yours"
+        )
     if language not in known_languages() and not has_sample:
         what = f'no data for "{language}" (there is data for {", ".join(known_languages())})'
         fix = "--clean-sample FILE: 40 kB or more of clean text in it, to learn filters from"
@@ -54,8 +57,9 @@ def check_paths(path: Path, chat: str) -> None:
     if chat and not expand_path(chat):
         raise UserError("chat-missing", "--chat", f'no file at "{chat}"', "check the path")
     if path.exists():
-        what = "exists already"
-        raise UserError("recipe-exists", str(path), what, "choose another --out or --name")
+        others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+        fix = f"--out {next(other for other in others if not other.exists())}"
+        raise UserError("recipe-exists", str(path), "exists already", fix)
 
 
 def write_recipe(path: Path, recipe: str) -> None:

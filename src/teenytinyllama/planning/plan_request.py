@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import math
 from dataclasses import dataclass, replace
@@ -24,6 +25,16 @@ MIN_CONTEXT, MAX_CONTEXT = 64, 1 << 17
 DEFAULT_CONTEXT, CPU_CONTEXT = 2048, 512
 # Where no text is named the plan says how much it needs: text must not be the limit.
 PLENTY_OF_TEXT_BYTES = 1e12
+# What the option may be, for the error about a number that it cannot be.
+EXAMPLES = {
+    "--budget-usd": "50",
+    "--hours": "10",
+    "--text-mb": "500",
+    "--gpus": "1",
+    "--tokens": "1000000000",
+    "--max-epochs": "4",
+    "--peak-tflops": "0.15",
+}
 
 
 @dataclass(frozen=True)
@@ -89,8 +100,10 @@ def request_from_options(
     `text`: a file, folder or glob to measure; `more`: fields of PlanRequest.
     """
     if gpu not in gpus():
-        fix = f"use one of: {', '.join(gpus())} (others: the nearest with --peak-tflops)"
-        raise UserError("gpu-unknown", "--gpu", f'no GPU "{gpu}"', fix)
+        what = f'no GPU "{gpu}", only {", ".join(gpus())}'
+        near = difflib.get_close_matches(gpu, gpus(), n=1, cutoff=0.0)[0]
+        fix = f"--gpu {near}, or the nearest to yours with --peak-tflops"
+        raise UserError("gpu-unknown", "--gpu", what, fix)
     if more["law"] not in law_names():
         fix = did_you_mean(more["law"], law_names())
         raise UserError("law-unknown", "--law", f'no law "{more["law"]}"', fix)
@@ -136,11 +149,15 @@ def _text_options(text_mb: float | None, text: str) -> dict[str, Any]:
 def check_request(request: PlanRequest) -> None:
     """Raise UserError for a budget, price or number that no plan can be made for."""
     if (request.budget_usd is None) == (request.budget_hours is None):
-        what = "expected either --budget-usd or --hours"
-        raise UserError("plan-budget", "ttl plan", what, "ttl plan --budget-usd 50 --text-mb 500")
+        if request.budget_usd is None:
+            what, fix = "neither money nor hours are given", "--budget-usd 50, or --hours 10"
+        else:
+            what, fix = "both --budget-usd and --hours are given", "leave one of them out"
+        raise UserError("plan-budget", "--budget-usd", what, fix)
     if request.budget_usd is not None and not request.usd_per_hour:
         what = f"{request.gpu.title} has no price"
-        raise UserError("plan-price", "--gpu", what, "add --usd-per-hour, or give --hours")
+        fix = "--usd-per-hour 1.5 (or what it costs you), or --hours instead of --budget-usd"
+        raise UserError("plan-price", "--gpu", what, fix)
     amounts = {"--budget-usd": request.budget_usd, "--hours": request.budget_hours}
     amounts |= {"--text-mb": request.text_bytes, "--gpus": request.num_gpus}
     amounts |= {"--tokens": request.unique_tokens, "--max-epochs": request.max_epochs}
@@ -150,13 +167,16 @@ def check_request(request: PlanRequest) -> None:
     for name, value in amounts.items():
         if value is not None and not 0 < value < math.inf:
             what = f"expected more than 0, got {value}"
-            raise UserError("plan-value", name, what, f"give {name} a positive number")
+            raise UserError("plan-value", name, what, f"{name} {EXAMPLES[name]}, for example")
     if not 0 <= request.usd_per_hour < math.inf:
         what = f"expected 0 or more, got {request.usd_per_hour}"
-        raise UserError("plan-value", "--usd-per-hour", what, "give the price of one GPU's hour")
+        fix = "--usd-per-hour 1.5, the price of one GPU's hour"
+        raise UserError("plan-value", "--usd-per-hour", what, fix)
     if not MIN_CONTEXT <= request.sequence_length <= MAX_CONTEXT:
         what = f"expected {MIN_CONTEXT} to {MAX_CONTEXT:,} tokens, got {request.sequence_length:,}"
-        raise UserError("plan-value", "--sequence-length", what, "give 512, 1024 or 2048")
+        raise UserError(
+            "plan-value", "--sequence-length", what, "--sequence-length 512, or 1024 or 2048"
+        )
     if not 0 < request.mfu <= 1:
         what = f"expected a share above 0 and at most 1, got {request.mfu}"
-        raise UserError("plan-value", "--mfu", what, "give 0.4, or what `ttl doctor` measured")
+        raise UserError("plan-value", "--mfu", what, "--mfu 0.4, or what a run of yours reached")

@@ -214,7 +214,9 @@ def carbon_kg_per_kwh(country: str) -> float:
     row = json.loads(path.read_text(encoding="utf-8")).get(country)
     if row is None:
         what = f'no carbon intensity is known for "{country}"'
-        raise UserError("country-unknown", "--country", what, "use an ISO 3166 code such as BRA")
+        raise UserError(
+            "country-unknown", "--country", what, "--country BRA, or another ISO 3166 code"
+        )
     return float(row["carbon_intensity"]) / 1000
 
 

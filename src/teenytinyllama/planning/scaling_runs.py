@@ -63,7 +63,7 @@ def fit_scaling_law(
     """
     if not 0 < minutes < math.inf:
         what = f"expected more than 0, got {minutes}"
-        raise UserError("plan-value", "--minutes", what, "give 20 minutes")
+        raise UserError("plan-value", "--minutes", what, "--minutes 20")
     recipe = load_recipe(recipe_path)
     if recipe.pretrain is None or recipe.pack is None:
         what = "has no section [pack] or no [pretrain]"

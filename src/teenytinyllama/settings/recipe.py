@@ -6,6 +6,7 @@ range are errors that name the file, the line and the field.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import tomllib
@@ -66,8 +67,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        what = f"the recipe cannot be read ({error})"
-        raise UserError("recipe-missing", str(path), what, "ls recipes/") from error
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        what = f"the recipe cannot be read ({reason})"
+        raise UserError("recipe-missing", str(path), what, _other_recipe(path)) from error
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -85,6 +87,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         raise _explain(error, path, text, overrides) from error
     return _with_decontamination(recipe)
+
+
+def _other_recipe(path: Path) -> str:
+    """The recipe in the same folder that is named most alike, or how to make one."""
+    known = [one.name for one in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, known, n=1)
+    if near:
+        return f'did you mean "{path.with_name(near[0])}"?'
+    return f"`ttl new --language pt --gpu cpu --hours 1 --out {path}` writes it"
 
 
 def _with_decontamination(recipe: Recipe) -> Recipe:
