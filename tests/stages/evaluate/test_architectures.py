@@ -54,8 +54,8 @@ def items_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     for name, task in FOLDERS.items():
         (folder / name).mkdir()
-        write_split(folder / name, "test", vary(ROWS[task], 5))
-        write_split(folder / name, "train", vary(ROWS[task], 30, start=5))
+        write_split(folder / name, "test", vary(ROWS[task], 4))
+        write_split(folder / name, "train", vary(ROWS[task], 4, start=5))
     (folder / "multiblimp_pt" / "train.jsonl").unlink()
     return folder
 
