@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 from random import Random
 
@@ -83,7 +85,18 @@ def test_files_that_are_no_text_are_named_and_not_counted(
 
 def test_the_kinds_are_those_of_the_corpus_stage() -> None:
     names = [
-        f"a{s}" for s in (".jsonl", ".json.gz", ".ndjson", ".txt", ".md.zst", ".text", ".pdf", "")
+        f"a{s}"
+        for s in (
+            ".jsonl",
+            ".json.gz",
+            ".ndjson",
+            ".txt",
+            ".md.zst",
+            ".text",
+            ".txt.bz2",
+            ".pdf",
+            "",
+        )
     ]
     names += ["a.parquet", "a.docx", "a.epub", "a.rtf", "a.JSONL"]
     for name in names:
@@ -101,7 +114,9 @@ def test_members_and_frames_are_read_on(tmp_path: Path) -> None:
     (tmp_path / "b.txt.zst").write_bytes(
         skipped + pack(text[:half].encode()) + skipped + pack(text[half:].encode())
     )
-    for name in ("a.txt.gz", "b.txt.zst"):
+    (tmp_path / "c.txt.bz2").write_bytes(bz2.compress(text.encode()))
+    (tmp_path / "d.txt.xz").write_bytes(lzma.compress(text.encode()))
+    for name in ("a.txt.gz", "b.txt.zst", "c.txt.bz2", "d.txt.xz"):
         found = measure_corpus([tmp_path / name]).text_bytes
         assert found == pytest.approx(len(text.encode()), rel=0.01), name
 

@@ -5,8 +5,10 @@ Only the sample is read, so that a plan takes a second. The corpus stage counts 
 
 from __future__ import annotations
 
+import bz2
 import json
 import logging
+import lzma
 import math
 import zlib
 from bisect import bisect_left
@@ -17,6 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from teenytinyllama.artifacts.decompression import COMPRESSED_SUFFIXES, compression_of
 from teenytinyllama.artifacts.records import suffix_of
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.languages import word_pattern
@@ -35,7 +38,14 @@ COVERED_FRACTION = 0.9999
 # The kinds of files that the corpus stage reads as text or records.
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TEXT_SUFFIXES = (".txt", ".md", ".text")
-GZIP, ZSTD, ZSTD_SKIPPABLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
+# What unpacks one member of a file; Zstandard's own reader goes on by itself.
+DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    "gz": lambda: zlib.decompressobj(31),
+    "bz2": bz2.BZ2Decompressor,
+    "xz": lzma.LZMADecompressor,
+}
+PACKED_BY_SUFFIX = {suffix: suffix[1:] for suffix in COMPRESSED_SUFFIXES}
+HEAD_BYTES = 64
 READ_BYTES = 1 << 14
 
 
@@ -201,38 +211,38 @@ class _Stream:
 
     def chunks(self) -> Iterator[bytes]:
         """In small steps, so that `consumed` is nearly exact for a compressed file too."""
+        suffix = self.path.suffix.lower()
         with self.path.open("rb") as file:
-            head, suffix = file.read(4), self.path.suffix.lower()
+            head = file.read(HEAD_BYTES)
             file.seek(0)
-            unpack: Callable[[BinaryIO], Iterator[bytes]] = _plain
-            if head and (head.startswith(GZIP) or suffix == ".gz"):
-                unpack = _gunzip
-            elif head and (head == ZSTD or head[1:] == ZSTD_SKIPPABLE or suffix == ".zst"):
-                unpack = _unzstd
-            for chunk in unpack(file):
+            packed = (compression_of(head) or PACKED_BY_SUFFIX.get(suffix, "")) if head else ""
+            for chunk in _unpacked(file, packed):
                 self.consumed, self.made = file.tell(), self.made + len(chunk)
                 yield chunk
             self.consumed = file.tell()
 
 
-def _plain(file: BinaryIO) -> Iterator[bytes]:
-    while data := file.read(READ_BYTES):
-        yield data
-
-
-def _gunzip(file: BinaryIO) -> Iterator[bytes]:
-    unpack, is_first = zlib.decompressobj(31), True
+def _unpacked(file: BinaryIO, packed: str) -> Iterator[bytes]:
+    if packed == "zst":
+        yield from _unzstd(file)
+        return
+    if not packed:
+        while data := file.read(READ_BYTES):
+            yield data
+        return
+    begin = DECOMPRESSORS[packed]
+    unpack, is_first = begin(), True
     while data := file.read(READ_BYTES):
         while data:
             try:
                 yield unpack.decompress(data)
-            except zlib.error as error:
+            except (zlib.error, OSError, lzma.LZMAError) as error:
                 if is_first:
                     raise ValueError(str(error)) from error
                 return  # what follows the last member
             if not unpack.eof:
                 break
-            data, unpack, is_first = unpack.unused_data, zlib.decompressobj(31), False
+            data, unpack, is_first = unpack.unused_data, begin(), False
 
 
 def _unzstd(file: BinaryIO) -> Iterator[bytes]:
