@@ -59,8 +59,8 @@ def test_a_recipe_is_compared_with_the_machine(tmp_path: Path) -> None:
     rows = {row.name: row for row in found.checks}
     assert rows["this run's model"].value == "115 M parameters"
     assert rows["micro-batch"].value == "2 rows of 2,048 tokens fit"
-    # 12 bytes a parameter in each of two checkpoints, 4 in final/: 28 x 114.8 M.
-    assert rows["disk needed"].value == "3.21 GB for checkpoints and model"
+    # 12 bytes a parameter in each of three checkpoints, 4 in final/: 40 x 114.8 M.
+    assert rows["disk needed"].value == "4.59 GB for checkpoints and model"
     assert "0.41 M tokens" in rows["pretraining"].value
     assert found.next_command == "ttl run r.toml"
 

@@ -182,3 +182,22 @@ def test_num_items_is_an_error_where_all_are_used(stage):
     assert settings(tasks=({**task, "kind": "storybook"},)).tasks[0].num_items == 60
     resolved = settings(tasks=({"name": "arc_pt", "path": "tasks/arc"},)).model_dump()
     assert settings(**resolved).tasks[0].path == "tasks/arc", "as in a manifest"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "pretrain.num_steps=100000000000000000000",
+        "pretrain.seed=9223372036854775808",
+        "pack.seed=18446744073709551616",
+        "pretrain.model.max_position_embeddings=1000000000000",
+        "pretrain.model={hidden_size=66, num_attention_heads=2}",
+    ],
+)
+def test_numbers_that_no_run_can_use_are_refused(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('name = "r"\n[pack]\n[pretrain]\n')
+    with pytest.raises(UserError) as error:
+        load_recipe(path, [override])
+    assert error.value.code == "recipe-value"
+    assert override.split("=")[0] in error.value.where

@@ -224,7 +224,7 @@ def test_a_diverged_run_ends_with_an_error(tmp_path):
 def test_a_disk_too_small_is_reported_before_the_first_step(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("teenytinyllama.training.checkpoints.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"will need .* GB, 0\.0 GB are free"):
+    with pytest.raises(UserError, match=r"will need .* are free"):
         train(tmp_path)
 
 

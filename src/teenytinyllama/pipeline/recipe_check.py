@@ -13,6 +13,7 @@ from pathlib import Path
 from teenytinyllama.errors import RecipeWarning, SeveralErrors, UserError
 from teenytinyllama.planning.recipe_cost import (
     available_memory_bytes,
+    bytes_in,
     free_disk_bytes,
     has_gpu,
     needs_of,
@@ -61,12 +62,13 @@ def _check_machine(recipe: Recipe, stages: Sequence[Stage], run_dir: Path) -> It
         return
     needs = needs_of(recipe)
     free = free_disk_bytes(run_dir)
-    if needs.disk_bytes > free:
+    # A training that goes on has some of its checkpoints already.
+    missing = needs.disk_bytes - bytes_in(run_dir / "pretrain")
+    if missing > free:
         yield UserError(
             "disk-too-small",
             str(run_dir),
-            f"checkpoints and model need {format_bytes(needs.disk_bytes)}, "
-            f"{format_bytes(free)} are free",
+            f"checkpoints and model need {format_bytes(missing)}, {format_bytes(free)} are free",
             "free space, choose another --run-dir, or keep fewer permanent checkpoints",
         )
     if has_gpu():

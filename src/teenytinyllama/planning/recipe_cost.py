@@ -18,8 +18,9 @@ from teenytinyllama.planning.planner import cost_of
 from teenytinyllama.settings.recipe import Recipe
 
 PAPER_VOCAB_SIZE = 32_000
-# A checkpoint: weights and two moments in fp32. Two rolling ones are kept, and `final/`.
-CHECKPOINT_BYTES_PER_PARAMETER, ROLLING_CHECKPOINTS = 12, 2
+# A checkpoint: weights and two moments in fp32. Two rolling ones stay while the next is written,
+# and `final/` has weights only.
+CHECKPOINT_BYTES_PER_PARAMETER, ROLLING_CHECKPOINTS = 12, 3
 # Weights, gradients and moments: the least any optimizer takes, by the weights' type.
 LEAST_BYTES = {"fp32": 8, "bf16-mixed": 8, "bf16": 4}
 
@@ -138,6 +139,11 @@ def free_disk_bytes(folder: Path) -> int:
     """Free space on the disk where a folder is, or will be."""
     here = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     return shutil.disk_usage(here).free
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of the files in a folder and below it."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def has_gpu() -> bool:

@@ -9,8 +9,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+# What torch's and numpy's integers hold: larger seeds and sizes would fail hours into a run.
+MAX_INTEGER = 2**63 - 1
+Positive = Annotated[int, Field(gt=0, le=MAX_INTEGER)]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class Settings(BaseModel):

@@ -23,7 +23,7 @@ class ModelSettings(Settings):
     """Query heads."""
     num_key_value_heads: Count = 0
     """Key-value heads; 0 means as many as query heads (plain multi-head attention)."""
-    max_position_embeddings: Positive = 2048
+    max_position_embeddings: Annotated[int, Field(gt=0, le=1 << 24)] = 2048
     """Context length in tokens."""
     tie_word_embeddings: bool = False
     """Share one matrix between embedding and head."""

@@ -43,6 +43,7 @@ from teenytinyllama.artifacts.manifest import (
     write_json,
 )
 from teenytinyllama.errors import Interrupted, UserError
+from teenytinyllama.progress import format_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -350,6 +351,6 @@ def check_disk(folder: Path, *, weights_bytes: int, num_permanent: int) -> None:
         raise UserError(
             "disk-too-small",
             str(folder),
-            f"checkpoints will need {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            f"checkpoints will need {format_bytes(need)}, {format_bytes(free)} are free",
             "free space, choose another --run-dir, or keep fewer permanent checkpoints",
         )
