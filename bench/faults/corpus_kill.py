@@ -53,7 +53,7 @@ def files_of(run_dir: Path) -> dict[str, str]:
     return {
         str(path.relative_to(corpus)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(corpus.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name not in ("manifest.json", ".spending.jsonl")
     }
 
 

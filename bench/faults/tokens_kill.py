@@ -47,7 +47,7 @@ def files_of(run_dir: Path) -> dict[str, str]:
         str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
         for stage in STAGES
         for path in sorted((run_dir / stage).rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name not in ("manifest.json", ".spending.jsonl")
     }
 
 

@@ -7,6 +7,8 @@ Canada. In the paper 18 % of the "measured" energy is a modelled constant.
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from teenytinyllama.settings.base import EnergySettings
@@ -39,15 +41,38 @@ class EnergyMeter:
     def __init__(self, settings: EnergySettings) -> None:
         self._settings = settings
         self._tracker: Any = None
+        # Readings come from the thread that writes down what was spent, too.
+        self._lock = threading.RLock()
+        self.latest = Energy()
+        self.on_reading: Callable[[], None] | None = None
+        """Called after every reading by `read`."""
 
     def read(self) -> Energy:
         """Energy since the first reading of this meter."""
-        if self._tracker is None:
-            self._start()
-            return Energy()
+        with self._lock:
+            if self._tracker is None:
+                self._start()
+                self.latest = Energy()
+            else:
+                self._measure()
+            found = self.latest
+        if self.on_reading is not None:
+            self.on_reading()
+        return found
+
+    def refresh(self) -> None:
+        """Bring `latest` up to date, where the meter runs and nobody is reading it."""
+        if self._tracker is not None and self._lock.acquire(blocking=False):
+            try:
+                if self._tracker is not None:
+                    self._measure()
+            finally:
+                self._lock.release()
+
+    def _measure(self) -> None:
         self._tracker._measure_power_and_energy()  # codecarbon has no public method for it
         data = self._tracker._prepare_emissions_data()
-        return Energy(data.gpu_energy, data.cpu_energy, data.ram_energy, data.emissions)
+        self.latest = Energy(data.gpu_energy, data.cpu_energy, data.ram_energy, data.emissions)
 
     def _start(self) -> None:
         from codecarbon import OfflineEmissionsTracker
@@ -65,6 +90,7 @@ class EnergyMeter:
 
     def stop(self) -> None:
         """Stop the tracker's background thread. Reading again would start a new one."""
-        if self._tracker is not None:
-            self._tracker.stop()
-            self._tracker = None
+        with self._lock:
+            if self._tracker is not None:
+                self._tracker.stop()
+                self._tracker = None

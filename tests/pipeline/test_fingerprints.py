@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from teenytinyllama.artifacts.file_hashes import FileHashes
 from teenytinyllama.pipeline.fingerprints import external_inputs
 from teenytinyllama.settings.datasets import LabelledSet, Task
 from teenytinyllama.settings.post_training import EvaluateSettings, FinetuneSettings
@@ -24,9 +25,11 @@ def test_a_swapped_model_is_noticed(stage, tmp_path):
     def seen(weights: bytes) -> dict[str, str]:
         models = (str(model_folder(tmp_path, weights)), "owner/model-on-the-hub")
         if stage == "evaluate":
-            return external_inputs(EvaluateSettings(models=models))
+            return external_inputs(EvaluateSettings(models=models), FileHashes(tmp_path), stage)
         tasks = (LabelledSet(name="x", kind="storybook"),)
-        return external_inputs(FinetuneSettings(tasks=tasks, models=models))
+        return external_inputs(
+            FinetuneSettings(tasks=tasks, models=models), FileHashes(tmp_path), stage
+        )
 
     before = seen(b"first")
     assert before != seen(b"other weights")
@@ -45,7 +48,7 @@ def test_two_tasks_over_one_folder_and_what_their_files_include(tmp_path):
     )
 
     def seen() -> dict[str, str]:
-        return external_inputs(EvaluateSettings(tasks=tasks))
+        return external_inputs(EvaluateSettings(tasks=tasks), FileHashes(tmp_path), "evaluate")
 
     found = [seen()]
     for name, text in (("a.yaml", "task: a\ninclude: shared.yaml\n"), ("shared.yaml", "# more\n")):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from support.command_line import SMALL_RECIPE, log_of
 
 from teenytinyllama.artifacts.manifest import write_json
+from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.pipeline.run_folder import UNFINISHED, RunFolder, explain_os_error
+from teenytinyllama.pipeline.spending import SpendingLog
+from teenytinyllama.settings.base import EnergySettings
+from teenytinyllama.settings.recipe import load_recipe
 from teenytinyllama.stages import pack, pretrain
 
 
@@ -43,10 +49,10 @@ def test_other_unfinished_work_moves_away(
     (folder.path / "pack" / "train.bin").touch()
     prepare(folder, pack.STAGE, "b")
     assert left_by(folder, "pack") == {UNFINISHED}
-    assert left_by(folder, ".previous/pack") == {UNFINISHED, "train.bin"}
+    assert left_by(folder, ".previous/pack/1") == {UNFINISHED, "train.bin"}
     assert capsys.readouterr().err == (
         'pack: settings changed (seed "a" -> "b"); unfinished work moved to '
-        f"{folder.path / '.previous' / 'pack'}\n"
+        f"{folder.path / '.previous' / 'pack' / '1'} (62 bytes)\n"
     )
 
 
@@ -56,7 +62,7 @@ def test_other_unfinished_training_needs_redo(folder: RunFolder) -> None:
     with pytest.raises(UserError, match=r'unfinished-differs.*seed "a" -> "b"'):
         prepare(folder, pretrain.STAGE, "b")
     prepare(folder, pretrain.STAGE, "b", redo=True)
-    assert left_by(folder, ".previous/pretrain") == {UNFINISHED, "step-1"}
+    assert left_by(folder, ".previous/pretrain/1") == {UNFINISHED, "step-1"}
 
 
 def test_finished_training_moves_away_even_with_its_mark(folder: RunFolder) -> None:
@@ -64,7 +70,7 @@ def test_finished_training_moves_away_even_with_its_mark(folder: RunFolder) -> N
     prepare(folder, pretrain.STAGE, "a")
     (folder.path / "pretrain" / "manifest.json").touch()
     prepare(folder, pretrain.STAGE, "b")
-    assert left_by(folder, ".previous/pretrain") == {UNFINISHED, "manifest.json"}
+    assert left_by(folder, ".previous/pretrain/1") == {UNFINISHED, "manifest.json"}
 
 
 def test_mark_alone_replaces_no_previous_result(folder: RunFolder) -> None:
@@ -72,7 +78,67 @@ def test_mark_alone_replaces_no_previous_result(folder: RunFolder) -> None:
     (folder.path / "pack" / "train.bin").touch()
     prepare(folder, pack.STAGE, "b")
     prepare(folder, pack.STAGE, "c")
-    assert "train.bin" in left_by(folder, ".previous/pack")
+    assert "train.bin" in left_by(folder, ".previous/pack/1")
+
+
+def test_work_set_aside_goes_on_where_its_settings_come_back(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(folder, pretrain.STAGE, "a")
+    (folder.path / "pretrain" / "step-1").mkdir()
+    prepare(folder, pretrain.STAGE, "b", redo=True)
+    (folder.path / "pretrain" / "step-2").mkdir()
+    capsys.readouterr()
+    prepare(folder, pretrain.STAGE, "a")
+    assert left_by(folder, "pretrain") == {UNFINISHED, "step-1"}
+    assert left_by(folder, ".previous/pretrain/2") == {UNFINISHED, "step-2"}
+    said = capsys.readouterr().err
+    assert f"going on with the unfinished work in {folder.path}/.previous/pretrain/1\n" in said
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": 1}', "\0\0"])
+def test_damaged_mark_is_restored_from_the_record_of_the_last_process(
+    folder: RunFolder, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(folder, pretrain.STAGE, "a")
+    stage_dir = folder.path / "pretrain"
+    (stage_dir / "step-1").mkdir()
+    (stage_dir / UNFINISHED).write_text(content)
+    with pytest.raises(UserError, match="unfinished-unknown"):
+        prepare(folder, pretrain.STAGE, "a")
+    with SpendingLog(stage_dir, "a", EnergyMeter(EnergySettings())).running():
+        pass
+    prepare(folder, pretrain.STAGE, "a")
+    assert "damaged or missing; restored" in capsys.readouterr().err
+    assert json.loads((stage_dir / UNFINISHED).read_bytes())["fingerprint"] == "a"
+
+
+def test_copy_of_hard_links_does_not_write_into_the_original(folder: RunFolder) -> None:
+    prepare(folder, pretrain.STAGE, "a")
+    original = folder.path / "pretrain"
+    (original / "step-1").mkdir()
+    for name in ("metrics.jsonl", "step-1/model.safetensors"):
+        (original / name).write_text("1\n")
+    copy = RunFolder(folder.path / "copy")
+    shutil.copytree(original, copy.path / "pretrain", copy_function=os.link)
+    prepare(copy, pretrain.STAGE, "a")
+    with (copy.path / "pretrain" / "metrics.jsonl").open("a") as file:
+        file.write("2\n")
+    assert (original / "metrics.jsonl").read_text() == "1\n"
+    assert (original / "step-1" / "model.safetensors").stat().st_nlink == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\0"])
+def test_damaged_run_json_is_written_again(
+    folder: RunFolder, content: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "small.toml").write_text(SMALL_RECIPE)
+    recipe = load_recipe(tmp_path / "small.toml")
+    (folder.path / "run.json").write_text(content)
+    with folder.locked(recipe):
+        pass
+    assert json.loads((folder.path / "run.json").read_bytes())["name"] == "small"
+    assert "run.json cannot be read" in capsys.readouterr().err
 
 
 def test_full_disk_is_resumable_and_forbidden_folder_is_not(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,6 +151,126 @@ def test_missing_file_runs_its_stage_again(
     assert "pack: result.txt is missing or changed; running again" in capsys.readouterr().err
 
 
+def test_going_back_takes_the_earlier_result_back(
+    stages: FakeStages, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run(recipe_path, names=["corpus", "tokenizer"])
+    before = (run_dir / "tokenizer" / "manifest.json").read_bytes()
+    stages.content = "other"
+    only = {"names": ["tokenizer"]}
+    assert ran_again(stages, recipe_path, "tokenizer.vocab_size=500", **only) == ["tokenizer"]
+    assert ran_again(stages, recipe_path, **only) == []
+    assert (run_dir / "tokenizer" / "manifest.json").read_bytes() == before
+    assert f"in {run_dir}/.previous/tokenizer/1; taken back" in capsys.readouterr().err
+    assert ran_again(stages, recipe_path, "tokenizer.vocab_size=500", **only) == []
+
+
+def test_attempts_that_fail_never_delete_a_finished_result(
+    stages: FakeStages, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = run(recipe_path, names=["corpus"])
+
+    def fail(*, out_dir: Path, **given: Any) -> StageResult:
+        (out_dir / "half").touch()
+        raise UserError("corpus-empty", "corpus", "0 documents remain", "loosen corpus.filters")
+
+    with monkeypatch.context() as patch:
+        failing = SimpleNamespace(run=fail)
+        patch.setattr(runner, "load_stage", lambda module, loads_model: failing)
+        for number in range(6):
+            with pytest.raises(UserError, match="corpus-empty"):
+                run(recipe_path, f"corpus.min_document_bytes={number + 50}", names=["corpus"])
+    assert ran_again(stages, recipe_path, names=["corpus"]) == []
+    assert (run_dir / "corpus" / "result.txt").is_file()
+
+
+def test_oldest_result_goes_with_a_line(
+    stages: FakeStages, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run(recipe_path, names=["corpus"])
+    for _ in range(5):
+        run(recipe_path, names=["corpus"], redo=True)
+    assert sorted(path.name for path in (run_dir / ".previous/corpus").iterdir()) == ["3", "4", "5"]
+    said = capsys.readouterr().err
+    assert f"corpus: deleting result {run_dir}/.previous/corpus/2 (" in said
+    assert "the 3 newest are kept (--keep-previous)" in said
+
+
+@pytest.fixture
+def from_files(recipe_path: Path) -> Path:
+    """The text of the corpus is a file."""
+    text = recipe_path.parent / "a.txt"
+    text.write_text("Era uma vez.\n")
+    recipe_path.write_text(
+        f'name = "small"\n[corpus]\nsources = [{{ kind = "files", path = "{text}", '
+        'license = "CC0-1.0" }]\n'
+    )
+    return text
+
+
+def test_times_of_the_text_do_not_count_and_its_content_does(
+    stages: FakeStages, recipe_path: Path, from_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(recipe_path)
+    os.utime(from_files, ns=(1, 1))
+    assert ran_again(stages, recipe_path) == []
+    from_files.write_text("Era uma vex.\n")
+    os.utime(from_files, ns=(1, 1))
+    assert ran_again(stages, recipe_path) == ["corpus"]
+    assert "corpus: inputs changed (sources.0); previous result" in capsys.readouterr().err
+
+
+def test_result_whose_text_is_gone_is_kept_and_never_set_aside(
+    stages: FakeStages, recipe_path: Path, from_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run(recipe_path)
+    from_files.unlink()
+    assert ran_again(stages, recipe_path) == []
+    assert (
+        "corpus: the files of corpus.sources.0 are gone; its result is whole and is kept"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(UserError, match="source-empty"):
+        run(recipe_path, "corpus.replace_personal_data=false", names=["corpus"])
+    assert (run_dir / "corpus" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\0\0", None])
+def test_damaged_manifest_is_made_again_from_the_work_that_is_there(
+    stages: FakeStages, recipe_path: Path, content: str | None
+) -> None:
+    run_dir = run(recipe_path, names=["corpus", "tokenizer", "pack", "pretrain"])
+    manifest = run_dir / "pretrain" / "manifest.json"
+    (run_dir / "pretrain" / "step-0000001").mkdir()
+    if content is None:
+        manifest.unlink()
+    else:
+        manifest.write_text(content)
+    assert ran_again(stages, recipe_path, names=["pretrain"]) == ["pretrain"]
+    assert (run_dir / "pretrain" / "step-0000001").is_dir()
+    assert read_manifest(run_dir / "pretrain") is not None
+
+
+def test_cost_is_that_of_all_processes(
+    stages: FakeStages, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = run(recipe_path, names=["corpus"])
+    first = read_manifest(run_dir / "corpus")
+    assert first is not None
+    line = json.loads((run_dir / "corpus" / ".spending.jsonl").read_text())
+    assert first.duration_s == line["seconds"]
+    # A killed process left its line.
+    (run_dir / "corpus" / "manifest.json").unlink()
+    killed = {**line, "seconds": 1000.0, "cpu_modelled": 7.0, "emissions_kg": 0.5}
+    (run_dir / "corpus" / ".spending.jsonl").write_text(json.dumps(killed) + "\n")
+    run(recipe_path, names=["corpus"])
+    again = read_manifest(run_dir / "corpus")
+    assert again is not None
+    assert again.duration_s > 1000
+    assert again.energy_kwh["cpu_modelled"] >= 7
+    assert again.emissions_kg >= 0.5
+
+
 def test_manifest_says_what_was_asked_read_and_made(stages: FakeStages, recipe_path: Path) -> None:
     run_dir = run(recipe_path)
     manifest = read_manifest(run_dir / "pack")
@@ -222,7 +343,7 @@ def files_of(run_dir: Path) -> dict[str, str]:
         str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
         for stage in ("corpus", "tokenizer", "pack")
         for path in sorted((run_dir / stage).rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name not in ("manifest.json", ".spending.jsonl")
     }
 
 

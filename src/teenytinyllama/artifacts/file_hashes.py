@@ -10,12 +10,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from teenytinyllama.artifacts.manifest import (
-    Output,
     fingerprint_of,
     sha256_file,
     write_atomically,
@@ -34,7 +33,7 @@ can set."""
 
 
 class FileHashes:
-    """Hashes of files below and outside a run folder, remembered in that folder."""
+    """Hashes of the files that a run reads, remembered in its folder."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
@@ -82,18 +81,6 @@ class FileHashes:
         whole = [os.path.abspath(path.parent) for path in paths]  # noqa: PTH100
         root = os.path.commonpath(whole) if whole else ""
         return fingerprint_of([[os.path.relpath(p, root), self.sha256(p)] for p in paths])
-
-    def damaged(self, folder: Path, outputs: Mapping[str, Output], what: str) -> list[str]:
-        """Outputs of a finished stage that are missing or hold other bytes than were written."""
-        paths = {name: folder / name for name in outputs}
-        whole = [
-            name
-            for name, path in paths.items()
-            if path.is_file() and path.stat().st_size == outputs[name].bytes
-        ]
-        self._say_what_is_hashed([paths[name] for name in whole], what)
-        same = {name for name in whole if self.sha256(paths[name]) == outputs[name].sha256}
-        return [name for name in outputs if name not in same]
 
     def _say_what_is_hashed(self, paths: Iterable[Path], what: str) -> None:
         size = count = num_seen = 0

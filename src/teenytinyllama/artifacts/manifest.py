@@ -62,6 +62,8 @@ class Manifest(BaseModel):
     fingerprint: str
     recipe: dict[str, Any]
     inputs: dict[str, Input]
+    files: dict[str, str] = {}
+    """Fingerprint of the content of the files outside the run that each setting names."""
     outputs: dict[str, Output]
     counts: dict[str, Any]
     metrics: dict[str, Any]
@@ -181,7 +183,7 @@ def read_manifest(stage_dir: Path) -> Manifest | None:
             "manifest-damaged",
             str(path),
             f"cannot be read as a manifest ({reason})",
-            f"remove {path} and run the stage again",
+            f"ttl {stage_dir.name} RECIPE: it makes it again, from the work that is there",
         ) from error
 
 

@@ -33,6 +33,10 @@ class RunOptions:
         Path | None,
         typer.Option("--run-dir", help="Folder of the run; default runs/<recipe name>."),
     ] = None
+    keep_previous: Annotated[
+        int,
+        typer.Option(min=0, help="Earlier results of each stage that are kept in .previous/."),
+    ] = 3
     redo: Annotated[bool, typer.Option("--redo", help="Do the work again even if unchanged.")] = (
         False
     )
@@ -111,5 +115,6 @@ def run_stages(recipe_path: Path, options: RunOptions, names: Sequence[str] | No
     from teenytinyllama.pipeline.runner import PipelineRunner
 
     recipe, run_dir = load(recipe_path, options)
-    PipelineRunner(recipe, run_dir, recipe_path).run_stages(names, redo=options.redo)
+    runner = PipelineRunner(recipe, run_dir, recipe_path, keep_previous=options.keep_previous)
+    runner.run_stages(names, redo=options.redo)
     return run_dir

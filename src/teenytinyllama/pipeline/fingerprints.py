@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.manifest import Input, Manifest, fingerprint_files, fingerprint_of
+from teenytinyllama.artifacts.file_hashes import FileHashes
+from teenytinyllama.artifacts.manifest import Input, Manifest, fingerprint_of
 from teenytinyllama.settings.base import Settings, expand_path
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.settings.datasets import LabelledSet, Source, Task
@@ -17,9 +18,13 @@ from teenytinyllama.stages.interface import Stage
 
 
 def stage_fingerprint(
-    stage: Stage, recipe: Recipe, settings: Settings, inputs: Mapping[str, Input]
+    stage: Stage,
+    recipe: Recipe,
+    settings: Settings,
+    inputs: Mapping[str, Input],
+    files: Mapping[str, str],
 ) -> str:
-    """Fingerprint of the stage's code, settings, inputs in the run, and files outside it."""
+    """Fingerprint of the stage's code, settings, inputs in the run, and `files` outside it."""
     return fingerprint_of(
         {
             "stage": stage.name,
@@ -27,7 +32,7 @@ def stage_fingerprint(
             "language": recipe.language,
             "settings": settings.model_dump(mode="json"),
             "inputs": {name: one.fingerprint for name, one in inputs.items()},
-            "files": external_inputs(settings),
+            "files": dict(files),
             # Prices change what is shown and nothing else.
             "energy": recipe.energy.model_dump() if stage.shows_manifests else None,
         }
@@ -41,26 +46,37 @@ def input_fingerprint(stage: Stage, manifest: Manifest) -> str:
     return manifest.content_fingerprint()
 
 
-def external_inputs(settings: Settings) -> dict[str, str]:
-    """Fingerprint of the files outside the run that settings name, by setting.
+NO_FILES = fingerprint_of([])
+
+
+def gone_files(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Settings that named files when a result was made, and name none now."""
+    return [k for k, v in then.items() if v != NO_FILES and now.get(k, NO_FILES) == NO_FILES]
+
+
+def external_inputs(settings: Settings, hashes: FileHashes, stage: str) -> dict[str, str]:
+    """Fingerprint of the content of the files outside the run that settings name, by setting.
 
     Sources and labelled sets, tasks with their task file and what it includes, filters, and
     models given as a folder; a model id on the Hub names no file here.
     """
     prints = {}
+
+    def of(paths: Iterable[Path]) -> str:
+        return hashes.fingerprint(paths, stage)
+
     for field in type(settings).model_fields:
         value = getattr(settings, field)
-        for item in value if isinstance(value, tuple) else ():
+        for index, item in enumerate(value if isinstance(value, tuple) else ()):
+            key = f"{field}.{index}"
             if isinstance(item, Task):
-                # Two tasks may read one folder by two task files.
-                key = f"{item.name} {item.path} {item.definition}"
-                prints[key] = fingerprint_files({*item.local_paths(), *_task_files(item)})
+                prints[key] = of({*item.local_paths(), *_task_files(item)})
             elif isinstance(item, LabelledSet | Source):
-                prints[item.path] = fingerprint_files(item.local_paths())
+                prints[key] = of(item.local_paths())
             elif field == "models" and isinstance(item, str) and Path(item).expanduser().is_dir():
-                prints[f"{field} {item}"] = fingerprint_files(expand_path(item))
+                prints[key] = of(expand_path(item))
         if isinstance(value, FilterSettings):
-            prints[field] = fingerprint_files(value.local_paths())
+            prints[field] = of(value.local_paths())
     return prints
 
 
@@ -75,14 +91,19 @@ def _task_files(task: Task) -> set[Path]:
         return {path}  # not YAML: the evaluate stage reports it, with the reason
 
 
-def why_stale(done: Manifest, settings: dict[str, Any], inputs: Mapping[str, Input]) -> str:
+def why_stale(
+    done: Manifest,
+    settings: dict[str, Any],
+    inputs: Mapping[str, Input],
+    files: Mapping[str, str],
+) -> str:
     """In words, why a finished stage with another fingerprint runs again."""
     changed = changed_settings(done.recipe, settings)
     if changed:
         return f"settings changed ({changed})"
-    names = sorted({*done.inputs, *inputs})
-    changed = ", ".join(name for name in names if done.inputs.get(name) != inputs.get(name))
-    return f"inputs changed ({changed})" if changed else "no longer up to date"
+    names = [n for n in sorted({*done.inputs, *inputs}) if done.inputs.get(n) != inputs.get(n)]
+    names += [n for n in sorted({*done.files, *files}) if done.files.get(n) != files.get(n)]
+    return f"inputs changed ({', '.join(names)})" if names else "made by an earlier version"
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:

@@ -13,21 +13,31 @@ import platform
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from teenytinyllama import __version__
 from teenytinyllama.artifacts import manifest as manifests
+from teenytinyllama.artifacts.file_hashes import FileHashes
 from teenytinyllama.artifacts.manifest import Input, Manifest
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
-from teenytinyllama.pipeline.fingerprints import input_fingerprint, stage_fingerprint, why_stale
+from teenytinyllama.pipeline.fingerprints import (
+    external_inputs,
+    gone_files,
+    input_fingerprint,
+    stage_fingerprint,
+    why_stale,
+)
 from teenytinyllama.pipeline.loading import load_stage
+from teenytinyllama.pipeline.previous_results import KEPT, Previous
 from teenytinyllama.pipeline.recipe_check import check_recipe
 from teenytinyllama.pipeline.registry import BY_NAME, STAGES
 from teenytinyllama.pipeline.run_folder import RunFolder, explain_os_error
+from teenytinyllama.pipeline.spending import SpendingLog, total
 from teenytinyllama.progress import format_duration
 from teenytinyllama.redaction import redact_values
 from teenytinyllama.settings.base import Settings
@@ -36,17 +46,39 @@ from teenytinyllama.stages.interface import ScoreModel, Stage, StageContext, Sta
 
 logger = logging.getLogger(__name__)
 
+MISSING = "missing or changed"
 VERSIONED = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "accelerate")
 # Helpers wait while the leader evaluates or writes reports: far longer than for a broken network.
 HELPER_TIMEOUT = timedelta(days=1)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one stage is asked for."""
+
+    stage: Stage
+    settings: Settings
+    inputs: dict[str, Input]
+    files: dict[str, str]
+    fingerprint: str
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The settings, without secrets."""
+        found: dict[str, Any] = redact_values(self.settings.model_dump(mode="json"))
+        return found
+
+
 class PipelineRunner:
     """Runs the stages of one recipe in one run folder."""
 
-    def __init__(self, recipe: Recipe, run_dir: Path, recipe_path: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, run_dir: Path, recipe_path: Path, *, keep_previous: int = KEPT
+    ) -> None:
         self.recipe, self.recipe_path = recipe, recipe_path
         self.folder = RunFolder(run_dir)
+        self.hashes = FileHashes(run_dir)
+        self.keep_previous = keep_previous
         self.meter = EnergyMeter(recipe.energy)
         self.processes = ProcessGroup()
 
@@ -101,18 +133,12 @@ class PipelineRunner:
         return found
 
     def _is_stale(self, stage: Stage) -> bool:
-        settings = self._settings(stage)
-        stage_dir = self.folder.stage_dir(stage)
-        done = manifests.read_manifest(stage_dir)
-        if settings is None or done is None:
-            return True
         try:
-            fingerprint = stage_fingerprint(stage, self.recipe, settings, self._inputs(stage))
+            work = self._work(stage)
+            done = manifests.read_manifest(self.folder.stage_dir(stage))
         except UserError:
-            return True  # it reads a stage that is not there: the run says so
-        return done.fingerprint != fingerprint or bool(
-            manifests.missing_outputs(stage_dir, done.outputs)
-        )
+            return True  # a stage that it reads is not there, or a manifest is damaged
+        return bool(self._reason_to_run(work, done)) and self._earlier_result(work) is None
 
     def _run_stage(self, stage: Stage, *, redo: bool) -> None:
         """Skip the stage or run it; helpers do as the leader decides."""
@@ -122,13 +148,17 @@ class PipelineRunner:
             if self.processes.follow():
                 self._call(stage, settings, self._inputs(stage))
             return
-        inputs = self._inputs(stage)
-        fingerprint = stage_fingerprint(stage, self.recipe, settings, inputs)
-        logger.debug(f"{stage.name}: fingerprint {fingerprint}, inputs {inputs}")
-        shown = redact_values(settings.model_dump(mode="json"))
-        reason = "--redo" if redo else self._reason_to_run(stage, fingerprint, shown, inputs)
-        if not reason:
-            logger.info(f"{stage.name}: unchanged, skipped")
+        work = self._work(stage)
+        logger.debug(f"{stage.name}: fingerprint {work.fingerprint}, inputs {work.inputs}")
+        reason = "--redo" if redo else self._reason_to_run(work, self._done(stage))
+        earlier = self._earlier_result(work) if reason and not redo else None
+        if earlier is not None:
+            self.folder.take_back(stage, earlier)
+        elif reason.endswith(MISSING):
+            logger.warning(f"{stage.name}: {reason}; running again")
+        if not reason or earlier is not None:
+            self._say_skipped(work)
+            self.hashes.save()
             self.processes.lead(join=False)
             return
         if self.processes.count > 1 and stage.keeps_checkpoints and not stage.many_processes:
@@ -138,10 +168,67 @@ class PipelineRunner:
                 f"was started as {self.processes.count} processes, and trains with one",
                 f"`ttl run {self.recipe_path}` without torchrun: finished stages are skipped",
             )
-        self._verify(stage, inputs)
-        self.folder.prepare(stage, fingerprint, shown, redo=redo, reason=reason)
+        self._verify(stage, work.inputs)
+        self.folder.prepare(stage, work.fingerprint, work.shown, redo=redo, reason=reason)
+        self.hashes.save()
         self.processes.lead(join=stage.many_processes)
-        self._run_measured(stage, settings, inputs, fingerprint)
+        self._run_measured(work)
+
+    def _work(self, stage: Stage) -> Work:
+        """What the stage is asked for. Raises UserError where one that it reads is unfinished."""
+        settings = self._settings(stage)
+        assert settings is not None
+        inputs = self._inputs(stage)
+        files = external_inputs(settings, self.hashes, stage.name)
+        fingerprint = stage_fingerprint(stage, self.recipe, settings, inputs, files)
+        return Work(stage, settings, inputs, files, fingerprint)
+
+    def _done(self, stage: Stage) -> Manifest | None:
+        """The stage's manifest; one that is damaged is made again where its work is there."""
+        stage_dir = self.folder.stage_dir(stage)
+        try:
+            found = manifests.read_manifest(stage_dir)
+        except UserError:
+            self.folder.reopen(stage)
+            found = manifests.read_manifest(stage_dir)
+        if found is None:
+            self.folder.reopen(stage)
+        return found
+
+    def _is_of(self, work: Work, done: Manifest) -> bool:
+        """Whether a result is of these settings and inputs.
+
+        Files that are gone since cannot have changed: what was made of them counts.
+        """
+        gone = gone_files(done.files, work.files)
+        files = work.files | {name: done.files[name] for name in gone}
+        return done.fingerprint == stage_fingerprint(
+            work.stage, self.recipe, work.settings, work.inputs, files
+        )
+
+    def _earlier_result(self, work: Work) -> Previous | None:
+        """A whole result of these settings and inputs that was set aside."""
+        found = self.folder.previous.finished(
+            work.stage.name, lambda manifest: self._is_of(work, manifest)
+        )
+        if found is not None and found.manifest is not None:
+            try:
+                manifests.verify_outputs(found.path, found.manifest)
+            except UserError as error:
+                logger.warning(f"{work.stage.name}: {found.path} is not taken back ({error.what})")
+                return None
+        return found
+
+    def _say_skipped(self, work: Work) -> None:
+        done = manifests.read_manifest(self.folder.stage_dir(work.stage))
+        gone = gone_files(done.files, work.files) if done is not None else []
+        if gone:
+            names = ", ".join(f"{work.stage.name}.{name}" for name in gone)
+            logger.info(
+                f"{work.stage.name}: the files of {names} are gone; its result is whole and is kept"
+            )
+        else:
+            logger.info(f"{work.stage.name}: unchanged, skipped")
 
     def _inputs(self, stage: Stage) -> dict[str, Input]:
         """The folders that the stage reads. Raises UserError where a needed one is unfinished."""
@@ -170,51 +257,50 @@ class PipelineRunner:
             assert found is not None
             manifests.verify_outputs(stage_dir, found, may_be_gone=stage.shows_manifests)
 
-    def _reason_to_run(
-        self, stage: Stage, fingerprint: str, settings: dict[str, Any], inputs: dict[str, Input]
-    ) -> str:
+    def _reason_to_run(self, work: Work, done: Manifest | None) -> str:
         """Why the stage has to run; empty where its result is up to date."""
-        stage_dir = self.folder.stage_dir(stage)
-        done = manifests.read_manifest(stage_dir)
         if done is None:
             return "no manifest"
-        if done.fingerprint != fingerprint:
-            return why_stale(done, settings, inputs)
-        missing = manifests.missing_outputs(stage_dir, done.outputs)
+        if not self._is_of(work, done):
+            return why_stale(done, work.shown, work.inputs, work.files)
+        missing = manifests.missing_outputs(self.folder.stage_dir(work.stage), done.outputs)
         if not missing:
             return ""
         many = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
-        logger.warning(f"{stage.name}: {missing[0]}{many} missing or changed; running again")
-        return "files missing or changed"
+        return f"{missing[0]}{many} {MISSING}"
 
-    def _run_measured(
-        self, stage: Stage, settings: Settings, inputs: dict[str, Input], fingerprint: str
-    ) -> None:
-        """Run the stage with clock and energy meter, and write its manifest."""
+    def _run_measured(self, work: Work) -> None:
+        """Run the stage with clock and energy meter, and write its manifest.
+
+        Its cost is that of all the processes that worked on it.
+        """
+        stage, stage_dir = work.stage, self.folder.stage_dir(work.stage)
         logger.info(f"{stage.name}: {stage.title}")
-        before, started = self.meter.read(), time.monotonic()
-        started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        result = self._call(stage, settings, inputs)
-        used = self.meter.read().since(before)
-        duration_s = time.monotonic() - started
+        with SpendingLog(stage_dir, work.fingerprint, self.meter).running():
+            self.meter.read()
+            result = self._call(stage, work.settings, work.inputs)
+            self.meter.read()
+            outputs = manifests.hash_outputs(stage_dir)
+        spent = total(stage_dir, work.fingerprint)
         manifest = Manifest(
             stage=stage.name,
             version=__version__,
-            fingerprint=fingerprint,
-            recipe=redact_values(settings.model_dump(mode="json")),
-            inputs=inputs,
-            outputs=manifests.hash_outputs(self.folder.stage_dir(stage)),
+            fingerprint=work.fingerprint,
+            recipe=work.shown,
+            inputs=work.inputs,
+            files=work.files,
+            outputs=outputs,
             counts=redact_values(result.counts),
             metrics=redact_values(result.metrics),
-            started_at=started_at,
-            duration_s=round(duration_s, 3),
-            energy_kwh={k: v for k, v in used._asdict().items() if k != "emissions_kg"},
-            emissions_kg=used.emissions_kg,
+            started_at=spent.started_at,
+            duration_s=round(spent.seconds, 3),
+            energy_kwh={k: v for k, v in spent.energy._asdict().items() if k != "emissions_kg"},
+            emissions_kg=spent.energy.emissions_kg,
             versions=_versions(),
         )
-        manifests.note_outputs(self.folder.stage_dir(stage), manifest.outputs)
-        self.folder.finish(stage, manifest)
-        logger.info(f"{stage.name}: done in {format_duration(duration_s)}")
+        manifests.note_outputs(stage_dir, manifest.outputs)
+        self.folder.finish(stage, manifest, keep_previous=self.keep_previous)
+        logger.info(f"{stage.name}: done in {format_duration(spent.seconds)}")
 
     def _call(self, stage: Stage, settings: Settings, inputs: dict[str, Input]) -> StageResult:
         """Call the stage's `run` with its settings and its folders."""

@@ -1,0 +1,64 @@
+"""What is set aside is numbered, found again, and deleted oldest first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from teenytinyllama.artifacts.manifest import Manifest, write_json, write_manifest
+from teenytinyllama.pipeline.previous_results import MARK_NAME, PreviousResults, read_mark
+
+
+def put(run_dir: Path, *, fingerprint: str, finished: bool) -> None:
+    folder = run_dir / "pack"
+    folder.mkdir()
+    (folder / "train.bin").write_text(fingerprint)
+    if finished:
+        made = Manifest(
+            stage="pack", version="1", fingerprint=fingerprint, recipe={}, inputs={}, outputs={},
+            counts={}, metrics={}, started_at="", duration_s=1.0, energy_kwh={}, emissions_kg=0.0,
+            versions={},
+        )  # fmt: skip
+        write_manifest(folder, made)
+    else:
+        write_json(folder / MARK_NAME, {"fingerprint": fingerprint, "settings": {}})
+
+
+@pytest.fixture
+def previous(tmp_path: Path) -> PreviousResults:
+    found = PreviousResults(tmp_path)
+    for number in range(12):
+        put(tmp_path, fingerprint="ab"[number % 2], finished=number % 3 == 0)
+        found.set_aside("pack")
+    return found
+
+
+def test_newest_that_fits_is_found_and_taken_back(previous: PreviousResults) -> None:
+    found = previous.finished("pack", lambda manifest: manifest.fingerprint == "a")
+    assert found is not None
+    assert found.number == 7
+    unfinished = previous.unfinished("pack", "b")
+    assert unfinished is not None
+    assert unfinished.number == 12
+    previous.take_back(found)
+    assert (previous.run_dir / "pack" / "train.bin").read_text() == "a"
+    assert previous.finished("corpus", lambda _: True) is None
+
+
+def test_finished_and_unfinished_ones_are_kept_apart(
+    previous: PreviousResults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    previous.prune("pack", 2)
+    assert [(one.number, one.is_finished) for one in previous.of("pack")] == [
+        (7, True), (10, True), (11, False), (12, False),
+    ]  # fmt: skip
+    assert len(capsys.readouterr().err.splitlines()) == 8
+    previous.prune("pack", 0)
+    assert previous.of("pack") == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"fingerprint": "a"}', "\0"])
+def test_mark_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / MARK_NAME).write_text(text)
+    assert read_mark(tmp_path) is None
