@@ -19,11 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from teenytinyllama.artifacts.conversations import (
-    Conversation,
-    ConversationError,
-    parse_conversation,
-)
+from teenytinyllama.artifacts.conversation_layouts import ConversationError, parse_conversation
+from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.serving.search.retriever import build_index, open_index
 from teenytinyllama.serving.search.search_service import SearchService

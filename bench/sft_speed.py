@@ -24,7 +24,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from teenytinyllama.artifacts.conversations import ConversationError, parse_conversation
+from teenytinyllama.artifacts.conversation_layouts import ConversationError, parse_conversation
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.energy import EnergyMeter

@@ -14,6 +14,8 @@ TESTS = Path(__file__).parent
 # Modules without a test file of their own, each with the reason.
 TESTED_ELSEWHERE = {
     "cli/__main__.py": "one call of main; every test in cli/ that starts `ttl` goes through it",
+    "artifacts/conversations.py": "rendered in artifacts/test_tokenizer.py, checked in "
+    "artifacts/test_conversation_layouts.py",
     "errors.py": "doctests, and cli/test_main.py with the exit codes",
     "settings/base.py": "no behaviour but that of every recipe: settings/test_recipe.py",
     "settings/post_training.py": "declarations, checked in settings/test_recipe.py",

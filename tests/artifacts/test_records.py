@@ -183,3 +183,64 @@ def test_an_error_of_a_hub_dataset_is_one_line(
     with pytest.raises(UserError, match=r"hub-unreadable.*task t.*GenerationError") as caught:
         next(found)
     assert "\n" not in str(caught.value)
+
+
+ROWS = [{"a": 1}, {"a": 2}, {"a": 3}]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.ndjson"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        LINES,
+        b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n"),
+        b"\n\n" + json.dumps(ROWS).encode(),
+        json.dumps(ROWS, indent=1).encode(),
+    ],
+)
+def test_lines_and_lists_are_told_by_content_not_by_name(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert fields(tmp_path / name) == ROWS
+
+
+def test_one_object_on_many_lines_is_one_record(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"a": [1, 2]}, indent=1))
+    assert fields(tmp_path / "a.json") == [{"a": [1, 2]}]
+    (tmp_path / "empty.json").write_text("")
+    assert fields(tmp_path / "empty.json") == []
+
+
+def test_a_broken_list_says_what_was_expected(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"a": 1}, {"a": ')
+    with pytest.raises(UserError, match=r"not JSON.*one list .* or one object on each line"):
+        list(read_records(tmp_path / "a.json"))
+
+
+def test_compression_is_told_by_content_not_by_name(tmp_path: Path) -> None:
+    (tmp_path / "plain.jsonl.gz").write_bytes(LINES)
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(LINES))
+    (tmp_path / "members.jsonl.gz").write_bytes(gzip.compress(LINES[:9]) + gzip.compress(LINES[9:]))
+    for path in tmp_path.iterdir():
+        assert fields(path) == ROWS, path.name
+
+
+def test_all_frames_of_zstandard_are_read(tmp_path: Path) -> None:
+    """pzstd writes several, and skippable ones between them."""
+    skippable = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
+    large = b"\x5f\x2a\x4d\x18" + (5000).to_bytes(4, "little") + b"\x28\xb5\x2f\xfd" * 1250
+    halves = zstandard.compress(LINES[:9]), zstandard.compress(LINES[9:])
+    for between in (b"", skippable, large, skippable * 2):
+        path = tmp_path / "a.jsonl.zst"
+        path.write_bytes(between + halves[0] + between + halves[1] + between)
+        assert fields(path) == ROWS
+
+
+def test_a_zstandard_file_that_is_cut_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    data = zstandard.compress(b"".join(b'{"a": %d}\n' % n for n in range(9000)))
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="zstd-truncated"):
+        list(read_records(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,32 @@ def test_rows_of_another_language_are_dropped_and_counted(stage: Stage, tmp_path
 def test_an_unknown_preset_is_an_error(stage: Stage) -> None:
     with pytest.raises(UserError, match=r'no source named "wikipedja" .*"wikipedia"'):
         stage({"kind": "hub", "preset": "wikipedja"})
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "selected"),
+    [
+        (True, ("true", "True", "TRUE", True, 1, "1", 1.0, "1.0"), True),
+        ("true", (True, "True", 1), True),  # as a .csv has it
+        (1, (1.0, "1", "1.0", "1e0", True), True),
+        ("1.0", (1, "1"), True),
+        (False, (0, "false", "0.0"), True),
+        (1.5, ("1.5", "1.50", 1.5), True),
+        (None, ("",), True),
+        (None, ("None", "null", 0, False), False),
+        ("01", (1, "1"), False),  # a code, not a number
+        (True, ("yes", 0, "false"), False),
+        ("pt", ("PT", "pt "), False),
+    ],
+)
+def test_only_compares_values_not_spellings(value: object, wanted: tuple[Any, ...], selected: bool):
+    for one in wanted:
+        source = Source(kind="files", path="x", only={"a": one})
+        assert source.selects({"a": value}) is selected, one
+        assert not source.selects({"b": value})
+
+
+def test_only_takes_toml_values():
+    toml = 'kind = "files"\npath = "x"\nonly = { ok = true, stars = 5, part = 1.5, lang = "pt" }'
+    source = Source(**tomllib.loads(toml))
+    assert source.selects({"ok": "True", "stars": "5.0", "part": 1.5, "lang": "pt"})

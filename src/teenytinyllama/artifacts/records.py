@@ -1,6 +1,7 @@
-"""Records of local files, one by one, with file and line: JSONL, JSON, CSV, TSV, Parquet.
+"""Records of local files, one by one, with file and line: JSON, CSV, TSV, Parquet.
 
-`.gz`, `.zst`, `.bz2` and `.xz` are decompressed while reading. A line that is not a record is
+JSON Lines, one list of objects and one object are told by their content, whether the file is named
+`.json` or `.jsonl`; a compression by its first bytes. A line that is not a record is
 returned with an error, and the caller decides: labelled sets stop there, conversations are
 quarantined and counted.
 """
@@ -27,6 +28,7 @@ LINE_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 RECORD_SUFFIXES = (*LINE_SUFFIXES, ".json", *TABLE_SUFFIXES, ".parquet")
 MAX_FIELD_CHARACTERS = 1 << 24
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,8 @@ def read_records(path: Path) -> Iterator[Record]:
         with open_decompressed(path) as binary:
             if suffix in TABLE_SUFFIXES:
                 yield from _csv_rows(path, binary, TABLE_SUFFIXES[suffix])
-            elif suffix == ".json":
-                yield from _json_items(path, binary.read())
             else:
-                yield from _json_lines(path, binary)
+                yield from _json_records(path, binary)
     except (OSError, DamagedFileError) as error:
         raise _unreadable(path, str(error)) from error
 
@@ -85,10 +85,43 @@ def _unreadable(path: Path, reason: str, fix: str = "fetch or write it again") -
     return UserError("file-unreadable", str(path), what, fix)
 
 
+def _json_records(path: Path, file: IO[bytes]) -> Iterator[Record]:
+    """Lines of objects, or the items of one list; a file that is one object is one record."""
+    start = b""
+    while not start:
+        line = file.readline()
+        if not line:
+            return
+        start = line.removeprefix(BOM).strip()
+    is_list = start.startswith(b"[")
+    if is_list or (start.startswith(b"{") and not _is_json(start)):
+        with open_decompressed(path) as whole:
+            try:
+                items = json.loads(whole.read().decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                if suffix_of(path) == ".json":
+                    fix = 'check that it is one list "[{...}, ...]", or one object on each line'
+                    raise _unreadable(path, f"not JSON: {error}", fix) from error
+            else:
+                if is_list or not isinstance(items, list):
+                    yield from _json_items(path, items)
+                    return
+    with open_decompressed(path) as whole:
+        yield from _json_lines(path, whole)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _json_lines(path: Path, file: IO[bytes]) -> Iterator[Record]:
     for number, line in enumerate(file, start=1):
         if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removeprefix(BOM)
         if line.strip():
             yield _json_record(path, number, line)
 
@@ -111,15 +144,9 @@ def _bad_record(path: Path, number: int, error: str, raw: bytes) -> Record:
     return Record(path, number, {}, error, raw[:200].decode("utf-8", "backslashreplace"))
 
 
-def _json_items(path: Path, data: bytes) -> Iterator[Record]:
-    """Items of a file that is one JSON list of objects, numbered from 1."""
-    try:
-        items = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(path, f"not JSON: {error}") from error
-    if not isinstance(items, list):
-        raise _unreadable(path, f"expected a list of objects, got {type(items).__name__}")
-    for number, item in enumerate(items, start=1):
+def _json_items(path: Path, items: object) -> Iterator[Record]:
+    """Items of a file that is one JSON list of objects, numbered from 1, or one object."""
+    for number, item in enumerate(items if isinstance(items, list) else [items], start=1):
         if isinstance(item, dict):
             yield Record(path, number, item)
         else:

@@ -140,8 +140,8 @@ class TextEncoder:
     def render_with_mask(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """Ids of a conversation and its loss mask: 1 for ids that are trained on.
 
-        Those are the assistant's text and the end mark after it. Content is encoded as text, so
-        nothing in it can begin or end a message.
+        Those are the assistant's text and the end mark after it, without answers of weight 0.
+        Content is encoded as text, so nothing in it can begin or end a message.
         """
         ids, mask = [self.bos_id], [0]
         for message in messages:
@@ -149,7 +149,8 @@ class TextEncoder:
                 raise ValueError(f"unknown role {message['role']!r}")
             words = [*self.encode(message["content"]), self.eos_id]
             ids += [SPECIAL_IDS[ROLE_TOKENS[message["role"]]], *words]
-            mask += [0] + [int(message["role"] == "assistant")] * len(words)
+            is_learnt = message["role"] == "assistant" and message.get("weight", 1) != 0
+            mask += [0] + [int(is_learnt)] * len(words)
         return ids, mask
 
 

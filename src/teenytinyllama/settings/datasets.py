@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +14,9 @@ from pydantic import Field, model_validator
 
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.settings.base import Count, Positive, Settings, expand_path
+
+# No zero before other digits: "01" is a code, and not the number 1.
+NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?(?:[eE][+-]?\d{1,3})?", re.ASCII)
 
 
 class Source(Settings):
@@ -41,8 +46,9 @@ class Source(Settings):
     """... of a text that the question is about, appended to it ..."""
     answer_key: str = ""
     """... and of the answer; `answer{label}` takes the number from the field `label`."""
-    only: dict[str, str] = {}
-    """Only records with these values in these fields are used; others are counted and dropped."""
+    only: dict[str, str | bool | int | float] = {}
+    """Only records with these values in these fields are used; others are counted and dropped.
+    `true`, `True` and 1 are equal, and so are 1 and 1.0; other texts are equal letter by letter."""
     text_key: str = "text"
     """Field of a record's text (`.jsonl`, `.parquet`, Hub)."""
     id_key: str = "id"
@@ -73,11 +79,31 @@ class Source(Settings):
 
     def selects(self, record: Mapping[str, Any]) -> bool:
         """Whether a record has the values that `only` requires."""
-        return all(str(record.get(key)) == value for key, value in self.only.items())
+        return all(
+            key in record and same_value(record[key], value) for key, value in self.only.items()
+        )
 
     def local_paths(self) -> list[Path]:
         """Local files that the source names, sorted; empty where there are none."""
         return expand_path(self.path) if self.kind != "storybook" else []
+
+
+def same_value(one: object, other: object) -> bool:
+    """Whether two values are equal, however a format spells them: numbers, booleans, texts.
+
+    >>> [same_value(True, value) for value in ("true", "True", "1", 1.0, "yes")]
+    [True, True, True, True, False]
+    >>> same_value("1.0", 1), same_value("01", 1), same_value(None, "None"), same_value(None, "")
+    (True, False, False, True)
+    """
+    return _canonical(one) == _canonical(other)
+
+
+def _canonical(value: object) -> object:
+    text = "" if value is None else str(value)
+    if text.lower() in ("true", "false"):
+        return Decimal(text.lower() == "true")
+    return Decimal(text) if NUMBER.fullmatch(text) else text
 
 
 def _refuse_without_effect(

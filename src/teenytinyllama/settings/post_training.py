@@ -113,7 +113,8 @@ class AlignSettings(Settings):
     """`[align]`: base model to chat model (paper 4.3)."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Conversations to train on: `messages`, ShareGPT, Alpaca, or prompt and completion."""
+    """Conversations to train on, in any layout that OpenAI, TRL, LLaMA-Factory and axolotl document
+    (`docs/chat-data.md`)."""
     num_epochs: Positive = 3
     """Epochs over the conversations."""
     sequence_length: Positive = 2048
@@ -127,9 +128,11 @@ class AlignSettings(Settings):
     checkpoints: CheckpointSettings = CheckpointSettings()
     """Checkpoints."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of conversations held out of training; chosen by a hash of the first question."""
+    """Share of each source's bytes held out of training, by a hash of the conversation; raised, up
+    to a tenth, to about 50 conversations."""
     max_quarantined_fraction: Fraction = 0.01
-    """Stop with an error when more than this share of conversations cannot be used."""
+    """Stop with an error when more than this share of a source's conversations or preferences
+    cannot be used."""
     num_questions: Positive = 200
     """Held-out questions that the finished model answers, for the report."""
     max_answer_tokens: Positive = 64
@@ -139,8 +142,8 @@ class AlignSettings(Settings):
     lora: LoraSettings | None = None
     """Train low-rank additions (extra `lora`), merged at the end; unset: train all weights."""
     preferences: tuple[Source, ...] = ()
-    """Pairs of a preferred and a rejected answer (`prompt`, `chosen`, `rejected`) for DPO after the
-    conversations."""
+    """Pairs of a preferred and a rejected answer for DPO after the conversations, in any layout of
+    `docs/chat-data.md` (`prompt`, `chosen`, `rejected`, ...)."""
     dpo: DpoSettings = DpoSettings()
     """DPO, where there are preferences."""
     seed: Count = 0

@@ -107,7 +107,7 @@ def test_broken_conversations_are_quarantined_with_their_place(
         "the last message is not the assistant's": 1,
         "empty assistant message": 1,
         "user after user": 1,
-        "unknown role 'tool'": 1,
+        "a call of a tool, which is not read": 1,
         "system message not in first place": 1,
         "longer than a row, even its first answer": 1,
         "unknown shape": 1,
@@ -190,7 +190,7 @@ def test_personal_data_and_secrets_are_counted_with_a_warning(
     shown = capsys.readouterr().err
     assert "WARNING" in shown and "email in 2" in shown and "secret in 1" in shown
     assert not read(tmp_path, GOOD, encoder).personal
-    assert "WARNING" not in capsys.readouterr().err
+    assert "personal data" not in capsys.readouterr().err
 
 
 def test_training_and_heldout_splits_are_written_separately(
@@ -206,3 +206,43 @@ def test_training_and_heldout_splits_are_written_separately(
     assert len(train) == len(data.train) and len(train) + len(heldout) == 40
     given = [row["messages"] for row in GOOD]
     assert sorted(map(str, train + heldout)) == sorted(map(str, given))
+
+
+def test_text_that_is_not_learnt_is_named_and_counted(
+    tmp_path: Path, encoder: TextEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"Quem é {n}?", "answer": f"A {n}.", "category": "x y"} for n in range(40)]
+    data = read(tmp_path, rows, encoder)
+    assert dict(data.unused_fields) == {"category": 40}
+    assert "fields with text that is not learnt: category in 40 records" in capsys.readouterr().err
+
+
+def test_answers_of_weight_0_are_read_and_not_learnt(
+    tmp_path: Path, encoder: TextEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[Any] = [turns(f"Quem é {n}?", "Errado.", "Outra vez", "Certo.") for n in range(40)]
+    for row in rows:
+        row["messages"][1]["weight"] = 0
+    data = read(tmp_path, rows, encoder)
+    assert data.counts["answers_with_weight_0"] == 40
+    assert "40 answers have weight 0" in capsys.readouterr().err
+    assert data.train_answers == {"Certo."}
+    for one in data.train:
+        learnt = [token for token, mask in zip(one.ids, one.mask, strict=True) if mask]
+        assert learnt == [*encoder.encode("Certo."), encoder.eos_id]
+    write_conversations(data, tmp_path)  # as OpenAI writes it
+    (first, *_) = read_records(tmp_path / "train.jsonl.zst")
+    assert [m.get("weight") for m in first.fields["messages"]] == [None, 0, None, None]
+
+
+def test_few_heldout_conversations_are_a_warning(
+    tmp_path: Path, encoder: TextEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [turns("Oi!", f"Sou o barco {n}.") for n in range(60)]
+    data = read(tmp_path, rows, encoder, heldout_fraction=0.05)
+    counts = data.counts
+    assert counts["conversations_train"] + counts["conversations_heldout"] == 60
+    assert counts["heldout_questions_in_train"] == counts["conversations_heldout"] == 5
+    shown = capsys.readouterr().err
+    assert "only 5 held-out conversations" in shown
+    assert "5 of 5 held-out conversations ask what a training conversation asks" in shown

@@ -38,7 +38,7 @@ def test_metrics_of_four_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         "distinct_1": 9 / 19,  # Lila mora na FLORESTA. praia. o gato e cão, of 4 + 4 + 11
         "distinct_2": 9 / 16,  # 4 of the first two; o gato, gato e, e o, o cão, cão e
         "repeats_itself_fraction": 0.25,
-        "quoted_answer_fraction": 0.25,
+        "matched_answer_fraction": 0.25,
         "questions_asked": 4,
     }
     assert answer_metrics([], set(), "pt") == {"questions_asked": 0}

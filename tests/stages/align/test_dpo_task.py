@@ -98,6 +98,7 @@ def settings_for(path: Path, **changes: Any) -> AlignSettings:
         optimizer=OptimizerSettings(peak_learning_rate=1e-2),
         schedule=ScheduleSettings(kind="linear", warmup_steps=1),
         heldout_fraction=0.25,
+        max_quarantined_fraction=0.05,
         num_questions=2,
         max_answer_tokens=4,
         precision="fp32",
@@ -150,7 +151,10 @@ def test_dpo_learns_preferences_and_leaves_a_plain_model(
     ("row", "message"),
     [
         ({"instruction": "a", "output": "b"}, "expected prompt, chosen and rejected, found"),
-        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "0 training pairs remain of 1"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "b"},
+            "1 of 1 preferences cannot be used, .* are equal",
+        ),
     ],
 )
 def test_records_that_are_not_preferences_are_refused(

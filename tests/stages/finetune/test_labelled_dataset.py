@@ -116,6 +116,32 @@ def test_yes_and_no_are_labels(tmp_path: Path) -> None:
     assert [one.label for one in data.splits["test"]] == [1, 0]
 
 
+@pytest.mark.parametrize("labels", [(0.0, 1.0), ("0.0", "1.0"), ("0", "1."), (0, 1)])
+def test_whole_numbers_are_labels_however_they_are_written(
+    tmp_path: Path, labels: tuple[Any, Any]
+) -> None:
+    rows = [{"text": f"texto {n}", "label": labels[n % 2]} for n in range(8)]
+    data = read(folder_with(tmp_path, train=rows, validation=rows, test=rows))
+    assert data.label_names == ["0", "1"]
+    assert [one.label for one in data.splits["train"][:2]] == [0, 1]
+
+
+@pytest.mark.parametrize("label", [-1, -1.0, "-1", "-1.0"])
+def test_a_split_without_labels_names_what_to_type(tmp_path: Path, label: object) -> None:
+    unknown = [{"text": "x", "label": label}]
+    folder_with(tmp_path, train=ROWS, validation=ROWS[:9], test=unknown)
+    with pytest.raises(UserError, match='test_split = "validation" with validation_split = ""'):
+        read(tmp_path)
+    helped = read(tmp_path, test_split="validation", validation_split="")
+    assert len(helped.splits["test"]) == 9
+
+
+def test_columns_with_text_that_is_not_read_are_counted(tmp_path: Path) -> None:
+    rows = [{**row, "title": "Um título", "id": "a"} for row in ROWS]
+    data = read(folder_with(tmp_path, train=rows, validation=ROWS, test=ROWS))
+    assert dict(data.columns_not_used) == {"title": 40}
+
+
 def hub_set(folder: Path, names: list[str]) -> None:
     datasets = pytest.importorskip("datasets")
     for split in ("train", "validation", "test"):
@@ -186,22 +212,22 @@ ERRORS: list[tuple[dict[str, Rows], dict[str, Any], str]] = [
     (
         {"train": [*ROWS, {"text": "x", "label": 0.5}], "validation": ROWS, "test": ROWS},
         {},
-        r"train\.jsonl:41:label - a label must be a text or a number",
+        r"train\.jsonl:41:label - a label must be a text or a whole number",
     ),
     (
         {"train": [*ROWS, {"text": "x", "label": -1}], "validation": ROWS, "test": ROWS},
         {},
-        "got -1",
+        "label -1: -1 marks an example without a label",
     ),
     (
         {"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS, "test": ROWS},
         {},
-        r"train\.jsonl:41:label - a label must be a text or a number from 0, got None",
+        r"train\.jsonl:41:label - a label must be a text or a whole number from 0, got None",
     ),
     (
         {"train": [*ROWS, {"text": "x", "label": " "}], "validation": ROWS, "test": ROWS},
         {},
-        r"train\.jsonl:41:label - a label must be a text or a number from 0, got ''",
+        r"train\.jsonl:41:label - a label must be a text or a whole number from 0, got ' '",
     ),
     (
         {"train": [*ROWS, {"text": " \n", "label": "a"}], "validation": ROWS, "test": ROWS},

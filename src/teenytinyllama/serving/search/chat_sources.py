@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from teenytinyllama.artifacts.conversations import (
-    Conversation,
+from teenytinyllama.artifacts.conversation_layouts import (
     ConversationError,
     parse_conversation,
     read_conversation,
 )
+from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.manifest import (
     MANIFEST_NAME,
     Manifest,

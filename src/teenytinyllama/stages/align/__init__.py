@@ -6,6 +6,8 @@ STAGE = Stage(
     name="align",
     title="base model -> chat model",
     reads=("tokenizer", "pretrain"),
+    revision=2,
     keeps_checkpoints=True,
     loads_model=True,
+    has_checks=True,
 )

@@ -11,21 +11,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import zstandard
 
+from teenytinyllama.artifacts.conversation_layouts import (
+    ConversationError,
+    is_learnt,
+    is_preference,
+    read_conversation,
+    unused_fields,
+)
 from teenytinyllama.artifacts.conversations import (
     SPECIAL_TOKENS,
     Conversation,
-    ConversationError,
-    is_preference,
+    Message,
     problem_with,
-    read_conversation,
 )
 from teenytinyllama.artifacts.manifest import write_atomically
 from teenytinyllama.artifacts.records import Record, hub_records, read_records
@@ -35,6 +41,7 @@ from teenytinyllama.languages.personal_data import PersonalData
 from teenytinyllama.settings.datasets import Source, with_presets
 from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.stages.align.conversation_packing import Rendered
+from teenytinyllama.stages.align.heldout_split import MIN_HELDOUT, candidate, choose_heldout
 from teenytinyllama.synthetic import dataset as synthetic
 
 logger = logging.getLogger(__name__)
@@ -43,6 +50,7 @@ logger = logging.getLogger(__name__)
 QUARANTINE_NAME = "quarantine.jsonl"
 TRAIN_NAME, HELDOUT_NAME = "train.jsonl.zst", "heldout.jsonl.zst"
 TOO_LONG = "longer than a row, even its first answer"
+TOO_LONG_PAIR = "longer than a row"
 
 
 @dataclass
@@ -57,6 +65,8 @@ class ChatData:
     """Answers in the training split, to see which ones a model only repeats."""
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    unused_fields: Counter[str] = field(default_factory=Counter)
+    """Records with text in a field that no layout has, by field."""
     personal: Counter[str] = field(default_factory=Counter)
     """Conversations with personal data or secrets, by kind."""
     quarantine: list[dict[str, Any]] = field(default_factory=list)
@@ -79,49 +89,124 @@ def read_chat_data(
     allowed share of broken ones.
     """
     data, personal_data = ChatData(), PersonalData(language)
+    read: list[_Read] = []
     for index, source in enumerate(with_presets(settings.sources, language, "align.sources")):
         where = f"align.sources.{index}"
         before, quarantined_before = data.counts["conversations_read"], len(data.quarantine)
         for record in records_of(source, where, language):
             if record.error or source.selects(record.fields):
-                _add(record, source, data, settings, encoder, max_tokens, personal_data)
+                messages = _usable(record, source, data, encoder, max_tokens)
+                if messages:
+                    data.personal.update(personal_data.kinds_in(_joined(messages)))
+                    rendered = Rendered(*encoder.render_with_mask(messages))
+                    _check(rendered, encoder, record)
+                    read.append(_Read(index, messages, rendered))
             else:
                 data.counts["conversations_not_selected"] += 1
         num_read = data.counts["conversations_read"] - before
         if num_read == 0:
             fix = "check its path" + (" and `only`" if source.only else "")
             raise UserError("source-empty", where, "has no conversation", fix)
-        rows = data.quarantine[quarantined_before:]
-        broken = [row for row in rows if row["reason"] != TOO_LONG]
-        _check_share(broken, where, num_read, settings.max_quarantined_fraction)
+        broken = data.quarantine[quarantined_before:]
+        check_share(broken, where, num_read, settings.max_quarantined_fraction)
+    _split(data, read, settings.heldout_fraction)
+    _warn(data)
+    if not data.train or not data.heldout:
+        raise UserError(
+            "chat-data-empty",
+            "align.sources",
+            f"{len(data.train)} training and {len(data.heldout)} held-out conversations remain of "
+            f"{data.counts['conversations_read']} ({data.reasons[TOO_LONG]} {TOO_LONG}), and each "
+            "split needs one",
+            "raise align.sequence_length" if data.reasons[TOO_LONG] else "give more conversations",
+        )
+    return data
+
+
+class _Read(NamedTuple):
+    """A conversation as it was read, before the split."""
+
+    source: int
+    messages: Conversation
+    rendered: Rendered
+
+
+def _split(data: ChatData, read: Sequence[_Read], fraction: float) -> None:
+    """Fill the training and the held-out split, in reading order."""
+    chosen = choose_heldout(
+        [candidate(one.source, one.messages[:-1], one.messages[-1]) for one in read], fraction
+    )
+    for one, is_heldout in zip(read, chosen, strict=True):
+        if is_heldout:
+            data.heldout.append(one.rendered)
+            data.heldout_messages.append(one.messages)
+        else:
+            data.train.append(one.rendered)
+            data.train_messages.append(one.messages)
+            data.train_answers |= {m["content"] for m in one.messages if is_learnt(m)}
+    data.counts["conversations_train"] = len(data.train)
+    data.counts["conversations_heldout"] = len(data.heldout)
+    asked = {_questions(one) for one in data.train_messages}
+    data.counts["heldout_questions_in_train"] = sum(
+        _questions(one) in asked for one in data.heldout_messages
+    )
+
+
+def _questions(messages: Conversation) -> str:
+    """All that is before the last answer: the same in two conversations, the same question."""
+    return _joined(messages[:-1])
+
+
+def _joined(messages: Conversation) -> str:
+    return "\n".join(message["content"] for message in messages)
+
+
+def _warn(data: ChatData) -> None:
+    """Say what was read and is not learnt, and what makes the scores worth less."""
+    if data.unused_fields:
+        found = ", ".join(f"{name} in {count}" for name, count in data.unused_fields.most_common())
+        logger.info(
+            f"align: WARNING: fields with text that is not learnt: {found} records; "
+            "question_key, context_key and answer_key of a source name its fields"
+        )
+    if unlearnt := data.counts["answers_with_weight_0"]:
+        logger.info(f"align: {unlearnt} answers have weight 0: read as context, not learnt")
+    if 0 < len(data.heldout) < MIN_HELDOUT:
+        logger.info(
+            f"align: WARNING: only {len(data.heldout)} held-out conversations: "
+            "their loss says little; more conversations, or a larger align.heldout_fraction"
+        )
+    if repeated := data.counts["heldout_questions_in_train"]:
+        logger.info(
+            f"align: {repeated} of {len(data.heldout)} held-out conversations ask what a "
+            "training conversation asks"
+        )
     if data.personal:
         found = ", ".join(f"{kind} in {count}" for kind, count in data.personal.most_common())
         logger.info(
             f"align: WARNING: conversations hold personal data or secrets ({found}); "
             "a model may repeat them word for word; remove them from the files"
         )
-    if not data.train or not data.heldout:
-        raise UserError(
-            "chat-data-empty",
-            "align.sources",
-            f"{len(data.train)} training and {len(data.heldout)} held-out "
-            f"conversations remain of {data.counts['conversations_read']}",
-            "give more conversations, or raise align.sequence_length",
-        )
-    return data
 
 
-def _check_share(
-    broken: Sequence[Mapping[str, Any]], where: str, num_read: int, allowed: float
+def check_share(
+    quarantined: Sequence[Mapping[str, Any]],
+    where: str,
+    num_read: int,
+    allowed: float,
+    kind: str = "conversations",
 ) -> None:
+    """Raise UserError where too many records of a source are broken; long ones are not."""
+    broken = [row for row in quarantined if row["reason"] not in (TOO_LONG, TOO_LONG_PAIR)]
     if len(broken) > allowed * num_read:
         first = broken[0]
         raise UserError(
-            "conversations-broken",
+            f"{kind}-broken",
             where,
-            f"{len(broken)} of {num_read} conversations cannot be used, the first at "
+            f"{len(broken)} of {num_read} {kind} cannot be used, the first at "
             f"{first['place']}: {first['reason']}",
-            "fix them, or raise align.max_quarantined_fraction",
+            "fix or remove them, or "
+            f"--set align.max_quarantined_fraction={math.ceil(100 * len(broken) / num_read) / 100}",
         )
 
 
@@ -154,19 +239,15 @@ def records_of(source: Source, where: str, language: str = "pt") -> Iterator[Rec
             yield from read_records(path)
 
 
-def _add(
-    record: Record,
-    source: Source,
-    data: ChatData,
-    settings: AlignSettings,
-    encoder: TextEncoder,
-    max_tokens: int,
-    personal_data: PersonalData,
-) -> None:
-    data.counts["conversations_read"] += 1
+def _usable(
+    record: Record, source: Source, data: ChatData, encoder: TextEncoder, max_tokens: int
+) -> Conversation:
+    """The conversation of a record, as truncated to fit; empty where it goes to quarantine."""
+    counts = data.counts
+    counts["conversations_read"] += 1
     if record.error:
         quarantine(data, record, record.error)
-        return
+        return []
     if is_preference(record.fields):
         raise UserError(
             "preferences-given",
@@ -178,32 +259,30 @@ def _add(
         messages = read_conversation(record.fields, source)
     except ConversationError as reason:
         quarantine(data, record, str(reason))
-        return
+        return []
+    count_unused(data, record, source, messages)
     num_messages = len(messages)
     messages = truncate_turns(messages, encoder, max_tokens)
-    if not messages:
+    if not any(is_learnt(message) for message in messages):
         quarantine(data, record, TOO_LONG)
-        return
-    counts = data.counts
+        return []
     counts["conversations_truncated"] += len(messages) < num_messages
     counts["turns_cut"] += num_messages - len(messages)
     counts["conversations_with_special_text"] += any(
         token in message["content"] for message in messages for token in SPECIAL_TOKENS
     )
-    data.personal.update(
-        personal_data.kinds_in("\n".join(message["content"] for message in messages))
+    counts["answers_with_weight_0"] += sum(
+        message["role"] == "assistant" and not is_learnt(message) for message in messages
     )
-    rendered = Rendered(*encoder.render_with_mask(messages))
-    _check(rendered, encoder, record)
-    if is_heldout(messages, settings.heldout_fraction):
-        data.heldout.append(rendered)
-        data.heldout_messages.append(messages)
-        counts["conversations_heldout"] += 1
-    else:
-        data.train.append(rendered)
-        data.train_messages.append(messages)
-        data.train_answers |= {m["content"] for m in messages if m["role"] == "assistant"}
-        counts["conversations_train"] += 1
+    return messages
+
+
+def count_unused(
+    data: ChatData, record: Record, source: Source, messages: Sequence[Message]
+) -> None:
+    """Count the fields whose text is in no message of a record."""
+    ignored = (source.id_key, source.url_key, *source.only)
+    data.unused_fields.update(unused_fields(record.fields, messages, ignored))
 
 
 def quarantine(data: ChatData, record: Record, reason: str, kind: str = "conversations") -> None:
@@ -242,18 +321,8 @@ def truncate_turns(messages: Conversation, encoder: TextEncoder, max_tokens: int
 
 def _check(rendered: Rendered, encoder: TextEncoder, record: Record) -> None:
     """What training on answers relies on; a failure here is a bug, not bad input."""
-    assert rendered.mask[-1] == 1 and rendered.ids[-1] == encoder.eos_id, record.place
+    assert any(rendered.mask) and rendered.ids[-1] == encoder.eos_id, record.place
     assert list(rendered.ids).count(encoder.bos_id) == 1, record.place
-
-
-def is_heldout(messages: Sequence[Any], fraction: float) -> bool:
-    """Whether a conversation is held out: by a hash of its first user message.
-
-    Equal questions are thus in the same split.
-    """
-    asked = next(m["content"] for m in messages if m["role"] == "user")
-    number = int.from_bytes(hashlib.sha256(asked.encode("utf-8")).digest()[:8], "big")
-    return number < fraction * 2**64
 
 
 def write_quarantine(data: ChatData, out_dir: Path) -> None:

@@ -102,7 +102,7 @@ def answer_metrics(
         "distinct_1": distinct(words, 1),
         "distinct_2": distinct(words, 2),
         "repeats_itself_fraction": _mean([float(repeats(one)) for one in words]),
-        "quoted_answer_fraction": _mean([float(a.text in train_answers) for a in answers]),
+        "matched_answer_fraction": _mean([float(a.text in train_answers) for a in answers]),
         "questions_asked": len(answers),
     }
 

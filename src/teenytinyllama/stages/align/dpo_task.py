@@ -22,19 +22,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from teenytinyllama.artifacts.conversations import (
-    Conversation,
+from teenytinyllama.artifacts.conversation_layouts import (
     ConversationError,
     Preference,
+    is_preference,
     parse_preference,
 )
+from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.records import Record
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.post_training import AlignSettings
-from teenytinyllama.stages.align.chat_dataset import ChatData, is_heldout, quarantine, records_of
+from teenytinyllama.stages.align.chat_dataset import (
+    TOO_LONG_PAIR,
+    ChatData,
+    check_share,
+    count_unused,
+    quarantine,
+    records_of,
+)
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
+from teenytinyllama.stages.align.heldout_split import Candidate, candidate, choose_heldout
 from teenytinyllama.stages.align.sft_task import SftTask, train_settings_of
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
@@ -70,13 +79,14 @@ def read_pairs(
     settings: AlignSettings, encoder: TextEncoder, data: ChatData, max_tokens: int
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """Training and held-out pairs; broken records go to the stage's quarantine."""
-    train: list[PreferencePair] = []
-    heldout: list[PreferencePair] = []
+    pairs: list[PreferencePair] = []
+    candidates: list[Candidate] = []
     for index, source in enumerate(settings.preferences):
         where = f"align.preferences.{index}"
         if source.kind == "storybook":
             what = "the storybook has conversations, but no preferences"
             raise UserError("source-empty", where, what, "give a file of prompt, chosen, rejected")
+        read_before, quarantined_before = data.counts["preferences_read"], len(data.quarantine)
         for record in records_of(source, where):
             if not record.error and not source.selects(record.fields):
                 data.counts["preferences_not_selected"] += 1
@@ -91,23 +101,37 @@ def read_pairs(
                 render_last(both.chosen, encoder), render_last(both.rejected, encoder)
             )
             if max(len(pair.chosen.ids), len(pair.rejected.ids)) > max_tokens:
-                quarantine(data, record, "longer than a row", "preferences")
-            elif is_heldout(both.chosen, settings.heldout_fraction):
-                heldout.append(pair)
+                quarantine(data, record, TOO_LONG_PAIR, "preferences")
             else:
-                train.append(pair)
+                count_unused(data, record, source, [*both.chosen, *both.rejected])
+                pairs.append(pair)
+                candidates.append(
+                    candidate(index, both.chosen[:-1], [both.chosen[-1], both.rejected[-1]])
+                )
+        num_read = data.counts["preferences_read"] - read_before
+        if num_read == 0:
+            fix = "check its path" + (" and `only`" if source.only else "")
+            raise UserError("source-empty", where, "has no preference", fix)
+        broken = data.quarantine[quarantined_before:]
+        check_share(broken, where, num_read, settings.max_quarantined_fraction, "preferences")
+    chosen = choose_heldout(candidates, settings.heldout_fraction)
+    train = [pair for pair, is_heldout in zip(pairs, chosen, strict=True) if not is_heldout]
+    heldout = [pair for pair, is_heldout in zip(pairs, chosen, strict=True) if is_heldout]
     data.counts["preferences_train"] = len(train)
     data.counts["preferences_heldout"] = len(heldout)
     if not train:
-        what = f"0 training pairs remain of {data.counts['preferences_read']}"
-        raise UserError("preferences-empty", "align.preferences", what, "give more pairs")
+        num_long = data.reasons[TOO_LONG_PAIR]
+        what = f"0 training pairs remain of {data.counts['preferences_read']}: {num_long} of them "
+        what += f"are longer than {settings.sequence_length} tokens"
+        fix = "raise align.sequence_length" if num_long else "give more pairs"
+        raise UserError("preferences-empty", "align.preferences", what, fix)
     return train, heldout
 
 
 def _parse(record: Record) -> Preference:
     if record.error:
         raise ConversationError(record.error)
-    if "chosen" not in record.fields or "rejected" not in record.fields:
+    if not is_preference(record.fields):
         names = ", ".join(sorted(map(str, record.fields))[:8])
         what = f"expected prompt, chosen and rejected, found {names}"
         fix = "name conversations under align.sources"
@@ -188,6 +212,16 @@ def pair_log_probabilities(
     return np.concatenate(found) if found else np.zeros((0, 2), np.float32)
 
 
+def pairs_per_step(settings: AlignSettings, pairs: Sequence[PreferencePair]) -> int:
+    """Pairs behind one update: no more than there are."""
+    return min(settings.dpo.pairs_per_step, len(pairs))
+
+
+def num_dpo_steps(settings: AlignSettings, pairs: Sequence[PreferencePair]) -> int:
+    """Updates of the whole training."""
+    return max(1, math.ceil(settings.dpo.num_epochs * len(pairs) / pairs_per_step(settings, pairs)))
+
+
 class DpoTask(TrainTask):
     """DPO on preference pairs; the reference is the model as it is when the task is made."""
 
@@ -207,7 +241,7 @@ class DpoTask(TrainTask):
         self._sft = sft
         super().__init__(
             PreferenceLoss(sft.model, settings.dpo.beta),
-            SequenceOrder(len(pairs), min(settings.dpo.pairs_per_step, len(pairs)), settings.seed),
+            SequenceOrder(len(pairs), pairs_per_step(settings, pairs), settings.seed),
             tokens_per_row=math.ceil(sum(pair.num_inputs for pair in pairs) / len(pairs)),
             flops_per_token=flops_per_token_of(sft.model, length),
             identity={"preferences": _fingerprint(pairs), "tokenizer": encoder.fingerprint[:16]},
@@ -244,7 +278,7 @@ def train_on_preferences(
     model, length = sft.model, settings.sequence_length
     task = DpoTask(sft, train, settings, encoder)
     before = pair_log_probabilities(model, heldout, length, encoder.pad_id)
-    num_steps = max(1, math.ceil(settings.dpo.num_epochs * len(train) / task.order.rows_per_step))
+    num_steps = num_dpo_steps(settings, train)
     # Micro-batches have many shapes: each would be compiled.
     train_settings = train_settings_of(settings, settings.dpo, num_steps, context, compile=False)
     strategy = start_strategy(task, train_settings)

@@ -6,7 +6,6 @@ plain Hugging Face form with the chat template, and `examples.jsonl`: answers to
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,12 @@ from teenytinyllama.stages.align.chat_dataset import (
     write_quarantine,
 )
 from teenytinyllama.stages.align.chat_evaluation import answer_all, answer_metrics, write_answers
-from teenytinyllama.stages.align.dpo_task import read_pairs, train_on_preferences
+from teenytinyllama.stages.align.dpo_task import num_dpo_steps, read_pairs, train_on_preferences
 from teenytinyllama.stages.align.sft_task import SftTask, train_settings_of
 from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
-
-logger = logging.getLogger(__name__)
+from teenytinyllama.training.schedule_check import check_training
 
 
 def run(
@@ -62,9 +60,13 @@ def run(
     merge_lora = add_lora(model, settings.lora, seed=settings.seed) if settings.lora else None
     task = SftTask(model, data, settings, encoder, tokenizer_dir)
     num_steps = max(1, math.ceil(settings.num_epochs * len(task.rows) / task.order.rows_per_step))
-    if settings.schedule.warmup_steps >= num_steps:
-        logger.info(
-            f"align: all {num_steps} steps are warm-up: schedule.warmup_steps is not smaller"
+    check_training("align", settings.schedule, num_epochs=settings.num_epochs, num_steps=num_steps)
+    if pairs:
+        check_training(
+            "align.dpo",
+            settings.dpo.schedule,
+            num_epochs=settings.dpo.num_epochs,
+            num_steps=num_dpo_steps(settings, pairs[0]),
         )
     train_settings = train_settings_of(settings, settings, num_steps, context)
     strategy = start_strategy(task, train_settings)
@@ -116,6 +118,8 @@ def _counts(data: ChatData, num_rows: int, length: int) -> dict[str, Any]:
         "conversations_truncated",
         "turns_cut",
         "conversations_with_special_text",
+        "answers_with_weight_0",
+        "heldout_questions_in_train",
     )
     counts: dict[str, Any] = {
         **{f"conversations_{kind}": data.counts[f"conversations_{kind}"] for kind in kinds},
@@ -127,6 +131,8 @@ def _counts(data: ChatData, num_rows: int, length: int) -> dict[str, Any]:
             "padding_tokens": num_rows * length - sum(one.num_inputs for one in data.train),
         },
     }
+    if data.unused_fields:
+        counts["fields_not_used"] = dict(sorted(data.unused_fields.items()))
     if data.personal:
         counts["conversations_with_personal_data"] = dict(sorted(data.personal.items()))
     if data.counts["preferences_read"]:

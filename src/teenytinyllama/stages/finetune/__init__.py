@@ -9,4 +9,5 @@ STAGE = Stage(
     revision=2,
     keeps_checkpoints=True,
     loads_model=True,
+    has_checks=True,
 )

@@ -37,6 +37,7 @@ from teenytinyllama.training.distributed import load_weights
 from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.losses import IGNORED, head_loss
+from teenytinyllama.training.schedule_check import check_training
 from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
 # B micro-batch, T sequence, C labels
@@ -191,6 +192,13 @@ def train_one(
     task = ClassificationTask(model, candidate, splits, settings, seed=seed)
     per_epoch = task.order.steps_per_epoch
     train_settings = train_settings_of(settings, per_epoch, seed=seed, context=context)
+    check_training(
+        "finetune",
+        train_settings.schedule,
+        num_epochs=settings.num_epochs,
+        num_steps=train_settings.num_steps,
+        setting="warmup_steps",
+    )
     strategy = start_strategy(task, train_settings)
     loop = TrainLoop(task, train_settings, strategy, out_dir, context.meter)
     metrics = loop.run()

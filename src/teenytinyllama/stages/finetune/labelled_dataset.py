@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -30,6 +32,8 @@ from teenytinyllama.synthetic import dataset as synthetic
 logger = logging.getLogger(__name__)
 
 
+WHOLE_NUMBER = re.compile(r"-?\d+\.0*", re.ASCII)
+"""As pandas writes a column of whole numbers in which one is missing."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -47,6 +51,8 @@ class LabelledData:
 
     label_names: list[str]
     splits: dict[str, list[Example]] = field(default_factory=dict)
+    columns_not_used: Counter[str] = field(default_factory=Counter)
+    """Examples with text in a column that is not read, by column."""
 
     def fingerprint(self) -> str:
         """A hash of all texts and labels: a checkpoint must have the same."""
@@ -108,6 +114,7 @@ def read_labelled(task: LabelledSet, language: str = "pt") -> LabelledData:
                     "use the same labels in all splits",
                 )
             data.splits[split].append(Example(row.texts, numbers[row.label]))
+            data.columns_not_used.update(row.others)
     return data
 
 
@@ -123,6 +130,8 @@ class Row(NamedTuple):
     place: str
     class_names: tuple[str, ...] = ()
     """Names of the label's numbers, where the data has them."""
+    others: tuple[str, ...] = ()
+    """Columns with text that are not read."""
 
 
 def _rows(task: LabelledSet, split: str, language: str) -> Iterator[Row]:
@@ -188,16 +197,41 @@ def _row(record: Record, task: LabelledSet) -> Row:
     if record.error:
         raise UserError("record-broken", record.place, record.error, "fix or remove that line")
     texts = tuple(_text(record, name) for name in task.text_columns)
-    label = _field(record, task.label_column)
-    if isinstance(label, bool):
-        label = str(label).lower()
-    if isinstance(label, str):
-        label = label.strip()
-    if not isinstance(label, str | int) or label in ("", -1):
-        what = f"a label must be a text or a number from 0, got {label!r}"
-        raise UserError("label-value", f"{record.place}:{task.label_column}", what, "correct it")
+    label = _label(_field(record, task.label_column), f"{record.place}:{task.label_column}")
     class_names = tuple(record.class_names.get(task.label_column, ()))
-    return Row(texts, str(label), record.place, class_names)
+    read = {*task.text_columns, task.label_column, "id", "idx", "license", "url", "source"}
+    others = tuple(
+        str(name)
+        for name, value in record.fields.items()
+        if name not in read and isinstance(value, str) and value.strip()
+    )
+    return Row(texts, label, record.place, class_names, others)
+
+
+def _label(value: object, where: str) -> str:
+    """A label as text: `true`, a name, or the digits of a whole number, however it is written."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    label = str(value).strip() if isinstance(value, str | int | float) else ""
+    if WHOLE_NUMBER.fullmatch(label):
+        label = label.partition(".")[0]
+    if label.startswith("-") and label[1:].isdigit():
+        raise UserError(
+            "label-value",
+            where,
+            f"label {label}: -1 marks an example without a label in many sets",
+            "remove such lines, or name another split whose labels are published: "
+            'test_split = "validation" with validation_split = ""; where it is a class, '
+            'write a name such as "negative" in its place',
+        )
+    if not label or (isinstance(value, float) and not label.isdigit()):
+        raise UserError(
+            "label-value",
+            where,
+            f"a label must be a text or a whole number from 0, got {value!r}",
+            "write the class in its place, or name another column: label_column of this task",
+        )
+    return label
 
 
 def _text(record: Record, name: str) -> str:

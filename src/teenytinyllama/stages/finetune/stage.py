@@ -166,7 +166,14 @@ def _count_examples(name: str, data: LabelledData) -> dict[str, Any]:
     for split, labels in missing.items():
         if labels:
             logger.info(f"{name}: the {split} split has no example of {', '.join(labels)}")
+    if data.columns_not_used:
+        found = ", ".join(f"{key} in {n}" for key, n in data.columns_not_used.most_common())
+        logger.info(
+            f"{name}: columns with text that is not read: {found} examples; "
+            "text_columns of the task names what is read"
+        )
     return {
+        "columns_not_used": dict(sorted(data.columns_not_used.items())),
         **{f"examples_{split}": len(data.splits[split]) for split in SPLITS},
         **shared,
         "labels": data.label_names,

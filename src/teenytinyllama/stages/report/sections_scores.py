@@ -40,7 +40,7 @@ CHAT_METRICS = {
     "ends_answer_fraction": "finished answers",
     "language_kept_fraction": "in the right language",
     "repeats_itself_fraction": "repetitive answers",
-    "quoted_answer_fraction": "copied from training data",
+    "matched_answer_fraction": "equal to a training answer",
 }
 
 

@@ -11,11 +11,8 @@ import re
 from collections import Counter
 from typing import Any
 
-from teenytinyllama.artifacts.conversations import (
-    Conversation,
-    ConversationError,
-    read_conversation,
-)
+from teenytinyllama.artifacts.conversation_layouts import ConversationError, read_conversation
+from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.licenses import UNKNOWN
 from teenytinyllama.settings.datasets import Source

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.chat_layouts import CONVERSATIONS, PREFERENCES, UNUSED
+
+from teenytinyllama.artifacts.conversation_layouts import (
+    ConversationError,
+    is_preference,
+    parse_conversation,
+    parse_preference,
+    read_conversation,
+    unused_fields,
+)
+from teenytinyllama.settings.datasets import Source
+
+USER = {"role": "user", "content": "Oi"}
+ASSISTANT = {"role": "assistant", "content": "Olá!"}
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_every_documented_layout_gives_its_conversation(name: str) -> None:
+    fields, expected = CONVERSATIONS[name]
+    found = parse_conversation(fields)
+    assert found == expected
+    assert unused_fields(fields, found) == UNUSED.get(name, [])
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_every_documented_layout_gives_its_preference(name: str) -> None:
+    fields, expected = PREFERENCES[name]
+    assert is_preference(fields)
+    found = parse_preference(fields)
+    assert found == expected
+    assert unused_fields(fields, [*found.chosen, *found.rejected]) == []
+
+
+def test_empty_and_null_fields_are_absent_as_a_table_has_them() -> None:
+    row = {"messages": None, "conversations": [], "prompt": "Oi", "completion": "Olá!"}
+    assert parse_conversation(row) == [USER, ASSISTANT]
+    turn = {"role": None, "from": "human", "content": None, "value": "Oi", "weight": None}
+    assert parse_conversation({"messages": [turn, ASSISTANT]}) == [USER, ASSISTANT]
+    # As older versions of `datasets` give a list of messages.
+    columns = {"role": ["user", "assistant"], "content": ["Oi", "Olá!"]}
+    assert parse_conversation({"messages": columns}) == [USER, ASSISTANT]
+
+
+def test_text_that_is_in_no_message_is_named() -> None:
+    thinking = {**ASSISTANT, "thinking": "Cumprimentar."}
+    fields = {
+        "messages": [USER, thinking],
+        "tools": [{"function": {"name": "luz"}}],
+        "system": "Outra.",
+        "prompt": "Oi",  # is in the messages
+        "id": "a-7",
+        "score": 3,
+        "LANG": "pt",
+    }
+    messages = parse_conversation({**fields, "system": ""})
+    assert unused_fields(fields, messages, ["LANG"]) == ["messages[].thinking", "system", "tools"]
+
+
+REFUSED = [
+    ({"prompt": "a", "completion": "b", "label": False}, "label is false: an answer that must not"),
+    ({"instruction": "a", "output": "b", "kto_tag": "False"}, "kto_tag is false"),
+    ({"instruction": "a", "output": "b", "images": ["x.jpg"]}, "it has images"),
+    ({"instruction": "a", "question": "b", "output": "c"}, "two fields may be the question"),
+    ({"prompt": "a", "output": "b", "answer": "c"}, "two fields may be the answer"),
+    ({"question": "a", "answer": {"text": "b"}}, "answer is a dict, not a text"),
+    ({"input_ids": [1], "labels": [1]}, "its text is tokens already"),
+    ({"segments": [{"label": True, "text": "a"}]}, "segments are laid out"),
+    ({"prompt": "a", "completions": ["b"], "labels": [True]}, "step-by-step"),
+    ({"instruction": "a", "answer": "b", "critiques": "c"}, "a critique"),
+    ({"article": "a", "unanswerable_question": "b"}, "a question without an answer"),
+    ({"text": "a"}, "a text without turns: name it under corpus.sources"),
+    ({"instruction": "a", "output": "b", "history": "c"}, "history is a str"),
+    ({"instruction": "a", "output": "b", "history": [["c"]]}, "not a list of pairs"),
+    ({"instruction": "a", "output": "b", "history": [["c", ""]]}, "message 1: empty assistant"),
+    ({"messages": [USER, {**ASSISTANT, "weight": 0}]}, "all have weight 0"),
+    ({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}, "message 1: weight 0.5, expected 0 or 1"),
+    (
+        {"messages": [USER, {**ASSISTANT, "train_detail": [{"begin_offset": 0, "train": False}]}]},
+        "train_detail leaves out a part",
+    ),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, r"not text \(image_url"),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": [{}]}]}, "a call of a tool"),
+    ({"messages": [USER, {"from": "observation", "value": "x"}]}, "a call of a tool"),
+    (
+        {"messages": [USER, {"role": "assistant", "content": None, "refusal": "Não."}]},
+        r"message 1: empty assistant message \(beside it refusal\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason"), REFUSED)
+def test_what_is_not_a_text_conversation_has_a_reason(fields: Any, reason: str) -> None:
+    with pytest.raises(ConversationError, match=reason):
+        parse_conversation(fields)
+
+
+def test_keys_of_a_source_keep_system_and_history() -> None:
+    source = Source(kind="files", path="x", question_key="Q", context_key="C", answer_key="R")
+    fields = {"Q": "Oi", "C": "", "R": 7, "system": "Seja breve.", "history": [["a", "b"]]}
+    roles = [message["role"] for message in read_conversation(fields, source)]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+    assert read_conversation(fields, source)[-1]["content"] == "7"
+    with pytest.raises(ConversationError, match="no field 'Q'"):
+        read_conversation({"R": "a"}, source)
+
+
+BROKEN = [
+    ([ASSISTANT, USER], "message 0: assistant after nothing"),
+    ([USER, USER, ASSISTANT], "message 1: user after user"),
+    ([USER, {"role": "robot", "content": "x"}], "message 1: unknown role 'robot'"),
+    (
+        [USER, {"role": "system", "content": "x"}, ASSISTANT],
+        "message 1: system message not in first place",
+    ),
+    ([USER, {"role": "assistant", "content": " \n"}], "message 1: empty assistant message"),
+    ([USER, {"role": "assistant", "content": None}], "message 1: empty assistant message"),
+    ([USER], "the last message is not the assistant's: nothing to learn"),
+    ([], "messages holds no messages"),
+    ("Oi", "its messages are a str, not a list"),
+    ([USER, 3], "message 1: not an object but int"),
+    ([USER, {"role": "assistant", "content": "\ud800"}], "holds half of a character"),
+]
+
+
+@pytest.mark.parametrize(("messages", "reason"), BROKEN)
+def test_a_broken_conversation_has_a_reason(messages: object, reason: str) -> None:
+    with pytest.raises(ConversationError, match=reason.replace("(", r"\(")):
+        parse_conversation({"messages": messages})
+
+
+def test_a_context_is_appended_to_the_question() -> None:
+    fields = {"instruction": "Quem?", "context": "Rina mora ali.", "response": "Rina."}
+    assert parse_conversation(fields)[0]["content"] == "Quem?\n\nRina mora ali."
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+def test_a_system_message_may_be_a_separate_field(name: str) -> None:
+    system = {"role": "system", "content": "Seja breve."}
+    whole = [system, USER, ASSISTANT]
+    assert parse_conversation({name: "Seja breve.", "question": "Oi", "response": "Olá!"}) == whole
+    assert parse_conversation({name: "Outra.", "messages": whole}) == whole
+
+
+def test_an_unknown_layout_names_its_keys_and_the_known_ones() -> None:
+    with pytest.raises(
+        ConversationError, match=r"unknown shape \(turns\); known: messages, conversations,"
+    ):
+        parse_conversation({"turns": ["x", "y"]})
+    with pytest.raises(ConversationError, match="unknown shape"):  # the answer is a letter
+        parse_conversation({"question": "x", "choices": ["y", "z"], "answer": "A"})
+
+
+def test_preferences_share_their_prompt() -> None:
+    worse = {"role": "assistant", "content": "Não."}
+    pair = parse_preference({"prompt": "Oi", "chosen": "Olá!", "rejected": "Não."})
+    assert pair == ([USER, ASSISTANT], [USER, worse])
+    # The same with the prompt repeated in both sides.
+    whole = {"prompt": "Oi", "chosen": [USER, ASSISTANT], "rejected": [USER, worse]}
+    assert parse_preference(whole) == pair
+    assert parse_preference({k: whole[k] for k in ("chosen", "rejected")}) == pair
+    with pytest.raises(ConversationError, match="are equal"):
+        parse_preference({"prompt": "Oi", "chosen": "Olá!", "rejected": "Olá! "})
