@@ -19,7 +19,7 @@ def bench():
 
 
 def test_untrained_models_score_chance_on_every_task(bench, tmp_path):
-    rows = bench.run(16, range(1), tmp_path, bench.TASKS)
+    rows = bench.run(24, range(1), tmp_path, bench.TASKS)
     assert {row["task"] for row in rows} == set(bench.TASKS)
     assert sum(row["is_chance"] for row in rows) >= 0.9 * len(rows)
     assert [row["task"] for row in rows if row["length_rule"]] == []
