@@ -1,19 +1,26 @@
 # The lines that people and CI run; nothing else is needed.
 PYTHON ?= python3
 BIN := .venv/bin
-# Torch first and by name: the plain index's wheel is the right one for this machine's chip.
+# Torch by name: the plain index's wheel is the right one for this machine's chip.
 TORCH := torch==2.13.0
+PIP := pip==26.3
+# What comes with torch alone: it differs by chip, so the lock leaves it out.
+WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti \
+	nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand \
+	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
+	nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: install quickstart test check format docs bench faults clean
+.PHONY: install quickstart test check format docs lock dist bench faults clean
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml constraints.txt requirements.lock
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), "Python 3.11 to 3.13 is needed; try make PYTHON=python3.12 ..."'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PIP)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 quickstart: install
@@ -37,6 +44,20 @@ format: install
 docs: install
 	$(BIN)/ttl settings --markdown > docs/settings.md
 	$(BIN)/ttl settings --commands > docs/cli.md
+
+# Every package of .[dev] with the hashes of its files, for Python 3.11 to 3.13 and any system.
+lock:
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
+		--constraint constraints.txt --generate-hashes --no-annotate --no-header \
+		$(addprefix --no-emit-package ,$(WITH_TORCH)) --output-file requirements.lock
+
+# The wheel, and what it was built and tested with (CycloneDX).
+dist: install
+	rm -rf dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type library \
+		--output-reproducible --output-format JSON --output-file dist/sbom.cdx.json
 
 faults: install
 	set -e; for script in bench/faults/[a-z]*.py; do \
