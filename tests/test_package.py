@@ -58,3 +58,38 @@ def test_extras_named_in_errors_exist():
     }
     assert "lora" in found
     assert found <= set(known)
+
+
+def test_lock_has_hashes_and_the_versions_of_the_constraints():
+    repository = ROOT.parents[1]
+    lock = (repository / "requirements.lock").read_text(encoding="utf-8")
+    entries = re.findall(r"^([\w.-]+)==([^\s;]+)((?:[^\n]*\\\n)+[^\n]*)", lock, re.M)
+    assert len(entries) == len(re.findall(r"^\w", lock, re.M)) > 100
+    assert all("--hash=sha256:" in rest for _, _, rest in entries)
+    assert "://" not in lock  # any index that has these files will do
+    pinned = dict(
+        line.split("==")
+        for line in (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    )
+    pinned = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pinned.items()}
+    other = [name for name, version, _ in entries if pinned.get(name, version) != version]
+    assert other == []  # make lock
+    assert "torch" not in {name for name, _, _ in entries}
+
+
+def test_lock_has_every_requirement_of_dev():
+    repository = ROOT.parents[1]
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras, wanted, left = project["optional-dependencies"], set(), ["dev"]
+    requirements = list(project["dependencies"])
+    while left:
+        for requirement in extras[left.pop()]:
+            own = re.fullmatch(r"teenytinyllama\[([\w,-]+)\]", requirement)
+            left += own[1].split(",") if own else []
+            requirements += [] if own else [requirement]
+    for requirement in requirements:
+        name = re.match(r"[\w.-]+", requirement)[0]
+        wanted.add(re.sub(r"[-_.]+", "-", name).lower())
+    lock = (repository / "requirements.lock").read_text(encoding="utf-8")
+    assert wanted - {"torch"} <= set(re.findall(r"^([\w.-]+)==", lock, re.M))  # make lock
