@@ -52,12 +52,12 @@ lock:
 		--constraint constraints.txt --generate-hashes --no-annotate --no-header \
 		$(addprefix --no-emit-package ,$(WITH_TORCH)) --output-file requirements.lock
 
-# The wheel, and what it was built and tested with (CycloneDX).
+# The wheel, and the SBOM (CycloneDX) of what it is tested with, from the lock: it has the hashes.
 dist: install
 	rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
-	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type library \
-		--output-reproducible --output-format JSON --output-file dist/sbom.cdx.json
+	(echo $(TORCH); cat requirements.lock) | $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml \
+		--mc-type library --output-reproducible --output-format JSON --output-file dist/sbom.cdx.json -
 
 faults: install
 	set -e; for script in bench/faults/[a-z]*.py; do \
