@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
-import logging
 import lzma
 import struct
 import zipfile
@@ -251,9 +250,8 @@ def test_a_cut_anywhere_is_noticed(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gz", "zst", "bz2", "xz"])
 def test_what_follows_damage_is_counted_and_said(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    name: str, stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("teenytinyllama"), "propagate", True)
     pack = {"gz": gzip.compress, "zst": _zstd, "bz2": bz2.compress, "xz": lzma.compress}[name]
     first, second = pack(json_lines(*MANY)), bytearray(pack(LINES))
     second[len(second) // 2 : len(second) // 2 + 8] = b"\xff" * 8
@@ -266,17 +264,21 @@ def test_what_follows_damage_is_counted_and_said(
             made += chunk
     assert made.startswith(json_lines(*MANY))
     assert len(pack(LINES)) <= notes["bytes-not-read"] <= len(pack(LINES)) + len(second)
-    assert f"{notes['bytes-not-read']:,} of its {len(data):,} bytes are not" in caplog.text
+    left = stage(path, max_quarantined_fraction=1.0)
+    assert left.counts["notes"]["bytes-not-read"] == notes["bytes-not-read"]
+    said = f"; {notes['bytes-not-read']:,} of its {len(data):,} bytes are not read"
+    assert capsys.readouterr().err.count(said) == 1
 
 
 def test_garbage_is_counted_in_bytes_and_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("teenytinyllama"), "propagate", True)
-    notes: Counter[str] = Counter()
-    assert _chunks(gzip.compress(LINES) + b"garbage", tmp_path / "a.gz", notes) == LINES
-    assert notes == {"garbage-after-gzip": 1, "bytes-not-read": 7}
-    assert ": 7 of its " in caplog.text
+    data = gzip.compress(LINES) + b"garbage"
+    (tmp_path / "a.jsonl.gz").write_bytes(data)
+    left = stage(tmp_path / "a.jsonl.gz")
+    assert left.counts["notes"] == {"garbage-after-gzip": 1, "bytes-not-read": 7}
+    said = f"other bytes follow its end; 7 of its {len(data)} bytes are not read"
+    assert said in capsys.readouterr().err
 
 
 def test_windows_too_large_and_dictionaries_are_one_line_with_a_command(tmp_path: Path) -> None:

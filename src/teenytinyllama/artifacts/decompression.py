@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bz2
 import io
-import logging
 import lzma
 import os
 import zlib
@@ -26,8 +25,6 @@ from teenytinyllama.regular_files import open_regular
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-
-logger = logging.getLogger(__name__)
 
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 CHUNK_BYTES = 1 << 20
@@ -89,11 +86,8 @@ def chunks_of(path: Path, notes: Counter[str], *, bomb_ratio: int = BOMB_RATIO) 
                     raise DamagedFileError(
                         "decompression-bomb", f"grew {bomb_ratio} times, stopped at {made}"
                     )
-        except DamagedFileError as error:
-            unread = source.size - source.position
-            notes["bytes-not-read"] += unread
-            left = f"{unread:,} of its {source.size:,} bytes are not" if unread else "it ends there"
-            logger.warning(f"{path}: {error}; what is before is read, {left}")
+        except DamagedFileError:
+            notes["bytes-not-read"] += source.size - source.position
             raise
 
 
@@ -238,10 +232,6 @@ def _read(packed: str, source: _Source, notes: Counter[str]) -> Iterator[bytes]:
             if source.position == before:
                 notes[f"garbage-after-{name}"] += 1
                 notes["bytes-not-read"] += source.size - source.position
-                logger.warning(
-                    f"{source.path}: {source.size - source.position:,} of its {source.size:,} "
-                    f"bytes are not read: what follows byte {source.position:,} is not {name}"
-                )
                 return
 
 

@@ -22,7 +22,9 @@ from teenytinyllama.artifacts.decompression import (
     DamagedFileError,
     open_decompressed,
 )
-from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.artifacts.hub_datasets import stream_dataset
+from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
+from teenytinyllama.errors import UserError
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
@@ -243,18 +245,13 @@ def _delimiter_of(header: str, usual: str) -> str:
 
 def _table_rows(path: Path) -> Iterator[Record]:
     try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise missing_extra("pyarrow", "corpus") from error
-    try:
-        number = 0
-        for rows in parquet.ParquetFile(path).iter_batches(1000):
-            for row in rows.to_pylist():
-                number += 1
+        for number, row in enumerate(parquet_rows(path), start=1):
+            if isinstance(row, BadRowError):
+                yield _bad_record(path, number, str(row), b"")
+            else:
                 yield Record(path, number, row)
-    except (arrow.ArrowException, OSError) as error:
-        raise _unreadable(path, f"not Parquet: {error}") from error
+    except DamagedFileError as error:
+        raise _unreadable(path, f"not Parquet: {error.detail}") from error
 
 
 def hub_records(
@@ -262,13 +259,7 @@ def hub_records(
 ) -> Iterator[Record]:
     """Rows of a Hugging Face dataset, by id or local folder. Raises UserError with `where`."""
     try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise missing_extra("datasets", "corpus") from error
-    try:
-        rows = load_dataset(
-            path, name=config or None, split=split, revision=revision or None, streaming=True
-        )
+        rows = stream_dataset(path, config=config, split=split, revision=revision)
         class_names = {
             name: tuple(kind.names)
             for name, kind in (rows.features or {}).items()
@@ -276,6 +267,8 @@ def hub_records(
         }
         for number, row in enumerate(rows, start=1):
             yield Record(Path(path), number, dict(row), class_names=class_names)
+    except UserError:
+        raise
     except Exception as error:  # datasets and the hub share no base class of errors
         raise UserError(
             "hub-unreadable",

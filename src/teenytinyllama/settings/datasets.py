@@ -75,7 +75,10 @@ class Source(Settings):
     @property
     def title(self) -> str:
         """Name in counts and reports."""
-        return self.name or self.preset or (Path(self.path).name if self.path else self.kind)
+        path = Path(self.path)
+        while path.name and set(path.name) & set("*?["):
+            path = path.parent
+        return self.name or self.preset or path.name or self.kind
 
     def selects(self, record: Mapping[str, Any]) -> bool:
         """Whether a record has the values that `only` requires."""

@@ -12,16 +12,20 @@ def corpus(tmp_path, body):
 
 
 def test_a_sound_corpus_has_no_problem(tmp_path):
-    (tmp_path / "a.txt").write_text("Um texto.")
-    source = f'{{ kind = "files", path = "{tmp_path}/a.txt", license = "unknown" }}'
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("Um texto.")
+    source = f'{{ kind = "files", path = "{tmp_path}/*.txt", license = "unknown" }}'
     assert corpus(tmp_path, f"sources = [{source}]") == {}
+    alone = source.replace("*", "a")
+    assert corpus(tmp_path, f"sources = [{alone}]").keys() == {"corpus-empty"}
     assert corpus(tmp_path, STORYBOOK) == {}
 
 
 def test_plain_text_needs_a_licence_in_the_recipe(tmp_path):
-    (tmp_path / "a.txt").write_text("Um texto.")
+    for name in ("a.txt", "a2.txt"):
+        (tmp_path / name).write_text("Um texto.")
     (tmp_path / "b.jsonl").write_text('{"text": "x", "license": "MIT"}\n')
-    for name, codes in (("a.txt", {"license-missing"}), ("b.jsonl", set())):
+    for name, codes in (("a*.txt", {"license-missing"}), ("b.jsonl", set())):
         source = f'{{ kind = "files", path = "{tmp_path}/{name}" }}'
         assert corpus(tmp_path, f"sources = [{source}]").keys() == codes
 

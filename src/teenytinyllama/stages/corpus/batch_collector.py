@@ -12,7 +12,11 @@ from io import TextIOWrapper
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.corpus.batches import ProcessedBatch
 from teenytinyllama.stages.corpus.filters.language_filter import LANGUAGE
-from teenytinyllama.stages.corpus.readers.record_parser import LICENSE_MISSING, TEXT_MISSING
+from teenytinyllama.stages.corpus.readers.record_parser import (
+    LICENSE_MISSING,
+    NOT_SELECTED,
+    TEXT_MISSING,
+)
 from teenytinyllama.stages.corpus.staging import QUARANTINED, CorpusState
 from teenytinyllama.stages.corpus.steps import CorpusSteps
 
@@ -36,6 +40,10 @@ class BatchCollector:
         self._quarantine_file = quarantine
         self._licensed: set[int] = set()
         self._file, self._seen, self._missing = "", 0, 0
+        # Sources of which no record was selected yet, with the fields of their first record.
+        self._unselected: dict[int, tuple[str, ...]] = {
+            place: () for place, source in enumerate(state.settings.sources) if source.only
+        }
 
     @property
     def num_read(self) -> int:
@@ -49,6 +57,10 @@ class BatchCollector:
         if batch.entries:
             self._licensed.add(batch.source)
         self._check_text_key(batch)
+        if batch.source in self._unselected:
+            self._unselected[batch.source] = self._unselected[batch.source] or batch.first_keys
+            if any(entry.reason != NOT_SELECTED for entry in batch.entries):
+                del self._unselected[batch.source]
         for record in batch.quarantined:
             if record["reason"] == LICENSE_MISSING and batch.source not in self._licensed:
                 raise UserError(
@@ -92,8 +104,23 @@ class BatchCollector:
     def finish(self) -> None:
         """End the first pass. Raises UserError where too much is bad or in another language."""
         self._state.texts.close()
+        self._check_selected()
         self._check_quarantined()
         self._check_language()
+
+    def _check_selected(self) -> None:
+        for place, keys in self._unselected.items():
+            if not keys:  # nothing was read
+                continue
+            only = self._state.settings.sources[place].only
+            missing = [key for key in only if key not in keys]
+            raise UserError(
+                NOT_SELECTED,
+                f"corpus.sources.{place}.only",
+                f"no record has {', '.join(f'{key} = {value!r}' for key, value in only.items())}"
+                + (f"; records have the fields {', '.join(keys[:20])}" if missing else ""),
+                "correct the field's name or value, or remove `only`",
+            )
 
     def _check_quarantined(self) -> None:
         stats, read = self._state.stats, self.num_read

@@ -8,6 +8,8 @@ Every record becomes a document or a line of `quarantine.jsonl`; none is lost.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
 
 EXCERPT_CHARACTERS = 200
+SHARD = re.compile(r"[-_](\d{5,}|\d+-of-\d+)(-.*)?$")
+"""The end of a shard's name: `train-00012-of-00100`, `part-00000-4f1c-c000`."""
 Values = npt.NDArray[np.float64]
 Measure = Callable[[Sequence[str]], Mapping[str, Values]]
 """Measures several texts together: one array per name, one number per text. Hashable, so that
@@ -205,17 +209,32 @@ class ProcessedBatch:
 
 
 def stem_of(file: str, source: Source) -> str:
-    """Name of a source that has none: its file's name without suffixes, or its title."""
-    return Path(file).name.split(".")[0] or source.title if source.kind == "files" else source.title
+    """Name of a file without suffixes, or its source's title."""
+    if source.kind != "files":
+        return source.title
+    # A name that is not UTF-8 holds lone surrogates, which no file of ours may.
+    name = os.fsencode(Path(file).name).decode("utf-8", "replace")
+    return name.split(".")[0] or source.title
 
 
-def quarantine_row(document: BatchDocument, source: Source) -> dict[str, Any]:
+def source_of(file: str, kind: str, source: Source) -> str:
+    """Name of the source of a record that names none.
+
+    Texts and pages of a folder are one source, not one each; so are the shards of a data set.
+    """
+    is_one = Path(source.path).name == Path(file).name
+    if source.name or (kind in ("text", "html") and not is_one):
+        return source.title
+    return SHARD.sub("", stem_of(file, source)) or source.title
+
+
+def quarantine_row(document: BatchDocument, source: Source, kind: str = "lines") -> dict[str, Any]:
     """A line of `quarantine.jsonl`: where a record is, to fix it, and why it cannot be used."""
     item = document.item
     data = item.data if isinstance(item.data, bytes) else repr(item.data).encode("utf-8", "replace")
     excerpt = data[: 4 * EXCERPT_CHARACTERS].decode("utf-8", "replace")[:EXCERPT_CHARACTERS]
     return {
-        "source": source.name or stem_of(item.file, source),
+        "source": source_of(item.file, kind, source),
         "file": item.file,
         "line": item.line,
         "byte_offset": item.byte_offset,

@@ -13,7 +13,11 @@ from teenytinyllama.settings.datasets import Source, with_presets
 from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
 from teenytinyllama.stages.corpus.readers.record_parser import LICENSE_MISSING
-from teenytinyllama.stages.corpus.readers.sources import InputFile, find_files
+from teenytinyllama.stages.corpus.readers.sources import (
+    InputFile,
+    check_several_documents,
+    find_files,
+)
 
 
 def check(settings: CorpusSettings, recipe: Recipe) -> Iterator[UserError]:
@@ -23,6 +27,7 @@ def check(settings: CorpusSettings, recipe: Recipe) -> Iterator[UserError]:
     files: list[InputFile] = []
     try:
         files = find_files(settings, Counter())
+        check_several_documents(settings, files)
     except UserError as error:
         yield error
     for index, source in enumerate(sources):
@@ -41,7 +46,7 @@ def check(settings: CorpusSettings, recipe: Recipe) -> Iterator[UserError]:
 
 def _check_source(source: Source, index: int, kinds: set[str]) -> Iterator[UserError]:
     # Records may name their own licence: only plain text cannot.
-    if kinds == {"text"} and not source.license:
+    if kinds and kinds <= {"text", "html"} and not source.license:
         yield UserError(
             LICENSE_MISSING,
             f"corpus.sources.{index}.license",
@@ -52,7 +57,7 @@ def _check_source(source: Source, index: int, kinds: set[str]) -> Iterator[UserE
     needed = {"hub": "datasets"}.get(source.kind, "pyarrow" if "parquet" in kinds else "")
     if needed and find_spec(needed) is None:
         yield missing_extra(needed, "corpus")
-    if "web" in kinds and find_spec("trafilatura") is None:
+    if kinds & {"web", "html"} and find_spec("trafilatura") is None:
         yield missing_extra("trafilatura", "web")
 
 

@@ -62,7 +62,7 @@ class DocumentSteps(PipelineStep):  # type: ignore[misc]
                 batch = processor.apply(raw)
                 for one in batch.documents:
                     if one.is_quarantined:
-                        row = quarantine_row(one, batch.source)
+                        row = quarantine_row(one, batch.source, batch.kind)
                         quarantine.write(json.dumps(row, ensure_ascii=True) + "\n")
                         continue
                     place = f"{DROPPED_DIR}/{one.reason}" if one.reason else "kept"

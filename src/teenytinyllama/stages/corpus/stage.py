@@ -22,7 +22,12 @@ from teenytinyllama.stages.corpus.batches import StepConfig
 from teenytinyllama.stages.corpus.corpus_writer import CorpusWriter
 from teenytinyllama.stages.corpus.decontamination import CONTAMINATED
 from teenytinyllama.stages.corpus.filters.boilerplate import learn_boilerplate
-from teenytinyllama.stages.corpus.readers.sources import InputFile, SourceReader, find_files
+from teenytinyllama.stages.corpus.readers.sources import (
+    InputFile,
+    SourceReader,
+    check_several_documents,
+    find_files,
+)
 from teenytinyllama.stages.corpus.staging import OUTCOMES, CorpusState, CorpusStats, StagingFile
 from teenytinyllama.stages.corpus.steps import CorpusSteps, process_all, usable_cores
 from teenytinyllama.stages.corpus.text_cleaning import PERSONAL_DATA
@@ -49,6 +54,7 @@ def run(*, settings: CorpusSettings, context: StageContext, out_dir: Path) -> St
     state = CorpusState(settings, work_dir, StagingFile(work_dir / "texts"), notes=notes)
     steps = CorpusSteps(state)
     _read(state, steps, files, context.language, out_dir / "quarantine.jsonl")
+    check_several_documents(settings, files)
     steps.decide()
     written = CorpusWriter(out_dir, state, steps).run()
     shutil.rmtree(work_dir)

@@ -125,7 +125,9 @@ class DocumentProcessor:
                 for one in kept
             ],
             quarantined=[
-                quarantine_row(one, batch.source) for one in batch.documents if one.is_quarantined
+                quarantine_row(one, batch.source, batch.kind)
+                for one in batch.documents
+                if one.is_quarantined
             ],
             notes=batch.notes,
             first_keys=next((tuple(one.record) for one in batch.documents if one.record), ()),

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.corpus_stage import GOOD, Stage, json_lines
 
 from teenytinyllama.artifacts.conversations import Message
+from teenytinyllama.artifacts.documents import document_row
+from teenytinyllama.settings.data_preparation import CorpusSettings
+from teenytinyllama.settings.datasets import Source
+from teenytinyllama.stages.corpus.batches import (
+    BatchDocument,
+    DocumentBatch,
+    RawItem,
+    StepConfig,
+    quarantine_row,
+)
+from teenytinyllama.stages.corpus.readers.record_parser import (
+    ExtractText,
+    ParseRecord,
+    SourceSelection,
+)
 
 LINES = json_lines(*GOOD)
 
@@ -40,6 +58,11 @@ QUARANTINED = {
     "15 giant line": (b'{"text": "' + b"a" * 5000 + b'"}', "line-too-long"),
     "16 nesting": (b'{"text": "x", "y": ' + b"[" * 1900 + b"]" * 1900 + b"}", "nesting-too-deep"),
     "17 duplicate text key": (b'{"text": "a", "text": "b"}', "duplicate-text-key"),
+    "surrogate in the licence": (b'{"text": "x", "license": "\\ud800"}', "lone-surrogate"),
+    "licence of a page": (
+        b'{"text": "x", "license": "' + b"MIT " * 200 + b'"}',
+        "license-too-long",
+    ),
 }
 
 
@@ -103,3 +126,63 @@ def test_every_conversation_layout_becomes_messages(stage: Stage, tmp_path: Path
     assert rows["a:3"]["messages"] == turns("Diga quem mora\n\nna floresta")
     assert rows["a:4"]["text"] == f"Quem é ela?\n\n{ANSWER}"
     assert left.counts["quarantined_by_reason"] == {"no-conversation": 2}
+
+
+WITH_SURROGATES = st.characters(exclude_categories=())
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(WITH_SURROGATES),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = (
+    "text",
+    "id",
+    "url",
+    "source",
+    "license",
+    "messages",
+    "instruction",
+    "output",
+    "prompt",
+    "completion",
+    "conversations",
+    "question",
+    "answer",
+    "html",
+)
+
+
+@pytest.mark.parametrize("shape", ["text", "conversation"])
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(record=st.dictionaries(st.sampled_from(FIELDS), JSON | st.binary(max_size=9)))
+def test_any_record_is_a_document_that_can_be_written_or_has_a_reason(
+    record: dict[str, Any], shape: str
+) -> None:
+    """Also what no JSON holds and a table does: bytes."""
+    source = Source(kind="files", path="a.jsonl", license="MIT", shape=shape)  # type: ignore[arg-type]
+    step_config = StepConfig(CorpusSettings(sources=(source,)), "pt")
+    batch = DocumentBatch(source, "lines", [BatchDocument(RawItem("a.jsonl", 1, 0, record))])
+    for step in (ParseRecord, SourceSelection, ExtractText):
+        step(step_config).apply(batch)
+    (one,) = batch.documents
+    if one.reason:
+        assert one.is_quarantined
+        json.dumps(quarantine_row(one, source, batch.kind)).encode("ascii")
+    else:
+        json.dumps(document_row(one.document), ensure_ascii=False).encode("utf-8")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(lines=st.lists(st.binary(max_size=60) | JSON.map(json.dumps).map(str.encode), max_size=8))
+def test_any_lines_are_counted_and_the_good_ones_kept(
+    lines: list[bytes], stage: Stage, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    lines = [line.replace(b"\n", b" ").replace(b"\r", b" ") for line in lines]
+    (folder / "a.jsonl").write_bytes(LINES * 1 + b"\n".join(lines))
+    left = stage(folder / "a.jsonl", out=str(folder / "out"), max_quarantined_fraction=1.0)
+    counts = left.counts
+    assert counts["documents_read"] == 4 + sum(bool(line.strip()) for line in lines)
+    parts = ("kept", "filtered", "duplicate", "quarantined")
+    assert counts["documents_read"] == sum(counts[f"documents_{part}"] for part in parts)
+    assert set(left.texts()) >= set(GOOD)

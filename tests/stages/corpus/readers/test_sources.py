@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def test_files_of_every_kind_in_a_folder(stage: Stage, tmp_path: Path) -> None:
     assert rows[GOOD[0]]["id"] == "a:1"
     assert rows["Uma linha da tabela."]["url"] == "https://x.br/1"
     assert {row["license"] for row in rows.values()} == {"CC0-1.0"}
-    assert sorted(left.counts["sources"]) == ["a", "b", "c", "d", "e"]
+    assert sorted(left.counts["sources"]) == ["b", "c", "d", "e", "fontes"]
     assert left.counts["notes"] == {"file-ignored": 1}
 
 
@@ -130,12 +132,157 @@ def test_25_parquet_without_the_column_or_damaged_is_an_error(stage: Stage, tmp_
         stage(tmp_path / "b.parquet")
 
 
-def test_26_files_of_other_kinds_are_named(stage: Stage, tmp_path: Path) -> None:
+def test_26_files_of_other_kinds_are_named_with_what_to_do(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "in").mkdir()
-    for name in ("a.csv", "b.pdf"):
+    for name in ("a.csv", "b.pdf", "c.PDF", "d.tar.gz"):
         (tmp_path / "in" / name).write_text("x")
-    with pytest.raises(UserError, match=r"only files of kinds it cannot read \(a\.csv, b\.pdf\)"):
+    with pytest.raises(UserError, match=r"\(2 \.pdf, 1 \.csv, 1 \.tar\).* fix: pdftotext .*b\.pdf"):
         stage(tmp_path / "in")
+    (tmp_path / "in" / "z.jsonl").write_bytes(LINES)
+    left = stage(tmp_path / "in", out="with")
+    assert left.counts["notes"] == {"file-ignored": 4}
+    said = capsys.readouterr().err
+    assert f"not read in {tmp_path / 'in'}: 2 .pdf, 1 .csv, 1 .tar; to read them" in said
+
+
+def test_what_it_says_to_type_for_csv_helps(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "o meu.csv"
+    path.write_text("\ufefftext,lang\n" + "".join(f'"{t}, ""a""",pt\n' for t in GOOD), "utf-8")
+    with pytest.raises(UserError) as error:
+        stage(tmp_path)
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(error.value.fix, shell=True, check=True, env=environment)
+    left = stage(tmp_path / "o meu.jsonl", out="made")
+    assert sorted(left.texts()) == sorted(f'{text}, "a"' for text in GOOD)
+
+
+def test_one_text_file_is_one_document_and_the_advice_cuts_it(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "livro.txt").write_text("\n\n".join(GOOD), "utf-8")
+    with pytest.raises(UserError, match=r"is one document, as every \.txt is") as error:
+        stage(tmp_path / "livro.txt")
+    command = error.value.fix.split("paragraphs: ")[1]
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, check=True, env=environment)
+    assert sorted(stage(tmp_path / "livro.jsonl", out="cut").texts()) == sorted(GOOD)
+
+
+def test_the_texts_of_a_folder_and_the_shards_of_a_set_are_one_source(
+    stage: Stage, tmp_path: Path
+) -> None:
+    (tmp_path / "contos").mkdir()
+    for number in range(30):
+        (tmp_path / "contos" / f"{number}.txt").write_text(f"Conto {number}: {GOOD[0]}", "utf-8")
+    for number in range(3):
+        (tmp_path / f"wiki-0000{number}-of-00003.jsonl").write_bytes(
+            json_lines(f"Verbete {number}.")
+        )
+    entries = [
+        {"kind": "files", "path": str(tmp_path / path), "license": "CC0-1.0"}
+        for path in ("contos/*.txt", "wiki-*.jsonl")
+    ]
+    left = stage(*entries, near_duplicates=None)
+    found = {name: row["documents_read"] for name, row in left.counts["sources"].items()}
+    assert found == {"contos": 30, "wiki": 3}
+    assert {row["id"] for row in left.rows("*-*.zst")} >= {"7:1", "wiki-00001-of-00003:1"}
+
+
+def test_pages_in_files_are_read_as_pages_of_the_web(stage: Stage, tmp_path: Path) -> None:
+    pytest.importorskip("trafilatura")
+    for number, text in enumerate(GOOD):
+        page = (
+            '<html><head><meta charset="iso-8859-1"></head><body><nav>Menu Início Sair</nav>'
+            f"<article><h1>Título</h1><p>{text} {text}</p><p>{'Fim do conto. ' * 20}{number}</p>"
+            "</article></body></html>"
+        )
+        (tmp_path / f"p{number}.html").write_bytes(page.encode("iso-8859-1"))
+    left = stage(tmp_path, out="../out", near_duplicates=None)
+    assert len(left.texts()) == 4
+    assert all("Menu" not in text and "Fim do conto." in text for text in left.texts())
+    assert any(GOOD[0] in text for text in left.texts())
+
+
+def _rows(lang: object) -> list[dict[str, Any]]:
+    return [{"text": text, "lang": lang if n < 2 else "outro"} for n, text in enumerate(GOOD)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("stored", "wanted"),
+    [("pt", "pt"), (True, "true"), (True, True), (7, "7"), (7, 7), (1.0, "1"), (0.5, 0.5)],
+)
+def test_only_selects_the_same_from_every_format(
+    kind: str, stored: object, wanted: object, stage: Stage, tmp_path: Path
+) -> None:
+    rows = [row | {"lang": stored if n < 2 else None} for n, row in enumerate(_rows(stored))]
+    left = stage(_write(rows, kind, tmp_path), source={"only": {"lang": wanted}})
+    assert sorted(left.texts()) == sorted(GOOD[:2])
+    assert left.counts["filtered_by_reason"] == {"not-selected": 2}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_only_that_selects_nothing_is_an_error(kind: str, stage: Stage, tmp_path: Path) -> None:
+    path = _write(_rows("pt"), kind, tmp_path)
+    with pytest.raises(UserError, match="no record has lang = 'en'"):
+        stage(path, source={"only": {"lang": "en"}})
+    with pytest.raises(UserError, match=r"(has|have the fields) text, lang"):
+        stage(path, source={"only": {"language": "pt"}})
+
+
+CHATS = {
+    "messages": (
+        [
+            [{"role": "user", "content": f"Oi {n}?"}, {"role": "assistant", "content": text}]
+            for n, text in enumerate(GOOD)
+        ],
+        {},
+    ),
+    "keys": (list(GOOD), {"question_key": "pergunta", "answer_key": "resposta"}),
+}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("layout", ["messages", "keys"])
+def test_conversations_are_read_from_every_format(
+    kind: str, layout: str, stage: Stage, tmp_path: Path
+) -> None:
+    values, keys = CHATS[layout]
+    if layout == "messages":
+        rows = [{"messages": value} for value in values]
+    else:
+        rows = [{"pergunta": f"Oi {n}?", "resposta": v} for n, v in enumerate(values)]
+    source = {"shape": "conversation", **keys}
+    left = stage(_write(rows, kind, tmp_path), source=source, near_duplicates=None)
+    assert sorted(left.texts()) == sorted(f"Oi {n}?\n\n{text}" for n, text in enumerate(GOOD))
+
+
+def _write(rows: list[dict[str, Any]], kind: str, folder: Path) -> Path:
+    path = folder / f"a.{kind}"
+    if kind == "parquet":
+        arrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def test_a_pipe_among_the_files_is_named_at_once(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    os.mkfifo(tmp_path / "b.jsonl")
+    with pytest.raises(UserError, match=r"b\.jsonl \(is a pipe, expected a regular file\)"):
+        stage(tmp_path / "*.jsonl")
+
+
+def test_names_that_are_not_utf8_are_read(stage: Stage, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / os.fsdecode(b"caf\xe9")
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"a\xff.jsonl")).write_bytes(LINES + b"{bad\n")
+    (folder / os.fsdecode(b"b\xff.TXT")).write_text("Um texto em um arquivo.", "utf-8")
+    left = stage(tmp_path / "in")
+    assert sorted(left.texts()) == sorted([*GOOD, "Um texto em um arquivo."])
+    assert {row["id"] for row in left.rows("*-*.zst")} >= {"a\ufffd:1", "b\ufffd:1"}
+    assert left.counts["documents_quarantined"] == 1
 
 
 def test_27_all_unreadable_paths_are_listed_at_once(stage: Stage, tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ from teenytinyllama.stages.corpus.batches import (
     DocumentBatch,
     DocumentStep,
     RawItem,
+    source_of,
     stem_of,
 )
 from teenytinyllama.stages.corpus.readers.common_crawl import text_of_page
 
-MAX_ID_CHARACTERS = 512
+MAX_ID_CHARACTERS = MAX_LICENSE_CHARACTERS = 512
 NO_LICENSE = frozenset({"", "unknown", "none", "null", "n/a", "na", "?", "other"})
 LICENSE_MISSING, TEXT_MISSING = "license-missing", "text-missing"
 NO_MAIN_TEXT, NOT_SELECTED = "no-main-text", "not-selected"
@@ -61,7 +62,7 @@ class ExtractText(DocumentStep):
         """Give every record its document."""
         for one in batch.remaining():
             try:
-                _extract(one, batch.source)
+                _extract(one, batch.kind, batch.source)
             except UnusableError as error:
                 batch.quarantine(one, error.reason, error.detail)
 
@@ -86,29 +87,24 @@ class MainTextRequired(DocumentStep):
                 batch.drop(one, NO_MAIN_TEXT)
 
 
-def _extract(one: BatchDocument, source: Source) -> None:
+def _extract(one: BatchDocument, kind: str, source: Source) -> None:
     record = one.record
     url = _printable(record.get(source.url_key))
     messages: Conversation = []
     if source.shape == "conversation":
         messages = _messages_of(record, source)
-        text = "\n\n".join(message["content"] for message in messages)
+        text = _encodable("\n\n".join(message["content"] for message in messages))
     elif isinstance(record.get("html"), bytes):
         text = text_of_page(record["html"], url)
     else:
         text = text_of(record, source.text_key)
-    license_ = str(record.get("license") or "").strip()
-    if license_.lower() in NO_LICENSE:
-        license_ = source.license.strip()
-    # A recipe may say that nobody knows it: the text can be trained on, and never published.
-    if license_.lower() in NO_LICENSE - {UNKNOWN}:
-        raise UnusableError(LICENSE_MISSING)
+    license_ = license_of(record.get("license"), source)
     name = record.get("source")
     named = name if isinstance(name, str) and SOURCE_NAME.fullmatch(name) else ""
     one.document = Document(
         id=id_of(record.get(source.id_key), one.item, source),
         text=text,
-        source=source.name or named or stem_of(one.item.file, source),
+        source=source.name or named or source_of(one.item.file, kind, source),
         license=license_,
         url=url,
         messages=messages,
@@ -121,6 +117,20 @@ def _messages_of(record: dict[str, Any], source: Source) -> Conversation:
         return read_conversation(record, source)
     except ConversationError as error:
         raise UnusableError("no-conversation", str(error)) from error
+
+
+def license_of(given: object, source: Source) -> str:
+    """The record's own licence, else that of its source. Raises UnusableError where none holds."""
+    text = "" if given is None else str(given)
+    license_ = _printable(_encodable(text)).strip()
+    if len(license_) > MAX_LICENSE_CHARACTERS:
+        raise UnusableError("license-too-long", f"{len(license_)} characters")
+    if license_.lower() in NO_LICENSE:
+        license_ = source.license.strip()
+    # A recipe may say that nobody knows it: the text can be trained on, and never published.
+    if license_.lower() in NO_LICENSE - {UNKNOWN}:
+        raise UnusableError(LICENSE_MISSING)
+    return license_
 
 
 def id_of(given: object, item: RawItem, source: Source) -> str:
@@ -151,6 +161,10 @@ def text_of(record: dict[str, Any], key: str) -> str:
         raise UnusableError("text-empty")
     if not text.strip():
         raise UnusableError("text-blank")
+    return _encodable(text)
+
+
+def _encodable(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

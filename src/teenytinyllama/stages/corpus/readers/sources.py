@@ -6,14 +6,24 @@ All files are checked before the first is read, and everything wrong with them i
 from __future__ import annotations
 
 import glob
+import logging
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.decompression import COMPRESSED_SUFFIXES
-from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.artifacts.decompression import (
+    COMPRESSED_SUFFIXES,
+    DamagedFileError,
+    chunks_of,
+)
+from teenytinyllama.artifacts.hub_datasets import stream_dataset
+from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
+from teenytinyllama.artifacts.records import suffix_of
+from teenytinyllama.errors import UserError
+from teenytinyllama.regular_files import open_regular
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
@@ -21,10 +31,28 @@ from teenytinyllama.stages.corpus.batches import RawBatch, RawItem
 from teenytinyllama.stages.corpus.readers.common_crawl import WEB_SUFFIXES, pages_of
 from teenytinyllama.stages.corpus.readers.text_lines import lines_of, texts_of
 
+logger = logging.getLogger(__name__)
+
 BATCH_BYTES = 2 << 20
 BATCH_ITEMS = 2000
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TEXT_SUFFIXES = (".txt", ".md", ".text")
+HTML_SUFFIXES = (".html", ".htm", ".xhtml")
+# What to type for files of text that are not read: {0} the file, {1} its name without suffix.
+CONVERSIONS = {
+    ".pdf": "pdftotext {0}",
+    ".docx": "pandoc -t plain --wrap=none {0} -o {1}.txt",
+    ".odt": "pandoc -t plain --wrap=none {0} -o {1}.txt",
+    ".epub": "pandoc -t plain --wrap=none {0} -o {1}.txt",
+    ".rtf": "pandoc -t plain --wrap=none {0} -o {1}.txt",
+    ".doc": "soffice --headless --convert-to txt:Text {0}",
+    ".csv": "python -c 'import csv, json, sys; [print(json.dumps(row)) for row in "
+    'csv.DictReader(open(sys.argv[1], newline="", encoding="utf-8-sig"))]\' {0} > {1}.jsonl',
+    ".zip": "unzip {0} -d {1}",
+    ".7z": "7z x {0} -o{1}",
+    ".tar": "tar -xf {0}",
+    ".tgz": "tar -xf {0}",
+}
 TYPICAL_COMPRESSION = 3.5
 """Bytes of text per compressed byte, until a compressed file has been read to its end."""
 
@@ -52,13 +80,15 @@ class InputFile:
 
 
 def kind_of(path: Path) -> str:
-    """`lines`, `text`, `parquet` or `web`, "" for a file that the stage cannot read."""
+    """`lines`, `text`, `html`, `parquet` or `web`, "" for a file that the stage cannot read."""
     suffixes = [s for s in map(str.lower, path.suffixes) if s not in COMPRESSED_SUFFIXES]
     last = suffixes[-1] if suffixes else ""
     if last in LINE_SUFFIXES:
         return "lines"
     if last in TEXT_SUFFIXES:
         return "text"
+    if last in HTML_SUFFIXES:
+        return "html"
     if last in WEB_SUFFIXES:
         return "web"
     return "parquet" if last == ".parquet" else ""
@@ -78,8 +108,11 @@ def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]
         before = len(found)
         for path in _paths(source, index, problems, notes):
             try:
-                with path.open("rb"):
+                with open_regular(path):
                     stat = path.stat()
+            except UserError as error:
+                problems.append(f"{path} ({error.what})")
+                continue
             except OSError as error:
                 problems.append(f"{path} ({error.strerror})")
                 continue
@@ -95,15 +128,7 @@ def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]
             notes["file-empty"] += stat.st_size == 0
             found.append(InputFile(index, path, kind_of(path), stat.st_size, stat.st_mtime_ns))
         if len(found) == before and not problems:
-            others = [p.name for p in expand_path(source.path)]
-            named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-            what = f"only files of kinds it cannot read ({named})" if others else "no file"
-            raise UserError(
-                "source-empty",
-                f"corpus.sources.{index}.path",
-                f'{what} behind "{source.path}"',
-                "give a file, a folder or a glob of .txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet",
-            )
+            raise _empty_source(source, index)
     if problems:
         raise UserError(
             "file-unreadable",
@@ -112,6 +137,66 @@ def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]
             "fix or remove them",
         )
     return found
+
+
+def check_several_documents(settings: CorpusSettings, files: Sequence[InputFile]) -> None:
+    """Raise UserError where all text is one file of text, which is one document."""
+    if len(files) != 1 or any(source.kind != "files" for source in settings.sources):
+        return
+    (file,) = files
+    if file.kind not in ("text", "html") or file.size_bytes > settings.max_line_bytes:
+        return
+    into = shlex.quote(str(file.path.with_suffix(".jsonl")))
+    cut = (
+        """python -c 'import json, sys; [print(json.dumps({"text": part})) for part in """
+        """open(sys.argv[1], encoding="utf-8").read().split("\\n\\n") if part.strip()]'"""
+    )
+    raise UserError(
+        "corpus-empty",
+        str(file.path),
+        f"is one document, as every {file.path.suffix} is, and the only one; training and held-out "
+        "text need two or more",
+        f"give more files, or cut it into paragraphs: {cut} {shlex.quote(str(file.path))} > {into}",
+    )
+
+
+def _empty_source(source: Source, index: int) -> UserError:
+    others = expand_path(source.path)
+    kinds = ", ".join(f"{n} {suffix}" for suffix, n in _kinds(others).most_common(5))
+    what = f"only files of kinds it cannot read ({kinds})" if others else "no file"
+    convert = _conversion(others)
+    return UserError(
+        "source-empty",
+        f"corpus.sources.{index}.path",
+        f'{what} behind "{source.path}"',
+        convert
+        or "give a file, a folder or a glob of .txt, .html, .jsonl, .parquet, .warc "
+        "(also .gz, .zst, .bz2, .xz)",
+    )
+
+
+def _kinds(paths: Iterable[Path]) -> Counter[str]:
+    return Counter(suffix_of(path) or path.suffix.lower() or "without suffix" for path in paths)
+
+
+def _conversion(paths: Iterable[Path]) -> str:
+    """What to type to make text of the most frequent of these kinds; "" for no kind of text."""
+    known = [path for path in paths if suffix_of(path) in CONVERSIONS]
+    for suffix, _ in _kinds(known).most_common(1):
+        first = next(path for path in known if suffix_of(path) == suffix)
+        names = shlex.quote(str(first)), shlex.quote(str(first.with_suffix("")))
+        return CONVERSIONS[suffix].replace("{0}", names[0]).replace("{1}", names[1])
+    return ""
+
+
+def _say_ignored(ignored: list[Path], source: Source) -> None:
+    """Name files of other kinds: what somebody meant to be read must not be missing unnoticed."""
+    kinds = ", ".join(f"{n} {suffix}" for suffix, n in _kinds(ignored).most_common(8))
+    convert = _conversion(ignored)
+    logger.warning(
+        f"corpus: not read in {source.path}: {kinds}"
+        + (f"; to read them, make text of them first: {convert}" if convert else "")
+    )
 
 
 def _paths(source: Source, index: int, problems: list[str], notes: Counter[str]) -> list[Path]:
@@ -129,7 +214,8 @@ def _paths(source: Source, index: int, problems: list[str], notes: Counter[str])
         names = [root]
     else:
         names = (Path(n) for n in glob.iglob(str(root), recursive=True))  # noqa: PTH207
-    paths = []
+    paths: list[Path] = []
+    ignored: list[Path] = []
     for path in sorted(names):
         if path.name.startswith("."):
             continue
@@ -144,7 +230,10 @@ def _paths(source: Source, index: int, problems: list[str], notes: Counter[str])
         elif path == root:
             problems.append(f"{path} (unknown kind of file)")
         else:
-            notes["file-ignored"] += 1
+            ignored.append(path)
+    notes["file-ignored"] += len(ignored)
+    if ignored and paths:
+        _say_ignored(ignored, source)
     return paths
 
 
@@ -178,11 +267,20 @@ class SourceReader:
         before, read = self.megabytes, 0
         is_compressed = file.path.suffix.lower() in COMPRESSED_SUFFIXES or file.kind == "parquet"
         source = self.settings.sources[file.source]
+        unread, partial = self.notes["bytes-not-read"], self.notes["file-partial"]
+        damage = ""
         for batch in read_file(file, source, self.settings, self.notes):
             read += batch.num_bytes
             done = min(read / (self._compression() if is_compressed else 1), file.size_bytes)
             self.megabytes = before + done / 1e6
+            damage = batch.items[-1].detail
             yield batch
+        unread = self.notes["bytes-not-read"] - unread
+        if unread or self.notes["file-partial"] > partial:
+            logger.warning(
+                f"corpus: {file.path}: {damage or 'other bytes follow its end'}; "
+                f"{unread:,} of its {file.size_bytes:,} bytes are not read"
+            )
         self.megabytes = before + file.size_bytes / 1e6
         if is_compressed:
             self._compressed_bytes += file.size_bytes
@@ -199,7 +297,9 @@ def read_file(
 ) -> Iterator[RawBatch]:
     """The records of one file as batches."""
     if file.kind == "parquet":
-        items = _table_rows(file.path, source)
+        items = _table_rows(file.path, source, settings.max_line_bytes, notes)
+    elif file.kind == "html":
+        items = _html_page(file.path, settings.max_line_bytes, notes)
     elif file.kind == "web":
         items = pages_of(file.path, max_bytes=settings.max_line_bytes, notes=notes)
     elif file.kind == "text":
@@ -253,35 +353,71 @@ def _size(row: dict[str, Any], key: str) -> int:
     return len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
 
 
-def _table_rows(path: Path, source: Source) -> Iterator[RawItem]:
+def _html_page(path: Path, max_bytes: int, notes: Counter[str]) -> Iterator[RawItem]:
+    """A file of HTML as one record, whose text is found as that of a page of the web."""
+    held = bytearray()
+    item = RawItem(str(path), 1, 0, {})
     try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise missing_extra("pyarrow", "corpus") from error
-    try:
-        table = parquet.ParquetFile(path)
-        names = table.schema_arrow.names
-        if source.text_key not in names:
+        for chunk in chunks_of(path, notes):
+            held += chunk
+            if len(held) > max_bytes:
+                item.damage, item.detail = "line-too-long", f"a page of more than {max_bytes} bytes"
+                break
+    except DamagedFileError as error:
+        notes["file-partial"] += 1
+        item.damage, item.detail = error.reason, error.detail
+    item.data, item.num_bytes = {"html": bytes(held[:max_bytes])}, len(held)
+    if held or item.damage:
+        yield item
+
+
+def fields_of(source: Source) -> set[str] | None:
+    """The fields of a record that are read; None for all."""
+    if source.shape == "conversation":
+        return None
+    return {source.text_key, source.id_key, source.url_key, "source", "license", *source.only}
+
+
+def _table_rows(
+    path: Path, source: Source, max_bytes: int, notes: Counter[str]
+) -> Iterator[RawItem]:
+    """Every row of a table. Raises UserError where it lacks a column or begins damaged."""
+    fields = fields_of(source)
+    needed = [*source.only] if fields is None else [source.text_key, *source.only]
+
+    def choose(names: Sequence[str]) -> set[str]:
+        for missing in (name for name in needed if name not in names):
             raise UserError(
                 "table-columns",
-                f"{path}:{source.text_key}",
+                f"{path}:{missing}",
                 f"no such column, the table has {', '.join(names)}",
-                "name the column that holds the text as text_key of this source",
+                "name the column that holds the text as text_key of this source"
+                if missing == source.text_key
+                else "name a column of the table in `only` of this source",
             )
-        wanted = {source.text_key, source.id_key, source.url_key, "source", "license"}
-        number = 0
-        for rows in table.iter_batches(1000, columns=[n for n in names if n in wanted]):
-            for row in rows.to_pylist():
-                number += 1
-                yield RawItem(str(path), number, 0, row, num_bytes=_size(row, source.text_key))
-    except (arrow.ArrowException, OSError) as error:
-        raise UserError(
-            "table-damaged",
-            str(path),
-            f"cannot be read as parquet ({str(error).splitlines()[0][:200]})",
-            "fetch or write it again",
-        ) from error
+        return set(names) if fields is None else fields
+
+    number = 0
+    try:
+        for number, row in enumerate(parquet_rows(path, choose), start=1):
+            if isinstance(row, BadRowError):
+                yield RawItem(str(path), number, 0, {}, damage="invalid-row", detail=str(row))
+                continue
+            item = RawItem(str(path), number, 0, row, num_bytes=_size(row, source.text_key))
+            if item.num_bytes > max_bytes:
+                item.damage, item.detail = "line-too-long", f"{item.num_bytes} bytes"
+                item.data = {}
+            yield item
+    except DamagedFileError as error:
+        if not number and error.reason == "table-damaged":
+            raise UserError(
+                "table-damaged",
+                str(path),
+                f"cannot be read as parquet ({error.detail})",
+                "fetch or write it again",
+            ) from error
+        notes["file-partial"] += 1
+        yield RawItem(str(path), number + 1, 0, {}, damage=error.reason, detail=error.detail)
 
 
 def _hub_rows(source: Source, index: int) -> Iterator[dict[str, Any]]:
@@ -293,16 +429,8 @@ def _hub_rows(source: Source, index: int) -> Iterator[dict[str, Any]]:
             'path = "owner/dataset"',
         )
     try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise missing_extra("datasets", "corpus") from error
-    try:
-        stream = load_dataset(
-            source.path,
-            name=source.config or None,
-            split=source.split,
-            revision=source.revision or None,
-            streaming=True,
+        stream = stream_dataset(
+            source.path, config=source.config, split=source.split, revision=source.revision
         )
         yield from stream
     except UserError:

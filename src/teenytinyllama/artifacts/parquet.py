@@ -1,0 +1,136 @@
+"""Rows of Parquet files in bounded memory.
+
+One value that a million rows share is written once, and a page may compress ten thousand times: a
+file of 1 kB can hold gigabytes. Columns of text stay dictionaries until a row is made, and what a
+row would take is known before it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from teenytinyllama.artifacts.decompression import BOMB_AFTER_BYTES, BOMB_RATIO, DamagedFileError
+from teenytinyllama.errors import missing_extra
+from teenytinyllama.regular_files import check_regular
+
+ROWS_PER_BATCH = 1000
+SLICE_BYTES, MAX_ROW_BYTES = 32 << 20, 256 << 20
+BATCH_BYTES = 64 << 20
+
+
+class BadRowError(Exception):
+    """A row that is no row of values: text that is not UTF-8, a date beyond the calendar."""
+
+
+def parquet_rows(
+    path: Path, columns: Callable[[Sequence[str]], Collection[str]] | None = None
+) -> Iterator[dict[str, Any] | BadRowError]:
+    """Every row, or the reason why a row is none; `columns` chooses from the table's names.
+
+    Text that was written as bytes is decoded. Raises DamagedFileError where the file cannot be
+    read, or not in bounded memory.
+    """
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise missing_extra("pyarrow", "corpus") from error
+    check_regular(path)
+    try:
+        about = parquet.read_metadata(path)
+        leaves = [about.schema.column(place) for place in range(about.num_columns)]
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        table = parquet.ParquetFile(path, metadata=about, read_dictionary=texts)
+        names = table.schema_arrow.names
+        wanted = [name for name in names if name in columns(names)] if columns else names
+        size = path.stat().st_size
+        rows_per_batch = _check_sizes(about, set(wanted), size)
+        made = 0
+        for batch in table.iter_batches(rows_per_batch, columns=wanted):
+            for part, num_bytes in _slices(batch):
+                made += num_bytes
+                yield from _values(part)
+                if made > BOMB_AFTER_BYTES and made > BOMB_RATIO * size:
+                    raise _bomb(f"grew {BOMB_RATIO} times, stopped at {made}")
+    except (arrow.ArrowException, OSError) as error:
+        detail = (str(error).splitlines() or ["?"])[0][:200]
+        raise DamagedFileError("table-damaged", detail) from error
+
+
+def _bomb(detail: str) -> DamagedFileError:
+    return DamagedFileError("decompression-bomb", detail)
+
+
+def _check_sizes(about: Any, wanted: set[str], size: int) -> int:
+    """Rows to read at once. Raises DamagedFileError for a column that cannot be text."""
+    largest = 1.0
+    for group in map(about.row_group, range(about.num_row_groups)):
+        total = 0
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema.split(".")[0] not in wanted:
+                continue
+            # Lists: equal lengths and nulls take no bytes, each value some in memory.
+            for grown in (column.total_uncompressed_size, column.num_values):
+                if grown > BOMB_AFTER_BYTES and grown > BOMB_RATIO * size:
+                    raise _bomb(
+                        f"column {column.path_in_schema}: {grown} in a file of {size} bytes"
+                    )
+            total += column.total_uncompressed_size
+        largest = max(largest, total / max(group.num_rows, 1))
+    return int(min(max(BATCH_BYTES / largest, 1), ROWS_PER_BATCH))
+
+
+def _slices(batch: Any) -> Iterator[tuple[Any, int]]:
+    """A batch in parts of which none takes much memory as values, each with its bytes."""
+    num_bytes = sum(_text_bytes(column) for column in batch.columns)
+    if num_bytes <= SLICE_BYTES or batch.num_rows <= 1:
+        if num_bytes > MAX_ROW_BYTES:
+            raise _bomb(f"a row of {num_bytes} bytes")
+        yield batch, num_bytes
+        return
+    half = batch.num_rows // 2
+    yield from _slices(batch.slice(0, half))
+    yield from _slices(batch.slice(half))
+
+
+def _text_bytes(array: Any) -> int:
+    """Bytes of the values of an array once each is an object of its own."""
+    import pyarrow as arrow
+    import pyarrow.compute as compute
+
+    kind = array.type
+    if arrow.types.is_dictionary(kind):
+        lengths = compute.binary_length(array.dictionary).cast("int64")
+        return int(compute.sum(lengths.take(array.indices)).as_py() or 0)
+    if arrow.types.is_map(kind):
+        return _text_bytes(array.keys) + _text_bytes(array.items)
+    if arrow.types.is_list(kind) or arrow.types.is_large_list(kind):
+        return 8 * len(array) + _text_bytes(array.flatten())
+    if arrow.types.is_struct(kind):
+        return sum(_text_bytes(part) for part in array.flatten())
+    return int(array.nbytes)
+
+
+def _values(part: Any) -> Iterator[dict[str, Any] | BadRowError]:
+    try:
+        rows: list[dict[str, Any]] = part.to_pylist()
+    except (ValueError, OverflowError) as error:
+        if part.num_rows == 1:
+            yield BadRowError(str(error)[:200])
+            return
+        for place in range(part.num_rows):
+            yield from _values(part.slice(place, 1))
+        return
+    yield from map(_decoded, rows)
+
+
+def _decoded(row: dict[str, Any]) -> dict[str, Any] | BadRowError:
+    for name, value in row.items():
+        if isinstance(value, bytes):
+            try:
+                row[name] = value.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return BadRowError(f"{name}: {error}"[:200])
+    return row
