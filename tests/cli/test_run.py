@@ -41,7 +41,7 @@ def test_an_empty_corpus_names_what_emptied_it(tmp_path):
 def test_a_stage_before_the_stage_it_needs(tmp_path):
     said = log_of("pack", RECIPE, "--run-dir", tmp_path, code=2)
     assert said.startswith("error[stage-not-run] ttl pack - reads corpus/manifest.json")
-    assert said.endswith(f"fix: run `ttl corpus {RECIPE}` first")
+    assert said.endswith(f"fix: run `ttl corpus {RECIPE} --run-dir {tmp_path}` first")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -17,6 +17,7 @@ BAD = """name = "bad"
 sources = [{ kind = "files", path = "none" }]
 [tokenizer]
 measure_text = "none.txt"
+[pack]
 [pretrain]
 num_steps = 10
 """
@@ -37,6 +38,18 @@ def test_all_problems_at_once_and_one_as_itself(bad, tmp_path, capsys):
     with pytest.raises(UserError) as one:
         check_recipe(bad, [BY_NAME["corpus"]], tmp_path)
     assert one.value.code == "source-empty"
+
+
+def test_a_stage_that_others_read_and_nobody_makes(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(BAD.replace("[pack]\n", "").replace("= 10", "= 1000"))
+    recipe = load_recipe(path)
+    with pytest.raises(UserError) as error:
+        check_recipe(recipe, [BY_NAME["pretrain"]], tmp_path)
+    assert error.value.fix == "add [pack] to the recipe"
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "manifest.json").write_text("{}")
+    check_recipe(recipe, [BY_NAME["pretrain"]], tmp_path)
 
 
 def test_what_memory_and_disk_cannot_hold(bad, tmp_path, monkeypatch):

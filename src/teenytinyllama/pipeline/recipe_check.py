@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from teenytinyllama.artifacts.manifest import MANIFEST_NAME
 from teenytinyllama.errors import RecipeWarning, SeveralErrors, UserError
 from teenytinyllama.planning.recipe_cost import (
     available_memory_bytes,
@@ -45,7 +46,8 @@ def find_problems(recipe: Recipe, stages: Sequence[Stage]) -> list[UserError]:
 def check_recipe(recipe: Recipe, stages: Sequence[Stage], run_dir: Path) -> None:
     """Log what is doubtful; raise what would stop these stages, all of it at once."""
     errors = []
-    for problem in [*find_problems(recipe, stages), *_check_machine(recipe, stages, run_dir)]:
+    found = [*_missing_sections(recipe, stages, run_dir), *find_problems(recipe, stages)]
+    for problem in [*found, *_check_machine(recipe, stages, run_dir)]:
         if isinstance(problem, RecipeWarning):
             logger.warning(str(problem))
         else:
@@ -54,6 +56,23 @@ def check_recipe(recipe: Recipe, stages: Sequence[Stage], run_dir: Path) -> None
         raise SeveralErrors(errors)
     if errors:
         raise errors[0]
+
+
+def _missing_sections(
+    recipe: Recipe, stages: Sequence[Stage], run_dir: Path
+) -> Iterator[UserError]:
+    """Stages that others read, and that neither the recipe nor the run's folder has."""
+    readers = {name: stage.name for stage in stages for name in stage.reads}
+    for name, reader in readers.items():
+        has_section = getattr(recipe, name) is not None
+        is_read = getattr(recipe, reader) is not None
+        if is_read and not has_section and not (run_dir / name / MANIFEST_NAME).is_file():
+            yield UserError(
+                "stage-not-in-recipe",
+                recipe.name,
+                f"has no section [{name}], and the stage {reader} reads it",
+                f"add [{name}] to the recipe",
+            )
 
 
 def _check_machine(recipe: Recipe, stages: Sequence[Stage], run_dir: Path) -> Iterator[UserError]:
