@@ -50,7 +50,7 @@ ROWS = [
         Advice("plan-too-small", f"ttl plan --gpu {gpu} {budget} {text}")
         for gpu in ("cpu", "h100")
         for budget in ("--hours 0.00001", "--hours 0.049", "--hours 50")
-        for text in ("--text-mb 0.001", "--text-mb 0.79", "--tokens 20", "")
+        for text in ("--text-mb 0.001", "--text-mb 0.15", "--tokens 20", "")
         if (gpu, budget, text) not in ENOUGH
     ),
     Advice("plan-too-small", "ttl plan --budget-usd 0.0001 --text-mb 0.1"),
@@ -73,7 +73,7 @@ ROWS = [
     Advice("stage-unknown", "ttl settings pretrian", wrong="pretrian"),
     # checks before a run
     Advice("vocabulary-too-small", "ttl check r.toml",
-           {"r.toml": f'{STORYBOOK}[tokenizer]\nvocab_size = 270\nrequired_letters = "abcdef"\n'}),
+           {"r.toml": f'{STORYBOOK}[tokenizer]\nvocab_size = 265\nrequired_letters = "abcdef"\n'}),
     # pipeline
     Advice("stage-not-in-recipe", "ttl tokenizer r.toml", RECIPE, then="stage-not-run"),
     Advice("stage-not-run", "ttl tokenizer r.toml --run-dir elsewhere",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from teenytinyllama.cli.main import app
+from teenytinyllama.cli.app import app
 from teenytinyllama.errors import SeveralErrors, UserError
 
 COMMAND = re.compile(r"`?(ttl [^`]+?)(?:`|,|$| \(| first| writes)")
