@@ -133,7 +133,7 @@ def test_one_changed_setting_runs_its_stage_and_the_later_ones(copied):
         assert f"{stage}: unchanged, skipped" in said
     for stage in ("pretrain", "evaluate", "finetune", "align", "quantize", "report"):
         assert f"{stage}: done in" in said
-    assert (copied / ".previous" / "pretrain" / "metrics.jsonl").is_file()
+    assert (copied / ".previous" / "pretrain" / "1" / "metrics.jsonl").is_file()
 
 
 # What differs between two equal runs: times, rates, energy, and sizes of logs that hold them.
@@ -267,7 +267,7 @@ def test_a_failed_attempt_does_not_block_corrected_input(copied, tmp_path):
         "finetune.num_epochs=1",
     ]
     assert "train.csv:42:label" in ttl(copied, "finetune", changes=changes, code=2)
-    work = copied / ".previous" / "finetune" / "manifest.json"
+    work = copied / ".previous" / "finetune" / "1" / "manifest.json"
     assert work.is_file()
 
     (tmp_path / "train.csv").write_text(good)

@@ -49,6 +49,8 @@ FAULTS = (
     Fault("F12", "10,000 fuzzed documents, a 2 GB line, a 1 GB bomb", "corpus_fuzz", "2"),
     Fault("F13", "SIGKILL in corpus, tokenizer and pack; changed settings",
           "corpus_kill, tokens_kill, changed_settings", "12"),
+    Fault("F13b", "SIGKILL at even moments of every stage; bytes, time and energy compared",
+          "kill_stages", "60"),
     Fault("F16", "SIGKILL in the evaluation", "evaluate_kill", "4"),
     Fault("F17", "bad requests, requests drawn from the whole schema, slow clients, half-sent "
           "bodies, hang-ups, emptied files against the server", "server", "8"),

@@ -78,7 +78,7 @@ def test_a_damaged_checkpoint_is_moved_and_the_previous_loaded(tmp_path, name, h
     damage(path / name, how)
     assert checkpoints.load_newest(tmp_path).path.name == "step-0000001"
     assert (tmp_path / "damaged-step-0000002").is_dir()
-    assert "checkpoint of step 2 is damaged" in capsys.readouterr().err
+    assert "checkpoint step-0000002 is damaged" in capsys.readouterr().err
 
 
 def test_only_damaged_checkpoints_are_an_error(tmp_path):

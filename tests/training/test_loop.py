@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
+from safetensors.torch import save
 from support.tiny_training import (
     LENGTH,
     ROWS_PER_STEP,
@@ -16,7 +17,7 @@ from support.tiny_training import (
     train,
 )
 
-from teenytinyllama.artifacts.manifest import sha256_file
+from teenytinyllama.artifacts.manifest import hash_outputs, sha256_file
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
 from teenytinyllama.training import checkpoints, loop, metrics_logger
@@ -277,10 +278,62 @@ def test_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys):
     capsys.readouterr()
     train(tmp_path / "hurt")
     said = capsys.readouterr().err
-    assert "step 10 is damaged: optimizer.safetensors changed since it was written" in said
+    assert "step-0000010 is damaged: optimizer.safetensors changed since it was written" in said
     assert "resuming from step-0000005" in said
     assert weights_of(tmp_path / "hurt", 20) == weights_of(tmp_path / "whole", 20)
     assert loss_log(tmp_path / "hurt") == loss_log(tmp_path / "whole")
+
+
+def _reseal(folder):
+    """Give changed files the hashes that they have now, as somebody who repairs by hand would."""
+    files = {n: o.model_dump() for n, o in hash_outputs(folder).items()}
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
+
+
+CHANGES = {
+    "no optimizer": ("optimizer.safetensors", b""),
+    "optimizer without moments": ("optimizer.safetensors", save({})),
+    "state cut": ("state.json", b'{"progress": {'),
+    "state empty": ("state.json", b""),
+    "state of nothing": ("state.json", b"{}"),
+    "state a list": ("state.json", b"[]"),
+    "state of another step": ("state.json", b'{"progress": {"step": 7}}'),
+    "state without progress": ("state.json", b'{"progress": {"step": 10}}'),
+    "another model": ("model.safetensors", save({"x": torch.zeros(2)})),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_that_contradicts_itself_falls_back(change, tmp_path, capsys):
+    train(tmp_path, num_steps=10)
+    newest = tmp_path / "step-0000010"
+    name, content = CHANGES[change]
+    (newest / name).write_bytes(content)
+    _reseal(newest)
+    train(tmp_path, num_steps=12)
+    said = capsys.readouterr().err
+    assert "checkpoint step-0000010 is damaged" in said
+    assert "resuming from step-0000005" in said
+
+
+def test_a_log_shorter_than_its_checkpoint_says_is_said(tmp_path, capsys):
+    train(tmp_path, num_steps=10)
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
+    train(tmp_path, num_steps=12)
+    assert "metrics.jsonl has 0 bytes, its checkpoint counts on" in capsys.readouterr().err
+
+
+def test_checkpoints_behind_links_are_used_and_only_the_links_go(tmp_path):
+    train(tmp_path / "run", num_steps=10)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("step-0000005", "step-0000010"):
+        (tmp_path / "run" / name).rename(elsewhere / name)
+        (tmp_path / "run" / name).symlink_to(elsewhere / name)
+    train(tmp_path / "run", num_steps=25)
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["step-0000005", "step-0000010"]
+    left = [path.name for path in (tmp_path / "run").iterdir()]
+    assert not [name for name in left if name.startswith((".removed", ".replaced"))]
 
 
 def test_a_signal_during_the_check_stops_after_the_next_step(tmp_path):

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -140,7 +141,7 @@ def save_checkpoint(
         reason = f"the checkpoint of step {step} could not be written to {final} ({error})"
         raise Interrupted(f"{reason}; it needs {size:,} bytes, {free:,} are free") from error
     if replaced is not None:
-        shutil.rmtree(replaced)
+        _delete(replaced)
     _prune(folder, keep)
     return final
 
@@ -209,16 +210,11 @@ def load_newest(folder: Path) -> Checkpoint | None:
     for step, path in reversed(checkpoints):
         damage = find_damage(path)
         if damage is None:
-            return Checkpoint(
-                path=path,
-                state=json.loads((path / STATE_NAME).read_bytes()),
-                model=load_file(path / MODEL_NAME),
-                optimizer=load_file(path / OPTIMIZER_NAME),
-            )
-        aside = path.with_name(f"damaged-{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
-        logger.warning(f"checkpoint of step {step} is damaged: {damage}; moved to {aside}")
+            try:
+                return _read(path, step)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                damage = f"it cannot be read ({type(error).__name__}: {error})"
+        set_aside(path, damage)
     damaged = sorted(folder.glob("damaged-step-*"))
     if damaged:
         raise UserError(
@@ -228,6 +224,32 @@ def load_newest(folder: Path) -> Checkpoint | None:
             "restore one from a copy, or --redo to start from the beginning",
         )
     return None
+
+
+def _read(path: Path, step: int) -> Checkpoint:
+    """Read a checkpoint whose hashes hold. Raises ValueError where it contradicts itself.
+
+    Hashes find damage after the save; whoever writes a file can write its hash.
+    """
+    state = json.loads((path / STATE_NAME).read_bytes())
+    saved = state.get("progress", {}).get("step", step) if isinstance(state, dict) else None
+    if saved != step:
+        raise ValueError(f"{STATE_NAME} is of step {saved}")
+    return Checkpoint(
+        path=path,
+        state=state,
+        model=load_file(path / MODEL_NAME),
+        optimizer=load_file(path / OPTIMIZER_NAME),
+    )
+
+
+def set_aside(path: Path, damage: str) -> None:
+    """Rename a damaged checkpoint, and report it."""
+    aside = path.with_name(f"damaged-{path.name}")
+    if aside.exists() or aside.is_symlink():
+        _delete(aside)
+    path.rename(aside)
+    logger.warning(f"checkpoint {path.name} is damaged: {damage}; moved to {aside}")
 
 
 def _prune(folder: Path, keep: Callable[[int], bool]) -> None:
@@ -244,9 +266,17 @@ _removals: list[threading.Thread] = []
 def _remove(path: Path) -> None:
     """Delete a hidden checkpoint; nothing waits for it (20 ms for 100 MB)."""
     try:
-        shutil.rmtree(path)
+        _delete(path)
     except OSError as error:
         logger.warning(f"{path} is no longer needed and could not be deleted ({error})")
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder; of a link to one, the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def finish_removals() -> None:
@@ -258,7 +288,8 @@ def finish_removals() -> None:
 def _hide(path: Path, why: str) -> Path:
     """Rename a checkpoint to a hidden name: a crash leaves it complete or gone, never in part."""
     hidden = path.with_name(f".{why}-{path.name}")
-    shutil.rmtree(hidden, ignore_errors=True)
+    if hidden.exists() or hidden.is_symlink():
+        _delete(hidden)
     return path.rename(hidden)
 
 
@@ -272,11 +303,11 @@ def clean_up(folder: Path) -> None:
     for path in folder.glob(".replaced-step-*"):
         visible = path.with_name(path.name.removeprefix(".replaced-"))
         if visible.exists() or find_damage(path) is not None:
-            shutil.rmtree(path)
+            _delete(path)
         else:
             path.rename(visible)
     for path in (*folder.glob(".partial-step-*"), *folder.glob(".removed-step-*")):
-        shutil.rmtree(path)
+        _delete(path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Output:

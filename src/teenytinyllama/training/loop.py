@@ -35,6 +35,7 @@ from teenytinyllama import hardware, signals
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted
 from teenytinyllama.training import checkpoints
+from teenytinyllama.training.checkpoints import Checkpoint
 from teenytinyllama.training.distributed import DDPStrategy
 from teenytinyllama.training.divergence_guard import DivergenceGuard
 from teenytinyllama.training.interruption import Watchdog
@@ -332,21 +333,42 @@ class TrainLoop:
 
     def _resume(self) -> None:
         """Load the newest valid checkpoint; cut the logs back to what had been written then."""
-        with self.strategy.main_first():  # only one process may set a damaged one aside
-            found = checkpoints.load_newest(self.out_dir)
+        found = self._load_newest()
         if found is None:
             self.state = TrainState(micro_batch=self.state.micro_batch)
             if self.task.initial_optimizer is not None:
                 self.strategy.load(None, self.task.initial_optimizer)
         else:
-            check_identity(found, self.task.identity)
-            self.state = TrainState.from_json(found.state["progress"])
-            self._guard.skip_steps |= set(found.state["skip_steps"])
-            self.strategy.load(found.model, found.optimizer)
             logger.info(f"resuming from {found.path.name}")
             warn_of_other_numerics(found, self._numerics)
         self._unread = []
         self._metrics_logger.truncate(self.state.log_bytes, self.state.samples_bytes)
+
+    def _load_newest(self) -> Checkpoint | None:
+        """Load the newest checkpoint that holds what this training needs."""
+        while True:
+            with self.strategy.main_first():  # only one process may set a damaged one aside
+                found = checkpoints.load_newest(self.out_dir)
+            if found is None:
+                return None
+            try:
+                check_identity(found, self.task.identity)
+                state = TrainState.from_json(found.state["progress"])
+                if not found.optimizer and state.num_skipped < state.step:
+                    raise ValueError(f"{checkpoints.OPTIMIZER_NAME} holds no moments")
+                skip_steps = set(found.state["skip_steps"])
+                self.strategy.load(found.model, found.optimizer)
+            except torch.OutOfMemoryError:
+                raise
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                if not self.strategy.is_main:
+                    raise
+                what = f"it lacks what this training needs ({type(error).__name__}: {error})"
+                checkpoints.set_aside(found.path, what.splitlines()[0])
+            else:
+                self.state = state
+                self._guard.skip_steps |= skip_steps
+                return found
 
     def _metrics(self) -> dict[str, Any]:
         state, best = self.state, self._resources.best_tokens_per_s

@@ -149,8 +149,14 @@ def sync_log(path: Path) -> None:
 
 
 def _truncate(path: Path, length: int) -> None:
-    if path.is_file() and path.stat().st_size > length:
+    size = path.stat().st_size if path.is_file() else 0
+    if size > length:
         os.truncate(path, length)
+    elif size < length:
+        logger.warning(
+            f"{path} has {size:,} bytes, its checkpoint counts on {length:,}: lines are missing, "
+            "and the curve will have a gap"
+        )
 
 
 class _TrackerThread:
