@@ -53,6 +53,7 @@ OTHER_KINDS = {
     "unanswerable_question": "a question without an answer",
 }
 MARKERS = re.compile(r"(?:^|\n\n)\s*(Human|Assistant):")
+CHOICE_KEYS = ("choices", "options")
 MEDIA_KEYS = ("images", "image", "videos", "audios")
 
 
@@ -173,7 +174,7 @@ def _is_made_of(text: str, contents: set[str]) -> bool:
 def _texts_of(fields: Mapping[str, Any], ignored: set[str]) -> Iterator[tuple[str, str]]:
     """Every text in a record, with the name of its field; inside messages, `messages[].name`."""
     for name, value in fields.items():
-        value = _decoded(value)
+        value = _decoded(value, str(name).lower())
         if name.lower() in ignored or name in ignored:
             continue
         if isinstance(value, list) and any(_is_turn(one) for one in value):
@@ -189,8 +190,10 @@ def _texts_of(fields: Mapping[str, Any], ignored: set[str]) -> Iterator[tuple[st
 
 def _leaves(value: object) -> Iterator[str]:
     if isinstance(value, str):
-        if value.strip():
-            yield value.strip()
+        text = value.strip()
+        # A table has numbers and booleans as text.
+        if any(map(str.isalpha, text)) and text.lower() not in ("true", "false", "null", "nan"):
+            yield text
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             if key not in IGNORED_TURN_KEYS:
@@ -205,7 +208,8 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in fields.items():
         if not _is_empty(value):
-            found.setdefault(str(name).lower(), _decoded(value))
+            name = str(name).lower()
+            found.setdefault(name, _decoded(value, name))
     return found
 
 
@@ -216,16 +220,20 @@ def _is_empty(value: object) -> bool:
     return value is None or value != value or (isinstance(value, list | dict) and not value)
 
 
-def _decoded(value: object) -> Any:
-    """Messages or turns that a table's cell holds as JSON, or a table as lists by key."""
-    if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[[", '{"'):
+def _decoded(value: object, name: str) -> Any:
+    """Messages, turns or choices that a table's cell holds as JSON; lists by key as messages."""
+    is_choices = name in CHOICE_KEYS and isinstance(value, str) and value.startswith("[")
+    if isinstance(value, str) and (is_choices or value.lstrip()[:2] in ("[{", "[[", '{"')):
         try:
             decoded = json.loads(value)
         except (ValueError, RecursionError):
             return value
         rows = decoded if isinstance(decoded, list) else [decoded]
-        is_structure = all(
-            _is_turn(row) or isinstance(row, list) or _is_ranked(row) for row in rows
+        is_structure = is_choices or all(
+            _is_turn(row)
+            or isinstance(row, list)
+            or (isinstance(row, Mapping) and ("messages" in row or _is_ranked(row)))
+            for row in rows
         )
         return decoded if is_structure else value
     if isinstance(value, Mapping) and {"role", "content"} <= value.keys():
@@ -419,6 +427,10 @@ def _question(given: Mapping[str, Any], key: str) -> Conversation:
         return _turns(value, "user", key)
     parts = [_text(value, key), *(_text(given[name], name) for name in contexts)]
     choices = given.get("choices", given.get("options"))
+    if isinstance(choices, str):
+        parts.append(_clean(choices))
+    elif isinstance(choices, Mapping) and isinstance(choices.get("text"), list):  # as in ARC
+        choices = choices["text"]
     if isinstance(choices, list):
         parts.append("\n".join(f"- {_text(choice, 'choices')}" for choice in choices))
     return _turns("\n\n".join(filter(None, parts)), "user")

@@ -11,7 +11,11 @@ import re
 from collections import Counter
 from typing import Any
 
-from teenytinyllama.artifacts.conversation_layouts import ConversationError, read_conversation
+from teenytinyllama.artifacts.conversation_layouts import (
+    ConversationError,
+    read_conversation,
+    unused_fields,
+)
 from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.licenses import UNKNOWN
@@ -62,7 +66,7 @@ class ExtractText(DocumentStep):
         """Give every record its document."""
         for one in batch.remaining():
             try:
-                _extract(one, batch.kind, batch.source)
+                _extract(one, batch.kind, batch.source, batch.notes)
             except UnusableError as error:
                 batch.quarantine(one, error.reason, error.detail)
 
@@ -87,12 +91,14 @@ class MainTextRequired(DocumentStep):
                 batch.drop(one, NO_MAIN_TEXT)
 
 
-def _extract(one: BatchDocument, kind: str, source: Source) -> None:
+def _extract(one: BatchDocument, kind: str, source: Source, notes: Counter[str]) -> None:
     record = one.record
     url = _printable(record.get(source.url_key))
     messages: Conversation = []
     if source.shape == "conversation":
         messages = _messages_of(record, source)
+        notes.update(_notes_of(record, source, messages))
+        messages = [{"role": m["role"], "content": m["content"]} for m in messages]
         text = _encodable("\n\n".join(message["content"] for message in messages))
     elif isinstance(record.get("html"), bytes):
         text = text_of_page(record["html"], url)
@@ -131,6 +137,13 @@ def license_of(given: object, source: Source) -> str:
     if license_.lower() in NO_LICENSE - {UNKNOWN}:
         raise UnusableError(LICENSE_MISSING)
     return license_
+
+
+def _notes_of(record: dict[str, Any], source: Source, messages: Conversation) -> list[str]:
+    """What of a conversation pre-training does not keep: fields with text, answers of weight 0."""
+    ignored = (source.id_key, source.url_key, *source.only)
+    unused = [f"field-not-used-{name}" for name in unused_fields(record, messages, ignored)]
+    return unused + ["answer-of-weight-0"] * sum("weight" in message for message in messages)
 
 
 def id_of(given: object, item: RawItem, source: Source) -> str:
