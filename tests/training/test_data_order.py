@@ -32,6 +32,14 @@ def test_steps_cross_epoch_edges_without_loss():
     assert sorted(stream[:10].tolist()) == sorted(stream[10:].tolist()) == list(range(10))
 
 
+def test_rows_of_later_epochs_may_have_numbers_of_their_own():
+    plain = SequenceOrder(num_sequences=10, rows_per_step=4, seed=0)
+    through = SequenceOrder(num_sequences=10, rows_per_step=4, seed=0, numbers_through=True)
+    rows = np.concatenate([through.rows_of_step(step) for step in range(5)])
+    assert (rows // 10).tolist() == [0] * 10 + [1] * 10
+    assert (rows % 10).tolist() == [r for s in range(5) for r in plain.rows_of_step(s).tolist()]
+
+
 def test_step_one_million_of_ten_billion_tokens_is_found_at_once():
     order = SequenceOrder(num_sequences=10_000_000_000 // 2048, rows_per_step=64, seed=0)
     started = time.perf_counter()

@@ -84,6 +84,14 @@ class TokenFile:
             )
         return row.astype(np.int64)
 
+    def documents_in(self, index: int, sequence_length: int) -> list[int]:
+        """Numbers of the documents that sequence `index` has tokens of."""
+        start = np.uint64(index * sequence_length)
+        first = np.searchsorted(self.document_starts, start, side="right") - 1
+        end = start + np.uint64(sequence_length)
+        last = np.searchsorted(self.document_starts, end, side="left") - 1
+        return list(range(int(first), int(last) + 1))
+
     def document(self, index: int) -> NDArray[np.int64]:
         """All ids of one document, from its BOS to its EOS."""
         start, end = int(self.document_starts[index]), int(self.document_starts[index + 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -25,6 +26,70 @@ class RepetitionSettings(Settings):
     """First step without repeating sequences."""
 
 
+Chance = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DropoutSettings(Settings):
+    """`[pretrain.dropout]`: what is dropped at random while the model trains; 0 drops nothing."""
+
+    residual: Chance = 0.0
+    """Of what attention and MLP add to the residual stream."""
+    mlp: Chance = 0.0
+    """Of the hidden layer of each MLP."""
+    embedding: Chance = 0.0
+    """Of the embedded tokens."""
+    attention: Chance = 0.0
+    """Of attention weights."""
+    layers: Chance = 0.0
+    """Stochastic depth: a row skips the last layer with this probability, earlier ones less."""
+
+
+class AveragingSettings(Settings):
+    """`[pretrain.averaging]`: averages of weights among which `keep_weights = "best"` chooses."""
+
+    ema_decay: Chance = 0.0
+    """Exponential moving average of every step's weights, such as 0.998; 0: none. One more copy of
+    the weights in memory and in checkpoints."""
+    last_epochs: Annotated[int, Field(ge=0, le=16)] = 0
+    """Averages of the weights at the ends of the last 2 to this many epochs; 0: none. A copy of the
+    weights for each."""
+
+
+class OverfittingSettings(Settings):
+    """`[pretrain.overfitting]`: when held-out loss rises again."""
+
+    margin: Annotated[float, Field(gt=0)] = 0.02
+    """It is said once when held-out bits per byte are above their best by more than this share."""
+    stop: bool = False
+    """The training ends there. Its rate may not have fallen yet: use it with
+    `checkpoints.keep_weights = "best"`."""
+
+
+class EnsembleSettings(Settings):
+    """`[pretrain.ensemble]`: several models of the recipe, which teach the final one."""
+
+    members: Annotated[int, Field(ge=0, le=64)] = 0
+    """Models trained one after another with the seeds after `seed`; 0: no ensemble. Each costs as
+    much as the final model, which also reads the answers of all."""
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the final model's loss that is against the members' mean probabilities; the rest is
+    against the text."""
+
+    @model_validator(mode="after")
+    def _is_an_ensemble(self) -> EnsembleSettings:
+        if self.members == 1:
+            raise ValueError("members = 1 is no ensemble: use 2 or more, or 0 for a single model")
+        return self
+
+
+class PretrainCheckpointSettings(CheckpointSettings):
+    """`[pretrain.checkpoints]`: when checkpoints are written, and which weights are kept."""
+
+    keep_weights: Literal["last", "best"] = "last"
+    """Weights of the finished model. `best`: of the last step, the best evaluation and the averages
+    of `[pretrain.averaging]` those with the fewest bits per byte on held-out text."""
+
+
 class PretrainSettings(Settings):
     """`[pretrain]`: sequences to a base model (paper 3.4, 3.5)."""
 
@@ -34,7 +99,7 @@ class PretrainSettings(Settings):
     """Optimizer."""
     schedule: ScheduleSettings = ScheduleSettings()
     """Learning-rate schedule."""
-    checkpoints: CheckpointSettings = CheckpointSettings()
+    checkpoints: PretrainCheckpointSettings = PretrainCheckpointSettings()
     """Checkpoints."""
     start_from: str = ""
     """Folder (or Hub id) of a Llama to start from, such as `runs/a/pretrain/step-0001000`, with its
@@ -64,6 +129,18 @@ class PretrainSettings(Settings):
     """Attention is limited to the same document within a row."""
     repetition: RepetitionSettings = RepetitionSettings()
     """Sequences that repeat themselves."""
+    shuffle_documents: bool = False
+    """Lay documents end to end in a new order in every epoch, instead of as they were packed."""
+    dropout: DropoutSettings = DropoutSettings()
+    """Dropout and stochastic depth."""
+    mask_inputs: Chance = 0.0
+    """Share of input tokens that are read as `<unk>`; all tokens are still predicted."""
+    averaging: AveragingSettings = AveragingSettings()
+    """Averages of weights."""
+    ensemble: EnsembleSettings = EnsembleSettings()
+    """Members that teach the final model."""
+    overfitting: OverfittingSettings = OverfittingSettings()
+    """What is said and done when held-out loss rises again."""
     z_loss: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the z-loss: the squared log of the softmax denominator."""
     seed: Count = 0
@@ -71,7 +148,8 @@ class PretrainSettings(Settings):
     log_every_steps: Positive = 10
     """Steps between lines in `metrics.jsonl`."""
     evaluate_every_steps: Count = 0
-    """Steps between evaluations of held-out bits per byte; 0: at the end only."""
+    """Steps between evaluations of held-out bits per byte; 0: at the end only. Trainings of
+    more than one epoch are also evaluated at the end of each."""
     sample_every_steps: Count = 0
     """Steps between continuations of `sample_prompts`; 0: at the end only."""
     sample_prompts: tuple[str, ...] = ()
@@ -91,5 +169,22 @@ class PretrainSettings(Settings):
             raise ValueError(
                 f"repetition.share = {self.repetition.share} needs attention across documents; "
                 "isolate_documents = true hides a passage from its repetitions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _averages_are_used(self) -> PretrainSettings:
+        decay, last = self.averaging.ema_decay, self.averaging.last_epochs
+        if (decay or last) and self.checkpoints.keep_weights == "last":
+            name = "ema_decay" if decay else "last_epochs"
+            raise ValueError(
+                f"averaging.{name} = {decay or last} does nothing with checkpoints.keep_weights = "
+                '"last"; with "best" the average is kept where it scores best'
+            )
+        if decay and 1 / (1 - decay) > self.num_steps:
+            most = math.floor(1e6 * (1 - 1 / self.num_steps)) / 1e6
+            raise ValueError(
+                f"averaging.ema_decay = {decay} averages about {1 / (1 - decay):,.0f} steps, the "
+                f"training has {self.num_steps:,}; at most {most}"
             )
         return self

@@ -370,13 +370,15 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def check_disk(folder: Path, *, weights_bytes: int, num_permanent: int) -> None:
+def check_disk(
+    folder: Path, *, weights_bytes: int, num_permanent: int, num_copies: int = 0
+) -> None:
     """Raise UserError where the checkpoints still to come will not fit on the disk.
 
     Said before the first step: training would otherwise stop at one of the last.
     """
-    # A checkpoint holds the weights and two moments of each.
-    need = 3 * weights_bytes * (NUM_ROLLING_KEPT + 1 + num_permanent) + weights_bytes
+    # A checkpoint holds the weights, two moments of each, and copies such as averages.
+    need = (3 + num_copies) * weights_bytes * (NUM_ROLLING_KEPT + 1 + num_permanent) + weights_bytes
     free = shutil.disk_usage(folder).free
     if need > free:
         raise UserError(

@@ -62,6 +62,8 @@ class SequenceOrder:
     num_sequences: int
     rows_per_step: int
     seed: int
+    numbers_through: bool = False
+    """Rows of later epochs have numbers of their own: `epoch * num_sequences + row`."""
 
     def rows_of_step(self, step: int) -> NDArray[np.int64]:
         """Numbers of the `rows_per_step` sequences behind update `step`, counting from 0."""
@@ -73,6 +75,8 @@ class SequenceOrder:
             here = epochs == epoch
             inside = places[here] % np.uint64(self.num_sequences)
             rows[here] = permute(inside, self.num_sequences, self.seed, int(epoch))
+            if self.numbers_through:
+                rows[here] += int(epoch) * self.num_sequences
         return rows
 
     def epochs_at(self, step: int) -> float:

@@ -12,6 +12,8 @@ The files that one batch goes through:
     losses.py             next-token loss that never holds all logits
     distributed.py        how processes share the weights: clip, update, gather for a save
     optimizers.py         AdamW, Muon, and the learning rate of a step
+    averaging.py          copies of the weights: averages, the best so far
+    overfitting.py        held-out loss that rises again
     divergence_guard.py   what happens when gradients are not finite
     train_state.py        what a checkpoint holds beside the tensors
     checkpoints.py        how it is written and read
@@ -23,7 +25,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,9 @@ from torch import Tensor, nn
 
 from teenytinyllama import hardware, signals
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.errors import Interrupted
+from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.training import checkpoints
+from teenytinyllama.training.averaging import WeightCopies, epoch_ends, split_copies
 from teenytinyllama.training.checkpoints import Checkpoint
 from teenytinyllama.training.distributed import DDPStrategy
 from teenytinyllama.training.divergence_guard import DivergenceGuard
@@ -46,6 +49,7 @@ from teenytinyllama.training.micro_batches import (
     step_gradients,
 )
 from teenytinyllama.training.optimizers import learning_rate_factor, set_learning_rates
+from teenytinyllama.training.overfitting import first_overfit
 from teenytinyllama.training.resource_tracker import ResourceTracker
 from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 from teenytinyllama.training.train_state import (
@@ -56,6 +60,9 @@ from teenytinyllama.training.train_state import (
 )
 
 logger = logging.getLogger(__name__)
+
+
+HELDOUT = "heldout_bpb"
 
 
 class _DivergedError(Exception):
@@ -86,6 +93,8 @@ class TrainLoop:
         self._guard = DivergenceGuard(self._metrics_logger, task.describe_step)
         self._resources = ResourceTracker(meter, strategy.contention)
         self._watchdog = Watchdog()
+        self._epoch_ends = _epoch_ends(task, settings)
+        self._copies = self._make_copies()
 
     def run(self) -> dict[str, Any]:
         """Train to the last step and return metrics. Raises Interrupted when asked to stop."""
@@ -105,16 +114,17 @@ class TrainLoop:
                 self._resources.begin(state, energy=state.energy, seconds=state.seconds)
                 self._saved_at = time.monotonic()
                 with signals.taken(self._ask_to_stop), self._watchdog.running():
-                    while self.state.step < settings.num_steps:
+                    while self.state.step < settings.num_steps and not self._must_stop():
                         try:
                             self._train_step()
                             self._after_step()
                         except _DivergedError:
                             self._roll_back()
+                choice = self._choose_weights() if settings.keep_best else {}
         finally:
             self._metrics_logger.close()
             checkpoints.finish_removals()
-        return self._metrics()
+        return {**self._metrics(), **choice}
 
     def _ask_to_stop(self, signal_name: str) -> None:
         self.stop_signal = signal_name
@@ -134,6 +144,7 @@ class TrainLoop:
             strategy.step(norm, found_inf)
             self._unread.append(torch.stack([loss, norm.to(torch.float32), found_inf]))
         self.state.step += 1
+        self._copies.update(self.state.step)
 
     def _gradients(self, step: int) -> Tensor:
         """Run the forward and backward passes; halve a micro-batch that does not fit."""
@@ -164,8 +175,9 @@ class TrainLoop:
         settings, step = self.settings, self.state.step
         is_last = step == settings.num_steps
         scores: dict[str, float] = {}
-        if is_last or _due(step, settings.evaluate_every_steps):
+        if is_last or _due(step, settings.evaluate_every_steps) or step in self._epoch_ends:
             scores = self._evaluate()
+            is_last = is_last or self._must_stop()
         if is_last or scores or _due(step, settings.log_every_steps):
             self._log(scores)
         else:
@@ -239,7 +251,63 @@ class TrainLoop:
             scores: dict[str, float] = self._with_whole_model(self.task.evaluate)
         if scores:
             self.state.evaluations.append({"step": self.state.step, **scores})
+            self._compare_with_best()
         return scores
+
+    # --- overfitting, and the weights that are kept --------------------------------------------
+
+    def _heldout(self) -> list[float]:
+        return [row[HELDOUT] for row in self.state.evaluations if HELDOUT in row]
+
+    def _compare_with_best(self) -> None:
+        """Keep the weights if they are the best so far; say it once when they overfit."""
+        losses, settings = self._heldout(), self.settings
+        if settings.keep_best and losses and losses[-1] < min(losses[:-1], default=inf):
+            self._copies.keep_best()
+        if first_overfit(losses, settings.overfitting_margin) == len(losses) - 1:
+            what = "it stops here" if settings.stop_when_overfitting else "it continues"
+            logger.warning(
+                f"overfitting at step {self.state.step}: held-out {losses[-1]:.4f} bits/byte, "
+                f"{min(losses):.4f} at best; {what} (docs/little-text.md)"
+            )
+
+    def _must_stop(self) -> bool:
+        settings = self.settings
+        if not settings.stop_when_overfitting:
+            return False
+        return first_overfit(self._heldout(), settings.overfitting_margin) is not None
+
+    def _make_copies(self) -> WeightCopies:
+        settings = self.settings
+        if settings.keep_best and type(self.strategy) is not DDPStrategy:
+            raise UserError(
+                "averaging-not-sharded",
+                'checkpoints.keep_weights = "best"',
+                "copies of the weights cannot be kept where they are sharded",
+                'use "last", or start with recipes/accelerate/ddp.yaml',
+            )
+        last = self._epoch_ends[-settings.average_epochs :] if settings.average_epochs else []
+        return WeightCopies(
+            self.task.model,
+            ema_decay=settings.ema_decay,
+            keeps_best=settings.keep_best,
+            kept_steps={step: f"step-{step}" for step in last},
+        )
+
+    def _choose_weights(self) -> dict[str, Any]:
+        """Score every copy on held-out text and give the model the best; scores for the metrics."""
+        scores: dict[str, float] = {}
+        copies = dict(self._copies.candidates())
+        for label, weights in copies.items():
+            self._copies.put(weights)
+            with hardware.autocast(self.settings.precision, self.strategy.device):
+                found = self._with_whole_model(self.task.evaluate)
+            if HELDOUT in found:
+                scores[label] = found[HELDOUT]
+        kept = min(scores, key=lambda label: scores[label], default="last step")
+        self._copies.put(copies[kept])
+        logger.info(f"kept the weights of the {kept}")
+        return {"kept_weights": kept, "heldout_bpb_of_weights": scores}
 
     def _write_samples(self) -> None:
         with self._resources.paused():
@@ -304,11 +372,13 @@ class TrainLoop:
             self.out_dir,
             weights_bytes=sum(p.numel() * p.element_size() for p in self.task.model.parameters()),
             num_permanent=(left - self.state.step) // every if every else 0,
+            num_copies=self._copies.max_number,
         )
 
     def _save(self) -> None:
         self._resources.update(self.state)
         model, optimizer = self.strategy.tensors()
+        optimizer |= self._copies.tensors()
         if self.strategy.is_main:
             saved = {
                 "identity": dict(self.task.identity),
@@ -336,8 +406,10 @@ class TrainLoop:
         found = self._load_newest()
         if found is None:
             self.state = TrainState(micro_batch=self.state.micro_batch)
+            self._copies.load({})
             if self.task.initial_optimizer is not None:
-                self.strategy.load(None, self.task.initial_optimizer)
+                moments, _ = split_copies(self.task.initial_optimizer)
+                self.strategy.load(None, moments)
         else:
             logger.info(f"resuming from {found.path.name}")
             warn_of_other_numerics(found, self._numerics)
@@ -354,10 +426,12 @@ class TrainLoop:
             try:
                 check_identity(found, self.task.identity)
                 state = TrainState.from_json(found.state["progress"])
-                if not found.optimizer and state.num_skipped < state.step:
+                moments, copies = split_copies(found.optimizer)
+                if not moments and state.num_skipped < state.step:
                     raise ValueError(f"{checkpoints.OPTIMIZER_NAME} holds no moments")
                 skip_steps = set(found.state["skip_steps"])
-                self.strategy.load(found.model, found.optimizer)
+                self.strategy.load(found.model, moments)
+                self._copies.load(copies)
             except torch.OutOfMemoryError:
                 raise
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -392,6 +466,14 @@ class TrainLoop:
             "energy_kwh": state.energy.total_kwh,
             "joules_per_token": 3.6e6 * state.energy.total_kwh / max(state.tokens, 1),
         }
+
+
+def _epoch_ends(task: TrainTask, settings: TrainSettings) -> list[int]:
+    """Ends of epochs where there are several."""
+    if not settings.rows_per_epoch:
+        return []
+    ends = epoch_ends(settings.rows_per_epoch, task.order.rows_per_step, settings.num_steps)
+    return ends if len(ends) > 1 else []
 
 
 def _due(step: int, every: int) -> bool:

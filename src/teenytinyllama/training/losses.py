@@ -184,7 +184,12 @@ class NextTokenLoss(nn.Module):
     def forward(
         self, input_ids: Tensor, labels: Tensor, position_ids: Tensor | None = None
     ) -> Tensor:
-        """Summed loss of a micro-batch: `input_ids` (B, T), `labels` (B, T) with -100 ignored.
+        """Summed loss of a micro-batch: `input_ids` (B, T), `labels` (B, T) with -100 ignored."""
+        hidden = self.hidden_states(input_ids, position_ids)
+        return head_loss(self.model, hidden, labels, z_loss=self.z_loss)
+
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor | None) -> Tensor:
+        """What the head reads (B, T, H).
 
         A document begins where `position_ids` (B, T) are 0, and attends to itself only. This needs
         `use_cache=False`: with a cache the second document sees the first.
@@ -195,7 +200,7 @@ class NextTokenLoss(nn.Module):
             # Autocast leaves embeddings and with them the whole residual stream in fp32: twice the
             # memory traffic, 2.4 % of a step on an H100 (bench/results).
             embedded = embedded.to(torch.get_autocast_dtype(kind))
-        hidden = self.model.model(
+        hidden: Tensor = self.model.model(
             inputs_embeds=embedded, position_ids=position_ids, use_cache=False
-        ).last_hidden_state  # (B, T, H)
-        return head_loss(self.model, hidden, labels, z_loss=self.z_loss)
+        ).last_hidden_state
+        return hidden

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,6 +116,14 @@ class TrainSettings:
     seed: int = 0
     log_every_steps: int = 10
     evaluate_every_steps: int = 0
+    rows_per_epoch: int = 0
+    """An evaluation also at the end of every epoch of so many rows, where there are several."""
+    keep_best: bool = False
+    """End with the weights that score best on held-out text, among these averages and others."""
+    ema_decay: float = 0.0
+    average_epochs: int = 0
+    overfitting_margin: float = inf
+    stop_when_overfitting: bool = False
     sample_every_steps: int = 0
     trackers: tuple[str, ...] = ()
     run_name: str = ""

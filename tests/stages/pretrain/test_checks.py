@@ -21,6 +21,14 @@ def test_a_start_that_is_not_there(tmp_path):
     assert problems(tmp_path, recipe, "pretrain") == {}
 
 
+def test_shuffled_documents_replace_a_best_fit_packing(tmp_path):
+    recipe = START + 'shuffle_documents = true\n[pack]\norder = "best-fit"\n'
+    assert "packing-replaced" in problems(tmp_path, recipe, "pretrain")
+    assert "packing-replaced" not in problems(
+        tmp_path, recipe.replace("best-fit", "shuffled"), "pretrain"
+    )
+
+
 def test_libraries_that_are_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr("teenytinyllama.stages.pretrain.checks.find_spec", lambda name: None)
     recipe = START + (

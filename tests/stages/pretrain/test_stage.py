@@ -1,12 +1,15 @@
 """The pretrain stage on a small corpus: what it leaves, and what it refuses before it starts."""
 
 import json
+import re
+from contextlib import suppress
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from teenytinyllama.artifacts.tokens import TokenWriter, write_index
-from teenytinyllama.errors import UserError
+from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.settings.data_preparation import PackSettings
 from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.settings.training import ModelSettings
@@ -66,6 +69,113 @@ def test_it_leaves_a_model_its_log_and_its_samples(run, tmp_path):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
         path.name for path in (folder / "final").iterdir()
     }
+
+
+LEVERS = {
+    "num_steps": 60,
+    "shuffle_documents": True,
+    "mask_inputs": 0.1,
+    "dropout": {"residual": 0.1, "mlp": 0.1, "embedding": 0.1, "attention": 0.1, "layers": 0.1},
+    "averaging": {"ema_decay": 0.9, "last_epochs": 2},
+    "optimizer": {"kind": "muon", "weight_decay": 1.0, "weight_decay_schedule": "learning-rate"},
+    "tokens_per_step": 1024,
+}
+
+
+def test_every_lever_on_and_stopped_ends_in_the_same_bytes(
+    run, small_tokenizer_dir, pack_dir, stage_context, tmp_path, monkeypatch
+):
+    plan = {**LEVERS, "checkpoints": {"every_steps": 7, "keep_weights": "best"}}
+    result = run(**plan)
+    assert result.metrics["epochs"] > 1
+    assert len(result.metrics["heldout_bpb_of_weights"]) == 4
+
+    def run_to(num_steps):
+        after_step = pretrain.TrainLoop._after_step
+
+        def stop_there(loop):
+            if loop.state.step == num_steps:
+                loop.stop_signal = "SIGTERM"
+            after_step(loop)
+
+        with monkeypatch.context() as patch, suppress(Interrupted):
+            patch.setattr(pretrain.TrainLoop, "_after_step", stop_there)
+            pretrain.run(
+                settings=settings(**plan),
+                context=stage_context,
+                out_dir=tmp_path / "stopped",
+                tokenizer_dir=small_tokenizer_dir,
+                pack_dir=pack_dir,
+            )
+
+    for num_steps in (10, 33, 10_000):
+        run_to(num_steps)
+    for name in ("final/model.safetensors", "step-0000060/optimizer.safetensors"):
+        whole, stopped = (tmp_path / folder / name for folder in ("pretrain", "stopped"))
+        assert stopped.read_bytes() == whole.read_bytes()
+
+
+def test_members_teach_the_final_model_and_a_stopped_ensemble_ends_in_the_same_bytes(
+    run, small_tokenizer_dir, pack_dir, stage_context, tmp_path, monkeypatch
+):
+    plan = {"ensemble": {"members": 2}, "checkpoints": {"every_steps": 2}}
+    metrics = run(**plan).metrics
+    assert len(metrics["heldout_bpb_of_members"]) == 2
+    assert metrics["heldout_bpb_of_ensemble"] < sum(metrics["heldout_bpb_of_members"]) / 2
+    finals = [tmp_path / "pretrain" / name for name in ("members/0", "members/1", ".")]
+    weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in finals]
+    assert len(set(weights)) == 3
+
+    # Stopped in the first member, in the second, and in the student.
+    count, after_step = iter(range(100)), pretrain.TrainLoop._after_step
+
+    def stop_there(loop):
+        if next(count) in (2, 6, 10):
+            loop.stop_signal = "SIGTERM"
+        after_step(loop)
+
+    monkeypatch.setattr(pretrain.TrainLoop, "_after_step", stop_there)
+    stops = 0
+    for _ in range(4):
+        try:
+            pretrain.run(
+                settings=settings(**plan),
+                context=stage_context,
+                out_dir=tmp_path / "stopped",
+                tokenizer_dir=small_tokenizer_dir,
+                pack_dir=pack_dir,
+            )
+        except Interrupted:
+            stops += 1
+    assert stops == 3
+    for folder, expected in zip(("members/0", "members/1", "."), weights, strict=True):
+        path = tmp_path / "stopped" / folder / "final" / "model.safetensors"
+        assert path.read_bytes() == expected
+
+
+def test_averages_over_more_epochs_than_there_are_are_refused(run):
+    plan = {"averaging": {"last_epochs": 9}, "checkpoints": {"keep_weights": "best"}}
+    error = error_of(run, **plan)
+    assert error.code == "averaging-too-long"
+    assert "epochs of" in error.what
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"averaging": {"ema_decay": 0.5}}, 'does nothing with checkpoints.keep_weights = "last"'),
+        (
+            {"averaging": {"ema_decay": 0.99}, "checkpoints": {"keep_weights": "best"}},
+            "averages about 100 steps, the training has 4; at most 0.75",
+        ),
+        ({"dropout": {"mlp": 1.0}}, "less than 1"),
+        ({"ensemble": {"members": 1}}, "members = 1 is no ensemble"),
+        ({"mask_inputs": -0.1}, "greater than or equal to 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes, words):
+    with pytest.raises(ValidationError, match=re.escape(words)):
+        settings(**changes)
 
 
 def error_of(run, **changes):

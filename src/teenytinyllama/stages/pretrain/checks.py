@@ -13,7 +13,7 @@ from teenytinyllama.training.schedule_check import check_warmup
 
 
 def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
-    """A start that is not there, a warm-up without an end, libraries that are missing."""
+    """A start that is not there, an order of no use, a long warm-up, missing libraries."""
     start = settings.start_from
     is_local = start.startswith((".", "/", "~", "runs"))
     if is_local and not (Path(start) / "config.json").is_file():
@@ -40,4 +40,11 @@ def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
                 "is not installed, and will get nothing",
                 f"pip install {name}",
             )
+    if settings.shuffle_documents and recipe.pack and recipe.pack.order == "best-fit":
+        yield RecipeWarning(
+            "packing-replaced",
+            'pack.order = "best-fit"',
+            "pretrain.shuffle_documents lays documents out in random order in every epoch",
+            '--set pack.order="shuffled", or --set pretrain.shuffle_documents=false',
+        )
     yield from check_warmup("pretrain", settings.schedule, settings.num_steps)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from typing_extensions import override
 
+from teenytinyllama.artifacts.conversations import SPECIAL_IDS
 from teenytinyllama.artifacts.manifest import fingerprint_of
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.artifacts.tokens import TokenFile
@@ -24,11 +25,16 @@ from teenytinyllama.modeling.initialization import InitialModel
 from teenytinyllama.modeling.loading import copy_tokenizer
 from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.stages.interface import StageContext
+from teenytinyllama.stages.pretrain.document_layout import DocumentLayout
+from teenytinyllama.stages.pretrain.input_masking import mask_inputs
 from teenytinyllama.stages.pretrain.repetition import repeat_passages
 from teenytinyllama.training.data_order import SequenceOrder
+from teenytinyllama.training.distillation import DistillationLoss, Ensemble
 from teenytinyllama.training.losses import IGNORED, NextTokenLoss
+from teenytinyllama.training.regularization import add_dropout
 from teenytinyllama.training.task import MicroBatch, TrainTask
 
+UNK = SPECIAL_IDS["<unk>"]
 SAMPLE_TOKENS = 64
 # Held-out tokens read during training; the evaluate stage reads all of them.
 MAX_HELDOUT_TOKENS = 262_144
@@ -45,19 +51,30 @@ class PretrainTask(TrainTask):
         start: InitialModel,
         order: SequenceOrder,
         *,
-        tokens: TokenFile,
+        tokens: TokenFile | DocumentLayout,
         heldout: TokenFile,
         encoder: TextEncoder,
         tokenizer_dir: Path,
         tokens_sha256: str,
         context: StageContext,
+        teacher: Ensemble | None = None,
     ) -> None:
         length = settings.sequence_length
+        add_dropout(start.model, settings.dropout)
+        loss, flops = NextTokenLoss(start.model, z_loss=settings.z_loss), 1.0
+        if teacher is not None:
+            weight = settings.ensemble.teacher_weight
+            loss = DistillationLoss(
+                start.model, teacher, teacher_weight=weight, z_loss=settings.z_loss
+            )
+            flops += len(teacher.members) / 3  # forward passes only
         super().__init__(
-            NextTokenLoss(start.model, z_loss=settings.z_loss),
+            loss,
             order,
             tokens_per_row=length,
-            flops_per_token=sizes.flops_per_token(start.settings, encoder.vocab_size, length),
+            flops_per_token=round(
+                flops * sizes.flops_per_token(start.settings, encoder.vocab_size, length)
+            ),
             identity={
                 "tokens": tokens_sha256[:16],
                 "tokenizer": encoder.fingerprint[:16],
@@ -86,6 +103,11 @@ class PretrainTask(TrainTask):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         if not self.heldout_documents:
             return {}
+        tasks = self.score_model(model, self.tokenizer_dir) if self.score_model else {}
+        return {"heldout_bpb": self.heldout_bits_per_byte(model), **tasks}
+
+    def heldout_bits_per_byte(self, model: nn.Module) -> float:
+        """Of a model, or of an ensemble."""
         length = self.settings.sequence_length
         score = score_documents(
             model,
@@ -93,8 +115,7 @@ class PretrainTask(TrainTask):
             context_length=length,
             batch_tokens=max(8192, length),
         )
-        tasks = self.score_model(model, self.tokenizer_dir) if self.score_model else {}
-        return {"heldout_bpb": score.bits_per_byte, **tasks}
+        return score.bits_per_byte
 
     @override
     def sample(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -116,16 +137,16 @@ class PretrainTask(TrainTask):
     def describe_step(self, step: int) -> dict[str, Any]:
         """The sequences and documents in a step, for the record of a skipped one."""
         rows = self.order.rows_of_step(step)
-        starts = rows.astype(np.uint64) * np.uint64(self.settings.sequence_length)
-        ends = starts + np.uint64(self.settings.sequence_length)
-        first = np.searchsorted(self.tokens.document_starts, starts, side="right") - 1
-        last = np.searchsorted(self.tokens.document_starts, ends, side="left") - 1
-        documents = {int(d) for a, b in zip(first, last, strict=True) for d in range(a, b + 1)}
+        length = self.settings.sequence_length
+        documents = {d for row in rows for d in self.tokens.documents_in(int(row), length)}
         return {"sequences": rows.tolist(), "documents": sorted(documents)}
 
 
 def read_rows(
-    tokens: TokenFile, settings: PretrainSettings, step: int, rows: NDArray[np.int64]
+    tokens: TokenFile | DocumentLayout,
+    settings: PretrainSettings,
+    step: int,
+    rows: NDArray[np.int64],
 ) -> dict[str, NDArray[Any]]:
     """`input_ids` and `labels` (B, T) of some sequences, and `position_ids` where isolated."""
     length, bos = settings.sequence_length, TextEncoder.bos_id
@@ -136,6 +157,10 @@ def read_rows(
         arrays["position_ids"] = positions_in_documents(block[:, :-1], bos)
         # The last token of one document does not predict the first of the next.
         arrays["labels"] = np.where(block[:, 1:] == bos, IGNORED, block[:, 1:])
+    if share := settings.mask_inputs:
+        arrays["input_ids"] = mask_inputs(
+            block[:, :-1], rows, share, mask_id=UNK, kept_id=bos, step=step, seed=settings.seed
+        )
     return arrays
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ from teenytinyllama.modeling.initialization import (
 from teenytinyllama.modeling.loading import save_final
 from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.stages.interface import StageContext, StageResult
+from teenytinyllama.stages.pretrain.document_layout import DocumentLayout
+from teenytinyllama.stages.pretrain.ensemble import train_members
 from teenytinyllama.stages.pretrain.pretrain_task import PretrainTask
 from teenytinyllama.training.data_order import SequenceOrder
+from teenytinyllama.training.distillation import Ensemble
 from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
 from teenytinyllama.training.task import TrainSettings
@@ -50,19 +54,26 @@ def run(
     _check_tokenizer(index, encoder, pack_dir)
     tokens = open_tokens(pack_dir, "train", verify=True)
     order = _order(tokens, settings, pack_dir)
+    teacher = None
+    if settings.ensemble.members:
+        run_member = partial(run, context=context, tokenizer_dir=tokenizer_dir, pack_dir=pack_dir)
+        teacher = train_members(
+            settings, out_dir, lambda member, folder: run_member(settings=member, out_dir=folder)
+        )
     start = _start(settings, encoder, tokenizer_dir)
     task = PretrainTask(
         settings,
         start,
         order,
-        tokens=tokens,
+        tokens=_layout(tokens, settings),
         heldout=open_tokens(pack_dir, "heldout"),
         encoder=encoder,
         tokenizer_dir=tokenizer_dir,
         tokens_sha256=str(index["splits"]["train"]["tokens"]["sha256"]),
         context=context,
+        teacher=teacher,
     )
-    train_settings = _train_settings(settings, context)
+    train_settings = _train_settings(settings, context, rows_per_epoch=order.num_sequences)
     strategy = start_strategy(task, train_settings)
     before = task.evaluate(strategy.model) if settings.start_from else {}
     metrics = TrainLoop(task, train_settings, strategy, out_dir, context.meter).run()
@@ -80,6 +91,7 @@ def run(
             "epochs": round(order.epochs_at(metrics["num_steps"]), 4),
             "uniform_loss": math.log(encoder.vocab_size),
             **_start_metrics(start, before),
+            **(_ensemble_metrics(task, teacher) if teacher else {}),
         },
     )
 
@@ -127,7 +139,19 @@ def _start_metrics(start: InitialModel, before: dict[str, float]) -> dict[str, A
     return metrics
 
 
-def _train_settings(settings: PretrainSettings, context: StageContext) -> TrainSettings:
+def _ensemble_metrics(task: PretrainTask, teacher: Ensemble) -> dict[str, Any]:
+    """Members and ensemble, to compare the final model with."""
+    if not task.heldout_documents:
+        return {}
+    return {
+        "heldout_bpb_of_members": [task.heldout_bits_per_byte(m) for m in teacher.members],
+        "heldout_bpb_of_ensemble": task.heldout_bits_per_byte(teacher),
+    }
+
+
+def _train_settings(
+    settings: PretrainSettings, context: StageContext, *, rows_per_epoch: int
+) -> TrainSettings:
     return TrainSettings(
         num_steps=settings.num_steps,
         optimizer=settings.optimizer,
@@ -141,6 +165,12 @@ def _train_settings(settings: PretrainSettings, context: StageContext) -> TrainS
         seed=settings.seed,
         log_every_steps=settings.log_every_steps,
         evaluate_every_steps=settings.evaluate_every_steps,
+        rows_per_epoch=rows_per_epoch,
+        keep_best=settings.checkpoints.keep_weights == "best",
+        ema_decay=settings.averaging.ema_decay,
+        average_epochs=settings.averaging.last_epochs,
+        overfitting_margin=settings.overfitting.margin,
+        stop_when_overfitting=settings.overfitting.stop,
         sample_every_steps=settings.sample_every_steps,
         trackers=settings.trackers,
         run_name=context.run_name,
@@ -169,4 +199,18 @@ def _order(tokens: TokenFile, settings: PretrainSettings, pack_dir: Path) -> Seq
             f"{settings.sequence_length}, one step needs {rows_per_step}",
             "add text, or lower pretrain.tokens_per_step",
         )
-    return SequenceOrder(num_sequences, rows_per_step, settings.seed)
+    num_epochs = settings.num_steps * rows_per_step / num_sequences
+    if settings.averaging.last_epochs > max(num_epochs, 1):
+        raise UserError(
+            "averaging-too-long",
+            f"pretrain.averaging.last_epochs = {settings.averaging.last_epochs}",
+            f"the training has {num_epochs:.3g} epochs of {num_sequences:,} rows",
+            f"--set pretrain.averaging.last_epochs={int(num_epochs)}, or more num_steps",
+        )
+    return SequenceOrder(num_sequences, rows_per_step, settings.seed, settings.shuffle_documents)
+
+
+def _layout(tokens: TokenFile, settings: PretrainSettings) -> TokenFile | DocumentLayout:
+    if not settings.shuffle_documents:
+        return tokens
+    return DocumentLayout(tokens, settings.sequence_length, settings.seed)

@@ -53,7 +53,8 @@ def _forward_for(module: Any) -> Callable[..., Any] | None:
         return _rms_norm
     if type(module) is LlamaMLP and module.config.hidden_act == "silu":
         projections = (module.gate_proj, module.up_proj, module.down_proj)
-        return _mlp if all(map(_is_plain_linear, projections)) else None
+        drops_inside = bool(module.down_proj._forward_pre_hooks)
+        return _mlp if all(map(_is_plain_linear, projections)) and not drops_inside else None
     if type(module) is LlamaAttention and not module.attention_dropout:
         projections = (module.q_proj, module.k_proj, module.v_proj)
         return _attention if all(map(_is_plain_linear, projections)) else None

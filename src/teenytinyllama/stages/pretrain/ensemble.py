@@ -1,0 +1,56 @@
+"""Several models of one recipe with other seeds, whose mean probabilities teach the final one.
+
+    pretrain/members/0/, 1/, ...    each a training of its own that resumes, with its `final/`
+    pretrain/final/                 the student: a plain model, taught by text and members
+
+Members differ in initial weights, order of rows and dropout, and in the layout of documents with
+`shuffle_documents`. A finished member's checkpoints are deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import LlamaForCausalLM
+
+from teenytinyllama.errors import UserError
+from teenytinyllama.modeling.loading import load_whole
+from teenytinyllama.settings.pretraining import EnsembleSettings, PretrainSettings
+from teenytinyllama.training.distillation import Ensemble
+
+logger = logging.getLogger(__name__)
+
+
+def member_settings(settings: PretrainSettings, number: int) -> PretrainSettings:
+    """The recipe of a member: another seed, and no ensemble of its own."""
+    seed = settings.seed + 1 + number
+    return settings.model_copy(update={"seed": seed, "ensemble": EnsembleSettings()})
+
+
+def train_members(
+    settings: PretrainSettings, out_dir: Path, train: Callable[[PretrainSettings, Path], object]
+) -> Ensemble:
+    """Train the members that are not finished, one after another, and load all of them.
+
+    Raises UserError for several processes, which would not agree on what is finished.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(
+            "ensemble-processes",
+            f"pretrain.ensemble.members = {settings.ensemble.members}",
+            f"an ensemble trains in one process, {os.environ['WORLD_SIZE']} were started",
+            "start it without torchrun, or --set pretrain.ensemble.members=0",
+        )
+    folders = [out_dir / "members" / str(n) for n in range(settings.ensemble.members)]
+    for number, folder in enumerate(folders):
+        if not (folder / "final").is_dir():
+            logger.info(f"ensemble: member {number + 1} of {len(folders)}")
+            train(member_settings(settings, number), folder)
+        for checkpoint in folder.glob("step-*"):
+            shutil.rmtree(checkpoint)
+    fix = "--redo, or restore it from a copy"
+    return Ensemble([load_whole(LlamaForCausalLM, f / "final", fix=fix) for f in folders])
