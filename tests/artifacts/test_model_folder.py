@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,28 @@ def test_a_header_that_does_not_match_its_data_is_an_error(
     with pytest.raises(UserError) as error:
         read_safetensors_header(path)
     assert error.value.code == "model-damaged"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"max_position_embeddings": 10**12}, "at most 16,777,216 are possible"),
+        ({"text_config": {"n_positions": 2**40}}, "at most 16,777,216 are possible"),
+        ({"num_hidden_layers": 10**7}, "at most 2 fit the weights"),
+        ({"hidden_size": 4, "vocab_size": 10**9}, "at most 80 fit the weights"),
+        ({"hidden_size": 10**9}, "fit the weights"),
+        ({"sliding_window": 10**30}, "are possible|fit the weights"),
+    ],
+)
+def test_a_configuration_larger_than_its_weights_is_an_error(
+    tmp_path: Path, config: dict[str, object], said: str
+) -> None:
+    (folder(tmp_path) / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"config.json - cannot be loaded: it asks for .*({said})"):
+        check_model_folder(tmp_path)
+
+
+def test_a_pipe_in_the_folder_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(folder(tmp_path) / "tokenizer.json")
+    with pytest.raises(UserError, match="is a pipe"):
+        check_model_folder(tmp_path)

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.regular_files import check_regular, open_regular
 
 ADAPTER_NAME = "adapter_config.json"
 INDEX_NAME = "model.safetensors.index.json"
@@ -32,6 +33,11 @@ CODE_SUFFIXES = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh")
 CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library itself
 MAX_JSON_BYTES = 64 << 20
+LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+WIDTH_KEYS = ("hidden_size", "n_embd", "vocab_size", "intermediate_size", "num_attention_heads")
+POSITION_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+MAX_LAYERS, MAX_POSITIONS = 10_000, 1 << 24
+"""The longest contexts that are published have 10 million positions."""
 _TYPES_OF_WIDTH = {
     8: ("F64", "I64", "U64"),
     4: ("F32", "I32", "U32"),
@@ -43,14 +49,16 @@ BYTES_PER_ITEM = {name: width for width, names in _TYPES_OF_WIDTH.items() for na
 
 def check_model_folder(folder: Path) -> None:
     """Raise UserError, with file and reason, for a model folder that must not be loaded."""
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not path.is_dir():
+            check_regular(path)
     for path in sorted(folder.glob("*.json")):
         check_no_code(path)
     weights = sorted(folder.glob("*.safetensors"))
     pickled = [path for path in sorted(folder.iterdir()) if path.suffix in PICKLED_SUFFIXES]
     if pickled and not weights:
         raise _unsafe(pickled[0], "is pickled: loading it can run any code")
-    for path in weights:
-        read_safetensors_header(path)
+    check_sizes(folder)
     if (folder / ADAPTER_NAME).is_file():
         raise _unsafe(folder / ADAPTER_NAME, "makes a loader look for a base model elsewhere")
     index = folder / INDEX_NAME
@@ -58,6 +66,39 @@ def check_model_folder(folder: Path) -> None:
         for name in indexed_files(index):
             if not (folder / name).is_file():
                 raise _damaged(index, f"names {name!r}, which is not in its folder")
+
+
+def check_sizes(folder: Path) -> None:
+    """Raise UserError where a configuration asks for more than the weights beside it can fill.
+
+    A model is built before its weights are read: one number could take all memory.
+    """
+    path = folder / "config.json"
+    headers = [read_safetensors_header(path) for path in sorted(folder.glob("*.safetensors"))]
+    if not path.is_file():
+        return
+    tensors = [found for header in headers for name, found in header.items() if name[:1] != "_"]
+    # Quantized weights take 1 bit at least.
+    most = 8 * sum(end - start for start, end in (found["data_offsets"] for found in tensors))
+    found = read_json(path)
+    waiting = [found] if isinstance(found, Mapping) else []
+    while waiting:
+        part = waiting.pop()
+        waiting += [value for value in part.values() if isinstance(value, Mapping)]
+        sizes = {name: value for name, value in part.items() if type(value) is int}
+        for name, value in sizes.items():
+            limit = MAX_POSITIONS
+            if name in LAYER_KEYS:
+                limit = len(tensors) if tensors else MAX_LAYERS
+            elif name in WIDTH_KEYS and tensors:
+                limit = most // max(min(sizes.get("hidden_size", 1), most), 1)
+            elif name not in (*POSITION_KEYS, *WIDTH_KEYS):
+                limit = 2**53
+            if value > limit:
+                what = f"asks for {name} = {value:,}, at most {limit:,} " + (
+                    "fit the weights" if tensors and name not in POSITION_KEYS else "are possible"
+                )
+                raise _damaged(path, what)
 
 
 def check_no_code(path: Path) -> None:
@@ -70,6 +111,7 @@ def check_no_code(path: Path) -> None:
 
 def read_json(path: Path) -> Any:
     """The value of a JSON file of limited size and depth. Raises UserError for any other."""
+    check_regular(path)
     if path.stat().st_size > MAX_JSON_BYTES:
         raise _damaged(path, f"has {path.stat().st_size:,} bytes, limit {MAX_JSON_BYTES:,}")
     try:
@@ -107,7 +149,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     Raises UserError where its length, JSON, or a tensor's type, shape or offsets are wrong.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise _damaged(path, f"claims a header of {length:,} bytes, the file has {size:,}")

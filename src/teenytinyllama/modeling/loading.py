@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.artifacts.manifest import sha256_file, sync_folder, sync_tree
+from teenytinyllama.artifacts.model_folder import check_sizes
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, tokenizer_file
 from teenytinyllama.errors import UserError
 
@@ -67,6 +68,8 @@ def load_whole(
     unknown one. Here both raise UserError, except for names that `may_be_new` (a classifier's head)
     or `may_be_unused` (the head it replaces).
     """
+    if Path(place).is_dir():
+        check_sizes(Path(place))
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # we report its findings in one line
     transformers_logging.disable_progress_bar()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.inference.chat_model import ChatModel, describe, load_any, model_names
+from teenytinyllama.regular_files import check_regular
 from teenytinyllama.serving.access_guard import AccessGuard
 from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.search.chat_sources import find_chat_sources
@@ -116,6 +117,7 @@ def read_key(path: Path) -> str:
     """The key in a file: its only line. Raises UserError where it is missing or too short."""
     fix = f"write a line of at least {MIN_KEY_CHARACTERS} characters there"
     try:
+        check_regular(path)
         key = path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise UserError("api-key-file", str(path), "cannot be read", fix) from error

@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from teenytinyllama.errors import UserError, did_you_mean
+from teenytinyllama.regular_files import check_regular
 from teenytinyllama.settings.base import EnergySettings, Settings, expand_path
 from teenytinyllama.settings.data_preparation import CorpusSettings, PackSettings, TokenizerSettings
 from teenytinyllama.settings.datasets import Task
@@ -65,6 +66,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises UserError with file, line and field for an invalid recipe.
     """
     try:
+        check_regular(path)
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from teenytinyllama.regular_files import check_regular
+
 PLAIN_TAGS = "tag:yaml.org,2002:"
 
 
@@ -25,6 +27,7 @@ def read_task_file(path: Path) -> TaskFile:
     """Read one file without its includes. Raises ValueError where it is not YAML."""
     import yaml  # imported late: start-up seldom needs it
 
+    check_regular(path)
     try:
         root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:

@@ -17,6 +17,7 @@ from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.artifacts.subword_tokenizer import byte_alphabet
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
+from teenytinyllama.regular_files import check_regular
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
@@ -158,6 +159,7 @@ def table_1_row(tokenizer: ComparedTokenizer, text: str) -> dict[str, Any]:
 def read_text(path: Path) -> str:
     """The text to measure. Raises UserError if it cannot be read as UTF-8."""
     try:
+        check_regular(path)
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         what = f"{path} cannot be read ({error})"

@@ -20,6 +20,7 @@ import numpy as np
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import has_spaces_between_words
+from teenytinyllama.regular_files import check_regular
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.batches import Values
 from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES
@@ -71,6 +72,7 @@ def read_clean(path: Path) -> list[str]:
     long enough to be filtered.
     """
     try:
+        check_regular(path)
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.regular_files import check_regular
 from teenytinyllama.stages.corpus.filters.word_table import Ints, read_words
 
 BITS = 18
@@ -36,6 +37,7 @@ def read_labelled(path: Path) -> tuple[list[str], list[int]]:
     labels: list[int] = []
     number = 0
     try:
+        check_regular(path)
         lines = path.read_text(encoding="utf-8").splitlines()
         for line in lines:
             number += 1
