@@ -46,6 +46,7 @@ tasks = [{ name = "temas", kind = "storybook" }]
 num_epochs = 1
 [align]
 sources = [{ kind = "storybook", num_documents = 40, license = "Apache-2.0" }]
+sequence_length = 128
 [quantize]
 [report]
 """  # noqa: E501 (a table of TOML has one line)

@@ -56,30 +56,30 @@ def content(stage_dir: Path) -> dict[str, str]:
     }
 
 
-def reference(work: Path) -> Path:
-    """A finished run, and how long each stage took as a command; made once."""
+def reference(work: Path, until: str) -> Path:
+    """A run that is finished up to a stage, with each command's seconds; what is there stays."""
     folder = work / "whole"
-    if not (folder / "times.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "r.toml").write_text(RECIPE.replace("num_steps = 30", "num_steps = 400"))
-        times = {}
-        for stage in STAGES:
+    path = folder / "times.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "r.toml").write_text(RECIPE.replace("num_steps = 30", "num_steps = 400"))
+    times = json.loads(path.read_text()) if path.is_file() else {}
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        if stage not in times:
             code, times[stage] = ttl(folder, stage)
             assert code == 0, (folder / "log").read_text()[-500:]
-        (folder / "times.json").write_text(json.dumps(times))
+            path.write_text(json.dumps(times))
     return folder
 
 
 def trial(work: Path, stage: str, moments: list[float]) -> dict[str, Any]:
     """Kill one stage at these shares of its time, one after the other; what came of it."""
-    whole = reference(work)
+    whole = reference(work, stage)
     seconds = json.loads((whole / "times.json").read_text())[stage]
     with tempfile.TemporaryDirectory(dir=work) as scratch:
         folder = Path(scratch)
         shutil.copytree(whole, folder, dirs_exist_ok=True)
         for later in STAGES[STAGES.index(stage) :]:
-            shutil.rmtree(folder / "run" / later)
+            shutil.rmtree(folder / "run" / later, ignore_errors=True)
         num_killed, lasted = 0, 0.0
         for share in moments:
             code, took = ttl(folder, stage, kill_after=share * seconds)

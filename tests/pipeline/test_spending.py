@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from support.command_line import SMALL_RECIPE, ttl
 
+from teenytinyllama.artifacts.manifest import read_manifest
 from teenytinyllama.energy import Energy, EnergyMeter
 from teenytinyllama.pipeline import spending
 from teenytinyllama.pipeline.spending import SpendingLog, read_all, total
@@ -63,3 +67,25 @@ def test_a_damaged_line_is_said_and_costs_only_itself(
         pass
     assert len(read_all(tmp_path)) == 1
     assert "2 lines cannot be read" in capsys.readouterr().err
+
+
+def test_a_killed_stage_costs_what_both_its_processes_used(tmp_path: Path) -> None:
+    recipe, stage_dir = tmp_path / "r.toml", tmp_path / "run" / "corpus"
+    recipe.write_text(SMALL_RECIPE.replace("40", "1500"))
+    arguments = ("corpus", recipe, "--run-dir", tmp_path / "run")
+    command = [sys.executable, "-m", "teenytinyllama.cli", *map(str, arguments)]
+    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not read_all(stage_dir) or read_all(stage_dir)[0].seconds < 0.5:
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    (first,) = read_all(stage_dir)
+    ttl(*arguments)
+    manifest = read_manifest(stage_dir)
+    assert manifest is not None
+    _, second = read_all(stage_dir)
+    assert manifest.duration_s == pytest.approx(first.seconds + second.seconds, abs=0.002)
+    assert sum(manifest.energy_kwh.values()) == pytest.approx(
+        first.energy.total_kwh + second.energy.total_kwh
+    )
