@@ -130,8 +130,11 @@ def test_the_first_broken_place_is_in_its_own_source(tmp_path: Path, encoder: Te
         Source(kind="files", path=str(tmp_path / f"{n}.jsonl")) for n in ("few", "many")
     )
     settings = AlignSettings(sources=sources, max_quarantined_fraction=0.5)
-    with pytest.raises(UserError, match=r"align\.sources\.1.*3 of 3.*first at many\.jsonl:1: "):
+    with pytest.raises(
+        UserError, match=r"align\.sources\.1.*3 of 3.*first at many\.jsonl:1: "
+    ) as e:
         read_chat_data(settings, encoder, max_tokens=65)
+    assert "max_quarantined_fraction" not in e.value.fix  # it would leave nothing
 
 
 def test_preferences_among_conversations_are_refused(tmp_path: Path, encoder: TextEncoder) -> None:

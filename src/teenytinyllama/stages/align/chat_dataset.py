@@ -200,13 +200,16 @@ def check_share(
     broken = [row for row in quarantined if row["reason"] not in (TOO_LONG, TOO_LONG_PAIR)]
     if len(broken) > allowed * num_read:
         first = broken[0]
+        share = math.ceil(100 * len(broken) / num_read) / 100
+        fix = f"fix or remove them, or --set align.max_quarantined_fraction={share}"
+        if len(broken) == num_read:  # a larger share would leave nothing
+            fix = "write them in a layout of docs/chat-data.md, or name the fields of the source"
         raise UserError(
             f"{kind}-broken",
             where,
             f"{len(broken)} of {num_read} {kind} cannot be used, the first at "
             f"{first['place']}: {first['reason']}",
-            "fix or remove them, or "
-            f"--set align.max_quarantined_fraction={math.ceil(100 * len(broken) / num_read) / 100}",
+            fix,
         )
 
 
