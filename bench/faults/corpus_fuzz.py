@@ -10,9 +10,11 @@ The 39 numbered cases are tests in tests/stages/corpus.
 from __future__ import annotations
 
 import argparse
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import random
 import resource
@@ -80,6 +82,22 @@ def fuzzed_line(rng: random.Random, line: bytes) -> bytes:
     return bytes(data).replace(b"\n", b" ").replace(b"\r", b" ")
 
 
+def packed(rng: random.Random, data: bytes) -> bytes:
+    """The data as one of many writers leaves it, often in two parts with padding between them."""
+    skippable = b"P*M\x18" + (9).to_bytes(4, "little") + bytes(9)
+    pack, between = rng.choice(
+        [
+            (bytes, [b""]),
+            (lambda part: gzip.compress(part, mtime=0), [b"", bytes(512)]),
+            (zstandard.ZstdCompressor().compress, [b"", skippable]),
+            (bz2.compress, [b""]),
+            (lzma.compress, [b"", bytes(4)]),
+        ]
+    )
+    cut = rng.choice([0, rng.randrange(len(data))])
+    return pack(data[:cut]) + rng.choice(between) + pack(data[cut:])
+
+
 def make_corpus(folder: Path, num_documents: int, seed: int) -> tuple[set[str], int]:
     """Write files of fuzzed lines between good ones.
 
@@ -103,12 +121,8 @@ def make_corpus(folder: Path, num_documents: int, seed: int) -> tuple[set[str], 
                 lines.append(fuzzed_line(rng, line))
         records += sum(bool(line.strip()) for line in lines)
         data = b"\n".join(lines) + rng.choice([b"", b"\n"])
-        name = f"f{number:06d}.jsonl" + rng.choice(["", ".gz", ".zst"])
-        packing = rng.choice(["plain", "gz", "zst"])
-        if packing == "gz":
-            data = gzip.compress(data, mtime=0)
-        elif packing == "zst":
-            data = zstandard.ZstdCompressor().compress(data)
+        name = f"f{number:06d}.jsonl" + rng.choice(["", ".gz", ".zst", ".bz2", ".xz"])
+        data = packed(rng, data)
         (folder / name).write_bytes(data)
         must.update(texts)
     return must, records
