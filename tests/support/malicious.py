@@ -29,7 +29,7 @@ from teenytinyllama.artifacts.manifest import read_manifest, write_manifest
 from teenytinyllama.errors import UserError
 from teenytinyllama.publishing import publisher
 from teenytinyllama.settings.recipe import load_recipe
-from teenytinyllama.stages.corpus.readers.text_lines import lines_of
+from teenytinyllama.stages.corpus.readers.text_lines import TextFile, lines_of
 from teenytinyllama.stages.report.renderers import csv_of
 from teenytinyllama.stages.report.report_page import html_of
 
@@ -149,7 +149,7 @@ def zstd_bomb(folder: Path) -> str:
 
 
 def _lines(path: Path) -> Any:
-    return lines_of(path, max_line_bytes=1 << 20, notes=Counter())
+    return lines_of(TextFile(path, "", "pt"), max_line_bytes=1 << 20, notes=Counter())
 
 
 def _bomb_is_stopped(path: Path) -> str:

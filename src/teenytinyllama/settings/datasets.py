@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,9 @@ class Source(Settings):
     """Field of a record's id, if any."""
     url_key: str = "url"
     """Field of a record's URL, if any."""
+    encoding: str = ""
+    """`corpus`: encoding of text files that are not UTF-8, such as `cp1251`; empty: detected, and a
+    file whose encoding is not certain is quarantined."""
     config: str = ""
     """`hub`: configuration (subset) of the dataset."""
     split: str = "train"
@@ -70,6 +74,11 @@ class Source(Settings):
     def _complete(self) -> Source:
         if self.kind != "storybook" and not self.path and not self.preset:
             raise ValueError(f'a source of kind "{self.kind}" needs a path')
+        if self.encoding:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError as error:
+                raise ValueError(f'no encoding is called "{self.encoding}"') from error
         return self
 
     @property

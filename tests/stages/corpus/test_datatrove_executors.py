@@ -97,6 +97,7 @@ def files_of(output_dir: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def alone(input_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """What one process writes."""
+    pytest.importorskip("datatrove", reason="pip install 'teenytinyllama[machines]'")
     output_dir = tmp_path_factory.mktemp("alone")
     return output_dir, run("local", input_dir, output_dir, workers=1)
 
@@ -110,7 +111,7 @@ def test_every_document_is_where_the_steps_put_it(
     config = StepConfig(settings, "pt", learn_boilerplate(settings, "pt", files))
     expected: dict[str, list] = {}
     for file in files:
-        for raw in read_file(file, settings.sources[0], settings, Counter()):
+        for raw in read_file(file, config, Counter()):
             for one in DocumentProcessor(config).apply(raw).documents:
                 if not one.is_quarantined:
                     place = f"dropped/{one.reason}" if one.reason else "kept"

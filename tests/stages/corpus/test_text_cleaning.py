@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from support.corpus_stage import GOOD, Stage, json_lines
+
+from teenytinyllama.stages.corpus.text_cleaning import clean
 
 
 def test_mojibake_is_fixed_and_counted(stage: Stage, tmp_path: Path) -> None:
@@ -40,9 +43,22 @@ def test_39_one_normal_form_and_no_invisible_characters(stage: Stage, tmp_path: 
     (tmp_path / "a.jsonl").write_bytes(json_lines("c\u0327a\u0303o", "in\u200bvi\u202es\u00adto"))
     left = stage(tmp_path / "a.jsonl")
     assert sorted(left.texts()) == ["invisto", "ção"]
-    assert left.counts["notes"] == {"invisible-characters": 1, "normal-form": 1}
+    assert left.counts["notes"] == {"invisible-characters": 2, "normal-form": 1}
     as_is = stage(tmp_path / "a.jsonl", out="other", unicode_form="none")
     assert "c\u0327a\u0303o" in as_is.texts()
+
+
+def test_codes_of_windows_become_what_they_mean() -> None:
+    notes: Counter[str] = Counter()
+    text = "\x93It didn\x92t\x94 \x96 \x801990\x85 and\x85more\x81"
+    assert clean(text, "NFC", notes) == "“It didn’t” – €1990… and\nmore"
+    assert notes == {"windows-codes": 1, "control-characters": 1}
+
+
+def test_marks_that_a_script_needs_stay() -> None:
+    notes: Counter[str] = Counter()
+    khmer, hebrew = "\u1780\u200b\u1781", "\u05d0\u200f!"
+    assert clean(f"{khmer} {hebrew} a\u200bb\u200e", "NFC", notes) == f"{khmer} {hebrew} ab"
 
 
 def test_personal_data_is_counted_by_kind_and_replaced_before_deduplication(

@@ -12,6 +12,7 @@ from io import TextIOWrapper
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.corpus.batches import ProcessedBatch
 from teenytinyllama.stages.corpus.filters.language_filter import LANGUAGE
+from teenytinyllama.stages.corpus.readers.encodings import UNKNOWN
 from teenytinyllama.stages.corpus.readers.record_parser import (
     LICENSE_MISSING,
     NOT_SELECTED,
@@ -39,6 +40,7 @@ class BatchCollector:
         self._state, self._steps, self._language = state, steps, language
         self._quarantine_file = quarantine
         self._licensed: set[int] = set()
+        self._unknown_encodings: list[tuple[str, int]] = []
         self._file, self._seen, self._missing = "", 0, 0
         # Sources of which no record was selected yet, with the fields of their first record.
         self._unselected: dict[int, tuple[str, ...]] = {
@@ -69,6 +71,8 @@ class BatchCollector:
                     "the record names no licence, and its source in the recipe none",
                     f'add license = "CC-BY-4.0" (or what holds) to corpus.sources.{batch.source}',
                 )
+            if record["reason"] == UNKNOWN:
+                self._unknown_encodings.append((record["file"], batch.source))
             self._quarantine_file.write(json.dumps(record, ensure_ascii=True) + "\n")
             state.stats.add(record["source"], QUARANTINED, record["reason"], record["num_bytes"])
         state.texts.add(batch.frame, len(batch.entries))
@@ -104,6 +108,7 @@ class BatchCollector:
     def finish(self) -> None:
         """End the first pass. Raises UserError where too much is bad or in another language."""
         self._state.texts.close()
+        self._check_encodings()
         self._check_selected()
         self._check_quarantined()
         self._check_language()
@@ -121,6 +126,22 @@ class BatchCollector:
                 + (f"; records have the fields {', '.join(keys[:20])}" if missing else ""),
                 "correct the field's name or value, or remove `only`",
             )
+
+    def _check_encodings(self) -> None:
+        """Name all files in an unknown encoding; raises UserError where there is nothing else."""
+        if not self._unknown_encodings:
+            return
+        names = ", ".join(file for file, _ in self._unknown_encodings[:10])
+        more = ", ..." if len(self._unknown_encodings) > 10 else ""
+        what = (
+            f"{len(self._unknown_encodings)} files are not UTF-8, and no encoding is certain for "
+            f'the language "{self._language}": {names}{more}'
+        )
+        source = self._unknown_encodings[0][1]
+        fix = f'add encoding = "..." to corpus.sources.{source} (the name that iconv -l has for it)'
+        if not len(self._state.index):
+            raise UserError("encoding", f"corpus.sources.{source}", what, fix)
+        logger.warning(f"corpus: {what}; they are quarantined. To read them: {fix}")
 
     def _check_quarantined(self) -> None:
         stats, read = self._state.stats, self.num_read

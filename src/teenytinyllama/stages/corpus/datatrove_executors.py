@@ -51,14 +51,13 @@ class DocumentSteps(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """One file, batch by batch."""
-        file, settings = self.files[rank], self.config.settings
-        source, notes = settings.sources[file.source], Counter[str]()
+        file, notes = self.files[rank], Counter[str]()
         processor, stem = DocumentProcessor(self.config), f"part-{rank:05d}"
         quarantine_path = self.output_dir / "quarantine" / f"{stem}.jsonl"
         quarantine_path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack, quarantine_path.open("w", encoding="ascii") as quarantine:
             writers = {"kept": stack.enter_context(DocumentWriter(self.output_dir / "kept", stem))}
-            for raw in read_file(file, source, settings, notes):
+            for raw in read_file(file, self.config, notes):
                 batch = processor.apply(raw)
                 for one in batch.documents:
                     if one.is_quarantined:

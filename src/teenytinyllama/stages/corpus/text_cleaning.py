@@ -23,11 +23,30 @@ from teenytinyllama.stages.corpus.batches import (
 TOO_SHORT, EMPTY = "too-short", "empty"
 PERSONAL_DATA = "personal-data:"
 """Prefix of the counts of what was replaced, by kind."""
-LINE_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+# U+0085 is a line break between words, and an ellipsis of Windows-1252 at the end of one.
+LINE_BREAKS = re.compile("\r\n?|[\x0b\x0c\u2028\u2029]|\x85(?=\\w)")
+# Codes of Windows-1252 that were written as Unicode: quotes, dashes, the euro. HTML reads them so.
+_WINDOWS = {
+    byte: bytes([byte]).decode("cp1252")
+    for byte in range(0x80, 0xA0)
+    if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+}
+WINDOWS_CODES = re.compile(f"[{''.join(map(chr, _WINDOWS))}]")
 CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
-# Zero-width space, word joiner, marks of byte order, soft hyphen, marks of writing direction.
+# Word joiner, byte-order mark, soft hyphen, embeddings of writing direction.
 # The joiners U+200C and U+200D stay: emoji and some scripts need them.
-INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+INVISIBLE = re.compile("[\u2060\ufeff\u00ad\u202a-\u202e\u2066-\u2069]")
+# A zero-width space is the border of a word in scripts without spaces, a mark of direction belongs
+# to scripts from right to left; between other letters they are remains of a page's layout.
+_UNSPACED = (
+    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f"
+    "\ua980-\ua9ff\uaa60-\uaa7f"
+)
+_RIGHT_TO_LEFT = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc"
+STRAY_MARKS = re.compile(
+    f"(?<![{_UNSPACED}])\u200b(?![{_UNSPACED}])"
+    f"|(?<![{_RIGHT_TO_LEFT}])[\u200e\u200f](?![{_RIGHT_TO_LEFT}])"
+)
 # What some tokenizers parse as a special token when it occurs in text.
 SPECIAL_TOKENS = re.compile(r"<(?=(?:/?s|/?unk|pad|bos|eos|mask|\|[A-Za-z0-9_]{1,40}\|)>)")
 # Mojibake: UTF-8 that was read as an 8-bit encoding and written as UTF-8 again, "aÃ§Ã£o" for
@@ -119,9 +138,13 @@ def clean(text: str, form: Literal["NFC", "NFKC", "none"], notes: Counter[str]) 
         notes["encoded-twice"] += 1
     if LINE_BREAKS.search(text):
         text = LINE_BREAKS.sub("\n", text)
+    if WINDOWS_CODES.search(text):
+        text = text.translate(_WINDOWS)
+        notes["windows-codes"] += 1
     for name, pattern, instead in (
         ("control-characters", CONTROLS, ""),
         ("invisible-characters", INVISIBLE, ""),
+        ("invisible-characters", STRAY_MARKS, ""),
         ("special-tokens", SPECIAL_TOKENS, "< "),
     ):
         if pattern.search(text):

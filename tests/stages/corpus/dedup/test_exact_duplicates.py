@@ -23,3 +23,16 @@ def test_30_nothing_but_duplicates_is_an_error(stage: Stage, tmp_path: Path) -> 
     (tmp_path / "a.jsonl").write_bytes(json_lines(*[GOOD[0]] * 9))
     with pytest.raises(UserError, match=r"1 documents remain of 9; largest filter: duplicate-exac"):
         stage(tmp_path / "a.jsonl")
+
+
+def test_a_dropped_document_makes_no_other_a_copy(stage: Stage, tmp_path: Path) -> None:
+    blocked = json_lines(GOOD[0], url="https://ruim.br/a")
+    (tmp_path / "a.jsonl").write_bytes(blocked + json_lines(*GOOD, url="https://bom.br/a"))
+    left = stage(
+        tmp_path / "a.jsonl",
+        filters={"families": ("address",), "blocked_domains": ("ruim.br",)},
+        near_duplicates=None,
+    )
+    assert sorted(left.texts()) == sorted(GOOD)
+    assert left.counts["filtered_by_reason"] == {"url_domain": 1}
+    assert left.counts["duplicate_by_reason"] == {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 
 import pytest
-from support.corpus_stage import GOOD, Stage
+import zstandard
+from support.corpus_stage import GOOD, Stage, json_lines
 
 
 def warc(kind: str, url: str, block: bytes) -> bytes:
@@ -61,3 +63,55 @@ def test_main_text_of_warc_pages_is_extracted(stage: Stage, tmp_path: Path) -> N
     assert left.counts["filtered_by_reason"] == {"no-main-text": 1}
     assert left.counts["notes"] == {"web-record-no-page": 3}
     assert left.counts["documents_read"] == 3
+
+
+PAGE = "<html><head><title>T</title></head><body><article>{}</article></body></html>".format(
+    "".join(f"<p>{text} {text}</p>" for text in GOOD)
+)
+PLAIN = PAGE.encode()
+
+
+def chunked(data: bytes, size: int = 100) -> bytes:
+    parts = [data[at : at + size] for at in range(0, len(data), size)]
+    return b"".join(b"%X;x=1\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+RAW_DEFLATE = zlib.compressobj(wbits=-15)
+WAYS = {
+    "chunked": ("Transfer-Encoding: chunked", chunked(PLAIN)),
+    "gzip": ("Content-Encoding: gzip", gzip.compress(PLAIN)),
+    "gzip and chunked": (
+        "Content-Encoding: x-gzip\r\nTransfer-Encoding: chunked", chunked(gzip.compress(PLAIN))
+    ),
+    "deflate": ("Content-Encoding: deflate", zlib.compress(PLAIN)),
+    "raw deflate": (
+        "Content-Encoding: deflate", RAW_DEFLATE.compress(PLAIN) + RAW_DEFLATE.flush()
+    ),
+    "zstd": ("Content-Encoding: zstd", zstandard.compress(PLAIN)),
+    "decoded already": ("Content-Encoding: gzip\r\nTransfer-Encoding: chunked", PLAIN),
+    "folded header": ("Content-Encoding:\r\n gzip", gzip.compress(PLAIN)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line_end", ["\r\n", "\n"])
+@pytest.mark.parametrize("way", WAYS)
+def test_codings_of_http_are_undone(way: str, line_end: str, stage: Stage, tmp_path: Path) -> None:
+    pytest.importorskip("trafilatura", reason="pip install 'teenytinyllama[web]'")
+    headers, body = WAYS[way]
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n{headers}\r\n\r\n"
+    block = head.replace("\r\n", line_end).encode() + body
+    (tmp_path / "a.warc").write_bytes(warc("response", "https://x.br/a", block))
+    (tmp_path / "b.jsonl").write_bytes(json_lines("Outro texto, que não está na página."))
+    texts = stage(tmp_path / "a.warc", tmp_path / "b.jsonl").texts()
+    assert any(all(sentence in text for sentence in GOOD) for text in texts)
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", '"windows-1252"', "ISO-8859-15"])
+def test_the_charset_of_the_header_is_used(charset: str, stage: Stage, tmp_path: Path) -> None:
+    pytest.importorskip("trafilatura", reason="pip install 'teenytinyllama[web]'")
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={charset}\r\n\r\n"
+    block = head.encode() + PAGE.encode("iso8859-15")
+    (tmp_path / "a.warc").write_bytes(warc("response", "https://x.br/a", block))
+    (tmp_path / "b.jsonl").write_bytes(json_lines("Outro texto, que não está na página."))
+    texts = stage(tmp_path / "a.warc", tmp_path / "b.jsonl").texts()
+    assert any(all(sentence in text for sentence in GOOD) for text in texts)

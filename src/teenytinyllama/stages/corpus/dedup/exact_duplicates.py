@@ -11,7 +11,11 @@ from teenytinyllama.stages.corpus.staging import CorpusState, CorpusStep
 
 
 class ExactDuplicates(CorpusStep):
-    """Drops a document whose text an earlier one has; this replaces the reason of a filter."""
+    """Drops a document whose text an earlier one has that is kept.
+
+    This replaces the reason of a filter. A document that a filter drops makes no other a copy: a
+    text from a blocked domain and then from an allowed one is kept once.
+    """
 
     def __init__(self, state: CorpusState) -> None:
         super().__init__(state)
@@ -27,9 +31,11 @@ class ExactDuplicates(CorpusStep):
         self._compare(row, self.state.index.final_digest(row))
 
     def _compare(self, row: int, digest: bytes) -> None:
-        first = self._first_row.setdefault(digest, row)
-        if first != row:
+        first = self._first_row.get(digest)
+        if first is not None:
             self.state.index.drop(row, "duplicate-exact", duplicate_of=first)
+        elif not self.state.index.reasons[row]:
+            self._first_row[digest] = row
 
 
 class UniqueIds(CorpusStep):

@@ -113,7 +113,7 @@ def _documents(file: InputFile, config: StepConfig) -> Iterator[BatchDocument]:
     """The usable documents of a file; the others are quarantined when the corpus is read."""
     source = config.settings.sources[file.source]
     steps = [step(config) for step in (ParseRecord, ExtractText, CleanText)]
-    for raw in read_file(file, source, config.settings, Counter()):
+    for raw in read_file(file, config, Counter()):
         batch = DocumentBatch(source, raw.kind, [BatchDocument(item) for item in raw.items])
         for step in steps:
             step.apply(batch)

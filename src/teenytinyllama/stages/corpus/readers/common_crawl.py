@@ -5,9 +5,14 @@ Records are read from the stream one by one; those that are no page are skipped 
 
 from __future__ import annotations
 
+import codecs
+import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import zstandard
 
 from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
 from teenytinyllama.errors import missing_extra
@@ -16,6 +21,10 @@ from teenytinyllama.stages.corpus.batches import RawItem
 MAX_HEADER_BYTES = 1 << 16
 WEB_SUFFIXES = (".warc", ".wet")
 PAGE_TYPES = ("text/html", "application/xhtml+xml")
+HEAD_END = re.compile(rb"\r?\n\r?\n")
+CHUNK_HEAD = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
+CHUNK_END = re.compile(rb"\r?\n")
+CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
 
 
 def pages_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[RawItem]:
@@ -37,7 +46,7 @@ def pages_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[Raw
             notes["file-partial"] += 1
             yield RawItem(str(path), number, start, b"", damage=reason, detail=str(error))
             return
-        row = _row(headers, block, notes)
+        row = _row(headers, block, max_bytes, notes)
         if row is None:
             continue
         item = RawItem(str(path), number, start, row, num_bytes=size)
@@ -46,7 +55,9 @@ def pages_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[Raw
         yield item
 
 
-def _row(headers: dict[str, str], block: bytes, notes: Counter[str]) -> dict[str, object] | None:
+def _row(
+    headers: dict[str, str], block: bytes, max_bytes: int, notes: Counter[str]
+) -> dict[str, object] | None:
     kind = headers.get("warc-type", "")
     row: dict[str, object] = {
         "id": headers.get("warc-record-id", "").strip("<>").removeprefix("urn:uuid:"),
@@ -55,14 +66,101 @@ def _row(headers: dict[str, str], block: bytes, notes: Counter[str]) -> dict[str
     if kind == "conversion":
         return {**row, "text": block.decode("utf-8", "replace")}
     if kind == "response":
-        head, _, body = block.partition(b"\r\n\r\n")
-        status, *lines = head.decode("latin-1").split("\r\n")
-        types = [line for line in lines if line.lower().startswith("content-type:")]
-        is_page = any(kind in types[0].lower() for kind in PAGE_TYPES) if types else False
-        if is_page and status.split(" ")[1:2] == ["200"]:
-            return {**row, "html": body}
+        end = HEAD_END.search(block)
+        status, http = _parse_head(block[: end.start() if end else len(block)])
+        body = block[end.end() :] if end else b""
+        if _is_page(http) and status.split(" ")[1:2] == ["200"]:
+            body = _decode_body(body, http, max_bytes, notes)
+            return {**row, "html": _decode_charset(body, http)}
+    if kind == "resource" and _is_page(headers):
+        return {**row, "html": _decode_charset(block, headers)}
     notes["web-record-no-page"] += 1
     return None
+
+
+def _parse_head(head: bytes) -> tuple[str, dict[str, str]]:
+    r"""First line and headers, names lower-cased. Lines may be folded and end in a bare LF.
+
+    >>> _parse_head(b"HTTP/1.1 200 OK\nContent-Type: text/html;\n charset=utf-8")
+    ('HTTP/1.1 200 OK', {'content-type': 'text/html; charset=utf-8'})
+    """
+    # Archives are UTF-8 by their standard, headers of servers are bytes: Latin-1 keeps each.
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError:
+        text = head.decode("latin-1")
+    first, *lines = re.sub(r"\r?\n[ \t]+", " ", text).replace("\r\n", "\n").split("\n")
+    pairs = [line.partition(":") for line in lines if ":" in line]
+    return first, {name.lower().strip(): value.strip() for name, _, value in pairs}
+
+
+def _is_page(headers: dict[str, str]) -> bool:
+    return any(kind in headers.get("content-type", "").lower() for kind in PAGE_TYPES)
+
+
+def _decode_body(body: bytes, http: dict[str, str], max_bytes: int, notes: Counter[str]) -> bytes:
+    """The page without its transfer and content codings (RFC 9112, RFC 9110).
+
+    Some crawlers store the decoded body beside the headers of the coded one: where a coding does
+    not fit the bytes, they are taken as they are.
+    """
+    if "chunked" in http.get("transfer-encoding", "").lower():
+        body = _join_chunks(body, notes)
+    for coding in reversed(http.get("content-encoding", "").lower().split(",")):
+        body = _decompress(body, coding.strip(), max_bytes, notes)
+    return body
+
+
+def _join_chunks(body: bytes, notes: Counter[str]) -> bytes:
+    parts: list[bytes] = []
+    at = 0
+    while head := CHUNK_HEAD.match(body, at):
+        size = int(head[1], 16)
+        if not size:
+            return b"".join(parts)
+        parts.append(body[head.end() : head.end() + size])
+        at = head.end() + size
+        end = CHUNK_END.match(body, at)
+        at = end.end() if end else at
+    if not parts:
+        return body  # decoded already
+    notes["web-record-cut"] += 1
+    return b"".join(parts)
+
+
+def _decompress(body: bytes, coding: str, max_bytes: int, notes: Counter[str]) -> bytes:
+    """Undo one content coding, to at most `max_bytes`; the body itself where it does not fit."""
+    try:
+        if coding in ("gzip", "x-gzip"):
+            return zlib.decompressobj(31).decompress(body, max_bytes)
+        if coding == "deflate":  # with the head of zlib as the standard says, or without
+            wbits = 15 if body[:1] == b"x" else -15
+            return zlib.decompressobj(wbits).decompress(body, max_bytes)
+        if coding == "zstd":
+            with zstandard.ZstdDecompressor().stream_reader(body) as reader:
+                return reader.read(max_bytes)
+    except (zlib.error, zstandard.ZstdError):
+        return body
+    if coding == "br" and b"<" not in body[:512]:
+        notes["web-record-brotli"] += 1
+        return b""
+    return body
+
+
+def _decode_charset(body: bytes, headers: dict[str, str]) -> bytes | str:
+    """The page as text where its header names a charset that fits, else its bytes.
+
+    A byte-order mark is stronger than the header, the header than the page's own words (HTML
+    standard). The names of ISO-8859-1 and ASCII mean Windows-1252 there.
+    """
+    found = CHARSET.search(headers.get("content-type", ""))
+    if not found or body.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return body
+    try:
+        name = codecs.lookup(found[1]).name
+        return body.decode("cp1252" if name in ("iso8859-1", "ascii") else name)
+    except (LookupError, UnicodeDecodeError):
+        return body
 
 
 class _RecordStream:
@@ -85,14 +183,13 @@ class _RecordStream:
                 return None
         blank = len(self._held) - len(self._held.lstrip(b"\r\n"))
         self.take(blank)
-        while (end := self._held.find(b"\r\n\r\n")) < 0:
+        while (end := HEAD_END.search(self._held)) is None:
             if len(self._held) > MAX_HEADER_BYTES or not self._more():
                 raise ValueError("no end of a record's headers")
-        version, *lines = self.take(end + 4).decode("utf-8", "replace").split("\r\n")
+        version, headers = _parse_head(self.take(end.end()).rstrip(b"\r\n"))
         if not version.startswith("WARC/"):
             raise ValueError(f"a record begins with {version[:40]!r}, not WARC/")
-        pairs = [line.partition(":") for line in lines if ":" in line]
-        return {name.lower().strip(): value.strip() for name, _, value in pairs}
+        return headers
 
     def take(self, size: int) -> bytes:
         """The next bytes. Raises ValueError where the file ends before."""
@@ -109,7 +206,7 @@ class _RecordStream:
             size -= len(self.take(min(size, len(self._held) or 1)))
 
 
-def text_of_page(html: bytes, url: str) -> str:
+def text_of_page(html: bytes | str, url: str) -> str:
     """The main text of a page, without menus and comments; empty where there is none."""
     try:
         import trafilatura

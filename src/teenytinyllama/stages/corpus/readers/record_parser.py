@@ -100,7 +100,7 @@ def _extract(one: BatchDocument, kind: str, source: Source, notes: Counter[str])
         notes.update(_notes_of(record, source, messages))
         messages = [{"role": m["role"], "content": m["content"]} for m in messages]
         text = _encodable("\n\n".join(message["content"] for message in messages))
-    elif isinstance(record.get("html"), bytes):
+    elif isinstance(record.get("html"), bytes | str):
         text = text_of_page(record["html"], url)
     else:
         text = text_of(record, source.text_key)

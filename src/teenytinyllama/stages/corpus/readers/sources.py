@@ -27,9 +27,9 @@ from teenytinyllama.regular_files import open_regular
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
-from teenytinyllama.stages.corpus.batches import RawBatch, RawItem
+from teenytinyllama.stages.corpus.batches import RawBatch, RawItem, StepConfig
 from teenytinyllama.stages.corpus.readers.common_crawl import WEB_SUFFIXES, pages_of
-from teenytinyllama.stages.corpus.readers.text_lines import lines_of, texts_of
+from teenytinyllama.stages.corpus.readers.text_lines import TextFile, lines_of, texts_of
 
 logger = logging.getLogger(__name__)
 
@@ -266,10 +266,9 @@ class SourceReader:
     def _file(self, file: InputFile) -> Iterator[RawBatch]:
         before, read = self.megabytes, 0
         is_compressed = file.path.suffix.lower() in COMPRESSED_SUFFIXES or file.kind == "parquet"
-        source = self.settings.sources[file.source]
         unread, partial = self.notes["bytes-not-read"], self.notes["file-partial"]
         damage = ""
-        for batch in read_file(file, source, self.settings, self.notes):
+        for batch in read_file(file, StepConfig(self.settings, self.language), self.notes):
             read += batch.num_bytes
             done = min(read / (self._compression() if is_compressed else 1), file.size_bytes)
             self.megabytes = before + done / 1e6
@@ -292,10 +291,11 @@ class SourceReader:
         return max(self._text_bytes / self._compressed_bytes, 1)
 
 
-def read_file(
-    file: InputFile, source: Source, settings: CorpusSettings, notes: Counter[str]
-) -> Iterator[RawBatch]:
+def read_file(file: InputFile, config: StepConfig, notes: Counter[str]) -> Iterator[RawBatch]:
     """The records of one file as batches."""
+    settings = config.settings
+    source = settings.sources[file.source]
+    text = TextFile(file.path, source.encoding, config.language)
     if file.kind == "parquet":
         items = _table_rows(file.path, source, settings.max_line_bytes, notes)
     elif file.kind == "html":
@@ -303,9 +303,9 @@ def read_file(
     elif file.kind == "web":
         items = pages_of(file.path, max_bytes=settings.max_line_bytes, notes=notes)
     elif file.kind == "text":
-        items = texts_of(file.path, max_bytes=settings.max_line_bytes, notes=notes)
+        items = texts_of(text, max_bytes=settings.max_line_bytes, notes=notes)
     else:
-        items = lines_of(file.path, max_line_bytes=settings.max_line_bytes, notes=notes)
+        items = lines_of(text, max_line_bytes=settings.max_line_bytes, notes=notes)
     yield from batched(items, file.source, file.kind)
     file.check_unchanged()
 

@@ -6,34 +6,43 @@ import codecs
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
+from teenytinyllama.artifacts.decompression import DamagedFileError
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.corpus.batches import RawItem
-
-HEAD_BYTES = 1 << 16
-# Below this many invalid bytes in the head a file is damaged UTF-8, not another encoding.
-MIN_WRONG_BYTES = 4
-# Western encodings that Portuguese texts come in.
-LEGACY_ENCODINGS = ("cp1252", "iso8859-15", "cp850", "mac_roman")
+from teenytinyllama.stages.corpus.readers.encodings import utf8_chunks_of
 
 
-def lines_of(path: Path, *, max_line_bytes: int, notes: Counter[str]) -> Iterator[RawItem]:
+@dataclass(frozen=True)
+class TextFile:
+    """A file of text: its encoding as the source says ("" for unknown), and its language."""
+
+    path: Path
+    encoding: str
+    language: str
+
+    def chunks(self, notes: Counter[str]) -> Iterator[bytes]:
+        """Its decompressed bytes as UTF-8."""
+        return utf8_chunks_of(
+            self.path, encoding=self.encoding, language=self.language, notes=notes
+        )
+
+
+def lines_of(file: TextFile, *, max_line_bytes: int, notes: Counter[str]) -> Iterator[RawItem]:
     """Every line of a file that is not blank, without its line end.
 
     A line over `max_line_bytes` becomes an item with `damage` and only its first bytes: the rest is
     hashed and counted, never held. Damage to the file is reported by its last item.
     """
-    splitter = LineSplitter(str(path), max_line_bytes)
+    splitter = LineSplitter(str(file.path), max_line_bytes)
     damage: DamagedFileError | None = None
     try:
-        for index, chunk in enumerate(chunks_of(path, notes)):
+        for index, chunk in enumerate(file.chunks(notes)):
             if index == 0:
-                chunk, stripped = without_mark(chunk, path)
-                _check_rows(chunk, path)
-                notes["byte-order-mark"] += stripped > 0
-                splitter.offset += stripped
+                chunk, splitter.offset = _without_mark(chunk, notes)
+                _check_rows(chunk, file.path)
             yield from splitter.split(chunk)
     except DamagedFileError as error:
         notes["file-partial"] += 1
@@ -132,20 +141,18 @@ class OversizedLine:
         )
 
 
-def texts_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[RawItem]:
+def texts_of(file: TextFile, *, max_bytes: int, notes: Counter[str]) -> Iterator[RawItem]:
     """The text of a file as one item, or several of at most `max_bytes` where it is longer.
 
     Cut after a blank line, else after a line. Text without either is one oversized line, of which
     only the first bytes are kept, as damaged.
     """
-    name, held, offset, number = str(path), bytearray(), 0, 0
+    name, held, offset, number = str(file.path), bytearray(), 0, 0
     damage = detail = ""
     try:
-        for index, chunk in enumerate(chunks_of(path, notes)):
+        for index, chunk in enumerate(file.chunks(notes)):
             if index == 0:
-                chunk, stripped = without_mark(chunk, path)
-                notes["byte-order-mark"] += stripped > 0
-                offset += stripped
+                chunk, offset = _without_mark(chunk, notes)
             held += chunk
             while len(held) > max_bytes:
                 number += 1
@@ -164,85 +171,9 @@ def texts_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[Raw
         yield RawItem(name, number + 1, offset, bytes(held), damage=damage, detail=detail)
 
 
-def without_mark(chunk: bytes, path: Path) -> tuple[bytes, int]:
-    """The first chunk without a UTF-8 byte-order mark, and the length of the mark.
-
-    Raises UserError naming the encoding where the file is not UTF-8.
-    """
-    encoding = foreign_encoding(chunk[:HEAD_BYTES])
-    if encoding:
-        raise UserError(
-            "encoding",
-            str(path),
-            f"is written in {encoding}, expected UTF-8",
-            f"iconv -f {encoding} -t UTF-8 {path} > {path.name.split('.')[0]}-utf8{_suffix(path)}",
-        )
-    if chunk.startswith(codecs.BOM_UTF8):
-        return chunk[3:], 3
-    return chunk, 0
-
-
-def _suffix(path: Path) -> str:
-    return "".join(s for s in path.suffixes if s not in (".gz", ".zst"))
-
-
-def foreign_encoding(head: bytes) -> str:
-    """Name of the encoding of a file that is not UTF-8, guessed from its first bytes; else "".
-
-    >>> foreign_encoding("ação, coração, pão".encode("cp1252"))
-    'CP1252'
-    >>> foreign_encoding("ação".encode("utf-16"))
-    'UTF-16'
-    >>> foreign_encoding("ação e um erro: ".encode() + bytes([0xff]))
-    ''
-    """
-    for mark, name in (
-        (codecs.BOM_UTF32_LE, "UTF-32"),
-        (codecs.BOM_UTF32_BE, "UTF-32"),
-        (codecs.BOM_UTF16_LE, "UTF-16"),
-        (codecs.BOM_UTF16_BE, "UTF-16"),
-    ):
-        if head.startswith(mark):
-            return name
-    wide = _wide_encoding(head)
-    if wide:
-        return wide
-    text = head.decode("utf-8", "replace")
-    wrong = text.count("�") - head.count("�".encode())
-    right = sum(c > "\x7f" and c != "�" for c in text) if wrong >= MIN_WRONG_BYTES else 0
-    if wrong >= MIN_WRONG_BYTES and wrong > 3 * right and head.count(0) * 20 < len(head):
-        return _likeliest_legacy(head)
-    return ""
-
-
-def _wide_encoding(head: bytes) -> str:
-    """UTF-16 or UTF-32 without a mark: the high bytes of Latin letters are zero, no others."""
-    zeros = [head[k::4].count(0) * 4 / max(len(head), 1) for k in range(4)]
-    for name, high in (
-        ("UTF-32LE", (1, 2, 3)),
-        ("UTF-32BE", (0, 1, 2)),
-        ("UTF-16LE", (1, 3)),
-        ("UTF-16BE", (0, 2)),
-    ):
-        low = [zeros[k] for k in range(4) if k not in high]
-        if min(zeros[k] for k in high) > 0.7 and max(low) < 0.1:
-            return name
-    return ""
-
-
-def _likeliest_legacy(head: bytes) -> str:
-    """The 8-bit encoding in which most of the high bytes are lower-case letters inside words.
-
-    Empty where there is none: then the bytes are damage, not an encoding.
-    """
-    best, best_share = "", 0.6
-    high = sum(byte > 0x7F for byte in head)
-    for encoding in LEGACY_ENCODINGS:
-        text = head.decode(encoding, "replace")
-        letters = sum(
-            c > "\x7f" and c.islower() and (a.isalpha() or b.isalpha())
-            for a, c, b in zip(" " + text, text, text[1:] + " ", strict=False)
-        )
-        if letters / high > best_share:
-            best, best_share = encoding.upper().replace("ISO8859", "ISO-8859"), letters / high
-    return best.replace("MAC_ROMAN", "MACINTOSH")
+def _without_mark(chunk: bytes, notes: Counter[str]) -> tuple[bytes, int]:
+    """The first chunk without a UTF-8 byte-order mark, and the length of the mark."""
+    if not chunk.startswith(codecs.BOM_UTF8):
+        return chunk, 0
+    notes["byte-order-mark"] += 1
+    return chunk[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
