@@ -122,7 +122,7 @@ def test_a_corpus_of_conversations_reads_every_layout(tmp_path: Path, kind: str)
 def corpus_documents(file: Any, source: Source, settings: Any) -> tuple[list[Any], Counter[str]]:
     documents, notes = [], Counter[str]()
     config = StepConfig(settings, "pt")
-    for raw in read_file(file, source, settings, notes):
+    for raw in read_file(file, config, notes):
         batch = DocumentBatch(source, raw.kind, [BatchDocument(item) for item in raw.items])
         for step in (ParseRecord(config), ExtractText(config)):
             step.apply(batch)

@@ -20,7 +20,8 @@ COMMAND = re.compile(r"(?<![\w./-])(?<!another )ttl +([a-z][\w-]*)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 # `ttl ...` in code of a page: at the start of a line or of inline code.
 IN_PAGE = re.compile(r"(?:^|`)(?:\.venv/bin/)?(ttl [^`\n]+)", re.MULTILINE)
-FOREIGN = {"--config_file"}  # of `accelerate launch`
+# Of `accelerate launch`, zstd, pandoc and LibreOffice.
+FOREIGN = {"--config_file", "--memory", "--wrap", "--headless", "--convert-to"}
 
 
 def texts_of(source):

@@ -251,7 +251,8 @@ def test_unfinished_training_with_other_settings_is_kept(copied):
     (copied / "pretrain" / "manifest.json").unlink()
     unfinished = {"fingerprint": "x", "settings": {"num_steps": 60}}
     (copied / "pretrain" / ".unfinished.json").write_text(json.dumps(unfinished))
-    line = last_line(copied, "pretrain", changes=["pretrain.num_steps=20"])
+    changes = ["pretrain.num_steps=20", "pretrain.schedule.warmup_steps=2"]
+    *_, line = ttl(copied, "pretrain", changes=changes, code=2).strip().splitlines()
     assert "num_steps 60 -> 20" in line
     assert (copied / "pretrain" / "metrics.jsonl").is_file()
 

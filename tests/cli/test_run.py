@@ -30,10 +30,10 @@ def test_a_missing_recipe_and_a_missing_source(tmp_path):
 
 
 def test_an_empty_corpus_names_what_emptied_it(tmp_path):
-    (tmp_path / "short.txt").write_text("Oi.\n")
-    sources = (
-        f"corpus.sources=[{{ kind = 'files', path = '{tmp_path}/short.txt', license = 'CC0-1.0' }}]"
-    )
+    for name in ("a", "b"):
+        (tmp_path / f"short-{name}.txt").write_text(f"Oi, {name}.\n")
+    source = f"{{ kind = 'files', path = '{tmp_path}/short-*.txt', license = 'CC0-1.0' }}"
+    sources = f"corpus.sources=[{source}]"
     said = log_of("corpus", RECIPE, "--run-dir", tmp_path / "run", "--set", sources, code=2)
     assert "0 documents remain" in said.splitlines()[-1]
 

@@ -199,8 +199,8 @@ def test_oldest_result_goes_with_a_line(
 @pytest.fixture
 def from_files(recipe_path: Path) -> Path:
     """The text of the corpus is a file."""
-    text = recipe_path.parent / "a.txt"
-    text.write_text("Era uma vez.\n")
+    text = recipe_path.parent / "a.jsonl"
+    text.write_text('{"text": "Era uma vez."}\n{"text": "Fim."}\n')
     recipe_path.write_text(
         f'name = "small"\n[corpus]\nsources = [{{ kind = "files", path = "{text}", '
         'license = "CC0-1.0" }]\n'
@@ -214,7 +214,7 @@ def test_times_of_the_text_do_not_count_and_its_content_does(
     run(recipe_path)
     os.utime(from_files, ns=(1, 1))
     assert ran_again(stages, recipe_path) == []
-    from_files.write_text("Era uma vex.\n")
+    from_files.write_text('{"text": "Era uma vex."}\n{"text": "Fim."}\n')
     os.utime(from_files, ns=(1, 1))
     assert ran_again(stages, recipe_path) == ["corpus"]
     assert "corpus: inputs changed (sources.0); previous result" in capsys.readouterr().err

@@ -49,9 +49,11 @@ class FileHashes:
         return self._run_dir / FILE_NAME
 
     def _key(self, path: Path) -> str:
-        # Relative in the run: a folder that was moved keeps its hashes.
+        # Relative in the run: a folder that was moved keeps its hashes. Of files elsewhere no path
+        # is kept: run folders are passed on, and paths name people.
         whole, root = os.path.abspath(path), os.path.abspath(self._run_dir)  # noqa: PTH100
-        return os.path.relpath(whole, root) if whole.startswith(root + os.sep) else whole
+        inside = whole.startswith(root + os.sep)
+        return os.path.relpath(whole, root) if inside else fingerprint_of(whole)
 
     def sha256(self, path: Path) -> str:
         """SHA-256 of the file, in hexadecimal. Raises OSError where it cannot be read."""
