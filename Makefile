@@ -29,7 +29,7 @@ quickstart: install
 	@echo "Talk to your model:  $(BIN)/ttl chat runs/quickstart"
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: install
 	$(BIN)/ruff format --check .
