@@ -5,7 +5,7 @@ from support.tiny_training import settings
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.training import checkpoints
-from teenytinyllama.training.divergence_guard import DivergenceGuard
+from teenytinyllama.training.divergence_guard import DivergenceGuard, first_overfit
 from teenytinyllama.training.metrics_logger import MetricsLogger
 from teenytinyllama.training.train_state import TrainState
 
@@ -46,3 +46,9 @@ def test_gives_up_without_a_checkpoint_or_after_three_rollbacks(tmp_path, rollba
     with pytest.raises(UserError, match=what) as caught:
         guard(tmp_path).must_roll_back(state, tmp_path)
     assert caught.value.code == "training-diverged"
+
+
+def test_a_loss_is_compared_with_the_best_before_it():
+    assert first_overfit([], 0.02) is None
+    assert first_overfit([2.0, 1.0, 1.02], 0.02) is None  # exactly at the margin
+    assert first_overfit([2.0, 1.0, 1.021, 3.0], 0.02) == 2

@@ -50,7 +50,7 @@ class PlanRequest:
     bytes_per_character: float = PORTUGUESE_BYTES_PER_CHARACTER
     bits_per_character: float = ALPHABET_BITS
     different_words: float = math.inf
-    # Letters that the vocabulary must have room for.
+    # Letters that the vocabulary must have space for.
     num_letters: int = 0
     # Whether the user said how much text there is.
     has_text: bool = True

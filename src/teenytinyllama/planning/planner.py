@@ -316,7 +316,7 @@ def _vocabulary(request: PlanRequest, law: Law) -> int:
 
 
 def smallest_vocabulary(num_letters: int) -> int:
-    """Room for bytes, special tokens, so many letters, and half as many tokens of several letters.
+    """Space for bytes, special tokens, so many letters, and half as many tokens of several letters.
 
     >>> smallest_vocabulary(100), smallest_vocabulary(3500)
     (448, 5568)

@@ -1,13 +1,15 @@
-"""What happens when gradients are not finite (NaN or infinite).
+"""What happens when gradients are not finite (NaN or infinite), and when a model overfits.
 
-Such a step changes nothing and is recorded. Three in a row mean that the weights are diverging: the
-run rolls back to its last checkpoint and skips those steps; after three rollbacks it gives up.
+A step whose gradients are not finite changes nothing and is recorded. Three in a row mean that the
+weights are diverging: the run rolls back to its last checkpoint and skips those steps; after three
+rollbacks it gives up.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,19 @@ class DivergenceGuard:
         )
         self.skip_steps |= set(range(last - num_bad, last))
         return True
+
+
+def first_overfit(losses: Sequence[float], margin: float) -> int | None:
+    """The place of the first loss that is above an earlier one by more than the share `margin`.
+
+    >>> first_overfit([2.0, 1.9, 1.91, 1.95, 1.99], margin=0.02)
+    3
+    >>> first_overfit([2.0, 1.9, 1.91], margin=0.02) is None
+    True
+    """
+    best = inf
+    for place, loss in enumerate(losses):
+        if loss > best * (1 + margin):
+            return place
+        best = min(best, loss)
+    return None

@@ -40,7 +40,7 @@ from teenytinyllama.training import checkpoints
 from teenytinyllama.training.averaging import WeightCopies, epoch_ends, split_copies
 from teenytinyllama.training.checkpoints import Checkpoint
 from teenytinyllama.training.distributed import DDPStrategy
-from teenytinyllama.training.divergence_guard import DivergenceGuard
+from teenytinyllama.training.divergence_guard import DivergenceGuard, first_overfit
 from teenytinyllama.training.interruption import Watchdog
 from teenytinyllama.training.metrics_logger import MetricsLogger
 from teenytinyllama.training.micro_batches import (
@@ -49,7 +49,6 @@ from teenytinyllama.training.micro_batches import (
     step_gradients,
 )
 from teenytinyllama.training.optimizers import learning_rate_factor, set_learning_rates
-from teenytinyllama.training.overfitting import first_overfit
 from teenytinyllama.training.resource_tracker import ResourceTracker
 from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 from teenytinyllama.training.train_state import (

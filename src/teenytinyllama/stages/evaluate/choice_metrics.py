@@ -21,27 +21,27 @@ MIN_LENGTH_EFFECT = 0.05  # above chance, for a task to be named
 MIN_LENGTH_ITEMS = 20
 
 
-class Preference(NamedTuple):
+class TopChoice(NamedTuple):
     """The right choice's part of the top place (1, 0, or a share), and whether it is tied."""
 
     score: float
     is_tie: bool
 
 
-def prefer(values: Sequence[float] | NDArray[np.float64], right: int) -> Preference:
+def prefer(values: Sequence[float] | NDArray[np.float64], right: int) -> TopChoice:
     """The right choice's part of the top place.
 
     >>> prefer([-3.0, -1.0], 1), prefer([-1.0, -1.0, -4.0], 0)
-    (Preference(score=1.0, is_tie=False), Preference(score=0.5, is_tie=True))
+    (TopChoice(score=1.0, is_tie=False), TopChoice(score=0.5, is_tie=True))
     """
     best = float(max(values))
     top = [n for n, value in enumerate(values) if best - value <= TIE_TOLERANCE * abs(best)]
-    return Preference(float(right in top) / len(top), len(top) > 1)
+    return TopChoice(float(right in top) / len(top), len(top) > 1)
 
 
 def preferences(
     logprobs: Sequence[float], choices: Sequence[str], right: int
-) -> dict[str, Preference]:
+) -> dict[str, TopChoice]:
     """One item by each of the harness's metrics that choose; the names are theirs.
 
     `logprobs` are those of the choices, followed by those without the question where the task

@@ -10,7 +10,7 @@ from lm_eval import evaluator
 
 from teenytinyllama.stages.evaluate.benchmark import Benchmark, quiet_harness
 from teenytinyllama.stages.evaluate.choice_metrics import (
-    Preference,
+    TopChoice,
     lengths_differ,
     preferences,
 )
@@ -119,7 +119,7 @@ def _score(
 
 def _preferences(
     benchmark: Benchmark, task: Any, samples: list[dict[str, Any]]
-) -> tuple[dict[str, list[Preference]], bool]:
+) -> tuple[dict[str, list[TopChoice]], bool]:
     """The task's metrics that choose, item by item, ties counted as a part.
 
     Where choices differ in length, which is told too, `acc_norm` is among them, asked for or not:

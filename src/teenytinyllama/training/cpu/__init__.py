@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class CpuSupport:
+class PreparedCpu:
     """What a strategy carries where it trains on a CPU."""
 
     compiled: bool
@@ -49,7 +49,7 @@ class CpuSupport:
             yield
 
 
-def prepare(task: TrainTask, settings: TrainSettings) -> CpuSupport:
+def prepare(task: TrainTask, settings: TrainSettings) -> PreparedCpu:
     """Give the task's model forward passes that are fast on a CPU, in place; results are the same.
 
     Raises UserError where `settings.compile` asks for what this machine cannot compile.
@@ -58,4 +58,4 @@ def prepare(task: TrainTask, settings: TrainSettings) -> CpuSupport:
     use_cpu_layers(task.model, backend)
     if task.isolates_texts:
         isolate_texts(task.model)
-    return CpuSupport(compiled=backend.compiled, contention=ContentionMonitor())
+    return PreparedCpu(compiled=backend.compiled, contention=ContentionMonitor())
