@@ -15,4 +15,4 @@ The stages, in order (`teenytinyllama.stages`):
 `ttl run recipes/quickstart.toml` runs them all; `teenytinyllama.cli.main` is the command line.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
