@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,7 +146,7 @@ class StepConfig:
     """Lines that a source repeats, by the source's name."""
 
 
-class DocumentStep:
+class DocumentStep(ABC):
     """A step that needs no document outside its batch. Same texts, same result, however batched."""
 
     setting: ClassVar[str] = ""
@@ -162,9 +163,9 @@ class DocumentStep:
         """Whether the recipe asks for this step."""
         return not cls.setting or bool(getattr(config.settings, cls.setting))
 
+    @abstractmethod
     def apply(self, batch: DocumentBatch) -> None:
         """Drop, quarantine, edit or annotate the remaining documents of a batch."""
-        raise NotImplementedError
 
 
 class ProseFilter(DocumentStep):
