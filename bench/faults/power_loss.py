@@ -235,6 +235,10 @@ def run(num_steps: int = 4, every: int = 1) -> Trial:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
     originals = {name: getattr(os, name) for name in OPERATIONS}
+    # In a thread of its own a removal would go on unseen while the states after another operation
+    # are checked, and the number of operations would depend on the load of the machine.
+    in_background = checkpoints._remove_in_background
+    checkpoints._remove_in_background = checkpoints._remove
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "pretrain"
         trial = Trial(Path(name), every)
@@ -259,6 +263,7 @@ def run(num_steps: int = 4, every: int = 1) -> Trial:
         finally:
             for operation, original in originals.items():
                 setattr(os, operation, original)
+            checkpoints._remove_in_background = in_background
             trial.disk.close()
             shutil.rmtree(folder, ignore_errors=True)
     return trial

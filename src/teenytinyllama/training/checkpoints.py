@@ -255,12 +255,16 @@ def set_aside(path: Path, damage: str) -> None:
 def _prune(folder: Path, keep: Callable[[int], bool]) -> None:
     rolling = [path for step, path in list_checkpoints(folder) if not keep(step)]
     for path in rolling[:-NUM_ROLLING_KEPT]:
-        removal = threading.Thread(target=_remove, args=(_hide(path, "removed"),))
-        _removals.append(removal)
-        removal.start()
+        _remove_in_background(_hide(path, "removed"))
 
 
 _removals: list[threading.Thread] = []
+
+
+def _remove_in_background(path: Path) -> None:
+    removal = threading.Thread(target=_remove, args=(path,))
+    _removals.append(removal)
+    removal.start()
 
 
 def _remove(path: Path) -> None:
