@@ -252,7 +252,8 @@ def test_unfinished_training_with_other_settings_is_kept(copied):
     unfinished = {"fingerprint": "x", "settings": {"num_steps": 60}}
     (copied / "pretrain" / ".unfinished.json").write_text(json.dumps(unfinished))
     changes = ["pretrain.num_steps=20", "pretrain.schedule.warmup_steps=2"]
-    *_, line = ttl(copied, "pretrain", changes=changes, code=2).strip().splitlines()
+    warning, line = ttl(copied, "pretrain", changes=changes, code=2).strip().splitlines()
+    assert warning.startswith(f"{copied}/pretrain/manifest.json is damaged or missing;")
     assert "num_steps 60 -> 20" in line
     assert (copied / "pretrain" / "metrics.jsonl").is_file()
 
