@@ -7,10 +7,25 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.manifests import manifest_of
 
 from teenytinyllama.artifacts import file_hashes
-from teenytinyllama.artifacts.file_hashes import FILE_NAME, FileHashes
-from teenytinyllama.artifacts.manifest import sha256_file
+from teenytinyllama.artifacts.file_hashes import (
+    FILE_NAME,
+    FileHashes,
+    hash_finished,
+    missing_outputs,
+    verify_model,
+    verify_outputs,
+)
+from teenytinyllama.artifacts.manifest import (
+    Output,
+    hash_outputs,
+    read_manifest,
+    sha256_file,
+    write_manifest,
+)
+from teenytinyllama.errors import UserError
 
 
 @pytest.fixture
@@ -102,3 +117,101 @@ def test_a_damaged_cache_is_no_reason_to_fail(tmp_path: Path, text: str) -> None
     path.write_bytes(b"a")
     (tmp_path / FILE_NAME).write_text(text)
     assert FileHashes(tmp_path).sha256(path) == sha256_file(path)
+
+
+def test_missing_outputs_are_those_gone_or_of_another_size(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    outputs = hash_outputs(tmp_path)
+    assert missing_outputs(tmp_path, outputs) == []
+    (tmp_path / "a").unlink()
+    (tmp_path / "b").write_text("longer than before")
+    (tmp_path / "c").write_text("x")
+    assert missing_outputs(tmp_path, outputs) == ["a", "b"]
+
+
+@pytest.fixture
+def stage_dir(tmp_path: Path) -> Path:
+    """A finished pretrain stage: a model, a log and a checkpoint."""
+    folder = tmp_path / "pretrain"
+    for name in ("final/model.safetensors", "metrics.jsonl", "step-0000010/model.safetensors"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode() * 20)
+    write_manifest(folder, manifest_of("pretrain", outputs=hash_outputs(folder)))
+    return folder
+
+
+def flip(path: Path) -> None:
+    """Change one bit and keep size and time of change, as a bad disk does."""
+    stat = path.stat()
+    data = bytearray(path.read_bytes())
+    data[7] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def found_damage(stage_dir: Path) -> str:
+    manifest_of_stage = read_manifest(stage_dir)
+    assert manifest_of_stage is not None
+    with pytest.raises(UserError) as error:
+        verify_outputs(stage_dir, manifest_of_stage)
+    assert error.value.code == "output-damaged"
+    return str(error.value)
+
+
+def test_outputs_of_a_stage_are_verified(stage_dir: Path) -> None:
+    found = read_manifest(stage_dir)
+    assert found is not None
+    (stage_dir / "metrics.jsonl").write_text("")  # written for people
+    shutil.rmtree(stage_dir / "step-0000010")  # has hashes of its own, and may be removed
+    verify_outputs(stage_dir, found)
+    model = stage_dir / "final" / "model.safetensors"
+    flip(model)
+    assert "model.safetensors - changed since it was written" in found_damage(stage_dir)
+    assert "run `ttl pretrain RECIPE --redo`" in found_damage(stage_dir)
+    model.write_bytes(b"")
+    assert "has 0 bytes, 460 were written" in found_damage(stage_dir)
+    model.unlink()
+    assert "is missing" in found_damage(stage_dir)
+    verify_outputs(stage_dir, found, may_be_gone=True)
+
+
+def test_output_outside_the_folder_is_not_read(stage_dir: Path) -> None:
+    for name in ("../secret", "/etc/hostname"):
+        outside = manifest_of(outputs={name: Output(bytes=1, sha256="0")})
+        with pytest.raises(UserError, match="which is outside its folder"):
+            verify_outputs(stage_dir, outside)
+
+
+def test_large_outputs_are_hashed_again_only_after_a_write(
+    stage_dir: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read_manifest(stage_dir)
+    assert found is not None
+    verify_outputs(stage_dir, found)
+    verify_outputs(stage_dir, found)
+    assert hashed == ["model.safetensors"] * 2  # a small one: every time
+    monkeypatch.setattr(file_hashes, "MIN_REMEMBERED_BYTES", 0)
+    assert hash_finished(stage_dir) == found.outputs
+    num_hashed = len(hashed)
+    verify_outputs(stage_dir, found)
+    assert len(hashed) == num_hashed
+    copy = stage_dir.with_name("copy")
+    shutil.copytree(stage_dir, copy)  # another file with the same bytes: hashed once
+    verify_outputs(copy, found)
+    verify_outputs(copy, found)
+    assert hashed[num_hashed:] == ["model.safetensors"]
+    flip(stage_dir / "final" / "model.safetensors")
+    assert "changed since it was written" in found_damage(stage_dir)
+
+
+def test_model_of_a_run_is_verified_and_others_are_not(stage_dir: Path, tmp_path: Path) -> None:
+    model = stage_dir / "final"
+    verify_model(model)
+    flip(model / "model.safetensors")
+    for path in (model, model / "model.safetensors"):
+        with pytest.raises(UserError, match="output-damaged"):
+            verify_model(path)
+    verify_model(tmp_path)
+    (stage_dir / "manifest.json").write_text('{"files": {}}')  # of another tool
+    verify_model(model)

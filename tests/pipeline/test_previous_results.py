@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.manifests import manifest_of
 
-from teenytinyllama.artifacts.manifest import Manifest, write_json, write_manifest
+from teenytinyllama.artifacts.manifest import write_json, write_manifest
 from teenytinyllama.pipeline.previous_results import MARK_NAME, PreviousResults, read_mark
 
 
@@ -15,12 +16,7 @@ def put(run_dir: Path, *, fingerprint: str, finished: bool) -> None:
     folder.mkdir()
     (folder / "train.bin").write_text(fingerprint)
     if finished:
-        made = Manifest(
-            stage="pack", version="1", fingerprint=fingerprint, recipe={}, inputs={}, outputs={},
-            counts={}, metrics={}, started_at="", duration_s=1.0, energy_kwh={}, emissions_kg=0.0,
-            versions={},
-        )  # fmt: skip
-        write_manifest(folder, made)
+        write_manifest(folder, manifest_of(fingerprint=fingerprint))
     else:
         write_json(folder / MARK_NAME, {"fingerprint": fingerprint, "settings": {}})
 

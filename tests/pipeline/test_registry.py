@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from teenytinyllama.artifacts.manifest import STAGE_NAMES, Manifest
-from teenytinyllama.pipeline.registry import STAGES
+from teenytinyllama.pipeline.registry import BY_NAME, STAGES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pipeline.md").read_text(encoding="utf-8")
 
@@ -21,3 +21,4 @@ def test_every_field_of_the_manifest_is_on_the_page() -> None:
 
 def test_the_manifests_that_others_read_are_those_before_the_report() -> None:
     assert [*STAGE_NAMES, "report"] == [stage.name for stage in STAGES]
+    assert BY_NAME["report"].reads_if_there == STAGE_NAMES

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.manifests import manifest_of
 
-from teenytinyllama.artifacts.manifest import Manifest, write_json
+from teenytinyllama.artifacts.manifest import write_manifest
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import num_parameters
 from teenytinyllama.planning import scaling_runs
@@ -29,12 +30,7 @@ def manifest(
     folder: Path, stage: str, counts: dict[str, object], metrics: dict[str, object]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    made = Manifest(
-        stage=stage, version="1", fingerprint=stage, recipe={}, inputs={}, outputs={},
-        counts=counts, metrics=metrics, started_at="2026-11-23T00:00:00Z",
-        duration_s=1.0, energy_kwh={}, emissions_kg=0.0, versions={},
-    )  # fmt: skip
-    write_json(folder / "manifest.json", made.model_dump(mode="json"))
+    write_manifest(folder, manifest_of(stage, counts=counts, metrics=metrics))
 
 
 class FakeRunner:

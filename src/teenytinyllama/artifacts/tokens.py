@@ -27,10 +27,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from teenytinyllama.artifacts.documents import Split
+from teenytinyllama.artifacts.file_hashes import FileHashes
 from teenytinyllama.artifacts.manifest import (
-    MIN_REMEMBERED_BYTES,
     sha256_file,
-    verify_file,
     write_atomically,
 )
 from teenytinyllama.errors import UserError
@@ -186,10 +185,13 @@ def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
     if found != entry["bytes"]:
         what = f"has {found:,} bytes, the index says {entry['bytes']:,}"
         raise UserError("tokens-size", str(path), what, FIX)
-    remember = found >= MIN_REMEMBERED_BYTES  # a training that resumes must not wait for it
-    if verify and not verify_file(path, entry["sha256"], remember=remember):
+    if not verify:
+        return
+    hashes = FileHashes(path.parent)
+    if hashes.sha256(path) != entry["sha256"]:
         what = "its bytes changed since they were packed"
         raise UserError("tokens-damaged", str(path), what, FIX)
+    hashes.save_if_large(found)  # a training that resumes must not wait for it
 
 
 class TokenWriter:

@@ -24,7 +24,8 @@ from transformers import LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.artifacts.conversations import Message, check_prompt
-from teenytinyllama.artifacts.manifest import check_run_version, read_manifest, verify_model
+from teenytinyllama.artifacts.file_hashes import verify_model
+from teenytinyllama.artifacts.manifest import check_run_version, read_manifest
 from teenytinyllama.artifacts.model_folder import check_model_folder
 from teenytinyllama.artifacts.subword_tokenizer import MODEL_NAME
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, tokenizer_file

@@ -26,6 +26,7 @@ from teenytinyllama.pipeline.previous_results import (
     folder_bytes,
     read_mark,
 )
+from teenytinyllama.pipeline.registry import BY_NAME
 from teenytinyllama.progress import format_bytes
 from teenytinyllama.redaction import redact_values
 from teenytinyllama.settings.recipe import Recipe
@@ -175,7 +176,7 @@ class RunFolder:
     def removable(self) -> list[tuple[Path, str]]:
         """Folders that no stage needs, and what each is: earlier results, damaged checkpoints."""
         found = []
-        for name in (*manifests.STAGE_NAMES, "report"):
+        for name in BY_NAME:
             for one in self.previous.of(name):
                 what = "result" if one.is_finished else "unfinished work"
                 found.append((one.path, f"{what} of {name}"))

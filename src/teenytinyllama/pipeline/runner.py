@@ -21,7 +21,12 @@ from typing import Any
 
 from teenytinyllama import __version__
 from teenytinyllama.artifacts import manifest as manifests
-from teenytinyllama.artifacts.file_hashes import FileHashes
+from teenytinyllama.artifacts.file_hashes import (
+    FileHashes,
+    hash_finished,
+    missing_outputs,
+    verify_outputs,
+)
 from teenytinyllama.artifacts.manifest import Input, Manifest
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
@@ -213,7 +218,7 @@ class PipelineRunner:
         )
         if found is not None and found.manifest is not None:
             try:
-                manifests.verify_outputs(found.path, found.manifest)
+                verify_outputs(found.path, found.manifest)
             except UserError as error:
                 logger.warning(f"{work.stage.name}: {found.path} is not taken back ({error.what})")
                 return None
@@ -255,7 +260,7 @@ class PipelineRunner:
             stage_dir = self.folder.stage_dir(BY_NAME[name])
             found = manifests.read_manifest(stage_dir)
             assert found is not None
-            manifests.verify_outputs(stage_dir, found, may_be_gone=stage.shows_manifests)
+            verify_outputs(stage_dir, found, may_be_gone=stage.shows_manifests)
 
     def _reason_to_run(self, work: Work, done: Manifest | None) -> str:
         """Why the stage has to run; empty where its result is up to date."""
@@ -263,7 +268,7 @@ class PipelineRunner:
             return "no manifest"
         if not self._is_of(work, done):
             return why_stale(done, work.shown, work.inputs, work.files)
-        missing = manifests.missing_outputs(self.folder.stage_dir(work.stage), done.outputs)
+        missing = missing_outputs(self.folder.stage_dir(work.stage), done.outputs)
         if not missing:
             return ""
         many = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
@@ -280,7 +285,7 @@ class PipelineRunner:
             self.meter.read()
             result = self._call(stage, work.settings, work.inputs)
             self.meter.read()
-            outputs = manifests.hash_outputs(stage_dir)
+            outputs = hash_finished(stage_dir)
         spent = total(stage_dir, work.fingerprint)
         manifest = Manifest(
             stage=stage.name,
@@ -298,7 +303,6 @@ class PipelineRunner:
             emissions_kg=spent.energy.emissions_kg,
             versions=_versions(),
         )
-        manifests.note_outputs(stage_dir, manifest.outputs)
         self.folder.finish(stage, manifest, keep_previous=self.keep_previous)
         logger.info(f"{stage.name}: done in {format_duration(spent.seconds)}")
 

@@ -17,7 +17,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from teenytinyllama.artifacts.manifest import sha256_file, verify_model
+from teenytinyllama.artifacts.file_hashes import verify_model
+from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import load_whole
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
-from teenytinyllama.artifacts.manifest import verify_model
+from teenytinyllama.artifacts.file_hashes import verify_model
 from teenytinyllama.artifacts.model_folder import check_model_folder
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.artifacts.tokenizer import load_tokenizer, tokenizer_file
