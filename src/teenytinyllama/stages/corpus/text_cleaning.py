@@ -51,11 +51,8 @@ STRAY_MARKS = re.compile(
 SPECIAL_TOKENS = re.compile(r"<(?=(?:/?s|/?unk|pad|bos|eos|mask|\|[A-Za-z0-9_]{1,40}\|)>)")
 # Mojibake: UTF-8 that was read as an 8-bit encoding and written as UTF-8 again, "aÃ§Ã£o" for
 # "ação". Each character stands for its byte in Windows-1252, or in ISO-8859-1 if it has none there.
-_BYTE_OF = {chr(byte): byte for byte in range(256)} | {
-    bytes([byte]).decode("cp1252"): byte
-    for byte in range(0x80, 0xA0)
-    if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
-}
+_BYTE_OF = {chr(byte): byte for byte in range(256)}
+_BYTE_OF |= {letter: byte for byte, letter in _WINDOWS.items()}
 _FOLLOWING = "".join(re.escape(c) for c, byte in _BYTE_OF.items() if 0x80 <= byte < 0xC0)
 DOUBLE_ENCODED = re.compile(f"[\u00c2-\u00f4][{_FOLLOWING}]{{1,3}}")
 _WESTERN_LETTERS = re.compile("[\u00c0-\u00ff]")
