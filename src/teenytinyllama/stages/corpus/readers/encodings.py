@@ -82,7 +82,7 @@ def utf8_chunks_of(
         yield first
         yield from chunks
         return
-    notes[f"decoded-{encoding_title(name).lower()}"] += 1
+    notes[f"decoded-{name}"] += 1
     decoder = codecs.getincrementaldecoder(name)("surrogateescape")
     yield decoder.decode(first).encode("utf-8", "surrogateescape")
     for chunk in chunks:
@@ -125,20 +125,6 @@ def detect_encoding(head: bytes, language: str) -> str:
 def encodings_of(language: str) -> tuple[str, ...]:
     """Encodings that texts of a language come in, the likeliest first."""
     return _FAMILIES[_FAMILY_OF.get(language.split("-")[0], "western")]
-
-
-def encoding_title(codec: str) -> str:
-    """The name of an encoding as `iconv` knows it.
-
-    >>> encoding_title("iso8859_2"), encoding_title("koi8_u"), encoding_title("cp1251")
-    ('ISO-8859-2', 'KOI8-U', 'CP1251')
-    """
-    return (
-        codec.upper()
-        .replace("ISO8859", "ISO-8859")
-        .replace("MAC_ROMAN", "MACINTOSH")
-        .replace("_", "-")
-    )
 
 
 def _wide_encoding(head: bytes) -> str:
