@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -26,11 +27,11 @@ from teenytinyllama.artifacts.hub_datasets import stream_dataset
 from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
 from teenytinyllama.errors import UserError
 
-LINE_SUFFIXES = (".jsonl", ".ndjson")
+LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
+TEXT_SUFFIXES = (".txt", ".md", ".text")
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
-RECORD_SUFFIXES = (*LINE_SUFFIXES, ".json", *TABLE_SUFFIXES, ".parquet")
+RECORD_SUFFIXES = (*LINE_SUFFIXES, *TABLE_SUFFIXES, ".parquet")
 MAX_FIELD_CHARACTERS = 1 << 24
-BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _json_records(path: Path, file: IO[bytes]) -> Iterator[Record]:
         line = file.readline()
         if not line:
             return
-        start = line.removeprefix(BOM).strip()
+        start = line.removeprefix(BOM_UTF8).strip()
     is_list = start.startswith(b"[")
     if is_list or (start.startswith(b"{") and not _is_json(start)):
         with open_decompressed(path) as whole:
@@ -123,7 +124,7 @@ def _is_json(line: bytes) -> bool:
 def _json_lines(path: Path, file: IO[bytes]) -> Iterator[Record]:
     for number, line in enumerate(file, start=1):
         if number == 1:
-            line = line.removeprefix(BOM)
+            line = line.removeprefix(BOM_UTF8)
         if line.strip():
             yield _json_record(path, number, line)
 

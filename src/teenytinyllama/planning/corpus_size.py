@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from teenytinyllama.artifacts.decompression import COMPRESSED_SUFFIXES, compression_of
-from teenytinyllama.artifacts.records import suffix_of
+from teenytinyllama.artifacts.records import LINE_SUFFIXES, TEXT_SUFFIXES, suffix_of
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.languages import word_pattern
 
@@ -35,9 +35,6 @@ STUDIED_CHARACTERS = 1 << 17
 """Characters of each sampled file whose words and letters are counted."""
 COVERED_FRACTION = 0.9999
 """Share of the characters that a vocabulary covers: `tokenizer.character_coverage`."""
-# The kinds of files that the corpus stage reads as text or records.
-LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
-TEXT_SUFFIXES = (".txt", ".md", ".text")
 # What unpacks one member of a file; Zstandard's own reader goes on by itself.
 DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "gz": lambda: zlib.decompressobj(31),

@@ -70,7 +70,7 @@ def test_local_folder_of_a_hub_dataset(stage: Stage, tmp_path: Path) -> None:
     left = stage({"kind": "hub", "path": str(folder), "license": "CC-BY-SA-4.0"})
     assert sorted(left.texts()) == sorted(GOOD)
     assert {row["source"] for row in left.rows("*-*.zst")} == {"wiki-pt"}
-    with pytest.raises(UserError, match=r"wiki-pt\" cannot be read \(ValueError"):
+    with pytest.raises(UserError, match=r'wiki-pt", split "nenhum", cannot be read \(ValueError'):
         stage({"kind": "hub", "path": str(folder), "license": "MIT", "split": "nenhum"})
 
 

@@ -19,9 +19,8 @@ from teenytinyllama.artifacts.decompression import (
     DamagedFileError,
     chunks_of,
 )
-from teenytinyllama.artifacts.hub_datasets import stream_dataset
 from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
-from teenytinyllama.artifacts.records import suffix_of
+from teenytinyllama.artifacts.records import LINE_SUFFIXES, TEXT_SUFFIXES, hub_records, suffix_of
 from teenytinyllama.errors import UserError
 from teenytinyllama.regular_files import open_regular
 from teenytinyllama.settings.base import expand_path
@@ -35,9 +34,13 @@ logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 2 << 20
 BATCH_ITEMS = 2000
-LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
-TEXT_SUFFIXES = (".txt", ".md", ".text")
-HTML_SUFFIXES = (".html", ".htm", ".xhtml")
+KINDS = {
+    "lines": LINE_SUFFIXES,
+    "text": TEXT_SUFFIXES,
+    "html": (".html", ".htm", ".xhtml"),
+    "web": WEB_SUFFIXES,
+    "parquet": (".parquet",),
+}
 # What to type for files of text that are not read: {0} the file, {1} its name without suffix.
 CONVERSIONS = {
     ".pdf": "pdftotext {0}",
@@ -81,17 +84,8 @@ class InputFile:
 
 def kind_of(path: Path) -> str:
     """`lines`, `text`, `html`, `parquet` or `web`, "" for a file that the stage cannot read."""
-    suffixes = [s for s in map(str.lower, path.suffixes) if s not in COMPRESSED_SUFFIXES]
-    last = suffixes[-1] if suffixes else ""
-    if last in LINE_SUFFIXES:
-        return "lines"
-    if last in TEXT_SUFFIXES:
-        return "text"
-    if last in HTML_SUFFIXES:
-        return "html"
-    if last in WEB_SUFFIXES:
-        return "web"
-    return "parquet" if last == ".parquet" else ""
+    suffix = suffix_of(path)
+    return next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), "")
 
 
 def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]:
@@ -326,7 +320,7 @@ def read_other(source: Source, index: int, language: str) -> Iterator[RawBatch]:
             )
         )
     else:
-        rows = _hub_rows(source, index)
+        rows = _hub_rows(source, f"corpus.sources.{index}.path")
     items = (
         RawItem(source.title, number, 0, row, num_bytes=_size(row, source.text_key))
         for number, row in enumerate(rows, start=1)
@@ -420,25 +414,14 @@ def _table_rows(
         yield RawItem(str(path), number + 1, 0, {}, damage=error.reason, detail=error.detail)
 
 
-def _hub_rows(source: Source, index: int) -> Iterator[dict[str, Any]]:
+def _hub_rows(source: Source, where: str) -> Iterator[dict[str, Any]]:
     if "://" in source.path:
         raise UserError(
             "source-url",
-            f"corpus.sources.{index}.path",
+            where,
             f'"{source.path}" is an address, expected the id of a dataset or a local folder',
             'path = "owner/dataset"',
         )
-    try:
-        stream = stream_dataset(
-            source.path, config=source.config, split=source.split, revision=source.revision
-        )
-        yield from stream
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            "hub-unreadable",
-            f"corpus.sources.{index}.path",
-            f'"{source.path}" cannot be read ({type(error).__name__}: {str(error)[:300]})',
-            "check path, config, split and the network; a local folder of the dataset works too",
-        ) from error
+    asked = {"config": source.config, "split": source.split, "revision": source.revision}
+    records = hub_records(source.path, where=where, **asked)
+    return (record.fields for record in records)
