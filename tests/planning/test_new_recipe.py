@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from teenytinyllama.planning.new_recipe import LanguageProfile, render_recipe
+from teenytinyllama.languages import LanguageProfile
+from teenytinyllama.planning.new_recipe import render_recipe
 from teenytinyllama.planning.plan_request import PlanRequest
 from teenytinyllama.planning.planner import make_plan
 from teenytinyllama.planning.reference_data import gpus
@@ -44,7 +45,7 @@ def test_a_recipe_has_the_learned_settings(tmp_path: Path) -> None:
         stop_words=("ati", "ni"),
         letters="abẹọ",
         openings=("Ní ọjọ́ kan",),
-        has_language_filter=False,
+        known_fraction=0.5,
     )
     path = tmp_path / "yo.toml"
     path.write_text(

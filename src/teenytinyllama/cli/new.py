@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 if TYPE_CHECKING:
-    from teenytinyllama.planning.new_recipe import LanguageProfile
+    from teenytinyllama.languages import LanguageProfile
 
 DEFAULT_TEXT = "text/**/*"
 
@@ -89,7 +89,6 @@ def new_command(
 
 
 def _learn(path: Path, language: str) -> LanguageProfile:
-    from teenytinyllama.planning.new_recipe import LanguageProfile
     from teenytinyllama.stages.corpus.filters.calibration import learn_language
 
     found = learn_language(path, language)
@@ -112,15 +111,7 @@ def _learn(path: Path, language: str) -> LanguageProfile:
             f'py3langid takes only {found.known_fraction:.0%} of the sample for "{language}": the '
             "language filter is left out (is the sample in that language?)"
         )
-    return LanguageProfile(
-        num_documents=found.num_documents,
-        thresholds=found.thresholds,
-        stop_words=found.stop_words,
-        letters=found.letters,
-        openings=found.openings,
-        has_language_filter=found.is_identifiable,
-        has_spaces=found.has_spaces,
-    )
+    return found
 
 
 def storybook_command(

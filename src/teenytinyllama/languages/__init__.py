@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 import unicodedata
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from itertools import chain
@@ -19,6 +20,28 @@ _MARKED_PLANES = (range(0x20000), range(0xE0100, 0xE01F0))
 # Marks that end a sentence: Latin's, the danda of the Indic scripts and its double, Chinese,
 # Arabic, Urdu, Ethiopic, Armenian, Burmese, Khmer, Tibetan.
 SENTENCE_ENDS = ".!?…।॥。！？؟۔፧።៕"
+MIN_KNOWN_SHARE = 0.8
+"""The language filter is left out where it would keep less of the clean text than this."""
+
+
+@dataclass(frozen=True)
+class LanguageProfile:
+    """What a clean sample shows of a language; `stages/corpus/filters/calibration.py` learns it."""
+
+    num_documents: int
+    thresholds: dict[str, float] = field(default_factory=dict)
+    stop_words: tuple[str, ...] = ()
+    letters: str = ""
+    openings: tuple[str, ...] = ()
+    has_spaces: bool = True
+    """Whether spaces separate words: where not, the rules and tasks that count words are out."""
+    known_fraction: float | None = None
+    """Share of the documents identified as the language; None: py3langid does not know it."""
+
+    @property
+    def is_identifiable(self) -> bool:
+        """Whether py3langid identifies the language well enough to filter by it."""
+        return self.known_fraction is not None and self.known_fraction >= MIN_KNOWN_SHARE
 
 
 # Scripts in which words are not separated: Thai and Lao, Tibetan, Burmese, Khmer, kana, Han.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.languages import known_languages
+from teenytinyllama.languages import LanguageProfile, known_languages
 from teenytinyllama.licenses import UNKNOWN
 from teenytinyllama.planning.planner import EPOCHS_LIKE_NEW_TEXT, Plan, bytes_per_token
 from teenytinyllama.progress import format_duration, format_energy, format_money
@@ -22,21 +21,6 @@ NUM_EVALUATIONS, NUM_SAMPLINGS = 20, 5
 CHAT_LENGTH = 512
 MAX_CHAT_RATE = 1e-3
 COUNTING = ("repetition", "fineweb", "quality")
-
-
-@dataclass(frozen=True)
-class LanguageProfile:
-    """Settings learned from a clean sample of a language."""
-
-    num_documents: int
-    thresholds: dict[str, float] = field(default_factory=dict)
-    stop_words: tuple[str, ...] = ()
-    letters: str = ""
-    openings: tuple[str, ...] = ()
-    has_language_filter: bool = True
-    """Whether py3langid identifies the language well enough to filter by it."""
-    has_spaces: bool = True
-    """Whether spaces separate words: where not, the rules and tasks that count words are out."""
 
 
 def check_language(language: str, *, has_sample: bool) -> None:
@@ -180,7 +164,7 @@ def _filters(learned: LanguageProfile) -> Iterator[str]:
     yield f"# Learned from {learned.num_documents} documents of clean text. `ttl corpus --explain`"
     yield "# shows the result of each rule for a document."
     families: tuple[str, ...] = ("address", "language", *COUNTING)
-    if not learned.has_language_filter:
+    if not learned.is_identifiable:
         yield "# No language filter: py3langid does not identify this language. A"
         yield '# GlotLID model does: language_model = "its path", and add "language" to this list.'
         families = ("address", *COUNTING)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.languages import has_spaces_between_words
+from teenytinyllama.languages import LanguageProfile, has_spaces_between_words
 from teenytinyllama.regular_files import check_regular
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.batches import Values
@@ -47,8 +47,6 @@ MAX_STOP_WORDS_WANTED = 2.0
 NUM_OPENINGS, WORDS_OF_OPENING = 4, 3
 MIN_LETTER_SHARE = 1e-5
 """Letters rarer than this among all letters are from other languages: names, quotations."""
-MIN_KNOWN_SHARE = 0.8
-"""The language filter is left out where it would keep less of the clean text than this."""
 # The length of words is a property of the language. Shares of repetition and of marks are not, and
 # a small sample without a repeated line must not forbid them: there the looser threshold is taken.
 _WORD_LENGTH_RULES = ("gopher_below_avg_threshold", "gopher_above_avg_threshold")
@@ -167,28 +165,7 @@ def as_toml(found: CalibratedThresholds, settings: FilterSettings, language: str
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class LearnedLanguage:
-    """What a clean sample shows of a language."""
-
-    language: str
-    num_documents: int
-    thresholds: dict[str, float]
-    stop_words: tuple[str, ...]
-    letters: str
-    openings: tuple[str, ...]
-    has_spaces: bool
-    """Whether words are separated by spaces: rules that count words mean nothing elsewhere."""
-    known_fraction: float | None
-    """Share of the documents identified as the language; None: the model does not know it."""
-
-    @property
-    def is_identifiable(self) -> bool:
-        """Whether py3langid separates texts of the language from others."""
-        return self.known_fraction is not None and self.known_fraction >= MIN_KNOWN_SHARE
-
-
-def learn_language(path: Path, language: str) -> LearnedLanguage:
+def learn_language(path: Path, language: str) -> LanguageProfile:
     """Read a clean sample. Raises UserError where it cannot be read or is too small."""
     documents = [unicodedata.normalize("NFC", text) for text in read_clean(path)]
     if len(documents) < MIN_DOCUMENTS:
@@ -201,8 +178,7 @@ def learn_language(path: Path, language: str) -> LearnedLanguage:
     stop_words = frequent_words(documents, language)
     settings = FilterSettings(stop_words=stop_words)
     found = calibrate(documents, settings, language)
-    return LearnedLanguage(
-        language=language,
+    return LanguageProfile(
         num_documents=len(documents),
         thresholds=_loosened(found.thresholds, current_thresholds(language, settings)),
         stop_words=stop_words,
