@@ -60,7 +60,7 @@ def test_explain_of_a_missing_document_is_an_error(tmp_path: Path) -> None:
 
 def test_rules_are_in_the_order_in_which_they_apply() -> None:
     found = rule_results(PROSE, recipe().corpus, "pt")  # type: ignore[arg-type]
-    assert [one.reason for one in found][:3] == [
+    assert [one.rule.reason for one in found][:3] == [
         "dup_para_frac",
         "dup_para_char_frac",
         "dup_line_frac",

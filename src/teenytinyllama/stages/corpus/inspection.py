@@ -12,6 +12,7 @@ from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSetti
 from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.stages.corpus.batches import StepConfig
 from teenytinyllama.stages.corpus.filters import calibration, heuristic_rules
+from teenytinyllama.stages.corpus.filters.heuristic_rules import Rule
 from teenytinyllama.stages.corpus.filters.language_data import language_data, load_language
 from teenytinyllama.stages.corpus.filters.language_filter import LANGUAGE, LanguageFilter
 from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
@@ -24,9 +25,7 @@ from teenytinyllama.stages.corpus.steps import FilterPipeline
 class RuleResult:
     """One rule on one document. `threshold` is None where the rule is off."""
 
-    reason: str
-    meaning: str
-    side: str
+    rule: Rule
     value: float
     threshold: float | None
 
@@ -34,11 +33,10 @@ class RuleResult:
         """The rule as a row of the table; DROPS where it alone would drop the document."""
         kept_if, decision = "off", "-"
         if self.threshold is not None:
-            is_max = self.side == "max"
-            kept_if = f"{'<=' if is_max else '>='} {self.threshold:g}"
-            drops = self.value > self.threshold if is_max else self.value < self.threshold
-            decision = "DROPS" if drops else "passes"
-        return f"{self.reason:30}{self.value:>11.4f}  {kept_if:<11}{decision:8}{self.meaning}"
+            kept_if = f"{'<=' if self.rule.side == 'max' else '>='} {self.threshold:g}"
+            decision = "DROPS" if self.rule.drops(self.value, self.threshold) else "passes"
+        name, meaning = self.rule.reason, self.rule.meaning
+        return f"{name:30}{self.value:>11.4f}  {kept_if:<11}{decision:8}{meaning}"
 
 
 def explain(recipe: Recipe, corpus_dir: Path, document_id: str) -> str:
@@ -74,14 +72,13 @@ def rule_results(text: str, settings: CorpusSettings, language: str) -> list[Rul
     if LanguageFilter.is_wanted(config):
         step = LanguageFilter(config)
         (probability,) = step.probabilities([text])
-        meaning = f"probability of the language {language}"
-        found.append(RuleResult(LANGUAGE, meaning, "min", probability, step.min_probability))
+        rule = Rule(LANGUAGE, "language", "min", f"probability of the language {language}")
+        found.append(RuleResult(rule, probability, step.min_probability))
     thresholds = thresholds_for(filters, language)
     words = words_of(text, filters.words, language)
     values = heuristic_rules.measure(text, words, language_data(filters, language).stop_words)
     for rule in heuristic_rules.RULES:
-        value, threshold = values[rule.reason], thresholds.get(rule.reason)
-        found.append(RuleResult(rule.reason, rule.meaning, rule.side, value, threshold))
+        found.append(RuleResult(rule, values[rule.reason], thresholds.get(rule.reason)))
     return found
 
 

@@ -139,8 +139,7 @@ def calibrate(
         else:
             learned = float(np.nanquantile(values, TAIL_FRACTION, method="lower"))
         thresholds[rule.reason] = _outwards(learned, rule.side)
-        edge = thresholds[rule.reason]
-        dropped |= values > edge if rule.side == "max" else values < edge
+        dropped |= rule.drops(values, thresholds[rule.reason])
     return CalibratedThresholds(thresholds, len(documents), float(dropped.mean()))
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from teenytinyllama.stages.corpus.filters.word_table import PUNCTUATION_MARKS, TERMINAL_MARKS
 
-Family = Literal["repetition", "fineweb", "quality"]
+Family = Literal["language", "repetition", "fineweb", "quality"]
 
 
 @dataclass(frozen=True)

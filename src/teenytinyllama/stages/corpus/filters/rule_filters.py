@@ -139,14 +139,13 @@ def thresholds_for(settings: FilterSettings, language: str) -> dict[str, float]:
             f'no thresholds for the language "{language}" and words = "{settings.words}"',
             f"`ttl new --language {language} --clean-sample CLEAN.txt` learns them from clean text",
         )
-    known = {rule.reason: rule for rule in RULES}
     for name in (*chosen, *settings.without):
-        if name not in known:
+        if name not in _RULES:
             raise UserError(
                 "filter-unknown",
                 "corpus.filters",
                 f'no rule has the name "{name}"',
-                did_you_mean(name, known),
+                did_you_mean(name, _RULES),
             )
     return {
         rule.reason: float(chosen[rule.reason])

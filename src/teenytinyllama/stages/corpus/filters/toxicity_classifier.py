@@ -7,7 +7,6 @@ meaning: it is for dropping the worst, with a threshold taken from clean text.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.errors import UserError
-from teenytinyllama.regular_files import check_regular
 from teenytinyllama.stages.corpus.filters.word_table import Ints, read_words
 
 BITS = 18
@@ -35,19 +34,13 @@ def read_labelled(path: Path) -> tuple[list[str], list[int]]:
     """Texts and labels of a `.jsonl` with `text` and `toxic`. Raises UserError where it is none."""
     texts: list[str] = []
     labels: list[int] = []
-    number = 0
-    try:
-        check_regular(path)
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for line in lines:
-            number += 1
-            row = json.loads(line)
-            texts.append(str(row["text"]))
-            labels.append(int(row["toxic"]))
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unusable(str(path), str(error)) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise _unusable(f"{path}:{number}", f"no object with text and toxic ({error})") from error
+    for record in read_records(path):
+        try:
+            texts.append(str(record.fields["text"]))
+            labels.append(int(record.fields["toxic"]))
+        except (ValueError, KeyError, TypeError) as error:
+            what = record.error or f"no object with text and toxic ({error})"
+            raise _unusable(record.place, what) from error
     if set(labels) != {0, 1}:
         raise _unusable(str(path), f"labels {sorted(set(labels))}, expected both 0 and 1")
     return texts, labels
