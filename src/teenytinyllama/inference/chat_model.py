@@ -1,8 +1,8 @@
 """Chat models: weights ready to generate, with their tokenizer and chat template.
 
 Chat and server both load models here, from a run folder, a model folder or a GGUF file. A
-`GgufChatModel` has the same `name`, `folder`, `answers`, `max_positions`, `encode_prompt` and
-`answer` as a `ChatModel`; only a `ChatModel` can be batched.
+`GgufChatModel` has the same `name`, `folder`, `answers`, `max_positions`, `encode_prompt`,
+`encode` and `answer` as a `ChatModel`; only a `ChatModel` can be batched.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -40,6 +40,7 @@ from teenytinyllama.modeling.loading import copy_weights
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
 
+AnyChatModel: TypeAlias = "ChatModel | GgufChatModel"  # llama.cpp is loaded for a GGUF file only
 # The model of a run folder: its chat model where there is one, else its base model.
 RUN_MODEL_FOLDERS = ("align/final", "pretrain/final")
 
@@ -64,7 +65,11 @@ class ChatModel:
         check_prompt(messages)
         if self.answers:
             return self.encoder.render(messages, add_generation_prompt=True)
-        return [self.encoder.bos_id, *self.encoder.encode(messages[-1]["content"])]
+        return self.encode(messages[-1]["content"])
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text to continue, after BOS."""
+        return [self.encoder.bos_id, *self.encoder.encode(text)]
 
     def new_sequence(
         self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling
@@ -123,7 +128,7 @@ def find_model_folder(path: Path) -> Path:
     raise UserError("model-missing", str(path), what, "name a run folder or a model folder")
 
 
-def load_any(path: Path, *, name: str = "") -> ChatModel | GgufChatModel:
+def load_any(path: Path, *, name: str = "") -> AnyChatModel:
     """Load a run, a model folder, or a `.gguf` file, which llama.cpp runs (extra `llama-cpp`).
 
     Raises UserError as `load_chat_model` does, and where llama.cpp is not installed.
@@ -146,7 +151,7 @@ def model_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def describe(model: ChatModel | GgufChatModel) -> str:
+def describe(model: AnyChatModel) -> str:
     """A loaded model in one line: name, folder and kind."""
     kind = "answers" if model.answers else "a base model: it continues your text"
     return f"{model.name}: {model.folder} ({kind})"

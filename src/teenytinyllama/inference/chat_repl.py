@@ -15,17 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 from unicodedata import category
 
 from teenytinyllama.artifacts.conversations import Message
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.inference.chat_model import ChatModel, describe, load_any, model_names
+from teenytinyllama.inference.chat_model import AnyChatModel, describe, load_any, model_names
 from teenytinyllama.inference.sampling import Sampling
 from teenytinyllama.signals import ctrl_c_interrupts
-
-if TYPE_CHECKING:
-    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +84,7 @@ class ChatOptions:
 class ModelHistory:
     """One model and the messages of its conversation."""
 
-    chat_model: ChatModel | GgufChatModel
+    chat_model: AnyChatModel
     messages: list[Message] = field(default_factory=list)
 
     def prompt(self, max_new_tokens: int) -> list[int]:
@@ -137,7 +134,7 @@ class ChatRepl:
 
     def __init__(
         self,
-        chat_models: Sequence[ChatModel | GgufChatModel],
+        chat_models: Sequence[AnyChatModel],
         options: ChatOptions,
         system: str = "",
     ) -> None:

@@ -258,7 +258,7 @@ class GgufChatModel:
         check_prompt(messages)
         if self.answers:
             return self._runtime.render(messages)
-        return self._runtime.tokenize(messages[-1]["content"], bos=True)
+        return self.encode(messages[-1]["content"])
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text to continue, with BOS first where the file asks for one."""

@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from teenytinyllama import __version__
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import ChatModel
+from teenytinyllama.inference.chat_model import AnyChatModel
 from teenytinyllama.serving.access_guard import AccessGuard
 from teenytinyllama.serving.generation_request import GenerationRequest
 from teenytinyllama.serving.http_messages import (
@@ -34,9 +34,6 @@ from teenytinyllama.serving.protocol import (
 from teenytinyllama.serving.scheduler import QueueFull, Scheduler
 from teenytinyllama.serving.search.search_service import SearchLoader, SearchService
 from teenytinyllama.serving.server_metrics import ServerMetrics
-
-if TYPE_CHECKING:  # only where a GGUF file is served
-    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +59,7 @@ class App:
 
     def __init__(
         self,
-        chat_models: Sequence[ChatModel | GgufChatModel],
+        chat_models: Sequence[AnyChatModel],
         limits: Limits,
         guard: AccessGuard,
         search: SearchLoader | None = None,
@@ -143,7 +140,7 @@ class App:
         name = request.path.removeprefix(MODEL_ROUTE)
         await request.respond_json(self._about(find_model(name, self.chat_models)))
 
-    def _about(self, chat_model: ChatModel | GgufChatModel) -> dict[str, Any]:
+    def _about(self, chat_model: AnyChatModel) -> dict[str, Any]:
         return {
             "id": chat_model.name,
             "object": "model",

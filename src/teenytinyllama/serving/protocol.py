@@ -10,18 +10,15 @@ import difflib
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from teenytinyllama.artifacts.conversations import Message, problem_with
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import ChatModel
+from teenytinyllama.inference.chat_model import AnyChatModel, ChatModel
 from teenytinyllama.inference.generation import SequenceState
 from teenytinyllama.inference.sampling import Sampling
 from teenytinyllama.serving.generation_request import GenerationRequest
 from teenytinyllama.serving.http_messages import HTTPError
-
-if TYPE_CHECKING:  # only where a GGUF file is served
-    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 200
@@ -145,7 +142,7 @@ def checked_text(value: object, field: str) -> str:
 
 def read_chat_request(
     values: Mapping[str, Any],
-    chat_models: Mapping[str, ChatModel | GgufChatModel],
+    chat_models: Mapping[str, AnyChatModel],
     *,
     max_messages: int,
 ) -> GenerationRequest:
@@ -168,7 +165,7 @@ def read_chat_request(
 
 
 def read_completion_request(
-    values: Mapping[str, Any], chat_models: Mapping[str, ChatModel | GgufChatModel]
+    values: Mapping[str, Any], chat_models: Mapping[str, AnyChatModel]
 ) -> GenerationRequest:
     """Check a completion of text or ids. Raises HTTPError for one that cannot be served."""
     fields = RequestFields(values, COMPLETION_FIELDS)
@@ -181,17 +178,12 @@ def read_completion_request(
     if isinstance(prompt, list):
         ids = _check_ids(prompt, chat_model)
     else:
-        text = checked_text(prompt, "prompt")
-        ids = (
-            [chat_model.encoder.bos_id, *chat_model.encoder.encode(text)]
-            if isinstance(chat_model, ChatModel)
-            else chat_model.encode(text)
-        )
+        ids = chat_model.encode(checked_text(prompt, "prompt"))
     names = ("max_tokens", DEFAULT_COMPLETION_TOKENS, "prompt")
     return _generation(fields, chat_model, ids, names, is_continuation=len(ids) > 1)
 
 
-def _check_ids(prompt: list[Any], chat_model: ChatModel | GgufChatModel) -> list[int]:
+def _check_ids(prompt: list[Any], chat_model: AnyChatModel) -> list[int]:
     if not isinstance(chat_model, ChatModel):
         raise invalid_field("prompt", "prompt is a list; a GGUF file takes text")
     if not prompt or any(isinstance(id, bool) or not isinstance(id, int) for id in prompt):
@@ -204,15 +196,11 @@ def _check_ids(prompt: list[Any], chat_model: ChatModel | GgufChatModel) -> list
     return prompt
 
 
-def _chat_model(
-    fields: RequestFields, chat_models: Mapping[str, ChatModel | GgufChatModel]
-) -> ChatModel | GgufChatModel:
+def _chat_model(fields: RequestFields, chat_models: Mapping[str, AnyChatModel]) -> AnyChatModel:
     return find_model(fields.text("model"), chat_models)
 
 
-def find_model(
-    name: str, chat_models: Mapping[str, ChatModel | GgufChatModel]
-) -> ChatModel | GgufChatModel:
+def find_model(name: str, chat_models: Mapping[str, AnyChatModel]) -> AnyChatModel:
     """The model of a name. Raises HTTPError (404) where there is none."""
     if name not in chat_models:
         known = ", ".join(chat_models)
@@ -287,7 +275,7 @@ def _content(value: object, place: str) -> str:
 
 def _generation(
     fields: RequestFields,
-    chat_model: ChatModel | GgufChatModel,
+    chat_model: AnyChatModel,
     prompt: Sequence[int],
     names: tuple[str, int | None, str],
     *,
@@ -313,13 +301,15 @@ def _generation(
         raise invalid_field(limit_name, message, code="context-exceeded")
     streams = fields.boolean("stream")
     stop = _stop_strings(fields.get("stop"))
-    text, stop_ids = None, frozenset[int]()
+    sampling = _sampling(fields)
     if isinstance(chat_model, ChatModel):
+        sequence = chat_model.new_sequence(prompt, max_new_tokens, sampling)
         text = chat_model.text_stream(stop, is_continuation=is_continuation)
-        stop_ids = frozenset({chat_model.encoder.eos_id})
+    else:
+        sequence, text = SequenceState(prompt, max_new_tokens, sampling), None
     return GenerationRequest(
         chat_model.name,
-        SequenceState(prompt, max_new_tokens, _sampling(fields), stop_ids),
+        sequence,
         text,
         stop,
         streams=streams,

@@ -14,19 +14,15 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import ChatModel
+from teenytinyllama.inference.chat_model import AnyChatModel, ChatModel
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.inference.generation import MAX_PREFILL_TOKENS, DecodingBatch, SequenceState
 from teenytinyllama.serving.generation_request import GenerationRequest, TextDelta
 from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.llama_cpp_worker import LlamaCppWorker
 from teenytinyllama.serving.server_metrics import ServerMetrics
-
-if TYPE_CHECKING:  # only where a GGUF file is served
-    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +158,7 @@ class Scheduler:
 
     def __init__(
         self,
-        chat_models: Sequence[ChatModel | GgufChatModel],
+        chat_models: Sequence[AnyChatModel],
         limits: Limits,
         metrics: ServerMetrics,
     ) -> None:

@@ -17,18 +17,20 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.inference.chat_model import ChatModel, describe, load_any, model_names
+from teenytinyllama.inference.chat_model import (
+    AnyChatModel,
+    ChatModel,
+    describe,
+    load_any,
+    model_names,
+)
 from teenytinyllama.regular_files import check_regular
 from teenytinyllama.serving.access_guard import AccessGuard
 from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.search.chat_sources import find_chat_sources
 from teenytinyllama.serving.search.search_service import SearchLoader
-
-if TYPE_CHECKING:  # only where a GGUF file is served
-    from teenytinyllama.inference.llama_cpp import GgufChatModel
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +102,7 @@ async def _until_signal(serve: Callable[[asyncio.Event], Awaitable[None]]) -> No
     await serve(stop)
 
 
-def load_all(models: Sequence[Path]) -> list[ChatModel | GgufChatModel]:
+def load_all(models: Sequence[Path]) -> list[AnyChatModel]:
     """Load every model, named by its folder, or by its path where two folders share a name."""
     names = model_names(models)
     if len(set(names)) < len(names):
