@@ -30,6 +30,18 @@ def test_auto_tokenizer_has_roles_special_tokens_and_template(small_tokenizer_di
     assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
+@pytest.mark.parametrize("text", ["a▁b", "▁", "▁▁ marca ▁", "  a ▁", "ไป▁ตลาด"])
+def test_a_literal_space_mark_has_the_same_ids_in_every_form(
+    text: str, small_tokenizer_dir: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    ids = load_tokenizer(small_tokenizer_dir).encode(text)
+    loaded = AutoTokenizer.from_pretrained(small_tokenizer_dir)
+    assert loaded(text, add_special_tokens=False).input_ids == ids
+    assert loaded.decode(ids) == load_tokenizer(small_tokenizer_dir).decode(ids) == text
+
+
 def test_different_ids_are_an_error(small_tokenizer_dir: Path, tmp_path: Path) -> None:
     model = (small_tokenizer_dir / "tokenizer.model").read_bytes()
     data = json.loads((small_tokenizer_dir / "tokenizer.json").read_bytes())

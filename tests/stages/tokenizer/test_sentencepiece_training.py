@@ -21,6 +21,10 @@ def test_words_include_spaces_before_and_newlines_after() -> None:
     assert sorted(training.count_words([text])) == ["\n", "  Novo", " fim.\n\n", "campo"]
 
 
+def test_no_word_holds_the_sign_that_sentencepiece_takes_for_a_space() -> None:
+    assert sorted(training.count_words(["a▁b ▁▁ ▁c"])) == [" a", "b", "c"]
+
+
 def test_rare_words_are_dropped_only_if_enough_remain() -> None:
     counts = Counter({f"w{i}": 3 for i in range(2400)} | {"twice": 2, "once": 1})
     assert len(training.without_rare_words(counts, vocab_size=300)) == 2400
