@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import tracemalloc
 from pathlib import Path
 from random import Random
 
@@ -13,9 +14,8 @@ import pytest
 import zstandard
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.planning.corpus_size import _kind, measure_corpus
+from teenytinyllama.planning.corpus_size import measure_corpus
 from teenytinyllama.planning.planner import bytes_per_token
-from teenytinyllama.stages.corpus.readers.sources import kind_of
 
 
 def lines(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -83,24 +83,16 @@ def test_files_that_are_no_text_are_named_and_not_counted(
         measure_corpus([tmp_path / "b.pdf"])
 
 
-def test_the_kinds_are_those_of_the_corpus_stage() -> None:
-    names = [
-        f"a{s}"
-        for s in (
-            ".jsonl",
-            ".json.gz",
-            ".ndjson",
-            ".txt",
-            ".md.zst",
-            ".text",
-            ".txt.bz2",
-            ".pdf",
-            "",
-        )
-    ]
-    names += ["a.parquet", "a.docx", "a.epub", "a.rtf", "a.JSONL"]
-    for name in names:
-        assert bool(_kind(Path(name))) == bool(kind_of(Path(name))), name
+def test_pages_are_named_and_not_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("Era uma vez. " * 1000)
+    (tmp_path / "b.html").write_text("<p>Era uma vez." * 1000)
+    (tmp_path / "c.warc.gz").write_bytes(b"")
+    assert measure_corpus(sorted(tmp_path.iterdir())).text_bytes == 13_000
+    assert "finds their text: 1 .html, 1 .warc" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"no text but in pages.*\(1 \.html\).* --text-mb"):
+        measure_corpus([tmp_path / "b.html"])
 
 
 def test_members_and_frames_are_read_on(tmp_path: Path) -> None:
@@ -135,6 +127,37 @@ def test_empty_rows_of_a_table_count_as_none(tmp_path: Path) -> None:
     texts = ["Era uma vez. " * 20, None] * 2000
     parquet.write_table(table.table({"text": texts}), tmp_path / "a.parquet", row_group_size=500)
     assert measure_corpus([tmp_path / "a.parquet"]).text_bytes == pytest.approx(520_000, rel=0.01)
+
+
+def test_text_columns_are_found_among_others(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    content = arrow.array(["Era uma vez. " * 20] * 50).dictionary_encode()
+    table = arrow.table({"image": [b"\xff\xfe"] * 50, "content": content, "year": [1900] * 50})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    found = measure_corpus([tmp_path / "a.parquet"])
+    assert (found.text_key, found.text_bytes) == ("content", pytest.approx(13_000))
+
+
+def test_a_table_of_few_bytes_and_long_values_is_sampled_in_bounded_memory(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    once = arrow.array(["a" * (4 << 20)])
+    many = arrow.DictionaryArray.from_arrays(arrow.array([0] * 1000, arrow.int32()), once)
+    parquet.write_table(arrow.table({"text": many}), tmp_path / "a.parquet", store_schema=False)
+    tracemalloc.start()
+    found = measure_corpus([tmp_path / "a.parquet"])
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20  # its rows are 4 GB
+    tracemalloc.stop()
+    assert found.text_bytes == pytest.approx(1000 * (4 << 20))
+
+
+def test_rows_are_sampled_from_the_whole_table(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts = ["a" * 10] * 6000 + ["b" * 70] * 3000
+    parquet.write_table(arrow.table({"text": texts}), tmp_path / "a.parquet", row_group_size=3000)
+    assert measure_corpus([tmp_path / "a.parquet"]).text_bytes == pytest.approx(270_000)
 
 
 def test_a_chinese_token_has_few_characters(tmp_path: Path) -> None:

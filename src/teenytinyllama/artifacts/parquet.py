@@ -25,12 +25,14 @@ class BadRowError(Exception):
 
 
 def parquet_rows(
-    path: Path, columns: Callable[[Sequence[str]], Collection[str]] | None = None
+    path: Path,
+    columns: Callable[[Sequence[str]], Collection[str]] | None = None,
+    row_groups: Sequence[int] | None = None,
 ) -> Iterator[dict[str, Any] | BadRowError]:
     """Every row, or the reason why a row is none; `columns` chooses from the table's names.
 
-    Text that was written as bytes is decoded. Raises DamagedFileError where the file cannot be
-    read, or not in bounded memory.
+    `row_groups`: the rows of these only. Text that was written as bytes is decoded. Raises
+    DamagedFileError where the file cannot be read, or not in bounded memory.
     """
     try:
         import pyarrow as arrow
@@ -48,7 +50,7 @@ def parquet_rows(
         size = path.stat().st_size
         rows_per_batch = _check_sizes(about, set(wanted), size)
         made = 0
-        for batch in table.iter_batches(rows_per_batch, columns=wanted):
+        for batch in table.iter_batches(rows_per_batch, row_groups, wanted):
             for part, num_bytes in _slices(batch):
                 made += num_bytes
                 yield from _values(part)

@@ -28,7 +28,13 @@ from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
 from teenytinyllama.errors import UserError
 
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
-TEXT_SUFFIXES = (".txt", ".md", ".text")
+KINDS = {
+    "lines": LINE_SUFFIXES,
+    "text": (".txt", ".md", ".text"),
+    "html": (".html", ".htm", ".xhtml"),
+    "web": (".warc", ".wet"),
+    "parquet": (".parquet",),
+}
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 RECORD_SUFFIXES = (*LINE_SUFFIXES, *TABLE_SUFFIXES, ".parquet")
 MAX_FIELD_CHARACTERS = 1 << 24
@@ -58,6 +64,12 @@ def suffix_of(path: Path) -> str:
     """The suffix that says how to read a file, without compression: `.jsonl` for `a.jsonl.gz`."""
     suffixes = [s.lower() for s in path.suffixes if s.lower() not in COMPRESSED_SUFFIXES]
     return suffixes[-1] if suffixes else ""
+
+
+def kind_of(path: Path) -> str:
+    """`lines`, `text`, `html`, `parquet` or `web`; "" for what a corpus is not made of."""
+    suffix = suffix_of(path)
+    return next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), "")
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -15,12 +15,17 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from teenytinyllama.artifacts.decompression import COMPRESSED_SUFFIXES, compression_of
-from teenytinyllama.artifacts.records import LINE_SUFFIXES, TEXT_SUFFIXES, suffix_of
+from teenytinyllama.artifacts.decompression import (
+    COMPRESSED_SUFFIXES,
+    DamagedFileError,
+    compression_of,
+)
+from teenytinyllama.artifacts.parquet import parquet_rows
+from teenytinyllama.artifacts.records import kind_of, suffix_of
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.languages import word_pattern
 
@@ -28,8 +33,9 @@ logger = logging.getLogger(__name__)
 
 SAMPLED_FILES = 12
 """Files of one kind that are sampled, spread evenly over their bytes."""
-SAMPLED_BYTES = 1 << 20
-"""Bytes that are read of each at least, after decompression; the last record is read whole."""
+SAMPLED_BYTES, SAMPLED_ROWS = 1 << 20, 1000
+"""Bytes that are read of each at least, after decompression; the last record is read whole. Of a
+table the rows of three groups, of each no more than so many."""
 MAX_SAMPLED_BYTES = 64 << 20
 STUDIED_CHARACTERS = 1 << 17
 """Characters of each sampled file whose words and letters are counted."""
@@ -80,17 +86,18 @@ class _FileSample:
 def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
     """Measure files. Raises UserError for one that cannot be read, and for files without text."""
     by_kind: dict[str, list[Path]] = defaultdict(list)
-    others: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
+    pages: Counter[str] = Counter()
     for path in paths:
-        kind = _kind(path)
-        if kind:
+        kind = kind_of(path)
+        if kind in MEASURED:
             by_kind[kind].append(path)
         else:
-            others[suffix_of(path) or path.name] += 1
+            (pages if kind else unread)[suffix_of(path) or path.name] += 1
     disk, text_bytes = 0, 0.0
     samples: list[_FileSample] = []
     for kind, group in sorted(by_kind.items()):
-        read = [_sample_file(path, kind, text_key) for path in _spread(group)]
+        read = [_sample_file(path, MEASURED[kind], text_key) for path in _spread(group)]
         size = sum(_size(path) for path in group)
         disk += size
         sampled = sum(one.disk_bytes for one in read)
@@ -98,9 +105,13 @@ def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
         samples += read
     sample = "".join(one.text for one in samples)
     if not sample.strip():
-        raise _no_text(paths, others)
-    if others:
-        logger.warning(f"not counted, since the corpus stage cannot read them: {_named(others)}")
+        raise _no_text(paths, unread, pages)
+    if unread:
+        logger.warning(f"not counted, since the corpus stage cannot read them: {_named(unread)}")
+    if pages:
+        logger.warning(
+            f"not counted, since only the corpus stage finds their text: {_named(pages)}"
+        )
     num_bytes = len(sample.encode("utf-8", "replace"))
     letters = Counter(sample)
     keys = sum((one.keys for one in samples), Counter[str]())
@@ -128,12 +139,16 @@ def _named(others: Counter[str]) -> str:
     return ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(8))
 
 
-def _no_text(paths: Sequence[Path], others: Counter[str]) -> UserError:
+def _no_text(paths: Sequence[Path], unread: Counter[str], pages: Counter[str]) -> UserError:
     where = str(paths[0].parent if len(paths) > 1 else paths[0])
     what = f"{len(paths):,} files, and no text in the sample of them"
-    if sum(others.values()) == len(paths):
-        what = f"only files that the corpus stage cannot read ({_named(others)})"
-    return UserError("text-empty", where, what, "name .txt, .jsonl or .parquet files with text")
+    fix = "name .txt, .jsonl or .parquet files with text"
+    if pages:
+        what = f"no text but in pages, where only the corpus stage finds it ({_named(pages)})"
+        fix = "instead of --text give --text-mb: how many megabytes of text the pages hold"
+    elif unread.total() == len(paths):
+        what = f"only files that the corpus stage cannot read ({_named(unread)})"
+    return UserError("text-empty", where, what, fix)
 
 
 def _different_words(sample: str, times: float) -> float:
@@ -172,16 +187,6 @@ def _covering(counts: Counter[str]) -> int:
     return len(counts)
 
 
-def _kind(path: Path) -> str:
-    """`lines`, `text` or `parquet`; empty for a file that is no text for the corpus stage."""
-    suffix = suffix_of(path)
-    if suffix in LINE_SUFFIXES:
-        return "lines"
-    if suffix in TEXT_SUFFIXES:
-        return "text"
-    return "parquet" if suffix == ".parquet" else ""
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -189,14 +194,10 @@ def _size(path: Path) -> int:
         raise _unreadable(path, error) from error
 
 
-def _sample_file(path: Path, kind: str, text_key: str) -> _FileSample:
+def _sample_file(path: Path, sample: _Sampler, text_key: str) -> _FileSample:
     try:
-        if kind == "parquet":
-            return _sample_table(path, text_key)
-        if kind == "text":
-            return _sample_text(path)
-        return _sample_lines(path, text_key)
-    except (OSError, EOFError, ValueError) as error:
+        return sample(path, text_key)
+    except (OSError, EOFError, ValueError, DamagedFileError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -256,7 +257,7 @@ def _unzstd(file: BinaryIO) -> Iterator[bytes]:
         raise ValueError(str(error)) from error
 
 
-def _sample_text(path: Path) -> _FileSample:
+def _sample_text(path: Path, _: str) -> _FileSample:
     stream, parts = _Stream(path), []
     for chunk in stream.chunks():
         parts.append(chunk)
@@ -366,30 +367,33 @@ def _parsed(line: bytes) -> Any:
 
 def _sample_table(path: Path, text_key: str) -> _FileSample:
     try:
-        import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise missing_extra("pyarrow", "corpus") from error
+    about = parquet.read_metadata(path)
+    leaves = map(about.schema.column, range(about.num_columns))
+    texts = [leaf.path for leaf in leaves if leaf.logical_type.type == "STRING"]
     read, num_rows = _Texts(text_key), 0
-    try:
-        table = parquet.ParquetFile(path)
-        strings = [
-            field.name
-            for field in table.schema_arrow
-            if arrow.types.is_string(field.type) or arrow.types.is_large_string(field.type)
-        ]
-        groups = range(table.num_row_groups)
-        for group in [groups[n * len(groups) // 3] for n in range(3)] if groups else []:
-            wanted = [text_key] if text_key in strings else strings
-            batch = next(table.iter_batches(batch_size=256, row_groups=[group], columns=wanted))
-            num_rows += batch.num_rows
-            for row in batch.to_pylist():
-                read.add((row, 0))
-    except arrow.ArrowException as error:
-        raise ValueError(str(error)) from error
-    size = path.stat().st_size
-    disk = size * num_rows / table.metadata.num_rows if table.metadata.num_rows else 0.0
+    groups = range(about.num_row_groups)
+    for group in sorted({groups[len(groups) * n // 3] for n in range(3)} if groups else ()):
+        rows = parquet_rows(path, lambda names: [text_key] if text_key in names else texts, [group])
+        before = read.num_bytes
+        for row in islice(rows, SAMPLED_ROWS):
+            num_rows += 1
+            read.add((row, 0))
+            if read.num_bytes - before >= SAMPLED_BYTES:
+                break
+    disk = path.stat().st_size * num_rows / max(1, about.num_rows)
     return _FileSample(read.studied(), read.num_bytes, disk, read.keys)
+
+
+# How the kinds of files whose text can be measured are sampled.
+_Sampler = Callable[[Path, str], _FileSample]
+MEASURED: dict[str, _Sampler] = {
+    "lines": _sample_lines,
+    "text": _sample_text,
+    "parquet": _sample_table,
+}
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -19,7 +19,6 @@ from teenytinyllama.errors import missing_extra
 from teenytinyllama.stages.corpus.batches import RawItem
 
 MAX_HEADER_BYTES = 1 << 16
-WEB_SUFFIXES = (".warc", ".wet")
 PAGE_TYPES = ("text/html", "application/xhtml+xml")
 HEAD_END = re.compile(rb"\r?\n\r?\n")
 CHUNK_HEAD = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")

@@ -20,27 +20,20 @@ from teenytinyllama.artifacts.decompression import (
     chunks_of,
 )
 from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
-from teenytinyllama.artifacts.records import LINE_SUFFIXES, TEXT_SUFFIXES, hub_records, suffix_of
+from teenytinyllama.artifacts.records import hub_records, kind_of, suffix_of
 from teenytinyllama.errors import UserError
 from teenytinyllama.regular_files import open_regular
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.batches import RawBatch, RawItem, StepConfig
-from teenytinyllama.stages.corpus.readers.common_crawl import WEB_SUFFIXES, pages_of
+from teenytinyllama.stages.corpus.readers.common_crawl import pages_of
 from teenytinyllama.stages.corpus.readers.text_lines import TextFile, lines_of, texts_of
 
 logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 2 << 20
 BATCH_ITEMS = 2000
-KINDS = {
-    "lines": LINE_SUFFIXES,
-    "text": TEXT_SUFFIXES,
-    "html": (".html", ".htm", ".xhtml"),
-    "web": WEB_SUFFIXES,
-    "parquet": (".parquet",),
-}
 # What to type for files of text that are not read: {0} the file, {1} its name without suffix.
 CONVERSIONS = {
     ".pdf": "pdftotext {0}",
@@ -80,12 +73,6 @@ class InputFile:
                 f"changed while it was read ({self.size_bytes} to {stat.st_size} bytes)",
                 "wait until it is complete, then run the same command again",
             )
-
-
-def kind_of(path: Path) -> str:
-    """`lines`, `text`, `html`, `parquet` or `web`, "" for a file that the stage cannot read."""
-    suffix = suffix_of(path)
-    return next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), "")
 
 
 def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]:
