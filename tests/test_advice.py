@@ -61,6 +61,8 @@ ROWS = [
         stands_for={"FILE": "clean.txt"}, prepare=clean_sample,
     ),
     Advice("recipe-exists", NEW, {"new.toml": "", "new-2.toml": ""}, wrong="--out new.toml"),
+    Advice("over-budget", "ttl plan r.toml --budget-usd 0.01",
+           {"r.toml": STORYBOOK + "[pretrain]\n"}, wrong="--budget-usd 0.01"),
     # settings
     Advice("recipe-missing", "ttl check none.toml", wrong="none.toml", then="source-empty"),
     Advice("recipe-missing", "ttl check t.toml", RECIPE, wrong="t.toml"),

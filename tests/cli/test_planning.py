@@ -51,4 +51,4 @@ def test_plan_says_what_a_recipe_takes():
     table = ttl("plan", path).stdout
     assert "468,239,360 parameters" in table
     line = log_of("plan", path, "--hours", "1", code=2)
-    assert line.startswith("error[plan-budget]")
+    assert line.startswith("error[over-budget]")

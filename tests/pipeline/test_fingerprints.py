@@ -10,6 +10,7 @@ from teenytinyllama.artifacts.file_hashes import FileHashes
 from teenytinyllama.pipeline.fingerprints import external_inputs
 from teenytinyllama.settings.datasets import LabelledSet, Task
 from teenytinyllama.settings.post_training import EvaluateSettings, FinetuneSettings
+from teenytinyllama.settings.pretraining import PretrainSettings
 
 
 def model_folder(root: Path, weights: bytes) -> Path:
@@ -20,10 +21,14 @@ def model_folder(root: Path, weights: bytes) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("stage", ["evaluate", "finetune"])
+@pytest.mark.parametrize("stage", ["pretrain", "evaluate", "finetune"])
 def test_a_swapped_model_is_noticed(stage, tmp_path):
     def seen(weights: bytes) -> dict[str, str]:
         models = (str(model_folder(tmp_path, weights)), "owner/model-on-the-hub")
+        if stage == "pretrain":
+            assert external_inputs(PretrainSettings(start_from=models[1]), None, stage) == {}
+            start = PretrainSettings(start_from=models[0])
+            return external_inputs(start, FileHashes(tmp_path), stage)
         if stage == "evaluate":
             return external_inputs(EvaluateSettings(models=models), FileHashes(tmp_path), stage)
         tasks = (LabelledSet(name="x", kind="storybook"),)

@@ -7,7 +7,7 @@ import pytest
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import flops_per_token
 from teenytinyllama.planning.plan_request import PlanRequest
-from teenytinyllama.planning.recipe_cost import cost_of_recipe, needs_of
+from teenytinyllama.planning.recipe_cost import check_budget, cost_of_recipe, needs_of
 from teenytinyllama.planning.reference_data import gpus
 from teenytinyllama.settings.recipe import load_recipe
 
@@ -53,6 +53,28 @@ def test_the_price_is_that_of_the_options_then_of_the_recipe_then_of_the_gpu(tmp
     free = load_recipe(path)
     assert cost_of_recipe(free, asked(), price_is_given=False).usd == pytest.approx(1.29 * hours)
     assert cost_of_recipe(free, asked(usd_per_hour=0.0), price_is_given=False).usd is None
+
+
+def test_an_ensemble_and_copies_of_weights_are_counted(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('name = "r"\n[pretrain]\n')
+    one = needs_of(load_recipe(path))
+    levers = """ensemble = { members = 3 }
+averaging = { ema_decay = 0.9, last_epochs = 2 }
+checkpoints = { keep_weights = "best" }"""
+    path.write_text(path.read_text() + levers)
+    recipe = load_recipe(path)
+    many = needs_of(recipe)
+    assert many.trainings == 5  # three members, the student, and its look at three answers
+    assert many.flops == 5 * one.flops
+    # Four copies in each of three checkpoints, and the members.
+    assert many.disk_bytes - one.disk_bytes == 4 * one.parameters * (4 * 3 + 3)
+    assert many.least_memory_bytes - one.least_memory_bytes == 4 * one.parameters * (4 + 3)
+    cost = cost_of_recipe(recipe, asked(), price_is_given=False)
+    assert cost.hours * 3600 * 312e12 * 0.4 == pytest.approx(many.flops)
+    check_budget(cost, asked(budget_hours=cost.hours))
+    with pytest.raises(UserError, match=r"num_steps = 499 in its"):
+        check_budget(cost, asked(budget_hours=cost.hours * 0.4999))
 
 
 def test_a_recipe_without_training_has_no_needs(tmp_path):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from teenytinyllama.cli.common import AsJson, RecipePath, RunOptions, add_command, load
-from teenytinyllama.errors import UserError
 
 if TYPE_CHECKING:
     from teenytinyllama.settings.recipe import Recipe
@@ -120,15 +119,13 @@ def plan_command(
 
 def _show_cost(path: Path, options: PlanOptions, *, as_json: bool) -> None:
     from teenytinyllama.planning.plan_request import request_from_options
-    from teenytinyllama.planning.recipe_cost import cost_of_recipe
+    from teenytinyllama.planning.recipe_cost import check_budget, cost_of_recipe
     from teenytinyllama.settings.recipe import load_recipe
 
-    if options.budget_usd is not None or options.budget_hours is not None:
-        what = "a recipe has its training already, and a budget would choose another"
-        raise UserError("plan-budget", str(path), what, "leave out the recipe or the budget")
     request = request_from_options(**asdict(options))
     given = options.usd_per_hour is not None
     cost = cost_of_recipe(load_recipe(path), request, price_is_given=given)
+    check_budget(cost, request)
     if as_json:
         sys.stdout.write(json.dumps(cost.to_json(), indent=2) + "\n")
         return

@@ -83,6 +83,7 @@ def initialize_from(
     Raises UserError where it is not a Llama, or the recipe asks for other sizes.
     """
     where = f'pretrain.start_from = "{place}"'
+    place = str(Path(place).expanduser()) if place.startswith("~") else place
     if not Path(place).is_dir() and place.startswith((".", "/", "runs")):
         raise UserError("start-missing", where, "no such folder", "give a folder with config.json")
     if Path(place).is_dir():

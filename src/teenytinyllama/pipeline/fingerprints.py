@@ -77,6 +77,8 @@ def external_inputs(settings: Settings, hashes: FileHashes, stage: str) -> dict[
                 prints[key] = of(expand_path(item))
         if isinstance(value, FilterSettings):
             prints[field] = of(value.local_paths())
+        elif field == "start_from" and value and Path(value).expanduser().is_dir():
+            prints[field] = of(expand_path(value))
     return prints
 
 

@@ -45,7 +45,7 @@ def show_recipe(cost: RecipeCost, console: Console | None = None) -> None:
     for name, value in (
         ("GPU", f"{cards}{gpus()[cost.gpu].title}, {cost.mfu:.0%} of its peak"),
         ("model", f"{cost.parameters:,} parameters, {cost.vocab_size:,} tokens"),
-        ("training", f"{cost.num_steps:,} steps, {_short(cost.tokens)} tokens"),
+        ("training", f"{cost.num_steps:,} steps, {_short(cost.tokens)} tokens{_times(cost)}"),
         ("compute", f"{cost.flops:.3g} FLOPs"),
         ("time", format_duration(cost.hours * 3600)),
         ("energy", f"{format_energy(cost.kwh)} (modelled)"),
@@ -58,6 +58,12 @@ def show_recipe(cost: RecipeCost, console: Console | None = None) -> None:
     ):
         table.add_row(name, value)
     (console or Console()).print(table)
+
+
+def _times(cost: RecipeCost) -> str:
+    if cost.trainings == 1:
+        return ""
+    return f"; with the ensemble as much as {cost.trainings:.3g} such trainings"
 
 
 def _two_columns(title: str) -> Table:

@@ -5,6 +5,7 @@ Memory is its least: what no setting of the run can avoid. Arithmetic only, with
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ PAPER_VOCAB_SIZE = 32_000
 # A checkpoint: weights and two moments in fp32. Two rolling ones stay while the next is written,
 # and `final/` has weights only.
 CHECKPOINT_BYTES_PER_PARAMETER, ROLLING_CHECKPOINTS = 12, 3
+COPY_BYTES = 4  # of a parameter, in an average of weights, a member of an ensemble, and `final/`
 # Weights, gradients and moments: the least any optimizer takes, by the weights' type.
 LEAST_BYTES = {"fp32": 8, "bf16-mixed": 8, "bf16": 4}
 
@@ -32,6 +34,9 @@ class Needs:
     parameters: int
     vocab_size: int
     tokens: int
+    """Of one model."""
+    trainings: float
+    """As many trainings of one model cost as much: an ensemble's members, and their student."""
     flops: int
     disk_bytes: int
     least_memory_bytes: int
@@ -46,15 +51,30 @@ def needs_of(recipe: Recipe) -> Needs:
     vocab_size = recipe.tokenizer.vocab_size if recipe.tokenizer else PAPER_VOCAB_SIZE
     parameters = num_parameters(pretrain.model, vocab_size)
     tokens = pretrain.num_steps * pretrain.tokens_per_step
-    every = pretrain.checkpoints.permanent_every_steps
+    every, members = pretrain.checkpoints.permanent_every_steps, pretrain.ensemble.members
     kept = ROLLING_CHECKPOINTS + (pretrain.num_steps // every if every else 0)
+    copies = 0
+    if pretrain.checkpoints.keep_weights == "best":
+        copies = 1 + bool(pretrain.averaging.ema_decay) + pretrain.averaging.last_epochs
+    # A teacher's forward pass is a third of a training step.
+    trainings = 1 + members + members / 3
     return Needs(
         parameters=parameters,
         vocab_size=vocab_size,
         tokens=tokens,
-        flops=tokens * flops_per_token(pretrain.model, vocab_size, pretrain.sequence_length),
-        disk_bytes=parameters * (CHECKPOINT_BYTES_PER_PARAMETER * kept + 4),
-        least_memory_bytes=parameters * LEAST_BYTES[pretrain.precision],
+        trainings=trainings,
+        flops=round(
+            trainings
+            * tokens
+            * flops_per_token(pretrain.model, vocab_size, pretrain.sequence_length)
+        ),
+        disk_bytes=parameters
+        * (
+            (CHECKPOINT_BYTES_PER_PARAMETER + COPY_BYTES * copies) * kept
+            + COPY_BYTES * (1 + members)
+        ),
+        least_memory_bytes=parameters
+        * (LEAST_BYTES[pretrain.precision] + COPY_BYTES * (copies + members)),
     )
 
 
@@ -70,6 +90,7 @@ class RecipeCost:
     vocab_size: int
     num_steps: int
     tokens: int
+    trainings: float
     flops: int
     hours: float
     kwh: float
@@ -99,7 +120,7 @@ def cost_of_recipe(recipe: Recipe, request: PlanRequest, *, price_is_given: bool
         country=energy.country,
     )
     check_request(request)
-    cost = cost_of(request, pretrain.model, needs.vocab_size, needs.tokens)
+    cost = cost_of(request, pretrain.model, needs.vocab_size, needs.trainings * needs.tokens)
     usd = cost.usd
     if energy.usd_per_gpu_hour and not price_is_given:
         usd = cost.hours * energy.usd_per_gpu_hour
@@ -113,6 +134,7 @@ def cost_of_recipe(recipe: Recipe, request: PlanRequest, *, price_is_given: bool
         vocab_size=needs.vocab_size,
         num_steps=pretrain.num_steps,
         tokens=needs.tokens,
+        trainings=needs.trainings,
         flops=needs.flops,
         hours=cost.hours,
         kwh=cost.kwh,
@@ -120,6 +142,24 @@ def cost_of_recipe(recipe: Recipe, request: PlanRequest, *, price_is_given: bool
         usd=usd or None,
         disk_bytes=needs.disk_bytes,
     )
+
+
+def check_budget(cost: RecipeCost, request: PlanRequest) -> None:
+    """Raise UserError where a recipe's pre-training does not end within the request's budget."""
+    spent, budget, option, amount = cost.hours, request.budget_hours, "--hours", "hours"
+    if request.budget_usd is not None:
+        if cost.usd is None:
+            fix = "--usd-per-hour 1.5 (or what it costs you), or --hours instead of --budget-usd"
+            raise UserError("plan-price", "--gpu", f"{request.gpu.title} has no price", fix)
+        spent, budget, option, amount = cost.usd, request.budget_usd, "--budget-usd", "dollars"
+    if budget is not None and spent > budget:
+        raise UserError(
+            "over-budget",
+            f"{option} {budget:g}",
+            f"the pre-training of {cost.name} takes {spent:,.3g} {amount}",
+            f"{option} {math.ceil(spent * 100) / 100:g}, or "
+            f"num_steps = {int(cost.num_steps * budget / spent)} in its [pretrain]",
+        )
 
 
 def available_memory_bytes() -> int:

@@ -54,6 +54,12 @@ class AveragingSettings(Settings):
     """Averages of the weights at the ends of the last 2 to this many epochs; 0: none. A copy of the
     weights for each."""
 
+    @model_validator(mode="after")
+    def _is_an_average(self) -> AveragingSettings:
+        if self.last_epochs == 1:
+            raise ValueError("last_epochs = 1 is no average: use 2 or more, or 0 for none")
+        return self
+
 
 class OverfittingSettings(Settings):
     """`[pretrain.overfitting]`: when held-out loss rises again."""

@@ -13,8 +13,7 @@ The files that one batch goes through:
     distributed.py        how processes share the weights: clip, update, gather for a save
     optimizers.py         AdamW, Muon, and the learning rate of a step
     averaging.py          copies of the weights: averages, the best so far
-    overfitting.py        held-out loss that rises again
-    divergence_guard.py   what happens when gradients are not finite
+    divergence_guard.py   gradients that are not finite, held-out loss that rises again
     train_state.py        what a checkpoint holds beside the tensors
     checkpoints.py        how it is written and read
 """
@@ -50,7 +49,7 @@ from teenytinyllama.training.micro_batches import (
 )
 from teenytinyllama.training.optimizers import learning_rate_factor, set_learning_rates
 from teenytinyllama.training.resource_tracker import ResourceTracker
-from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
+from teenytinyllama.training.task import HELDOUT, MicroBatch, TrainSettings, TrainTask
 from teenytinyllama.training.train_state import (
     TrainState,
     check_identity,
@@ -59,9 +58,6 @@ from teenytinyllama.training.train_state import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-HELDOUT = "heldout_bpb"
 
 
 class _DivergedError(Exception):
@@ -243,11 +239,16 @@ class TrainLoop:
 
     # --- evaluation, samples and the log -------------------------------------------------------
 
+    def scores(self) -> dict[str, float]:
+        """The task's held-out scores of the weights as they are."""
+        with hardware.autocast(self.settings.precision, self.strategy.device):
+            found: dict[str, float] = self._with_whole_model(self.task.evaluate)
+        return found
+
     def _evaluate(self) -> dict[str, float]:
         self._read_losses()
-        precision, device = self.settings.precision, self.strategy.device
-        with self._resources.paused(), hardware.autocast(precision, device):
-            scores: dict[str, float] = self._with_whole_model(self.task.evaluate)
+        with self._resources.paused():
+            scores = self.scores()
         if scores:
             self.state.evaluations.append({"step": self.state.step, **scores})
             self._compare_with_best()
@@ -300,9 +301,9 @@ class TrainLoop:
         for label, weights in copies.items():
             self._copies.put(weights)
             with hardware.autocast(self.settings.precision, self.strategy.device):
-                found = self._with_whole_model(self.task.evaluate)
-            if HELDOUT in found:
-                scores[label] = found[HELDOUT]
+                found = self._with_whole_model(self.task.score_heldout)
+            if found is not None:
+                scores[label] = found
         kept = min(scores, key=lambda label: scores[label], default="last step")
         self._copies.put(copies[kept])
         logger.info(f"kept the weights of the {kept}")

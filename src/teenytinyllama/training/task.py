@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from teenytinyllama.hardware import Precision
 from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
 
+HELDOUT = "heldout_bpb"
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -87,9 +89,14 @@ class TrainTask(ABC):
     def write_model_files(self, folder: Path) -> None:
         """Add configuration and tokenizer to a checkpoint, so that it loads as a model."""
 
+    def score_heldout(self, model: nn.Module) -> float | None:
+        """Bits per byte of held-out text, by which weights are compared; none by default."""
+        return None
+
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Held-out scores for the log, such as `heldout_bpb`; none by default."""
-        return {}
+        """All held-out scores, for the log."""
+        score = self.score_heldout(model)
+        return {} if score is None else {HELDOUT: score}
 
     def sample(self, model: nn.Module) -> list[dict[str, Any]]:
         """Continuations of fixed prompts; none by default."""

@@ -153,6 +153,16 @@ def test_members_teach_the_final_model_and_a_stopped_ensemble_ends_in_the_same_b
         assert path.read_bytes() == expected
 
 
+def test_a_start_is_scored_without_dropout(run, tmp_path):
+    run()
+    (tmp_path / "pretrain").rename(tmp_path / "first")
+    second = run(
+        num_steps=1, start_from=str(tmp_path / "first/final"), dropout={"residual": 0.9, "mlp": 0.9}
+    )
+    last = json.loads((tmp_path / "first/metrics.jsonl").read_text().splitlines()[-1])
+    assert second.metrics["heldout_bpb_at_start"] == pytest.approx(last["heldout_bpb"], rel=1e-6)
+
+
 def test_averages_over_more_epochs_than_there_are_are_refused(run):
     plan = {"averaging": {"last_epochs": 9}, "checkpoints": {"keep_weights": "best"}}
     error = error_of(run, **plan)
@@ -169,6 +179,7 @@ def test_averages_over_more_epochs_than_there_are_are_refused(run):
             "averages about 100 steps, the training has 4; at most 0.75",
         ),
         ({"dropout": {"mlp": 1.0}}, "less than 1"),
+        ({"averaging": {"last_epochs": 1}}, "last_epochs = 1 is no average"),
         ({"ensemble": {"members": 1}}, "members = 1 is no ensemble"),
         ({"mask_inputs": -0.1}, "greater than or equal to 0"),
     ],

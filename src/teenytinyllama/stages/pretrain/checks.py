@@ -16,7 +16,7 @@ def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
     """A start that is not there, an order of no use, a long warm-up, missing libraries."""
     start = settings.start_from
     is_local = start.startswith((".", "/", "~", "runs"))
-    if is_local and not (Path(start) / "config.json").is_file():
+    if is_local and not (Path(start).expanduser() / "config.json").is_file():
         yield UserError(
             "start-missing",
             f'pretrain.start_from = "{start}"',

@@ -101,13 +101,16 @@ class PretrainTask(TrainTask):
 
     @override
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        if not self.heldout_documents:
-            return {}
-        tasks = self.score_model(model, self.tokenizer_dir) if self.score_model else {}
-        return {"heldout_bpb": self.heldout_bits_per_byte(model), **tasks}
+        scores = super().evaluate(model)
+        if scores and self.score_model:
+            scores |= self.score_model(model, self.tokenizer_dir)
+        return scores
 
-    def heldout_bits_per_byte(self, model: nn.Module) -> float:
-        """Of a model, or of an ensemble."""
+    @override
+    def score_heldout(self, model: nn.Module) -> float | None:
+        """Bits per byte of a model, or of an ensemble; None without held-out text."""
+        if not self.heldout_documents:
+            return None
         length = self.settings.sequence_length
         score = score_documents(
             model,

@@ -75,8 +75,9 @@ def run(
     )
     train_settings = _train_settings(settings, context, rows_per_epoch=order.num_sequences)
     strategy = start_strategy(task, train_settings)
-    before = task.evaluate(strategy.model) if settings.start_from else {}
-    metrics = TrainLoop(task, train_settings, strategy, out_dir, context.meter).run()
+    loop = TrainLoop(task, train_settings, strategy, out_dir, context.meter)
+    before = loop.scores() if settings.start_from else {}
+    metrics = loop.run()
     if strategy.is_main:
         save_final(start.model, out_dir / "final", tokenizer_dir)
     return StageResult(
@@ -144,8 +145,8 @@ def _ensemble_metrics(task: PretrainTask, teacher: Ensemble) -> dict[str, Any]:
     if not task.heldout_documents:
         return {}
     return {
-        "heldout_bpb_of_members": [task.heldout_bits_per_byte(m) for m in teacher.members],
-        "heldout_bpb_of_ensemble": task.heldout_bits_per_byte(teacher),
+        "heldout_bpb_of_members": [task.score_heldout(m) for m in teacher.members],
+        "heldout_bpb_of_ensemble": task.score_heldout(teacher),
     }
 
 
