@@ -24,9 +24,7 @@ install: .venv/.installed
 	touch $@
 
 quickstart: install
-	$(BIN)/ttl run recipes/quickstart.toml
-	@echo "Open runs/quickstart/report/index.html in a browser."
-	@echo "Talk to your model:  $(BIN)/ttl chat runs/quickstart"
+	$(BIN)/ttl quickstart
 
 test: install
 	$(BIN)/python -m pytest -n auto
@@ -52,12 +50,18 @@ lock:
 		--constraint constraints.txt --generate-hashes --no-annotate --no-header \
 		$(addprefix --no-emit-package ,$(WITH_TORCH)) --output-file requirements.lock
 
-# The wheel, and the SBOM (CycloneDX) of what it is tested with, from the lock: it has the hashes.
+# The wheel, tried in an environment of its own, and the SBOM (CycloneDX) of what it is tested with,
+# from the lock: it has the hashes.
 dist: install
 	rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 	(echo $(TORCH); cat requirements.lock) | $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml \
 		--mc-type library --output-reproducible --output-format JSON --output-file dist/sbom.cdx.json -
+	$(PYTHON) -m venv dist/check
+	dist/check/bin/python -m pip install --quiet $(PIP)
+	dist/check/bin/python -m pip install --quiet --constraint constraints.txt $(TORCH) "$$(echo dist/*.whl)[all]"
+	cd dist/check && bin/ttl recipes && bin/ttl check quickstart
+	rm -rf dist/check build
 
 faults: install
 	set -e; for script in bench/faults/[a-z]*.py; do \

@@ -12,7 +12,7 @@ The stages, in order (`teenytinyllama.stages`):
     quantize   model -> small files for laptops
     report     manifests -> one page, model cards
 
-`ttl run recipes/quickstart.toml` runs them all; `teenytinyllama.cli.main` is the command line.
+`ttl quickstart` runs them all; `teenytinyllama.cli.main` is the command line.
 """
 
 __version__ = "0.2.0"

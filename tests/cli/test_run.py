@@ -1,11 +1,16 @@
 """Wrong input of `ttl run` and of a stage: one line, exit code 2, nothing half-written."""
 
 import fcntl
+import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
-from support.command_line import RECIPE, SMALL_RECIPE, log_of
+from support.command_line import RECIPE, SMALL_RECIPE, log_of, ttl
+
+from teenytinyllama.cli import run
+from teenytinyllama.cli.common import RunOptions
 
 
 def test_a_misspelt_key_is_one_line_and_code_2(tmp_path):
@@ -86,3 +91,43 @@ def test_a_recipe_without_a_report_promises_none(tmp_path):
     said = log_of("run", str(recipe), "--run-dir", str(tmp_path / "run"), code=0)
     assert "A [report] in the recipe makes its page." in said
     assert "index.html" not in said
+
+
+def test_shipped_recipes_are_listed_shown_and_run_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = [line.split()[0] for line in ttl("recipes").stdout.splitlines() if line][:-1]
+    assert listed == sorted(path.stem for path in RECIPE.parent.glob("*.toml"))
+    text = ttl("recipes", "show", "quickstart").stdout
+    assert text == RECIPE.read_text(encoding="utf-8")
+    assert log_of("check", "quickstart").endswith("Next: ttl run quickstart")
+    (tmp_path / "mine.toml").write_text(text.replace("vocab_size = 2048", "vocab_size = 1"))
+    assert "mine.toml:9:tokenizer.vocab_size" in log_of("check", "mine.toml", code=2)
+
+
+def test_a_file_goes_before_a_shipped_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").write_text("name = 1\n")
+    assert log_of("check", "quickstart", code=2).startswith("error[recipe-value] quickstart:1:name")
+
+
+def test_a_shipped_recipe_that_does_not_exist_names_those_that_do():
+    assert "one of: best-160m," in log_of("recipes", "show", "x", code=2)
+    assert log_of("recipes", "paper-160m", code=2).endswith("fix: ttl recipes show quickstart")
+    assert 'did you mean "quickstart"' in log_of("run", "quick-start", code=2)
+
+
+def test_quickstart_runs_the_shipped_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = "corpus.sources=[{ kind = 'storybook', num_documents = 3, license = 'Apache-2.0' }]"
+    assert "vocabulary-too-large" in log_of("quickstart", "--set", few, code=2)
+    assert (tmp_path / "runs" / "quickstart" / "corpus" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("started", [".venv/bin/ttl", "/a/b/ttl", "/a/cli/__main__.py"])
+def test_quickstart_ends_with_how_to_chat(started, monkeypatch, caplog):
+    monkeypatch.setattr(run, "run_stages", lambda recipe, options: options.run_dir)
+    monkeypatch.setattr(sys, "argv", [started])
+    with caplog.at_level(logging.INFO):
+        run.quickstart_command(RunOptions(run_dir=Path("my runs")))
+    command = started if started.endswith("ttl") else "ttl"
+    assert caplog.messages[-1] == f"Talk to your model: {command} chat 'my runs'"

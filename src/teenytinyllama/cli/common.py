@@ -17,7 +17,9 @@ from teenytinyllama.errors import UserError
 if TYPE_CHECKING:
     from teenytinyllama.settings.recipe import Recipe
 
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", metavar="RECIPE")]
+RecipePath = Annotated[
+    Path, typer.Argument(help="A TOML file, or a name from `ttl recipes`.", metavar="RECIPE")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

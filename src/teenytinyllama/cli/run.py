@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import typer
 
 from teenytinyllama.cli.common import RecipePath, RunOptions, add_command, load, run_stages
 from teenytinyllama.cli.report import report_command
+from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.pipeline.registry import STAGES
 
 logger = logging.getLogger(__name__)
@@ -24,6 +27,40 @@ def run_command(recipe: RecipePath, options: RunOptions) -> None:
     page = run_dir / "report" / "index.html"
     more = f"Report: {page}" if page.is_file() else "A [report] in the recipe makes its page."
     logger.info(f"The run is in {run_dir}. {more}")
+
+
+def quickstart_command(options: RunOptions) -> None:
+    """`ttl quickstart`: the shipped recipe of that name, and what to do next."""
+    run_command(Path("quickstart"), options)
+    run_dir = options.run_dir or Path("runs") / "quickstart"
+    ttl = sys.argv[0] if Path(sys.argv[0]).name == "ttl" else "ttl"  # else: python -m
+    logger.info(f"Talk to your model: {shlex.join([ttl, 'chat', str(run_dir)])}")
+
+
+def recipes_command(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="Nothing: the list. `show NAME`: its text.", metavar="[show NAME]"),
+    ] = None,
+) -> None:
+    """`ttl recipes [show NAME]`."""
+    from teenytinyllama.settings.recipe import shipped_recipes
+
+    known = shipped_recipes()
+    if not words:
+        for name, path in known.items():
+            with path.open(encoding="utf-8") as file:
+                about = file.readline().removeprefix("#").strip()
+            typer.echo(f"{name:<18}{about}")
+        typer.echo("\nttl run NAME runs one; ttl recipes show NAME > mine.toml makes it yours")
+        return
+    if words[0] != "show" or len(words) != 2:
+        where = f"ttl recipes {' '.join(words)}"
+        raise UserError("recipes-usage", where, "expected show NAME", "ttl recipes show quickstart")
+    if words[1] not in known:
+        what = f'no recipe has the name "{words[1]}"'
+        raise UserError("recipe-unknown", "ttl recipes", what, did_you_mean(words[1], known))
+    typer.echo(known[words[1]].read_text(encoding="utf-8"), nl=False)
 
 
 def corpus_command(
@@ -101,6 +138,9 @@ WITH_OPTIONS: dict[str, Callable[..., None]] = {
 def add_commands(app: typer.Typer) -> None:
     """Register these commands."""
     add_command(app, "run", "Run every stage in the recipe, skipping unchanged ones.", run_command)
+    title = "Every stage on a small invented world, in minutes, without a network."
+    add_command(app, "quickstart", title, quickstart_command)
+    add_command(app, "recipes", "The recipes that come with ttl.", recipes_command)
     for stage in STAGES:
         command = WITH_OPTIONS.get(stage.name) or _plain_command(stage.name)
         add_command(app, stage.name, f"Stage: {stage.title}.", command)

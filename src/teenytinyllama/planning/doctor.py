@@ -268,7 +268,7 @@ def _next(checks: list[Check], device: str, peak: float, folder: Path, recipe_pa
     if recipe_path:
         return f"ttl run {recipe_path}"
     if device == "cpu" and not (folder / "quickstart" / "report").is_dir():
-        return "ttl run recipes/quickstart.toml"
+        return "ttl quickstart"
     if device == "cpu":
         return f"ttl plan --gpu cpu --peak-tflops {peak:.3g} --hours 10 --text-mb 50"
     return "ttl plan --gpu a100-40gb --budget-usd 50 --text-mb 1000"

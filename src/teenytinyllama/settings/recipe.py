@@ -11,6 +11,7 @@ import json
 import re
 import tomllib
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -29,6 +30,9 @@ from teenytinyllama.settings.post_training import (
     ReportSettings,
 )
 from teenytinyllama.settings.pretraining import PretrainSettings
+
+SHIPPED = Path(str(resources.files("teenytinyllama"))) / "recipes"
+"""The recipes of the package; in a checkout `recipes/` leads there."""
 
 
 class Recipe(Settings):
@@ -60,11 +64,19 @@ class Recipe(Settings):
     """Build the report."""
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+
+
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply `key=value` overrides, whose values are TOML (`a.b=3e-4`).
 
-    Raises UserError with file, line and field for an invalid recipe.
+    A name such as `quickstart` that is no file is that of a shipped recipe. Raises UserError with
+    file, line and field for an invalid recipe.
     """
+    if not path.is_file():
+        path = shipped_recipes().get(str(path), path)
     try:
         check_regular(path)
         text = path.read_text(encoding="utf-8")
@@ -92,11 +104,14 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _other_recipe(path: Path) -> str:
-    """The recipe in the same folder that is named most alike, or how to make one."""
+    """The recipe that is named most alike, here or in the package, or how to make one."""
     known = [one.name for one in path.parent.glob("*.toml")] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, known, n=1)
     if near:
         return f'did you mean "{path.with_name(near[0])}"?'
+    near = difflib.get_close_matches(path.stem, shipped_recipes(), n=1)
+    if near:
+        return f'did you mean "{near[0]}", which `ttl recipes` names?'
     return f"`ttl new --language pt --gpu cpu --hours 1 --out {path}` writes it"
 
 
