@@ -26,7 +26,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def tracker(clock):
-    tracker = resource_tracker.ResourceTracker(Meter(), None)
+    tracker = resource_tracker.ResourceTracker(Meter())
     tracker.begin(TrainState(), energy=Energy(), seconds=0.0)
     return tracker
 

@@ -28,11 +28,13 @@ def main() -> NoReturn:
 def _run(*, debug: bool) -> int:
     import typer
 
+    from teenytinyllama import openmp
     from teenytinyllama.cli.app import app
     from teenytinyllama.console import configure_logging
     from teenytinyllama.errors import Interrupted, TtlError
 
     configure_logging()
+    openmp.watch()
     try:
         code = app(standalone_mode=False)
     except TtlError as error:

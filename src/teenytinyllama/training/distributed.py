@@ -33,26 +33,12 @@ from teenytinyllama.training.task import TrainSettings
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class Contention(Protocol):
-    """Measures how long this process's threads wait for a core."""
-
-    def waited_s(self) -> float:
-        """Seconds so far, over all threads."""
-
-    def record(self, passed_s: float, waited_s: float) -> None:
-        """Add `waited_s` of `passed_s`; it may warn."""
-
-
 class CpuSupport(Protocol):
     """What training on a CPU adds to a strategy (training/cpu)."""
 
     @property
     def compiled(self) -> bool:
         """Whether layers run compiled code, which changes the last bits of results."""
-
-    @property
-    def contention(self) -> Contention:
-        """How long this process waited for its cores."""
 
     def steady_memory(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
         """Inside, a step of `optimizer` reuses the memory that the step before it freed."""
@@ -74,7 +60,6 @@ class DDPStrategy:
         self.device: torch.device = accelerator.device
         self._cpu_support = cpu_support  # None on a GPU
         self.compiled = cpu_support.compiled if cpu_support else settings.compile is not False
-        self.contention = cpu_support.contention if cpu_support else None
         self.rank: int = accelerator.process_index
         self.is_main = self.rank == 0
         self.world_size: int = accelerator.num_processes

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from teenytinyllama.energy import Energy, EnergyMeter
-from teenytinyllama.training.distributed import Contention
 from teenytinyllama.training.train_state import TrainState
 
 SECONDS_BETWEEN_READINGS = 10.0
@@ -16,8 +15,8 @@ SECONDS_BETWEEN_READINGS = 10.0
 class ResourceTracker:
     """Clock and meter of one session, added to what the checkpoint has of earlier ones."""
 
-    def __init__(self, meter: EnergyMeter, contention: Contention | None) -> None:
-        self._meter, self._contention = meter, contention
+    def __init__(self, meter: EnergyMeter) -> None:
+        self._meter = meter
         self.best_tokens_per_s = 0.0
         self._read_at = 0.0
 
@@ -28,27 +27,17 @@ class ResourceTracker:
         self._first_step = state.step
         self._started = time.monotonic()
         self._tokens = state.tokens
-        self._trained_s = self._waited_s = 0.0  # since the last rate
-        self._resume()
+        self._trained_s = 0.0  # since the last rate
+        self._resumed_at = time.monotonic()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Time inside does not count for the rate: an evaluation, samples, a save, a log line."""
-        self._pause()
+        self._trained_s += time.monotonic() - self._resumed_at
         try:
             yield
         finally:
-            self._resume()
-
-    def _pause(self) -> None:
-        self._trained_s += time.monotonic() - self._resumed_at
-        if self._contention:
-            self._waited_s += self._contention.waited_s() - self._waited_before_s
-
-    def _resume(self) -> None:
-        self._resumed_at = time.monotonic()
-        if self._contention:
-            self._waited_before_s = self._contention.waited_s()
+            self._resumed_at = time.monotonic()
 
     def update(self, state: TrainState, *, now: bool = True) -> None:
         """Bring seconds and energy of `state` up to date.
@@ -64,14 +53,12 @@ class ResourceTracker:
 
     def rate(self, state: TrainState) -> float:
         """Tokens per second since the last call, pauses left out."""
-        self._pause()
-        tokens_per_s = (state.tokens - self._tokens) / max(self._trained_s, 1e-9)
+        now = time.monotonic()
+        trained_s = self._trained_s + now - self._resumed_at
+        tokens_per_s = (state.tokens - self._tokens) / max(trained_s, 1e-9)
         self.best_tokens_per_s = max(self.best_tokens_per_s, tokens_per_s)
-        if self._contention:
-            self._contention.record(self._trained_s, self._waited_s)
         self._tokens = state.tokens
-        self._trained_s = self._waited_s = 0.0
-        self._resume()
+        self._trained_s, self._resumed_at = 0.0, now
         return tokens_per_s
 
     def seconds_left(self, state: TrainState, num_steps: int) -> float:

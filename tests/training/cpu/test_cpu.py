@@ -31,7 +31,7 @@ def test_freed_memory_is_kept_from_the_first_update_on(monkeypatch: pytest.Monke
         monkeypatch.setattr(hardware, name, context(name))
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    support = cpu.PreparedCpu(compiled=False, contention=cpu.ContentionMonitor())
+    support = cpu.PreparedCpu(compiled=False)
     with support.steady_memory(optimizer):
         assert entered == ["large_blocks_apart"]
         for _ in range(2):

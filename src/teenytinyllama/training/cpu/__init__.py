@@ -3,7 +3,6 @@
 layers.py, attention.py   forward passes that keep less for the backward pass
 kernels.py                what they compute between products: blocked or compiled
 packed_attention.py       rows that hold several texts
-contention.py             other programs on the same cores
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import torch
 
 from teenytinyllama import hardware
 from teenytinyllama.training.cpu import kernels
-from teenytinyllama.training.cpu.contention import ContentionMonitor
 from teenytinyllama.training.cpu.layers import use_cpu_layers
 from teenytinyllama.training.cpu.packed_attention import isolate_texts
 from teenytinyllama.training.task import TrainSettings, TrainTask
@@ -31,7 +29,6 @@ class PreparedCpu:
 
     compiled: bool
     """Whether layers run compiled code, which changes the last bits of results."""
-    contention: ContentionMonitor
 
     @contextmanager
     def steady_memory(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
@@ -58,4 +55,4 @@ def prepare(task: TrainTask, settings: TrainSettings) -> PreparedCpu:
     use_cpu_layers(task.model, backend)
     if task.isolates_texts:
         isolate_texts(task.model)
-    return PreparedCpu(compiled=backend.compiled, contention=ContentionMonitor())
+    return PreparedCpu(compiled=backend.compiled)
