@@ -26,8 +26,9 @@ def by_transformers(model: LlamaForCausalLM, prompt: list[int], count: int) -> l
         {"num_key_value_heads": 1, "tie_word_embeddings": True},
         {"head_dim": 32},
         {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+        {"kind": "qwen3"},
     ],
-    ids=["grouped", "multi-head", "tied", "wide-heads", "scaled-positions"],
+    ids=["grouped", "multi-head", "tied", "wide-heads", "scaled-positions", "qk-norm"],
 )
 def test_greedy_text_equals_transformers_for_unequal_prompts(changes: dict) -> None:
     model = tiny_llama(**changes)
@@ -35,8 +36,9 @@ def test_greedy_text_equals_transformers_for_unequal_prompts(changes: dict) -> N
     assert generate(model, PROMPTS, max_new_tokens=24) == expected
 
 
-def test_bfloat16_logits_stay_near_those_of_transformers() -> None:
-    half = tiny_llama().to(torch.bfloat16)
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_bfloat16_logits_stay_near_those_of_transformers(kind: str) -> None:
+    half = tiny_llama(kind).to(torch.bfloat16)
     decoder = Decoder(half)
     cache = decoder.new_cache()
     logits = decoder.prefill(cache, [PROMPTS[2]])

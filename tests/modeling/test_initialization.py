@@ -5,6 +5,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.initialization import build_model, initialize_from, llama_config
+from teenytinyllama.modeling.loading import save_final
 from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.settings.training import ModelSettings
 from teenytinyllama.stages.tokenizer import stage as tokenizer
@@ -63,7 +64,7 @@ def test_a_transplant_copies_shared_pieces_and_means_the_others(
         for token in shared:
             assert torch.equal(after[new_vocabulary[token]], before[old_vocabulary[token]]), token
         for token in new_vocabulary.keys() - old_vocabulary.keys():
-            if token.startswith("▁") and len(token) > 1:  # the start of a word: encoded as text
+            if token.startswith(" ") and len(token) > 1:  # the start of a word: encoded as text
                 expected = before[encoder.encode(token[1:])].mean(dim=0)
                 assert torch.allclose(after[new_vocabulary[token]], expected, atol=1e-6), token
     assert start.model.config.vocab_size == len(new_vocabulary)
@@ -78,12 +79,34 @@ def test_a_transplant_to_bytes_keeps_tokens_of_equal_text(
     after = start.model.get_input_embeddings().weight
     old, new = _vocabulary(small_tokenizer_dir), _vocabulary(small_bytes_tokenizer_dir)
     assert torch.equal(after[new["</s>"]], before[old["</s>"]])
-    both = [token for token in new if token.startswith("Ġ") and "▁" + token[1:] in old]
+    both = [token for token in new if token.startswith("Ġ") and " " + token[1:] in old]
     assert len(both) > 100
     for token in both:
-        assert torch.equal(after[new[token]], before[old["▁" + token[1:]]]), token
+        assert torch.equal(after[new[token]], before[old[" " + token[1:]]]), token
     partial_character = torch.equal(after[new["Ã"]], before.mean(dim=0))
     assert partial_character
+
+
+def test_a_qwen3_is_built_saved_and_started_from(small_tokenizer_dir, tmp_path):
+    settings = ModelSettings(
+        kind="qwen3",
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
+    config = llama_config(settings, 600, bos_id=1, eos_id=2, pad_id=3)
+    model = build_model(config, seed=1)
+    assert type(model).__name__ == "Qwen3ForCausalLM"
+    save_final(model, tmp_path / "final", small_tokenizer_dir)
+    start = initialize_from(str(tmp_path / "final"), settings, small_tokenizer_dir, IDS)
+    assert start.settings == settings
+    pairs = zip(start.model.state_dict().items(), model.state_dict().items(), strict=True)
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+    with pytest.raises(UserError, match=r"its sizes \(qwen3, 2 layers x 32\)"):
+        other = settings.model_copy(update={"kind": "llama"})
+        initialize_from(str(tmp_path / "final"), other, small_tokenizer_dir, IDS)
 
 
 def _vocabulary(folder):

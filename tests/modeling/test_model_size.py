@@ -2,6 +2,7 @@ import pytest
 
 from teenytinyllama.modeling import model_size as sizes
 from teenytinyllama.modeling.initialization import llama_config
+from teenytinyllama.modeling.loading import CAUSAL_MODELS
 from teenytinyllama.settings.training import ModelSettings
 
 PAPER_460M = ModelSettings(
@@ -31,15 +32,16 @@ SHAPES = {
 }
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_arithmetic_counts_what_the_model_has(name):
+def test_arithmetic_counts_what_the_model_has(name, kind):
     import torch
-    from transformers import LlamaForCausalLM
 
     settings, vocab_size = SHAPES[name]
+    settings = settings.model_copy(update={"kind": kind})
     config = llama_config(settings, vocab_size, bos_id=1, eos_id=2, pad_id=3)
     with torch.device("meta"):  # shapes without memory: 2 B parameters cost nothing
-        model = LlamaForCausalLM(config)
+        model = CAUSAL_MODELS[kind](config)
     assert sum(p.numel() for p in model.parameters()) == sizes.num_parameters(settings, vocab_size)
 
 

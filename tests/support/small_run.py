@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
+from support.tiny_llama import tiny_llama
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.settings.base import EnergySettings
@@ -24,7 +22,9 @@ TEXTS = [
 VOCAB_SIZE = 360
 
 
-def make_run(root: Path, *, tokenizer_model: str = "bpe", **changes: object) -> Path:
+def make_run(
+    root: Path, *, tokenizer_model: str = "bpe", kind: str = "llama", **changes: object
+) -> Path:
     """A run folder with a corpus, a tokenizer and a small random model, a few pieces padded."""
     for split, texts in (("heldout", TEXTS[:6]), ("train", TEXTS[6:])):
         with DocumentWriter(root / "corpus", split) as writer:
@@ -55,9 +55,8 @@ def make_run(root: Path, *, tokenizer_model: str = "bpe", **changes: object) -> 
         "eos_token_id": 2,
         "pad_token_id": 3,
     }
-    torch.manual_seed(0)
     final = root / "pretrain" / "final"
-    LlamaForCausalLM(LlamaConfig(**{**sizes, **changes})).save_pretrained(final)
+    tiny_llama(kind, **{**sizes, **changes}).save_pretrained(final)
     for path in (root / "tokenizer").iterdir():
         shutil.copy(path, final)
     return root

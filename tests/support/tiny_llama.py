@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+
+from teenytinyllama.modeling.loading import CAUSAL_MODELS, CausalModel
 
 PROMPTS = [[1, 5, 9, 20], [1, 7], [1, *range(30, 50)], [1, 200, 201]]
 
 
-def tiny_llama(**changes: object) -> LlamaForCausalLM:
+def tiny_llama(kind: str = "llama", **changes: object) -> CausalModel:
     sizes = {
         "vocab_size": 300,
         "hidden_size": 64,
@@ -23,4 +24,11 @@ def tiny_llama(**changes: object) -> LlamaForCausalLM:
         "pad_token_id": 3,
     }
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**{**sizes, **changes})).eval()
+    if kind == "qwen3":
+        changes = {"head_dim": 16, **changes}
+    model = CAUSAL_MODELS[kind]
+    made = model(model.config_class(**{**sizes, **changes}))
+    for name, gain in made.named_parameters():
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            torch.nn.init.uniform_(gain, 0.5, 2)  # each number of a head its own
+    return made.eval()

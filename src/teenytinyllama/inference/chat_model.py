@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.artifacts.conversations import Message, check_prompt
@@ -35,7 +35,7 @@ from teenytinyllama.inference.decoder import Decoder, check_supported
 from teenytinyllama.inference.generation import ChatSession, SequenceState, stream
 from teenytinyllama.inference.sampling import Sampling
 from teenytinyllama.inference.text_stream import TextStream
-from teenytinyllama.modeling.loading import copy_weights
+from teenytinyllama.modeling.loading import CausalModel, copy_weights
 
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
@@ -197,7 +197,7 @@ def _tokenizer_folder(folder: Path) -> Path:
     raise UserError("tokenizer-missing", str(folder), what, f"copy {MODEL_NAME} there")
 
 
-def _load_weights(folder: Path) -> LlamaForCausalLM:
+def _load_weights(folder: Path) -> CausalModel:
     """The model, every weight read from its files. Raises UserError where one is missing."""
     check_model_folder(folder)
     _check_config(folder)
@@ -207,7 +207,7 @@ def _load_weights(folder: Path) -> LlamaForCausalLM:
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             model: Any
-            model, info = LlamaForCausalLM.from_pretrained(
+            model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype="auto",
                 local_files_only=True,
@@ -227,7 +227,7 @@ def _load_weights(folder: Path) -> LlamaForCausalLM:
     ):
         if found := sorted(str(name) for name in info[key]):
             raise _damaged(folder, ValueError(f"{len(found)} weights {problem}: {found[0]}"))
-    return cast(LlamaForCausalLM, copy_weights(model).eval())
+    return cast(CausalModel, copy_weights(model).eval())
 
 
 def _check_config(folder: Path) -> None:

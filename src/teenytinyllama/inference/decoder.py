@@ -1,8 +1,8 @@
 """A Llama's forward pass for generation, faster than `model.generate`.
 
-The weights are those of the `LlamaForCausalLM`, laid out for inference: query, key and value in one
-matrix, gate and up in another, and each head's two halves interleaved, so that a rotation is one
-product of complex numbers. One KV cache holds many conversations, a row each: conversations of
+The weights are those of the `transformers` model, laid out for inference: query, key and value in
+one matrix, gate and up in another, and each head's two halves interleaved, so that a rotation is
+one product of complex numbers. One KV cache holds many conversations, a row each: conversations of
 different lengths share a step, and may join and leave between steps.
 
 On a CPU one new token costs one pass through all weights, and what `model.generate` loses there is
@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaForCausalLM
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.kv_cache import KVCache, StepLayout
+from teenytinyllama.modeling.loading import CAUSAL_MODELS, CausalModel
 
 ROWS_PACKED_FOR = 16  # oneDNN chooses the layout of packed weights for about this many rows
 
@@ -69,6 +69,7 @@ class DecoderLayer(NamedTuple):
 
     attention_norm: Tensor  # (C,)
     qkv: PackedLinear  # ((H + 2 K) D, C)
+    qk_gain: Tensor | None  # (H + K, D) in fp32, of a model with QK-norm
     attention_out: PackedLinear  # (C, H D)
     mlp_norm: Tensor  # (C,)
     gate_up: PackedLinear  # (2 I, C)
@@ -82,7 +83,7 @@ class Decoder:
     UserError for a model that this forward pass does not compute.
     """
 
-    def __init__(self, model: LlamaForCausalLM, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: CausalModel, *, dtype: torch.dtype | None = None) -> None:
         config = model.config
         check_supported(config)
         head = model.lm_head.weight.detach()
@@ -94,6 +95,7 @@ class Decoder:
         self.max_positions = int(config.max_position_embeddings)
         self.vocab_size = int(config.vocab_size)
         self.epsilon = float(config.rms_norm_eps)
+        self.has_qk_norm = config.model_type == "qwen3"
         self.embedding = model.model.embed_tokens.weight.detach().to(self.dtype)  # (V, C)
         tied = head.data_ptr() == model.model.embed_tokens.weight.data_ptr()
         self.head = PackedLinear(self.embedding if tied else head.to(self.dtype))  # (V, C)
@@ -113,13 +115,24 @@ class Decoder:
         return DecoderLayer(
             joined(layer.input_layernorm),
             PackedLinear(torch.cat((query, key, joined(attention.v_proj)))),
+            self._qk_gain(attention) if self.has_qk_norm else None,
             PackedLinear(joined(attention.o_proj)),
             joined(layer.post_attention_layernorm),
             PackedLinear(joined(mlp.gate_proj, mlp.up_proj)),
             PackedLinear(joined(mlp.down_proj)),
         )
 
-    def _rotations(self, model: LlamaForCausalLM) -> Tensor:
+    def _qk_gain(self, attention: Any) -> Tensor:
+        """The gains of the norms of queries and keys, one row for each head."""
+        gains = [norm.weight.detach().float() for norm in (attention.q_norm, attention.k_norm)]
+        numbers = (self.num_heads, self.num_key_value_heads)
+        rows = [
+            _interleaved(gain[:, None], 1).T.expand(number, -1)
+            for gain, number in zip(gains, numbers, strict=True)
+        ]
+        return torch.cat(rows)
+
+    def _rotations(self, model: CausalModel) -> Tensor:
         """The factor of each position's pairs, from the model's own rotary module."""
         positions = torch.arange(self.max_positions, device=self.device)[None]
         half = self.head_size // 2
@@ -188,7 +201,11 @@ class Decoder:
         hidden: Tensor = self.embedding[ids.flatten()]  # (R T, C)
         for number, layer in enumerate(self.layers):
             x = apply(layer.qkv, self._rms_norm(hidden, layer.attention_norm)).view(heads)
-            qk = layout.rotate(x[:, :, :num_rotated])
+            qk = x[:, :, :num_rotated]
+            if layer.qk_gain is not None:
+                normed = functional.rms_norm(qk.float(), qk.shape[-1:], eps=self.epsilon)
+                qk = normed * layer.qk_gain
+            qk = layout.rotate(qk)
             layout.write(number, qk[:, :, self.num_heads :], x[:, :, num_rotated:])
             mixed = layout.attend(number, qk[:, :, : self.num_heads])  # (R T, H D)
             hidden = hidden + apply(layer.attention_out, mixed)
@@ -225,8 +242,11 @@ def _without_onednn(wanted: bool) -> Iterator[None]:
 def check_supported(config: object) -> None:
     """Raise UserError for a model that this forward pass does not compute."""
     kind = str(getattr(config, "model_type", "unknown"))
-    if kind != "llama":
-        raise _unsupported(f'model_type is "{kind}", this package generates with "llama"')
+    if kind not in CAUSAL_MODELS:
+        known = " and ".join(f'"{name}"' for name in CAUSAL_MODELS)
+        raise _unsupported(f'model_type is "{kind}", this package generates with {known}')
+    if getattr(config, "use_sliding_window", False):
+        raise _unsupported("use_sliding_window is true; models of this package see all tokens")
     for name in ("attention_bias", "mlp_bias"):
         if getattr(config, name, False):
             raise _unsupported(f"{name} is true; models of this package have no biases")

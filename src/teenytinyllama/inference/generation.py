@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
-from transformers import LlamaForCausalLM
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.inference.sampling import GREEDY, Sampler, Sampling
 from teenytinyllama.inference.text_stream import TextStream
+from teenytinyllama.modeling.loading import CausalModel
 
 SEED_STRIDE = 1_000_003  # rows of one call draw from seeds far apart
 MAX_ROWS = 64
@@ -179,7 +179,7 @@ def _check_prompt(decoder: Decoder, prompt: Sequence[int]) -> None:
 
 
 def generate(
-    model: LlamaForCausalLM | Decoder,
+    model: CausalModel | Decoder,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -235,7 +235,7 @@ def _take_prefill(waiting: list[SequenceState], num_free: int) -> list[SequenceS
 
 
 def stream(
-    model: LlamaForCausalLM | Decoder | ChatSession,
+    model: CausalModel | Decoder | ChatSession,
     sequence: SequenceState,
     text: TextStream,
 ) -> Generator[str, None, None]:
@@ -244,9 +244,9 @@ def stream(
     Ends at the sequence's limits or at a stop string of `text`; `sequence.finish_reason` says
     which. A `ChatSession` prefills only what is new of the prompt.
     """
-    if isinstance(model, LlamaForCausalLM):
-        model = Decoder(model)
-    session = ChatSession(model) if isinstance(model, Decoder) else model
+    if not isinstance(model, ChatSession):
+        model = ChatSession(model if isinstance(model, Decoder) else Decoder(model))
+    session = model
     max_positions = session.decoder.max_positions
     _append_next(session.prefill(sequence.prompt), [sequence], max_positions)
     num_pushed = 0

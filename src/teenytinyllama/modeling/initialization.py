@@ -1,4 +1,4 @@
-"""Initial weights of a training: random, or another Llama's (paper section 2 and footnote 3).
+"""Initial weights of a training: random, or another model's (paper section 2 and footnote 3).
 
 A model with another tokenizer keeps its layers and gets a new embedding: a token that both
 vocabularies have keeps its vector, a new token starts as the mean of the old tokens that its text
@@ -16,21 +16,27 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, Qwen3Config
 
 from teenytinyllama.artifacts.model_folder import check_model_folder
 from teenytinyllama.artifacts.subword_tokenizer import token_bytes
 from teenytinyllama.errors import UserError
-from teenytinyllama.modeling.loading import load_whole
+from teenytinyllama.modeling.loading import CAUSAL_MODELS, CausalModel, load_whole
 from teenytinyllama.modeling.model_size import num_key_value_heads
 from teenytinyllama.settings.training import ModelSettings
+
+SPACES = ("▁", " ")
+"""How a piece of SentencePiece begins that follows a space, there and in our `tokenizer.json`."""
 
 
 def llama_config(
     model: ModelSettings, vocab_size: int, *, bos_id: int, eos_id: int, pad_id: int
-) -> LlamaConfig:
+) -> LlamaConfig | Qwen3Config:
     """The `transformers` configuration of these sizes."""
-    return LlamaConfig(
+    # Qwen3's default is 128 numbers a head, whatever the other sizes.
+    own = {"head_dim": model.hidden_size // model.num_attention_heads}
+    return CAUSAL_MODELS[model.kind].config_class(
+        **(own if model.kind == "qwen3" else {}),
         vocab_size=vocab_size,
         hidden_size=model.hidden_size,
         intermediate_size=model.intermediate_size,
@@ -45,15 +51,15 @@ def llama_config(
         bos_token_id=bos_id,
         eos_token_id=eos_id,
         pad_token_id=pad_id,
-        architectures=["LlamaForCausalLM"],
+        architectures=[CAUSAL_MODELS[model.kind].__name__],
     )
 
 
-def build_model(config: LlamaConfig, *, seed: int) -> LlamaForCausalLM:
+def build_model(config: LlamaConfig | Qwen3Config, *, seed: int) -> CausalModel:
     """A new model in fp32 whose weights depend on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = CAUSAL_MODELS[config.model_type](config)
     return model.float()
 
 
@@ -93,8 +99,8 @@ def initialize_from(
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError("start-missing", where, reason, "give a folder with config.json") from error
-    if config.model_type != "llama":
-        what = f'model_type is "{config.model_type}", only "llama" can be trained'
+    if config.model_type not in CAUSAL_MODELS:
+        what = f'model_type is "{config.model_type}", only "llama" and "qwen3" can be trained'
         raise UserError("start-not-llama", where, what, "start from a Llama")
     found = settings_of(config)
     if settings not in (ModelSettings(), found):
@@ -104,7 +110,8 @@ def initialize_from(
             f"its sizes ({_sizes(found)}) are not those of [pretrain.model] ({_sizes(settings)})",
             "leave out [pretrain.model]: the sizes come from the model",
         )
-    model = load_whole(LlamaForCausalLM, place, fix="start from a model with all its weights")
+    kind = CAUSAL_MODELS[config.model_type]
+    model = load_whole(kind, place, fix="start from a model with all its weights")
     new_tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     old_tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     for name, value in special_ids.items():
@@ -122,6 +129,7 @@ def settings_of(config: Any) -> ModelSettings:
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     rope = getattr(config, "rope_parameters", None) or {}
     return ModelSettings(
+        kind=config.model_type,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_hidden_layers=config.num_hidden_layers,
@@ -136,7 +144,7 @@ def settings_of(config: Any) -> ModelSettings:
 
 
 def _sizes(model: ModelSettings) -> str:
-    return f"{model.num_hidden_layers} layers x {model.hidden_size}"
+    return f"{model.kind}, {model.num_hidden_layers} layers x {model.hidden_size}"
 
 
 def transplant_embeddings(model: Any, old_tokenizer: Any, new_tokenizer: Any) -> int:
@@ -190,7 +198,9 @@ def _reader(tokenizer: Any) -> Callable[[str], str | None]:
     decoder = json.loads(tokenizer.backend_tokenizer.to_str())["decoder"]
     special = set(tokenizer.all_special_tokens)
     if "ByteLevel" not in json.dumps(decoder):
-        return lambda p: None if p.startswith("<") and p.endswith(">") else p.replace("▁", " ")
+        # Ours have plain spaces in their pieces; others, as SentencePiece does, this sign.
+        space = "▁" if "▁" in json.dumps(decoder, ensure_ascii=False) else " "
+        return lambda p: None if p.startswith("<") and p.endswith(">") else p.replace(space, " ")
 
     def read(token: str) -> str | None:
         try:
@@ -209,10 +219,10 @@ def _encode(text: str, tokenizer: Any) -> list[int]:
         return ids
 
     # SentencePiece puts a space before every text, byte-level BPE does not.
-    adds_space = tokenizer.convert_ids_to_tokens(encode("a")[0]).startswith("▁")
+    adds_space = tokenizer.convert_ids_to_tokens(encode("a")[0]).startswith(SPACES)
     if not adds_space:
         return encode(text)
     if text.startswith(" "):
         return encode(text[1:])
     ids = encode(text)
-    return ids[1:] if tokenizer.convert_ids_to_tokens(ids[0]) == "▁" else ids
+    return ids[1:] if tokenizer.convert_ids_to_tokens(ids[0]) in SPACES else ids

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.artifacts.manifest import sha256_file, sync_folder, sync_tree
@@ -19,6 +19,12 @@ from teenytinyllama.artifacts.model_folder import check_sizes
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, tokenizer_file
 from teenytinyllama.errors import UserError
 
+CausalModel: TypeAlias = LlamaForCausalLM | Qwen3ForCausalLM
+"""What this package trains: Qwen3 is a Llama with QK-norm."""
+CAUSAL_MODELS: dict[str, type[CausalModel]] = {
+    "llama": LlamaForCausalLM,
+    "qwen3": Qwen3ForCausalLM,
+}
 TOKENIZER_NAMES = (
     "tokenizer.model",
     "tokenizer.json",
@@ -28,7 +34,7 @@ TOKENIZER_NAMES = (
 )
 
 
-def load_base(pretrain_dir: Path, tokenizer_dir: Path) -> tuple[LlamaForCausalLM, TextEncoder]:
+def load_base(pretrain_dir: Path, tokenizer_dir: Path) -> tuple[CausalModel, TextEncoder]:
     """The base model in fp32 and the encoder of its tokenizer.
 
     Raises UserError where a weight is missing, unknown or of another shape, and where the model was
@@ -37,7 +43,7 @@ def load_base(pretrain_dir: Path, tokenizer_dir: Path) -> tuple[LlamaForCausalLM
     encoder = load_tokenizer(tokenizer_dir)
     final_dir = pretrain_dir / "final"
     check_tokenizer(final_dir, encoder, tokenizer_dir)
-    model = load_whole(LlamaForCausalLM, final_dir, local_files_only=True)
+    model: CausalModel = load_whole(AutoModelForCausalLM, final_dir, local_files_only=True)
     if model.config.vocab_size < encoder.vocab_size:
         raise UserError(
             "tokenizer-other-model",

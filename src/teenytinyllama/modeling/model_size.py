@@ -25,6 +25,8 @@ def num_matrix_parameters(model: ModelSettings) -> int:
 def num_parameters(model: ModelSettings, vocab_size: int) -> int:
     """All parameters: no biases, two norm gains in each layer, one after the last layer.
 
+    A `qwen3` has two more in each layer, of a head's size.
+
     The paper's two models (Table 2):
 
     >>> num_parameters(ModelSettings(), 32_000)
@@ -34,6 +36,8 @@ def num_parameters(model: ModelSettings, vocab_size: int) -> int:
     468239360
     """
     gains = (2 * model.num_hidden_layers + 1) * model.hidden_size
+    if model.kind == "qwen3":
+        gains += 2 * model.num_hidden_layers * (model.hidden_size // model.num_attention_heads)
     embeddings = (1 if model.tie_word_embeddings else 2) * vocab_size * model.hidden_size
     return num_matrix_parameters(model) + gains + embeddings
 

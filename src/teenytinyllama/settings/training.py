@@ -13,6 +13,8 @@ from teenytinyllama.settings.base import Count, Fraction, Positive, Settings
 class ModelSettings(Settings):
     """`[pretrain.model]`: the sizes of a Llama, under Hugging Face's names (paper Table 2)."""
 
+    kind: Literal["llama", "qwen3"] = "llama"
+    """`qwen3`: a Llama with RMSNorm on each head's queries and keys (QK-norm)."""
     hidden_size: Positive = 768
     """Width of the residual stream."""
     intermediate_size: Positive = 3072

@@ -25,6 +25,8 @@ from transformers import (
 
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
 from teenytinyllama.errors import UserError
+from teenytinyllama.modeling.initialization import build_model, llama_config, settings_of
+from teenytinyllama.modeling.loading import save_final
 from teenytinyllama.settings.datasets import LabelledSet
 from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.settings.training import LoraSettings
@@ -309,11 +311,24 @@ def test_the_seed_decides_the_head_and_nothing_else(
     )
 
 
-def test_the_mean_layer_starts_as_a_mean(small_base_dir: Path, small_tokenizer_dir: Path) -> None:
+@pytest.fixture(params=["llama", "qwen3"])
+def base_dir(request: pytest.FixtureRequest, small_base_dir: Path, tmp_path: Path) -> Path:
+    """A base model of each kind, with a tokenizer."""
+    if request.param == "llama":
+        return small_base_dir
+    sizes = settings_of(AutoConfig.from_pretrained(small_base_dir / "final"))
+    settings = sizes.model_copy(update={"kind": "qwen3"})
+    vocab_size = AutoConfig.from_pretrained(small_base_dir / "final").vocab_size
+    config = llama_config(settings, vocab_size, bos_id=1, eos_id=2, pad_id=3)
+    save_final(build_model(config, seed=0), tmp_path / "final", small_base_dir / "final")
+    return tmp_path
+
+
+def test_the_mean_layer_starts_as_a_mean(base_dir: Path, small_tokenizer_dir: Path) -> None:
     encoder = load_tokenizer(small_tokenizer_dir)
-    read_mean = own_model(small_base_dir, small_tokenizer_dir, encoder, 64, takes_mean=True)
+    read_mean = own_model(base_dir, small_tokenizer_dir, encoder, 64, takes_mean=True)
     model = read_mean.make(["a", "b"], 0).eval()
-    base = AutoModelForCausalLM.from_pretrained(small_base_dir / "final").eval()
+    base = AutoModelForCausalLM.from_pretrained(base_dir / "final").eval()
     ids = torch.tensor([[1, 40, 41, 42, 43, 2]])
     with torch.no_grad():
         found = model.model(input_ids=ids).last_hidden_state[0, -1]

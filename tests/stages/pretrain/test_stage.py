@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import AutoModelForCausalLM
 
 from teenytinyllama.artifacts.tokens import TokenWriter, write_index
 from teenytinyllama.errors import Interrupted, UserError
@@ -69,6 +70,17 @@ def test_it_leaves_a_model_its_log_and_its_samples(run, tmp_path):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
         path.name for path in (folder / "final").iterdir()
     }
+
+
+def test_a_model_with_qk_norm_is_a_plain_qwen3(run, tmp_path):
+    sizes = SIZES.model_copy(update={"kind": "qwen3"})
+    result = run(model=sizes)
+    assert result.metrics["model_class"] == "Qwen3ForCausalLM"
+    final = AutoModelForCausalLM.from_pretrained(tmp_path / "pretrain" / "final")
+    assert type(final).__name__ == "Qwen3ForCausalLM"
+    gain = final.model.layers[1].self_attn.q_norm.weight
+    assert gain.shape == (16,)
+    assert not torch.equal(gain, torch.ones(16))  # it was trained
 
 
 LEVERS = {

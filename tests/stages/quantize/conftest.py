@@ -33,6 +33,14 @@ def quantized(run_dir: Path) -> tuple[Path, StageResult]:
 
 
 @pytest.fixture(scope="session")
+def quantized_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a model that has QK-norm, and its files."""
+    run_dir = make_run(tmp_path_factory.mktemp("qwen3"), kind="qwen3")
+    quantize_run(run_dir, run_dir / "quantize", formats=("f16", "q8_0"))
+    return run_dir
+
+
+@pytest.fixture(scope="session")
 def byte_level_gguf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run with a byte-level vocabulary, and its GGUF file."""
     run_dir = make_run(tmp_path_factory.mktemp("bytes"), tokenizer_model="byte-level")

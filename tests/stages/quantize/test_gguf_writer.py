@@ -9,8 +9,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.small_run import TEXTS
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from teenytinyllama.artifacts.conversations import Message
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
@@ -59,6 +60,23 @@ def test_byte_level_vocabulary_is_written_with_its_merges(
     assert fields["tokenizer.ggml.merges"] == [" ".join(pair) for pair in saved]
     assert fields["tokenizer.ggml.token_type"][:8] == [3] * 7 + [1]
     assert fields["tokenizer.ggml.add_space_prefix"] is False
+
+
+def test_a_model_with_qk_norm_is_a_qwen3_with_its_rows_as_they_are(quantized_qwen3: Path) -> None:
+    reader = gguf.GGUFReader(quantized_qwen3 / "quantize" / "model-f16.gguf")
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields["general.architecture"] == "qwen3"
+    assert fields["qwen3.attention.key_length"] == 16
+    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    weights = load_file(quantized_qwen3 / "pretrain" / "final" / "model.safetensors")
+    for theirs, ours in (
+        ("attn_q", "q_proj"),
+        ("attn_q_norm", "q_norm"),
+        ("attn_k_norm", "k_norm"),
+    ):
+        expected = weights[f"model.layers.1.self_attn.{ours}.weight"].numpy()
+        assert np.allclose(found[f"blk.1.{theirs}.weight"], expected, rtol=1e-3, atol=1e-6)
+    assert found["blk.1.attn_q_norm.weight"].dtype == np.float32
 
 
 def test_rotary_rows_of_each_head_are_interleaved() -> None:
@@ -130,7 +148,25 @@ def test_llama_cpp_predicts_as_the_original_model(
             assert runtime.tokenize(text) == encoder.encode(text), text
         rendered = runtime.render(CONVERSATION)
         assert rendered == encoder.render(CONVERSATION, add_generation_prompt=True)
-        model = LlamaForCausalLM.from_pretrained(run_dir / "pretrain" / "final").eval()
+        model = AutoModelForCausalLM.from_pretrained(run_dir / "pretrain" / "final").eval()
+        for text in TEXTS[:10]:
+            ids = encoder.encode_document(text)[:-1][:60]
+            with torch.no_grad():
+                expected = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+            best, log_probability = runtime.next_token(ids)
+            assert best == int(expected.argmax())
+            assert abs(log_probability - float(expected.max())) < 1e-2
+
+
+@pytest.mark.slow
+def test_llama_cpp_predicts_as_a_model_with_qk_norm(quantized_qwen3: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    from teenytinyllama.inference.llama_cpp import LlamaCppRuntime
+
+    encoder = load_tokenizer(quantized_qwen3 / "tokenizer")
+    model = AutoModelForCausalLM.from_pretrained(quantized_qwen3 / "pretrain" / "final").eval()
+    path = quantized_qwen3 / "quantize" / "model-f16.gguf"
+    with LlamaCppRuntime(path, context=64) as runtime:
         for text in TEXTS[:10]:
             ids = encoder.encode_document(text)[:-1][:60]
             with torch.no_grad():

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from teenytinyllama.training.cpu.kernels import BLOCKED, COMPILED
 from teenytinyllama.training.cpu.layers import use_cpu_layers
@@ -27,6 +27,13 @@ def small_llama(**changes: object) -> LlamaForCausalLM:
         "initializer_range": 0.3,
     }
     return LlamaForCausalLM(LlamaConfig(**{**sizes, **changes})).train()
+
+
+def small_qwen3() -> Qwen3ForCausalLM:
+    sizes = small_llama().config.to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    names += ("num_attention_heads", "num_key_value_heads", "initializer_range", "head_dim")
+    return Qwen3ForCausalLM(Qwen3Config(**{name: sizes[name] for name in names})).train()
 
 
 def replaced(model: LlamaForCausalLM) -> set[str]:
@@ -62,6 +69,15 @@ def test_loss_and_gradients_equal_transformers(
     assert replaced(fast) == {"Linear", "LlamaRMSNorm", "LlamaMLP", "LlamaAttention"}
     if checkpointing:
         fast.gradient_checkpointing_enable({"use_reentrant": False})
+    check_against(model, fast, dtype, most)
+
+
+@pytest.mark.parametrize("dtype, most", PRECISIONS)
+def test_loss_and_gradients_of_a_qwen3_equal_transformers(dtype: torch.dtype, most: float) -> None:
+    model = small_qwen3()
+    fast = copy.deepcopy(model)
+    use_cpu_layers(fast, BLOCKED)
+    assert replaced(fast) == {"Linear", "Qwen3RMSNorm", "Qwen3MLP"}
     check_against(model, fast, dtype, most)
 
 

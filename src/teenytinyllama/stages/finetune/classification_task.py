@@ -97,7 +97,9 @@ def logits_of(
 
 def is_causal(model: Any) -> bool:
     """Whether tokens attend only to earlier ones."""
-    return bool(model.config.model_type in ("llama", "gpt2", "gpt_neox", "mistral", "qwen2"))
+    return bool(
+        model.config.model_type in ("llama", "qwen3", "gpt2", "gpt_neox", "mistral", "qwen2")
+    )
 
 
 @dataclass(frozen=True)

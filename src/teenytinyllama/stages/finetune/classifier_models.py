@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
 )
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
@@ -73,9 +71,9 @@ def own_model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if is_random:
-                model = LlamaForSequenceClassification(config).float()
+                model = AutoModelForSequenceClassification.from_config(config).float()
             else:
-                model = _load(LlamaForSequenceClassification, final_dir, config, is_own=True)
+                model = _load(AutoModelForSequenceClassification, final_dir, config, is_own=True)
             if keeps_head:
                 _add_language_head(model, None if is_random else final_dir)
             if takes_mean:
@@ -98,7 +96,7 @@ def _add_language_head(model: Any, source: Path | None) -> None:
         head = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size, bias=False)
         torch.nn.init.normal_(head.weight, std=model.config.initializer_range)
     else:
-        head = load_whole(LlamaForCausalLM, source, local_files_only=True).lm_head
+        head = load_whole(AutoModelForCausalLM, source, local_files_only=True).lm_head
     if model.config.tie_word_embeddings:
         head.weight = model.model.embed_tokens.weight
     model.lm_head = head
@@ -120,7 +118,10 @@ def _add_mean_layer(model: Any) -> None:
             f"{config.num_attention_heads} heads; a mean needs as many",
             '--set finetune.pooling="last"',
         )
-    layer = LlamaDecoderLayer(config, config.num_hidden_layers).float()
+    config.num_hidden_layers += 1
+    if getattr(config, "layer_types", None):  # of a Qwen3
+        config.layer_types = [*config.layer_types, config.layer_types[-1]]
+    layer = type(model.model.layers[-1])(config, config.num_hidden_layers - 1).float()
     attention = layer.self_attn
     with torch.no_grad():
         for weight in (
@@ -129,14 +130,14 @@ def _add_mean_layer(model: Any) -> None:
             layer.mlp.up_proj.weight,
         ):
             torch.nn.init.normal_(weight, std=config.initializer_range)
-        attention.q_proj.weight.zero_()
+        # With QK-norm the gain: the norm of a query of zero has no slope.
+        getattr(attention, "q_norm", attention.q_proj).weight.zero_()
         layer.mlp.down_proj.weight.zero_()
         # Average what the head would have read: the normed states.
         layer.input_layernorm.weight.copy_(model.model.norm.weight)
         torch.nn.init.eye_(attention.v_proj.weight)
         torch.nn.init.eye_(attention.o_proj.weight).mul_(MEAN_WEIGHT)
     model.model.layers.append(layer)
-    config.num_hidden_layers += 1
 
 
 def other_model(place: str, max_length: int) -> FineTunableModel:

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import load_whole
@@ -53,4 +53,4 @@ def train_members(
         for checkpoint in folder.glob("step-*"):
             shutil.rmtree(checkpoint)
     fix = "--redo, or restore it from a copy"
-    return Ensemble([load_whole(LlamaForCausalLM, f / "final", fix=fix) for f in folders])
+    return Ensemble([load_whole(AutoModelForCausalLM, f / "final", fix=fix) for f in folders])

@@ -91,6 +91,7 @@ def run(
             **metrics,
             "epochs": round(order.epochs_at(metrics["num_steps"]), 4),
             "uniform_loss": math.log(encoder.vocab_size),
+            "model_class": type(start.model).__name__,
             **_start_metrics(start, before),
             **(_ensemble_metrics(task, teacher) if teacher else {}),
         },

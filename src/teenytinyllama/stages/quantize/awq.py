@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from teenytinyllama.artifacts.documents import read_documents
 from teenytinyllama.artifacts.manifest import sync_folder, sync_tree
@@ -132,7 +132,7 @@ def _compress(folder: Path, rows: Sequence[Sequence[int]], out: Path, group_size
         from llmcompressor.pipelines.cache import IntermediatesCache
     except ImportError as error:
         raise missing_extra("llmcompressor", "awq") from error
-    loaded: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     weights = QuantizationArgs(
         num_bits=4,
         type="int",

@@ -1,7 +1,8 @@
 """Write a GGUF file, for llama.cpp, Ollama and LM Studio, from a model folder.
 
 No llama.cpp checkout is needed. llama.cpp would not notice an error in these: the order of rows in
-the query and key matrices (it rotates neighbouring pairs, Hugging Face halves), the scores of the
+a Llama's query and key matrices (it rotates neighbouring pairs, Hugging Face halves, and so does
+llama.cpp with a Qwen3), the scores of the
 tokens, the kinds of the special tokens, one BOS and not two, and the end-of-turn token.
 """
 
@@ -45,6 +46,8 @@ LAYER_NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
@@ -137,7 +140,7 @@ def write_gguf(
     check_vocabulary(model, vocabulary)
     types = storage_types(model, file_format)
     temporary = path.with_name(f".{path.name}.part")
-    writer = gguf.GGUFWriter(temporary, "llama")
+    writer = gguf.GGUFWriter(temporary, model.config["model_type"])
     _add_sizes(writer, model, title)
     writer.add_file_type(FILE_TYPES[file_format])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -168,7 +171,7 @@ def _write_data(writer: Any, model: TensorReader, types: dict[str, Any], title: 
         for name, quant_type in types.items():
             weight = model.read(name)
             part = name.split(".")[-2]
-            if part in heads:
+            if part in heads and not model.has_qk_norm:
                 weight = interleave_rotary_rows(weight, heads[part])
             writer.write_tensor_data(encode_tensor(name, weight, quant_type))
             work.advance()

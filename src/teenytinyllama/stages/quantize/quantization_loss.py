@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.artifacts.documents import read_documents
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
+from teenytinyllama.modeling.loading import CausalModel
 from teenytinyllama.progress import Progress
 
 MAX_KEPT_LOGITS = 256  # tokens whose logits are kept for `max_logit_difference`
@@ -83,7 +85,7 @@ def take_sample(
 
 
 @torch.inference_mode()
-def score_sample(model: LlamaForCausalLM, sample: HeldoutSample, title: str) -> SampleScore:
+def score_sample(model: CausalModel, sample: HeldoutSample, title: str) -> SampleScore:
     """Score one model on the sample. Raises UserError where the loss is not finite."""
     device = model.device
     nats = 0.0
@@ -132,17 +134,19 @@ def check_loss(increase: float, allowed: float, path: Path) -> None:
     )
 
 
-def load_model(path: Path) -> LlamaForCausalLM:
+def load_model(path: Path) -> CausalModel:
     """A model folder or a GGUF file in fp32, on the GPU where there is one.
 
     transformers reads the file, with code of its own: an error of our writer would show.
     """
     is_file = path.suffix == ".gguf"
-    folder, options = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
+    folder, options = (path.parent, _gguf_options(path)) if is_file else (path, {})
     transformers_logging.disable_progress_bar()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars that cannot be disabled
-            model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, **options
+            )
             with torch.inference_mode():
                 model(torch.tensor([[0]]))  # unpacks packed weights
     except (ValueError, KeyError, RuntimeError, OSError) as error:
@@ -150,3 +154,10 @@ def load_model(path: Path) -> LlamaForCausalLM:
         what = f"does not load ({reason})"
         raise UserError("quantize-unreadable", str(path), what, "report it: a bug") from error
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _gguf_options(path: Path) -> dict[str, Any]:
+    """What transformers must be told to read a GGUF file: it does not read a Qwen3's head size."""
+    fields = gguf.GGUFReader(path).fields
+    size = fields.get("qwen3.attention.key_length")
+    return {"gguf_file": path.name} | ({"head_dim": int(size.contents())} if size else {})

@@ -18,10 +18,10 @@ LAYER = "model.layers.{}."
 
 
 class TensorReader:
-    """Configuration and tensors of a Llama in a plain Hugging Face folder."""
+    """Configuration and tensors of a Llama or Qwen3 in a plain Hugging Face folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the configuration and the index. Raises UserError for anything but a Llama."""
+        """Read the configuration and the index. Raises UserError for anything else."""
         self.folder = folder
         self.config = _read_config(folder)
         self._files = _tensor_files(folder)
@@ -65,6 +65,7 @@ class TensorReader:
                 prefix + "self_attn.k_proj.weight": (kv_width, hidden),
                 prefix + "self_attn.v_proj.weight": (kv_width, hidden),
                 prefix + "self_attn.o_proj.weight": (hidden, width),
+                **(self._norms_of_heads(prefix) if self.has_qk_norm else {}),
                 prefix + "post_attention_layernorm.weight": (hidden,),
                 prefix + "mlp.gate_proj.weight": (inner, hidden),
                 prefix + "mlp.up_proj.weight": (inner, hidden),
@@ -74,6 +75,14 @@ class TensorReader:
         if not c.get("tie_word_embeddings", False):
             shapes["lm_head.weight"] = (c["vocab_size"], hidden)
         return shapes
+
+    def _norms_of_heads(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        return {f"{prefix}self_attn.{part}_norm.weight": (self.head_size,) for part in "qk"}
+
+    @property
+    def has_qk_norm(self) -> bool:
+        """Whether queries and keys of each head are normed."""
+        return bool(self.config["model_type"] == "qwen3")
 
     def check(self) -> None:
         """Read every tensor once. Raises UserError for the first one that is wrong."""
@@ -102,8 +111,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         what = f"cannot be read ({error})"
         raise UserError("model-missing", str(path), what, "name a folder with a model") from error
     kind = config.get("model_type")
-    if kind != "llama":
-        what = f'model_type is "{kind}", expected "llama"'
+    if kind not in ("llama", "qwen3"):
+        what = f'model_type is "{kind}", expected "llama" or "qwen3"'
         raise UserError("model-unsupported", str(path), what, "name a folder with a Llama")
     for name in ("attention_bias", "mlp_bias"):
         if config.get(name):

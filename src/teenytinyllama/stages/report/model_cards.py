@@ -82,7 +82,7 @@ def chat_card(run: RunRecord, *, license_name: str) -> str:
         **_license_metadata(license_name),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["teenytinyllama", "llama", "conversational"],
+        "tags": ["teenytinyllama", _tag(pretrain), "conversational"],
         "co2_eq_emissions": _emissions(run, pretrain, "fine-tuning"),
     }
     lines = [*_front_matter(metadata), "", f"# {run.name}: chat", ""]
@@ -150,7 +150,7 @@ def _model_metadata(run: RunRecord, pretrain: FinishedStage, license_name: str) 
         **_license_metadata(license_name),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["teenytinyllama", "llama"],
+        "tags": ["teenytinyllama", _tag(pretrain)],
         "co2_eq_emissions": _emissions(run, pretrain, "pre-training"),
     }
     results = list(_results(run))
@@ -217,10 +217,18 @@ def _model_summary(run: RunRecord, pretrain: FinishedStage) -> Lines:
         f"{_escape(str(pretrain.metric('device') or 'device not recorded'))})."
     )
     yield ""
-    yield "The weights load with `transformers` as `LlamaForCausalLM`."
+    yield f"The weights load with `transformers` as `{_model_class(pretrain)}`."
     yield ""
     chat = run.stage("align")
     yield f"Chat model: {NOT_RUN if chat is None else 'trained in the same run'}."
+
+
+def _model_class(pretrain: FinishedStage) -> str:
+    return _escape(str(pretrain.metric("model_class") or "LlamaForCausalLM"))
+
+
+def _tag(pretrain: FinishedStage) -> str:
+    return _model_class(pretrain).removesuffix("ForCausalLM").lower()
 
 
 def _license_words(run: RunRecord, license_name: str, *stages: str) -> Lines:

@@ -26,6 +26,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaMLP,
     LlamaRMSNorm,
 )
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3MLP, Qwen3RMSNorm
 
 from teenytinyllama.training.cpu import kernels
 from teenytinyllama.training.cpu.attention import CausalAttention
@@ -36,10 +37,10 @@ def use_cpu_layers(model: nn.Module, backend: KernelBackend) -> None:
     """Give the decoder layers of a Llama forward passes that keep little for the backward pass.
 
     What they compute stays the same, the last bits aside. Left alone: other models, layers with
-    biases, other activations, projections wrapped by LoRA.
+    biases, other activations, projections wrapped by LoRA. Of a Qwen3 all but the attention.
     """
     for layer in model.modules():
-        if isinstance(layer, LlamaDecoderLayer):
+        if isinstance(layer, LlamaDecoderLayer | Qwen3DecoderLayer):
             for module in layer.modules():
                 forward = _forward_for(module)
                 if forward is not None:
@@ -49,9 +50,9 @@ def use_cpu_layers(model: nn.Module, backend: KernelBackend) -> None:
 
 def _forward_for(module: Any) -> Callable[..., Any] | None:
     """The new forward pass of a module; None to leave it alone."""
-    if type(module) is LlamaRMSNorm:
+    if type(module) in (LlamaRMSNorm, Qwen3RMSNorm):
         return _rms_norm
-    if type(module) is LlamaMLP and module.config.hidden_act == "silu":
+    if type(module) in (LlamaMLP, Qwen3MLP) and module.config.hidden_act == "silu":
         projections = (module.gate_proj, module.up_proj, module.down_proj)
         drops_inside = bool(module.down_proj._forward_pre_hooks)
         return _mlp if all(map(_is_plain_linear, projections)) and not drops_inside else None
@@ -74,7 +75,7 @@ def _linear(module: nn.Linear, backend: KernelBackend, input: Tensor) -> Tensor:
 
 def _rms_norm(module: Any, backend: KernelBackend, hidden_states: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
-        whole: Tensor = LlamaRMSNorm.forward(module, hidden_states)
+        whole: Tensor = type(module).forward(module, hidden_states)
         return whole
     dtype, epsilon = _product_dtype(hidden_states), module.variance_epsilon
     out: Tensor = _RMSNorm.apply(hidden_states, module.weight, epsilon, dtype, backend)  # type: ignore[no-untyped-call]
@@ -83,7 +84,7 @@ def _rms_norm(module: Any, backend: KernelBackend, hidden_states: Tensor) -> Ten
 
 def _mlp(module: Any, backend: KernelBackend, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
-        whole: Tensor = LlamaMLP.forward(module, x)
+        whole: Tensor = type(module).forward(module, x)
         return whole
     weights = (module.gate_proj.weight, module.up_proj.weight, module.down_proj.weight)
     out: Tensor = _SwiGLU.apply(x, *weights, _product_dtype(x), backend)  # type: ignore[no-untyped-call]
