@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from teenytinyllama.cli.common import RunOptions, load, run_stages
+from teenytinyllama.cli.common import AsJson, RunOptions, load, run_stages
 from teenytinyllama.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,17 @@ def report_command(
         run_stages(paths[0], options, ["report"])
     else:
         _compare(paths, out or _page_name(paths))
+
+
+def status_command(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN")],
+    as_json: AsJson = False,
+) -> None:
+    """`ttl status RUN`."""
+    from teenytinyllama.pipeline.run_status import read_status
+
+    status = read_status(run)
+    typer.echo(json.dumps(asdict(status), indent=2) if as_json else status.text())
 
 
 def _page_name(run_dirs: list[Path]) -> Path:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from teenytinyllama.cli.common import RecipePath, RunOptions, add_command, load, run_stages
-from teenytinyllama.cli.report import report_command
+from teenytinyllama.cli.report import report_command, status_command
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.pipeline.registry import STAGES
 
@@ -140,6 +140,7 @@ def add_commands(app: typer.Typer) -> None:
     add_command(app, "run", "Run every stage in the recipe, skipping unchanged ones.", run_command)
     title = "Every stage on a small invented world, in minutes, without a network."
     add_command(app, "quickstart", title, quickstart_command)
+    add_command(app, "status", "What a run has done, is doing and has cost.", status_command)
     add_command(app, "recipes", "The recipes that come with ttl.", recipes_command)
     for stage in STAGES:
         command = WITH_OPTIONS.get(stage.name) or _plain_command(stage.name)

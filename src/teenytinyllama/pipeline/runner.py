@@ -11,8 +11,8 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -38,6 +38,7 @@ from teenytinyllama.pipeline.fingerprints import (
     why_stale,
 )
 from teenytinyllama.pipeline.loading import load_stage
+from teenytinyllama.pipeline.notification import notifying
 from teenytinyllama.pipeline.previous_results import KEPT, Previous
 from teenytinyllama.pipeline.recipe_check import check_recipe
 from teenytinyllama.pipeline.registry import BY_NAME, STAGES
@@ -96,7 +97,7 @@ class PipelineRunner:
         wanted = [stage for stage in STAGES if self._settings(stage) is not None]
         if names is not None:
             wanted = [self._named(name) for name in names]
-        with self.folder.locked(self.recipe) if self.processes.is_leader else nullcontext():
+        with self._owned_and_notifying() if self.processes.is_leader else nullcontext():
             try:
                 if self.processes.is_leader:
                     to_run = self._stages_to_run(wanted, redo=redo)
@@ -107,6 +108,11 @@ class PipelineRunner:
                 raise explain_os_error(error, self.folder.path) from error
             finally:
                 self.meter.stop()
+
+    @contextmanager
+    def _owned_and_notifying(self) -> Iterator[None]:
+        with self.folder.locked(self.recipe), notifying(self.recipe.notify, self.folder.path):
+            yield
 
     def _run_dir_option(self) -> str:
         """What a command needs to work in this folder too."""

@@ -63,3 +63,7 @@ class EnergySettings(Settings):
     """Price of one hour of the machine in US dollars."""
     usd_per_kwh: Annotated[float, Field(ge=0)] = 0.0
     """Price of electricity in US dollars, for a machine of your own."""
+
+    def cost_usd(self, seconds: float, kwh: float) -> float:
+        """Cost of the machine for so many seconds, and of so much electricity."""
+        return seconds / 3600 * self.usd_per_gpu_hour + kwh * self.usd_per_kwh

@@ -35,6 +35,17 @@ SHIPPED = Path(str(resources.files("teenytinyllama"))) / "recipes"
 """The recipes of the package; in a checkout `recipes/` leads there."""
 
 
+class NotifySettings(Settings):
+    """`[notify]`: who is told how a run ends. Each a shell command, which reads the run's status as
+    JSON (and has TTL_EVENT and TTL_RUN in its environment), or a web address, which gets it.
+    """
+
+    on_finish: str = ""
+    """When all stages are done."""
+    on_failure: str = ""
+    """When the run stops before: an error, a signal, a full disk."""
+
+
 class Recipe(Settings):
     """A complete run: general settings, then one section per stage."""
 
@@ -44,6 +55,8 @@ class Recipe(Settings):
     """ISO 639 code of the language; its data is in `languages/<code>/`."""
     energy: EnergySettings = EnergySettings()
     """Energy and money."""
+    notify: NotifySettings = NotifySettings()
+    """Who is told how a run ends."""
     corpus: CorpusSettings | None = None
     """Raw text to clean documents."""
     tokenizer: TokenizerSettings | None = None

@@ -49,8 +49,7 @@ def cost_usd(run: RunRecord, stage: FinishedStage) -> float | None:
     """Cost of a stage at the recipe's prices, or None if it gives no price."""
     if not run.has_price:
         return None
-    hours = stage.manifest.duration_s / 3600
-    return hours * run.energy.usd_per_gpu_hour + stage_kwh(stage) * run.energy.usd_per_kwh
+    return run.energy.cost_usd(stage.manifest.duration_s, stage_kwh(stage))
 
 
 def total_cost_usd(run: RunRecord) -> float | None:
