@@ -44,24 +44,6 @@ class LanguageProfile:
         return self.known_fraction is not None and self.known_fraction >= MIN_KNOWN_SHARE
 
 
-# Scripts in which words are not separated: Thai and Lao, Tibetan, Burmese, Khmer, kana, Han.
-_WITHOUT_SPACES = re.compile(
-    "[\u0e01-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
-
-
-def has_spaces_between_words(text: str) -> bool:
-    """Whether most letters of a text belong to scripts that separate words by spaces.
-
-    >>> texts = "o rato", "ไปที่ตลาด", "我们去 KTV", "우리는 간다"
-    >>> [has_spaces_between_words(text) for text in texts]
-    [True, False, False, True]
-    """
-    letters = sum(map(str.isalpha, text))
-    return 2 * len(_WITHOUT_SPACES.findall(text)) < max(letters, 1)
-
-
 @cache
 def mark_class() -> str:
     r"""Combining marks as ranges for a character class: `\w` leaves them out.

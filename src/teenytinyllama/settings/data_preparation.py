@@ -86,7 +86,8 @@ class NearDuplicateSettings(Settings):
     """`[corpus.near_duplicates]`: of near duplicates the longest is kept."""
 
     threshold: Annotated[float, Field(gt=0.3, le=1)] = 0.8
-    """Minimum Jaccard similarity of two texts' word n-grams, 0 to 1, to be near duplicates."""
+    """Minimum Jaccard similarity of two texts' word n-grams, 0 to 1, to be near duplicates; where
+    spaces do not separate words (Chinese, Thai), of their aligned characters."""
     ngram_words: Positive = 5
     """Words of one n-gram."""
     num_bands: Positive = 16

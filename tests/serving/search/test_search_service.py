@@ -9,9 +9,14 @@ from support.chat_data import CONVERSATIONS, turn
 from support.running_server import running
 
 from teenytinyllama.inference.chat_model import ChatModel
+from teenytinyllama.languages.segmentation import word_spans
 from teenytinyllama.serving.search.chat_sources import ChatSources, find_chat_sources
 from teenytinyllama.serving.search.retriever import build_index
-from teenytinyllama.serving.search.search_service import SearchLoader, SearchService
+from teenytinyllama.serving.search.search_service import (
+    MIN_RUN_WORDS,
+    SearchLoader,
+    SearchService,
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,18 @@ def test_words_with_vowel_signs_are_counted_whole(tmp_path: Path) -> None:
     found = service.attribution({"text": answer})
     assert found["num_words"] == found["longest_run_words"] == 7
     assert "".join(words for words, _ in found["answer"]) == answer
+
+
+def test_words_without_spaces_are_found_marked_and_quoted(tmp_path: Path) -> None:
+    answer = "ชาวประมงออกเรือตั้งแต่เช้ามืดและกลับมาตอนเย็น"
+    rows = [("m", turn("เขาทำอะไร", answer)), ("m", turn("你去哪里", "我们明天去市场买鱼"))]
+    rows += [*CONVERSATIONS] * 3
+    service = SearchService(build_index(tmp_path / "index", rows, "print", "th"))
+    found = service.attribution({"text": f"ฉันรู้ว่า{answer}"})
+    assert found["longest_run_words"] == len(word_spans(answer)) >= MIN_RUN_WORDS
+    assert found["answer"][-1] == (answer, 2)
+    (first, *_) = service.examples({"query": "市场"})["examples"]
+    assert ("市场", 1) in first["messages"][1]["segments"]
 
 
 def test_search_ignores_endings_case_and_accents(service: SearchService) -> None:

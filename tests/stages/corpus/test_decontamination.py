@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+from support import script_texts
 from support.corpus_stage import GOOD, Left, Stage, json_lines
 
 from teenytinyllama.errors import UserError
@@ -73,3 +75,25 @@ def test_drop_keeps_the_text_under_its_reason(
 def test_task_without_files_is_an_error(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"decontaminate nada - no \.jsonl or \.csv file behind"):
         run(stage, tmp_path, {"name": "nada", "path": str(tmp_path / "nowhere")})
+
+
+@pytest.mark.parametrize("language", ["th", "km", "zh", "ja", "my", "ar", "hi", "yo", "vi", "am"])
+def test_a_question_is_found_in_any_script(language: str, stage: Stage, tmp_path: Path) -> None:
+    rng = random.Random(language)
+    question, *others = (script_texts.text_of(language, rng, 120) for _ in range(9))
+    (tmp_path / "test.jsonl").write_text(json.dumps({"question": question}), "utf-8")
+    planted = f"{others[0]}{question}{others[1]}"
+    task = {"name": "exame", "path": str(tmp_path / "test.jsonl")}
+    left = run(stage, tmp_path, task, planted, *others[2:], decontaminate_by="drop")
+    assert left.dropped() == {"contaminated": [planted]}
+    assert left.counts["items_too_short_by_task"] == {}
+
+
+def test_items_too_short_to_look_for_are_counted_and_said(
+    stage: Stage, tmp_path: Path, task: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(task["path"]) / "test.jsonl"
+    rows = [{"question": SHORT}, {"question": "村口那座石桥"}, {"question": QUESTION}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert run(stage, tmp_path, task).counts["items_too_short_by_task"] == {"livros": 2}
+    assert "livros: 2 of 3 items are too short to be looked for" in capfd.readouterr().err

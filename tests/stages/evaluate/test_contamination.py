@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
+from support import script_texts
+
 from teenytinyllama.stages.evaluate.contamination import ContaminationCheck, item_parts
 
 
@@ -97,3 +102,14 @@ def test_ngram_may_span_question_and_right_answer():
 def test_no_training_text_and_no_items():
     found = ContaminationCheck().read_training([])
     assert (found["heldout_documents"], found["tasks"]) == (0, {})
+
+
+@pytest.mark.parametrize("language", script_texts.UNSPACED)
+def test_an_item_is_found_in_a_script_without_spaces(language: str):
+    rng = random.Random(language)
+    item, before, after = (script_texts.text_of(language, rng, 100) for _ in range(3))
+    check = ContaminationCheck()
+    check.add_item("exam", [item])
+    check.add_item("exam", [script_texts.text_of(language, rng, 100)])
+    found = check.read_training([f"{before}{item}{after}"])["tasks"]["exam"]
+    assert (found["contaminated_items"], found["items_checked_for_overlap"]) == (1, 2)

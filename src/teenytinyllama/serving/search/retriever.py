@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.manifest import write_atomically, write_json
-from teenytinyllama.languages import word_pattern
+from teenytinyllama.languages.segmentation import find_words
 from teenytinyllama.serving.search.suffix_array import BORDER, Ids, longest_runs, suffix_array
 
-FORMAT = 2
+FORMAT = 3
 K1, B = 1.2, 0.75  # BM25's term saturation and length normalization
 PAIR_WEIGHT = 0.5  # of a pair of stems in order, beside 1 for each stem
 MAX_POSTINGS_READ = 1_500_000  # rarest terms first: bounds the time of any query
@@ -36,25 +36,25 @@ ARRAYS = ("keys", "starts", "examples", "scores", "runs", "order", "run_starts",
 
 
 def normalize_word(word: str) -> str:
-    """A word without case and accents.
+    """A word without case and accents; marks that other scripts spell with stay.
 
-    >>> normalize_word("Coração")
-    'coracao'
+    >>> normalize_word("Coração"), normalize_word("ใกล้")
+    ('coracao', 'ใกล้')
     """
     folded = word.casefold()
     if folded.isascii():
         return folded
     parts = unicodedata.normalize("NFKD", folded)
-    return "".join(part for part in parts if not unicodedata.combining(part))
+    return "".join(part for part in parts if not _is_accent(part))
 
 
-def word_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of every word of a text; vowel signs belong to their word.
+def _is_accent(sign: str) -> bool:
+    """Whether this is an accent, or a vowel point of Hebrew or Arabic.
 
-    >>> word_spans("বাংলা ভাষা")
-    [(0, 5), (6, 10)]
+    Not the nukta and virama of India, the voicing of kana, or the vowels and tones of Thai and Lao.
     """
-    return [match.span() for match in word_pattern().finditer(text)]
+    place = unicodedata.combining(sign)  # canonical combining class: Unicode Standard, 4.3
+    return 10 <= place <= 36 or place >= 200
 
 
 class Stemmer:
@@ -120,8 +120,7 @@ class Retriever:
 
     def words_of(self, text: str) -> list[str]:
         """The normalized words of a text, in order."""
-        words = word_pattern().findall(unicodedata.normalize("NFC", text))
-        return [normalize_word(word) for word in words]
+        return [normalize_word(word) for word in find_words(unicodedata.normalize("NFC", text))]
 
     def document_frequency(self, stem: str) -> float:
         """The fraction of examples that contain this stem."""
@@ -240,7 +239,7 @@ class _ExampleWriter:
 
     def _word_numbers(self, text: str) -> Iterator[int]:
         words = self.words
-        for word in word_pattern().findall(unicodedata.normalize("NFC", text).casefold()):
+        for word in find_words(unicodedata.normalize("NFC", text).casefold()):
             yield words.setdefault(word, len(words))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.languages.segmentation import has_unspaced_letters, word_spans
 from teenytinyllama.progress import format_duration
 from teenytinyllama.serving.protocol import RequestFields, invalid_field
 from teenytinyllama.serving.search.chat_sources import ChatSources
@@ -22,7 +23,6 @@ from teenytinyllama.serving.search.retriever import (
     build_index,
     normalize_word,
     open_index,
-    word_spans,
 )
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ MIN_WHOLE_WORDS = 3
 """A shorter answer of at least this many words matches where all of it is one run of the data."""
 COMMON_FRACTION = 0.2
 MIN_LETTERS = 3
-"""Words that are shorter, or in more than COMMON_FRACTION of the examples, are not marked."""
+"""Shorter words, where spaces separate them, are not marked; nor are words that are in more than
+COMMON_FRACTION of the examples."""
 PLAIN, SHARED, RUN = 0, 1, 2
 MAX_PAGE_SIZE = 50
 
@@ -171,7 +172,11 @@ class SearchService:
 
     def _rare_stems(self, text: str) -> set[str]:
         """Stems of a text that are in at most COMMON_FRACTION of the examples."""
-        words = {word for word in self.retriever.words_of(text) if len(word) >= MIN_LETTERS}
+        words = {
+            word
+            for word in self.retriever.words_of(text)
+            if len(word) >= MIN_LETTERS or has_unspaced_letters(word)
+        }
         stems = {self.retriever.stemmer(word) for word in words}
         frequency = self.retriever.document_frequency
         return {stem for stem in stems if 0 < frequency(stem) <= COMMON_FRACTION}

@@ -19,6 +19,7 @@ from teenytinyllama.artifacts.manifest import write_atomically, write_json
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.inference.decoder import Decoder
 from teenytinyllama.inference.generation import generate
+from teenytinyllama.languages.segmentation import separate_words
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def answer_metrics(
     if not answers:
         return {"questions_asked": 0}
     checked = [a.correct for a in answers if a.correct is not None]
-    words = [a.text.split() for a in answers]
+    words = [separate_words(a.text).split() for a in answers]
     return {
         "right_answer_fraction": _mean([float(c) for c in checked]),
         "ends_answer_fraction": _mean([float(a.ended) for a in answers]),

@@ -2,12 +2,14 @@
 
 Every 13-gram of words in a task's items is hashed; lines of a document that share one are removed,
 or the document is dropped. Splits called train are left out: learning from them is allowed.
+An item none of whose texts has so many words cannot be looked for; such items are counted and said.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.corpus.batches import DocumentBatch, DocumentStep, StepConfig
 from teenytinyllama.stages.corpus.dedup.shingling import Hashes64, Shingler
+
+logger = logging.getLogger(__name__)
 
 CONTAMINATED = "contaminated"
 """Reason of a dropped document; with a colon, prefix of the counts by task."""
@@ -39,7 +44,8 @@ class Decontamination(DocumentStep):
         self.names = [task.name for task in self.settings.decontaminate]
         hashes, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
         for number, task in enumerate(self.settings.decontaminate):
-            found = np.unique(np.concatenate(self._shingler.ngrams([*_strings_of(task), ""])))
+            texts = [text for item in _items_of(task) for text in item]
+            found = np.unique(np.concatenate(self._shingler.ngrams([*texts, ""])))
             hashes.append(found)
             owners.append(np.full(len(found), number, np.int32))
         self._known, first = np.unique(np.concatenate(hashes), return_index=True)
@@ -98,8 +104,24 @@ def _slots(hashes: Hashes64) -> npt.NDArray[np.int64]:
     return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
 
 
-def _strings_of(task: Task) -> Iterator[str]:
-    """Every text in the items of a task's files, whatever their fields are called."""
+def count_short_items(settings: CorpusSettings) -> dict[str, int]:
+    """Items by task without a text of `decontamination_words` words, which cannot be looked for."""
+    shingler = Shingler(settings.decontamination_words)
+    counts: dict[str, int] = {}
+    for task in settings.decontaminate:
+        items = list(_items_of(task))
+        short = sum(not any(map(len, shingler.ngrams(item))) for item in items)
+        if short:
+            counts[task.name] = short
+            logger.info(
+                f"corpus: {task.name}: {short:,} of {len(items):,} items are too short to be "
+                f"looked for in the text: no field has {settings.decontamination_words} words"
+            )
+    return counts
+
+
+def _items_of(task: Task) -> Iterator[list[str]]:
+    """Every text of each item of a task's files, whatever their fields are called."""
     paths = [
         path
         for path in task.local_paths()
@@ -115,7 +137,7 @@ def _strings_of(task: Task) -> Iterator[str]:
     for path in paths:
         try:
             for row in _rows_of(path):
-                yield from _leaves(row)
+                yield list(_leaves(row))
         except (OSError, ValueError) as error:
             raise UserError(
                 "task-unreadable", str(path), f"cannot be read ({error})", "fetch it again"
@@ -129,7 +151,8 @@ def _rows_of(path: Path) -> Iterator[Any]:
             text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ","
         )
     elif path.suffix == ".json":
-        yield json.loads(text)
+        whole = json.loads(text)
+        yield from whole if isinstance(whole, list) else [whole]
     else:
         yield from (json.loads(line) for line in text.splitlines() if line.strip())
 

@@ -20,7 +20,7 @@ from teenytinyllama.settings.datasets import with_presets
 from teenytinyllama.stages.corpus.batch_collector import BatchCollector
 from teenytinyllama.stages.corpus.batches import StepConfig
 from teenytinyllama.stages.corpus.corpus_writer import CorpusWriter
-from teenytinyllama.stages.corpus.decontamination import CONTAMINATED
+from teenytinyllama.stages.corpus.decontamination import CONTAMINATED, count_short_items
 from teenytinyllama.stages.corpus.filters.boilerplate import learn_boilerplate
 from teenytinyllama.stages.corpus.readers.sources import (
     InputFile,
@@ -30,7 +30,7 @@ from teenytinyllama.stages.corpus.readers.sources import (
 )
 from teenytinyllama.stages.corpus.staging import OUTCOMES, CorpusState, CorpusStats, StagingFile
 from teenytinyllama.stages.corpus.steps import CorpusSteps, process_all, usable_cores
-from teenytinyllama.stages.corpus.text_cleaning import PERSONAL_DATA
+from teenytinyllama.stages.corpus.text_cleaning import CHARACTERS_AS_WORDS, PERSONAL_DATA
 from teenytinyllama.stages.interface import StageContext, StageResult
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def run(*, settings: CorpusSettings, context: StageContext, out_dir: Path) -> St
     sources = with_presets(settings.sources, context.language, "corpus.sources")
     settings = settings.model_copy(update={"sources": sources})
     files = find_files(settings, notes)
+    short_items = count_short_items(settings)
     work_dir = _clear(out_dir)
     state = CorpusState(settings, work_dir, StagingFile(work_dir / "texts"), notes=notes)
     steps = CorpusSteps(state)
@@ -59,7 +60,8 @@ def run(*, settings: CorpusSettings, context: StageContext, out_dir: Path) -> St
     written = CorpusWriter(out_dir, state, steps).run()
     shutil.rmtree(work_dir)
     logger.info(funnel(state.stats))
-    return _result(state, written)
+    _say_unsegmented(notes[CHARACTERS_AS_WORDS])
+    return _result(state, written, short_items)
 
 
 def _clear(out_dir: Path) -> Path:
@@ -101,6 +103,14 @@ def _read(
         collector.finish()
 
 
+def _say_unsegmented(num_documents: int) -> None:
+    if num_documents:
+        logger.warning(
+            f"corpus: {num_documents:,} documents are in a script without spaces for which ICU has "
+            "no dictionary: each of their characters counts as a word"
+        )
+
+
 def funnel(stats: CorpusStats) -> str:
     """What was read and what remains, in one line.
 
@@ -118,12 +128,15 @@ def funnel(stats: CorpusStats) -> str:
     return f"corpus: {stats.total():,} documents read = {parts}" + (f" ({top})" if top else "")
 
 
-def _result(state: CorpusState, written: dict[str, int]) -> StageResult:
+def _result(
+    state: CorpusState, written: dict[str, int], short_items: dict[str, int]
+) -> StageResult:
     stats, notes = state.stats, state.notes
     counts: dict[str, Any] = stats.counts() | written
     counts["licenses"] = dict(sorted(stats.licenses.items()))
     counts["personal_data"] = _with_prefix(notes, PERSONAL_DATA)
     counts["contaminated_by_task"] = _with_prefix(notes, f"{CONTAMINATED}:")
+    counts["items_too_short_by_task"] = short_items
     counts["notes"] = {name: n for name, n in sorted(notes.items()) if n and ":" not in name}
     read = counts["documents_read"]
     metrics: dict[str, Any] = {

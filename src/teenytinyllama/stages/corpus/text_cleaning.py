@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Literal
 
 from teenytinyllama.languages.personal_data import PersonalData
+from teenytinyllama.languages.segmentation import counts_characters
 from teenytinyllama.stages.corpus.batches import (
     DocumentBatch,
     DocumentStep,
@@ -20,6 +21,8 @@ from teenytinyllama.stages.corpus.batches import (
     StepConfig,
 )
 
+CHARACTERS_AS_WORDS = "characters-as-words"
+"""Note of the documents whose words nothing here can find: their characters stand for words."""
 TOO_SHORT, EMPTY = "too-short", "empty"
 PERSONAL_DATA = "personal-data:"
 """Prefix of the counts of what was replaced, by kind."""
@@ -71,6 +74,7 @@ class CleanText(DocumentStep):
                 batch.quarantine(one, "text-blank")
                 continue
             batch.edit(one, text)
+            batch.notes[CHARACTERS_AS_WORDS] += counts_characters(text)
             # The messages are parts of the text: what is fixed in them was counted there.
             one.document.messages = [
                 {"role": message["role"], "content": clean(message["content"], form, Counter())}

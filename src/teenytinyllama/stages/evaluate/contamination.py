@@ -1,7 +1,7 @@
 """Held-out documents and test items that also occur in the training text.
 
-Text is compared as word n-grams (lower case, letters and digits only) in one pass over the training
-documents:
+Text is compared as word n-grams (lower case, letters and digits only; the words of scripts without
+spaces are those of `languages.segmentation`) in one pass over the training documents:
 
 - a held-out document with the same words as a training document is an exact copy;
 - one that shares at least 80 % of its 5-grams with a single training document is a near copy;
@@ -31,6 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teenytinyllama.artifacts.documents import Document, read_documents
+from teenytinyllama.languages import mark_class
+from teenytinyllama.languages.segmentation import may_be_unspaced, separate_words
 from teenytinyllama.progress import Progress
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 
@@ -42,6 +44,7 @@ NEAR_COPY_SHARE = 0.8
 MAX_CACHED_WORDS = 2_000_000
 MAX_EXAMPLES = 20
 _WORD = re.compile(r"[^\W_]+")
+_MARKED_WORD = re.compile(rf"[^\W_]+(?:[{mark_class()}]+[^\W_]*)*")
 
 Hashes = NDArray[np.uint64]
 
@@ -58,7 +61,13 @@ class WordHasher:
             self._cache.clear()
         cache = self._cache
         hashes = []
-        for word in _WORD.findall(text.lower()):
+        lower = text.lower()
+        # True for the scripts of India, too, whose vowels are marks.
+        if may_be_unspaced(lower.encode("utf-8", "replace")):
+            words = _MARKED_WORD.findall(separate_words(lower))
+        else:
+            words = _WORD.findall(lower)
+        for word in words:
             value = cache.get(word)
             if value is None:
                 digest = hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest()

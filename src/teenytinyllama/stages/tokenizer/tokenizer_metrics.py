@@ -17,6 +17,7 @@ from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.artifacts.subword_tokenizer import byte_alphabet
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
+from teenytinyllama.languages.segmentation import count_words
 from teenytinyllama.regular_files import check_regular
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -24,7 +25,7 @@ BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 @dataclass
 class EncodingTotals:
-    """Totals over some text. Words are separated by white space."""
+    """Totals over some text. Words are separated by white space, or found by ICU."""
 
     num_documents: int = 0
     num_bytes: int = 0
@@ -38,7 +39,7 @@ class EncodingTotals:
         ids = encoder.encode_array(text)
         self.num_documents += 1
         self.num_bytes += len(text.encode("utf-8"))
-        self.num_words += len(text.split())
+        self.num_words += count_words(text)
         self.num_tokens += len(ids)
         partial = encoder.partial_character_ids
         self.num_byte_tokens += int(((ids >= partial.start) & (ids < partial.stop)).sum())
@@ -143,7 +144,7 @@ def table_1_row(tokenizer: ComparedTokenizer, text: str) -> dict[str, Any]:
     totals = EncodingTotals(
         num_documents=1,
         num_bytes=len(text.encode("utf-8")),
-        num_words=len(text.split()),
+        num_words=count_words(text),
         num_tokens=len(ids),
         num_byte_tokens=sum(map(tokenizer.is_partial_character, ids)),
         num_unknown_tokens=sum(id_ == tokenizer.unknown_id for id_ in ids),

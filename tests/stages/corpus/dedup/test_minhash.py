@@ -6,7 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
+from support import script_texts
 from support.corpus_stage import Stage, json_lines
+
+from teenytinyllama.stages.corpus.dedup.minhash import MAX_ALIGNED_CHARACTERS, aligned_share
 
 WORDS = [f"palavra{n}" for n in range(3000)]
 
@@ -79,3 +82,38 @@ def test_recall_and_precision_on_labelled_pairs(stage: Stage, tmp_path: Path) ->
 def test_near_duplicates_can_be_switched_off(stage: Stage, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(json_lines(text_of(1), with_changes(text_of(1), [9])))
     assert stage(tmp_path / "a.jsonl", near_duplicates=None).counts["documents_kept"] == 2
+
+
+@pytest.mark.parametrize("language", ["zh", "th", "km", "ja"])
+def test_copies_with_changed_characters_are_found_without_spaces(
+    language: str, stage: Stage, tmp_path: Path
+) -> None:
+    """1 to 5 % of the characters; `bench/scripts.py` measures more."""
+    rng = random.Random(language)
+    first = [script_texts.text_of(language, rng, rng.randint(150, 700)) for _ in range(40)]
+    copies = [script_texts.with_changes(text, rng.uniform(0.01, 0.05), rng) for text in first]
+    (tmp_path / "a.jsonl").write_bytes(json_lines(*first, *copies))
+    kept = set(stage(tmp_path / "a.jsonl").texts())
+    of_pairs = [len({one, other} & kept) for one, other in zip(first, copies, strict=True)]
+    assert min(of_pairs) == 1
+    assert of_pairs.count(1) >= 38
+
+
+def test_a_long_text_is_aligned_in_pieces() -> None:
+    rng = random.Random(3)
+    one, other = (script_texts.text_of("zh", rng, 3 * MAX_ALIGNED_CHARACTERS) for _ in range(2))
+    assert aligned_share(one, script_texts.with_changes(one, 0.05, rng), 0.8) > 0.85
+    assert aligned_share(one, one[: 2 * MAX_ALIGNED_CHARACTERS], 0.8) == 0
+    assert aligned_share(one, other, 0.8) == 0
+    assert aligned_share(one, one, 1.0) == 1
+
+
+def test_records_that_differ_in_numbers_stay_where_no_spaces_are(
+    stage: Stage, tmp_path: Path
+) -> None:
+    records = [
+        f"第{day}天的记录写着：天气晴朗，收获{day * 3}条鱼，换来米和盐。" for day in range(9)
+    ]
+    long = [script_texts.text_of("zh", random.Random(1), 400) + f"第{n}页" for n in (1, 2)]
+    (tmp_path / "a.jsonl").write_bytes(json_lines(*records, *long))
+    assert stage(tmp_path / "a.jsonl").counts["duplicate_by_reason"] == {"duplicate-near": 1}

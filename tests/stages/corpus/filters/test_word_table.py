@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from teenytinyllama.languages.segmentation import has_unspaced_letters
 from teenytinyllama.stages.corpus.filters.word_table import (
     FAST_WORD,
     PUNCTUATION_MARKS,
@@ -29,8 +30,9 @@ def random_text(rng: random.Random) -> str:
         "0123456789½²",
         "_#@/\\",
         "漢字😀\u0301\u200b\ufeff",
+        "ชาวประมงไปที่កសិករ្𠀀𠀁\ufe00カー々〇ᨲᩫ᩠ᩅ",
     ]
-    weights = [10, 4, 4, 2, 1, 1]
+    weights = [10, 4, 4, 2, 1, 1, 1]
     chosen = rng.choices(pools, weights, k=rng.randint(0, 80))
     return "".join(rng.choice(pool) for pool in chosen)
 
@@ -54,7 +56,10 @@ def test_fast_words_of_a_line() -> None:
 def test_fast_arrays_equal_the_regular_expression() -> None:
     rng = random.Random(0)
     texts = [LINE, "", *(random_text(rng) for _ in range(500))]
-    check(texts, [FAST_WORD.findall(text) for text in texts], "fast")
+    check(texts, [words_of(text, "fast", "pt") for text in texts], "fast")
+    spaced = [text for text in texts if not has_unspaced_letters(text)]
+    assert len(spaced) > 100
+    check(spaced, [FAST_WORD.findall(text) for text in spaced], "fast")
 
 
 def test_spacy_arrays_equal_spacys_tokens() -> None:

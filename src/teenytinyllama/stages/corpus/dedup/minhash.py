@@ -5,28 +5,49 @@ Texts that share a key are compared by their true Jaccard index, longest first: 
 when it is near one that is kept. So every dropped text has a kept one beside it, and no chain of
 small differences drops a text that is near nothing kept.
 
+In scripts without spaces texts are compared as characters, by the Jaccard index of their alignment:
+the characters of their longest common subsequence against all. Texts of unlike content in the same
+few words share half of their short n-grams, and a third of this at most.
+
 Memory: 24 bytes per document for one band, and what the candidates need.
 """
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from rapidfuzz.distance import LCSseq
 
+from teenytinyllama.languages.segmentation import has_spaces_between_words
 from teenytinyllama.progress import Progress
 from teenytinyllama.settings.data_preparation import NearDuplicateSettings
 from teenytinyllama.stages.corpus.batches import DocumentBatch, DocumentStep, IndexEntry, StepConfig
-from teenytinyllama.stages.corpus.dedup.shingling import Hashes32, MinHasher, Shingler, jaccard
+from teenytinyllama.stages.corpus.dedup.shingling import (
+    Hashes32,
+    MinHasher,
+    Shingler,
+    characters,
+    jaccard,
+)
 from teenytinyllama.stages.corpus.staging import CorpusState, CorpusStep
 
 # A text of boilerplate may share keys with thousands: only the most similar are compared.
 MAX_COMPARISONS = 256
+# Without spaces: of so few characters, texts that differ in nothing but their numbers are records
+# of a form or a log, and all stay.
+MAX_RECORD_CHARACTERS = 200
+# Longer texts are aligned piece by piece, which bounds the time: a copy of such a text into which a
+# whole piece was put near its beginning is not found.
+MAX_ALIGNED_CHARACTERS = 4_000
+_DIGITS = re.compile(r"\d+")
 
 
 class MinHashSignature(DocumentStep):
@@ -132,34 +153,76 @@ def candidate_groups(
 
 
 class ShingleStore:
-    """Sorted n-gram hashes of the candidates, on disk."""
+    """What candidates are compared by, on disk: sorted hashes of n-grams, or characters."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._spans: dict[int, tuple[int, int]] = {}
+        self._of_characters: set[int] = set()
         self._all: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
 
     def fill(self, batches: Iterable[tuple[list[int], list[str]]], shingler: Shingler) -> None:
-        """Store the n-grams of these documents, given as batches of numbers and texts."""
+        """Store these documents, given as batches of numbers and texts."""
         end = 0
         with self._path.open("wb") as file:
             for numbers, texts in batches:
-                for number, shingles in zip(numbers, shingler.shingles(texts), strict=True):
-                    hashes = np.unique(shingles)
-                    file.write(hashes.tobytes())
-                    self._spans[number] = (end, end + len(hashes))
-                    end += len(hashes)
+                for number, text, shingles in zip(
+                    numbers, texts, shingler.shingles(texts), strict=True
+                ):
+                    if has_spaces_between_words(text):
+                        kept = np.unique(shingles).tobytes()
+                    else:
+                        self._of_characters.add(number)
+                        kept = characters(text).encode("utf-32-le", "surrogatepass")
+                    file.write(kept)
+                    self._spans[number] = (end, end + len(kept) // 4)
+                    end += len(kept) // 4
         if end:
             self._all = np.memmap(self._path, np.uint32, "r")
 
-    def size(self, number: int) -> int:
-        """Distinct n-grams of a document."""
-        start, end = self._spans[number]
-        return end - start
+    def similarity(self, one: int, other: int, least: float) -> float:
+        """Jaccard index of two documents, 0 to 1; 0 where it is below `least`."""
+        small, large = sorted(end - start for start, end in (self._spans[one], self._spans[other]))
+        if small < least * large or (one in self._of_characters) != (other in self._of_characters):
+            return 0.0
+        if one in self._of_characters:
+            found = aligned_share(self._text(one), self._text(other), least)
+        else:
+            found = jaccard(self._values(one), self._values(other))
+        return found if found >= least else 0.0
 
-    def __getitem__(self, number: int) -> Hashes32:
+    def _values(self, number: int) -> Hashes32:
         start, end = self._spans[number]
         return np.asarray(self._all[start:end])
+
+    def _text(self, number: int) -> str:
+        return self._values(number).tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def aligned_share(one: str, other: str, least: float) -> float:
+    """Jaccard index of the aligned characters of two texts; 0 where it is below `least`.
+
+    0 for two records, too: see `MAX_RECORD_CHARACTERS`.
+
+    >>> aligned_share("我们今天去市场", "我们明天去市场", 0.5)
+    0.75
+    >>> aligned_share("第1天卖了3条鱼", "第2天卖了5条鱼", 0.5)
+    0.0
+    """
+    total = len(one) + len(other)
+    are_short = total <= 2 * MAX_RECORD_CHARACTERS
+    if are_short and one != other and _DIGITS.sub("0", one) == _DIGITS.sub("0", other):
+        return 0.0
+    num_pieces = -(-max(len(one), len(other)) // MAX_ALIGNED_CHARACTERS) or 1
+    cuts = [[len(t) * n // num_pieces for n in range(num_pieces + 1)] for t in (one, other)]
+    shared, missing = 0, total / 2 - total * least / (1 + least)  # s / (total - s) >= least
+    for (a, b), (c, d) in zip(pairwise(cuts[0]), pairwise(cuts[1]), strict=True):
+        found = LCSseq.similarity(one[a:b], other[c:d])
+        shared += found
+        missing -= (b - a + d - c) / 2 - found
+        if missing < 0:
+            return 0.0
+    return shared / (total - shared) if total else 0.0
 
 
 def find_copies(
@@ -197,13 +260,8 @@ def _nearest(
     number: int, others: Sequence[int], store: ShingleStore, threshold: float
 ) -> NearDuplicate | None:
     """The first kept text in `others`, most shared keys first, that this one is near."""
-    mine = None
     for other in others:
-        small, large = sorted((store.size(number), store.size(other)))
-        if small < threshold * large:
-            continue
-        mine = store[number] if mine is None else mine
-        similarity = jaccard(mine, store[other])
-        if similarity >= threshold:
+        similarity = store.similarity(number, other, threshold)
+        if similarity:
             return NearDuplicate(number, other, round(similarity, 4))
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from teenytinyllama.languages.segmentation import count_words, separate_words
 from teenytinyllama.stages.corpus.batches import DocumentBatch, ProseFilter, StepConfig
 from teenytinyllama.stages.corpus.filters.language_data import LanguageData, load_language
 from teenytinyllama.stages.corpus.filters.word_table import TERMINAL_MARKS
@@ -13,7 +14,10 @@ _CITATION = re.compile(r"\[\d*\]")
 # C4's five, and the marks of scripts that have their own, as the danda of Bengali and Hindi.
 _OTHER_ENDS = "".join(sorted(mark for mark in TERMINAL_MARKS if not mark.isascii()))
 _END_MARKS = (".", "?", "!", '"', "'", *_OTHER_ENDS)
-_SENTENCE_END = re.compile(rf"[.!?…{re.escape(_OTHER_ENDS)}]+[\"'”’»)\]]*(?=\s|$)")
+# Wide marks need no space after them.
+_SENTENCE_END = re.compile(
+    rf"(?:[.!?…{re.escape(_OTHER_ENDS)}]+[\"'”’»)\]]*(?=\s|$)|[。！？]+[”’」』）]*)"
+)
 MIN_SENTENCES, MIN_WORDS, MAX_WORD_CHARACTERS = 5, 3, 1000
 
 
@@ -43,8 +47,9 @@ class C4Filter(ProseFilter):
 def num_sentences(line: str) -> int:
     """Sentences of a line: its sentence ends, and the rest after the last one.
 
-    >>> [num_sentences(line) for line in ("Sim. Não!", "Custa R$ 1.500 hoje", "", "সে এল। বসল।")]
-    [2, 1, 0, 2]
+    >>> lines = "Sim. Não!", "Custa R$ 1.500 hoje", "", "সে এল। বসল।", "去吧。好！"
+    >>> [num_sentences(line) for line in lines]
+    [2, 1, 0, 2, 2]
     """
     ends = [end.end() for end in _SENTENCE_END.finditer(line)]
     rest = line[ends[-1] :] if ends else line
@@ -63,15 +68,15 @@ def apply_c4(
     sentences = 0
     for raw in text.splitlines():
         line = raw.strip()
-        words = line.split()
-        if any(len(word) > MAX_WORD_CHARACTERS for word in words):
+        if any(len(word) > MAX_WORD_CHARACTERS for word in separate_words(line).split()):
             continue
+        num_words = count_words(line)
         line = _CITATION.sub("", line)
         for mark in data.citation_marks:
             line = line.replace(mark, "")
         if mode == "sentences" and (not line.endswith(_END_MARKS) or line.endswith("...")):
             continue
-        if len(words) < MIN_WORDS:
+        if num_words < MIN_WORDS:
             continue
         lower = line.lower()
         if "lorem ipsum" in lower:

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.languages import LanguageProfile, has_spaces_between_words
+from teenytinyllama.languages import LanguageProfile
+from teenytinyllama.languages.segmentation import has_spaces_between_words, word_spans
 from teenytinyllama.regular_files import check_regular
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.batches import Values
@@ -231,7 +232,18 @@ def _openings(documents: Sequence[str]) -> tuple[str, ...]:
     """First words of some documents, spread over the sample."""
     step = max(1, len(documents) // NUM_OPENINGS)
     chosen = documents[::step][:NUM_OPENINGS]
-    return tuple(dict.fromkeys(" ".join(text.split()[:WORDS_OF_OPENING]) for text in chosen))
+    return tuple(dict.fromkeys(map(_opening, chosen)))
+
+
+def _opening(text: str) -> str:
+    """The first words of a text.
+
+    >>> _opening("Era uma vez, ..."), _opening("我们明天去市场。")
+    ('Era uma vez,', '我们明天去')
+    """
+    if has_spaces_between_words(text):
+        return " ".join(text.split()[:WORDS_OF_OPENING])
+    return text[: word_spans(text)[:WORDS_OF_OPENING][-1][1]].strip()
 
 
 def _loosened(learned: dict[str, float], reference: dict[str, float]) -> dict[str, float]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import SENTENCE_ENDS
+from teenytinyllama.languages.segmentation import has_spaces_between_words, separate_words
 from teenytinyllama.settings.data_preparation import ToxicitySettings
 from teenytinyllama.stages.corpus.batches import DocumentBatch, ProseFilter, StepConfig
 from teenytinyllama.stages.corpus.filters.calibration import read_clean
@@ -31,7 +32,7 @@ Scores = npt.NDArray[np.float64]
 MAX_CLEAN_DOCUMENTS = 2000
 """Clean documents that are scored for the threshold, evenly over the file."""
 
-_SENTENCE_BREAK = re.compile(rf"(?<=[{re.escape(SENTENCE_ENDS)}])[\"'”’»)]*\s+|\n+")
+_SENTENCE_BREAK = re.compile(rf"(?<=[{re.escape(SENTENCE_ENDS)}])[\"'”’»)]*\s+|(?<=[。！？])|\n+")
 
 
 class ToxicityFilter(ProseFilter):
@@ -68,19 +69,22 @@ def windows_of(text: str, window_words: int) -> list[str]:
 
     >>> windows_of("Sim. Vou agora mesmo! E você, vem? Não.", 3)
     ['Sim. Vou agora mesmo!', 'E você, vem?', 'Não.']
+    >>> windows_of("我们去市场。你去北京吗？", 4)
+    ['我们去市场。', '你去北京吗？']
     """
     windows: list[str] = []
     pending: list[str] = []
+    space = " " if has_spaces_between_words(text) else ""
     for sentence in _SENTENCE_BREAK.split(text):
-        pending.extend(sentence.split())
+        pending.extend(separate_words(sentence).split())
         while len(pending) >= 2 * window_words:
-            windows.append(" ".join(pending[:window_words]))
+            windows.append(space.join(pending[:window_words]))
             pending = pending[window_words:]
         if len(pending) >= window_words:
-            windows.append(" ".join(pending))
+            windows.append(space.join(pending))
             pending = []
     if pending:
-        windows.append(" ".join(pending))
+        windows.append(space.join(pending))
     return windows
 
 

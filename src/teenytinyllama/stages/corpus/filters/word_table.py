@@ -5,7 +5,8 @@ lookup, and words runs of classes. No string is made for a word: its length, its
 hash of its characters are enough for every rule. About 10 ns per character.
 
 Two word rules. `fast` is ours: `\w+(?:[-'’.,]\w+)*|[^\w\s]`, where `\w` includes combining marks
-such as the vowel signs of Bengali and Hindi. `spacy` gives the tokens of `spacy.blank(language)`,
+such as the vowel signs of Bengali and Hindi; in scripts without spaces it is applied between the
+borders that `languages.segmentation` finds. `spacy` gives the tokens of `spacy.blank(language)`,
 which is what datatrove counts: a chunk of letters is one token, any other chunk between white space
 is split by spaCy once and cached.
 """
@@ -25,6 +26,12 @@ import numpy.typing as npt
 
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.languages import mark_class
+from teenytinyllama.languages.segmentation import (
+    UNSPACED_LETTERS,
+    ZERO_WIDTH_SPACE,
+    separate_words,
+    word_borders,
+)
 
 WordRule = Literal["fast", "spacy"]
 Ints = npt.NDArray[np.int64]
@@ -32,13 +39,15 @@ Hashes = npt.NDArray[np.uint64]
 Flags = npt.NDArray[np.bool_]
 
 # Classes of a code point; one may be several.
-SPACE, WORD, LETTER, SOLID, CONNECTOR = (np.uint8(1 << bit) for bit in range(5))
+SPACE, WORD, LETTER, SOLID, CONNECTOR, UNSPACED = (np.uint8(1 << bit) for bit in range(6))
 
 _IN_WORD = rf"[\w{mark_class()}]"
 # Between two letters; the last two are invisible and say how Indic letters join.
 _CONNECTORS = "-'’.,\u200c\u200d"
 FAST_WORD = re.compile(rf"{_IN_WORD}+(?:[{_CONNECTORS}]{_IN_WORD}+)*|[^\w\s{mark_class()}]")
-"""The word rule `fast` as a regular expression. The arrays below give the same words."""
+"""The word rule `fast` as a regular expression, for the text that `separate_words` gives.
+
+The arrays below give the same words."""
 
 # Code points in hexadecimal. The two lists are datatrove's PUNCTUATION and TERMINAL_PUNCTUATION:
 # a word of only these is not counted by the rules on word length and number of words.
@@ -81,6 +90,8 @@ def _class_table() -> npt.NDArray[np.uint8]:
     table |= np.where(np.fromiter(map(str.isalpha, everything), bool, count), LETTER, np.uint8(0))
     for run in re.finditer(rf"{_IN_WORD}+", everything):
         table[run.start() : run.end()] |= WORD
+    for run in UNSPACED_LETTERS.finditer(everything):
+        table[run.start() : run.end()] |= UNSPACED
     table |= SOLID
     table[[ord(mark) for mark in PUNCTUATION_MARKS]] &= ~SOLID
     table[[ord(mark) for mark in _CONNECTORS]] |= CONNECTOR
@@ -153,12 +164,20 @@ def read_words(texts: Sequence[str], rule: WordRule, language: str) -> WordTable
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     classes = _class_table()[codes]
     space = (classes & SPACE) != 0
-    if rule == "fast":
-        starts, ends = _cut_fast(classes, space)
-    else:
-        starts, ends = _cut_spacy(joined, classes, space, language)
     text_starts = np.zeros(len(texts) + 1, dtype=np.int64)
     np.cumsum([len(text) + 1 for text in texts], out=text_starts[1:])
+    if rule == "fast":
+        borders = np.empty(0, np.int64)
+        if np.bitwise_or.reduce(classes) & UNSPACED:
+            borders = word_borders(joined)
+            unspaced = np.flatnonzero(classes & UNSPACED)
+            owners = np.searchsorted(text_starts, unspaced, side="right") - 1
+            for owner in np.unique(owners):
+                part = slice(text_starts[owner], text_starts[owner + 1])
+                space[part] |= codes[part] == ord(ZERO_WIDTH_SPACE)
+        starts, ends = _cut_fast(classes, space, borders)
+    else:
+        starts, ends = _cut_spacy(joined, classes, space, language)
     first = np.searchsorted(starts, text_starts)
     lengths = ends - starts
     total = np.zeros(len(lengths) + 1, dtype=np.int64)
@@ -192,12 +211,18 @@ def _any(flags: Flags, starts: Ints, ends: Ints) -> Flags:
     return found
 
 
-def _cut_fast(classes: npt.NDArray[np.uint8], space: Flags) -> tuple[Ints, Ints]:
-    """Starts and ends of the words of rule `fast`. The last character is white space."""
+def _cut_fast(classes: npt.NDArray[np.uint8], space: Flags, borders: Ints) -> tuple[Ints, Ints]:
+    """Starts and ends of the words of rule `fast`. The last character is white space.
+
+    No word crosses one of the borders.
+    """
     word = (classes & WORD) != 0
     inside = word.copy()
     inside[1:-1] |= ((classes[1:-1] & CONNECTOR) != 0) & word[:-2] & word[2:]
+    connectors = np.concatenate([borders, borders - 1])  # beside a border they connect nothing
+    inside[connectors] &= word[connectors]
     joins = inside[:-1] & inside[1:]
+    joins[borders[borders > 0] - 1] = False
     solid = ~space
     opens, closes = solid.copy(), solid
     opens[1:] &= ~joins
@@ -292,7 +317,7 @@ def spacy_cuts(language: str) -> SpacyCuts:
 def words_of(text: str, rule: WordRule, language: str) -> list[str]:
     """The words of one text as strings: for explanations and tests."""
     if rule == "fast":
-        return FAST_WORD.findall(text)
+        return FAST_WORD.findall(separate_words(text))
     words: list[str] = []
     chunks = text.split()
     for chunk, cuts in zip(chunks, spacy_cuts(language).of(chunks), strict=True):
