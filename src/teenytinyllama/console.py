@@ -12,6 +12,7 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
+from teenytinyllama.process_group import ProcessGroup
 from teenytinyllama.redaction import redact
 
 if TYPE_CHECKING:
@@ -53,9 +54,16 @@ class _ConsoleHandler(logging.Handler):
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send the package's log records at `level` and above to standard error, once each."""
+    """Send the package's log records at `level` and above to standard error, once each.
+
+    Of several processes the first tells what happens; the others, what is wrong with them.
+    """
     logger = logging.getLogger("teenytinyllama")
-    logger.setLevel(level)
+    processes = ProcessGroup()
+    logger.setLevel(level if processes.is_leader else max(level, logging.WARNING))
     logger.propagate = False  # a library that configures the root logger must not repeat our lines
     if not logger.handlers:
-        logger.addHandler(_ConsoleHandler())
+        handler = _ConsoleHandler()
+        if not processes.is_leader:
+            handler.setFormatter(logging.Formatter(f"rank {processes.rank}: %(message)s"))
+        logger.addHandler(handler)

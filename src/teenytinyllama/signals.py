@@ -5,7 +5,7 @@ and ends the process at once. An exception would not do: libraries swallow it, a
 of them is being imported it breaks the interpreter. Work that can be saved first (training, a
 server's answers) takes the signal for as long as it lasts, inside `taken`.
 
-Loaded before anything else of the package: it imports the standard library only.
+Loaded before anything else of the package: it imports little but the standard library.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+from teenytinyllama.process_group import ProcessGroup
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 75
@@ -42,7 +44,8 @@ def install(arguments: list[str]) -> None:
     again = "the same command without --redo" if "--redo" in arguments else "the same command again"
     _State.pid = os.getpid()
     _State.code = 0 if lasts else INTERRUPTED
-    _State.line = "" if lasts else f"Run {again} to resume."
+    speaks = not lasts and ProcessGroup().is_leader
+    _State.line = f"Run {again} to resume." if speaks else ""
     for number in STOP_SIGNALS:
         if not _is_ignored(number):
             signal.signal(number, _handle)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from teenytinyllama.artifacts.file_hashes import FileHashes
-from teenytinyllama.pipeline.fingerprints import external_inputs
+from teenytinyllama.pipeline.fingerprints import external_inputs, stage_fingerprint
+from teenytinyllama.pipeline.registry import BY_NAME
 from teenytinyllama.settings.datasets import LabelledSet, Task
 from teenytinyllama.settings.post_training import EvaluateSettings, FinetuneSettings
 from teenytinyllama.settings.pretraining import PretrainSettings
+from teenytinyllama.settings.recipe import Recipe
 
 
 def model_folder(root: Path, weights: bytes) -> Path:
@@ -63,3 +66,25 @@ def test_two_tasks_over_one_folder_and_what_their_files_include(tmp_path):
     found.append(seen())
     assert len(found[0]) == 2
     assert len({str(prints) for prints in found}) == 4
+
+
+def test_how_a_model_is_trained_makes_no_other_result():
+    """One GPU or eight, compiled or not: unfinished training goes on, and is not refused."""
+
+    def fingerprint(**changes: Any) -> str:
+        settings = PretrainSettings(**changes)
+        return stage_fingerprint(BY_NAME["pretrain"], Recipe(name="x"), settings, {}, {})
+
+    plain = fingerprint()
+    how = {
+        "micro_batch": 4,
+        "compile": False,
+        "activation_checkpointing": True,
+        "log_every_steps": 3,
+        "trackers": ("wandb",),
+    }
+    assert set(how) == PretrainSettings.say_how
+    for name, value in how.items():
+        assert fingerprint(**{name: value}) == plain
+    assert fingerprint(seed=1) != plain
+    assert fingerprint(precision="fp32") != plain

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_training import loss_log
+from support.ranks import in_ranks
+from support.tiny_training import TinyTask, loop_of, loss_log
 from support.two_processes import FSDP2, train
 from yaml import safe_load
 
@@ -80,6 +81,43 @@ def test_fsdp_trains_what_one_process_trains_and_resumes_it(tmp_path):
     assert one.optimizer.keys() == other.optimizer.keys()
     for name, tensor in one.model.items():
         assert torch.allclose(tensor, other.model[name], atol=1e-5), name
+
+
+def test_processes_come_and_go_with_an_automatic_micro_batch(tmp_path):
+    """One, two, four and one again: nobody has to say what fits on how many."""
+    alone, mixed = tmp_path / "alone", tmp_path / "mixed"
+    train(alone, micro_batch=0)
+
+    def until(step):
+        return lambda rank: train(mixed, micro_batch=0, stop_after=step)
+
+    for count, step in ((1, 3), (2, 5), (4, 8), (1, 10)):
+        assert in_ranks(count, until(step)) == count * [None]
+    same_losses(alone, mixed)
+
+
+@pytest.mark.parametrize("variables", [{}, FSDP2], ids=["DDP", "FSDP2"])
+def test_only_the_main_process_gets_the_tensors_of_a_checkpoint(variables, tmp_path):
+    def work(rank):
+        loop = loop_of(tmp_path)
+        model, optimizer = loop.strategy.tensors()
+        loop._train_step()
+        after, moments = loop.strategy.tensors()
+        return [len(found) for found in (model, optimizer, after, moments)]
+
+    first, second = in_ranks(2, work, **variables)
+    assert all(first[:1] + first[2:])
+    assert second == [0, 0, 0, 0]
+
+
+def test_ranks_that_would_train_other_things_do_not_start(tmp_path):
+    def with_other_data(rank):
+        loop_of(tmp_path / "both", task=TinyTask(identity={"data": f"of rank {rank}"})).run()
+
+    for error in in_ranks(2, with_other_data):
+        assert error.code == "ranks-differ"
+        assert error.where == "rank 1 of 2"
+        assert "data: of rank 1 there, of rank 0 on rank 0" in error.what
 
 
 @pytest.mark.slow

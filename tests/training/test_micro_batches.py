@@ -1,13 +1,25 @@
+import os
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from support.tiny_training import LENGTH, ROWS_PER_STEP, TinyTask, loss_log, train
+from support.ranks import in_ranks
+from support.tiny_training import (
+    LENGTH,
+    ROWS_PER_STEP,
+    TinyTask,
+    loop_of,
+    loss_log,
+    settings,
+    train,
+)
 from torch import nn
 
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
-from teenytinyllama.training import checkpoints
+from teenytinyllama.training import checkpoints, micro_batches
 from teenytinyllama.training.micro_batches import first_micro_batch
 
 
@@ -76,7 +88,57 @@ def test_rows_that_never_fit_are_an_error(tmp_path):
 def test_processes_must_divide_the_rows_of_a_step(world):
     strategy = SimpleNamespace(world_size=world, device=torch.device("cpu"))
     with pytest.raises(UserError) as caught:
-        first_micro_batch(TinyTask(), strategy)
+        first_micro_batch(TinyTask(), strategy, settings(micro_batch=4))
     assert caught.value.code == "world-size"
     assert f"{world} processes" in caught.value.where
     assert "a divisor of 4" in caught.value.fix
+
+
+class ReadRows(TinyTask):
+    """Remembers the rows that it has read, and not those that count nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = []
+
+    def micro_batch(self, step, rows):
+        batch = super().micro_batch(step, rows)
+
+        def load():
+            self.read.extend(rows.tolist())
+            return batch.load()
+
+        return replace(batch, load=load)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_ranks_with_unequal_memory_read_every_row_of_a_step_once(world, tmp_path):
+    def work(rank):
+        micro_batches.MAX_TOKENS_CPU = (rank + 1) * LENGTH
+        task = ReadRows()
+        loop_of(tmp_path, task=task, plan=settings(micro_batch=0, num_steps=1)).run()
+        return task.read
+
+    read = sorted(row for rows in in_ranks(world, work) for row in rows)
+    assert read == sorted(TinyTask().order.rows_of_step(0))
+
+
+def test_a_step_with_fewer_rows_than_processes_is_the_step_of_one(tmp_path):
+    """The end of an epoch: a process without rows must not let the others wait."""
+
+    def work(rank):
+        task = TinyTask()
+        task.order = SimpleNamespace(
+            rows_per_step=ROWS_PER_STEP, rows_of_step=lambda step: np.arange(3 - 2 * step)
+        )
+        folder = tmp_path / os.environ["WORLD_SIZE"]
+        loop = loop_of(folder, task=task, plan=settings(num_steps=2, log_every_steps=1))
+        loop.run()
+        return loop.state.tokens
+
+    tokens = in_ranks(1, work), in_ranks(2, work), in_ranks(4, work)
+    assert {one for found in tokens for one in found} == {(3 + 1) * LENGTH}
+    alone, *several = (loss_log(tmp_path / name) for name in "124")
+    for log in several:
+        # Sums in another order: single precision keeps seven digits.
+        assert [row[1] for row in log] == pytest.approx([row[1] for row in alone], rel=2e-6)

@@ -7,14 +7,17 @@ Exit codes: 0 done, 2 the user's input is wrong, 75 stopped but resumable by the
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, NoReturn
 
 from teenytinyllama import signals
+from teenytinyllama.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     from teenytinyllama.errors import TtlError
 
 CTRL_C = 130  # what Typer returns for a KeyboardInterrupt
+SECONDS_FOR_THE_LEADER = 5.0
 
 
 def main() -> NoReturn:
@@ -47,6 +50,7 @@ def _run(*, debug: bool) -> int:
 
 
 def _fail(error: TtlError, *, debug: bool) -> int:
+    _let_the_leader_say_it()
     line = str(error)
     if "--redo" in sys.argv:  # which would start over
         line = line.replace("the same command again", "the same command without --redo")
@@ -60,11 +64,18 @@ def _fail_unknown(error: Exception, *, debug: bool) -> int:
     if format_message is not None:
         _log(f"error[usage] ttl - {format_message()} - fix: ttl --help")
         return 2
+    _let_the_leader_say_it()
     if debug:
         _log(_traceback(error))
         return 1
     _log(f"error[bug] {type(error).__name__}: {error} - fix: run again with --debug and report it")
     return 1
+
+
+def _let_the_leader_say_it() -> None:
+    """Of several processes that fail alike, one says so: its launcher then ends the others."""
+    if not ProcessGroup().is_leader:
+        time.sleep(SECONDS_FOR_THE_LEADER)
 
 
 def _log(text: str) -> None:

@@ -30,7 +30,7 @@ def stage_fingerprint(
             "stage": stage.name,
             "revision": stage.revision,
             "language": recipe.language,
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.of_the_result(),
             "inputs": {name: one.fingerprint for name, one in inputs.items()},
             "files": dict(files),
             # Prices change what is shown and nothing else.

@@ -8,14 +8,10 @@ and the files it names are still there. Otherwise it runs; an earlier result in 
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +25,7 @@ from teenytinyllama.artifacts.file_hashes import (
 )
 from teenytinyllama.artifacts.manifest import Input, Manifest
 from teenytinyllama.energy import EnergyMeter
-from teenytinyllama.errors import UserError
+from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.pipeline.fingerprints import (
     external_inputs,
     gone_files,
@@ -40,10 +36,12 @@ from teenytinyllama.pipeline.fingerprints import (
 from teenytinyllama.pipeline.loading import load_stage
 from teenytinyllama.pipeline.notification import notifying
 from teenytinyllama.pipeline.previous_results import KEPT, Previous
+from teenytinyllama.pipeline.process_check import check_processes, versions
 from teenytinyllama.pipeline.recipe_check import check_recipe
 from teenytinyllama.pipeline.registry import BY_NAME, STAGES
 from teenytinyllama.pipeline.run_folder import RunFolder, explain_os_error
 from teenytinyllama.pipeline.spending import SpendingLog, total
+from teenytinyllama.process_group import ProcessGroup, is_lost_connection
 from teenytinyllama.progress import format_duration
 from teenytinyllama.redaction import redact_values
 from teenytinyllama.settings.base import Settings
@@ -53,9 +51,6 @@ from teenytinyllama.stages.interface import ScoreModel, Stage, StageContext, Sta
 logger = logging.getLogger(__name__)
 
 MISSING = "missing or changed"
-VERSIONED = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "accelerate")
-# Helpers wait while the leader evaluates or writes reports: far longer than for a broken network.
-HELPER_TIMEOUT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,7 @@ class PipelineRunner:
             wanted = [self._named(name) for name in names]
         with self._owned_and_notifying() if self.processes.is_leader else nullcontext():
             try:
+                check_processes(self.processes, self.recipe, self.folder.path)
                 if self.processes.is_leader:
                     to_run = self._stages_to_run(wanted, redo=redo)
                     check_recipe(self.recipe, to_run, self.folder.path)
@@ -106,6 +102,10 @@ class PipelineRunner:
                     self._run_stage(stage, redo=redo)
             except OSError as error:
                 raise explain_os_error(error, self.folder.path) from error
+            except RuntimeError as error:
+                if self.processes.count == 1 or not is_lost_connection(error):
+                    raise
+                raise Interrupted("another process of this run is gone, or hangs") from error
             finally:
                 self.meter.stop()
 
@@ -156,7 +156,7 @@ class PipelineRunner:
         settings = self._settings(stage)
         assert settings is not None
         if not self.processes.is_leader:
-            if self.processes.follow():
+            if self.processes.broadcast(False):  # what the leader says counts
                 self._call(stage, settings, self._inputs(stage))
             return
         work = self._work(stage)
@@ -170,19 +170,12 @@ class PipelineRunner:
         if not reason or earlier is not None:
             self._say_skipped(work)
             self.hashes.save()
-            self.processes.lead(join=False)
+            self.processes.broadcast(False)
             return
-        if self.processes.count > 1 and stage.keeps_checkpoints and not stage.many_processes:
-            raise UserError(
-                "one-process",
-                f"ttl {stage.name}",
-                f"was started as {self.processes.count} processes, and trains with one",
-                f"`ttl run {self.recipe_path}` without torchrun: finished stages are skipped",
-            )
         self._verify(stage, work.inputs)
         self.folder.prepare(stage, work.fingerprint, work.shown, redo=redo, reason=reason)
         self.hashes.save()
-        self.processes.lead(join=stage.many_processes)
+        self.processes.broadcast(stage.many_processes)
         self._run_measured(work)
 
     def _work(self, stage: Stage) -> Work:
@@ -307,7 +300,7 @@ class PipelineRunner:
             duration_s=round(spent.seconds, 3),
             energy_kwh={k: v for k, v in spent.energy._asdict().items() if k != "emissions_kg"},
             emissions_kg=spent.energy.emissions_kg,
-            versions=_versions(),
+            versions=versions(),
         )
         self.folder.finish(stage, manifest, keep_previous=self.keep_previous)
         logger.info(f"{stage.name}: done in {format_duration(spent.seconds)}")
@@ -320,6 +313,7 @@ class PipelineRunner:
             self.recipe.energy,
             self.meter,
             self._score_model() if stage.takes_scorer else None,
+            self.processes if stage.many_processes else ProcessGroup(count=1, rank=0),
         )
         folders: dict[str, Path | None] = {f"{name}_dir": None for name in stage.reads_if_there}
         folders |= {f"{name}_dir": self.folder.path / one.path for name, one in inputs.items()}
@@ -342,45 +336,3 @@ class PipelineRunner:
                 scorer: ScoreModel = module.scorer(settings, self.recipe.language)
                 return scorer
         return None
-
-
-class ProcessGroup:
-    """The processes that `torchrun` or `accelerate launch` started: one leads, the others help.
-
-    The leader locks, decides and writes; helpers join it in stages that train. With one process,
-    torch is never loaded for this.
-    """
-
-    def __init__(self) -> None:
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-        self.is_leader = os.environ.get("RANK", "0") == "0"
-        self._state: Any = None
-
-    def lead(self, *, join: bool) -> None:
-        """Tell the helpers whether to join the next stage."""
-        if self.count > 1:
-            self._broadcast(join)
-
-    def follow(self) -> bool:
-        """Wait until the leader says whether to join the next stage."""
-        return self._broadcast(None)
-
-    def _broadcast(self, value: bool | None) -> bool:
-        import torch
-        from accelerate import PartialState
-        from accelerate.utils import broadcast_object_list
-
-        if self._state is None:
-            self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=HELPER_TIMEOUT)
-        box = [value]
-        broadcast_object_list(box, from_process=0)
-        return bool(box[0])
-
-
-def _versions() -> dict[str, str]:
-    """Versions of Python, this package and the libraries that results depend on."""
-    found = {"python": platform.python_version(), "teenytinyllama": __version__}
-    for name in VERSIONED:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,14 @@ class Settings(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
+    say_how: ClassVar[frozenset[str]] = frozenset()
+    """Settings that say how the work is done, or shown, and not what comes out of it."""
+
+    def of_the_result(self) -> dict[str, Any]:
+        """The settings as JSON, those that `say_how` at their defaults: what a result is of."""
+        found = self.model_dump(mode="json")
+        plain = {name: type(self).model_fields[name].get_default() for name in self.say_how}
+        return {**found, **plain}
 
 
 def expand_path(pattern: str) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -98,6 +98,10 @@ class PretrainCheckpointSettings(CheckpointSettings):
 
 class PretrainSettings(Settings):
     """`[pretrain]`: sequences to a base model (paper 3.4, 3.5)."""
+
+    say_how: ClassVar[frozenset[str]] = frozenset(
+        {"micro_batch", "compile", "activation_checkpointing", "log_every_steps", "trackers"}
+    )
 
     model: ModelSettings = ModelSettings()
     """Sizes of the model."""

@@ -6,9 +6,11 @@ Importing this loads nothing heavy: `ttl --help` reads every declaration.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from teenytinyllama.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     from teenytinyllama.energy import EnergyMeter
@@ -76,6 +78,8 @@ class StageContext:
     energy: EnergySettings
     meter: EnergyMeter
     score_model: ScoreModel | None = None
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
+    """The ranks that work on a stage of `many_processes`; one in any other."""
 
 
 class StageResult(NamedTuple):

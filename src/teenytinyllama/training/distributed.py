@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from teenytinyllama import hardware
 from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.process_group import ProcessGroup
 from teenytinyllama.training.optimizers import (
     build_optimizers,
     load_optimizer_tensors,
@@ -63,6 +64,7 @@ class DDPStrategy:
         self.rank: int = accelerator.process_index
         self.is_main = self.rank == 0
         self.world_size: int = accelerator.num_processes
+        self.processes = ProcessGroup()
         model = loss.model
         assert isinstance(model, nn.Module)
         self.model = model
@@ -90,15 +92,6 @@ class DDPStrategy:
         if self._cpu_support is None:
             return nullcontext()
         return self._cpu_support.steady_memory(self.optimizers[-1])
-
-    def wait(self) -> None:
-        """Wait until every process has arrived here."""
-        self._accelerator.wait_for_everyone()
-
-    def main_first(self) -> AbstractContextManager[None]:
-        """The other processes enter once the main process has left."""
-        first: AbstractContextManager[None] = self._accelerator.main_process_first()
-        return first
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -143,7 +136,12 @@ class DDPStrategy:
         yield self.model
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """All weights and optimizer state by name, unsharded. All processes must call it."""
+        """All weights and optimizer state by name, unsharded; empty but on the main process.
+
+        All processes must call it.
+        """
+        if not self.is_main:
+            return {}, {}
         return self.model.state_dict(), optimizer_tensors(self.model, self.optimizers)
 
     def load(self, model: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor]) -> None:
@@ -187,24 +185,29 @@ class FSDPStrategy(DDPStrategy):
     @override
     @contextmanager
     def whole_model(self) -> Iterator[nn.Module]:
-        self._gather()
+        self._gather(everywhere=True)
         self.model.to(self.device)
         yield self.model
         self.model.to("cpu")
 
     @torch.no_grad()
-    def _gather(self) -> None:
+    def _gather(self, *, everywhere: bool) -> None:
         whole = dict(self.model.named_parameters())
         for name, parameter in self._sharded_model.named_parameters():
-            whole[name].copy_(parameter.full_tensor())
+            weights = parameter.full_tensor()
+            if everywhere or self.is_main:
+                whole[name].copy_(weights)
 
     @override
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        self._gather()
-        moments = optimizer_tensors(self._sharded_model, self.optimizers)
-        for name, tensor in moments.items():
-            moments[name] = tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
-        return self.model.state_dict(), moments
+        self._gather(everywhere=False)
+        moments = {}
+        for name, tensor in optimizer_tensors(self._sharded_model, self.optimizers).items():
+            # One at a time on the device; only the main process's host holds all of them.
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.is_main:
+                moments[name] = whole.cpu()
+        return (self.model.state_dict(), moments) if self.is_main else ({}, {})
 
     @override
     @torch.no_grad()
@@ -293,11 +296,13 @@ class DeepSpeedStrategy(DDPStrategy):
         num_steps = next(iter(state.values()))["step"]
         model, optimizer = {}, {}
         for name, parameter in self.model.named_parameters():
+            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in _MOMENTS}
+            if not self.is_main:
+                continue
             # Copies: DeepSpeed's weights are views of one long tensor.
             model[name] = parameter.detach().clone().cpu()
             optimizer[f"step/{name}"] = num_steps.clone().cpu()
-            for key in _MOMENTS:
-                optimizer[f"{key}/{name}"] = safe_get_full_optimizer_state(parameter, key).cpu()
+            optimizer |= {f"{key}/{name}": moments[key].cpu() for key in _MOMENTS}
         return model, optimizer
 
     @override

@@ -53,6 +53,7 @@ from teenytinyllama.training.task import HELDOUT, MicroBatch, TrainSettings, Tra
 from teenytinyllama.training.train_state import (
     TrainState,
     check_identity,
+    check_ranks,
     numerics_of,
     warn_of_other_numerics,
 )
@@ -76,9 +77,7 @@ class TrainLoop:
         meter: EnergyMeter,
     ) -> None:
         self.task, self.settings, self.strategy, self.out_dir = task, settings, strategy, out_dir
-        self.state = TrainState(
-            micro_batch=settings.micro_batch or first_micro_batch(task, strategy)
-        )
+        self.state = TrainState(micro_batch=first_micro_batch(task, strategy, settings))
         self.stop_signal: str | None = None
         self._unread: list[Tensor] = []  # loss, norm and skip flag of steps, still on the device
         self._saved_at = 0.0
@@ -100,10 +99,11 @@ class TrainLoop:
         if strategy.is_main:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.clean_up(self.out_dir)
-        strategy.wait()
+        strategy.processes.wait()
         try:
             with strategy.steady_memory():
                 self._resume()
+                check_ranks(strategy.processes, self.state, self.task.identity)
                 self._check_disk()
                 state = self.state
                 self._resources.begin(state, energy=state.energy, seconds=state.seconds)
@@ -144,7 +144,7 @@ class TrainLoop:
     def _gradients(self, step: int) -> Tensor:
         """Run the forward and backward passes; halve a micro-batch that does not fit."""
         while True:
-            batches = self.task.batches(step, self.state.micro_batch)
+            batches = self.task.batches(step, self.state.micro_batch, self.strategy.world_size)
             try:
                 loss = step_gradients(self.strategy, self.settings, step, batches, self._load)
             except torch.OutOfMemoryError:
@@ -194,17 +194,14 @@ class TrainLoop:
 
         The flag is read here once: a signal that comes a moment later waits for the next step, and
         none can fall between the question whether to save and the one whether to stop. Signals and
-        clocks differ between processes, which agree on them only when a line is logged.
+        clocks differ between processes, which agree on them after every step, through their hosts:
+        devices go on.
         """
         stop = self.stop_signal
         waited = time.monotonic() - self._saved_at
         is_time = waited >= 60 * self.settings.checkpoints.every_minutes
-        if self.strategy.world_size == 1:
-            return stop, is_time
-        if not _due(self.state.step, self.settings.log_every_steps):
-            return None, False
-        flags = torch.tensor([float(stop is not None), float(is_time)], device=self.strategy.device)
-        stops, times = self.strategy.sum(flags).tolist()
+        flags = [float(stop is not None), float(is_time)]
+        stops, times = self.strategy.processes.largest(flags)
         return (stop or "a signal to another process") if stops else None, bool(times)
 
     def _is_permanent(self, step: int) -> bool:
@@ -398,7 +395,7 @@ class TrainLoop:
                     write_model_files=self.task.write_model_files,
                     keep=self._is_permanent,
                 )
-        self.strategy.wait()
+        self.strategy.processes.wait()
         self._saved_at = time.monotonic()
 
     def _resume(self) -> None:
@@ -419,13 +416,16 @@ class TrainLoop:
     def _load_newest(self) -> Checkpoint | None:
         """Load the newest checkpoint that holds what this training needs."""
         while True:
-            with self.strategy.main_first():  # only one process may set a damaged one aside
+            # Only one process may set a damaged one aside.
+            with self.strategy.processes.leader_first():
                 found = checkpoints.load_newest(self.out_dir)
             if found is None:
                 return None
             try:
                 check_identity(found, self.task.identity)
                 state = TrainState.from_json(found.state["progress"])
+                # Of these devices and as many processes as there are now.
+                state.micro_batch = self.state.micro_batch
                 moments, copies = split_copies(found.optimizer)
                 if not moments and state.num_skipped < state.step:
                     raise ValueError(f"{checkpoints.OPTIMIZER_NAME} holds no moments")

@@ -57,13 +57,6 @@ def _of_this_process(
     batches: Sequence[MicroBatch], strategy: DDPStrategy
 ) -> Sequence[tuple[int, MicroBatch]]:
     """Micro-batches of this process, with their number in the step."""
-    if len(batches) % strategy.world_size:
-        raise UserError(
-            "world-size",
-            f"{strategy.world_size} processes",
-            f"do not divide the {len(batches)} micro-batches of a step",
-            "set micro_batch so that every process gets as many",
-        )
     return list(enumerate(batches))[strategy.rank :: strategy.world_size]
 
 
@@ -83,6 +76,8 @@ def _accumulate(
         with strategy.accumulating(is_last=place == len(batches) - 1):
             with hardware.autocast(settings.precision, strategy.device):
                 part = strategy.loss(**tensors) / weight
+            if batch.is_filler:
+                part = 0 * part
             # Processes average their gradients; the mean above is already over all of them.
             strategy.backward(part * strategy.world_size if strategy.world_size > 1 else part)
         loss += part.detach()
@@ -100,10 +95,12 @@ def _mix_seed(seed: int, step: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def first_micro_batch(task: TrainTask, strategy: DDPStrategy) -> int:
-    """Rows of one forward pass: the largest divisor of the step that is likely to fit.
+def first_micro_batch(task: TrainTask, strategy: DDPStrategy, settings: TrainSettings) -> int:
+    """Rows of one forward pass: as many as asked for, else the most that are likely to fit.
 
-    Raises UserError where the processes cannot share the rows of a step.
+    All processes get the same, that of the one with least memory: each takes every n-th
+    micro-batch, and rows would be read twice or never. Raises UserError where the processes cannot
+    share the rows of a step.
     """
     world, step_rows = strategy.world_size, task.order.rows_per_step
     rows = step_rows // world
@@ -114,6 +111,12 @@ def first_micro_batch(task: TrainTask, strategy: DDPStrategy) -> int:
             f"do not divide the {step_rows} rows of a step",
             f"start a divisor of {step_rows} processes, or change tokens_per_step",
         )
+    wanted = settings.micro_batch or _fitting_micro_batch(task, strategy, rows)
+    return min(strategy.processes.gather(min(wanted, rows)))
+
+
+def _fitting_micro_batch(task: TrainTask, strategy: DDPStrategy, rows: int) -> int:
+    """The largest divisor of a process's rows of a step that is likely to fit into its memory."""
     max_tokens = MAX_TOKENS_CPU
     if strategy.device.type == "cuda":
         config = task.model.config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,8 @@ class MicroBatch:
     """Tokens that pass through the model, padding included, for tokens/s."""
     load: Callable[[], Mapping[str, NDArray[Any]]]
     """Reads the arrays that the task's loss takes by name."""
+    is_filler: bool = False
+    """Counts nothing: it only lets a process take part in a step that has too few rows for all."""
 
 
 class DataOrder(Protocol):
@@ -71,11 +73,19 @@ class TrainTask(ABC):
         # Moments to begin with, where the model comes from another run's checkpoint.
         self.initial_optimizer = initial_optimizer
 
-    def batches(self, step: int, num_rows: int) -> list[MicroBatch]:
-        """All micro-batches of a step, of at most `num_rows` rows each, in a fixed order."""
+    def batches(self, step: int, num_rows: int, num_processes: int = 1) -> list[MicroBatch]:
+        """All micro-batches of a step, of at most `num_rows` rows each, in a fixed order.
+
+        Their number is a multiple of `num_processes`, each of which takes every n-th.
+        """
         rows = self.order.rows_of_step(step)
         cuts = [rows[at : at + num_rows] for at in range(0, len(rows), num_rows)]
-        return [self.micro_batch(step, cut) for cut in cuts]
+        if len(cuts) % num_processes:
+            cuts = np.array_split(rows, -(-len(cuts) // num_processes) * num_processes)
+        fillers = sum(not len(cut) for cut in cuts)
+        batches = [self.micro_batch(step, cut) for cut in cuts if len(cut)]
+        filler = replace(batches[0], weight=0.0, num_tokens=0, is_filler=True)
+        return batches + fillers * [filler]
 
     def flops(self, num_steps: int) -> int:
         """Model FLOPs of `num_steps` steps."""

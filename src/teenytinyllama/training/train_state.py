@@ -12,6 +12,7 @@ import torch
 from teenytinyllama import hardware
 from teenytinyllama.energy import Energy
 from teenytinyllama.errors import UserError
+from teenytinyllama.process_group import ProcessGroup
 from teenytinyllama.training.checkpoints import Checkpoint
 from teenytinyllama.training.distributed import DDPStrategy
 from teenytinyllama.training.task import TrainSettings
@@ -75,6 +76,22 @@ def warn_of_other_numerics(found: Checkpoint, now: Mapping[str, str]) -> None:
         logger.info(
             f"the last bits of the result will differ from an uninterrupted run's ({changes})"
         )
+
+
+def check_ranks(processes: ProcessGroup, state: TrainState, identity: Mapping[str, str]) -> None:
+    """Raise UserError where the ranks are about to train different things."""
+    mine = {**identity, "step": str(state.step), "micro-batch": str(state.micro_batch)}
+    every = processes.gather(mine)
+    for rank, its in enumerate(every):
+        rows = [f"{k}: {its.get(k)} there, {v} on rank 0" for k, v in every[0].items()]
+        rows = [row for (k, v), row in zip(every[0].items(), rows, strict=True) if its.get(k) != v]
+        if rows:
+            raise UserError(
+                "ranks-differ",
+                f"rank {rank} of {processes.count}",
+                "would train something else (" + "; ".join(rows) + ")",
+                "start all processes with the same recipe, data and run folder",
+            )
 
 
 def check_identity(found: Checkpoint, identity: Mapping[str, str]) -> None:
