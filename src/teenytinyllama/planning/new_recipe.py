@@ -10,7 +10,12 @@ from pathlib import Path
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import LanguageProfile, known_languages
 from teenytinyllama.licenses import UNKNOWN
-from teenytinyllama.planning.planner import EPOCHS_LIKE_NEW_TEXT, Plan, bytes_per_token
+from teenytinyllama.planning.planner import (
+    EPOCHS_LIKE_NEW_TEXT,
+    USUAL_WEIGHT_DECAY,
+    Plan,
+    bytes_per_token,
+)
 from teenytinyllama.progress import format_duration, format_energy, format_money
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.recipe import load_recipe
@@ -228,7 +233,8 @@ def _pretrain(plan: Plan, learned: LanguageProfile | None) -> list[str]:
 
 def _decay(plan: Plan) -> str:
     """The weight decay of many epochs, where the usual one would let the model overfit."""
-    return ", weight_decay = 1.0" if plan.epochs > 1.01 * EPOCHS_LIKE_NEW_TEXT else ""
+    decay = plan.weight_decay
+    return "" if decay == USUAL_WEIGHT_DECAY else f", weight_decay = {decay}"
 
 
 def _evaluate(learned: LanguageProfile | None) -> list[str]:
