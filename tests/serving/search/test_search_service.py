@@ -90,10 +90,10 @@ def test_words_without_spaces_are_found_marked_and_quoted(tmp_path: Path) -> Non
     rows = [("m", turn("เขาทำอะไร", answer)), ("m", turn("你去哪里", "我们明天去市场买鱼"))]
     rows += [*CONVERSATIONS] * 3
     service = SearchService(build_index(tmp_path / "index", rows, "print", "th"))
-    found = service.attribution({"text": f"ฉันรู้ว่า{answer}"})
+    found = service.attribution(f"ฉันรู้ว่า{answer}")
     assert found["longest_run_words"] == len(word_spans(answer)) >= MIN_RUN_WORDS
     assert found["answer"][-1] == (answer, 2)
-    (first, *_) = service.examples({"query": "市场"})["examples"]
+    (first, *_) = service.examples("市场")["examples"]
     assert ("市场", 1) in first["messages"][1]["segments"]
 
 
