@@ -1,4 +1,4 @@
-"""`ttl publish`: shows what it would send, and sends it only with `--upload`."""
+"""`ttl publish`: a dry run, and an upload with `--upload`. `ttl export`: for other programs."""
 
 from __future__ import annotations
 
@@ -61,6 +61,27 @@ def publish_command(
         logger.info("Nothing was sent. To send exactly this: the same command with --upload")
 
 
+def export_command(
+    program: Annotated[
+        str, typer.Argument(help="ollama, lmstudio, llama.cpp, mlx or vllm.", metavar="PROGRAM")
+    ],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write; default NAME-PROGRAM.", metavar="FOLDER"),
+    ] = None,
+    system: Annotated[str, typer.Option("--system", help="Ollama: say who the assistant is.")] = "",
+) -> None:
+    """`ttl export PROGRAM RUN`."""
+    from teenytinyllama.publishing.export import export
+
+    lines = export(program, run, out, system)
+    logger.info("Next, type:")
+    typer.echo("\n".join(lines))
+
+
 def add_commands(app: typer.Typer) -> None:
-    """Register this command."""
+    """Register these commands."""
+    title = "What Ollama, LM Studio, llama.cpp, MLX or vLLM needs to run a model."
+    add_command(app, "export", title, export_command)
     add_command(app, "publish", "Upload a finished run to the Hub; dry run first.", publish_command)
