@@ -17,7 +17,6 @@ TESTED_ELSEWHERE = {
     "artifacts/conversations.py": "rendered in artifacts/test_tokenizer.py, checked in "
     "artifacts/test_conversation_layouts.py",
     "errors.py": "doctests, and cli/test_main.py with the exit codes",
-    "settings/base.py": "no behaviour but that of every recipe: settings/test_recipe.py",
     "settings/post_training.py": "declarations, checked in settings/test_recipe.py",
     "settings/pretraining.py": "declarations, checked in settings/test_recipe.py",
     "settings/training.py": "declarations, checked in settings/test_recipe.py",

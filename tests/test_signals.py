@@ -118,8 +118,11 @@ def test_in_a_terminal_while_a_stage_starts(
     recipe = tmp_path / "r.toml"
     recipe.write_text(SMALL_RECIPE.replace("40", "400000"))
     arguments = ("corpus", recipe, "--run-dir", tmp_path / "run")
-    code, shown = interrupted(arguments, number, seconds)
+    code, shown, was_started = interrupted(arguments, number, seconds)
     name = "Ctrl-C" if number == signal.SIGINT else number.name
+    if not was_started:  # the machine is very slow
+        assert code == -number
+        return
     assert code == 75, shown
     assert shown.rstrip().endswith(f"stopped: {name}. Run the same command again to resume.")
     assert "Traceback" not in shown

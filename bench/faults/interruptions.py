@@ -1,6 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP to every command, at every tenth of a second of its first three.
 
-    python bench/faults/interruptions.py                    # 22 commands, 90 moments each, hours
+    python bench/faults/interruptions.py                    # 25 commands, 90 moments each, hours
     python bench/faults/interruptions.py --slice 1/10       # a tenth of the trials
     python bench/faults/interruptions.py corpus serve --every 0.5
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from support.terminal import interrupted
+from support.terminal import Ended, interrupted
 
 from teenytinyllama.signals import INTERRUPTED, STOP_SIGNALS
 
@@ -60,6 +60,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "serve": ("serve", "run", "--port", "0"),
     "bench": ("bench", "run"),
     "classify": ("classify", "run", "a.txt"),
+    "quickstart": ("quickstart", "--run-dir", "quick"),
+    "recipes": ("recipes",),
+    "check": ("check", "r.toml"),
     "plan": ("plan", "--budget-usd", "50", "--gpu", "a100-40gb", "--text-mb", "3000"),
     "new": ("new", "--language", "pt", "--text", "*.txt", "--hours", "1", "--gpu", "cpu"),
     "doctor": ("doctor",),
@@ -69,8 +72,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "clean": ("clean", "run"),
 }
 LASTING = ("serve", "chat", "report --watch")
-# Until the interpreter has come to our first line.
-START_UP_S = 0.3
 
 
 def make_run(folder: Path) -> None:
@@ -87,17 +88,17 @@ def trial(template: Path, name: str, number: int, seconds: float) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "work"
         shutil.copytree(template, folder)
-        code, shown = interrupted(COMMANDS[name], number, seconds, folder=folder)
-        return judge(name, code, shown, seconds, number)
+        return judge(name, number, interrupted(COMMANDS[name], number, seconds, folder=folder))
 
 
-def judge(name: str, code: int | None, shown: str, seconds: float, number: int) -> str:
-    """The same, from the exit code and what the terminal showed."""
+def judge(name: str, number: int, ended: Ended) -> str:
+    """The same, from how it ended."""
+    code, shown, was_started = ended
     if code is None:
         return "went on for half a minute"
     has_line = "stopped: " in shown
-    if code == -number and seconds <= START_UP_S:
-        return ""  # the system's own
+    if code in (-number, 1) and not was_started:
+        return ""  # the system's own, or Python's for Ctrl-C while it starts
     if "Traceback" in shown or "error[bug]" in shown:
         return f"code {code} and a traceback: {shown[-300:]}"
     if name in LASTING:

@@ -165,3 +165,48 @@ def test_preferences_share_their_prompt() -> None:
     assert parse_preference({k: whole[k] for k in ("chosen", "rejected")}) == pair
     with pytest.raises(ConversationError, match="are equal"):
         parse_preference({"prompt": "Oi", "chosen": "Olá!", "rejected": "Olá! "})
+
+
+def test_messages_as_columns_of_any_documented_names() -> None:
+    columns = {"from": ["human", "gpt"], "value": ["Oi", "Olá!"]}
+    assert parse_conversation({"conversations": columns}) == [USER, ASSISTANT]
+
+
+@pytest.mark.parametrize("flag", ["loss", "masked"])
+def test_a_flag_of_a_message_that_is_not_understood_is_named(flag: str) -> None:
+    row = {"messages": [USER, {**ASSISTANT, flag: False}]}
+    assert unused_fields(row, parse_conversation(row)) == [f"messages[].{flag}"]
+
+
+@pytest.mark.parametrize("value", [0, "0", 0.0, "False"])
+def test_a_completion_that_a_table_marks_as_bad_is_not_learnt(value: object) -> None:
+    with pytest.raises(ConversationError, match="label is false"):
+        parse_conversation({"prompt": "Oi", "completion": "Olá!", "label": value})
+    # A number beside a question and an answer may be their class.
+    assert parse_conversation({"question": "Oi", "answer": "Olá!", "label": 0})
+
+
+def test_a_weight_that_a_table_lacks_is_none() -> None:
+    row = {"messages": [USER, {**ASSISTANT, "weight": float("nan")}]}
+    assert parse_conversation(row) == [USER, ASSISTANT]
+
+
+def test_a_system_message_of_text_parts() -> None:
+    row = {"system": [{"type": "text", "text": "Seja breve."}], "messages": [USER, ASSISTANT]}
+    assert parse_conversation(row)[0] == {"role": "system", "content": "Seja breve."}
+
+
+def test_a_prompt_of_marked_turns_is_its_turns() -> None:
+    """As in Nectar, and in HH-RLHF with the prompt apart."""
+    prompt = "\n\nHuman: Oi\n\nAssistant: Olá!\n\nHuman: Quem é?\n\nAssistant:"
+    row = {"prompt": prompt, "chosen": " A Lila.", "rejected": " Ninguém."}
+    found = parse_preference(row)
+    assert found.chosen == [
+        USER,
+        ASSISTANT,
+        {"role": "user", "content": "Quem é?"},
+        {"role": "assistant", "content": "A Lila."},
+    ]
+    assert unused_fields(row, [*found.chosen, *found.rejected]) == []
+    said = {"prompt": "Escreva Human: e\n\nAssistant:", "completion": "Olá!"}
+    assert parse_conversation(said)[0]["content"] == "Escreva Human: e\n\nAssistant:"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,8 @@ def test_tree_is_synced_from_its_files_up(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(manifest, "sync_folder", lambda path: synced.append(path.name))
     sync_tree(tmp_path / "final")
     assert synced == ["model.safetensors", "final"]
+
+
+def test_a_path_that_is_not_utf8_has_a_fingerprint():
+    paths = [os.fsdecode(name) for name in (b"caf\xe9.txt", b"caf\xe8.txt")]
+    assert len({manifest.fingerprint_of(path) for path in paths}) == 2

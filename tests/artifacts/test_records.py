@@ -244,3 +244,18 @@ def test_a_zstandard_file_that_is_cut_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match="zstd-truncated"):
         list(read_records(path))
+
+
+def test_two_columns_of_one_name_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label,text\na,1,b\n")
+    with pytest.raises(UserError, match=r"column-twice.*a\.csv:1 - two columns are named text"):
+        list(read_records(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+def test_a_pointer_of_git_lfs_is_named(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 16252355\n"
+    (tmp_path / name).write_text(pointer)
+    with pytest.raises(UserError, match=r"file-packing.*a pointer of Git LFS.* fix: git lfs pull"):
+        list(read_records(tmp_path / name))

@@ -114,6 +114,21 @@ def test_invalid_toml_missing_files_and_bad_overrides(write, tmp_path):
     assert error_of(write(GOOD), "name.x=1").code == "set-syntax"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_marks_of_editors_on_windows_are_read(encoding, tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_bytes(GOOD.replace("\n", "\r\n").encode(encoding))
+    assert load_recipe(path)
+
+
+@pytest.mark.parametrize("folder", [r"C:\Users\ana", r"C:\textos"])
+def test_a_path_of_windows_says_how_to_write_it(write, folder):
+    source = f'[corpus]\nsources = [{{ kind = "files", path = "{folder}\\pt" }}]\n'
+    error = error_of(write(f'name = "x"\n{source}'))
+    assert error.code == "recipe-syntax"
+    assert "write / for each" in error.fix
+
+
 def test_deeply_nested_brackets_are_an_error(write):
     error = error_of(write("a = " + "[" * 100_000))
     assert error.code == "recipe-syntax"

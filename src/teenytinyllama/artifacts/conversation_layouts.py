@@ -53,6 +53,8 @@ OTHER_KINDS = {
     "unanswerable_question": "a question without an answer",
 }
 MARKERS = re.compile(r"(?:^|\n\n)\s*(Human|Assistant):")
+ASKED = re.compile(r"\s*Human:.*\n\n\s*Assistant:\s*\Z", re.DOTALL)
+"""A prompt of marked turns that the answer follows."""
 CHOICE_KEYS = ("choices", "options")
 MEDIA_KEYS = ("images", "image", "videos", "audios")
 
@@ -184,6 +186,8 @@ def _texts_of(fields: Mapping[str, Any], ignored: set[str]) -> Iterator[tuple[st
                         is_text = key in ("content", "value")
                         label = name if is_text else f"{name}[].{key}"
                         yield from ((label, text) for text in _leaves(inner))
+                        if isinstance(inner, bool):  # it may say what not to learn
+                            yield label, f"{key} = {inner}"
         else:
             yield from ((name, text) for text in _leaves(value))
 
@@ -236,7 +240,9 @@ def _decoded(value: object, name: str) -> Any:
             for row in rows
         )
         return decoded if is_structure else value
-    if isinstance(value, Mapping) and {"role", "content"} <= value.keys():
+    if isinstance(value, Mapping) and any(
+        pair <= value.keys() for pair in ({"role", "content"}, {"from", "value"})
+    ):
         columns = list(value.values())
         are_columns = all(isinstance(column, list) for column in columns)
         if are_columns and len({len(column) for column in columns}) == 1:
@@ -257,8 +263,10 @@ def _refuse_other_kinds(given: Mapping[str, Any]) -> None:
         if name in given:
             raise ConversationError(f"it has {name}, and only text is read")
     for name in ("label", "kto_tag"):
-        value = given.get(name)
-        if value is False or str(value).lower() == "false":
+        value = str(given.get(name)).lower()
+        # Beside a prompt and its completion (TRL) a number is no class: tables have 0 for false.
+        is_flag = name == "kto_tag" or {"prompt", "completion"} <= given.keys()
+        if value == "false" or (is_flag and value in ("0", "0.0")):
             raise ConversationError(f"{name} is false: an answer that must not be learnt")
     if "critiques" in given:
         raise ConversationError(OTHER_KINDS["critiques"])
@@ -325,7 +333,7 @@ def _weight(turn: Mapping[str, Any], index: int) -> int:
     """0 where an answer must not be learnt: OpenAI's `weight`, axolotl's `train`."""
     for name in ("weight", *TRAIN_KEYS):
         value = turn.get(name)
-        if value is None:
+        if _is_empty(value):
             continue
         if value not in (0, 1):
             raise ConversationError(f"message {index}: {name} {value!r}, expected 0 or 1")
@@ -425,6 +433,8 @@ def _question(given: Mapping[str, Any], key: str) -> Conversation:
     contexts = [name for name in CONTEXT_KEYS if name in given and name != key]
     if not isinstance(value, str | int):
         return _turns(value, "user", key)
+    if isinstance(value, str) and ASKED.match(value):
+        return _marked_turns(value)
     parts = [_text(value, key), *(_text(given[name], name) for name in contexts)]
     choices = given.get("choices", given.get("options"))
     if isinstance(choices, str):
@@ -459,7 +469,7 @@ def _system(given: Mapping[str, Any], messages: Conversation) -> Conversation:
         return []
     for name in SYSTEM_KEYS:
         if name in given:
-            return _turns(_text(given[name], name), "system")
+            return _turns(given[name], "system", name)
     return []
 
 
@@ -538,6 +548,8 @@ def _split_texts(chosen: str, rejected: str) -> tuple[Conversation, Conversation
 
 def _marked_turns(text: str) -> Conversation:
     _, *parts = MARKERS.split(text)
+    if not parts[-1].strip():
+        parts = parts[:-2]
     roles = {"Human": "user", "Assistant": "assistant"}
     return [
         _turns(content, roles[name])[0]

@@ -47,6 +47,7 @@ OTHER_FORMATS = {
     b"7z\xbc\xaf'\x1c": ("a 7z archive", "7z x {0}"),
     b"\x04\x22\x4d\x18": ("compressed by lz4", "lz4 -dc {0} | zstd > {1}.zst"),
     b"%PDF-": ("a PDF document", "pdftotext {0}"),
+    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "git lfs pull"),
     b"PAR1": ("a parquet table", "mv {0} {1}.parquet"),
 }
 
@@ -70,7 +71,7 @@ def chunks_of(path: Path, notes: Counter[str], *, bomb_ratio: int = BOMB_RATIO) 
     with open_regular(path) as file:
         head = file.read(512)
         file.seek(0)
-        _refuse_archives(head, path)
+        refuse_archives(head, path)
         packed = compression_of(head)
         suffix = path.suffix.lower()
         named = suffix[1:] if suffix in COMPRESSED_SUFFIXES else ""
@@ -123,7 +124,8 @@ def _may_begin(head: bytes, start: bytes) -> bool:
     return start.startswith(head) or cut_frame
 
 
-def _refuse_archives(head: bytes, path: Path) -> None:
+def refuse_archives(head: bytes, path: Path) -> None:
+    """Raise UserError for what other programs unpack or fetch."""
     for magic, (what, fix) in OTHER_FORMATS.items():
         if head.startswith(magic):
             raise UserError(

@@ -82,7 +82,8 @@ class Manifest(BaseModel):
 def fingerprint_of(value: Any) -> str:
     """First 16 digits of the SHA-256 of a JSON value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    # A path may hold bytes that are not UTF-8.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def fingerprint_files(paths: Iterable[Path]) -> str:

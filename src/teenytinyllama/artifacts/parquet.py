@@ -11,9 +11,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from teenytinyllama.artifacts.decompression import BOMB_AFTER_BYTES, BOMB_RATIO, DamagedFileError
+from teenytinyllama.artifacts.decompression import (
+    BOMB_AFTER_BYTES,
+    BOMB_RATIO,
+    DamagedFileError,
+    refuse_archives,
+)
 from teenytinyllama.errors import missing_extra
-from teenytinyllama.regular_files import check_regular
+from teenytinyllama.regular_files import open_regular
 
 ROWS_PER_BATCH = 1000
 SLICE_BYTES, MAX_ROW_BYTES = 32 << 20, 256 << 20
@@ -39,7 +44,10 @@ def parquet_rows(
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise missing_extra("pyarrow", "corpus") from error
-    check_regular(path)
+    with open_regular(path) as file:
+        head = file.read(512)
+    if not head.startswith(b"PAR1"):
+        refuse_archives(head, path)
     try:
         about = parquet.read_metadata(path)
         leaves = [about.schema.column(place) for place in range(about.num_columns)]

@@ -12,6 +12,7 @@ import csv
 import io
 import json
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -180,6 +181,7 @@ def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
         for line, row in rows:
             if not names:
                 names = row
+                _check_header(path, names)
             elif len(row) == len(names):
                 yield Record(path, line, dict(zip(names, row, strict=True)))
             elif row:
@@ -188,6 +190,17 @@ def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
     except UnicodeDecodeError as failure:
         reason = f"not UTF-8: {failure.reason}, first in or after line {line}"
         raise _unreadable(path, reason, "save it as UTF-8") from failure
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(filter(None, names)).items() if count > 1]
+    if twice:
+        raise UserError(
+            "column-twice",
+            f"{path}:1",
+            f"two columns are named {', '.join(twice)}: only one could be read",
+            "rename one of them, or remove it",
+        )
 
 
 def _quoted_rows(path: Path, text: IO[str], usual: str) -> Iterator[tuple[int, list[str]]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -45,10 +47,22 @@ def expand_path(pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = path.rglob("*")
+        found = files_below(path)
     else:
         found = (Path(name) for name in glob.iglob(str(path), recursive=True))  # noqa: PTH207
     return sorted(f for f in found if f.is_file() and not f.name.startswith("."))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, but those of run folders inside it: what `ttl` made is no source.
+
+    A run folder is known by its `run.json` beside its `.lock`.
+    """
+    for root, folders, names in os.walk(folder):
+        if {"run.json", ".lock"} <= set(names) and Path(root) != folder:
+            folders.clear()
+        else:
+            yield from (Path(root) / name for name in names)
 
 
 def check_whole_rows(tokens_per_step: int, sequence_length: int) -> None:

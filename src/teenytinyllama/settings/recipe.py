@@ -6,6 +6,7 @@ range are errors that name the file, the line and the field.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 import re
@@ -92,7 +93,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         path = shipped_recipes().get(str(path), path)
     try:
         check_regular(path)
-        text = path.read_text(encoding="utf-8")
+        text = _text_of(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         what = f"the recipe cannot be read ({reason})"
@@ -100,9 +101,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(
-            "recipe-syntax", str(path), f"not valid TOML: {error}", "correct that line"
-        ) from error
+        has_backslash = any(reason in str(error) for reason in ("hex value", "Unescaped"))
+        fix = "correct that line" + (
+            ': in "..." write / for each \\, or take single quotes: ' r"'C:\Users\ana'"
+            if has_backslash
+            else ""
+        )
+        raise UserError("recipe-syntax", str(path), f"not valid TOML: {error}", fix) from error
     except RecursionError as error:
         what = "its brackets are nested too deeply"
         raise UserError("recipe-syntax", str(path), what, "write it flat") from error
@@ -114,6 +119,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         raise _explain(error, path, text, overrides) from error
     return _with_decontamination(recipe)
+
+
+def _text_of(data: bytes) -> str:
+    """The text of a recipe, with the marks that editors on Windows put before it."""
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_wide else "utf-8-sig").replace("\r\n", "\n")
 
 
 def _other_recipe(path: Path) -> str:

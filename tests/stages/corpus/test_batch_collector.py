@@ -16,8 +16,8 @@ ENGLISH = "The fox lives in the forest and she likes to tell the same old storie
 
 
 def test_7_text_key_missing_everywhere_names_the_keys(stage: Stage, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'{"content": "a", "title": "b"}\n' * 300)
-    with pytest.raises(UserError, match="they have content, title - fix: set text_key"):
+    (tmp_path / "a.jsonl").write_bytes(b'{"content": "um texto", "title": "b"}\n' * 300)
+    with pytest.raises(UserError, match='they have content, title - fix: set text_key = "content"'):
         stage(tmp_path / "a.jsonl")
 
 
@@ -53,7 +53,28 @@ def test_32_missing_licence_names_the_line_to_add(stage: Stage, tmp_path: Path) 
 def test_too_many_bad_records_stop_the_stage(stage: Stage, tmp_path: Path) -> None:
     bad = b'{"text": null}\n' * 20
     (tmp_path / "a.jsonl").write_bytes(LINES + bad)
-    with pytest.raises(UserError, match=r"20 of 24 records .* \(most: text-null, 20\)"):
+    said = r"20 of 24 records .* \(most: text-null, 20; the first: .*a\.jsonl:5, text-null\)"
+    with pytest.raises(UserError, match=said) as error:
         stage(tmp_path / "a.jsonl")
+    assert error.value.fix.endswith("--set corpus.max_quarantined_fraction=0.84")
     left = stage(tmp_path / "a.jsonl", max_quarantined_fraction=0.9)
     assert left.counts["documents_quarantined"] == 20
+
+
+@pytest.mark.parametrize("num_good", [0, 1])
+def test_records_that_leave_no_corpus_are_the_reason(
+    num_good: int, stage: Stage, tmp_path: Path
+) -> None:
+    """A saved error page, a few: never "add text"."""
+    page = b"<html><title>404 Not Found</title></html>\n"
+    (tmp_path / "a.jsonl").write_bytes(json_lines(*GOOD[:num_good]) + page)
+    said = rf"1 of {num_good + 1} records .*invalid-json, 1; the first: .*a\.jsonl:\d, Expecting"
+    with pytest.raises(UserError, match=said) as error:
+        stage(tmp_path / "a.jsonl")
+    assert error.value.fix == "fix the sources"
+
+
+def test_no_field_is_proposed_where_none_is_a_text(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"document": {"text": "um"}, "n": 1}\n' * 200)
+    with pytest.raises(UserError, match="set text_key to a field that is a text: here none is"):
+        stage(tmp_path / "a.jsonl")

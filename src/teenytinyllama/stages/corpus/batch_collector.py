@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import logging
 from io import TextIOWrapper
+from math import ceil
+from typing import Any
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.corpus.batches import ProcessedBatch
 from teenytinyllama.stages.corpus.filters.language_filter import LANGUAGE
+from teenytinyllama.stages.corpus.mixture import MIN_DOCUMENTS
 from teenytinyllama.stages.corpus.readers.encodings import UNKNOWN
 from teenytinyllama.stages.corpus.readers.record_parser import (
     LICENSE_MISSING,
@@ -31,6 +34,11 @@ ALWAYS_ALLOWED_BAD_RECORDS = 10
 LOGGED_FOREIGN_FRACTION = 0.1
 
 
+def place_of(record: dict[str, Any]) -> str:
+    """Place of a quarantined record and what is wrong with it, for messages."""
+    return f"{record['file']}:{record['line']}, {record['detail'] or record['reason']}"
+
+
 class BatchCollector:
     """Hands documents to the corpus steps, and quarantines records."""
 
@@ -42,6 +50,7 @@ class BatchCollector:
         self._licensed: set[int] = set()
         self._unknown_encodings: list[tuple[str, int]] = []
         self._file, self._seen, self._missing = "", 0, 0
+        self._first_bad = ""
         # Sources of which no record was selected yet, with the fields of their first record.
         self._unselected: dict[int, tuple[str, ...]] = {
             place: () for place, source in enumerate(state.settings.sources) if source.only
@@ -73,6 +82,7 @@ class BatchCollector:
                 )
             if record["reason"] == UNKNOWN:
                 self._unknown_encodings.append((record["file"], batch.source))
+            self._first_bad = self._first_bad or place_of(record)
             self._quarantine_file.write(json.dumps(record, ensure_ascii=True) + "\n")
             state.stats.add(record["source"], QUARANTINED, record["reason"], record["num_bytes"])
         state.texts.add(batch.frame, len(batch.entries))
@@ -101,8 +111,12 @@ class BatchCollector:
                 f"{file}:1:{self._state.settings.sources[batch.source].text_key}",
                 f"none of the first {self._seen} records has this field, they have "
                 + (", ".join(batch.first_keys[:20]) or "no field"),
-                f'set {shape if is_dialogue else ""}text_key = "..." in '
-                f"corpus.sources.{batch.source}",
+                f"set {shape if is_dialogue else ''}"
+                + (
+                    f'text_key = "{batch.longest_key}" in corpus.sources.{batch.source}'
+                    if batch.longest_key
+                    else "text_key to a field that is a text: here none is"
+                ),
             )
 
     def finish(self) -> None:
@@ -146,14 +160,16 @@ class BatchCollector:
     def _check_quarantined(self) -> None:
         stats, read = self._state.stats, self.num_read
         bad, allowed = stats.total(QUARANTINED), self._state.settings.max_quarantined_fraction
-        if bad > max(allowed * read, ALWAYS_ALLOWED_BAD_RECORDS if allowed else 0):
+        is_too_little = bad > 0 and read - bad < MIN_DOCUMENTS
+        if bad > max(allowed * read, ALWAYS_ALLOWED_BAD_RECORDS if allowed else 0) or is_too_little:
             reason, count = stats.reasons(QUARANTINED).most_common(1)[0]
+            accept = f", or --set corpus.max_quarantined_fraction={ceil(100 * bad / read) / 100}"
             raise UserError(
                 "quarantine-full",
                 self._quarantine_file.name,
-                f"{bad} of {read} records cannot be used (most: {reason}, {count}), "
-                f"expected at most {allowed:.2%}",
-                f"fix the sources, or --set corpus.max_quarantined_fraction={bad / read:.2f}",
+                f"{bad} of {read} records cannot be used (most: {reason}, {count}; the first: "
+                f"{self._first_bad}), expected at most {allowed:.2%}",
+                "fix the sources" + ("" if is_too_little else accept),
             )
 
     def _check_language(self) -> None:

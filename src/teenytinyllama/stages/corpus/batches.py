@@ -206,6 +206,8 @@ class ProcessedBatch:
     notes: Counter[str]
     first_keys: tuple[str, ...] = ()
     """Fields of the first record that has any, to say what a file holds."""
+    longest_key: str = ""
+    """Of its fields that are texts, the longest."""
     last: bool = False
 
 

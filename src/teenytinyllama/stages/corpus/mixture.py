@@ -16,6 +16,7 @@ from teenytinyllama.stages.corpus.staging import CorpusStep, DocumentIndex
 
 logger = logging.getLogger(__name__)
 
+MIN_DOCUMENTS = 2  # one to train on, one held out
 MIX_REASON = "mix"
 MAX_ROWS_SHOWN = 40
 
@@ -63,7 +64,7 @@ def heldout_limit(index: DocumentIndex, fraction: float) -> int:
     smallest or largest hash goes there. Raises UserError where fewer than two documents remain.
     """
     hashes = [index.split_hash(row) for row in range(len(index)) if not index.reasons[row]]
-    if len(hashes) < 2:
+    if len(hashes) < MIN_DOCUMENTS:
         raise _nothing_remains(index, len(hashes))
     limit = int(fraction * 2**64)
     return min(max(limit, min(hashes) + 1), max(hashes))
@@ -75,7 +76,7 @@ def _nothing_remains(index: DocumentIndex, num_remaining: int) -> UserError:
         return UserError(
             "corpus-empty",
             "corpus.sources",
-            f"{num_remaining} documents in all, expected 2 or more",
+            f"{num_remaining} documents in all, expected {MIN_DOCUMENTS} or more",
             "add text to the sources",
         )
     reason, count = reasons.most_common(1)[0]

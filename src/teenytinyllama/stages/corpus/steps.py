@@ -107,6 +107,8 @@ class DocumentProcessor:
         batch = self.apply(raw)
         kept = [one for one in batch.documents if not one.is_quarantined]
         lines = [json.dumps(document_row(one.document), ensure_ascii=False) for one in kept]
+        first = next((one.record for one in batch.documents if one.record), {})
+        texts = {key: value for key, value in first.items() if isinstance(value, str)}
         return ProcessedBatch(
             source=raw.source,
             frame=self._compressor.compress("\n".join(lines).encode("utf-8")),
@@ -130,7 +132,8 @@ class DocumentProcessor:
                 if one.is_quarantined
             ],
             notes=batch.notes,
-            first_keys=next((tuple(one.record) for one in batch.documents if one.record), ()),
+            first_keys=tuple(first),
+            longest_key=max(texts, key=lambda key: len(texts[key]), default=""),
             last=raw.last,
         )
 

@@ -147,11 +147,13 @@ def test_26_files_of_other_kinds_are_named_with_what_to_do(
     assert f"not read in {tmp_path / 'in'}: 2 .pdf, 1 .csv, 1 .tar; to read them" in said
 
 
-def test_what_it_says_to_type_for_csv_helps(stage: Stage, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", [",", ";"])
+def test_what_it_says_to_type_for_csv_helps(sign: str, stage: Stage, tmp_path: Path) -> None:
     path = tmp_path / "o meu.csv"
-    path.write_text("\ufefftext,lang\n" + "".join(f'"{t}, ""a""",pt\n' for t in GOOD), "utf-8")
-    with pytest.raises(UserError) as error:
-        stage(tmp_path)
+    rows = "".join(f'"{t}, ""a"""{sign}pt\n' for t in GOOD)
+    path.write_text(f"\ufefftext{sign}lang\n{rows}", "utf-8")
+    with pytest.raises(UserError, match=r"only files of kinds it cannot read \(1 \.csv\)") as error:
+        stage(path)
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(error.value.fix, shell=True, check=True, env=environment)
     left = stage(tmp_path / "o meu.jsonl", out="made")
@@ -166,6 +168,31 @@ def test_one_text_file_is_one_document_and_the_advice_cuts_it(stage: Stage, tmp_
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(command, shell=True, check=True, env=environment)
     assert sorted(stage(tmp_path / "livro.jsonl", out="cut").texts()) == sorted(GOOD)
+
+
+def test_no_command_is_given_that_could_not_read_the_file(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "livro.txt").write_bytes("ação não coração".encode("cp1252"))
+    with pytest.raises(UserError, match=r"is one document.* fix: give more files$"):
+        stage(tmp_path / "livro.txt")
+
+
+def test_a_folder_of_the_datasets_library_is_no_folder_of_files(
+    stage: Stage, tmp_path: Path
+) -> None:
+    (tmp_path / "ds").mkdir()
+    (tmp_path / "ds" / "data-00000-of-00001.arrow").write_bytes(b"ARROW1")
+    (tmp_path / "ds" / "dataset_info.json").write_text('{\n "features": {}\n}')
+    with pytest.raises(UserError, match=r'fix: kind = "hub" and path = ".*ds" in corpus'):
+        stage(tmp_path)
+
+
+def test_a_table_in_folders_names_the_folder_to_read(stage: Stage, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"text": GOOD * 2, "lang": ["pt"] * len(GOOD) + ["en"] * len(GOOD)})
+    parquet.write_to_dataset(table, tmp_path / "t", partition_cols=["lang"])
+    with pytest.raises(UserError, match=f'fix: give path = "{tmp_path}/t/lang=pt" instead'):
+        stage(tmp_path / "t", source={"only": {"lang": "pt"}})
 
 
 def test_the_texts_of_a_folder_and_the_shards_of_a_set_are_one_source(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,13 +67,26 @@ def test_4_truncated_last_line_is_quarantined(stage: Stage, tmp_path: Path) -> N
     assert reasons(left) == ["invalid-json"]
 
 
-@pytest.mark.parametrize("text", ['[{"text": "um"}]', '[\n{"text": "um"}\n]', '{\n"text": "um"\n}'])
-def test_a_file_that_is_one_json_value_names_the_command(
-    text: str, stage: Stage, tmp_path: Path
+@pytest.mark.skipif(not shutil.which("jq"), reason="the advice is a command of jq")
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([{"text": one} for one in GOOD]),
+        json.dumps([{"text": one} for one in GOOD], indent=1),
+        "\n".join(json.dumps({"text": one}, indent=1) for one in GOOD),
+        json.dumps({str(n): {"text": one} for n, one in enumerate(GOOD)}, indent=1),
+    ],
+    ids=["one line", "list", "objects one after the other", "rows by key"],
+)
+def test_json_over_several_lines_names_the_command_and_it_helps(
+    text: str, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(UserError, match=r"json-not-lines.*jq -c '\.\[\]' .*a\.json > a\.jsonl"):
+    with pytest.raises(UserError, match=r"json-not-lines.*jq -c .*a\.json > a\.jsonl") as error:
         stage(tmp_path / "a.json")
+    subprocess.run(error.value.fix, shell=True, check=True)
+    assert sorted(stage(tmp_path / "a.jsonl", out="made").texts()) == sorted(GOOD)
 
 
 def test_15_oversized_line_is_never_held(stage: Stage, tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ from teenytinyllama.artifacts.decompression import (
     COMPRESSED_SUFFIXES,
     DamagedFileError,
     chunks_of,
+    compression_of,
 )
 from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
 from teenytinyllama.artifacts.records import hub_records, kind_of, suffix_of
 from teenytinyllama.errors import UserError
 from teenytinyllama.regular_files import open_regular
-from teenytinyllama.settings.base import expand_path
+from teenytinyllama.settings.base import expand_path, files_below
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.batches import RawBatch, RawItem, StepConfig
@@ -42,13 +43,18 @@ CONVERSIONS = {
     ".epub": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".rtf": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".doc": "soffice --headless --convert-to txt:Text {0}",
-    ".csv": "python -c 'import csv, json, sys; [print(json.dumps(row)) for row in "
-    'csv.DictReader(open(sys.argv[1], newline="", encoding="utf-8-sig"))]\' {0} > {1}.jsonl',
+    ".csv": 'python -c \'import csv, json, sys; file = open(sys.argv[1], newline="", '
+    'encoding="utf-8-sig"); sign = ";" if ";" in file.readline() else ","; file.seek(0); '
+    "[print(json.dumps(row)) for row in csv.DictReader(file, delimiter=sign)]' {0} > {1}.jsonl",
+    ".rst": "pandoc -t plain --wrap=none {0} -o {1}.txt",
+    ".tex": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".zip": "unzip {0} -d {1}",
     ".7z": "7z x {0} -o{1}",
     ".tar": "tar -xf {0}",
     ".tgz": "tar -xf {0}",
 }
+DATASET_FILES = ("dataset_info.json", "dataset_infos.json")
+"""What the `datasets` library writes beside its tables: no text."""
 TYPICAL_COMPRESSION = 3.5
 """Bytes of text per compressed byte, until a compressed file has been read to its end."""
 
@@ -127,18 +133,32 @@ def check_several_documents(settings: CorpusSettings, files: Sequence[InputFile]
     (file,) = files
     if file.kind not in ("text", "html") or file.size_bytes > settings.max_line_bytes:
         return
-    into = shlex.quote(str(file.path.with_suffix(".jsonl")))
-    cut = (
-        """python -c 'import json, sys; [print(json.dumps({"text": part})) for part in """
-        """open(sys.argv[1], encoding="utf-8").read().split("\\n\\n") if part.strip()]'"""
-    )
+    more = "give more files"
+    if _is_plain_utf8(file.path):
+        more += f", or cut it into paragraphs: {_cut_command(file.path)}"
     raise UserError(
         "corpus-empty",
         str(file.path),
         f"is one document, as every {file.path.suffix} is, and the only one; training and held-out "
         "text need two or more",
-        f"give more files, or cut it into paragraphs: {cut} {shlex.quote(str(file.path))} > {into}",
+        more,
     )
+
+
+def _is_plain_utf8(path: Path) -> bool:
+    try:
+        return not compression_of(path.read_bytes()[:512]) and bool(path.read_text("utf-8"))
+    except UnicodeDecodeError:
+        return False
+
+
+def _cut_command(path: Path) -> str:
+    into = shlex.quote(str(path.with_suffix(".jsonl")))
+    cut = (
+        """python -c 'import json, sys; [print(json.dumps({"text": part})) for part in """
+        """open(sys.argv[1], encoding="utf-8").read().split("\\n\\n") if part.strip()]'"""
+    )
+    return f"{cut} {shlex.quote(str(path))} > {into}"
 
 
 def _empty_source(source: Source, index: int) -> UserError:
@@ -146,6 +166,9 @@ def _empty_source(source: Source, index: int) -> UserError:
     kinds = ", ".join(f"{n} {suffix}" for suffix, n in _kinds(others).most_common(5))
     what = f"only files of kinds it cannot read ({kinds})" if others else "no file"
     convert = _conversion(others)
+    if others and not convert and not others[0].suffix:
+        name = shlex.quote(str(others[0]))
+        convert = f"mv {name} {name}.txt, and so all texts without a suffix"
     return UserError(
         "source-empty",
         f"corpus.sources.{index}.path",
@@ -162,7 +185,7 @@ def _kinds(paths: Iterable[Path]) -> Counter[str]:
 
 def _conversion(paths: Iterable[Path]) -> str:
     """What to type to make text of the most frequent of these kinds; "" for no kind of text."""
-    known = [path for path in paths if suffix_of(path) in CONVERSIONS]
+    known = [path for path in paths if path.is_file() and suffix_of(path) in CONVERSIONS]
     for suffix, _ in _kinds(known).most_common(1):
         first = next(path for path in known if suffix_of(path) == suffix)
         names = shlex.quote(str(first)), shlex.quote(str(first.with_suffix("")))
@@ -190,14 +213,16 @@ def _paths(source: Source, index: int, problems: list[str], notes: Counter[str])
         )
     root = Path(source.path).expanduser()
     if root.is_dir():
-        names: Iterable[Path] = root.rglob("*")
+        names: Iterable[Path] = files_below(root)
     elif root.is_file() or root.is_symlink():
         names = [root]
     else:
         names = (Path(n) for n in glob.iglob(str(root), recursive=True))  # noqa: PTH207
     paths: list[Path] = []
     ignored: list[Path] = []
-    for path in sorted(names):
+    names = sorted(names)
+    _check_no_dataset(names, index)
+    for path in names:
         if path.name.startswith("."):
             continue
         kind = kind_of(path)
@@ -208,14 +233,24 @@ def _paths(source: Source, index: int, problems: list[str], notes: Counter[str])
                 problems.append(f"{path} (a folder, not a file)")
         elif kind:
             paths.append(path)
-        elif path == root:
-            problems.append(f"{path} (unknown kind of file)")
         else:
             ignored.append(path)
     notes["file-ignored"] += len(ignored)
     if ignored and paths:
         _say_ignored(ignored, source)
     return paths
+
+
+def _check_no_dataset(paths: Iterable[Path], index: int) -> None:
+    """Raise UserError where the `datasets` library wrote the files: not all of them are text."""
+    for path in paths:
+        if path.name in DATASET_FILES:
+            raise UserError(
+                "source-is-dataset",
+                f"corpus.sources.{index}.path",
+                f'"{path.parent}" is a dataset of the `datasets` library',
+                f'kind = "hub" and path = "{path.parent}" in corpus.sources.{index}',
+            )
 
 
 class SourceReader:
@@ -359,6 +394,17 @@ def fields_of(source: Source) -> set[str] | None:
     return {source.text_key, source.id_key, source.url_key, "source", "license", *source.only}
 
 
+def _other_column(path: Path, missing: str, source: Source) -> str:
+    """What to do where a table lacks a column."""
+    if missing == source.text_key:
+        return "name the column that holds the text as text_key of this source"
+    wanted = f"{missing}={source.only[missing]}"
+    for folder in path.parents:
+        if folder.name.startswith(f"{missing}="):  # a table in partitions
+            return f'give path = "{folder.with_name(wanted)}" instead of `only`'
+    return "name a column of the table in `only` of this source"
+
+
 def _table_rows(
     path: Path, source: Source, max_bytes: int, notes: Counter[str]
 ) -> Iterator[RawItem]:
@@ -372,9 +418,7 @@ def _table_rows(
                 "table-columns",
                 f"{path}:{missing}",
                 f"no such column, the table has {', '.join(names)}",
-                "name the column that holds the text as text_key of this source"
-                if missing == source.text_key
-                else "name a column of the table in `only` of this source",
+                _other_column(path, missing, source),
             )
         return set(names) if fields is None else fields
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def lines_of(file: TextFile, *, max_line_bytes: int, notes: Counter[str]) -> Ite
 
 
 def _check_rows(chunk: bytes, path: Path) -> None:
-    """Raise UserError for a `.json` that is one list, or one object on many lines."""
+    """Raise UserError for a `.json` that is one list, or objects on many lines each."""
     opened = chunk.lstrip()[:1]
     is_json = ".json" in [suffix.lower() for suffix in path.suffixes]
     if is_json and (
@@ -61,8 +62,10 @@ def _check_rows(chunk: bytes, path: Path) -> None:
         raise UserError(
             "json-not-lines",
             str(path),
-            "is one JSON value, expected one object a line",
-            f"jq -c '.[]' {path} > {name}.jsonl",
+            "has JSON over several lines, expected one object a line",
+            # A list's items, an object of rows by key, or one object after the other.
+            'jq -c \'if type == "array" or all(.[]; type == "object") then .[] else . end\' '
+            f"{shlex.quote(str(path))} > {shlex.quote(name)}.jsonl",
         )
 
 

@@ -1,0 +1,12 @@
+from teenytinyllama.settings.base import expand_path
+
+
+def test_what_a_run_wrote_is_no_source(tmp_path):
+    for name in ("a.txt", "textos/b.txt", "runs/x/run.json", "runs/x/.lock", "runs/x/corpus/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.relative_to(tmp_path).as_posix() for path in expand_path(str(tmp_path))]
+    assert names == ["a.txt", "textos/b.txt"]
+    # A run that is named is meant.
+    names = [path.name for path in expand_path(str(tmp_path / "runs" / "x"))]
+    assert names == ["c.txt", "run.json"]
