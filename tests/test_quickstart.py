@@ -215,7 +215,7 @@ def test_a_killed_stage_ends_in_the_same_bytes(finished, copied, stage):
 
 
 @pytest.mark.slow
-def test_two_processes_pretrain_and_one_resumes(copied):
+def test_two_processes_run_all_stages_and_one_finds_them_done(copied):
     changes = ["pretrain.num_steps=6", "pretrain.micro_batch=4"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
@@ -227,11 +227,16 @@ def test_two_processes_pretrain_and_one_resumes(copied):
             together, capture_output=True, text=True, env=environment, timeout=300
         )
 
-    done = launch("pretrain")
+    for name in ("pretrain", "evaluate", "finetune", "align", "quantize", "report"):
+        shutil.rmtree(copied / name)
+    done = launch("run")
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stderr.count("pretrain: done in") == 1  # only the leader logs
-    assert manifest_of(copied, "pretrain")["metrics"]["num_devices"] == 2
-    assert "pretrain: unchanged, skipped" in ttl(copied, "run", changes=changes)
+    for stage in STAGES:  # only the leader logs
+        is_new = stage.name not in ("corpus", "tokenizer", "pack")
+        assert done.stderr.count(f"{stage.name}: done in") == is_new
+    for name in ("pretrain", "align"):
+        assert manifest_of(copied, name)["metrics"]["num_devices"] == 2
+    assert ttl(copied, "run", changes=changes).count("unchanged, skipped") == len(STAGES)
 
 
 def last_line(folder, *stages, changes=()):

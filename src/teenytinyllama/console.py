@@ -56,11 +56,11 @@ class _ConsoleHandler(logging.Handler):
 def configure_logging(level: int = logging.INFO) -> None:
     """Send the package's log records at `level` and above to standard error, once each.
 
-    Of several processes the first tells what happens; the others, what is wrong with them.
+    Of several processes the first says what happens; the others, what ends them.
     """
     logger = logging.getLogger("teenytinyllama")
     processes = ProcessGroup()
-    logger.setLevel(level if processes.is_leader else max(level, logging.WARNING))
+    logger.setLevel(level if processes.is_leader else max(level, logging.ERROR))
     logger.propagate = False  # a library that configures the root logger must not repeat our lines
     if not logger.handlers:
         handler = _ConsoleHandler()

@@ -8,7 +8,7 @@ another way, whose time-out is `RANK_TIMEOUT_S`. With one process nothing here l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -70,7 +70,7 @@ class ProcessGroup:
         found: list[float] = tensor.tolist()
         return found
 
-    def share(self, items: list[T]) -> list[T]:
+    def share(self, items: Sequence[T]) -> Sequence[T]:
         """The items that this rank works on: every n-th."""
         return items[self.rank :: self.count]
 
@@ -87,6 +87,10 @@ class ProcessGroup:
         yield
         if self.is_leader:
             self.wait()
+
+
+ALONE = ProcessGroup(count=1, rank=0)
+"""For work that one process does by itself."""
 
 
 def is_lost_connection(error: RuntimeError) -> bool:

@@ -22,12 +22,14 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from teenytinyllama.process_group import ALONE, ProcessGroup
 from teenytinyllama.progress import Progress
 
 # Windows are sorted by length within groups of this many: batches have little padding, and a
@@ -162,13 +164,16 @@ def score_documents(
     context_length: int,
     batch_tokens: int,
     num_documents: int | None = None,
+    processes: ProcessGroup = ALONE,
 ) -> HeldoutScore:
     """Score documents with a causal language model, in evaluation mode, where its weights are.
 
     `batch_tokens` limits the tokens of one forward pass and changes only speed and memory; a
     batch that does not fit into a GPU's memory is halved. With `num_documents` a progress bar is
-    shown. The model's training mode is restored afterwards.
+    shown. The model's training mode is restored afterwards. Several processes share the batches,
+    and each returns the score of all documents, the bits of one process.
     """
+    score_group = partial(_score_group, model, batch_tokens=batch_tokens, processes=processes)
     score = HeldoutScore()
     was_training = model.training
     model.eval()
@@ -179,11 +184,11 @@ def score_documents(
                 group.extend(cut_windows(document, context_length, len(score.documents)))
                 _count(score, document)
                 while len(group) >= WINDOWS_PER_GROUP:
-                    _score_group(model, group[:WINDOWS_PER_GROUP], batch_tokens, score)
+                    score_group(group[:WINDOWS_PER_GROUP], score)
                     del group[:WINDOWS_PER_GROUP]
                 if progress is not None:
                     progress.advance()
-            _score_group(model, group, batch_tokens, score)
+            score_group(group, score)
     finally:
         model.train(was_training)
     for part in score.by_source.values():
@@ -206,18 +211,30 @@ def _count(score: HeldoutScore, document: EncodedDocument) -> None:
 
 
 def _score_group(
-    model: torch.nn.Module, group: list[Window], batch_tokens: int, score: HeldoutScore
+    model: torch.nn.Module,
+    group: list[Window],
+    score: HeldoutScore,
+    *,
+    batch_tokens: int,
+    processes: ProcessGroup,
 ) -> None:
-    """Longest windows first: too little memory fails at once, not after an hour."""
-    group = sorted(group, key=lambda window: -len(window.ids))
-    start = 0
-    while start < len(group):
-        size = max(1, batch_tokens // (len(group[start].ids) - 1))
-        batch = group[start : start + size]
-        for window, nats in zip(batch, _nats_or_halves(model, batch), strict=True):
+    batches = _batches(group, batch_tokens)
+    mine = [_nats_or_halves(model, batch) for batch in processes.share(batches)]
+    for batch, found in zip(batches, processes.collect(mine), strict=True):
+        for window, nats in zip(batch, found, strict=True):
             score.by_source[score.documents[window.document].source].nats += nats
             score.windows.append(WindowScore(window.document, window.num_scored, nats))
-        start += size
+
+
+def _batches(group: list[Window], batch_tokens: int) -> list[list[Window]]:
+    """Longest windows first: too little memory fails at once, not after an hour."""
+    group = sorted(group, key=lambda window: -len(window.ids))
+    batches = []
+    while group:
+        size = max(1, batch_tokens // (len(group[0].ids) - 1))
+        batches.append(group[:size])
+        group = group[size:]
+    return batches
 
 
 def _nats_or_halves(model: torch.nn.Module, batch: list[Window]) -> list[float]:

@@ -41,7 +41,7 @@ from teenytinyllama.pipeline.recipe_check import check_recipe
 from teenytinyllama.pipeline.registry import BY_NAME, STAGES
 from teenytinyllama.pipeline.run_folder import RunFolder, explain_os_error
 from teenytinyllama.pipeline.spending import SpendingLog, total
-from teenytinyllama.process_group import ProcessGroup, is_lost_connection
+from teenytinyllama.process_group import ALONE, ProcessGroup, is_lost_connection
 from teenytinyllama.progress import format_duration
 from teenytinyllama.redaction import redact_values
 from teenytinyllama.settings.base import Settings
@@ -313,7 +313,7 @@ class PipelineRunner:
             self.recipe.energy,
             self.meter,
             self._score_model() if stage.takes_scorer else None,
-            self.processes if stage.many_processes else ProcessGroup(count=1, rank=0),
+            self.processes if stage.many_processes else ALONE,
         )
         folders: dict[str, Path | None] = {f"{name}_dir": None for name in stage.reads_if_there}
         folders |= {f"{name}_dir": self.folder.path / one.path for name, one in inputs.items()}
@@ -333,6 +333,6 @@ class PipelineRunner:
                 continue
             if getattr(settings, stage.scorer_setting):
                 module = load_stage(stage.scorer_module, loads_model=stage.loads_model)
-                scorer: ScoreModel = module.scorer(settings, self.recipe.language)
+                scorer: ScoreModel = module.scorer(settings, self.recipe.language, self.processes)
                 return scorer
         return None

@@ -6,11 +6,11 @@ Importing this loads nothing heavy: `ttl --help` reads every declaration.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from teenytinyllama.process_group import ProcessGroup
+from teenytinyllama.process_group import ALONE, ProcessGroup
 
 if TYPE_CHECKING:
     from teenytinyllama.energy import EnergyMeter
@@ -43,7 +43,7 @@ class Stage:
     takes_scorer: bool = False
     """Its context has `score_model`, where the recipe asks for scores in training."""
     scorer_module: str = ""
-    """Module with `scorer(settings, language)`, which makes another stage's `score_model`."""
+    """Module with `scorer(settings, language, processes)`: another stage's `score_model`."""
     scorer_setting: str = ""
     """Setting of this stage that asks for it: 0 does not."""
     has_checks: bool = False
@@ -78,7 +78,7 @@ class StageContext:
     energy: EnergySettings
     meter: EnergyMeter
     score_model: ScoreModel | None = None
-    processes: ProcessGroup = field(default_factory=ProcessGroup)
+    processes: ProcessGroup = ALONE
     """The ranks that work on a stage of `many_processes`; one in any other."""
 
 

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.ranks import in_ranks
+from support.tiny_training import FixedMeter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
+from teenytinyllama.process_group import ProcessGroup
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.settings.post_training import AlignSettings
 from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
@@ -151,3 +155,29 @@ def test_a_tokenizer_other_than_the_models_is_refused(
             tokenizer_dir=small_tokenizer_dir,
             pretrain_dir=tmp_path / "pretrain",
         )
+
+
+def test_two_processes_train_what_one_trains(
+    done: tuple[Path, StageResult],
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    stage_context: StageContext,
+    tmp_path: Path,
+) -> None:
+    def work(rank: int) -> StageResult:
+        return align.run(
+            settings=SETTINGS,
+            context=replace(stage_context, meter=FixedMeter(), processes=ProcessGroup()),
+            out_dir=tmp_path,
+            tokenizer_dir=small_tokenizer_dir,
+            pretrain_dir=small_base_dir,
+        )
+
+    for counts, metrics in in_ranks(2, work):
+        assert counts == done[1].counts
+        assert metrics["num_devices"] == 2
+        for name in ("heldout_answer_loss", "heldout_answer_loss_before"):
+            # Sums in another order, through several steps.
+            assert metrics[name] == pytest.approx(done[1].metrics[name], rel=1e-3)
+    names = ({path.name for path in folder.iterdir()} for folder in (tmp_path, done[0]))
+    assert next(names) == next(names)

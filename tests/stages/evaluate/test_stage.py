@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.ranks import in_ranks
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -17,6 +19,7 @@ from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.initialization import build_model, llama_config
+from teenytinyllama.process_group import ProcessGroup
 from teenytinyllama.settings.base import EnergySettings
 from teenytinyllama.settings.data_preparation import PackSettings, TokenizerSettings
 from teenytinyllama.settings.datasets import Task
@@ -68,11 +71,17 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(run_dir: Path, out_dir: Path, pretrain_dir: Path | None = None, **settings):
-    out_dir.mkdir(exist_ok=True)
+def run(
+    run_dir: Path,
+    out_dir: Path,
+    pretrain_dir: Path | None = None,
+    context: StageContext = CONTEXT,
+    **settings,
+):
+    out_dir.mkdir(exist_ok=True, parents=True)
     return stage.run(
         settings=EvaluateSettings(**settings),
-        context=CONTEXT,
+        context=context,
         out_dir=out_dir,
         corpus_dir=run_dir / "corpus",
         tokenizer_dir=run_dir / "tokenizer",
@@ -313,3 +322,29 @@ def test_unknown_tokens_of_another_tokenizer_are_counted(run_dir, tmp_path, capf
         f"{other['num_unknown_tokens']:,} tokens of the held-out text are unknown"
         in capfd.readouterr().err
     )
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_give_the_files_of_one(run_dir, tmp_path, count):
+    tasks = (
+        Task(name="storybook", kind="storybook", num_items=12),
+        Task(name="lacunas", kind="cloze", num_items=12),
+    )
+    settings = {"tasks": tasks, "batch_tokens": 256}
+    alone = run(run_dir, tmp_path / "alone" / "evaluate", **settings)
+
+    def work(rank):
+        context = replace(CONTEXT, processes=ProcessGroup())
+        return run(run_dir, tmp_path / "shared" / "evaluate", context=context, **settings)
+
+    for found in in_ranks(count, work):
+        assert found == alone
+    files = [
+        {
+            str(path.relative_to(tmp_path / name)): path.read_bytes()
+            for path in (tmp_path / name / "evaluate").rglob("*.json")
+        }
+        for name in ("alone", "shared")
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) > 4

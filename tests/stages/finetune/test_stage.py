@@ -3,12 +3,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from support.ranks import in_ranks
+from support.tiny_training import FixedMeter
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -18,6 +21,7 @@ from transformers import (
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
+from teenytinyllama.process_group import ProcessGroup
 from teenytinyllama.settings.datasets import LabelledSet
 from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.settings.training import LoraSettings
@@ -304,3 +308,34 @@ def test_lora_leaves_a_plain_classifier_and_cut_texts_are_counted(
     num_cut = sum(len(encoder.encode(text)) + 2 > 24 for text in texts)
     assert 0 < num_cut < len(texts)
     assert result.counts["tasks"]["sentimento"]["texts_truncated"] == num_cut
+
+
+def test_two_processes_train_what_one_trains(
+    done: tuple[Path, StageResult],
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    stage_context: StageContext,
+    tmp_path: Path,
+) -> None:
+    def work(rank: int) -> StageResult:
+        return finetune.run(
+            settings=SETTINGS,
+            context=replace(stage_context, meter=FixedMeter(), processes=ProcessGroup()),
+            out_dir=tmp_path,
+            tokenizer_dir=small_tokenizer_dir,
+            pretrain_dir=small_base_dir,
+        )
+
+    first, second = in_ranks(2, work)
+    assert first == second
+    assert first.counts == done[1].counts
+    found, alone = (one.metrics["tasks"]["sentimento"] for one in (first, done[1]))
+    # Sums in another order: an example near the border may fall on its other side.
+    assert found["accuracy"] == pytest.approx(alone["accuracy"], abs=0.02)
+    # Both folders have the same files, and no checkpoint is left in either.
+    names = (
+        {path.relative_to(folder) for path in folder.rglob("*")} for folder in (tmp_path, done[0])
+    )
+    assert next(names) == next(names)
+    again, _ = in_ranks(2, work)
+    assert again == first

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.ranks import in_ranks
 
 from teenytinyllama.artifacts.documents import DocumentWriter, read_documents
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
+from teenytinyllama.process_group import ALONE, ProcessGroup
 from teenytinyllama.stages.quantize.quantization_loss import (
     SampleScore,
     check_loss,
@@ -68,6 +70,28 @@ def test_comparison_of_two_scores() -> None:
     assert found["sample_bits_per_byte_increase"] == pytest.approx(0.05)
     assert found["same_best_token"] == 0.75
     assert found["max_logit_difference"] == 0.5
+
+
+def test_several_processes_compare_as_one(run_dir: Path) -> None:
+    """To the last bit, with as many windows for each or not."""
+    encoder = load_tokenizer(run_dir / "tokenizer")
+    sample = take_sample(run_dir / "corpus", encoder, max_tokens=400, context=48)
+
+    def work(processes: ProcessGroup) -> dict[str, float]:
+        torch.set_num_threads(1)
+        model = load_model(run_dir / "pretrain" / "final")
+        original = score_sample(model, sample, "score", processes)
+        with torch.no_grad():
+            weights = model.lm_head.weight
+            noise = torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))
+            weights.add_(noise * weights.std())
+        changed = score_sample(model, sample, "score", processes)
+        return compare_scores(original, changed, processes)
+
+    [alone] = in_ranks(1, lambda _: work(ALONE))
+    assert 0 < alone["same_best_token"] < 1
+    for count in (2, 3):
+        assert in_ranks(count, lambda _: work(ProcessGroup())) == count * [alone]
 
 
 def test_folder_that_loses_too_much_is_removed(tmp_path: Path) -> None:

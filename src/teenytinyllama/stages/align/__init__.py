@@ -8,6 +8,7 @@ STAGE = Stage(
     reads=("tokenizer", "pretrain"),
     revision=2,
     keeps_checkpoints=True,
+    many_processes=True,
     loads_model=True,
     has_checks=True,
 )

@@ -283,7 +283,7 @@ def train_on_preferences(
     train_settings = train_settings_of(settings, settings.dpo, num_steps, context, compile=False)
     strategy = start_strategy(task, train_settings)
     metrics = TrainLoop(task, train_settings, strategy, out_dir, context.meter).run()
-    model.float()
+    model.float().to(strategy.device)
     after = pair_log_probabilities(model, heldout, length, encoder.pad_id)
     gain = (after - before)[:, 0] - (after - before)[:, 1]
     return {

@@ -52,8 +52,10 @@ def run(
         )
     data = read_chat_data(settings, encoder, length + 1, context.language)
     pairs = read_pairs(settings, encoder, data, length + 1) if settings.preferences else None
-    write_quarantine(data, out_dir)
-    write_conversations(data, out_dir)
+    processes = context.processes
+    if processes.is_leader:
+        write_quarantine(data, out_dir)
+        write_conversations(data, out_dir)
     model.generation_config = GenerationConfig(
         bos_token_id=encoder.bos_id, eos_token_id=encoder.eos_id, pad_token_id=encoder.pad_id
     )
@@ -74,7 +76,8 @@ def run(
     metrics = TrainLoop(task, train_settings, strategy, out_dir, context.meter).run()
     if merge_lora:
         merge_lora()
-    model.float().eval()
+    model.float().to(strategy.device).eval()
+    del strategy  # or it would take part in the passes of DPO
     loss_after = task.heldout_loss(model)
     if pairs:
         metrics["dpo"] = train_on_preferences(
@@ -86,14 +89,17 @@ def run(
             context=context,
         )
         model.eval()
-    save_final(model, out_dir / "final", tokenizer_dir)
-    answers = answer_all(
-        model,
-        encoder,
-        heldout_questions(settings, data, context.language),
-        max_new_tokens=settings.max_answer_tokens,
-    )
-    write_answers(answers, out_dir, context.run_name)
+    answers = None
+    if processes.is_leader:
+        save_final(model, out_dir / "final", tokenizer_dir)
+        answers = answer_all(
+            model,
+            encoder,
+            heldout_questions(settings, data, context.language),
+            max_new_tokens=settings.max_answer_tokens,
+        )
+        write_answers(answers, out_dir, context.run_name)
+    answers = processes.broadcast(answers)
     counted = _counts(data, len(task.rows), length)
     packing = counted["packing"]
     supervised = task.order.epochs_at(metrics["num_steps"]) * packing["supervised_tokens"]

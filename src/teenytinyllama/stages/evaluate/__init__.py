@@ -15,6 +15,7 @@ STAGE = Stage(
     title="model -> scores",
     reads=("corpus", "tokenizer", "pack", "pretrain"),
     revision=3,
+    many_processes=True,
     loads_model=True,
     scorer_module="teenytinyllama.stages.evaluate.in_training",
     scorer_setting="items_during_training",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from teenytinyllama.process_group import ALONE, ProcessGroup
 from teenytinyllama.settings.post_training import EvaluateSettings
 from teenytinyllama.stages.evaluate import task_runner
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
@@ -20,7 +21,9 @@ from teenytinyllama.stages.evaluate.suites import load_benchmarks
 from teenytinyllama.stages.interface import ScoreModel
 
 
-def scorer(settings: EvaluateSettings, language: str) -> ScoreModel:
+def scorer(
+    settings: EvaluateSettings, language: str, processes: ProcessGroup = ALONE
+) -> ScoreModel:
     """The function that scores a model on `items_during_training` items of each task.
 
     Tasks are read now, so that an error in one is reported before the first step. The metrics are
@@ -44,7 +47,11 @@ def scorer(settings: EvaluateSettings, language: str) -> ScoreModel:
         with torch.autocast(device, enabled=False):
             for group in groups:
                 results = task_runner.score_tasks(
-                    scored, group, batch_tokens=settings.batch_tokens, cache_dir=None
+                    scored,
+                    group,
+                    batch_tokens=settings.batch_tokens,
+                    cache_dir=None,
+                    processes=processes,
                 )
                 for benchmark, result in zip(group, results, strict=True):
                     metrics[f"{benchmark.name}_accuracy"] = float(result["accuracy"])

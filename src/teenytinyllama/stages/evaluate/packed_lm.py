@@ -24,6 +24,7 @@ from transformers import DynamicCache
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.onednn_linear import faster_linear
+from teenytinyllama.process_group import ALONE, ProcessGroup
 from teenytinyllama.progress import Progress
 from teenytinyllama.stages.evaluate import prefix_sharing
 from teenytinyllama.stages.evaluate.prefill import expand_cache, prefill
@@ -38,6 +39,8 @@ REVISION = 2  # grows when the same request may get other bits
 SOFTMAX_ROWS = 512  # rows of logits converted to float32 at a time
 MAX_PACKING_ERROR = 1e-3  # nats; a model that differs more on random tokens is scored plainly
 
+BATCHES_PER_ROUND = 16
+
 logger = logging.getLogger(__name__)
 
 Results = dict[LoglikelihoodRequest, Loglikelihood]
@@ -47,7 +50,8 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
     """Scores the harness's requests with one `transformers` model.
 
     `identity` is what the results depend on (hashes of weights and tokenizer, precision); they are
-    cached in `cache_dir`. `batch_tokens` bounds a forward pass: speed and memory, not results.
+    cached in `cache_dir`. Several processes share the forward passes, and each gets all results,
+    the bits of one process. `batch_tokens` bounds a forward pass: speed and memory, not results.
     `encodes_apart`: context and continuation are tokenized separately, as the harness did until
     2023; else together, so that tokens are those of running text.
     """
@@ -63,6 +67,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         encodes_apart: bool = False,
         identity: dict[str, Any] | None = None,
         cache_dir: Path | None = None,
+        processes: ProcessGroup = ALONE,
         title: str = "evaluate",
     ) -> None:
         super().__init__()
@@ -72,7 +77,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         self.encodes_apart = encodes_apart
         self.title = title
         self.identity = {**(identity or {}), "batch_tokens": batch_tokens, "revision": REVISION}
-        self.cache_dir = cache_dir
+        self.cache_dir, self.processes = cache_dir, processes
         self.truncated: set[tuple[str, str]] = set()  # (context, continuation) cut on the left
         self.num_tokens: dict[tuple[str, str], int] = {}  # of each continuation
         self._device = next(model.parameters()).device
@@ -187,9 +192,13 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
     def score(self, requests: Iterable[LoglikelihoodRequest]) -> dict[str, Loglikelihood]:
         """Results of all requests by `request_key`; cached ones are not computed again."""
         unique = {request_key(request): request for request in requests}
+        processes = self.processes
         cache = LoglikelihoodCache(
-            self.cache_dir, {**self.identity, "packed": self.is_packed}, unique
+            self.cache_dir if processes.is_leader else None,
+            {**self.identity, "packed": self.is_packed},
+            unique,
         )
+        cache.results = processes.broadcast(cache.results)
         missing = [
             batch
             for batch in prefix_sharing.plan_batches(list(unique.values()), self.batch_tokens)
@@ -201,11 +210,14 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
             faster_linear(self.model),
             Progress(self.title, total=total, unit="choices") as progress,
         ):
-            for batch in missing:
-                results = self._score_batch(batch)
-                self._check_finite(results)
-                cache.add({request_key(request): value for request, value in results.items()})
-                progress.advance(len(results))
+            # Few meetings: those who wait for the slowest batch of a round do nothing.
+            size = 1 if processes.count == 1 else BATCHES_PER_ROUND * processes.count
+            for at in range(0, len(missing), size):
+                mine = processes.share(missing[at : at + size])
+                for results in processes.collect([self._score_batch(batch) for batch in mine]):
+                    self._check_finite(results)
+                    cache.add({request_key(request): value for request, value in results.items()})
+                    progress.advance(len(results))
         self._prefix_cache = ((), DynamicCache())
         return cache.results
 

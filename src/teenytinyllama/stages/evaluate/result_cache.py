@@ -23,19 +23,27 @@ from teenytinyllama.artifacts.manifest import (
     read_manifest,
     write_json,
 )
+from teenytinyllama.process_group import ALONE, ProcessGroup
 from teenytinyllama.stages.evaluate.prefix_sharing import LoglikelihoodRequest
 
 
 def load_or_compute(
-    path: Path, depends_on: dict[str, Any], compute: Callable[[], dict[str, Any]]
+    path: Path,
+    depends_on: dict[str, Any],
+    compute: Callable[[], dict[str, Any]],
+    processes: ProcessGroup = ALONE,
 ) -> dict[str, Any]:
-    """The result in `path` if it has the same identity, else compute and write it."""
+    """The result in `path` if it has the same identity, else compute and write it.
+
+    With several processes the leader reads and writes; all compute.
+    """
     identity = fingerprint_of(depends_on)
-    found = _read(path)
+    found = processes.broadcast(_read(path) if processes.is_leader else None)
     if found.pop("identity", None) == identity:
         return found
     result = compute()
-    write_json(path, {**result, "identity": identity})
+    if processes.is_leader:
+        write_json(path, {**result, "identity": identity})
     return result
 
 

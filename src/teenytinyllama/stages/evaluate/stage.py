@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from teenytinyllama.artifacts.tokens import open_tokens
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.bits_per_byte import EncodedDocument, HeldoutScore, score_documents
 from teenytinyllama.inference.onednn_linear import faster_linear
+from teenytinyllama.process_group import ProcessGroup
 from teenytinyllama.settings.post_training import EvaluateSettings
 from teenytinyllama.stages.evaluate import task_runner
 from teenytinyllama.stages.evaluate.baselines import compressed_bits_per_byte, train_bigram
@@ -89,20 +90,24 @@ def run(
     _check_folders(settings.models, checkpoints)
     encoder = load_tokenizer(tokenizer_dir)
     texts = documents_fingerprint(documents)
-    baselines = load_or_compute(
-        out_dir / "baselines.json",
-        {
-            "texts": texts,
-            "tokenizer": encoder.fingerprint,
-            "tokens": stage_fingerprint(pack_dir),
-            "max_bigram_tokens": settings.max_bigram_tokens,
-        },
-        lambda: _baselines(settings, documents, encoder, pack_dir),
+    by_one_process: tuple[Callable[[], dict[str, Any]], ...] = (  # each of them
+        lambda: load_or_compute(
+            out_dir / "baselines.json",
+            {
+                "texts": texts,
+                "tokenizer": encoder.fingerprint,
+                "tokens": stage_fingerprint(pack_dir),
+                "max_bigram_tokens": settings.max_bigram_tokens,
+            },
+            lambda: _baselines(settings, documents, encoder, pack_dir),
+        ),
+        lambda: _overlap(settings, benchmarks, documents, texts, corpus_dir, out_dir),
     )
-    overlap = _overlap(settings, benchmarks, documents, texts, corpus_dir, out_dir)
+    processes = context.processes
+    baselines, overlap = processes.collect([work() for work in processes.share(by_one_process)])
     log_contamination(overlap)
 
-    scorer = _ModelScorer(settings, out_dir, benchmarks, overlap, documents, texts)
+    scorer = _ModelScorer(settings, out_dir, benchmarks, overlap, documents, texts, processes)
     with hardware.keeping_freed_memory(hardware.present_device()):
         metrics = scorer.score(BASE, pretrain_dir / "final", encoder)
         metrics = {**_comparison(metrics, baselines, overlap), **metrics}
@@ -134,6 +139,7 @@ class _ModelScorer:
     overlap: dict[str, Any]
     documents: list[Document]
     texts: str  # fingerprint of the documents
+    processes: ProcessGroup  # all of which score; the leader writes
 
     def score(self, name: str, place: str | Path, encoder: TextEncoder | None) -> dict[str, Any]:
         """One model's metrics; with `encoder` None it has a tokenizer of its own."""
@@ -151,6 +157,7 @@ class _ModelScorer:
                 "batch_tokens": self.settings.batch_tokens,
             },
             lambda: self._score_heldout(scored, place, encoder),
+            self.processes,
         )
         _log_heldout(name, metrics)
         if count := metrics.get("num_unknown_tokens"):  # cheap to predict, and text is lost
@@ -173,6 +180,7 @@ class _ModelScorer:
                 context_length=scored.context_length,
                 batch_tokens=self.settings.batch_tokens,
                 num_documents=len(self.documents),
+                processes=self.processes,
             )
         if not math.isfinite(heldout.bits_per_byte):
             raise UserError(
@@ -195,12 +203,14 @@ class _ModelScorer:
             group,
             batch_tokens=self.settings.batch_tokens,
             cache_dir=self.out_dir.parent / ".cache" / "evaluate" if keeps else None,
+            processes=self.processes,
         )
         metrics = {}
         for benchmark, result in zip(group, results, strict=True):
             contamination = self.overlap.get("tasks", {}).get(benchmark.name, {})
             path = folder / f"{folder_name(benchmark.name)}.json"
-            write_json(path, {**result, **contamination})
+            if self.processes.is_leader:
+                write_json(path, {**result, **contamination})
             metrics[benchmark.name] = {name: result[name] for name in TASK_METRICS} | contamination
             _log_score(scored.name, benchmark.name, result)
         return metrics

@@ -8,6 +8,7 @@ from typing import Any
 
 from lm_eval import evaluator
 
+from teenytinyllama.process_group import ALONE, ProcessGroup
 from teenytinyllama.stages.evaluate.benchmark import Benchmark, quiet_harness
 from teenytinyllama.stages.evaluate.choice_metrics import (
     TopChoice,
@@ -32,7 +33,12 @@ def group_tasks(benchmarks: list[Benchmark]) -> list[list[Benchmark]]:
 
 
 def score_tasks(
-    scored: ScoredModel, benchmarks: list[Benchmark], *, batch_tokens: int, cache_dir: Path | None
+    scored: ScoredModel,
+    benchmarks: list[Benchmark],
+    *,
+    batch_tokens: int,
+    cache_dir: Path | None,
+    processes: ProcessGroup = ALONE,
 ) -> list[dict[str, Any]]:
     """The scores of one group of tasks, each with error, interval, chance and its items.
 
@@ -48,6 +54,7 @@ def score_tasks(
         encodes_apart=bool(benchmarks[0].metadata.get("encodes_apart")),
         identity=scored.identity,
         cache_dir=cache_dir,
+        processes=processes,
         title=f"evaluate: {scored.name}, {names}",
     )
     tasks = {benchmark.name: benchmark.harness_task() for benchmark in benchmarks}

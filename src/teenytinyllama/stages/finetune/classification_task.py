@@ -184,9 +184,11 @@ def train_one(
 
     A finished training is not repeated: its result is in `result.json`.
     """
-    result_path = out_dir / RESULT_NAME
-    if result_path.is_file():
-        found: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))
+    processes, result_path = context.processes, out_dir / RESULT_NAME
+    found: dict[str, Any] = {}
+    if processes.is_leader and result_path.is_file():
+        found = json.loads(result_path.read_text(encoding="utf-8"))
+    if found := processes.broadcast(found):
         return found
     model = candidate.make(splits.label_names, seed)
     lora = settings.lora
@@ -212,7 +214,7 @@ def train_one(
         merge_lora()
     if hasattr(model, "lm_head"):
         del model.lm_head  # only training needs it; a classifier is published without one
-    model.float().eval()
+    model.float().to(strategy.device).eval()
     table = task.confusion_on(model, splits.test)
     result = {
         "seed": seed,
@@ -230,11 +232,13 @@ def train_one(
         "energy_kwh": metrics["energy_kwh"],
         "num_skipped_steps": metrics["num_skipped_steps"],
     }
-    shutil.rmtree(out_dir / ".best", ignore_errors=True)
-    model.save_pretrained(out_dir / ".best")
-    write_json(result_path, result)
-    for _, path in checkpoints.list_checkpoints(out_dir):
-        shutil.rmtree(path)
+    processes.wait()  # all have read the checkpoint that is removed now
+    if processes.is_leader:
+        shutil.rmtree(out_dir / ".best", ignore_errors=True)
+        model.save_pretrained(out_dir / ".best")
+        write_json(result_path, result)
+        for _, path in checkpoints.list_checkpoints(out_dir):
+            shutil.rmtree(path)
     return result
 
 

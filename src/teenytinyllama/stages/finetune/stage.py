@@ -78,16 +78,20 @@ def run(
     _check_names(others)
     counts: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    processes = context.processes
     for task in settings.tasks:
         task_dir = out_dir / task.name
         done = task_dir / SCORES_NAME
-        if not done.is_file():
+        if not processes.broadcast(done.is_file()):
             logger.info(f"finetune: {task.name}")
             scores = _one_task(task, sets[task.name], own, others, settings, context, task_dir)
-            write_json(done, scores)
-            for leftover in task_dir.glob("**/.best"):
-                shutil.rmtree(leftover)
-        found = json.loads(done.read_text(encoding="utf-8"))
+            if processes.is_leader:
+                write_json(done, scores)
+                for leftover in task_dir.glob("**/.best"):
+                    shutil.rmtree(leftover)
+        found = processes.broadcast(
+            json.loads(done.read_text(encoding="utf-8")) if processes.is_leader else None
+        )
         counts[task.name], metrics[task.name] = found["counts"], found["metrics"]
     return StageResult(counts={"tasks": counts}, metrics={"tasks": metrics})
 
@@ -137,7 +141,8 @@ def _one_task(
         "max_length": own.max_length,
         "labels": data.label_names,
     }
-    write_json(task_dir / "final" / CLASSIFIER_NAME, about)
+    if context.processes.is_leader:
+        write_json(task_dir / "final" / CLASSIFIER_NAME, about)
     majority, bag = majority_baseline(data), bag_of_words_baseline(data)
     baselines = {
         "majority_accuracy": majority["accuracy"],
@@ -150,7 +155,8 @@ def _one_task(
         its, cut[other.name] = _train_all_seeds(other, task.name, data, settings, context, folder)
         for key in ("accuracy", "accuracy_spread", "macro_f1", "macro_f1_spread", "seeds"):
             baselines[f"{other.name}_{key}"] = its[key]
-        shutil.rmtree(folder / "final")
+        if context.processes.is_leader:
+            shutil.rmtree(folder / "final")
     counts["texts_truncated"] = sum(cut[own.name].values())
     counts["texts_truncated_by"] = cut
     return {"counts": counts, "metrics": {**metrics, **baselines}}
@@ -217,7 +223,8 @@ def _train_all_seeds(
     ]
     chosen_by = f"validation_{settings.choose_by}"
     best = max(results, key=lambda r: (max(r[chosen_by]), -r["seed"]))
-    _publish(out_dir / f"seed-{best['seed']}" / ".best", out_dir / "final", candidate)
+    if context.processes.is_leader:
+        _publish(out_dir / f"seed-{best['seed']}" / ".best", out_dir / "final", candidate)
     accuracy, spread = mean_and_spread([r["accuracy"] for r in results])
     macro_f1, f1_spread = mean_and_spread([r["macro_f1"] for r in results])
     num_items = len(data.splits["test"])

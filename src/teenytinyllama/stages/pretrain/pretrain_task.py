@@ -61,22 +61,20 @@ class PretrainTask(TrainTask):
     ) -> None:
         length = settings.sequence_length
         add_dropout(start.model, settings.dropout)
-        second = settings.second_token_weight
-        flops = sizes.flops_per_token(start.settings, encoder.vocab_size, length)
-        options = {"z_loss": settings.z_loss, "second_token_weight": second}
-        if teacher is None:
-            loss = NextTokenLoss(start.model, **options)
-        else:
+        loss, flops = NextTokenLoss(start.model, z_loss=settings.z_loss), 1.0
+        if teacher is not None:
             weight = settings.ensemble.teacher_weight
-            loss = DistillationLoss(start.model, teacher, teacher_weight=weight, **options)
-            flops = round(flops * (1 + len(teacher.members) / 3))  # forward passes only
-        if second:
-            flops += sizes.second_token_flops(start.settings, encoder.vocab_size)
+            loss = DistillationLoss(
+                start.model, teacher, teacher_weight=weight, z_loss=settings.z_loss
+            )
+            flops += len(teacher.members) / 3  # forward passes only
         super().__init__(
             loss,
             order,
             tokens_per_row=length,
-            flops_per_token=flops,
+            flops_per_token=round(
+                flops * sizes.flops_per_token(start.settings, encoder.vocab_size, length)
+            ),
             identity={
                 "tokens": tokens_sha256[:16],
                 "tokenizer": encoder.fingerprint[:16],
@@ -87,6 +85,7 @@ class PretrainTask(TrainTask):
         self.settings, self.tokens, self.encoder = settings, tokens, encoder
         self.tokenizer_dir = tokenizer_dir
         self.score_model = context.score_model
+        self.processes = context.processes
         self.prompts = settings.sample_prompts or prompts_of(context.language)
         self.heldout_documents = _first_documents(heldout, encoder)
 
@@ -119,6 +118,7 @@ class PretrainTask(TrainTask):
             self.heldout_documents,
             context_length=length,
             batch_tokens=max(8192, length),
+            processes=self.processes,
         )
         return score.bits_per_byte
 

@@ -8,6 +8,7 @@ STAGE = Stage(
     reads=("corpus", "tokenizer", "pretrain"),
     reads_if_there=("align",),
     revision=2,
+    many_processes=True,
     loads_model=True,
     has_checks=True,
 )

@@ -13,6 +13,7 @@ import io
 import math
 import shutil
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from teenytinyllama.artifacts.documents import read_documents
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import CausalModel
+from teenytinyllama.process_group import ALONE, ProcessGroup
 from teenytinyllama.progress import Progress
 
 MAX_KEPT_LOGITS = 256  # tokens whose logits are kept for `max_logit_difference`
@@ -48,10 +50,10 @@ class HeldoutSample:
 
 @dataclass(frozen=True)
 class SampleScore:
-    """What one model predicts on the sample."""
+    """What one model predicts on the sample; places are those of this process's windows."""
 
-    bits_per_byte: float
-    best: Tensor  # (num_predicted,): the most likely token at each place
+    bits_per_byte: float  # of the whole sample
+    best: Tensor  # (K,): the most likely token at each place
     logits: Tensor  # (at most MAX_KEPT_LOGITS, V)
 
 
@@ -85,36 +87,47 @@ def take_sample(
 
 
 @torch.inference_mode()
-def score_sample(model: CausalModel, sample: HeldoutSample, title: str) -> SampleScore:
-    """Score one model on the sample. Raises UserError where the loss is not finite."""
+def score_sample(
+    model: CausalModel, sample: HeldoutSample, title: str, processes: ProcessGroup = ALONE
+) -> SampleScore:
+    """Score one model on the sample. Raises UserError where the loss is not finite.
+
+    Several processes share the windows; the loss has the bits of one process.
+    """
     device = model.device
-    nats = 0.0
-    best: list[Tensor] = []
-    kept: list[Tensor] = []
-    num_free = MAX_KEPT_LOGITS
-    with Progress(title, total=sample.num_predicted, unit="tokens") as work:
-        for window in sample.windows:
+    nats: list[float] = []
+    best = [torch.zeros(0, dtype=torch.long)]
+    kept = [torch.zeros(0, model.config.vocab_size)]
+    starts = [0, *accumulate(len(window) - 1 for window in sample.windows)]
+    mine = processes.share(list(zip(starts, sample.windows, strict=False)))
+    total = sum(len(window) - 1 for _, window in mine)
+    with Progress(title, total=total, unit="tokens") as work:
+        for start, window in mine:
             ids = torch.tensor([window], device=device)
             logits = model(ids[:, :-1]).logits[0].float()  # (T, V)
-            nats += float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+            nats.append(float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum")))
             best.append(logits.argmax(-1).cpu())
-            kept.append(logits[:num_free].cpu())
-            num_free -= len(kept[-1])
+            kept.append(logits[: max(0, MAX_KEPT_LOGITS - start)].cpu())
             work.advance(len(window) - 1)
-    bits_per_byte = nats / math.log(2) / sample.num_bytes
+    bits_per_byte = sum(processes.collect(nats)) / math.log(2) / sample.num_bytes
     if not math.isfinite(bits_per_byte):
         what = "the loss on held-out text is NaN or infinite"
         raise UserError("model-not-finite", title, what, "use an earlier checkpoint")
     return SampleScore(bits_per_byte, torch.cat(best), torch.cat(kept))
 
 
-def compare_scores(original: SampleScore, quantized: SampleScore) -> dict[str, float]:
+def compare_scores(
+    original: SampleScore, quantized: SampleScore, processes: ProcessGroup = ALONE
+) -> dict[str, float]:
     """What quantization lost, as metrics of the manifest."""
+    same = processes.gather([int((quantized.best == original.best).sum()), len(original.best)])
+    differences = (quantized.logits - original.logits).abs()
+    [largest] = processes.largest([float(differences.max()) if len(differences) else 0.0])
     return {
         "sample_bits_per_byte": quantized.bits_per_byte,
         "sample_bits_per_byte_increase": quantized.bits_per_byte / original.bits_per_byte - 1,
-        "same_best_token": float((quantized.best == original.best).double().mean()),
-        "max_logit_difference": float((quantized.logits - original.logits).abs().max()),
+        "same_best_token": sum(one for one, _ in same) / sum(of for _, of in same),
+        "max_logit_difference": largest,
     }
 
 
@@ -123,9 +136,9 @@ def check_loss(increase: float, allowed: float, path: Path) -> None:
     if increase <= allowed:
         return
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
     raise UserError(
         "quantize-loss",
         path.name,

@@ -17,6 +17,7 @@ import torch
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.artifacts.vocabulary import Vocabulary, read_vocabulary
 from teenytinyllama.errors import missing_extra
+from teenytinyllama.process_group import ProcessGroup
 from teenytinyllama.settings.post_training import QuantizeSettings
 from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.quantize.tensor_reader import TensorReader
@@ -66,16 +67,17 @@ def run(
         max_tokens=settings.max_sample_tokens,
         context=model.config["max_position_embeddings"],
     )
-    original = score_sample(load_model(folder), sample, "quantize: score the original")
+    processes = context.processes
+    original = score_sample(load_model(folder), sample, "quantize: score the original", processes)
     metrics: dict[str, Any] = {
         "original": {
             "sample_bits_per_byte": original.bits_per_byte,
             "size_bytes": _size_bytes(folder),
         }
     }
-    for name in settings.formats:
+
+    def write(name: str, path: Path) -> None:
         if name == "awq":
-            path = out_dir / "awq"
             rows = awq.calibration_rows(
                 corpus_dir,
                 encoder,
@@ -84,11 +86,17 @@ def run(
             )
             awq.write_awq(model, tokenizer_dir, rows, path)
         else:
-            path = out_dir / f"model-{name}.gguf"
             is_chat, title = align_dir is not None, context.run_name
             write_gguf(model, vocabulary, name, path, title=title, is_chat=is_chat)
-        loss = _measure_loss(path, sample, original, settings.max_bits_per_byte_increase)
-        metrics[name] = {"size_bytes": _size_bytes(path), **loss, **_speed(path, model)}
+
+    for name in settings.formats:
+        path = out_dir / ("awq" if name == "awq" else f"model-{name}.gguf")
+        if processes.is_leader:
+            write(name, path)
+        processes.wait()
+        loss = _measure_loss(path, sample, original, settings.max_bits_per_byte_increase, processes)
+        speed = _speed(path, model) if processes.is_leader else {}
+        metrics[name] = {"size_bytes": _size_bytes(path), **loss, **speed}
     counts = {
         "documents_compared": sample.num_documents,
         "tokens_compared": sample.num_predicted,
@@ -111,11 +119,16 @@ def _check(settings: QuantizeSettings, model: TensorReader, vocabulary: Vocabula
 
 
 def _measure_loss(
-    path: Path, sample: HeldoutSample, original: SampleScore, allowed: float
+    path: Path,
+    sample: HeldoutSample,
+    original: SampleScore,
+    allowed: float,
+    processes: ProcessGroup,
 ) -> dict[str, float]:
     """Load what was written and compare it; UserError where it lost more than `allowed`."""
-    quantized = score_sample(load_model(path), sample, f"quantize: score {path.name}")
-    loss = compare_scores(original, quantized)
+    title = f"quantize: score {path.name}"
+    quantized = score_sample(load_model(path), sample, title, processes)
+    loss = compare_scores(original, quantized, processes)
     check_loss(loss["sample_bits_per_byte_increase"], allowed, path)
     logger.info(
         f"quantize: {path.name} {_size_bytes(path) / 1e6:.1f} MB, bits per byte of "

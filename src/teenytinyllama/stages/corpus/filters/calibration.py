@@ -20,11 +20,7 @@ import numpy as np
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import LanguageProfile
-from teenytinyllama.languages.segmentation import (
-    has_spaces_between_words,
-    spaced_length,
-    word_spans,
-)
+from teenytinyllama.languages.segmentation import has_spaces_between_words, word_spans
 from teenytinyllama.regular_files import check_regular
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.batches import Values
@@ -38,7 +34,7 @@ TAIL_FRACTION = 0.01
 """Share of the clean documents that one rule may drop."""
 DOCUMENT_CHARACTERS = (500, 1500, 4500)
 """A plain text is cut between paragraphs into documents of about these lengths in turn: what is
-rare in a short document may be frequent in a long one. `spaced_length` counts them."""
+rare in a short document may be frequent in a long one."""
 DOCUMENTS_PER_BATCH = 50
 # A plain text does not show how long documents are.
 _LENGTH_RULES = ("gopher_short_doc", "gopher_long_doc")
@@ -99,7 +95,7 @@ def _documents(text: str) -> Iterator[str]:
         if not block.strip():
             continue
         blocks.append(block.strip("\n"))
-        size += spaced_length(block)
+        size += len(block)
         if size >= length:
             yield mark.join(blocks)
             blocks, size, length = [], 0, next(lengths)
@@ -188,6 +184,7 @@ def learn_language(path: Path, language: str) -> LanguageProfile:
         stop_words=stop_words,
         letters=letters_in(documents),
         openings=_openings(documents),
+        has_spaces=has_spaces_between_words("\n".join(documents)),
         known_fraction=known_fraction(documents, language),
     )
 
