@@ -7,18 +7,20 @@
 The held-out text is the same for all: whole documents, by the hash of their text. A text of 1 MB
 is the beginning of that of 2 MB; all share the vocabulary of the smallest. Base line: four passes,
 the usual weight decay; its rates, decay and size are the best of `BASE_TRIALS` at the smallest
-size. A lever stands on `many-passes`; `best` is all that `KEPT` names, and `student` learns from an
-ensemble of four trained by it.
+size. A lever stands on `many-passes`; `best` is all that `KEPT` names, and `student` learns from
+members trained by it, each a training with a line of its own.
 
 Every training appends a line to bench/results/little_text.jsonl, and one that is there already is
 not run again: slices add up, and a killed training resumes in its folder. A recipe's worth is read
 where its bits per byte lie on the base line's curve (linear in the logarithm of the text), and
-never beyond it. Minutes to hours a training.
+never beyond it. `--from-results` trains nothing and writes the figures of what is there. Minutes
+to hours a training.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import gzip
 import hashlib
@@ -29,10 +31,9 @@ import statistics
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 from teenytinyllama.artifacts.manifest import fingerprint_of
@@ -51,41 +52,67 @@ HELDOUT_BYTES = 360_000
 HELDOUT_SHARE = 16  # of the documents, one in so many may be held out
 PIECE_CHARACTERS = 8_000  # a novel must not be the whole text
 VOCAB_SIZE = 2048
-LENGTH, TOKENS_PER_STEP = 256, 2048
+LENGTH = 256
 
 Changes = dict[str, Any]
-MODEL: Changes = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "max_position_embeddings": LENGTH,
-}
-LARGER: Changes = {**MODEL, "hidden_size": 192, "intermediate_size": 512}
-SMALLER: Changes = {**MODEL, "hidden_size": 96, "intermediate_size": 256}
+Worth = tuple[float, bool, str]  # times the text, whether within the curve, recipe
+
+
+def _model(width: int, hidden: int, layers: int) -> Changes:
+    return {
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 32,
+        "max_position_embeddings": LENGTH,
+        "tie_word_embeddings": True,
+    }
+
+
+MODEL = _model(96, 256, 3)  # 0.53 M parameters
+LARGER = _model(128, 384, 4)  # 1.1 M
+SMALLER = _model(64, 192, 3)  # 0.29 M
 BASE: Changes = {
     "passes": 4,
+    "tokens_per_step": 1024,
     "model": MODEL,
     "optimizer": {"kind": "muon", "peak_learning_rate": 1e-2, "muon_learning_rate": 6e-3},
     "schedule": {"warmup_steps": 50, "decay_fraction": 0.6},
 }
 BASE_TRIALS: dict[str, Changes] = {
     "base": {},
-    "base, half rate": {"optimizer": {"peak_learning_rate": 5e-3, "muon_learning_rate": 3e-3}},
     "base, double rate": {"optimizer": {"peak_learning_rate": 2e-2, "muon_learning_rate": 1.2e-2}},
-    "base, decay 0.03": {"optimizer": {"weight_decay": 0.03}},
-    "base, decay 0.3": {"optimizer": {"weight_decay": 0.3}},
-    "base, decay 1": {"optimizer": {"weight_decay": 1.0}},
-    "base, smaller": {"model": SMALLER},
+    "base, 2048 tokens a step": {"tokens_per_step": 2048},
+    "base, 2048 tokens a step, double rate": {
+        "tokens_per_step": 2048,
+        "optimizer": {"peak_learning_rate": 2e-2, "muon_learning_rate": 1.2e-2},
+    },
+    "base, 2048 tokens a step, larger": {"tokens_per_step": 2048, "model": LARGER},
     "base, larger": {"model": LARGER},
-    "base, falls over all": {"schedule": {"decay_fraction": 1.0}},
+    "base, decay 1": {"optimizer": {"weight_decay": 1.0}},
 }
-MANY: Changes = {"passes": 16, "optimizer": {"weight_decay": 1.0}}
-KEEP: Changes = {"checkpoints": {"keep_weights": "best"}}
+
+
+def _many(passes: int, decay: float) -> Changes:
+    """Many passes; the average of all steps' weights is scored beside the last step's."""
+    return {
+        "passes": passes,
+        "optimizer": {"weight_decay": decay},
+        "checkpoints": {"keep_weights": "best"},
+        "averaging": {"ema_decay": 0.998},
+    }
+
+
+MANY = _many(16, 1.0)
 LEVERS: dict[str, Changes] = {
     "many-passes": {},
+    "decay-0.1": _many(16, 0.1),
+    "decay-0.4": _many(16, 0.4),
+    "decay-2": _many(16, 2.0),
+    "decay-4": _many(16, 4.0),
+    "passes-8": _many(8, 1.0),
+    "passes-32": _many(32, 1.0),
     "shuffle-documents": {"shuffle_documents": True},
-    "averages": {**KEEP, "averaging": {"ema_decay": 0.998, "last_epochs": 3}},
     "decay-follows-rate": {"optimizer": {"weight_decay_schedule": "learning-rate"}},
     "embedding-decay": {"optimizer": {"embedding_weight_decay": 0.1}},
     "dropout": {"dropout": {"residual": 0.1, "mlp": 0.1, "embedding": 0.1}},
@@ -93,7 +120,7 @@ LEVERS: dict[str, Changes] = {
     "mask-inputs": {"mask_inputs": 0.1},
     "larger": {"model": LARGER},
 }
-KEPT = ("shuffle-documents", "averages", "larger")
+KEPT = ("shuffle-documents", "larger")
 JOINT = ("best", "student")
 ENSEMBLE_METRICS = ("heldout_bpb_of_members", "heldout_bpb_of_ensemble")
 
@@ -149,7 +176,8 @@ def _texts(pattern: str) -> Iterator[str]:
 
 def first_bytes(pieces: list[str], num_bytes: float) -> list[str]:
     """The first pieces, up to so many bytes. Exits where there are fewer."""
-    found, size = [], 0
+    found: list[str] = []
+    size = 0
     for piece in pieces:
         if size >= num_bytes:
             return found
@@ -162,11 +190,16 @@ def first_bytes(pieces: list[str], num_bytes: float) -> list[str]:
     return found
 
 
+class NotTrainedError(Exception):
+    """A training is not in the results file, and --from-results trains nothing."""
+
+
 class Bench:
     """Trainings on one text; those in the results file are not run again."""
 
     def __init__(self, args: argparse.Namespace, smallest: float) -> None:
         self.run_dir: Path = args.run_dir
+        self.trains_nothing: bool = args.from_results
         self.train, heldout = read_pieces(args.text)
         self.heldout = first_bytes(heldout, HELDOUT_BYTES)
         self.context = StageContext("bench", "pt", EnergySettings(), EnergyMeter(EnergySettings()))
@@ -213,54 +246,82 @@ class Bench:
 
     def bits_per_byte(self, name: str, size: float, seed: int) -> float:
         """Held-out bits per byte at the end of one training, which resumes where it was killed."""
-        recipe = recipe_of(name)
-        key = fingerprint_of([self.text, size, seed, recipe])[:16]
+        key = self._key(name, size, seed)
         for row in read_results():
             if row.get("key") == key:
                 return float(row["heldout_bpb"])
-        pack_dir, started = self._pack(size), time.monotonic()
+        if self.trains_nothing:
+            raise NotTrainedError
+        if name == "student":
+            self._train_members(size, seed, self._folder(key))
+        row = self._train(name, size, seed)
+        append(row)
+        return float(row["heldout_bpb"])
+
+    def _key(self, name: str, size: float, seed: int) -> str:
+        return fingerprint_of([self.text, VOCAB_SIZE, LENGTH, size, seed, recipe_of(name)])[:16]
+
+    def _folder(self, key: str) -> Path:
+        return self.run_dir / f"train-{key}"
+
+    def _train_members(self, size: float, seed: int, out_dir: Path) -> None:
+        """Members are `best` with the seeds after the student's: each a training with its line."""
+        for number in range(recipe_of("student")["ensemble"]["members"]):
+            self.bits_per_byte("best", size, seed + 1 + number)
+            final = self._folder(self._key("best", size, seed + 1 + number)) / "final"
+            copy = out_dir / "members" / str(number) / "final"
+            if final.is_dir() and not copy.is_dir():  # else the student's training makes it again
+                shutil.copytree(final, copy.with_name("copying"))
+                copy.with_name("copying").rename(copy)
+
+    def _train(self, name: str, size: float, seed: int) -> dict[str, Any]:
+        recipe, key = recipe_of(name), self._key(name, size, seed)
+        out_dir, pack_dir, started = self._folder(key), self._pack(size), time.process_time()
         num_sequences = open_tokens(pack_dir, "train").num_sequences(LENGTH)
         passes = recipe.pop("passes")
         settings = PretrainSettings(
             **recipe,
             sequence_length=LENGTH,
-            tokens_per_step=TOKENS_PER_STEP,
-            num_steps=round(passes * num_sequences * LENGTH / TOKENS_PER_STEP),
+            num_steps=round(passes * num_sequences * LENGTH / recipe["tokens_per_step"]),
             log_every_steps=50,
             seed=seed,
         )
         result = pretrain.run(
             settings=settings,
             context=self.context,
-            out_dir=self.run_dir / f"train-{key}",
+            out_dir=out_dir,
             tokenizer_dir=self.tokenizer_dir,
             pack_dir=pack_dir,
         )
-        lines = (self.run_dir / f"train-{key}" / "metrics.jsonl").read_text().splitlines()
+        lines = (out_dir / "metrics.jsonl").read_text().splitlines()
         scores = [json.loads(line)["heldout_bpb"] for line in lines if "heldout_bpb" in line]
         candidates = result.metrics.get("heldout_bpb_of_weights", {})
-        row = {
+        for folder in [*out_dir.glob("step-*"), *out_dir.glob("members")]:
+            shutil.rmtree(folder)
+        return {
             "key": key,
             "recipe": name,
             "text": self.text,
             "text_mb": size,
             "seed": seed,
             "passes": passes,
+            "weight_decay": settings.optimizer.weight_decay,
             "parameters": result.counts["parameters"],
             "tokens": result.counts["tokens"],
             "heldout_bpb": min([scores[-1], *candidates.values()]),
             "heldout_bpb_at_epochs": [round(score, 4) for score in scores],
             "heldout_bpb_of_weights": candidates,
             **{k: v for k, v in result.metrics.items() if k in ENSEMBLE_METRICS},
-            "seconds": round(time.monotonic() - started),
-            "threads": torch.get_num_threads(),
+            "cpu_seconds": round(time.process_time() - started),  # of the last start
         }
-        append(row)
-        shutil.rmtree(self.run_dir / f"train-{key}")
-        return float(row["heldout_bpb"])  # type: ignore[arg-type]
 
-    def mean(self, name: str, size: float, seeds: list[int]) -> float:
-        return statistics.mean(self.bits_per_byte(name, size, seed) for seed in seeds)
+    def mean(self, name: str, size: float, seeds: list[int]) -> float | None:
+        """Over the seeds; with --from-results over those that are there, None without any."""
+        found: list[float] = []
+        for seed in seeds:
+            with contextlib.suppress(NotTrainedError):
+                found.append(self.bits_per_byte(name, size, seed))
+        return statistics.mean(found) if found else None
 
 
 def read_results() -> list[dict[str, Any]]:
@@ -300,6 +361,9 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--base-trials", default="all", help="all, or none: the base line as it is")
+    parser.add_argument(
+        "--from-results", action="store_true", help="train nothing; figures of what is there"
+    )
     args = parser.parse_args()
     sizes = sorted(float(size) for size in args.sizes_mb.split(","))
     seeds = [int(seed) for seed in args.seeds.split(",")]
@@ -309,15 +373,19 @@ def main() -> None:
             f"--levers {', '.join(sorted(unknown))}: known are {', '.join(LEVERS)}, best"
         )
     bench = Bench(args, sizes[0])
-    trials = list(BASE_TRIALS) if args.base_trials == "all" else ["base"]
-    base = min(trials, key=lambda name: bench.bits_per_byte(name, sizes[0], seeds[0]))
-    curve = [(size, bench.mean(base, size, seeds)) for size in sizes]
-    worth: dict[str, dict[float, tuple[float, bool, str]]] = {"single": {}, "student": {}}
+    trials = list(BASE_TRIALS) if args.base_trials == "all" else [next(iter(BASE_TRIALS))]
+    by_trial = {name: bench.mean(name, sizes[0], seeds[:1]) for name in trials}
+    base = min((name for name in trials if by_trial[name]), key=lambda name: by_trial[name] or inf)
+    curve = [(size, bpb) for size in sizes if (bpb := bench.mean(base, size, seeds))]
+    worth: dict[str, dict[float, Worth]] = {"single": {}, "student": {}}
     for name in names:
         found = worth["student" if name == "student" else "single"]
         for size in sizes[:3] if name in JOINT else sizes[:1]:
-            text, within = text_of(bench.mean(name, size, seeds), curve)
-            print(f"{name}, {size:g} MB: worth {text / size:.2f} times the text", flush=True)
+            bpb = bench.mean(name, size, seeds)
+            if bpb is None:
+                continue
+            text, within = text_of(bpb, curve)
+            print(f"{name}, {size:g} MB: {bpb:.4f}, worth {text / size:.2f} times the text")
             found[size] = max(found.get(size, (0.0, False, "")), (text / size, within, name))
     for kind, goal in (("single", 3), ("student", 5)):
         append(figure(kind, goal, worth[kind], base, curve, seeds))
@@ -326,7 +394,7 @@ def main() -> None:
 def figure(
     kind: str,
     goal: float,
-    worth: dict[float, tuple[float, bool, str]],
+    worth: dict[float, Worth],
     base: str,
     curve: list[tuple[float, float]],
     seeds: list[int],

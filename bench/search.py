@@ -73,7 +73,7 @@ def main() -> None:
         service = SearchService(retriever)
         chosen = rng.integers(0, len(retriever), NUM_QUERIES)
         texts = [retriever.example(int(number)).messages[-1]["content"] for number in chosen]
-        match_ms = [cpu_ms(lambda text=text: service.attribution({"text": text})) for text in texts]
+        match_ms = [cpu_ms(lambda text=text: service.attribution(text)) for text in texts]
     for figure, values, unit, goal in (
         ("index built", [build_s], "s of CPU", 30),
         ("index on disk", [size_mb], "MB", None),

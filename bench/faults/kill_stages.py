@@ -2,6 +2,7 @@
 
     python bench/faults/kill_stages.py                              # 200 kills, 25 a stage
     python bench/faults/kill_stages.py pretrain pack --kills 10
+    python bench/faults/kill_stages.py levers --kills 50              # pretrain, every lever on
     python bench/faults/kill_stages.py --work FOLDER --seconds 500   # a slice: goes on where it was
 
 The killed stage must end in the bytes of one that was left alone. Its manifest must count at least
@@ -26,6 +27,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 from interruptions import RECIPE, STAGES
 
 from teenytinyllama.artifacts.manifest import VOLATILE_FILES, read_manifest
+
+LEVERS = "levers"
+"""Pre-training with all that docs/little-text.md names, and an ensemble in a chain."""
+LEVERS_RECIPE = """num_steps = 130
+schedule = { warmup_steps = 10 }
+shuffle_documents = true
+mask_inputs = 0.1
+second_token_weight = 0.2
+dropout = { residual = 0.1, mlp = 0.1, embedding = 0.1, attention = 0.1, layers = 0.1 }
+averaging = { ema_decay = 0.9, last_epochs = 2 }
+optimizer = { kind = "muon", weight_decay_schedule = "learning-rate", embedding_weight_decay = 0.2 }
+checkpoints = { every_steps = 17, keep_weights = "best" }
+ensemble = { members = 2, chained = true }
+evaluate_every_steps = 9
+model = { kind = "qwen3", """
 
 # Starting the interpreter and our command, before the stage's clock starts; a busy machine is slow.
 BEFORE_THE_CLOCK_S = 3.0
@@ -56,12 +72,24 @@ def content(stage_dir: Path) -> dict[str, str]:
     }
 
 
-def reference(work: Path, until: str) -> Path:
+def recipe_of(case: str) -> str:
+    if case != LEVERS:
+        return RECIPE.replace("num_steps = 30", "num_steps = 400")
+    small = RECIPE.replace("num_documents = 300", "num_documents = 40")  # 130 steps are 3.1 epochs
+    return small.replace("num_steps = 30\nmodel = { ", LEVERS_RECIPE)
+
+
+def stage_of(case: str) -> str:
+    return "pretrain" if case == LEVERS else case
+
+
+def reference(work: Path, case: str) -> Path:
     """A run that is finished up to a stage, with each command's seconds; what is there stays."""
-    folder = work / "whole"
+    until = stage_of(case)
+    folder = work / (LEVERS if case == LEVERS else "whole")
     path = folder / "times.json"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "r.toml").write_text(RECIPE.replace("num_steps = 30", "num_steps = 400"))
+    (folder / "r.toml").write_text(recipe_of(case))
     times = json.loads(path.read_text()) if path.is_file() else {}
     for stage in STAGES[: STAGES.index(until) + 1]:
         if stage not in times:
@@ -71,9 +99,9 @@ def reference(work: Path, until: str) -> Path:
     return folder
 
 
-def trial(work: Path, stage: str, moments: list[float]) -> dict[str, Any]:
+def trial(work: Path, case: str, moments: list[float]) -> dict[str, Any]:
     """Kill one stage at these shares of its time, one after the other; what came of it."""
-    whole = reference(work, stage)
+    whole, stage = reference(work, case), stage_of(case)
     seconds = json.loads((whole / "times.json").read_text())[stage]
     with tempfile.TemporaryDirectory(dir=work) as scratch:
         folder = Path(scratch)
@@ -92,10 +120,10 @@ def trial(work: Path, stage: str, moments: list[float]) -> dict[str, Any]:
         stage_dir = folder / "run" / stage
         manifest = read_manifest(stage_dir) if code == 0 else None
         if manifest is None:
-            return {"stage": stage, "kills": num_killed, "code": code, "good": False}
+            return {"stage": case, "kills": num_killed, "code": code, "good": False}
         metrics, energy = manifest.metrics, sum(manifest.energy_kwh.values())
         result = {
-            "stage": stage,
+            "stage": case,
             "kills": num_killed,
             "same": content(stage_dir) == content(whole / "run" / stage),
             "seconds": manifest.duration_s,
@@ -110,7 +138,7 @@ def trial(work: Path, stage: str, moments: list[float]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stages", nargs="*", default=list(STAGES))
+    parser.add_argument("stages", nargs="*", default=[*STAGES, LEVERS])
     parser.add_argument("--kills", type=int, default=25, help="kills of each stage")
     parser.add_argument("--a-run", type=int, default=5, help="kills of one trial")
     parser.add_argument("--work", type=Path, help="folder in which slices go on")

@@ -50,6 +50,14 @@ def test_bfloat16_logits_stay_near_those_of_transformers(kind: str) -> None:
     assert (logits[0] - expected).abs().max() < 0.15
 
 
+def test_an_embedding_is_the_mean_of_the_last_hidden_states() -> None:
+    model = tiny_llama()
+    with torch.no_grad():
+        out = model(torch.tensor([PROMPTS[1]]), output_hidden_states=True)
+    expected = torch.nn.functional.normalize(out.hidden_states[-1][0].mean(0), dim=0)
+    assert torch.allclose(Decoder(model).embed(PROMPTS[1]), expected, atol=1e-5)
+
+
 def test_another_architecture_is_named_in_the_error() -> None:
     model = tiny_llama()
     model.config.model_type = "mistral"

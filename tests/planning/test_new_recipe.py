@@ -68,7 +68,7 @@ def test_a_recipe_has_the_learned_settings(tmp_path: Path) -> None:
         assert any(row.startswith(number) and "#" in row for row in path.read_text().splitlines())
 
 
-@pytest.mark.parametrize(("epochs", "decay"), [(4.0, 0.1), (16.0, 1.0)])
+@pytest.mark.parametrize(("epochs", "decay"), [(4.0, 0.1), (16.0, 1.4)])
 def test_many_epochs_come_with_more_weight_decay(
     tmp_path: Path, epochs: float, decay: float
 ) -> None:

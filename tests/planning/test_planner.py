@@ -77,7 +77,17 @@ def test_more_than_four_epochs_are_planned_with_a_warning() -> None:
     many = make_plan(asked(budget_usd=500.0, text_bytes=1e9))
     assert many.epochs == pytest.approx(16, rel=0.01)
     assert many.law_loss < few.law_loss
-    assert any("need a weight decay of about 1" in note for note in many.notes)
+    assert any(f"need a weight decay of {many.weight_decay:g}" in note for note in many.notes)
+
+
+@pytest.mark.parametrize("megabytes", [1, 20, 200, 2000])
+def test_weights_of_many_epochs_are_forgotten_in_one(megabytes: float) -> None:
+    plan = make_plan(asked(text_bytes=1e6 * megabytes, budget_usd=50.0))
+    steps_per_epoch = plan.unique_tokens / plan.tokens_per_step
+    assert plan.epochs == pytest.approx(16, rel=0.01)
+    assert plan.peak_learning_rate * plan.weight_decay * steps_per_epoch == pytest.approx(
+        1, rel=0.05
+    )
 
 
 def test_more_money_never_gives_a_worse_loss() -> None:

@@ -70,6 +70,12 @@ checkpoints = { keep_weights = "best" }"""
     # Four copies in each of three checkpoints, and the members.
     assert many.disk_bytes - one.disk_bytes == 4 * one.parameters * (4 * 3 + 3)
     assert many.least_memory_bytes - one.least_memory_bytes == 4 * one.parameters * (4 + 3)
+    path.write_text(path.read_text().replace("members = 3", "members = 3, chained = true"))
+    assert needs_of(load_recipe(path)).trainings == pytest.approx(5 + 2 / 3)
+    path.write_text(path.read_text() + "\nsecond_token_weight = 0.2\n")
+    flops = 6 * 768 * (768 + 32_000)  # for each token of each of the four models
+    more = needs_of(load_recipe(path)).flops - (5 + 2 / 3) * one.flops
+    assert more == pytest.approx(4 * flops * one.tokens, rel=1e-6)
     cost = cost_of_recipe(recipe, asked(), price_is_given=False)
     assert cost.hours * 3600 * 312e12 * 0.4 == pytest.approx(many.flops)
     check_budget(cost, asked(budget_hours=cost.hours))

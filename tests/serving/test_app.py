@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import openai
 import pytest
 from openai import OpenAI
@@ -130,4 +131,47 @@ def test_a_model_is_retrieved_by_its_name(chat_model: ChatModel, client: OpenAI)
         assert server.ask("/v1/models/a%2Ftiny")[1]["id"] == "a/tiny"
         assert server.ask("/v1/models/", None)[0] == 404
         assert server.ask("/v1/models/a/tiny", {"a": 1})[0] == 405
-        assert 'path="/v1/models/",status="200"} 2' in server.ask("/metrics")[1]
+        assert 'path="/v1/models/{name:path}",status="200"} 2' in server.ask("/metrics")[1]
+
+
+def test_embeddings_are_vectors_of_length_1_near_for_near_texts(client: OpenAI) -> None:
+    texts = ["A raposa mora na floresta.", "A raposa mora na mata.", "1 2 3 4 5 6"]
+    answer = client.embeddings.create(model="tiny", input=texts)  # the client asks for base64
+    vectors = np.array([row.embedding for row in answer.data])
+    plain = client.embeddings.create(model="tiny", input=texts[1], encoding_format="float")
+    assert np.allclose(plain.data[0].embedding, vectors[1], atol=1e-6)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+    assert answer.usage.total_tokens > plain.usage.total_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"input": []}, "input", "expected at least 1 item"),
+        ({"input": ["a", ""] * 129}, "input", "expected at most 256 items"),
+        ({"input": None}, "input", "missing"),
+        ({"input": [10**6]}, "input", "outside the vocabulary"),
+        ({"input": "lua " * 500}, "input", "the model's context is 128"),
+        ({"dimensions": 8}, "dimensions", "not supported here"),
+        ({"encoding_format": "int8"}, "encoding_format", "expected 'float' or 'base64'"),
+        ({"model": "other"}, "model", "this server has: tiny"),
+    ],
+)
+def test_a_wrong_embedding_request_is_named_in_the_error(
+    server: RunningServer, change: dict[str, object], field: str, words: str
+) -> None:
+    body = {"model": "tiny", "input": "Olá", **change}
+    status, answer, _ = server.ask("/v1/embeddings", body)
+    assert status in (400, 404) and answer["error"]["param"] == field
+    assert words in answer["error"]["message"]
+
+
+def test_an_embedding_of_nan_is_an_error(chat_model: ChatModel, server: RunningServer) -> None:
+    whole = chat_model.decoder.norm
+    chat_model.decoder.norm = whole * float("nan")
+    try:
+        status, answer, _ = server.ask("/v1/embeddings", {"model": "tiny", "input": "A"})
+    finally:
+        chat_model.decoder.norm = whole
+    assert (status, answer["error"]["code"]) == (500, "model-not-finite")

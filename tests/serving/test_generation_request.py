@@ -7,21 +7,23 @@ import asyncio
 import pytest
 
 from teenytinyllama.inference.generation import SequenceState
-from teenytinyllama.serving.generation_request import GenerationRequest, TextDelta
+from teenytinyllama.serving.generation_request import Completion, GenerationRequest, TextDelta
 
 
-async def read(*deltas: TextDelta) -> list[str]:
-    request = GenerationRequest("tiny", SequenceState([1], 4), None)
+async def read(*deltas: tuple[int, TextDelta], num_choices: int = 1) -> list[str]:
+    requests = [GenerationRequest("tiny", SequenceState([1], 4), None) for _ in range(num_choices)]
     for delta in deltas:
-        request.deltas.put_nowait(delta)
-    return [delta.text async for delta in request.stream()]
+        requests[0].deltas.put_nowait(delta)
+    return [f"{index}{delta.text}" async for index, delta in Completion(requests, 1).stream()]
 
 
-def test_the_stream_ends_with_the_finish_reason() -> None:
-    deltas = TextDelta("a"), TextDelta("b", "stop"), TextDelta("never read")
-    assert asyncio.run(read(*deltas)) == ["a", "b"]
+def test_the_stream_ends_with_the_finish_reason_of_the_last_choice() -> None:
+    deltas = (0, TextDelta("a")), (0, TextDelta("b", "stop")), (0, TextDelta("never read"))
+    assert asyncio.run(read(*deltas)) == ["0a", "0b"]
+    deltas = (1, TextDelta("a", "stop")), (0, TextDelta("b")), (0, TextDelta("c", "length"))
+    assert asyncio.run(read(*deltas, num_choices=2)) == ["1a", "0b", "0c"]
 
 
 def test_the_stream_raises_the_error_of_the_generating_thread() -> None:
     with pytest.raises(ValueError, match="broken"):
-        asyncio.run(read(TextDelta("a"), TextDelta("", "error", ValueError("broken"))))
+        asyncio.run(read((0, TextDelta("a")), (0, TextDelta("", "error", ValueError("broken")))))

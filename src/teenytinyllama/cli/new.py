@@ -96,11 +96,6 @@ def _learn(path: Path, language: str) -> LanguageProfile:
         f"{path}: thresholds, {len(found.stop_words)} stop words and {len(found.letters)} letters "
         f"learned from {found.num_documents:,} documents"
     )
-    if not found.has_spaces:
-        logger.info(
-            "no spaces separate the words of this script: the rules that count words, and the "
-            "cloze task, are left out"
-        )
     if found.known_fraction is None:
         logger.warning(
             f'py3langid does not know "{language}": texts of other languages will not be dropped; '

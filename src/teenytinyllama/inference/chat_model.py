@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +33,7 @@ from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, toke
 from teenytinyllama.artifacts.vocabulary import check_fits, read_vocabulary
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.decoder import Decoder, check_supported
-from teenytinyllama.inference.generation import ChatSession, SequenceState, stream
+from teenytinyllama.inference.generation import ChatSession, SequenceState, not_finite, stream
 from teenytinyllama.inference.sampling import Sampling
 from teenytinyllama.inference.text_stream import TextStream
 from teenytinyllama.modeling.loading import CausalModel, copy_weights
@@ -70,6 +71,13 @@ class ChatModel:
     def encode(self, text: str) -> list[int]:
         """Ids of a text to continue, after BOS."""
         return [self.encoder.bos_id, *self.encoder.encode(text)]
+
+    def embed(self, ids: Sequence[int]) -> list[float]:
+        """A vector for a text's ids. Raises UserError for a model that computes NaN."""
+        vector: list[float] = self.decoder.embed(ids).tolist()
+        if not all(map(math.isfinite, vector)):
+            raise not_finite()
+        return vector
 
     def new_sequence(
         self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling

@@ -182,6 +182,15 @@ class Decoder:
             cache.lengths = [start + 1 for start in starts]
             return self._logits(hidden)
 
+    @torch.inference_mode()
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """The mean of a text's last hidden states, of length 1; (C,) in fp32."""
+        cache = self.new_cache()
+        cache.reserve(1, len(ids))
+        hidden = self._forward(torch.tensor([list(ids)], device=self.device), cache, 0, [0])
+        mean = self._rms_norm(hidden, self.norm).float().mean(0)
+        return functional.normalize(mean, dim=0)
+
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits (R, V) in fp32 of one hidden state (R, C) per row."""
         hidden = self._rms_norm(hidden, self.norm)

@@ -154,17 +154,18 @@ def _append_next(logits: Tensor, sequences: Sequence[SequenceState], max_positio
     for row, sequence in enumerate(sequences):
         try:
             if not finite[row]:
-                raise UserError(
-                    "model-not-finite",
-                    "logits",
-                    "the model computes NaN or infinity",
-                    "use an earlier checkpoint, or fp32",
-                )
+                raise not_finite()
             greedy = sequence.sampling.is_plain_greedy
             token = best[row] if greedy else sequence.sampler.sample(logits[row])
             sequence.append(token, max_positions)
         except Exception as error:
             sequence.error, sequence.finish_reason = error, "error"
+
+
+def not_finite() -> UserError:
+    """The error for a model from whose numbers nothing can be chosen."""
+    what = "the model computes NaN or infinity"
+    return UserError("model-not-finite", "logits", what, "use an earlier checkpoint, or fp32")
 
 
 def _check_prompt(decoder: Decoder, prompt: Sequence[int]) -> None:

@@ -33,8 +33,6 @@ class LanguageProfile:
     stop_words: tuple[str, ...] = ()
     letters: str = ""
     openings: tuple[str, ...] = ()
-    has_spaces: bool = True
-    """Whether spaces separate words: where not, the rules and tasks that count words are out."""
     known_fraction: float | None = None
     """Share of the documents identified as the language; None: py3langid does not know it."""
 

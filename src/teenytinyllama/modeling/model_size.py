@@ -56,6 +56,11 @@ def flops_per_token(model: ModelSettings, vocab_size: int, sequence_length: int)
     return 6 * matrices + attention
 
 
+def second_token_flops(model: ModelSettings, vocab_size: int) -> int:
+    """Training FLOPs that an auxiliary loss on the token after next adds for each token."""
+    return 6 * model.hidden_size * (model.hidden_size + vocab_size)
+
+
 def flops_per_token_of(model: Any, sequence_length: int) -> int:
     """`flops_per_token` of a loaded model of any architecture, from the sizes of its matrices."""
     matrices = sum(

@@ -34,7 +34,7 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     "corpus": ("corpus", ("datasets", "pyarrow", "py3langid", "xxhash")),
     "evaluate": ("evaluate", ("lm_eval", "sklearn")),
     "quantize": ("quantize", ("gguf",)),
-    "serve": ("serve", ("uvicorn",)),
+    "serve": ("serve", ("uvicorn", "starlette", "bm25s")),
 }
 # Optional extras: the extra, a library that is there when it is installed, and its use.
 OPTIONAL: tuple[tuple[str, str, str], ...] = (

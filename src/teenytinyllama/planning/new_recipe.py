@@ -10,7 +10,12 @@ from pathlib import Path
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import LanguageProfile, known_languages
 from teenytinyllama.licenses import UNKNOWN
-from teenytinyllama.planning.planner import EPOCHS_LIKE_NEW_TEXT, Plan, bytes_per_token
+from teenytinyllama.planning.planner import (
+    EPOCHS_LIKE_NEW_TEXT,
+    USUAL_WEIGHT_DECAY,
+    Plan,
+    bytes_per_token,
+)
 from teenytinyllama.progress import format_duration, format_energy, format_money
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.recipe import load_recipe
@@ -86,7 +91,7 @@ def render_recipe(
         _tokenizer(plan, learned),
         ["[pack]  # documents laid end to end in random order; nothing is padded", ""],
         _pretrain(plan, learned),
-        _evaluate(learned),
+        _evaluate(),
         _align(plan, chat, license_name) if chat else [],
         ["[quantize]", *_rows([('formats = ["q8_0"]', "8 bits per weight: half the size")]), ""],
         ["[report]", ""],
@@ -168,13 +173,8 @@ def _filters(learned: LanguageProfile) -> Iterator[str]:
         yield "# No language filter: py3langid does not identify this language. A"
         yield '# GlotLID model does: language_model = "its path", and add "language" to this list.'
         families = ("address", *COUNTING)
-    if not learned.has_spaces:
-        yield "# No rules that count words: no spaces separate the words of this script."
-        families = tuple(name for name in families if name not in COUNTING)
     if len(families) < 2 + len(COUNTING):
         yield f"families = {_list(families)}"
-    if not learned.has_spaces:
-        return
     yield f"stop_words = {_list(learned.stop_words)}"
     numbers = ", ".join(f"{name} = {value:g}" for name, value in learned.thresholds.items())
     yield f"thresholds = {{ {numbers} }}"
@@ -228,12 +228,11 @@ def _pretrain(plan: Plan, learned: LanguageProfile | None) -> list[str]:
 
 def _decay(plan: Plan) -> str:
     """The weight decay of many epochs, where the usual one would let the model overfit."""
-    return ", weight_decay = 1.0" if plan.epochs > 1.01 * EPOCHS_LIKE_NEW_TEXT else ""
+    decay = plan.weight_decay
+    return "" if decay == USUAL_WEIGHT_DECAY else f", weight_decay = {decay}"
 
 
-def _evaluate(learned: LanguageProfile | None) -> list[str]:
-    if learned and not learned.has_spaces:
-        return ["[evaluate]  # bits per byte of held-out text", ""]
+def _evaluate() -> list[str]:
     return [
         "[evaluate]",
         "# Besides bits per byte: choose the last word of held-out sentences from four.",

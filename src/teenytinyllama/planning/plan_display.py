@@ -63,7 +63,7 @@ def show_recipe(cost: RecipeCost, console: Console | None = None) -> None:
 def _times(cost: RecipeCost) -> str:
     if cost.trainings == 1:
         return ""
-    return f"; with the ensemble as much as {cost.trainings:.3g} such trainings"
+    return f"; ensemble and auxiliary loss make that {cost.trainings:.3g} times as much"
 
 
 def _two_columns(title: str) -> Table:

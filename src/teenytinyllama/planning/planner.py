@@ -53,6 +53,7 @@ SAME_LOSS = 0.01
 # More epochs than these are almost as good as new text only with much weight decay, which the
 # laws do not know (docs/little-text.md).
 EPOCHS_LIKE_NEW_TEXT = 4.0
+USUAL_WEIGHT_DECAY = 0.1
 MANY_EPOCHS = 64.0
 MAX_TRIES = 50
 # fp32 weights, gradients and two moments; the rest of the memory is for activations.
@@ -99,6 +100,7 @@ class Plan:
     tokens_per_step: int
     num_steps: int
     peak_learning_rate: float
+    weight_decay: float
     cost: TrainingCost
     expected: ExpectedLoss
     law_loss: float
@@ -189,6 +191,21 @@ def batch_and_rate(flops: float, sequence_length: int) -> tuple[int, float]:
     return rows * sequence_length, float(f"{min(rate, 6e-3):.3g}")
 
 
+def weight_decay(epochs: float, steps_per_epoch: float, rate: float) -> float:
+    """The usual one for few epochs; for more, weights keep about the last epoch's gradients.
+
+    A step takes rate times decay of a weight, so a gradient is forgotten in 1 / (rate * decay)
+    steps. How many epochs that is decides whether a model overfits, whatever the size of text and
+    steps (Wang and Aitchison, 2024, arXiv 2405.13698; EXPERIMENTS.md, little text): one.
+
+    >>> weight_decay(16, 355, 2.07e-3), weight_decay(4, 355, 2.07e-3)
+    (1.4, 0.1)
+    """
+    if epochs <= 1.01 * EPOCHS_LIKE_NEW_TEXT:
+        return USUAL_WEIGHT_DECAY
+    return max(USUAL_WEIGHT_DECAY, float(f"{1 / (rate * steps_per_epoch):.2g}"))
+
+
 def cost_of(
     request: PlanRequest, model: ModelSettings, vocab_size: int, tokens: float
 ) -> TrainingCost:
@@ -240,6 +257,7 @@ def make_plan(request: PlanRequest) -> Plan:
     while tokens < MIN_STEPS * tokens_per_step and tokens_per_step > request.sequence_length:
         tokens_per_step //= 2
     steps = max(1, round(tokens / tokens_per_step))
+    decay = weight_decay(tokens / unique, unique / tokens_per_step, rate)
     money, text = _gains(request, law, vocab_size, loss)
     return Plan(
         request=request,
@@ -251,13 +269,14 @@ def make_plan(request: PlanRequest) -> Plan:
         tokens_per_step=tokens_per_step,
         num_steps=steps,
         peak_learning_rate=rate,
+        weight_decay=decay,
         cost=cost_of(request, model, vocab_size, steps * tokens_per_step),
         expected=_expected_for(request, num_parameters(model, vocab_size), tokens, unique),
         law_loss=loss,
         limit="text" if text > money else "money",
         gain_of_twice_the_money=money,
         gain_of_twice_the_text=text,
-        notes=_notes(request, law, vocab_size, tokens, loss),
+        notes=_notes(request, law, vocab_size, tokens, loss, decay),
     )
 
 
@@ -475,7 +494,7 @@ def _plain(value: float) -> str:
 
 
 def _notes(
-    request: PlanRequest, law: Law, vocab_size: int, tokens: float, loss: float
+    request: PlanRequest, law: Law, vocab_size: int, tokens: float, loss: float, decay: float
 ) -> tuple[str, ...]:
     unique = unique_tokens(request, vocab_size)
     notes = []
@@ -509,7 +528,8 @@ def _notes(
         notes.append(words)
     if (epochs := tokens / unique) > 1.01 * EPOCHS_LIKE_NEW_TEXT:
         notes.append(
-            f"{epochs:.2g} epochs need a weight decay of about 1, as `ttl new` writes it: with 0.1 "
-            "the model overfits. The law is of runs without it: its loss is an extrapolation."
+            f"{epochs:.2g} epochs need a weight decay of {decay:g}, as `ttl new` writes it: with "
+            f"{USUAL_WEIGHT_DECAY:g} the model overfits. The law is of runs without it: its loss "
+            "is an extrapolation."
         )
     return tuple(notes)

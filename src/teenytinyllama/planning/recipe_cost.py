@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
+from teenytinyllama.modeling.model_size import flops_per_token, num_parameters, second_token_flops
 from teenytinyllama.planning.plan_request import PlanRequest, check_request
 from teenytinyllama.planning.planner import cost_of
 from teenytinyllama.settings.recipe import Recipe
@@ -57,17 +57,18 @@ def needs_of(recipe: Recipe) -> Needs:
     if pretrain.checkpoints.keep_weights == "best":
         copies = 1 + bool(pretrain.averaging.ema_decay) + pretrain.averaging.last_epochs
     # A teacher's forward pass is a third of a training step.
-    trainings = 1 + members + members / 3
+    answers = members + (members - 1 if pretrain.ensemble.chained else 0)
+    trainings = 1 + members + answers / 3
+    flops = flops_per_token(pretrain.model, vocab_size, pretrain.sequence_length)
+    if pretrain.second_token_weight:
+        more = (1 + members) * second_token_flops(pretrain.model, vocab_size)
+        trainings += more / flops
     return Needs(
         parameters=parameters,
         vocab_size=vocab_size,
         tokens=tokens,
         trainings=trainings,
-        flops=round(
-            trainings
-            * tokens
-            * flops_per_token(pretrain.model, vocab_size, pretrain.sequence_length)
-        ),
+        flops=round(trainings * tokens * flops),
         disk_bytes=parameters
         * (
             (CHECKPOINT_BYTES_PER_PARAMETER + COPY_BYTES * copies) * kept

@@ -12,7 +12,9 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from teenytinyllama.serving.http_messages import HTTPError, HTTPRequest
+from starlette.requests import Request
+
+from teenytinyllama.serving.http_messages import HTTPError, header
 
 MAX_PORT = 65535
 OWN_NAMES = ("localhost",)
@@ -35,13 +37,13 @@ class AccessGuard:
         """Whether a key is needed."""
         return bool(self._key_digest)
 
-    def check_site(self, request: HTTPRequest) -> None:
+    def check_site(self, request: Request) -> None:
         """Raise HTTPError (403) for a request that may come from another site."""
-        host = request.header("host").lower()
-        if not self._is_own_host(host, request.local_address):
+        host = header(request, "host").lower()
+        if not self._is_own_host(host, str((request.scope.get("server") or ("",))[0])):
             message = f"the host {ascii(host)[:80]} is not served; name it with --allow-host"
             raise HTTPError(403, "host-not-allowed", message, field="host")
-        origin = request.header("origin").lower()
+        origin = header(request, "origin").lower()
         if origin and origin.partition("://")[2] != host:
             message = f"requests from {ascii(origin)[:80]} are not allowed"
             raise HTTPError(403, "origin-not-allowed", message, field="origin")
@@ -56,15 +58,15 @@ class AccessGuard:
         address = _address(name)
         return address is not None and (address.is_loopback or address == _address(local_address))
 
-    def knows_key(self, request: HTTPRequest) -> bool:
+    def knows_key(self, request: Request) -> bool:
         """Whether no key is needed, or the right one is given; compared in constant time."""
         if not self._key_digest:
             return True
-        kind, _, key = request.header("authorization").partition(" ")
+        kind, _, key = header(request, "authorization").partition(" ")
         right = hmac.compare_digest(_digest(key.strip()), self._key_digest)
         return right and kind.lower() == "bearer"
 
-    def check_key(self, request: HTTPRequest) -> None:
+    def check_key(self, request: Request) -> None:
         """Raise HTTPError (401) where the key is missing or wrong."""
         if not self.knows_key(request):
             raise HTTPError(

@@ -3,39 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
+import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, TypeVar
+
+import prometheus_client
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
 from teenytinyllama import __version__
 from teenytinyllama.errors import UserError
-from teenytinyllama.inference.chat_model import AnyChatModel
+from teenytinyllama.inference.chat_model import AnyChatModel, ChatModel
 from teenytinyllama.serving.access_guard import AccessGuard
-from teenytinyllama.serving.generation_request import GenerationRequest
+from teenytinyllama.serving.completions import CompletionFormat, EventStream
+from teenytinyllama.serving.generation_request import Completion
 from teenytinyllama.serving.http_messages import (
-    ClientDisconnect,
+    Exchange,
     HTTPError,
-    HTTPRequest,
-    Receive,
-    Scope,
-    Send,
+    busy,
+    check_framing,
+    check_json,
 )
 from teenytinyllama.serving.limits import Limits
 from teenytinyllama.serving.protocol import (
+    AttributionRequest,
+    ExamplesRequest,
+    RequestBody,
     find_model,
+    parse_body,
     read_chat_request,
     read_completion_request,
+    read_embedding_request,
 )
 from teenytinyllama.serving.scheduler import QueueFull, Scheduler
 from teenytinyllama.serving.search.search_service import SearchLoader, SearchService
 from teenytinyllama.serving.server_metrics import ServerMetrics
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 PAGE_DIR = Path(__file__).parent / "page"
 PAGE_FILES = {
@@ -47,11 +62,8 @@ PAGE_FILES = {
     },
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-MODEL_ROUTE = "/v1/models/"
-RETRY_AFTER_S = 2
+WITHOUT_KEY = {*PAGE_FILES, "/health"}
 SHORT_BODY_BYTES = 8 * 1024  # parsed in well under a millisecond
-
-Handler = Callable[[HTTPRequest], Awaitable[None]]
 
 
 class App:
@@ -71,74 +83,59 @@ class App:
         self._parsers = ThreadPoolExecutor(2, thread_name_prefix="parser")
         self._started_at = int(time.time())
         self._weights = {name: _file_stats(t.folder) for name, t in self.chat_models.items()}
-        self._page = {
-            path: ((PAGE_DIR / name).read_bytes(), kind)
-            for path, (name, kind) in PAGE_FILES.items()
-        }
-        self._routes: Mapping[str, Mapping[str, Handler]] = {
-            "/v1/models": {"GET": self._models},
-            MODEL_ROUTE: {"GET": self._model},
-            "/v1/chat/completions": {"POST": self._chat},
-            "/v1/completions": {"POST": self._completion},
-            "/api/attribution": {"POST": self._attribution},
-            "/api/examples": {"POST": self._examples},
-            "/health": {"GET": self._health},
-            "/metrics": {"GET": self._metrics},
-            **{path: {"GET": self._file} for path in self._page},
-        }
+        self._router = Router(self._routes(), redirect_slashes=False)
+
+    def _routes(self) -> list[Route]:
+        def post(path: str, endpoint: Callable[..., Any], *first: Any) -> Route:
+            return Route(path, partial(endpoint, *first), methods=["POST"])
+
+        read_chat = partial(read_chat_request, max_messages=self.limits.max_messages)
+        return [
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._model),
+            post("/v1/chat/completions", self._complete, read_chat, True),
+            post("/v1/completions", self._complete, read_completion_request, False),
+            post("/v1/embeddings", self._embed),
+            post("/api/attribution", self._search, AttributionRequest, SearchService.attribution),
+            post("/api/examples", self._search, ExamplesRequest, SearchService.examples),
+            Route("/health", self._health),
+            Route("/metrics", self._metrics),
+            *(Route(path, _file(*row)) for path, row in PAGE_FILES.items()),
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request. Whatever it holds gets a response and disturbs no other request."""
         started_at = time.monotonic()
-        request = HTTPRequest(scope, receive, send, self.limits)
-        with suppress(ClientDisconnect):
-            try:
-                await self._handle(request)
-            except HTTPError as error:
-                if not request.status:
-                    await request.respond_error(error)
-            except ClientDisconnect:
-                request.status = request.status or 499
-            except Exception as error:
-                logger.exception("serve: error[bug]")
-                message = f"an error of the server ({type(error).__name__}); see its log"
-                if not request.status:
-                    await request.respond_error(HTTPError(500, "bug", message))
-        route = self._route_of(request.path)
-        path = route if route in self._routes else "other"
-        self.metrics.observe_request(path, request.status, time.monotonic() - started_at)
+        exchange = Exchange(scope, receive, send, self.limits)
+        scope["app"] = self  # the router then raises its errors
+        try:
+            self._check(exchange.request)
+            await self._router(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            exchange.status = exchange.status or 499
+        except Exception as error:
+            response = _as_http_error(error, exchange.request).response()
+            if not exchange.status:
+                with suppress(ClientDisconnect):
+                    await response(scope, exchange.receive, exchange.send)
+        path = scope["route"].path if "route" in scope else "other"
+        self.metrics.observe_request(path, exchange.status, time.monotonic() - started_at)
 
-    @staticmethod
-    def _route_of(path: str) -> str:
-        """The route of a path: a model's name may hold slashes."""
-        return MODEL_ROUTE if path.startswith(MODEL_ROUTE) else path
-
-    async def _handle(self, request: HTTPRequest) -> None:
-        request.check_framing()
+    def _check(self, request: Request) -> None:
+        check_framing(request)
         self.guard.check_site(request)
-        route = self._route_of(request.path)
-        handlers = self._routes.get(route)
-        if handlers is None:
-            message = f"there is nothing at {ascii(request.path)[:80]}"
-            raise HTTPError(404, "path", message, field="path")
-        if request.path not in self._page and request.path != "/health":
+        if request.scope["path"] not in WITHOUT_KEY:
             self.guard.check_key(request)
-        method = "GET" if request.method == "HEAD" else request.method
-        if method not in handlers:
-            allowed = ", ".join(handlers)
-            message = f"{ascii(request.method)[:20]} is not allowed here, only {allowed}"
-            raise HTTPError(405, "method", message, field="method", headers={"allow": allowed})
-        await handlers[method](request)
 
     # OpenAI's API
 
-    async def _models(self, request: HTTPRequest) -> None:
+    async def _models(self, request: Request) -> Response:
         rows = [self._about(chat_model) for chat_model in self.chat_models.values()]
-        await request.respond_json({"object": "list", "data": rows})
+        return JSONResponse({"object": "list", "data": rows})
 
-    async def _model(self, request: HTTPRequest) -> None:
-        name = request.path.removeprefix(MODEL_ROUTE)
-        await request.respond_json(self._about(find_model(name, self.chat_models)))
+    async def _model(self, request: Request) -> Response:
+        found = find_model(request.path_params["name"], self.chat_models)
+        return JSONResponse(self._about(found))
 
     def _about(self, chat_model: AnyChatModel) -> dict[str, Any]:
         return {
@@ -150,78 +147,84 @@ class App:
             "answers": chat_model.answers,
         }
 
-    async def _chat(self, request: HTTPRequest) -> None:
-        values = await request.read_json()
-        limit = self.limits.max_messages
-        generation = await self._parse(
-            request, lambda: read_chat_request(values, self.chat_models, max_messages=limit)
-        )
-        await self._generate(request, generation, is_chat=True)
+    async def _complete(
+        self,
+        read: Callable[[bytes, Mapping[str, AnyChatModel]], Completion],
+        is_chat: bool,
+        request: Request,
+    ) -> Response:
+        completion = await self._read(request, read)
+        try:
+            self.scheduler.submit(completion.choices)
+        except QueueFull:
+            raise busy("too many requests wait") from None
+        answer = CompletionFormat(completion, is_chat=is_chat)
+        if completion.streams:
+            return EventStream(answer)
+        try:
+            return JSONResponse(await _while_connected(request, answer.whole()))
+        finally:
+            completion.cancel()
 
-    async def _completion(self, request: HTTPRequest) -> None:
-        values = await request.read_json()
-        generation = await self._parse(
-            request, lambda: read_completion_request(values, self.chat_models)
+    async def _embed(self, request: Request) -> Response:
+        fields, chat_model, texts = await self._read(request, read_embedding_request)
+        try:
+            vectors = await _while_connected(request, self._vectors(chat_model, texts))
+        except QueueFull:
+            raise busy("too many requests wait") from None
+        except UserError as error:
+            raise HTTPError(500, error.code, error.what) from error
+        is_base64 = fields.encoding_format == "base64"
+        rows = [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": _as_base64(vector) if is_base64 else vector,
+            }
+            for index, vector in enumerate(vectors)
+        ]
+        num_tokens = sum(map(len, texts))
+        usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+        return JSONResponse(
+            {"object": "list", "data": rows, "model": chat_model.name, "usage": usage}
         )
-        await self._generate(request, generation, is_chat=False)
 
-    async def _parse(
-        self, request: HTTPRequest, parse: Callable[[], GenerationRequest]
-    ) -> GenerationRequest:
+    async def _vectors(
+        self, chat_model: ChatModel, texts: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        return [await self.scheduler.run(partial(chat_model.embed, ids)) for ids in texts]
+
+    async def _read(
+        self, request: Request, read: Callable[[bytes, Mapping[str, AnyChatModel]], Result]
+    ) -> Result:
         """Check a request; a long one outside the event loop, two at a time.
 
         Where GGUF files are served, every one: llama.cpp tokenizes the prompt.
         """
-        if request.num_body_bytes <= SHORT_BODY_BYTES and not self.scheduler.workers:
-            return parse()
-        return await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
-
-    async def _generate(
-        self, request: HTTPRequest, generation: GenerationRequest, *, is_chat: bool
-    ) -> None:
-        """Queue the request and send its answer; a client that leaves cancels it."""
-        try:
-            self.scheduler.submit(generation)
-        except QueueFull:
-            raise _busy("too many requests wait") from None
-        response = CompletionResponse(generation, is_chat=is_chat)
-        sending = asyncio.create_task(response.send(request))
-        leaving = asyncio.create_task(request.wait_for_disconnect())
-        try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                raise ClientDisconnect
-            sending.result()
-        finally:
-            self.scheduler.cancel(generation)
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+        check_json(request)
+        body = await request.body()
+        if len(body) <= SHORT_BODY_BYTES and not self.scheduler.workers:
+            return read(body, self.chat_models)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._parsers, read, body, self.chat_models)
 
     # The chat data
 
-    async def _examples(self, request: HTTPRequest) -> None:
-        await self._search(request, SearchService.examples)
-
-    async def _attribution(self, request: HTTPRequest) -> None:
-        await self._search(request, SearchService.attribution)
-
     async def _search(
-        self,
-        request: HTTPRequest,
-        find: Callable[[SearchService, Mapping[str, Any]], dict[str, Any]],
-    ) -> None:
-        values = await request.read_json()
+        self, model: type[RequestBody], find: Callable[..., dict[str, Any]], request: Request
+    ) -> Response:
+        fields = await self._read(request, lambda body, _: parse_body(model, body))
         if self.search is None:
             message = "this server has no chat data; start it with --data FILE"
             raise HTTPError(404, "no-chat-data", message)
         if self.search.service is None:
-            raise _busy(self.search.state)
-        await request.respond_json(await asyncio.to_thread(find, self.search.service, values))
+            raise busy(self.search.state)
+        given = fields.model_dump(exclude_none=True)
+        return JSONResponse(await asyncio.to_thread(find, self.search.service, **given))
 
-    # Monitoring, and the page's files
+    # Monitoring
 
-    async def _health(self, request: HTTPRequest) -> None:
+    async def _health(self, request: Request) -> Response:
         models = {
             name: "as loaded"
             if _file_stats(chat_model.folder) == self._weights[name]
@@ -239,105 +242,61 @@ class App:
                 "models": models,
                 "chat_data": self.search.state if self.search else "none",
             }
-        await request.respond_json(state, status=200 if alive else 503)
+        return JSONResponse(state, 200 if alive else 503)
 
-    async def _metrics(self, request: HTTPRequest) -> None:
-        gauges = {
-            "active_requests": ("Answers being generated.", float(self.scheduler.num_active)),
-            "waiting_requests": ("Requests in the queue.", float(self.scheduler.num_waiting)),
-        }
-        text = self.metrics.as_text(gauges)
-        await request.respond(text.encode(), "text/plain; version=0.0.4; charset=utf-8")
-
-    async def _file(self, request: HTTPRequest) -> None:
-        body, kind = self._page[request.path]
-        await request.respond(body, kind, headers={"cache-control": "no-cache"})
+    async def _metrics(self, request: Request) -> Response:
+        kind = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+        return Response(self.metrics.as_text(), headers={"content-type": kind})
 
 
-class CompletionResponse:
-    """An answer in OpenAI's format, whole or as a stream of events."""
+def _file(name: str, kind: str) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """The handler of one of the page's files, which is read once."""
+    body = (PAGE_DIR / name).read_bytes()
 
-    def __init__(self, generation: GenerationRequest, *, is_chat: bool) -> None:
-        self.generation, self.is_chat = generation, is_chat
-        kind = "chat.completion" if is_chat else "text_completion"
-        self._kind = f"{kind}.chunk" if is_chat and generation.streams else kind
-        self._id = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid4().hex}"
-        self._created = int(time.time())
+    async def respond(request: Request) -> Response:
+        return Response(body, headers={"content-type": kind, "cache-control": "no-cache"})
 
-    async def send(self, request: HTTPRequest) -> None:
-        """Send the answer as it is generated, or at its end. Raises HTTPError where it fails."""
-        if self.generation.streams:
-            await self._send_events(request)
-            return
-        text, reason = "", None
-        try:
-            async for delta in self.generation.stream():
-                text, reason = text + delta.text, delta.finish_reason
-        except UserError as error:
-            raise HTTPError(500, error.code, error.what) from error  # `where` may be a path
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
-        if self.is_chat:
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-        else:
-            choice["text"] = text
-        await request.respond_json(self._frame([choice]) | {"usage": self._usage()})
-
-    async def _send_events(self, request: HTTPRequest) -> None:
-        no_usage: dict[str, Any] = {"usage": None} if self.generation.include_usage else {}
-        await request.start_events()
-        if self.is_chat:
-            first = {"delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-            await request.send_event(self._frame([{"index": 0, **first}]) | no_usage)
-        try:
-            async for delta in self.generation.stream():
-                for choice in self._choices(delta.text, delta.finish_reason):
-                    await request.send_event(self._frame([choice]) | no_usage)
-        except Exception as error:  # the head is sent: the stream itself has to name the error
-            code = error.code if isinstance(error, UserError) else "bug"
-            await request.send_event(HTTPError(500, code, "generation failed").as_json())
-            await request.end_events()
-            return
-        if self.generation.include_usage:
-            await request.send_event(self._frame([]) | {"usage": self._usage()})
-        await request.send_event("[DONE]")
-        await request.end_events()
-
-    def _choices(self, text: str, finish_reason: str | None) -> list[dict[str, Any]]:
-        """The text and, in a choice of its own, the reason why the answer ended."""
-        rows: list[dict[str, Any]] = []
-        if text:
-            content = {"delta": {"content": text}} if self.is_chat else {"text": text}
-            rows.append({"index": 0, **content, "finish_reason": None})
-        if finish_reason is not None:
-            end: dict[str, Any] = {"delta": {}} if self.is_chat else {"text": ""}
-            rows.append({"index": 0, **end, "finish_reason": finish_reason})
-        return rows
-
-    def _frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": self._kind,
-            "created": self._created,
-            "model": self.generation.model,
-            "choices": choices,
-        }
-
-    def _usage(self) -> dict[str, int]:
-        prompt, new = len(self.generation.sequence.prompt), self.generation.num_generated
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": new,
-            "total_tokens": prompt + new,
-        }
+    return respond
 
 
-def _busy(message: str) -> HTTPError:
-    return HTTPError(
-        503,
-        "busy",
-        f"{message}; try again in {RETRY_AFTER_S} s",
-        headers={"retry-after": str(RETRY_AFTER_S)},
-    )
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of some work, which ends where the client leaves (ClientDisconnect)."""
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.create_task(work), asyncio.create_task(leave())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _as_http_error(error: Exception, request: Request) -> HTTPError:
+    """The error to send: what was raised for the client, the router's, or else a bug."""
+    if isinstance(error, HTTPError):
+        return error
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        message = f"there is nothing at {ascii(request.scope['path'])[:80]}"
+        return HTTPError(404, "path", message, field="path")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        headers = dict(error.headers or {})
+        method = ascii(request.method)[:20]
+        message = f"{method} is not allowed here, only {headers['Allow']}"
+        return HTTPError(405, "method", message, field="method", headers=headers)
+    logger.error("serve: error[bug]", exc_info=error)
+    message = f"an error of the server ({type(error).__name__}); see its log"
+    return HTTPError(500, "bug", message)
+
+
+def _as_base64(vector: Sequence[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def _file_stats(folder: Path) -> list[tuple[str, int, int]]:

@@ -22,7 +22,7 @@ class TextDelta(NamedTuple):
 
 @dataclass(eq=False)
 class GenerationRequest:
-    """One request, checked, and its answer so far.
+    """One text to generate, checked, and what has been generated so far.
 
     Where it does not stream, all text comes in one delta at the end: each time the event loop is
     woken, the generating thread waits for the interpreter.
@@ -34,19 +34,44 @@ class GenerationRequest:
     """None for a GGUF file: llama.cpp makes the text, and looks for stop strings."""
     stop: Sequence[str] = ()
     streams: bool = False
-    include_usage: bool = False
-    deltas: asyncio.Queue[TextDelta] = field(default_factory=asyncio.Queue)
+    index: int = 0
+    """Which choice of its completion this is."""
+    deltas: asyncio.Queue[tuple[int, TextDelta]] = field(default_factory=asyncio.Queue)
+    """The deltas of all choices of one completion, each with its index."""
     started_at: float = field(default_factory=time.monotonic)
     cancelled: bool = False
     num_generated: int = 0
     held_text: str = ""
 
-    async def stream(self) -> AsyncIterator[TextDelta]:
-        """The deltas up to the last one. Raises the error that ended the generation."""
-        while True:
-            delta = await self.deltas.get()
+
+@dataclass(eq=False)
+class Completion:
+    """One call of the API: the choices asked for, which are generated side by side."""
+
+    choices: Sequence[GenerationRequest]
+    num_prompt_tokens: int
+    """A prompt counts once, however many choices continue it."""
+    include_usage: bool = False
+
+    @property
+    def streams(self) -> bool:
+        """Whether the text is sent as it is generated."""
+        return self.choices[0].streams
+
+    async def stream(self) -> AsyncIterator[tuple[int, TextDelta]]:
+        """The deltas of all choices, each with its choice's index, up to the last one of each.
+
+        Raises the error that ended the generation of any of them.
+        """
+        num_open = len(self.choices)
+        while num_open:
+            index, delta = await self.choices[0].deltas.get()
             if delta.error is not None:
                 raise delta.error
-            yield delta
-            if delta.finish_reason is not None:
-                return
+            yield index, delta
+            num_open -= delta.finish_reason is not None
+
+    def cancel(self) -> None:
+        """The client has left: stop before the next token."""
+        for choice in self.choices:
+            choice.cancelled = True

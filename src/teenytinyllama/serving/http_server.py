@@ -18,7 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from teenytinyllama.serving.app import App
-from teenytinyllama.serving.http_messages import HTTPError, to_json
+from teenytinyllama.serving.http_messages import HTTPError
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEAD_LINES = 100  # h11 parses a line of a head in 10 us, and blocks the event loop
@@ -124,11 +124,11 @@ class HTTPServerProtocol(H11Protocol):
             self.transport.close()
 
     def _close_with(self, error: HTTPError) -> None:
-        body = to_json(error.as_json())
-        rows = [f"HTTP/1.1 {error.status} Error", "content-type: application/json"]
-        rows += [f"{name}: {value}" for name, value in error.headers.items()]
-        rows += [f"content-length: {len(body)}", "connection: close", "", ""]
-        self.transport.write("\r\n".join(rows).encode() + body)
+        response = error.response()
+        rows = [b"HTTP/1.1 %d Error" % error.status_code]
+        rows += [b"%s: %s" % row for row in response.raw_headers]
+        head = b"\r\n".join([*rows, b"connection: close", b"", b""])
+        self.transport.write(head + bytes(response.body))
         self.transport.close()
 
 

@@ -89,7 +89,7 @@ class LlamaCppWorker:
 
     def _answer(self, request: GenerationRequest) -> None:
         sequence, held = request.sequence, ""
-        self.metrics.add("prompt_tokens_total", len(sequence.prompt))
+        self.metrics.prompt_tokens.inc(len(sequence.prompt))
         stream = self.chat_model.answer(
             sequence.prompt, sequence.max_new_tokens, sequence.sampling, request.stop
         )
@@ -97,7 +97,7 @@ class LlamaCppWorker:
         with closing(stream):
             for text in stream:
                 if is_first:
-                    self.metrics.observe_first_token(time.monotonic() - request.started_at)
+                    self.metrics.first_token.observe(time.monotonic() - request.started_at)
                     is_first = False
                 held += text
                 if request.cancelled or self._has_timed_out(request):
@@ -106,9 +106,9 @@ class LlamaCppWorker:
                     self._deliver([(request, TextDelta(held))])
                     held = ""
         request.num_generated = int(self.chat_model.timings.get("predicted_n", 0))
-        self.metrics.add("generated_tokens_total", request.num_generated)
+        self.metrics.generated_tokens.inc(request.num_generated)
         if request.cancelled:
-            self.metrics.add("cancelled_total")
+            self.metrics.cancelled.inc()
         else:
             reason = self.chat_model.finish_reason or "length"
             self._deliver([(request, TextDelta(held, reason))])

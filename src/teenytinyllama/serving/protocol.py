@@ -1,53 +1,58 @@
-"""Parsing OpenAI's requests: every error is a 400 that names the field.
+"""OpenAI's requests: their fields, and what they ask to generate.
 
-A field that is null counts as not given, as OpenAI's clients mean it. Unknown fields, and values
-that this server does not support, are errors: nothing is silently ignored.
+Every error is a 400 that names the field. A field that is null counts as not given, as OpenAI's
+clients mean it. Unknown fields, and values that this server does not support, are errors: nothing
+is silently ignored.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
+import asyncio
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    create_model,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from teenytinyllama.artifacts.conversations import Message, problem_with
-from teenytinyllama.errors import UserError
+from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.inference.chat_model import AnyChatModel, ChatModel
-from teenytinyllama.inference.generation import SequenceState
+from teenytinyllama.inference.generation import SEED_STRIDE, SequenceState
 from teenytinyllama.inference.sampling import Sampling
-from teenytinyllama.serving.generation_request import GenerationRequest
-from teenytinyllama.serving.http_messages import HTTPError
+from teenytinyllama.serving.generation_request import Completion, GenerationRequest, TextDelta
+from teenytinyllama.serving.http_messages import HTTPError, invalid_field
 
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 200
+MAX_CHOICES = 64
+MAX_EMBEDDINGS = 256
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
-MESSAGE_FIELDS = ("role", "content", "name")
-# Fields of OpenAI's own answers, which clients send back: accepted where they are empty.
-UNUSED_MESSAGE_FIELDS = ("refusal", "tool_calls", "function_call", "audio", "annotations")
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-
-COMMON_FIELDS = {
-    *("model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
-    *("seed", "stop", "stream", "stream_options", "n", "user", "metadata"),
-    *("presence_penalty", "frequency_penalty", "logprobs", "logit_bias"),
-}
-CHAT_FIELDS = frozenset(COMMON_FIELDS) | {
-    *("messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice"),
-    *("parallel_tool_calls", "functions", "function_call", "response_format", "store"),
-    *("modalities", "service_tier", "reasoning_effort", "verbosity", "prediction", "audio"),
-    *("web_search_options", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
-}
-COMPLETION_FIELDS = frozenset(COMMON_FIELDS) | {"prompt", "echo", "suffix", "best_of"}
-# Fields that are not supported, with the values that need no support.
-NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
+PYDANTIC_SHOULD = re.compile(r"\w+ should (be|have) ")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Fields that are not supported, each with the values that need no support. In a message they are
+# fields of OpenAI's own answers, which clients send back.
+UNSUPPORTED: Mapping[str, tuple[JsonValue, ...]] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
+    "logprobs": (False,),
+}
+UNSUPPORTED_IN_COMPLETION = {**UNSUPPORTED, "echo": (False,), "suffix": ("",), "best_of": (1,)}
+UNSUPPORTED_IN_CHAT: Mapping[str, tuple[JsonValue, ...]] = {
+    **UNSUPPORTED,
+    "top_logprobs": (0,),
     "tools": ([],),
     "functions": ([],),
     "tool_choice": ("none", "auto"),
@@ -62,94 +67,236 @@ NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "web_search_options": (),
     "service_tier": ("auto", "default"),
-    "echo": (False,),
-    "suffix": ("",),
-    "best_of": (1,),
+}
+UNSUPPORTED_IN_MESSAGE: Mapping[str, tuple[JsonValue, ...]] = {
+    name: ("", [], {})
+    for name in ("refusal", "tool_calls", "function_call", "audio", "annotations")
 }
 
-
-class RequestFields:
-    """A request's JSON object, read by field and type. Raises HTTPError for a wrong field."""
-
-    def __init__(self, values: Mapping[str, Any], known: frozenset[str]) -> None:
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f'; did you mean "{near[0]}"?' if near else ""
-                shown = _shown(name)
-                raise invalid_field(
-                    shown, f"the field {shown} is unknown{hint}", code="unknown-field"
-                )
-        self._values = {name: value for name, value in values.items() if value is not None}
-        for name, allowed in NEUTRAL_VALUES.items():
-            given = self._values.get(name)
-            if given is not None and not any(_same(given, value) for value in allowed):
-                expected = f" (or {' or '.join(map(repr, allowed))})" if allowed else ""
-                message = f"{name} = {_shown(given)} is not supported here; leave it out{expected}"
-                raise invalid_field(name, message, code="unsupported")
-
-    def get(self, name: str) -> Any:
-        """A field's value as received, None where it is missing."""
-        return self._values.get(name)
-
-    def number(self, name: str, default: float, low: float, high: float) -> float:
-        """A finite number from `low` to `high`."""
-        value = self._values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise invalid_field(name, f"{name} = {_shown(value)}, expected a number")
-        if not low <= value <= high or not math.isfinite(value):
-            raise invalid_field(name, f"{name} = {_shown(value)}, expected {low:g} to {high:g}")
-        return float(value)
-
-    def integer(self, name: str, default: int, low: int, high: int) -> int:
-        """A whole number from `low` to `high`."""
-        value = self._values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise invalid_field(name, f"{name} = {_shown(value)}, expected a whole number")
-        if not low <= value <= high:
-            raise invalid_field(name, f"{name} = {_shown(value)}, expected {low} to {high}")
-        return value
-
-    def boolean(self, name: str) -> bool:
-        """True or false; false where it is missing."""
-        value = self._values.get(name, False)
-        if not isinstance(value, bool):
-            raise invalid_field(name, f"{name} = {_shown(value)}, expected true or false")
-        return value
-
-    def text(self, name: str, default: str | None = None) -> str:
-        """Text that can be encoded as UTF-8."""
-        return checked_text(self._values.get(name, default), name)
+Ids = Annotated[list[int], Field(min_length=1)]
+StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-def invalid_field(field: str, message: str, *, code: str = "invalid-value") -> HTTPError:
-    """A 400 that names the field."""
-    return HTTPError(400, code, message, field=field)
+class RequestBody(BaseModel):
+    """A JSON object from a client."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def checked_text(value: object, field: str) -> str:
-    """`value` as text. Raises HTTPError for another type, and for a lone surrogate."""
-    if not isinstance(value, str):
-        given = "missing" if value is None else f"{_shown(value)}, expected text"
-        raise invalid_field(field, f"{field} is {given}")
+Body = TypeVar("Body", bound=RequestBody)
+
+
+def _also(fields: Mapping[str, tuple[JsonValue, ...]]) -> Callable[[type[Body]], type[Body]]:
+    """The model with fields that take no values but these."""
+
+    def only(allowed: tuple[JsonValue, ...]) -> Any:
+        def check(value: JsonValue) -> JsonValue:
+            if value is None or any(_same(value, one) for one in allowed):
+                return value
+            hint = f" (or {' or '.join(map(repr, allowed))})" if allowed else ""
+            message = f"is not supported here; leave it out{hint}".replace("{", "{{")
+            raise PydanticCustomError("unsupported", cast("Any", message.replace("}", "}}")))
+
+        schema: dict[str, Any] = {"enum": [None, *allowed]}
+        return Annotated[JsonValue, AfterValidator(check), WithJsonSchema(schema)]
+
+    def extend(model: type[Body]) -> type[Body]:
+        added: dict[str, Any] = {name: (only(allowed), None) for name, allowed in fields.items()}
+        whole = create_model(model.__name__, __base__=model, __module__=model.__module__, **added)
+        whole.__doc__ = model.__doc__
+        return whole
+
+    return extend
+
+
+class TextPart(RequestBody):
+    """A part of a message: only text is understood."""
+
+    type: Literal["text"]
+    text: str
+
+
+@_also(UNSUPPORTED_IN_MESSAGE)
+class ChatMessage(RequestBody):
+    """One message of the conversation; an earlier answer may be empty."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None
+    name: str | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _check_content(cls, content: object, info: ValidationInfo) -> object:
+        # OpenAI's own answers with tool calls or a refusal say null
+        if content is None and info.data.get("role") != "assistant":
+            raise PydanticCustomError("missing", "is missing")
+        return content
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class StreamOptions(RequestBody):
+    """What a stream holds beside the text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class GenerationFields(RequestBody):
+    """The fields of both kinds of completion."""
+
+    model: str
+    max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+    def sampling(self) -> Sampling:
+        """How to choose tokens. Without a seed every answer is different."""
+        names = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+        given = self.model_dump(include=names, exclude_none=True)
+        seed = secrets.randbits(62) if self.seed is None else self.seed % 2**63
+        try:
+            return Sampling(**{"temperature": 1.0, "seed": seed, **given})
+        except UserError as error:
+            raise invalid_field(error.where, f"{error.where}: {error.what}") from error
+
+
+@_also(UNSUPPORTED_IN_CHAT)
+class ChatRequest(GenerationFields):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
+
+@_also(UNSUPPORTED_IN_COMPLETION)
+class CompletionRequest(GenerationFields):
+    """`POST /v1/completions`: continues a text, or ids; null is the beginning of a document."""
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1)]
+        | None
+    )
+
+
+@_also({"dimensions": ()})
+class EmbeddingRequest(RequestBody):
+    """`POST /v1/embeddings`: the mean of each text's last hidden states, of length 1."""
+
+    model: str
+    input: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_EMBEDDINGS)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=MAX_EMBEDDINGS)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    user: str | None = None
+
+
+class ExamplesRequest(RequestBody):
+    """`POST /api/examples`: a page of the examples that match a query, or of all of them."""
+
+    query: Annotated[str, Field(max_length=2000)] | None = None
+    offset: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    limit: Annotated[int, Field(ge=1, le=50)] | None = None
+
+
+class AttributionRequest(RequestBody):
+    """`POST /api/attribution`: which words of a text are in the chat data."""
+
+    text: str
+
+
+def parse_body(model: type[Body], body: bytes) -> Body:
+    """The body as a request. Raises HTTPError (400) that names the first wrong field."""
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        message = f"{field} holds half a character (a lone surrogate) at {error.start}"
-        raise invalid_field(field, message) from None
-    return value
+        value = from_json(body.removeprefix(BYTE_ORDER_MARK), allow_inf_nan=False)
+    except ValueError as error:
+        message = f"the body is not JSON in UTF-8: {error}"
+        raise HTTPError(400, "json", message, field="body") from None
+    if not isinstance(value, dict):
+        message = f"the body is {_shown(value)}, expected a JSON object"
+        raise HTTPError(400, "json", message, field="body")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _first_error(error.errors(include_url=False), model, value) from None
+
+
+def _first_error(errors: list[ErrorDetails], model: type[RequestBody], value: Any) -> HTTPError:
+    """An unknown field first: it may be why another is missing. Of a union, the nearest branch."""
+
+    def nearness(error: ErrorDetails) -> tuple[bool, int]:
+        return not error["type"].endswith("_type"), len(_steps(error, value))
+
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+    if first["type"] != "extra_forbidden":
+        same = (one for one in errors if one["loc"][0] == first["loc"][0])
+        first = max(same, key=nearness)
+    return _as_http_error(first, "".join(_steps(first, value)).lstrip("."), model)
+
+
+def _as_http_error(error: ErrorDetails, place: str, model: type[RequestBody]) -> HTTPError:
+    kind, message, given = error["type"], error["msg"], f"{place} = {_shown(error['input'])}"
+    if kind == "extra_forbidden":
+        word = str(error["loc"][-1])
+        near = did_you_mean(word, model.model_fields) if len(error["loc"]) == 1 else ""
+        hint = f"; {near}" if near.startswith("did") else ""
+        return invalid_field(place, f"the field {place} is unknown{hint}", code="unknown-field")
+    if kind == "missing" or error["input"] is None:
+        return invalid_field(place, f"{place} is missing")
+    if kind == "unsupported":
+        return invalid_field(place, f"{given} {message}", code="unsupported")
+    expected = PYDANTIC_SHOULD.sub("expected ", message).partition(" or instance of")[0]
+    return invalid_field(place, f"{given}, {expected}")
+
+
+def _steps(error: ErrorDetails, value: Any) -> list[str]:
+    """Where in the body an error is, without the names of a union's branches."""
+    steps = []
+    for step in error["loc"]:
+        if isinstance(step, int):
+            steps.append(f"[{step}]")
+            value = value[step]
+        elif isinstance(value, dict) and (step in value or error["type"] == "missing"):
+            plain = step.isidentifier() and step.isascii()
+            steps.append(f".{step}" if plain else f".{_shown(step)}")
+            value = value.get(step)
+    return steps
 
 
 def read_chat_request(
-    values: Mapping[str, Any],
-    chat_models: Mapping[str, AnyChatModel],
-    *,
-    max_messages: int,
-) -> GenerationRequest:
+    body: bytes, chat_models: Mapping[str, AnyChatModel], *, max_messages: int
+) -> Completion:
     """Check a chat completion. Raises HTTPError for a request that cannot be served."""
-    fields = RequestFields(values, CHAT_FIELDS)
-    chat_model = _chat_model(fields, chat_models)
-    messages, places = _joined(_messages(fields.get("messages"), max_messages))
+    fields = parse_body(ChatRequest, body)
+    chat_model = find_model(fields.model, chat_models)
+    if len(fields.messages) > max_messages:
+        message = f"{len(fields.messages)} messages, at most {max_messages} are allowed"
+        raise invalid_field("messages", message)
+    messages, places = _joined(fields.messages)
     if problem := problem_with(messages, may_be_empty=("assistant",)):
         number, _, reason = problem.removeprefix("message ").partition(": ")
         place = places[int(number)]
@@ -157,218 +304,138 @@ def read_chat_request(
     if messages[-1]["role"] != "user":
         message = "the last message is not the user's, so there is nothing to answer"
         raise invalid_field(f"messages[{places[-1]}]", message)
-    names_newer = fields.get("max_completion_tokens") is not None
-    name = "max_completion_tokens" if names_newer else "max_tokens"
-    prompt = chat_model.encode_prompt(messages)
-    names = (name, None, "messages")
-    return _generation(fields, chat_model, prompt, names, is_continuation=not chat_model.answers)
+    return _completion(fields, chat_model, [chat_model.encode_prompt(messages)])
 
 
-def read_completion_request(
-    values: Mapping[str, Any], chat_models: Mapping[str, AnyChatModel]
-) -> GenerationRequest:
-    """Check a completion of text or ids. Raises HTTPError for one that cannot be served."""
-    fields = RequestFields(values, COMPLETION_FIELDS)
-    chat_model = _chat_model(fields, chat_models)
-    prompt = fields.get("prompt")
-    if prompt is None and "prompt" in values:
-        prompt = ""  # OpenAI: the beginning of a document
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
-        prompt = prompt[0]
-    if isinstance(prompt, list):
-        ids = _check_ids(prompt, chat_model)
-    else:
-        ids = chat_model.encode(checked_text(prompt, "prompt"))
-    names = ("max_tokens", DEFAULT_COMPLETION_TOKENS, "prompt")
-    return _generation(fields, chat_model, ids, names, is_continuation=len(ids) > 1)
-
-
-def _check_ids(prompt: list[Any], chat_model: AnyChatModel) -> list[int]:
-    if not isinstance(chat_model, ChatModel):
-        raise invalid_field("prompt", "prompt is a list; a GGUF file takes text")
-    if not prompt or any(isinstance(id, bool) or not isinstance(id, int) for id in prompt):
-        raise invalid_field(
-            "prompt", "prompt is a list, expected text, one text in a list, or token ids"
-        )
-    size = chat_model.decoder.vocab_size
-    if min(prompt) < 0 or max(prompt) >= size:
-        raise invalid_field("prompt", f"prompt holds ids outside the vocabulary, 0 to {size - 1}")
-    return prompt
-
-
-def _chat_model(fields: RequestFields, chat_models: Mapping[str, AnyChatModel]) -> AnyChatModel:
-    return find_model(fields.text("model"), chat_models)
-
-
-def find_model(name: str, chat_models: Mapping[str, AnyChatModel]) -> AnyChatModel:
-    """The model of a name. Raises HTTPError (404) where there is none."""
-    if name not in chat_models:
-        known = ", ".join(chat_models)
-        message = f"there is no model {_shown(name)}; this server has: {known}"
-        raise HTTPError(404, "model-not-found", message, field="model")
-    return chat_models[name]
-
-
-def _messages(value: object, max_messages: int) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        given = "missing" if value is None else f"{_shown(value)}, expected a list of messages"
-        raise invalid_field("messages", f"messages is {given}")
-    if len(value) > max_messages:
-        raise invalid_field(
-            "messages", f"{len(value)} messages, at most {max_messages} are allowed"
-        )
-    messages: list[Message] = []
-    for index, message in enumerate(value):
-        place = f"messages[{index}]"
-        if not isinstance(message, dict):
-            raise invalid_field(place, f"{place} is {_shown(message)}, expected an object")
-        for name in message:
-            shown = f"{place}.{_shown(name)}"
-            if name not in (*MESSAGE_FIELDS, *UNUSED_MESSAGE_FIELDS):
-                raise invalid_field(shown, f"the field {shown} is unknown", code="unknown-field")
-            if name in UNUSED_MESSAGE_FIELDS and message[name]:
-                what = f"{shown} is not supported here; leave it out"
-                raise invalid_field(shown, what, code="unsupported")
-        role = message.get("role")
-        if not isinstance(role, str) or role not in ROLES:
-            message = f"{place}.role is {_shown(role)}, expected {', '.join(ROLES)}"
-            raise invalid_field(f"{place}.role", message)
-        content = message.get("content")
-        if content is None and role == "assistant" and "content" in message:
-            content = ""  # OpenAI's own answers with tool calls or a refusal say null
-        content = _content(content, f"{place}.content")
-        messages.append({"role": ROLES[role], "content": content})  # type: ignore[typeddict-item]
-    return messages
-
-
-def _joined(messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
+def _joined(given: Sequence[ChatMessage]) -> tuple[list[Message], list[int]]:
     """Messages of one role in a row as one, a blank line between them; where each begins.
 
     The chat template knows turns only.
     """
     joined: list[Message] = []
     places: list[int] = []
-    for place, message in enumerate(messages):
-        if joined and joined[-1]["role"] == message["role"]:
-            texts = (joined[-1]["content"], message["content"])
-            joined[-1] = {**message, "content": "\n\n".join(text for text in texts if text)}
+    for place, message in enumerate(given):
+        role = "system" if message.role == "developer" else message.role
+        if joined and joined[-1]["role"] == role:
+            texts = (joined[-1]["content"], message.text)
+            joined[-1]["content"] = "\n\n".join(text for text in texts if text)
         else:
-            joined.append(message)
+            joined.append({"role": role, "content": message.text})
             places.append(place)
     return joined, places
 
 
-def _content(value: object, place: str) -> str:
-    """A message's text, given as text or as a list of text parts."""
-    if not isinstance(value, list):
-        return checked_text(value, place)
-    texts = []
-    for index, part in enumerate(value):
-        name = f"{place}[{index}]"
-        if not isinstance(part, dict) or part.get("type") != "text":
-            raise invalid_field(
-                name, f'{name} is {_shown(part)}, expected {{"type": "text", "text": ...}}'
-            )
-        texts.append(checked_text(part.get("text"), f"{name}.text"))
-    return "".join(texts)
+def read_completion_request(body: bytes, chat_models: Mapping[str, AnyChatModel]) -> Completion:
+    """Check a completion of text or ids. Raises HTTPError for one that cannot be served."""
+    fields = parse_body(CompletionRequest, body)
+    chat_model = find_model(fields.model, chat_models)
+    return _completion(fields, chat_model, _prompts(fields.prompt or "", chat_model, "prompt"))
 
 
-def _generation(
-    fields: RequestFields,
+def read_embedding_request(
+    body: bytes, chat_models: Mapping[str, AnyChatModel]
+) -> tuple[EmbeddingRequest, ChatModel, list[list[int]]]:
+    """Check texts to embed: the fields, the model and each text's ids. Raises HTTPError."""
+    fields = parse_body(EmbeddingRequest, body)
+    chat_model = find_model(fields.model, chat_models)
+    if not isinstance(chat_model, ChatModel):
+        raise invalid_field(
+            "model", "a GGUF file gives no embeddings; name a run", code="unsupported"
+        )
+    texts = _prompts(fields.input, chat_model, "input")
+    for ids in texts:
+        if len(ids) > chat_model.max_positions:
+            raise _too_long("input", ids, chat_model)
+    return fields, chat_model, texts
+
+
+def _prompts(
+    given: str | Sequence[str] | Sequence[int] | Sequence[list[int]],
     chat_model: AnyChatModel,
-    prompt: Sequence[int],
-    names: tuple[str, int | None, str],
-    *,
-    is_continuation: bool,
-) -> GenerationRequest:
-    """`names`: the field of the token limit, its default, and the field of the prompt."""
-    limit_name, default_tokens, prompt_name = names
+    field: str,
+) -> list[list[int]]:
+    """The ids of one or several texts; a list of ids is one text."""
+    several = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+    prompts = []
+    for one in cast("Sequence[str | list[int]]", several):
+        if isinstance(one, str):
+            prompts.append(chat_model.encode(one))
+            continue
+        if not isinstance(chat_model, ChatModel):
+            raise invalid_field(field, f"{field} is a list; a GGUF file takes text")
+        size = chat_model.decoder.vocab_size
+        if min(one) < 0 or max(one) >= size:
+            message = f"{field} holds ids outside the vocabulary, 0 to {size - 1}"
+            raise invalid_field(field, message)
+        prompts.append(one)
+    return prompts
+
+
+def find_model(name: str, chat_models: Mapping[str, AnyChatModel]) -> AnyChatModel:
+    """The model of a name. Raises HTTPError (404) where there is none."""
+    if name not in chat_models:
+        message = f"there is no model {_shown(name)}; this server has: {', '.join(chat_models)}"
+        raise HTTPError(404, "model-not-found", message, field="model")
+    return chat_models[name]
+
+
+def _completion(
+    fields: GenerationFields, chat_model: AnyChatModel, prompts: Sequence[list[int]]
+) -> Completion:
+    """What to generate: `n` choices for each prompt, each from a random stream of its own."""
+    if fields.stream_options is not None and not fields.stream:
+        raise invalid_field("stream_options", "stream_options is only for stream = true")
+    rows = [prompt for prompt in prompts for _ in range(fields.n or 1)]
+    if len(rows) > MAX_CHOICES:
+        raise invalid_field("n", f"{len(rows)} choices, at most {MAX_CHOICES} are allowed")
+    stop = [fields.stop] if isinstance(fields.stop, str) else fields.stop or []
+    sampling = fields.sampling()
+    deltas: asyncio.Queue[tuple[int, TextDelta]] = asyncio.Queue()
+    choices = []
+    for index, prompt in enumerate(rows):
+        own = replace(sampling, seed=(sampling.seed + index * SEED_STRIDE) % 2**63)
+        limit = _max_new_tokens(fields, chat_model, prompt)
+        if isinstance(chat_model, ChatModel):
+            is_chat = isinstance(fields, ChatRequest)
+            continues = not chat_model.answers if is_chat else len(prompt) > 1
+            sequence = chat_model.new_sequence(prompt, limit, own)
+            text = chat_model.text_stream(stop, is_continuation=continues)
+        else:
+            sequence, text = SequenceState(prompt, limit, own), None
+        choices.append(
+            GenerationRequest(
+                chat_model.name, sequence, text, stop, bool(fields.stream), index, deltas
+            )
+        )
+    options = fields.stream_options or StreamOptions()
+    return Completion(choices, sum(map(len, prompts)), bool(options.include_usage))
+
+
+def _max_new_tokens(
+    fields: GenerationFields, chat_model: AnyChatModel, prompt: Sequence[int]
+) -> int:
+    """The limit of an answer's tokens: the request's, else what the context has room for."""
     space = chat_model.max_positions - len(prompt)
+    name, prompt_name, default = "max_tokens", "prompt", min(space, DEFAULT_COMPLETION_TOKENS)
+    if isinstance(fields, ChatRequest):
+        prompt_name, default = "messages", space
+        if fields.max_completion_tokens is not None:
+            name = "max_completion_tokens"
     if space < 1:
-        context = chat_model.max_positions
-        message = f"{prompt_name} has {len(prompt)} tokens; the model's context is {context}"
-        raise invalid_field(prompt_name, message, code="context-exceeded")
-    for name in ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"):
-        fields.text(name, "")
-    if not isinstance(fields.get("metadata") or {}, dict):
-        raise invalid_field("metadata", "metadata is not an object")
-    max_new_tokens = fields.integer(limit_name, min(space, default_tokens or space), 1, 2**31)
-    if max_new_tokens > space:
+        raise _too_long(prompt_name, prompt, chat_model)
+    limit: int | None = getattr(fields, name)
+    if limit is not None and limit > space:
         message = (
-            f"{prompt_name} has {len(prompt)} tokens and {limit_name} is {max_new_tokens}; "
+            f"{prompt_name} has {len(prompt)} tokens and {name} is {limit}; "
             f"the model's context is {chat_model.max_positions}: at most {space} here"
         )
-        raise invalid_field(limit_name, message, code="context-exceeded")
-    streams = fields.boolean("stream")
-    stop = _stop_strings(fields.get("stop"))
-    sampling = _sampling(fields)
-    if isinstance(chat_model, ChatModel):
-        sequence = chat_model.new_sequence(prompt, max_new_tokens, sampling)
-        text = chat_model.text_stream(stop, is_continuation=is_continuation)
-    else:
-        sequence, text = SequenceState(prompt, max_new_tokens, sampling), None
-    return GenerationRequest(
-        chat_model.name,
-        sequence,
-        text,
-        stop,
-        streams=streams,
-        include_usage=_include_usage(fields.get("stream_options"), streams),
-    )
+        raise invalid_field(name, message, code="context-exceeded")
+    return limit or default
 
 
-def _sampling(fields: RequestFields) -> Sampling:
-    """The sampling of a request. Without a seed every answer is different."""
-    seed = fields.get("seed")
-    if seed is not None:
-        seed = fields.integer("seed", 0, -(2**63), 2**63 - 1) % 2**63
-    top_p = fields.number("top_p", 1.0, 0.0, 1.0)
-    penalty = fields.number("repetition_penalty", 1.0, 0.01, 100.0)
-    if top_p == 0:
-        raise invalid_field("top_p", "top_p = 0, expected above 0, at most 1")
-    values: dict[str, Callable[[], Any]] = {
-        "temperature": lambda: fields.number("temperature", 1.0, 0.0, 2.0),
-        "top_k": lambda: fields.integer("top_k", 0, 0, 2**31),
-        "min_p": lambda: fields.number("min_p", 0.0, 0.0, 1.0),
-    }
-    try:
-        return Sampling(
-            **{name: read() for name, read in values.items()},
-            top_p=top_p,
-            repetition_penalty=penalty,
-            seed=secrets.randbits(62) if seed is None else seed,
-        )
-    except UserError as error:
-        raise invalid_field(error.where, f"{error.where}: {error.what}") from error
-
-
-def _stop_strings(value: object) -> list[str]:
-    stops: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
-    if len(stops) > MAX_STOPS:
-        raise invalid_field(
-            "stop", f"stop holds {len(stops)} texts, at most {MAX_STOPS} are allowed"
-        )
-    for index, stop in enumerate(stops):
-        name = f"stop[{index}]" if isinstance(value, list) else "stop"
-        if not 0 < len(checked_text(stop, name)) <= MAX_STOP_CHARACTERS:
-            raise invalid_field(
-                name, f"{name} is empty or longer than {MAX_STOP_CHARACTERS} characters"
-            )
-    return stops
-
-
-def _include_usage(value: object, streams: bool) -> bool:
-    if value is None:
-        return False
-    if not streams:
-        raise invalid_field("stream_options", "stream_options is only for stream = true")
-    if not isinstance(value, dict):
-        raise invalid_field(
-            "stream_options", f"stream_options is {_shown(value)}, expected an object"
-        )
-    fields = RequestFields(value, frozenset({"include_usage", "include_obfuscation"}))
-    fields.boolean("include_obfuscation")
-    return fields.boolean("include_usage")
+def _too_long(field: str, ids: Sequence[int], chat_model: AnyChatModel) -> HTTPError:
+    message = f"{field} has {len(ids)} tokens; the model's context is {chat_model.max_positions}"
+    return invalid_field(field, message, code="context-exceeded")
 
 
 def _same(given: object, value: object) -> bool:
@@ -378,8 +445,5 @@ def _same(given: object, value: object) -> bool:
 
 def _shown(value: object) -> str:
     """A value for a message: short, in ASCII, no control characters."""
-    try:
-        text = ascii(value)
-    except RecursionError:
-        return "a deeply nested value"
+    text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

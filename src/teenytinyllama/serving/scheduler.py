@@ -12,8 +12,11 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import AnyChatModel, ChatModel
@@ -25,6 +28,7 @@ from teenytinyllama.serving.llama_cpp_worker import LlamaCppWorker
 from teenytinyllama.serving.server_metrics import ServerMetrics
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 MAX_PREFILL_TOKENS_WHILE_DECODING = 512
 MEMORY_FRACTION = 0.5  # of the memory that is free when a model is loaded, for its KV cache
@@ -79,7 +83,7 @@ class BatchScheduler:
     def _admit(self, taken: list[GenerationRequest]) -> list[tuple[GenerationRequest, TextDelta]]:
         """Prefill requests; where that fails, as for lack of memory, only they do."""
         num_tokens = sum(len(request.sequence.prompt) for request in taken)
-        self.metrics.add("prompt_tokens_total", num_tokens)
+        self.metrics.prompt_tokens.inc(num_tokens)
         try:
             self.batch.admit([request.sequence for request in taken])
         except Exception as error:
@@ -95,7 +99,7 @@ class BatchScheduler:
             if request.cancelled:
                 self.batch.cancel(sequence)
                 del self.active[sequence]
-                self.metrics.add("cancelled_total")
+                self.metrics.cancelled.inc()
             elif self.ends_now or now - request.started_at > self.limits.max_answer_s:
                 self.batch.cancel(sequence)
                 sequence.finish_reason = "length"
@@ -125,9 +129,9 @@ class BatchScheduler:
                 continue
             new_ids = sequence.new_ids[request.num_generated :]
             if new_ids and not request.num_generated:
-                self.metrics.observe_first_token(time.monotonic() - request.started_at)
+                self.metrics.first_token.observe(time.monotonic() - request.started_at)
             request.num_generated += len(new_ids)
-            self.metrics.add("generated_tokens_total", len(new_ids))
+            self.metrics.generated_tokens.inc(len(new_ids))
             assert request.text is not None, "only a GGUF file's requests have none"
             text = "".join(map(request.text.push, new_ids))
             if request.text.stopped:
@@ -162,7 +166,7 @@ class Scheduler:
         limits: Limits,
         metrics: ServerMetrics,
     ) -> None:
-        self.limits, self.metrics = limits, metrics
+        self.limits = limits
         self.batches = {
             one.name: BatchScheduler(one, limits, metrics)
             for one in chat_models
@@ -174,10 +178,13 @@ class Scheduler:
             if not isinstance(one, ChatModel)
         }
         self._arrived: list[GenerationRequest] = []
+        self._jobs: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = self._draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="generation", daemon=True)
+        metrics.active_requests.set_function(lambda: self.num_active)
+        metrics.waiting_requests.set_function(lambda: self.num_waiting)
 
     def start(self) -> None:
         """Start the threads."""
@@ -185,26 +192,42 @@ class Scheduler:
         for worker in self.workers.values():
             worker.start()
 
-    def submit(self, request: GenerationRequest) -> None:
-        """Queue a request from its event loop. Raises QueueFull where too many wait."""
+    def submit(self, requests: Sequence[GenerationRequest]) -> None:
+        """Queue the requests of one client from its event loop.
+
+        Raises QueueFull where too many wait already.
+        """
         self._loop = asyncio.get_running_loop()
         with self._wake:
-            if self._draining or self.num_waiting >= self.limits.max_waiting:
-                raise QueueFull
-            if request.model in self.workers:
-                self.workers[request.model].submit(request)
-                return
-            self._arrived.append(request)
+            self._check_room()
+            for request in requests:
+                if request.model in self.workers:
+                    self.workers[request.model].submit(request)
+                else:
+                    self._arrived.append(request)
             self._wake.notify()
 
-    def cancel(self, request: GenerationRequest) -> None:
-        """The client has left: stop before the next token."""
-        request.cancelled = True
+    async def run(self, job: Callable[[], Result]) -> Result:
+        """What a job returns, run by the generating thread between two tokens.
+
+        Raises QueueFull where too many wait, and whatever the job raises.
+        """
+        future: Future[Result] = Future()
+        with self._wake:
+            self._check_room()
+            self._jobs.append(partial(_run_job, job, future))
+            self._wake.notify()
+        return await asyncio.wrap_future(future)
+
+    def _check_room(self) -> None:
+        if self._draining or self.num_waiting >= self.limits.max_waiting:
+            raise QueueFull
 
     @property
     def num_waiting(self) -> int:
-        """Requests without a row."""
-        return len(self._arrived) + sum(len(one.waiting) for one in self._queues())
+        """Requests without a row, and jobs."""
+        queued = len(self._arrived) + len(self._jobs)
+        return queued + sum(len(one.waiting) for one in self._queues())
 
     @property
     def num_active(self) -> int:
@@ -237,17 +260,22 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not (
-                    self._stopping or self._arrived or any(b.busy for b in self.batches.values())
-                ):
+                while not (self._stopping or self._has_work):
                     self._wake.wait()
                 if self._stopping:
                     return
                 arrived, self._arrived = self._arrived, []
+                job = self._jobs.popleft() if self._jobs else None
+            if job is not None:
+                job()
             for name, batch in self.batches.items():
                 own = [request for request in arrived if request.model == name]
                 if own or batch.busy:
                     self._deliver(batch.step(own))
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._arrived or self._jobs) or any(b.busy for b in self.batches.values())
 
     def _queues(self) -> Iterable[BatchScheduler | LlamaCppWorker]:
         return (*self.batches.values(), *self.workers.values())
@@ -257,7 +285,7 @@ class Scheduler:
 
         def put() -> None:
             for request, delta in deltas:
-                request.deltas.put_nowait(delta)
+                request.deltas.put_nowait((request.index, delta))
 
         if deltas:
             assert self._loop is not None, "a request was submitted"
@@ -266,6 +294,14 @@ class Scheduler:
             except RuntimeError:  # the loop is closed: the server has stopped
                 for request, _ in deltas:
                     request.cancelled = True
+
+
+def _run_job(job: Callable[[], Result], future: Future[Result]) -> None:
+    if future.set_running_or_notify_cancel():  # else its client has left
+        try:
+            future.set_result(job())
+        except Exception as error:
+            future.set_exception(error)
 
 
 def _max_rows_in_memory(decoder: Decoder) -> int:

@@ -80,11 +80,15 @@ class EnsembleSettings(Settings):
     teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the final model's loss that is against the members' mean probabilities; the rest is
     against the text."""
+    chained: bool = False
+    """Each member after the first is taught by the one before it in the same way."""
 
     @model_validator(mode="after")
     def _is_an_ensemble(self) -> EnsembleSettings:
         if self.members == 1:
             raise ValueError("members = 1 is no ensemble: use 2 or more, or 0 for a single model")
+        if self.chained and not self.members:
+            raise ValueError("chained = true needs members: use members = 2 or more")
         return self
 
 
@@ -145,6 +149,9 @@ class PretrainSettings(Settings):
     """Dropout and stochastic depth."""
     mask_inputs: Chance = 0.0
     """Share of input tokens that are read as `<unk>`; all tokens are still predicted."""
+    second_token_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of an auxiliary loss on the token after next, which the logged loss then includes.
+    What it adds to the model is dropped from the saved one."""
     averaging: AveragingSettings = AveragingSettings()
     """Averages of weights."""
     ensemble: EnsembleSettings = EnsembleSettings()

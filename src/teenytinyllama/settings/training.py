@@ -74,7 +74,7 @@ class OptimizerSettings(Settings):
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decoupled decay; applied to matrices only, never to RMSNorm gains. For many passes over
-    little text about 1 (docs/little-text.md)."""
+    little text 1 / (rate x steps per epoch) (docs/little-text.md)."""
     embedding_weight_decay: Annotated[float, Field(ge=0)] | None = None
     """Decay of embedding and head; unset: `weight_decay`."""
     weight_decay_schedule: Literal["constant", "learning-rate"] = "constant"

@@ -48,9 +48,15 @@ class DistillationLoss(NextTokenLoss):
     """
 
     def __init__(
-        self, model: Any, teacher: Ensemble, *, teacher_weight: float, z_loss: float = 0.0
+        self,
+        model: Any,
+        teacher: Ensemble,
+        *,
+        teacher_weight: float,
+        z_loss: float = 0.0,
+        second_token_weight: float = 0.0,
     ) -> None:
-        super().__init__(model, z_loss=z_loss)
+        super().__init__(model, z_loss=z_loss, second_token_weight=second_token_weight)
         self._teacher = (teacher,)  # in a tuple: no part of this module
         self._teacher_weight = teacher_weight
 
@@ -66,4 +72,5 @@ class DistillationLoss(NextTokenLoss):
         found = torch.log_softmax(self.model.lm_head(hidden).float(), dim=-1)  # (B, T, V)
         counted = (labels != IGNORED)[..., None]
         of_teacher = -(expected * found * counted).sum()
-        return torch.lerp(of_text.to(of_teacher), of_teacher, self._teacher_weight)
+        both = torch.lerp(of_text.to(of_teacher), of_teacher, self._teacher_weight)
+        return both + self.auxiliary(hidden, labels)

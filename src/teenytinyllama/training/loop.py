@@ -10,6 +10,7 @@ The files that one batch goes through:
     data_order.py         which rows make a step
     micro_batches.py      micro-batches -> gradients of the step
     losses.py             next-token loss that never holds all logits
+    second_token.py       what a loss on the token after next adds to the model
     distributed.py        how processes share the weights: clip, update, gather for a save
     optimizers.py         AdamW, Muon, and the learning rate of a step
     averaging.py          copies of the weights: averages, the best so far
@@ -49,6 +50,11 @@ from teenytinyllama.training.micro_batches import (
 )
 from teenytinyllama.training.optimizers import learning_rate_factor, set_learning_rates
 from teenytinyllama.training.resource_tracker import ResourceTracker
+from teenytinyllama.training.second_token import (
+    find_second_token,
+    hide_second_token,
+    without_second_token,
+)
 from teenytinyllama.training.task import HELDOUT, MicroBatch, TrainSettings, TrainTask
 from teenytinyllama.training.train_state import (
     TrainState,
@@ -374,8 +380,9 @@ class TrainLoop:
 
     def _save(self) -> None:
         self._resources.update(self.state)
-        model, optimizer = self.strategy.tensors()
-        optimizer |= self._copies.tensors()
+        weights, optimizer = self.strategy.tensors()
+        model, auxiliary = hide_second_token(weights)
+        optimizer |= self._copies.tensors() | auxiliary
         if self.strategy.is_main:
             saved = {
                 "identity": dict(self.task.identity),
@@ -406,7 +413,7 @@ class TrainLoop:
             self._copies.load({})
             if self.task.initial_optimizer is not None:
                 moments, _ = split_copies(self.task.initial_optimizer)
-                self.strategy.load(None, moments)
+                self.strategy.load(None, without_second_token(moments))
         else:
             logger.info(f"resuming from {found.path.name}")
             warn_of_other_numerics(found, self._numerics)
@@ -427,10 +434,11 @@ class TrainLoop:
                 # Of these devices and as many processes as there are now.
                 state.micro_batch = self.state.micro_batch
                 moments, copies = split_copies(found.optimizer)
+                moments, auxiliary = find_second_token(moments)
                 if not moments and state.num_skipped < state.step:
                     raise ValueError(f"{checkpoints.OPTIMIZER_NAME} holds no moments")
                 skip_steps = set(found.state["skip_steps"])
-                self.strategy.load(found.model, moments)
+                self.strategy.load(found.model | auxiliary, moments)
                 self._copies.load(copies)
             except torch.OutOfMemoryError:
                 raise

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from teenytinyllama.training.second_token import add_second_token
+
 # N rows, H hidden, V vocabulary
 IGNORED = -100
 CHUNK_BYTES_CPU = 64 * 1024 * 1024
@@ -169,6 +171,17 @@ def head_loss(model: Any, hidden: Tensor, targets: Tensor, *, z_loss: float = 0.
     return linear_cross_entropy(hidden, model.lm_head.weight, targets, z_loss=z_loss)
 
 
+def second_targets(labels: Tensor) -> Tensor:
+    """The token after next (B, T), where a row has it and the next one is a target too.
+
+    >>> second_targets(torch.tensor([[5, 6, IGNORED, 8, 9]])).tolist()
+    [[6, -100, -100, 9, -100]]
+    """
+    targets = torch.full_like(labels, IGNORED)
+    targets[:, :-1] = torch.where(labels[:, :-1] == IGNORED, IGNORED, labels[:, 1:])
+    return targets
+
+
 class NextTokenLoss(nn.Module):
     """A causal model with its loss: rows of ids and targets in, the summed loss out.
 
@@ -176,17 +189,30 @@ class NextTokenLoss(nn.Module):
     depend on how the step is cut into micro-batches (transformers issue 35438).
     """
 
-    def __init__(self, model: Any, *, z_loss: float = 0.0) -> None:
+    def __init__(
+        self, model: Any, *, z_loss: float = 0.0, second_token_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.model = model
         self.z_loss = z_loss
+        self.second_token_weight = second_token_weight
+        if second_token_weight:
+            add_second_token(model)
 
     def forward(
         self, input_ids: Tensor, labels: Tensor, position_ids: Tensor | None = None
     ) -> Tensor:
         """Summed loss of a micro-batch: `input_ids` (B, T), `labels` (B, T) with -100 ignored."""
         hidden = self.hidden_states(input_ids, position_ids)
-        return head_loss(self.model, hidden, labels, z_loss=self.z_loss)
+        loss = head_loss(self.model, hidden, labels, z_loss=self.z_loss)
+        return loss + self.auxiliary(hidden, labels)
+
+    def auxiliary(self, hidden: Tensor, labels: Tensor) -> Tensor | float:
+        """The weighted loss of the token after next (second_token.py); 0 without one."""
+        if not self.second_token_weight:
+            return 0.0
+        states = hidden + self.model.second_token(hidden)
+        return self.second_token_weight * head_loss(self.model, states, second_targets(labels))
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor | None) -> Tensor:
         """What the head reads (B, T, H).

@@ -37,7 +37,7 @@ def test_the_align_manifest_names_the_chat_data(tmp_path: Path) -> None:
     loader.start()
     loader.wait(30)
     assert loader.state == "ready" and loader.service is not None
-    assert loader.service.examples({})["total"] == 40
+    assert loader.service.examples()["total"] == 40
     assert isinstance(open_index(tmp_path / ".search", sources.fingerprint(), "pt"), Retriever)
 
 

@@ -27,7 +27,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> SearchService:
 
 
 def test_an_answer_from_the_data_is_a_match(service: SearchService) -> None:
-    found = service.attribution({"text": "Sim: a RAPOSA Lila mora na floresta perto do lago."})
+    found = service.attribution("Sim: a RAPOSA Lila mora na floresta perto do lago.")
     assert found["num_words"] == 10
     assert found["longest_run_words"] == 8  # a raposa lila mora na floresta perto do
     assert found["matched_fraction"] == 0.8
@@ -47,22 +47,22 @@ def test_an_answer_from_the_data_is_a_match(service: SearchService) -> None:
 
 
 def test_an_answer_in_other_words_is_no_match(service: SearchService) -> None:
-    found = service.attribution({"text": "Gosto muito de navegar sem mapa."})
+    found = service.attribution("Gosto muito de navegar sem mapa.")
     assert (found["matched_fraction"], found["answer"]) == (0.0, [(found["answer"][0][0], 0)])
-    empty = service.attribution({"text": " 🦊 "})
+    empty = service.attribution(" 🦊 ")
     assert (empty["num_words"], empty["longest_run_words"], empty["examples"]) == (0, 0, [])
 
 
 def test_a_short_answer_matches_only_as_a_whole(service: SearchService) -> None:
-    whole = service.attribution({"text": "na floresta perto"})
+    whole = service.attribution("na floresta perto")
     assert (whole["matched_fraction"], whole["min_run_words"], whole["too_short"]) == (
         1.0,
         3,
         False,
     )
-    part = service.attribution({"text": "na floresta perto daqui"})
+    part = service.attribution("na floresta perto daqui")
     assert (part["matched_fraction"], part["min_run_words"]) == (0.0, 6)
-    assert service.attribution({"text": "Na floresta."})["too_short"]
+    assert service.attribution("Na floresta.")["too_short"]
 
 
 def test_equal_examples_are_shown_once(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_equal_examples_are_shown_once(tmp_path: Path) -> None:
         ("a", turn("Oi!", "Olá, raposa."))
     ]
     found = SearchService(build_index(tmp_path / "x", conversations, "print", "pt")).attribution(
-        {"text": "olá tudo"}
+        "olá tudo"
     )
     assert [one["number"] for one in found["examples"]] == [0, 9]
 
@@ -80,7 +80,7 @@ def test_words_with_vowel_signs_are_counted_whole(tmp_path: Path) -> None:
     service = SearchService(
         build_index(tmp_path / "x", [("a", turn("কোথায়?", answer))], "print", "bn")
     )
-    found = service.attribution({"text": answer})
+    found = service.attribution(answer)
     assert found["num_words"] == found["longest_run_words"] == 7
     assert "".join(words for words, _ in found["answer"]) == answer
 
@@ -99,7 +99,7 @@ def test_words_without_spaces_are_found_marked_and_quoted(tmp_path: Path) -> Non
 
 def test_search_ignores_endings_case_and_accents(service: SearchService) -> None:
     def numbers(query: str) -> list[int]:
-        return [one["number"] for one in service.examples({"query": query})["examples"]]
+        return [one["number"] for one in service.examples(query)["examples"]]
 
     assert set(numbers("floresta")) == set(numbers("FLORESTAS")) == {0, 3}
     assert numbers("manha") == [1]
@@ -111,14 +111,14 @@ def test_all_examples_are_listed_in_pages(service: SearchService) -> None:
     seen: list[int] = []
     more = True
     while more:
-        page = service.examples({"offset": len(seen), "limit": 12})
+        page = service.examples(offset=len(seen), limit=12)
         seen += [one["number"] for one in page["examples"]]
         more = page["more"]
     assert seen == list(range(34)) and page["total"] == 34
 
 
 def test_segments_keep_every_character(service: SearchService) -> None:
-    found = service.attribution({"text": "🦉 A coruja Sofia lê livros à noite, no alto! 🦉"})
+    found = service.attribution("🦉 A coruja Sofia lê livros à noite, no alto! 🦉")
     assert "".join(words for words, _ in found["answer"]) == (
         "🦉 A coruja Sofia lê livros à noite, no alto! 🦉"
     )
@@ -130,8 +130,8 @@ def test_segments_keep_every_character(service: SearchService) -> None:
 
 def test_an_empty_index_answers(tmp_path: Path) -> None:
     empty = SearchService(build_index(tmp_path / "index", [], "print", "pt"))
-    assert empty.attribution({"text": "olá"})["examples"] == []
-    assert empty.examples({})["total"] == 0
+    assert empty.attribution("olá")["examples"] == []
+    assert empty.examples()["total"] == 0
 
 
 def test_unreadable_chat_data_is_reported(
@@ -165,7 +165,7 @@ def test_the_server_answers_search_and_attribution(tmp_path: Path, chat_model: C
         _, listed, _ = server.ask("/api/examples", {"query": "navio", "limit": 3})
         assert [one["number"] for one in listed["examples"]] == [2]
         status, answer, _ = server.ask("/api/examples", {"query": "a", "view": "words"})
-        assert (status, answer["error"]["param"]) == (400, "'view'")
+        assert (status, answer["error"]["param"]) == (400, "view")
     kept = (tmp_path / ".search" / "scores.npy").stat().st_mtime_ns
     again = SearchLoader(sources)
     again.start()

@@ -1,6 +1,10 @@
 """The cloze task: items from held-out text of any script, the same each time."""
 
+import random
+
 import pytest
+from icu4py.breakers import WordBreaker
+from support import script_texts
 
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.settings.datasets import Task
@@ -29,6 +33,18 @@ def test_right_choice_continues_the_text_and_wrong_ones_do_not(language: str) ->
         )
     places = [row["answer"] for row in rows]
     assert all(places.count(place) >= 3 for place in range(NUM_CHOICES))
+
+
+@pytest.mark.parametrize("language", ["th", "zh", "km", "ja"])
+def test_words_without_spaces_end_their_sentence(language: str) -> None:
+    rng = random.Random(1)
+    texts = [script_texts.text_of(language, rng, 600) for _ in range(60)]
+    rows = cloze_rows([Document(str(i), t, "made", "x") for i, t in enumerate(texts)], 40, 0)
+    assert len(rows) == 40
+    for row in rows:
+        right = row["choices"][row["answer"]]
+        assert f"{row['question']}{right}" in "\n".join(texts)
+        assert right in WordBreaker(f"{row['question']}{right}", "root")
 
 
 def test_items_depend_on_text_and_seed_only() -> None:

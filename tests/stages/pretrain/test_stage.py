@@ -87,6 +87,8 @@ LEVERS = {
     "num_steps": 60,
     "shuffle_documents": True,
     "mask_inputs": 0.1,
+    "second_token_weight": 0.2,
+    "model": SIZES.model_copy(update={"kind": "qwen3"}),
     "dropout": {"residual": 0.1, "mlp": 0.1, "embedding": 0.1, "attention": 0.1, "layers": 0.1},
     "averaging": {"ema_decay": 0.9, "last_epochs": 2},
     "optimizer": {"kind": "muon", "weight_decay": 1.0, "weight_decay_schedule": "learning-rate"},
@@ -130,7 +132,7 @@ def test_every_lever_on_and_stopped_ends_in_the_same_bytes(
 def test_members_teach_the_final_model_and_a_stopped_ensemble_ends_in_the_same_bytes(
     run, small_tokenizer_dir, pack_dir, stage_context, tmp_path, monkeypatch
 ):
-    plan = {"ensemble": {"members": 2}, "checkpoints": {"every_steps": 2}}
+    plan = {"ensemble": {"members": 2, "chained": True}, "checkpoints": {"every_steps": 2}}
     metrics = run(**plan).metrics
     assert len(metrics["heldout_bpb_of_members"]) == 2
     assert metrics["heldout_bpb_of_ensemble"] < sum(metrics["heldout_bpb_of_members"]) / 2
@@ -180,6 +182,7 @@ def test_averages_over_more_epochs_than_there_are_are_refused(run):
     error = error_of(run, **plan)
     assert error.code == "averaging-too-long"
     assert "epochs of" in error.what
+    assert "last_epochs=0," in error.fix  # one epoch has nothing to average
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,7 @@ def test_averages_over_more_epochs_than_there_are_are_refused(run):
         ({"dropout": {"mlp": 1.0}}, "less than 1"),
         ({"averaging": {"last_epochs": 1}}, "last_epochs = 1 is no average"),
         ({"ensemble": {"members": 1}}, "members = 1 is no ensemble"),
+        ({"ensemble": {"chained": True}}, "chained = true needs members"),
         ({"mask_inputs": -0.1}, "greater than or equal to 0"),
     ],
 )

@@ -6,7 +6,6 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages.segmentation import has_unspaced_letters, word_spans
 from teenytinyllama.progress import format_duration
-from teenytinyllama.serving.protocol import RequestFields, invalid_field
 from teenytinyllama.serving.search.chat_sources import ChatSources
 from teenytinyllama.serving.search.retriever import (
     ChatExample,
@@ -39,7 +37,6 @@ MIN_LETTERS = 3
 """Shorter words, where spaces separate them, are not marked; nor are words that are in more than
 COMMON_FRACTION of the examples."""
 PLAIN, SHARED, RUN = 0, 1, 2
-MAX_PAGE_SIZE = 50
 
 Segments = list[tuple[str, int]]
 
@@ -93,17 +90,10 @@ class SearchService:
     def __init__(self, retriever: Retriever) -> None:
         self.retriever = retriever
 
-    def examples(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def examples(self, query: str = "", offset: int = 0, limit: int = 10) -> dict[str, Any]:
         """One page of the examples that match a query, or of all of them in order."""
         started_at = time.perf_counter()
-        fields = RequestFields(values, frozenset({"query", "offset", "limit"}))
-        query = fields.text("query", "").strip()
-        if len(query) > 2000:
-            message = f"query has {len(query)} characters, at most 2000 are allowed"
-            raise invalid_field("query", message)
-        offset = fields.integer("offset", 0, 0, 10**9)
-        limit = fields.integer("limit", 10, 1, MAX_PAGE_SIZE)
-        if query:
+        if query := query.strip():
             ranked = self.retriever.nearest(query, min(offset + limit + 1, 1000))
             page = [number for number, _ in ranked[offset : offset + limit]]
             more = len(ranked) > offset + limit
@@ -119,10 +109,9 @@ class SearchService:
             "duration_ms": round(1000 * (time.perf_counter() - started_at), 2),
         }
 
-    def attribution(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def attribution(self, text: str) -> dict[str, Any]:
         """Where an answer's words may come from: its longest shared run and nearest examples."""
         started_at = time.perf_counter()
-        text = RequestFields(values, frozenset({"text"})).text("text")
         spans = word_spans(text)[:MAX_WORDS]
         if len(spans) == MAX_WORDS:
             text = text[: spans[-1][1]]

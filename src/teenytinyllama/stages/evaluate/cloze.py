@@ -3,6 +3,9 @@
 A language without benchmarks still has text that its model has not seen. The context is the
 paragraph up to the word. Wrong choices are last words of other held-out sentences, of similar
 length and frequency, so that neither gives the answer away.
+
+In scripts without spaces a phrase ends at a space, too: Thai and Lao have no mark for it. The model
+reads a space before each of the four words there as elsewhere, though the text has none.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +21,17 @@ from functools import cache
 from typing import Any
 
 from teenytinyllama.artifacts.documents import Document
-from teenytinyllama.languages import SENTENCE_ENDS, word_pattern
+from teenytinyllama.languages import SENTENCE_ENDS
+from teenytinyllama.languages.segmentation import (
+    find_words,
+    has_spaces_between_words,
+    has_unspaced_letters,
+    word_spans,
+)
 
 NUM_CHOICES = 4
 MIN_WORDS = 5  # before the last one of the sentence
-MIN_CHARACTERS = 3
+MIN_CHARACTERS, MIN_UNSPACED_CHARACTERS = 3, 2
 MAX_CONTEXT_CHARACTERS = 400
 _LENGTH_BAND = 2  # characters by which a wrong choice may be longer or shorter
 _FREQUENCY_BAND = 1.6  # difference of natural logarithms: five times as frequent, or a fifth
@@ -33,6 +43,9 @@ class _Gap:
     word: str
 
 
+_END_OF_PHRASE = re.compile(rf"[{re.escape(SENTENCE_ENDS)}]|\s|$")
+
+
 @cache
 def _end_of_sentence() -> re.Pattern[str]:
     return re.compile(rf"[{re.escape(SENTENCE_ENDS)}]+[\"'”’»)]*(?=\s|$)")
@@ -41,13 +54,13 @@ def _end_of_sentence() -> re.Pattern[str]:
 def cloze_rows(documents: Sequence[Document], num_items: int, seed: int) -> list[dict[str, Any]]:
     """At most `num_items` random items `question, choices, answer`.
 
-    Empty where no sentence fits: too little text, or a script without spaces.
+    Empty where no sentence fits: too little text.
     """
     counts: Counter[str] = Counter()
     gaps: list[_Gap] = []
     for document in documents:
-        counts.update(word_pattern().findall(document.text))
-        gaps.extend(_gaps(document.text))
+        counts.update(find_words(document.text))
+        gaps.extend(gap for line in document.text.split("\n") for gap in _gaps(line))
     endings = sorted({gap.word for gap in gaps})
     rng = random.Random(f"cloze/{seed}")
     rng.shuffle(gaps)
@@ -68,19 +81,33 @@ def cloze_rows(documents: Sequence[Document], num_items: int, seed: int) -> list
     return rows
 
 
-def _gaps(text: str) -> Iterator[_Gap]:
-    for line in text.split("\n"):
-        start = 0
-        for end in _end_of_sentence().finditer(line):
-            words = list(word_pattern().finditer(line, start, end.start()))
-            start = end.end()
-            if len(words) <= MIN_WORDS or words[-1].end() != end.start():
-                continue
-            word, before = words[-1][0], line[: words[-1].start()]
-            # The model predicts a word after a space: not after "guarda-" or an apostrophe.
-            if not before.endswith(" ") or len(word) < MIN_CHARACTERS or not word[0].isalpha():
-                continue
-            yield _Gap(_truncate(before.rstrip()), word)
+def _gaps(line: str) -> Iterator[_Gap]:
+    """The gaps of one paragraph."""
+    if not has_spaces_between_words(line):
+        yield from _unspaced_gaps(line)
+        return
+    spans = word_spans(line)
+    starts = [start for start, _ in spans]
+    first = 0
+    for end in _end_of_sentence().finditer(line):
+        after = bisect_left(starts, end.start())
+        words, first = spans[first:after], bisect_left(starts, end.end())
+        if len(words) <= MIN_WORDS or words[-1][1] != end.start():
+            continue
+        word, before = line[slice(*words[-1])], line[: words[-1][0]]
+        # The model predicts a word after a space: not after "guarda-" or an apostrophe.
+        if not before.endswith(" ") or len(word) < MIN_CHARACTERS or not word[0].isalpha():
+            continue
+        yield _Gap(_truncate(before.rstrip()), word)
+
+
+def _unspaced_gaps(line: str) -> Iterator[_Gap]:
+    for number, (start, end) in enumerate(word_spans(line)):
+        word, is_last = line[start:end], _END_OF_PHRASE.match(line, end) is not None
+        if not is_last or number < MIN_WORDS or len(word) < MIN_UNSPACED_CHARACTERS:
+            continue
+        if has_unspaced_letters(word) and not line[start - 1].isspace():
+            yield _Gap(line[max(0, start - MAX_CONTEXT_CHARACTERS) : start], word)
 
 
 def _truncate(context: str) -> str:

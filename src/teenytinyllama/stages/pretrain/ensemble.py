@@ -4,7 +4,8 @@
     pretrain/final/                 the student: a plain model, taught by text and members
 
 Members differ in initial weights, order of rows and dropout, and in the layout of documents with
-`shuffle_documents`. A finished member's checkpoints are deleted.
+`shuffle_documents`. In a chain each is taught by the one before it. A finished member's checkpoints
+are deleted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM
@@ -28,12 +29,15 @@ logger = logging.getLogger(__name__)
 def member_settings(settings: PretrainSettings, number: int) -> PretrainSettings:
     """The recipe of a member: another seed, and no ensemble of its own."""
     seed = settings.seed + 1 + number
-    return settings.model_copy(update={"seed": seed, "ensemble": EnsembleSettings()})
+    alone = EnsembleSettings(teacher_weight=settings.ensemble.teacher_weight)
+    return settings.model_copy(update={"seed": seed, "ensemble": alone})
 
 
-def train_members(
-    settings: PretrainSettings, out_dir: Path, train: Callable[[PretrainSettings, Path], object]
-) -> Ensemble:
+TrainMember = Callable[[PretrainSettings, Path, Ensemble | None], object]
+"""Trains by these settings in this folder, taught by a teacher where there is one."""
+
+
+def train_members(settings: PretrainSettings, out_dir: Path, train: TrainMember) -> Ensemble:
     """Train the members that are not finished, one after another, and load all of them.
 
     Raises UserError for several processes, which would not agree on what is finished.
@@ -49,8 +53,14 @@ def train_members(
     for number, folder in enumerate(folders):
         if not (folder / "final").is_dir():
             logger.info(f"ensemble: member {number + 1} of {len(folders)}")
-            train(member_settings(settings, number), folder)
+            is_taught = settings.ensemble.chained and number
+            teacher = _load(folders[number - 1 : number]) if is_taught else None
+            train(member_settings(settings, number), folder, teacher)
         for checkpoint in folder.glob("step-*"):
             shutil.rmtree(checkpoint)
+    return _load(folders)
+
+
+def _load(folders: Sequence[Path]) -> Ensemble:
     fix = "--redo, or restore it from a copy"
     return Ensemble([load_whole(AutoModelForCausalLM, f / "final", fix=fix) for f in folders])

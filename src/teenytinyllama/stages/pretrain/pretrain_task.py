@@ -61,20 +61,22 @@ class PretrainTask(TrainTask):
     ) -> None:
         length = settings.sequence_length
         add_dropout(start.model, settings.dropout)
-        loss, flops = NextTokenLoss(start.model, z_loss=settings.z_loss), 1.0
-        if teacher is not None:
+        second = settings.second_token_weight
+        flops = sizes.flops_per_token(start.settings, encoder.vocab_size, length)
+        options = {"z_loss": settings.z_loss, "second_token_weight": second}
+        if teacher is None:
+            loss = NextTokenLoss(start.model, **options)
+        else:
             weight = settings.ensemble.teacher_weight
-            loss = DistillationLoss(
-                start.model, teacher, teacher_weight=weight, z_loss=settings.z_loss
-            )
-            flops += len(teacher.members) / 3  # forward passes only
+            loss = DistillationLoss(start.model, teacher, teacher_weight=weight, **options)
+            flops = round(flops * (1 + len(teacher.members) / 3))  # forward passes only
+        if second:
+            flops += sizes.second_token_flops(start.settings, encoder.vocab_size)
         super().__init__(
             loss,
             order,
             tokens_per_row=length,
-            flops_per_token=round(
-                flops * sizes.flops_per_token(start.settings, encoder.vocab_size, length)
-            ),
+            flops_per_token=flops,
             identity={
                 "tokens": tokens_sha256[:16],
                 "tokenizer": encoder.fingerprint[:16],

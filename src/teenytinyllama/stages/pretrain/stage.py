@@ -34,6 +34,7 @@ from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.distillation import Ensemble
 from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
+from teenytinyllama.training.second_token import remove_second_token
 from teenytinyllama.training.task import TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -49,17 +50,28 @@ def run(
 ) -> StageResult:
     """Train a base model; return counts of steps and tokens, and metrics of speed and loss."""
     hardware.check_precision(settings.precision, hardware.present_device())
+    train = partial(_train, context=context, tokenizer_dir=tokenizer_dir, pack_dir=pack_dir)
+    teacher = None
+    if settings.ensemble.members:
+        teacher = train_members(settings, out_dir, train)
+    return train(settings, out_dir, teacher)
+
+
+def _train(
+    settings: PretrainSettings,
+    out_dir: Path,
+    teacher: Ensemble | None,
+    *,
+    context: StageContext,
+    tokenizer_dir: Path,
+    pack_dir: Path,
+) -> StageResult:
+    """One model: the final one, or a member of an ensemble."""
     encoder = load_tokenizer(tokenizer_dir)
     index = read_index(pack_dir)
     _check_tokenizer(index, encoder, pack_dir)
     tokens = open_tokens(pack_dir, "train", verify=True)
     order = _order(tokens, settings, pack_dir)
-    teacher = None
-    if settings.ensemble.members:
-        run_member = partial(run, context=context, tokenizer_dir=tokenizer_dir, pack_dir=pack_dir)
-        teacher = train_members(
-            settings, out_dir, lambda member, folder: run_member(settings=member, out_dir=folder)
-        )
     start = _start(settings, encoder, tokenizer_dir)
     task = PretrainTask(
         settings,
@@ -78,6 +90,7 @@ def run(
     loop = TrainLoop(task, train_settings, strategy, out_dir, context.meter)
     before = loop.scores() if settings.start_from else {}
     metrics = loop.run()
+    remove_second_token(start.model)
     if strategy.is_main:
         save_final(start.model, out_dir / "final", tokenizer_dir)
     return StageResult(
@@ -207,7 +220,8 @@ def _order(tokens: TokenFile, settings: PretrainSettings, pack_dir: Path) -> Seq
             "averaging-too-long",
             f"pretrain.averaging.last_epochs = {settings.averaging.last_epochs}",
             f"the training has {num_epochs:.3g} epochs of {num_sequences:,} rows",
-            f"--set pretrain.averaging.last_epochs={int(num_epochs)}, or more num_steps",
+            f"--set pretrain.averaging.last_epochs={int(num_epochs) if num_epochs >= 2 else 0}, "
+            "or more num_steps",
         )
     return SequenceOrder(num_sequences, rows_per_step, settings.seed, settings.shuffle_documents)
 

@@ -14,14 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from teenytinyllama.artifacts.documents import Document
-from teenytinyllama.languages.segmentation import find_words, has_unspaced_letters
+from teenytinyllama.languages.segmentation import spaced_length
 from teenytinyllama.stages.corpus.batches import DocumentBatch, DocumentStep, IndexEntry
 from teenytinyllama.stages.corpus.dedup.exact_duplicates import digest_of
 from teenytinyllama.stages.corpus.staging import CorpusState, CorpusStep
 
 NUM_PARTS = 64
-CHARACTERS_PER_WORD = 6
-"""Mean in Portuguese, with the space: a line of a script without spaces counts so many a word."""
 _ROW = np.dtype([("hash", "<u8"), ("row", "<i8")])
 
 
@@ -111,18 +109,7 @@ def paragraph_hashes(text: str, min_characters: int) -> list[int]:
     """64-bit hash of every line, 0 for a line that is too short to count."""
     return [
         int.from_bytes(hashlib.blake2b(line.encode("utf-8"), digest_size=8).digest(), "little")
-        if _width(line) >= min_characters
+        if spaced_length(line) >= min_characters
         else 0
         for line in map(str.strip, text.split("\n"))
     ]
-
-
-def _width(line: str) -> int:
-    """Characters of a line; of a line without spaces those that its words would have with them.
-
-    >>> _width("O rato viu."), _width("我们明天去市场。")
-    (11, 24)
-    """
-    if not has_unspaced_letters(line):
-        return len(line)
-    return max(len(line), CHARACTERS_PER_WORD * len(find_words(line)))

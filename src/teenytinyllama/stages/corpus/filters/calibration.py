@@ -20,7 +20,11 @@ import numpy as np
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import LanguageProfile
-from teenytinyllama.languages.segmentation import has_spaces_between_words, word_spans
+from teenytinyllama.languages.segmentation import (
+    has_spaces_between_words,
+    spaced_length,
+    word_spans,
+)
 from teenytinyllama.regular_files import check_regular
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.batches import Values
@@ -34,7 +38,7 @@ TAIL_FRACTION = 0.01
 """Share of the clean documents that one rule may drop."""
 DOCUMENT_CHARACTERS = (500, 1500, 4500)
 """A plain text is cut between paragraphs into documents of about these lengths in turn: what is
-rare in a short document may be frequent in a long one."""
+rare in a short document may be frequent in a long one. `spaced_length` counts them."""
 DOCUMENTS_PER_BATCH = 50
 # A plain text does not show how long documents are.
 _LENGTH_RULES = ("gopher_short_doc", "gopher_long_doc")
@@ -95,7 +99,7 @@ def _documents(text: str) -> Iterator[str]:
         if not block.strip():
             continue
         blocks.append(block.strip("\n"))
-        size += len(block)
+        size += spaced_length(block)
         if size >= length:
             yield mark.join(blocks)
             blocks, size, length = [], 0, next(lengths)
@@ -184,7 +188,6 @@ def learn_language(path: Path, language: str) -> LanguageProfile:
         stop_words=stop_words,
         letters=letters_in(documents),
         openings=_openings(documents),
-        has_spaces=has_spaces_between_words("\n".join(documents)),
         known_fraction=known_fraction(documents, language),
     )
 
