@@ -85,17 +85,18 @@ def fuzzed_line(rng: random.Random, line: bytes) -> bytes:
 def packed(rng: random.Random, data: bytes) -> bytes:
     """The data as one of many writers leaves it, often in two parts with padding between them."""
     skippable = b"P*M\x18" + (9).to_bytes(4, "little") + bytes(9)
-    pack, between = rng.choice(
-        [
-            (bytes, [b""]),
-            (lambda part: gzip.compress(part, mtime=0), [b"", bytes(512)]),
-            (zstandard.ZstdCompressor().compress, [b"", skippable]),
-            (bz2.compress, [b""]),
-            (lzma.compress, [b"", bytes(4)]),
-        ]
-    )
+    packs = [
+        (lambda part: gzip.compress(part, mtime=0), [b"", bytes(512)]),
+        (zstandard.ZstdCompressor().compress, [b"", skippable]),
+        (bz2.compress, [b""]),
+        (lzma.compress, [b"", bytes(4)]),
+    ]
+    pack, between = rng.choice([(bytes, [b""]), *packs])
+    # As `cat` joins the files of several writers.
+    joined = rng.random() < 0.2 and pack is not bytes
+    pack_rest = rng.choice(packs)[0] if joined else pack
     cut = rng.choice([0, rng.randrange(len(data))])
-    return pack(data[:cut]) + rng.choice(between) + pack(data[cut:])
+    return pack(data[:cut]) + rng.choice(between) + pack_rest(data[cut:])
 
 
 def make_corpus(folder: Path, num_documents: int, seed: int) -> tuple[set[str], int]:

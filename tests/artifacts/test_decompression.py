@@ -172,6 +172,18 @@ def _gzip_with_every_field(data: bytes) -> bytes:
     return head + pack.compress(data) + pack.flush() + foot
 
 
+def _dictionary() -> zstandard.ZstdCompressionDict:
+    return zstandard.train_dictionary(1024, [line.encode() * 4 for line in MANY])
+
+
+def _warc_zstd(*parts: bytes, compressed: bool) -> bytes:
+    """IIPC's WARC in Zstandard: a first skippable frame with the dictionary of the others."""
+    words = _dictionary()
+    data = _zstd(words.as_bytes()) if compressed else words.as_bytes()
+    frames = [_zstd(part, dict_data=words) for part in parts]
+    return _skippable(data, 0x184D2A5D) + b"".join(frames)
+
+
 def _pigz(*parts: bytes) -> bytes:
     """One member of blocks that were compressed apart and flushed."""
     pack = zlib.compressobj(6, zlib.DEFLATED, 31)
@@ -202,6 +214,9 @@ WRITERS = {
     "zstd, zeros at the end": _zstd(LINES) + bytes(512),
     "pzstd": _pzstd(a, b),
     "zstd, seekable": _seekable(a, b),
+    "zstd, WARC's dictionary": _warc_zstd(a, b, compressed=False),
+    "zstd, WARC's dictionary, compressed": _warc_zstd(a, b, compressed=True),
+    "zstd, after gzip and bzip2": gzip.compress(a[:9]) + bz2.compress(a[9:]) + _zstd(b),
     "bzip2": bz2.compress(LINES),
     "bzip2 -1": bz2.compress(LINES, 1),
     "pbzip2, streams": bz2.compress(a) + bz2.compress(b),
@@ -221,7 +236,8 @@ def _chunks(data: bytes, path: Path, notes: Counter[str] | None = None) -> bytes
 @pytest.mark.parametrize("name", WRITERS)
 def test_what_a_format_allows_is_read(name: str, tmp_path: Path) -> None:
     suffix = {"g": "gz", "b": "bz2", "x": "xz", "z": "zst", "p": "gz", "H": "gz"}[name[0]]
-    suffix = {"bgzip": "gz", "pzstd": "zst", "pbzip2, streams": "bz2"}.get(name, suffix)
+    others = {"bgzip": "gz", "pzstd": "zst", "pbzip2, streams": "bz2"}
+    suffix = {**others, "zstd, after gzip and bzip2": "gz"}.get(name, suffix)
     notes: Counter[str] = Counter()
     assert _chunks(WRITERS[name], tmp_path / f"a.jsonl.{suffix}", notes) == LINES
     assert not +notes
@@ -287,12 +303,42 @@ def test_windows_too_large_and_dictionaries_are_one_line_with_a_command(tmp_path
     data = pack.compress(LINES) + pack.flush()
     with pytest.raises(UserError, match=r"window of more than 128 MB .* fix: zstd -dc --memory"):
         _chunks(data, tmp_path / "a.jsonl.zst")
-    words = zstandard.ZstdCompressionDict(LINES * 9, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    trained = zstandard.train_dictionary(1024, [line.encode() * 4 for line in MANY])
-    assert words
-    data = zstandard.ZstdCompressor(dict_data=trained).compress(LINES)
+    data = _zstd(LINES, dict_data=_dictionary())
     with pytest.raises(UserError, match=r"dictionary .* fix: zstd -dc -D"):
         _chunks(data, tmp_path / "a.jsonl.zst")
+
+
+def test_a_damaged_dictionary_is_damage(tmp_path: Path) -> None:
+    for data in (b"(\xb5/\xfd" + b"\xff" * 90, bytes(17 << 20)):
+        with pytest.raises(DamagedFileError, match="dictionary"):
+            _chunks(_skippable(data, 0x184D2A5D) + _zstd(LINES), tmp_path / "a.zst")
+    with pytest.raises(DamagedFileError, match="zstd-truncated"):
+        _chunks(_skippable(bytes(99), 0x184D2A5D)[:50], tmp_path / "a.zst")
+
+
+OTHERS = {
+    "gzip": gzip.compress(gzip.compress(LINES)),
+    "zstd": gzip.compress(_zstd(LINES)),
+    "tar": bz2.compress(b"a.jsonl".ljust(257, b"\0") + b"ustar\x0000".ljust(255, b"\0") + LINES),
+    "lzma": lzma.compress(LINES, format=lzma.FORMAT_ALONE),
+    "zlib stream": zlib.compress(LINES),
+    "compress": b"\x1f\x9d\x90" + bytes(99),
+    "lzip": b"LZIP\x01\x0c" + bytes(99),
+    "lzop": b"\x89LZO\0\r\n\x1a\n" + bytes(99),
+    "Snappy": b"\xff\x06\0\0sNaPpY" + bytes(99),
+    "zstd before 1.0": b"\x27\xb5\x2f\xfd" + bytes(99),
+    "lz4": b"\x02\x21\x4c\x18" + bytes(99),
+    "rar": b"Rar!\x1a\x07\x01\0" + bytes(99),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_packed_otherwise_or_twice_is_named_with_a_command(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    with pytest.raises(UserError, match=rf"{name}.* fix: .*{path}"):
+        _chunks(OTHERS[name], path)
 
 
 def test_decompressed_bytes_as_a_file(tmp_path: Path) -> None:

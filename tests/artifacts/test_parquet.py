@@ -48,6 +48,29 @@ def _dictionary(value: object, times: int) -> Any:
     return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), pa.array([value]))
 
 
+def test_differences_are_read_in_bounded_memory(tmp_path: Path) -> None:
+    texts = [f"uma raposa {n}" for n in range(50)]
+    path = tmp_path / "a.parquet"
+    for encoding in ("DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"):
+        plain = {"use_dictionary": False, "column_encoding": encoding}
+        written(pa.table({"text": texts}), path, **plain)
+        assert [row["text"] for row in parquet_rows(path)] == texts
+    # Equal values take no bytes as differences.
+    plain["column_encoding"] = "DELTA_BYTE_ARRAY"
+    written(pa.table({"text": ["0" * 1_000_000] * 900}), path, **plain)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DamagedFileError, match="decompression-bomb"):
+        for row in parquet_rows(path):
+            assert row
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_two_columns_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    with pytest.raises(DamagedFileError, match="two columns are called text"):
+        list(parquet_rows(written(table, tmp_path / "a.parquet")))
+
+
 BOMBS = {
     "one text for all rows": lambda: pa.table({"text": _dictionary("lorem ipsum " * 250_000, 900)}),
     "one text for a list": lambda: pa.table(

@@ -1,9 +1,10 @@
 """The decompressed bytes of a file as a bounded stream: gzip, Zstandard, bzip2 and xz.
 
 The compression is detected from the first bytes, not from the name. Everything that the formats
-allow is read: several members, frames or streams, skippable frames, padding of zeros. A file that
-is truncated or damaged yields everything before the damage, then raises `DamagedFileError`; a
-decompression bomb is stopped.
+allow is read: several members, frames or streams, skippable frames, padding of zeros, the
+dictionary at the start of a `.warc.zst`. A file that is truncated or damaged yields everything
+before the damage, then raises `DamagedFileError`; a decompression bomb is stopped. What is packed
+in another way, or twice, is named with the command that unpacks it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import lzma
 import os
 import zlib
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -40,12 +41,33 @@ MAX_WINDOW_BYTES = 1 << 27
 GZIP, ZSTD, BZIP2, XZ = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\x00"
 SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 """Zstandard's skippable frames: pzstd, seekable files and others keep their own data in them."""
+WARC_DICTIONARY = 0x184D2A5D
+"""The skippable frame that begins a WARC file in Zstandard holds the dictionary of the others,
+itself compressed or not (IIPC, "The WARC Zstandard format 1.0")."""
+MAX_DICTIONARY_BYTES = 16 << 20
 BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
+_LEGACY_ZSTD = [bytes([first]) + b"\xb5\x2f\xfd" for first in (0x1E, *range(0x22, 0x28))]
+_INFLATE = "python -c 'import sys, zlib; sys.stdout.buffer.write(zlib.decompress(open(sys.argv[1], \"rb\").read()))'"  # noqa: E501
 OTHER_FORMATS = {
     b"PK\x03\x04": ("a zip archive", "unzip {0}"),
     b"PK\x05\x06": ("a zip archive", "unzip {0}"),
     b"7z\xbc\xaf'\x1c": ("a 7z archive", "7z x {0}"),
     b"\x04\x22\x4d\x18": ("compressed by lz4", "lz4 -dc {0} | zstd > {1}.zst"),
+    b"\x02\x21\x4c\x18": ("compressed by lz4", "lz4 -dc {0} | zstd > {1}.zst"),
+    b"\x5d\0\0": ("compressed in the old format of lzma", "xz -dc {0} | xz > {1}.xz"),
+    b"\x1f\x9d": ("compressed by compress", "gzip -dc {0} | gzip > {1}.gz"),
+    b"LZIP\x01": ("compressed by lzip", "lzip -dc {0} | xz > {1}.xz"),
+    b"\x89LZO\0": ("compressed by lzop", "lzop -dc {0} | zstd > {1}.zst"),
+    b"\xff\x06\0\0sNaPpY": ("compressed by Snappy", "snzip -dc {0} | zstd > {1}.zst"),
+    **{
+        start: ("a zlib stream", f"{_INFLATE} {{0}} | gzip > {{1}}.gz")
+        for start in (b"x\x01", b"x\x9c", b"x\xda")
+    },
+    **{
+        start: ("compressed by zstd before 1.0", "zstd -dc {0} | zstd > {1}.zst")
+        for start in _LEGACY_ZSTD
+    },
+    b"Rar!\x1a\x07": ("a rar archive", "unrar x {0}"),
     b"%PDF-": ("a PDF document", "pdftotext {0}"),
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "git lfs pull"),
     b"PAR1": ("a parquet table", "mv {0} {1}.parquet"),
@@ -81,6 +103,8 @@ def chunks_of(path: Path, notes: Counter[str], *, bomb_ratio: int = BOMB_RATIO) 
         made = 0
         try:
             for chunk in _in_chunks(_read(packed, source, notes)):
+                if packed and not made:
+                    _refuse_packed_twice(chunk[:512], packed, path)
                 made += len(chunk)
                 yield chunk
                 if bomb_ratio and made > BOMB_AFTER_BYTES and made > bomb_ratio * source.position:
@@ -124,18 +148,39 @@ def _may_begin(head: bytes, start: bytes) -> bool:
     return start.startswith(head) or cut_frame
 
 
+def _archive(head: bytes) -> tuple[str, str]:
+    """What an archive or a file of another compression is, and what unpacks it; else empty."""
+    for magic, found in OTHER_FORMATS.items():
+        if head.startswith(magic):
+            return found
+    return ("a tar archive", "tar -xf {0}") if head[257:262] == b"ustar" else ("", "")
+
+
 def refuse_archives(head: bytes, path: Path) -> None:
     """Raise UserError for what other programs unpack or fetch."""
-    for magic, (what, fix) in OTHER_FORMATS.items():
-        if head.startswith(magic):
-            raise UserError(
-                "file-packing",
-                str(path),
-                f"is {what}, expected plain text or gzip, zstandard, bzip2, xz",
-                fix.format(path, path.name.split(".")[0]),
-            )
-    if head[257:262] == b"ustar":
-        raise UserError("file-packing", str(path), "is a tar archive", f"tar -xf {path}")
+    what, fix = _archive(head)
+    if what:
+        raise UserError(
+            "file-packing",
+            str(path),
+            f"is {what}, expected plain text or gzip, zstandard, bzip2, xz",
+            fix.format(path, path.name.split(".")[0]),
+        )
+
+
+def _refuse_packed_twice(head: bytes, packed: str, path: Path) -> None:
+    """Raise UserError where what was decompressed is packed itself, as servers often leave it."""
+    tools = {"gz": "gzip", "zst": "zstd", "bz2": "bzip2", "xz": "xz"}
+    inside = compression_of(head)
+    what = f"compressed by {tools[inside]}" if inside else _archive(head)[0]
+    if what:
+        name, suffix = path.name.split(".")[0], "".join(path.suffixes[:1])
+        raise UserError(
+            "file-packing",
+            str(path),
+            f"holds, compressed by {tools[packed]}, what is {what}",
+            f"{tools[packed]} -dc {path} > {name}-once{suffix}, and give that",
+        )
 
 
 class _Source:
@@ -145,6 +190,8 @@ class _Source:
         self._file, self.path = file, path
         self.size = os.fstat(file.fileno()).st_size
         self._held, self._at = b"", 0
+        self.dictionary: zstandard.ZstdCompressionDict | None = None
+        """Of the Zstandard frames that follow."""
 
     @property
     def position(self) -> int:
@@ -211,20 +258,14 @@ def _read(packed: str, source: _Source, notes: Counter[str]) -> Iterator[bytes]:
         while data := source.take(CHUNK_BYTES):
             yield data
         return
-    start, name = {
-        "gz": (GZIP, "gzip"),
-        "zst": (ZSTD, "zstd"),
-        "bz2": (BZIP2, "bzip2"),
-        "xz": (XZ, "xz"),
-    }[packed]
-    part = {"gz": _gzip_member, "zst": _zstd_frame, "bz2": _bzip2_stream, "xz": _xz_stream}[packed]
-    while head := source.peek(len(start)):
-        if head == start:
-            yield from part(source)
-        elif packed == "zst" and _is_skippable(head):
-            header = source.take(8) if len(source.peek(8)) == 8 else b""
-            if not header or not source.skip(int.from_bytes(header[4:], "little")):
-                raise _truncated("zstd", "skippable frame", source)
+    start, name, _ = _PARTS[packed]
+    while head := source.peek(10):
+        # A file may hold parts of several formats, as `cat` joins them and `zstd -dc` reads them.
+        kind = packed if head.startswith(start) else compression_of(head)
+        if kind == "zst" and not head.startswith(ZSTD):
+            _skippable_frame(source)
+        elif kind:
+            yield from _PARTS[kind][2](source)
         elif _may_begin(head, start):
             raise _truncated(name, "header", source)
         else:
@@ -235,6 +276,36 @@ def _read(packed: str, source: _Source, notes: Counter[str]) -> Iterator[bytes]:
                 notes[f"garbage-after-{name}"] += 1
                 notes["bytes-not-read"] += source.size - source.position
                 return
+
+
+def _skippable_frame(source: _Source) -> None:
+    """Skip one; keep the dictionary that it may hold at the start of the file."""
+    is_first = not source.position
+    header = source.take(8) if len(source.peek(8)) == 8 else b""
+    size = int.from_bytes(header[4:], "little")
+    if is_first and int.from_bytes(header[:4], "little") == WARC_DICTIONARY:
+        if size > MAX_DICTIONARY_BYTES:
+            raise DamagedFileError("zstd-corrupt", f"a dictionary of {size:,} bytes")
+        held = b""
+        while len(held) < size and (taken := source.take(size - len(held))):
+            held += taken
+        if len(held) == size:
+            source.dictionary = _warc_dictionary(held)
+            return
+        header = b""
+    if not header or not source.skip(size):
+        raise _truncated("zstd", "skippable frame", source)
+
+
+def _warc_dictionary(data: bytes) -> zstandard.ZstdCompressionDict:
+    try:
+        if data.startswith(ZSTD):
+            unpack = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+            with unpack.stream_reader(data) as reader:
+                data = reader.read(MAX_DICTIONARY_BYTES)
+        return zstandard.ZstdCompressionDict(data)
+    except (zstandard.ZstdError, ValueError) as error:
+        raise DamagedFileError("zstd-corrupt", f"the dictionary: {error}") from error
 
 
 def _truncated(name: str, part: str, source: _Source) -> DamagedFileError:
@@ -278,7 +349,8 @@ def _inflate_to_damage(inflate: zlib._Decompress, data: bytes) -> tuple[bytes, i
 
 
 def _zstd_frame(source: _Source) -> Iterator[bytes]:
-    stream = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+    unpack = zstandard.ZstdDecompressor(source.dictionary, max_window_size=MAX_WINDOW_BYTES)
+    stream = unpack.decompressobj()
     while not stream.eof:
         data = source.take(SLICE_BYTES)
         if not data:
@@ -357,6 +429,15 @@ def _stream(name: str, stream: _Decompressor, source: _Source) -> Iterator[bytes
             ) from error
         yield made
     source.give_back(stream.unused_data)
+
+
+_PARTS: dict[str, tuple[bytes, str, Callable[[_Source], Iterator[bytes]]]] = {
+    "gz": (GZIP, "gzip", _gzip_member),
+    "zst": (ZSTD, "zstd", _zstd_frame),
+    "bz2": (BZIP2, "bzip2", _bzip2_stream),
+    "xz": (XZ, "xz", _xz_stream),
+}
+"""How each part of a file begins, what it is called, and how it is decompressed."""
 
 
 class _ChunkFile(io.RawIOBase):

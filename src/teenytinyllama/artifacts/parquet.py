@@ -23,6 +23,7 @@ from teenytinyllama.regular_files import open_regular
 ROWS_PER_BATCH = 1000
 SLICE_BYTES, MAX_ROW_BYTES = 32 << 20, 256 << 20
 BATCH_BYTES = 64 << 20
+DELTA_ROWS_PER_BATCH = 16
 
 
 class BadRowError(Exception):
@@ -51,12 +52,21 @@ def parquet_rows(
     try:
         about = parquet.read_metadata(path)
         leaves = [about.schema.column(place) for place in range(about.num_columns)]
-        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        deltas = _delta_coded(about)
+        texts = [
+            leaf.path
+            for leaf in leaves
+            if leaf.physical_type == "BYTE_ARRAY" and leaf.path not in deltas
+        ]
         table = parquet.ParquetFile(path, metadata=about, read_dictionary=texts)
         names = table.schema_arrow.names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DamagedFileError("table-damaged", f"two columns are called {twice[0]}")
         wanted = [name for name in names if name in columns(names)] if columns else names
         size = path.stat().st_size
         rows_per_batch = _check_sizes(about, set(wanted), size)
+        if deltas:
+            rows_per_batch = min(rows_per_batch, DELTA_ROWS_PER_BATCH)
         made = 0
         for batch in table.iter_batches(rows_per_batch, row_groups, wanted):
             for part, num_bytes in _slices(batch):
@@ -67,6 +77,20 @@ def parquet_rows(
     except (arrow.ArrowException, OSError) as error:
         detail = (str(error).splitlines() or ["?"])[0][:200]
         raise DamagedFileError("table-damaged", detail) from error
+
+
+def _delta_coded(about: Any) -> set[str]:
+    """Columns of text that a writer stored as differences: these cannot stay dictionaries.
+
+    Each value may repeat the one before it for no bytes, so few rows are read at once.
+    """
+    groups = map(about.row_group, range(about.num_row_groups))
+    columns = (group.column(place) for group in groups for place in range(group.num_columns))
+    return {
+        column.path_in_schema
+        for column in columns
+        if any(encoding.startswith("DELTA_") for encoding in column.encodings)
+    }
 
 
 def _bomb(detail: str) -> DamagedFileError:

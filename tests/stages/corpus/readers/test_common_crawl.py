@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from pathlib import Path
 
@@ -34,6 +35,32 @@ def test_truncated_wet_file_keeps_whole_records(stage: Stage, tmp_path: Path) ->
     left = stage(tmp_path / "a.wet")
     assert sorted(left.texts()) == sorted(GOOD[:3])
     assert left.counts["quarantined_by_reason"] == {"web-record-damaged": 1}
+
+
+@pytest.mark.parametrize("length", [b"-5", b"999999", b"9" * 5000, b"1_0", b"x"])
+def test_a_record_with_a_wrong_length_costs_no_other(
+    length: bytes, stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [warc("conversion", f"https://x.br/{n}", t.encode()) for n, t in enumerate(GOOD)]
+    wrong = re.sub(rb"(?<=Content-Length: )\d+", length, warc("conversion", "", b"x" * 50))
+    (tmp_path / "a.wet").write_bytes(records[0] + wrong + b"".join(records[1:]))
+    left = stage(tmp_path / "a.wet")
+    assert sorted(left.texts()) == sorted(GOOD)
+    assert left.counts["quarantined_by_reason"] == {"web-record-damaged": 1}
+    assert "bytes until the next record are not read" in capsys.readouterr().err
+
+
+def test_pages_that_would_take_hours_are_quarantined(stage: Stage, tmp_path: Path) -> None:
+    pytest.importorskip("trafilatura", reason="pip install 'teenytinyllama[web]'")
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n\r\n"
+    pages = [b"<p>a</p>" * 200_000, b"<p>" + b"a" * 3_000_000]
+    records = [warc("response", str(n), http + gzip.compress(p)) for n, p in enumerate(pages)]
+    records += [warc("conversion", f"https://x.br/{n}", t.encode()) for n, t in enumerate(GOOD)]
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    left = stage(tmp_path / "a.warc", max_line_bytes=2_000_000)
+    assert sorted(left.texts()) == sorted(GOOD)
+    wanted = {"page-too-many-tags": 1, "line-too-long": 1}
+    assert left.counts["quarantined_by_reason"] == wanted
 
 
 def test_main_text_of_warc_pages_is_extracted(stage: Stage, tmp_path: Path) -> None:
@@ -83,6 +110,12 @@ WAYS = {
     "gzip and chunked": (
         "Content-Encoding: x-gzip\r\nTransfer-Encoding: chunked", chunked(gzip.compress(PLAIN))
     ),
+    "gzip, members": (
+        "Content-Encoding: gzip", gzip.compress(PLAIN[:99]) + gzip.compress(PLAIN[99:])
+    ),
+    "zstd, frames": (
+        "Content-Encoding: zstd", zstandard.compress(PLAIN[:99]) + zstandard.compress(PLAIN[99:])
+    ),
     "deflate": ("Content-Encoding: deflate", zlib.compress(PLAIN)),
     "raw deflate": (
         "Content-Encoding: deflate", RAW_DEFLATE.compress(PLAIN) + RAW_DEFLATE.flush()
@@ -104,6 +137,16 @@ def test_codings_of_http_are_undone(way: str, line_end: str, stage: Stage, tmp_p
     (tmp_path / "b.jsonl").write_bytes(json_lines("Outro texto, que não está na página."))
     texts = stage(tmp_path / "a.warc", tmp_path / "b.jsonl").texts()
     assert any(all(sentence in text for sentence in GOOD) for text in texts)
+
+
+def test_a_body_that_is_cut_is_counted(stage: Stage, tmp_path: Path) -> None:
+    pytest.importorskip("trafilatura", reason="pip install 'teenytinyllama[web]'")
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n\r\n"
+    block = head + gzip.compress(PLAIN)[:-20]
+    (tmp_path / "a.warc").write_bytes(warc("response", "https://x.br/a", block))
+    (tmp_path / "b.jsonl").write_bytes(json_lines(*GOOD))
+    left = stage(tmp_path / "a.warc", tmp_path / "b.jsonl")
+    assert left.counts["notes"] == {"web-record-cut": 1}
 
 
 @pytest.mark.parametrize("charset", ["iso-8859-1", '"windows-1252"', "ISO-8859-15"])

@@ -19,8 +19,12 @@ from teenytinyllama.errors import missing_extra
 from teenytinyllama.stages.corpus.batches import RawItem
 
 MAX_HEADER_BYTES = 1 << 16
+MAX_TAGS = 50_000
+"""Large pages of the web have a fifth. trafilatura's time grows with the square of the paragraphs:
+as many take 20 seconds, ten times as many an hour."""
 PAGE_TYPES = ("text/html", "application/xhtml+xml")
 HEAD_END = re.compile(rb"\r?\n\r?\n")
+RECORD = re.compile(rb"\r?\n\r?\nWARC/")
 CHUNK_HEAD = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
 CHUNK_END = re.compile(rb"\r?\n")
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
@@ -37,21 +41,37 @@ def pages_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[Raw
             headers = reader.headers()
             if headers is None:
                 return
-            size = int(headers.get("content-length", "0"))
+            size = _length(headers)
             block = reader.take(min(size, max_bytes + 1))
             reader.skip(size - len(block))
-        except (DamagedFileError, ValueError) as error:
-            reason = error.reason if isinstance(error, DamagedFileError) else "web-record-damaged"
+        except DamagedFileError as error:
             notes["file-partial"] += 1
-            yield RawItem(str(path), number, start, b"", damage=reason, detail=str(error))
+            yield RawItem(str(path), number, start, b"", damage=error.reason, detail=str(error))
             return
+        except ValueError as error:
+            notes["file-partial"] += 1
+            reader.skip_to_record()
+            skipped = reader.offset - start
+            detail = f"{error}; {skipped:,} bytes until the next record are not read"
+            yield RawItem(str(path), number, start, b"", damage="web-record-damaged", detail=detail)
+            continue
         row = _row(headers, block, max_bytes, notes)
         if row is None:
             continue
+        size = max(size, *(len(text) for text in row.values() if isinstance(text, bytes | str)))
         item = RawItem(str(path), number, start, row, num_bytes=size)
         if size > max_bytes:
             item.damage, item.detail = "line-too-long", f"a page of {size} bytes"
+            item.data = b""
         yield item
+
+
+def _length(headers: dict[str, str]) -> int:
+    """Bytes of a record's block. Raises ValueError for what is no number of bytes."""
+    text = headers.get("content-length", "0")
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise ValueError(f"a content-length of {text[:40]!r}")
+    return int(text)
 
 
 def _row(
@@ -128,22 +148,39 @@ def _join_chunks(body: bytes, notes: Counter[str]) -> bytes:
 
 
 def _decompress(body: bytes, coding: str, max_bytes: int, notes: Counter[str]) -> bytes:
-    """Undo one content coding, to at most `max_bytes`; the body itself where it does not fit."""
+    """Undo one content coding, to a byte beyond `max_bytes`; the body where it does not fit."""
     try:
         if coding in ("gzip", "x-gzip"):
-            return zlib.decompressobj(31).decompress(body, max_bytes)
+            return _inflate(body, 31, max_bytes + 1, notes)
         if coding == "deflate":  # with the head of zlib as the standard says, or without
-            wbits = 15 if body[:1] == b"x" else -15
-            return zlib.decompressobj(wbits).decompress(body, max_bytes)
+            return _inflate(body, 15 if body[:1] == b"x" else -15, max_bytes + 1, notes)
         if coding == "zstd":
-            with zstandard.ZstdDecompressor().stream_reader(body) as reader:
-                return reader.read(max_bytes)
+            unpack = zstandard.ZstdDecompressor()
+            with unpack.stream_reader(body, read_across_frames=True) as reader:
+                return reader.read(max_bytes + 1)
     except (zlib.error, zstandard.ZstdError):
         return body
     if coding == "br" and b"<" not in body[:512]:
         notes["web-record-brotli"] += 1
         return b""
     return body
+
+
+def _inflate(body: bytes, wbits: int, max_bytes: int, notes: Counter[str]) -> bytes:
+    """Every member of a body, to at most `max_bytes`; one that is cut is counted."""
+    made = b""
+    while body and len(made) < max_bytes:
+        inflate = zlib.decompressobj(wbits)
+        try:
+            made += inflate.decompress(body, max_bytes - len(made))
+        except zlib.error:
+            if not made:
+                raise
+            break  # what follows the last member is no other
+        if not inflate.eof and len(made) < max_bytes:
+            notes["web-record-cut"] += 1
+        body = inflate.unused_data
+    return made
 
 
 def _decode_charset(body: bytes, headers: dict[str, str]) -> bytes | str:
@@ -199,10 +236,28 @@ class _RecordStream:
         self.offset += size
         return taken
 
+    def skip_to_record(self) -> None:
+        """Skip to the head of the next record, or to the end of the file or its damage."""
+        self.take(min(len(self._held), 1))  # the head at hand is the one that failed
+        try:
+            while (found := RECORD.search(self._held)) is None:
+                # What may be the start of a head stays.
+                self.take(max(len(self._held) - 16, 0))
+                if not self._more():
+                    break
+        except DamagedFileError:
+            found = None  # the notes count its bytes
+        self.take(found.end() - len(b"WARC/") if found else len(self._held))
+
     def skip(self, size: int) -> None:
         """Skip bytes without holding them."""
         while size > 0:
             size -= len(self.take(min(size, len(self._held) or 1)))
+
+
+def num_tags(html: bytes | str) -> int:
+    """How many tags a page has at most."""
+    return html.count(b"<") if isinstance(html, bytes) else html.count("<")
 
 
 def text_of_page(html: bytes | str, url: str) -> str:

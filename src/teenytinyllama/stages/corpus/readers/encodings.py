@@ -77,7 +77,11 @@ def utf8_chunks_of(
     """
     chunks = chunks_of(path, notes)
     first = next(chunks, b"")
-    name = encoding or detect_encoding(first[:HEAD_BYTES], language)
+    try:
+        name = encoding or detect_encoding(first[:HEAD_BYTES], language)
+    except DamagedFileError:
+        notes["bytes-not-read"] += path.stat().st_size
+        raise
     if name in ("", "utf_8_sig"):
         yield first
         yield from chunks

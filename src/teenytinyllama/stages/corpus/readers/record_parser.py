@@ -28,7 +28,7 @@ from teenytinyllama.stages.corpus.batches import (
     source_of,
     stem_of,
 )
-from teenytinyllama.stages.corpus.readers.common_crawl import text_of_page
+from teenytinyllama.stages.corpus.readers.common_crawl import MAX_TAGS, num_tags, text_of_page
 
 MAX_ID_CHARACTERS = MAX_LICENSE_CHARACTERS = 512
 NO_LICENSE = frozenset({"", "unknown", "none", "null", "n/a", "na", "?", "other"})
@@ -101,6 +101,8 @@ def _extract(one: BatchDocument, kind: str, source: Source, notes: Counter[str])
         messages = [{"role": m["role"], "content": m["content"]} for m in messages]
         text = _encodable("\n\n".join(message["content"] for message in messages))
     elif isinstance(record.get("html"), bytes | str):
+        if (found := num_tags(record["html"])) > MAX_TAGS:
+            raise UnusableError("page-too-many-tags", f"{found:,}, at most {MAX_TAGS:,} are read")
         text = text_of_page(record["html"], url)
     else:
         text = text_of(record, source.text_key)

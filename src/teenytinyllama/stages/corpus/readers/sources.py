@@ -288,13 +288,13 @@ class SourceReader:
             read += batch.num_bytes
             done = min(read / (self._compression() if is_compressed else 1), file.size_bytes)
             self.megabytes = before + done / 1e6
-            damage = batch.items[-1].detail
+            damage = next((i.detail for i in reversed(batch.items) if i.damage), damage)
             yield batch
         unread = self.notes["bytes-not-read"] - unread
         if unread or self.notes["file-partial"] > partial:
             logger.warning(
-                f"corpus: {file.path}: {damage or 'other bytes follow its end'}; "
-                f"{unread:,} of its {file.size_bytes:,} bytes are not read"
+                f"corpus: {file.path}: {damage or 'other bytes follow its end'}"
+                + (f"; {unread:,} of its {file.size_bytes:,} bytes are not read" if unread else "")
             )
         self.megabytes = before + file.size_bytes / 1e6
         if is_compressed:
