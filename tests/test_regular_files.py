@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.regular_files import check_regular, open_regular
+from teenytinyllama.regular_files import check_regular, open_regular, user_path
 
 
 def test_a_pipe_is_refused_without_waiting_for_its_other_side(tmp_path: Path) -> None:
@@ -37,3 +37,9 @@ def test_a_link_to_a_regular_file_is_one(tmp_path: Path) -> None:
         assert file.read() == b"x"
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "c")
+
+
+def test_a_home_of_nobody_stays_in_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ana")
+    assert user_path("~/a.txt") == Path("/home/ana/a.txt")
+    assert user_path("~nobody-here/a.txt") == Path("~nobody-here/a.txt")

@@ -46,8 +46,8 @@ FAULTS = (
     Fault("F10", "step 1,000,000 of an index of ten billion tokens", "bench/data_size.py", "2"),
     Fault("F11", "a save, with hashes and syncs, against accelerate's without",
           "bench/save_cost.py", "1"),
-    Fault("F12", "10,000 fuzzed documents in every compression, also of several writers joined; a 2 GB "
-          "line, a 1 GB bomb", "corpus_fuzz", "2"),
+    Fault("F12", "10,000 fuzzed documents in every compression, also of several writers joined; a "
+          "2 GB line, a 1 GB bomb", "corpus_fuzz", "2"),
     Fault("F13", "SIGKILL in corpus, tokenizer and pack; changed settings",
           "corpus_kill, tokens_kill, changed_settings", "12"),
     Fault("F13b", "SIGKILL at even moments of every stage; bytes, time and energy compared",

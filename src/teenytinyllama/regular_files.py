@@ -1,4 +1,4 @@
-"""Files that a user names are regular files: no pipe, socket or device is opened."""
+"""Files that a user names: `~` in their paths; no pipe, socket or device is opened."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from teenytinyllama.errors import UserError
+
+
+def user_path(name: str | Path) -> Path:
+    """The path with a home folder for `~`; one of an unknown user stays, as in a shell."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 (pathlib's raises for an unknown user)
 
 
 def open_regular(path: Path) -> BinaryIO:

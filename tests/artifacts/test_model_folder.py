@@ -79,6 +79,12 @@ def test_a_header_that_does_not_match_its_data_is_an_error(
         ({"hidden_size": 4, "vocab_size": 10**9}, "at most 80 fit the weights"),
         ({"hidden_size": 10**9}, "fit the weights"),
         ({"sliding_window": 10**30}, "are possible|fit the weights"),
+        ({"num_labels": 10**9}, "at most 131,072 are possible"),
+        ({"num_attention_heads": 0}, "= 0, expected 1 or more"),
+        ({"num_key_value_heads": 0}, "= 0, expected 1 or more"),
+        ({"head_dim": 0}, "= 0, expected 1 or more"),
+        ({"vocab_size": -1}, "= -1, expected 1 or more"),
+        ({"max_position_embeddings": -5}, "= -5, expected 1 or more"),
     ],
 )
 def test_a_configuration_larger_than_its_weights_is_an_error(
@@ -86,6 +92,15 @@ def test_a_configuration_larger_than_its_weights_is_an_error(
 ) -> None:
     (folder(tmp_path) / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=f"config.json - cannot be loaded: it asks for .*({said})"):
+        check_model_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("value", ["someone/attention", {"text_config": "someone/attention@main"}])
+def test_code_of_the_hub_is_refused(tmp_path: Path, name: str, value: object) -> None:
+    config = {"text_config": {name: value}}
+    (folder(tmp_path) / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"model-unsafe.*names code of the Hub as its {name}"):
         check_model_folder(tmp_path)
 
 

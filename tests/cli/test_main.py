@@ -59,6 +59,14 @@ def test_an_error_is_one_line_with_a_next_step():
     assert (error.code, error.where) == ("gpu-unknown", "--gpu")
 
 
+def test_a_path_that_cannot_be_one_is_an_error(tmp_path):
+    recipe = tmp_path / "r.toml"
+    files = f'kind = "files", path = "{"a" * 5000}"'
+    recipe.write_text(SMALL_RECIPE.replace('kind = "storybook"', files))
+    log = log_of("corpus", recipe, "--run-dir", tmp_path / "run", code=2)
+    assert log.count("error[path-unusable]") == 1 and len(log) < 500
+
+
 def test_interrupted_work_is_resumable():
     error = Interrupted("SIGTERM")
     assert str(error) == "stopped: SIGTERM. Run the same command again to resume."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,28 @@ def test_another_model_is_refused_too(change, small_base_dir, tmp_path):
         evaluated.load_model("other", final, precision="fp32")
     with pytest.raises(UserError, match="model-damaged"):
         other_model(str(final), 32).make(["a", "b"], 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_parameters": {"rope_type": "yarn", "factor": 1e300, "rope_theta": 1}},
+        {"rope_parameters": {"rope_type": "nope"}},
+        {"dtype": "os.system"},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"pad_token_id": 10**12},
+        {"hidden_act": "os.system"},
+    ],
+)
+def test_a_configuration_that_its_library_stumbles_over_is_one_line(
+    change, small_base_dir, tmp_path
+):
+    final = Path(shutil.copytree(small_base_dir / "final", tmp_path / "final"))
+    config = json.loads((final / "config.json").read_text()) | change
+    (final / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="model-damaged") as caught:
+        load_whole(LlamaForCausalLM, final, local_files_only=True, dtype="auto")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_another_model_may_bring_what_it_does_not_need(small_base_dir, tmp_path):

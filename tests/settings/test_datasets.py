@@ -113,3 +113,10 @@ def test_only_takes_toml_values():
     toml = 'kind = "files"\npath = "x"\nonly = { ok = true, stars = 5, part = 1.5, lang = "pt" }'
     source = Source(**tomllib.loads(toml))
     assert source.selects({"ok": "True", "stars": "5.0", "part": 1.5, "lang": "pt"})
+
+
+@pytest.mark.parametrize("name", ["none", "zlib", "rot13", "undefined", "utf\0", "u" * 5000])
+def test_an_encoding_must_be_one_of_text(name):
+    with pytest.raises(ValueError, match="no encoding is called") as caught:
+        Source(kind="files", path="a", encoding=name)
+    assert len(str(caught.value)) < 500

@@ -135,6 +135,29 @@ def test_deeply_nested_brackets_are_an_error(write):
     assert "nested too deep" in error.what
 
 
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"a." * 30_000 + b"b = 1", "more than 60 parts"),
+        (b"[" + b"a . " * 30_000 + b"b]", "more than 60 parts"),
+        (b"[corpus]\nmin_document_bytes = " + b"9" * 5000, "5000 digits"),
+        (b'name = "\xff"', "not UTF-8"),
+        ('name = "x"'.encode("utf-16"), "not UTF-8"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_in_time_is_an_error(tmp_path, data, what):
+    path = tmp_path / "r.toml"
+    path.write_bytes(data)
+    error = error_of(path)
+    assert error.code == "recipe-syntax"
+    assert what in error.what
+
+
+@pytest.mark.parametrize("override", ["a." * 5000 + "b=1", "a=" + "[" * 5000, "a=" + "9" * 5000])
+def test_an_override_without_measure_is_an_error(write, override):
+    assert error_of(write(GOOD), override).code in ("set-syntax", "recipe-unknown-key")
+
+
 @pytest.mark.parametrize("value", ["1e400", "-1e400", "nan"])
 def test_infinite_numbers_are_errors(write, value):
     error = error_of(write(GOOD), f"pretrain.optimizer.peak_learning_rate={value}")

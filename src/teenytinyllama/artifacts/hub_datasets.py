@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.regular_files import open_regular
+from teenytinyllama.regular_files import open_regular, user_path
 
 METADATA_NAMES = ("README.md", ".huggingface.yaml")
 MAX_METADATA_BYTES = 4 << 20
@@ -26,7 +26,7 @@ def stream_dataset(path: str, *, config: str, split: str, revision: str) -> Any:
         from datasets import load_dataset
     except ImportError as error:
         raise missing_extra("datasets", "corpus") from error
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if folder.is_dir():
         return _stream_folder(folder, config, split)
     if path.startswith(("/", ".", "~")) or path.count("/") > 1 or folder.exists():

@@ -36,6 +36,10 @@ MAX_JSON_BYTES = 64 << 20
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 WIDTH_KEYS = ("hidden_size", "n_embd", "vocab_size", "intermediate_size", "num_attention_heads")
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+SIZE_KEYS = (*LAYER_KEYS, *WIDTH_KEYS, *POSITION_KEYS, "num_key_value_heads", "head_dim")
+# Their values may name a repository of the Hub, whose compiled code is then loaded.
+KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+MAX_LABELS = 1 << 17
 MAX_LAYERS, MAX_POSITIONS = 10_000, 1 << 24
 """The longest contexts that are published have 10 million positions."""
 _TYPES_OF_WIDTH = {
@@ -71,7 +75,8 @@ def check_model_folder(folder: Path) -> None:
 def check_sizes(folder: Path) -> None:
     """Raise UserError where a configuration asks for more than the weights beside it can fill.
 
-    A model is built before its weights are read: one number could take all memory.
+    A model is built before its weights are read: one number could take all memory. Code of the Hub
+    is refused too.
     """
     path = folder / "config.json"
     headers = [read_safetensors_header(path) for path in sorted(folder.glob("*.safetensors"))]
@@ -85,18 +90,27 @@ def check_sizes(folder: Path) -> None:
     while waiting:
         part = waiting.pop()
         waiting += [value for value in part.values() if isinstance(value, Mapping)]
+        for name in KERNEL_KEYS:
+            if "/" in json.dumps(part.get(name)):
+                raise _unsafe(path, f"names code of the Hub as its {name}")
         sizes = {name: value for name, value in part.items() if type(value) is int}
         for name, value in sizes.items():
+            if value < 1 and name in SIZE_KEYS:
+                raise _damaged(path, f"asks for {name} = {value:,}, expected 1 or more")
             limit = MAX_POSITIONS
             if name in LAYER_KEYS:
                 limit = len(tensors) if tensors else MAX_LAYERS
             elif name in WIDTH_KEYS and tensors:
                 limit = most // max(min(sizes.get("hidden_size", 1), most), 1)
+            elif name == "num_labels":  # each gets a name
+                limit = MAX_LABELS
             elif name not in (*POSITION_KEYS, *WIDTH_KEYS):
                 limit = 2**53
             if value > limit:
                 what = f"asks for {name} = {value:,}, at most {limit:,} " + (
-                    "fit the weights" if tensors and name not in POSITION_KEYS else "are possible"
+                    "fit the weights"
+                    if tensors and name in (*LAYER_KEYS, *WIDTH_KEYS)
+                    else "are possible"
                 )
                 raise _damaged(path, what)
 

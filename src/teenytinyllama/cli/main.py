@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the user's input is wrong, 75 stopped but resumable by the
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 CTRL_C = 130  # what Typer returns for a KeyboardInterrupt
 SECONDS_FOR_THE_LEADER = 5.0
+# What only the path itself, which the user gave, is to blame for.
+UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM)
 
 
 def main() -> NoReturn:
@@ -65,6 +68,11 @@ def _fail_unknown(error: Exception, *, debug: bool) -> int:
         _log(f"error[usage] ttl - {format_message()} - fix: ttl --help")
         return 2
     _let_the_leader_say_it()
+    if isinstance(error, OSError) and error.errno in UNUSABLE and not debug:
+        name = ascii(error.filename)[:200]
+        what = f"cannot be used as a path ({error.strerror})"
+        _log(f"error[path-unusable] {name} - {what} - fix: give another path, or its permission")
+        return 2
     if debug:
         _log(_traceback(error))
         return 1

@@ -19,8 +19,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -36,7 +34,7 @@ from teenytinyllama.inference.decoder import Decoder, check_supported
 from teenytinyllama.inference.generation import ChatSession, SequenceState, not_finite, stream
 from teenytinyllama.inference.sampling import Sampling
 from teenytinyllama.inference.text_stream import TextStream
-from teenytinyllama.modeling.loading import CausalModel, copy_weights
+from teenytinyllama.modeling.loading import CausalModel, copy_weights, loading
 
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
@@ -213,7 +211,7 @@ def _load_weights(folder: Path) -> CausalModel:
     transformers_logging.set_verbosity_error()  # its report on weights becomes our one line
     transformers_logging.disable_progress_bar()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), loading(folder, "save it again"):
             model: Any
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -225,8 +223,6 @@ def _load_weights(folder: Path) -> CausalModel:
             if getattr(model.config, "quantization_config", None) is not None:
                 with torch.inference_mode(False), torch.no_grad():
                     model(torch.tensor([[0]]))  # packed weights are unpacked by their first use
-    except (OSError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
-        raise _damaged(folder, error) from error
     finally:
         transformers_logging.set_verbosity(before)
     for key, problem in (

@@ -22,6 +22,7 @@ from teenytinyllama.artifacts.conversations import Message
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.inference.chat_model import AnyChatModel, describe, load_any, model_names
 from teenytinyllama.inference.sampling import Sampling
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.signals import ctrl_c_interrupts
 
 logger = logging.getLogger(__name__)
@@ -223,7 +224,7 @@ class ChatRepl:
     def _save(self, name: str) -> str:
         if not name:
             raise UserError("chat-save", "/save", "no file given", "/save conversa.jsonl")
-        path = Path(name).expanduser()
+        path = user_path(name)
         try:
             with path.open("a", encoding="utf-8") as file:
                 for history in self.histories:

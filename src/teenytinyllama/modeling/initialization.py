@@ -21,8 +21,9 @@ from transformers import AutoConfig, AutoTokenizer, LlamaConfig, Qwen3Config
 from teenytinyllama.artifacts.model_folder import check_model_folder
 from teenytinyllama.artifacts.subword_tokenizer import token_bytes
 from teenytinyllama.errors import UserError
-from teenytinyllama.modeling.loading import CAUSAL_MODELS, CausalModel, load_whole
+from teenytinyllama.modeling.loading import CAUSAL_MODELS, CausalModel, load_whole, loading
 from teenytinyllama.modeling.model_size import num_key_value_heads
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.training import ModelSettings
 
 SPACES = ("▁", " ")
@@ -89,15 +90,15 @@ def initialize_from(
     Raises UserError where it is not a Llama, or the recipe asks for other sizes.
     """
     where = f'pretrain.start_from = "{place}"'
-    place = str(Path(place).expanduser()) if place.startswith("~") else place
+    place = str(user_path(place)) if place.startswith("~") else place
     if not Path(place).is_dir() and place.startswith((".", "/", "runs")):
         raise UserError("start-missing", where, "no such folder", "give a folder with config.json")
     if Path(place).is_dir():
         check_model_folder(Path(place))
     try:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # the library's errors share no base class
+        reason = (str(error).splitlines() or ["?"])[0]
         raise UserError("start-missing", where, reason, "give a folder with config.json") from error
     if config.model_type not in CAUSAL_MODELS:
         what = f'model_type is "{config.model_type}", only "llama" and "qwen3" can be trained'
@@ -113,7 +114,8 @@ def initialize_from(
     kind = CAUSAL_MODELS[config.model_type]
     model = load_whole(kind, place, fix="start from a model with all its weights")
     new_tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    old_tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    with loading(place, "start from a model with its tokenizer"):
+        old_tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     for name, value in special_ids.items():
         setattr(model.config, name.replace("_id", "_token_id"), value)
     if old_tokenizer.get_vocab() == new_tokenizer.get_vocab():

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from teenytinyllama.artifacts.manifest import sha256_file, sync_folder, sync_tree
 from teenytinyllama.artifacts.model_folder import check_sizes
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer, tokenizer_file
-from teenytinyllama.errors import UserError
+from teenytinyllama.errors import TtlError, UserError
 
 CausalModel: TypeAlias = LlamaForCausalLM | Qwen3ForCausalLM
 """What this package trains: Qwen3 is a Llama with QK-norm."""
@@ -54,9 +53,24 @@ def load_base(pretrain_dir: Path, tokenizer_dir: Path) -> tuple[CausalModel, Tex
     return model, encoder
 
 
-# What transformers raises for a damaged or mislabelled folder. Pickled weights that hold anything
-# but tensors are among these: torch refuses to run their content.
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError)
+@contextmanager
+def loading(place: Path | str, fix: str) -> Iterator[None]:
+    """Inside, a library reads a folder that may be damaged or made by a stranger.
+
+    Whatever it raises (dividing by a size of zero, asserting, asking for another library, refusing
+    pickled weights) becomes a UserError: these libraries share no base class of errors.
+    """
+    try:
+        yield
+    except TtlError:
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or ["?"]
+        said = lines[-1].strip() if lines[0].endswith(":") else lines[0]
+        # Some say no more than a number or a name.
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        what = f"cannot be loaded ({kind}{said[:160]})"
+        raise UserError("model-damaged", str(place), what, fix) from error
 
 
 def load_whole(
@@ -80,15 +94,13 @@ def load_whole(
     transformers_logging.set_verbosity_error()  # we report its findings in one line
     transformers_logging.disable_progress_bar()
     try:
-        model, info = kind.from_pretrained(
-            place,
-            **{"dtype": torch.float32, **options},
-            ignore_mismatched_sizes=True,  # reported below, with the name
-            output_loading_info=True,
-        )
-    except LOADING_ERRORS as error:
-        what = f"cannot be loaded ({(str(error).splitlines() or ['?'])[0][:160]})"
-        raise UserError("model-damaged", str(place), what, fix) from error
+        with loading(place, fix):
+            model, info = kind.from_pretrained(
+                place,
+                **{"dtype": torch.float32, **options},
+                ignore_mismatched_sizes=True,  # reported below, with the name
+                output_loading_info=True,
+            )
     finally:
         transformers_logging.set_verbosity(before)
     for key, problem, is_expected in (

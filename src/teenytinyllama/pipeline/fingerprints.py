@@ -9,6 +9,7 @@ from typing import Any
 
 from teenytinyllama.artifacts.file_hashes import FileHashes
 from teenytinyllama.artifacts.manifest import Input, Manifest, fingerprint_of
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.base import Settings, expand_path
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.settings.datasets import LabelledSet, Source, Task
@@ -73,11 +74,11 @@ def external_inputs(settings: Settings, hashes: FileHashes, stage: str) -> dict[
                 prints[key] = of({*item.local_paths(), *_task_files(item)})
             elif isinstance(item, LabelledSet | Source):
                 prints[key] = of(item.local_paths())
-            elif field == "models" and isinstance(item, str) and Path(item).expanduser().is_dir():
+            elif field == "models" and isinstance(item, str) and user_path(item).is_dir():
                 prints[key] = of(expand_path(item))
         if isinstance(value, FilterSettings):
             prints[field] = of(value.local_paths())
-        elif field == "start_from" and value and Path(value).expanduser().is_dir():
+        elif field == "start_from" and value and user_path(value).is_dir():
             prints[field] = of(expand_path(value))
     return prints
 
@@ -86,7 +87,7 @@ def _task_files(task: Task) -> set[Path]:
     """The user's own task file and the files that it includes."""
     if not task.definition.endswith((".yaml", ".yml")):
         return set()
-    path = Path(task.definition).expanduser()
+    path = user_path(task.definition)
     try:
         return {file.path for file in with_includes(path)}
     except ValueError:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from teenytinyllama.regular_files import user_path
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # What torch's and numpy's integers hold: larger seeds and sizes would fail hours into a run.
 MAX_INTEGER = 2**63 - 1
@@ -43,7 +45,7 @@ def expand_path(pattern: str) -> list[Path]:
 
     Empty where there are none: the reader of the source raises the error.
     """
-    path = Path(pattern).expanduser()
+    path = user_path(pattern)
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -76,9 +75,9 @@ class Source(Settings):
             raise ValueError(f'a source of kind "{self.kind}" needs a path')
         if self.encoding:
             try:
-                codecs.lookup(self.encoding)
-            except LookupError as error:
-                raise ValueError(f'no encoding is called "{self.encoding}"') from error
+                "a".encode(self.encoding)  # some codecs are of bytes, one of nothing
+            except (LookupError, ValueError) as error:
+                raise ValueError(f'no encoding is called "{self.encoding[:80]}"') from error
         return self
 
     @property

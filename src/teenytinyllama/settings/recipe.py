@@ -78,6 +78,9 @@ class Recipe(Settings):
     """Build the report."""
 
 
+LONG_KEY = re.compile(r"(?:[\w-]+[ \t]*\.[ \t]*){60}")
+
+
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
@@ -94,20 +97,26 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         check_regular(path)
         text = _text_of(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        what = f"the recipe cannot be read ({reason})"
+    except OSError as error:
+        what = f"the recipe cannot be read ({error.strerror})"
         raise UserError("recipe-missing", str(path), what, _other_recipe(path)) from error
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8, as TOML must be ({error.reason} at byte {error.start})"
+        raise UserError("recipe-syntax", str(path), what, "save it as UTF-8") from error
+    if LONG_KEY.search(text):
+        what = "has a key of more than 60 parts, which takes hours to read"
+        raise UserError("recipe-syntax", str(path), what, "write it flat")
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        has_backslash = any(reason in str(error) for reason in ("hex value", "Unescaped"))
+    except ValueError as error:  # TOMLDecodeError, or a number of more than 4,300 digits
+        reason = str(error).split("; use sys.")[0]
+        has_backslash = any(word in reason for word in ("hex value", "Unescaped"))
         fix = "correct that line" + (
             ': in "..." write / for each \\, or take single quotes: ' r"'C:\Users\ana'"
             if has_backslash
             else ""
         )
-        raise UserError("recipe-syntax", str(path), f"not valid TOML: {error}", fix) from error
+        raise UserError("recipe-syntax", str(path), f"not valid TOML: {reason}", fix) from error
     except RecursionError as error:
         what = "its brackets are nested too deeply"
         raise UserError("recipe-syntax", str(path), what, "write it flat") from error
@@ -158,13 +167,17 @@ def _with_decontamination(recipe: Recipe) -> Recipe:
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts):
+    is_key = len(parts) < 60 and all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts)
+    if not equals or not is_key:
         raise UserError(
-            "set-syntax", f"--set {override}", "expected key=value", "--set pretrain.num_steps=200"
+            "set-syntax",
+            f"--set {override[:200]}",
+            "expected key=value",
+            "--set pretrain.num_steps=200",
         )
     try:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()  # a bare word is text: --set language=gl
     here = data
     for part in parts[:-1]:

@@ -27,6 +27,7 @@ from teenytinyllama.artifacts.manifest import (
 )
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.errors import UserError
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.synthetic import dataset as synthetic
 
@@ -118,7 +119,7 @@ def _is_inside(source: Source, root: Path) -> bool:
         return True
     inside = root.resolve()
     try:
-        fixed = Path(source.path.partition("*")[0]).expanduser()  # before a wildcard is searched
+        fixed = user_path(source.path.partition("*")[0])  # before a wildcard is searched
         return fixed.resolve().is_relative_to(inside) and all(
             path.resolve().is_relative_to(inside) for path in source.local_paths()
         )

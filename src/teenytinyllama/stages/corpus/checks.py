@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSettings
 from teenytinyllama.settings.datasets import Source, with_presets
 from teenytinyllama.settings.recipe import Recipe
@@ -71,7 +71,7 @@ def _check_filters(filters: FilterSettings, language: str) -> Iterator[UserError
         if model == "py3langid":
             if find_spec("py3langid") is None:
                 yield missing_extra("py3langid", "corpus")
-        elif not Path(model).expanduser().is_file():
+        elif not user_path(model).is_file():
             yield UserError(
                 "language-model-missing",
                 model,
@@ -81,7 +81,7 @@ def _check_filters(filters: FilterSettings, language: str) -> Iterator[UserError
     if filters.words == "spacy" and find_spec("spacy") is None:
         yield missing_extra("spacy", "spacy")
     toxicity = filters.toxicity
-    if toxicity and toxicity.clean_path and not Path(toxicity.clean_path).expanduser().is_file():
+    if toxicity and toxicity.clean_path and not user_path(toxicity.clean_path).is_file():
         yield UserError(
             "calibrate-unreadable",
             "corpus.filters.toxicity.clean_path",

@@ -13,6 +13,7 @@ import datasets
 
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.errors import UserError
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.synthetic import dataset as synthetic
 
@@ -51,7 +52,7 @@ def open_split(
 
 
 def _file_rows(task: Task, split: str, *, is_scored: bool) -> tuple[PlacedRows, str]:
-    folder = Path(task.path).expanduser()
+    folder = user_path(task.path)
     if folder.is_file():
         return _rows_of(folder), str(folder)
     names = SPLIT_NAMES.get(split, (split,))

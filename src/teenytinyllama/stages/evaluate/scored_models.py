@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -21,6 +20,7 @@ from teenytinyllama.artifacts.file_hashes import verify_model
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import load_whole
+from teenytinyllama.regular_files import user_path
 
 WEIGHTS = ("*.safetensors", "*.bin", "config.json")
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "special_tokens_map.json")
@@ -61,7 +61,7 @@ def load_model(name: str, place: str | Path, *, precision: str) -> ScoredModel:
 
     Raises UserError where nothing can be loaded.
     """
-    folder = Path(place).expanduser()
+    folder = user_path(place)
     if folder.is_dir():
         verify_model(folder)
     else:
@@ -79,8 +79,8 @@ def load_model(name: str, place: str | Path, *, precision: str) -> ScoredModel:
     )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        what = f"its tokenizer cannot be loaded ({str(error).splitlines()[0][:200]})"
+    except Exception as error:  # the libraries' errors share no base class
+        what = f"its tokenizer cannot be loaded ({(str(error).splitlines() or ['?'])[0][:200]})"
         raise UserError("model-unreadable", str(place), what, fix) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
@@ -98,8 +98,8 @@ def _check_kind(folder: Path, place: str) -> None:
     """Raise UserError for an encoder: loaded as a language model, BERT sees what it predicts."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError):
-        return  # damaged: loading the model says how
+    except Exception:  # damaged: loading the model says how
+        return
     kind = config.model_type
     fits = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
     if not fits or (kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder):

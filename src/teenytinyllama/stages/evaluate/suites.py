@@ -11,6 +11,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.errors import UserError, did_you_mean
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.cloze import cloze_rows
@@ -85,7 +86,7 @@ def _load_suite(task: Task, overrides: dict[str, Any]) -> list[Benchmark]:
         if not task.path:
             single = Task(name=name, kind="hub", definition=entry["definition"])
         else:
-            folders = [Path(task.path).expanduser() / folder for folder in entry["folders"]]
+            folders = [user_path(task.path) / folder for folder in entry["folders"]]
             folder = next((folder for folder in folders if folder.is_dir()), None)
             if folder is None:
                 absent.append(entry["definition"])

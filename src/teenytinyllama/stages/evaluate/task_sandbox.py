@@ -20,6 +20,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from teenytinyllama.errors import UserError, did_you_mean
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.settings.task_files import with_includes
 from teenytinyllama.stages.evaluate.right_choice import (
@@ -43,7 +44,7 @@ def read_definition(task: Task) -> dict[str, Any]:
     generated = task.kind in ("storybook", "cloze")
     name = task.definition or (task.kind if generated else task.name)
     path = Path(name) if name.endswith((".yaml", ".yml")) else TASKS_DIR / f"{name}.yaml"
-    path = path.expanduser()
+    path = user_path(path)
     if not path.is_file():
         known = sorted(p.stem for p in TASKS_DIR.glob("*.yaml"))
         what = f'no task file "{name}"'

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.post_training import FinetuneSettings
 from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.training.schedule_check import check_epochs
@@ -17,7 +17,7 @@ def check(settings: FinetuneSettings, recipe: Recipe) -> Iterator[UserError]:
     for task in settings.tasks:
         if task.kind == "hub" and find_spec("datasets") is None:
             yield missing_extra("datasets", "corpus")
-        if task.kind == "files" and not Path(task.path).expanduser().is_dir():
+        if task.kind == "files" and not user_path(task.path).is_dir():
             yield UserError(
                 "task-missing",
                 f"finetune.tasks {task.name}",

@@ -22,6 +22,7 @@ from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.loading import check_tokenizer, copy_tokenizer, load_whole
 from teenytinyllama.modeling.lora import CLASSIFIER_HEADS
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.stages.finetune.labelled_dataset import Example
 from teenytinyllama.stages.finetune.length_grouping import EncodedExample, encode_with
 
@@ -146,7 +147,7 @@ def other_model(place: str, max_length: int) -> FineTunableModel:
     Examples are cut at `max_length` tokens or the model's positions, whichever is less. Raises
     UserError where it cannot be loaded; the weights are loaded by `make`.
     """
-    source = str(Path(place).expanduser()) if place.startswith("~") else place
+    source = str(user_path(place)) if place.startswith("~") else place
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)

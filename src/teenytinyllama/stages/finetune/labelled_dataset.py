@@ -26,6 +26,7 @@ from teenytinyllama.artifacts.records import (
     suffix_of,
 )
 from teenytinyllama.errors import UserError, did_you_mean
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.datasets import LabelledSet
 from teenytinyllama.synthetic import dataset as synthetic
 
@@ -166,7 +167,7 @@ def _records(task: LabelledSet, split: str) -> Iterator[Record]:
 
 
 def _file_of(task: LabelledSet, split: str) -> Path:
-    folder = Path(task.path).expanduser()
+    folder = user_path(task.path)
     if not folder.is_dir():
         what = f'"{task.path}" is not a folder with a file for each split'
         raise UserError("task-missing", f"finetune.tasks {task.name}", what, "correct its path")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 from teenytinyllama.errors import RecipeWarning, UserError, missing_extra
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.training.schedule_check import check_warmup
@@ -16,7 +16,7 @@ def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
     """A start that is not there, an order of no use, a long warm-up, missing libraries."""
     start = settings.start_from
     is_local = start.startswith((".", "/", "~", "runs"))
-    if is_local and not (Path(start).expanduser() / "config.json").is_file():
+    if is_local and not (user_path(start) / "config.json").is_file():
         yield UserError(
             "start-missing",
             f'pretrain.start_from = "{start}"',

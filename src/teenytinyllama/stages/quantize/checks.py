@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.post_training import QuantizeSettings
 from teenytinyllama.settings.recipe import Recipe
 
@@ -67,7 +67,7 @@ def _widths(recipe: Recipe) -> dict[str, int]:
     """Lengths of the rows of the model's matrices, by setting; nothing where it is not known."""
     if recipe.pretrain is None:
         return {}
-    start = Path(recipe.pretrain.start_from).expanduser() / "config.json"
+    start = user_path(recipe.pretrain.start_from) / "config.json"
     if not recipe.pretrain.start_from:
         model: Any = recipe.pretrain.model.model_dump()
     elif start.is_file():

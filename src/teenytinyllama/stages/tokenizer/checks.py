@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from teenytinyllama.artifacts.conversations import SPECIAL_TOKENS
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import letters_of
 from teenytinyllama.modeling.model_size import padded_vocab_size
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.settings.recipe import Recipe
 
@@ -27,11 +27,11 @@ def check(settings: TokenizerSettings, recipe: Recipe) -> Iterator[UserError]:
             f"{len(set(letters)):,} required letters alone are {needed:,}",
             f"--set tokenizer.vocab_size={padded_vocab_size(needed + needed // 2)}",
         )
-    if settings.measure_text and not Path(settings.measure_text).expanduser().is_file():
+    if settings.measure_text and not user_path(settings.measure_text).is_file():
         what = f'no file at "{settings.measure_text}"'
         yield UserError("measure-text", "tokenizer.measure_text", what, "give a UTF-8 text file")
     for name in settings.measure_against:
-        if not Path(name).expanduser().exists():
+        if not user_path(name).exists():
             yield UserError(
                 "measure-missing",
                 "tokenizer.measure_against",

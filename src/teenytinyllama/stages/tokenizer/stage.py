@@ -10,6 +10,7 @@ from typing import Any
 
 from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.progress import Progress
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.data_preparation import TokenizerSettings
 from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.tokenizer.byte_level_bpe import train_byte_level
@@ -96,10 +97,10 @@ def run(
 def _table_1(settings: TokenizerSettings, out_dir: Path) -> dict[str, list[dict[str, Any]]]:
     if not settings.measure_text:
         return {}
-    text = read_text(Path(settings.measure_text).expanduser())
+    text = read_text(user_path(settings.measure_text))
     rows = [table_1_row(open_tokenizer("this run", out_dir), text)]
     for name in settings.measure_against:
-        rows.append(table_1_row(open_tokenizer(name, Path(name).expanduser()), text))
+        rows.append(table_1_row(open_tokenizer(name, user_path(name)), text))
     for row in rows:
         logger.info(
             f"tokenizer: {row['tokens_per_word']:.3f} tokens per word with {row['tokenizer']}"

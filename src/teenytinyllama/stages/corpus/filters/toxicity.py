@@ -187,11 +187,12 @@ class ModelClassifier:
             model = AutoModelForSequenceClassification.from_pretrained(
                 settings.model, trust_remote_code=False
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the library's errors share no base class
+            reason = (str(error).splitlines() or ["?"])[0]
             raise UserError(
                 "toxicity-model-missing",
                 settings.model,
-                f"this classifier cannot be loaded ({str(error).splitlines()[0]})",
+                f"this classifier cannot be loaded ({reason})",
                 "download it once, or name a folder or labelled lines (.jsonl) as "
                 "corpus.filters.toxicity.model",
             ) from error

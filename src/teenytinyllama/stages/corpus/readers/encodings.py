@@ -20,6 +20,7 @@ HEAD_BYTES = 1 << 16
 # Below this many invalid bytes in the head a file is damaged UTF-8, not another encoding.
 MIN_WRONG_BYTES = 4
 UNKNOWN = "encoding-unknown"
+NOT_UTF8 = "teenytinyllama-not-utf8"
 MIN_PLAUSIBLE, MIN_MARGIN = 0.9, 0.02
 MIN_PROBABILITY = 0.5
 IDENTIFIED_BYTES = 1 << 13
@@ -87,11 +88,28 @@ def utf8_chunks_of(
         yield from chunks
         return
     notes[f"decoded-{name}"] += 1
-    decoder = codecs.getincrementaldecoder(name)("surrogateescape")
-    yield decoder.decode(first).encode("utf-8", "surrogateescape")
-    for chunk in chunks:
-        yield decoder.decode(chunk).encode("utf-8", "surrogateescape")
-    yield decoder.decode(b"", final=True).encode("utf-8", "surrogateescape")
+    decoder = codecs.getincrementaldecoder(name)(NOT_UTF8)
+    try:
+        yield decoder.decode(first).encode("utf-8", NOT_UTF8)
+        for chunk in chunks:
+            yield decoder.decode(chunk).encode("utf-8", NOT_UTF8)
+        yield decoder.decode(b"", final=True).encode("utf-8", NOT_UTF8)
+    except UnicodeError as error:  # of a codec that cannot go on
+        notes["bytes-not-read"] += path.stat().st_size
+        raise DamagedFileError(UNKNOWN, f"not {name} ({str(error)[:100]})") from error
+
+
+def _as_not_utf8(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What cannot be decoded or encoded, as bytes that are not UTF-8: its line is quarantined."""
+    if isinstance(error, UnicodeDecodeError):
+        wrong = error.object[error.start : error.end]
+        return "".join(chr(0xDC00 + max(byte, 0x80)) for byte in wrong), error.end
+    assert isinstance(error, UnicodeEncodeError)
+    codes = [ord(character) for character in error.object[error.start : error.end]]
+    return bytes(c - 0xDC00 if 0xDC80 <= c < 0xDD00 else 0xFF for c in codes), error.end
+
+
+codecs.register_error(NOT_UTF8, _as_not_utf8)
 
 
 def detect_encoding(head: bytes, language: str) -> str:

@@ -23,7 +23,7 @@ from teenytinyllama.artifacts.decompression import (
 from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
 from teenytinyllama.artifacts.records import hub_records, kind_of, suffix_of
 from teenytinyllama.errors import UserError
-from teenytinyllama.regular_files import open_regular
+from teenytinyllama.regular_files import open_regular, user_path
 from teenytinyllama.settings.base import expand_path, files_below
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
@@ -211,7 +211,7 @@ def _paths(source: Source, index: int, problems: list[str], notes: Counter[str])
             f'"{source.path}" is an address, expected local files',
             "download it first, and give the file's path",
         )
-    root = Path(source.path).expanduser()
+    root = user_path(source.path)
     if root.is_dir():
         names: Iterable[Path] = files_below(root)
     elif root.is_file() or root.is_symlink():
