@@ -74,6 +74,7 @@ class SpendingLog:
 
     def _run(self) -> None:
         while not self._stopped.wait(SECONDS_BETWEEN_NOTES):
+            self.note(sync=False)  # reading the meter takes a while on a busy machine
             self._meter.refresh()
             self.note(sync=False)
 
