@@ -142,7 +142,6 @@ def test_deeply_nested_brackets_are_an_error(write):
         (b"[" + b"a . " * 30_000 + b"b]", "more than 60 parts"),
         (b"[corpus]\nmin_document_bytes = " + b"9" * 5000, "5000 digits"),
         (b'name = "\xff"', "not UTF-8"),
-        ('name = "x"'.encode("utf-16"), "not UTF-8"),
     ],
 )
 def test_a_recipe_that_cannot_be_read_in_time_is_an_error(tmp_path, data, what):
