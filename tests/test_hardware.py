@@ -80,9 +80,20 @@ def test_a_gpu_leaves_the_c_library_alone(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_chip_without_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    # A T4 and a V100 emulate it, at a fraction of fp32's speed, and PyTorch counts that.
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old Chip")
     with pytest.raises(UserError, match=r"Old Chip has no bfloat16.*precision=\"fp32\"") as caught:
         hardware.check_precision("bf16-mixed", torch.device("cuda"))
     assert caught.value.code == "precision-unsupported"
     hardware.check_precision("fp32", torch.device("cuda"))
+
+
+def test_tf32_ends_with_the_step_that_asked_for_it() -> None:
+    """It stayed: fp32 scores after a training were not those of `ttl evaluate`."""
+    for device, inside in (("cuda", "high"), ("cpu", "highest")):
+        with hardware.tf32_products(torch.device(device)):
+            assert torch.get_float32_matmul_precision() == inside
+        assert torch.get_float32_matmul_precision() == "highest"

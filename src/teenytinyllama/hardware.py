@@ -34,7 +34,11 @@ def present_device() -> torch.device:
 
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Raise UserError where the device does not support the precision."""
-    if precision == "fp32" or device.type != "cuda" or torch.cuda.is_bf16_supported():
+    if (
+        precision == "fp32"
+        or device.type != "cuda"
+        or torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         return
     raise UserError(
         "precision-unsupported",
@@ -54,6 +58,20 @@ def autocast(precision: Precision, device: torch.device) -> Any:
 def compute_dtype(precision: Precision) -> torch.dtype:
     """The type that matrices are multiplied in."""
     return torch.float32 if precision == "fp32" else torch.bfloat16
+
+
+@contextmanager
+def tf32_products(device: torch.device) -> Iterator[None]:
+    """Inside, a GPU multiplies fp32 matrices in TF32; what comes after is as exact as before."""
+    if device.type == "cpu":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def synchronize(device: torch.device) -> None:

@@ -1,6 +1,9 @@
+from functools import partial
+
 import pytest
 import torch
-from support.tiny_training import LENGTH, SIZES, VOCAB_SIZE, data
+from support.graphs import HostSyncs, train_as_on_a_gpu
+from support.tiny_training import LENGTH, SIZES, VOCAB_SIZE, TinyTask, data, loop_of, settings
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -136,3 +139,72 @@ def test_documents_of_a_row_do_not_attend_to_each_other():
     isolated = objective(together, targets, position_ids=positions)
     assert isolated.item() == pytest.approx(apart.item(), rel=1e-5)
     assert objective(together, targets).item() != pytest.approx(apart.item(), rel=1e-3)
+
+
+def test_the_fused_softmax_equals_the_one_in_place():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(12, 50), torch.randint(0, 50, (12,))
+    targets[::5] = IGNORED
+    for z_loss in (0.0, 1e-2):
+        loss, gradient = losses._softmax_gradient(logits, targets, z_loss)
+        expected, expected_gradient = losses._softmax_gradient_in_place(
+            logits.clone(), targets, z_loss
+        )
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert (gradient - expected_gradient).abs().max() < 1e-6
+
+
+def test_compile_false_reaches_the_softmax():
+    gpu = torch.device("cuda")
+    assert losses._softmax_gradient_on(gpu, fused=False) is losses._softmax_gradient
+    assert losses._softmax_gradient_on(gpu, fused=True) is losses.fused_softmax_gradient()
+
+
+def test_no_number_of_rows_makes_the_softmax_recompile(monkeypatch):
+    """The supervised tokens of a step are another number each time."""
+    graphs = train_as_on_a_gpu(monkeypatch)
+    softmax_gradient = losses.fused_softmax_gradient()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for num_rows in range(300, 500, 13):
+            softmax_gradient(torch.randn(num_rows, 64), torch.randint(0, 64, (num_rows,)), 0.0)
+    assert len(graphs) == 1
+
+
+class Scored(TinyTask):
+    """Reads held-out rows of every length, as an evaluation does."""
+
+    def evaluate(self, model):
+        assert torch.get_float32_matmul_precision() == "highest"
+        for length in range(4, LENGTH):
+            model(input_ids=torch.from_numpy(self.data[:2, :length]), use_cache=False)
+        return {"heldout_bpb": 1.0}
+
+
+def test_an_evaluation_does_not_make_the_training_step_recompile(tmp_path, monkeypatch):
+    """Evaluations were compiled too: their many lengths used up what dynamo allows."""
+    graphs, task = train_as_on_a_gpu(monkeypatch), Scored()
+    plan = settings(num_steps=4, evaluate_every_steps=2)
+    loop = loop_of(tmp_path, task=task, plan=plan)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        task.evaluate(task.model)  # as before a training that starts from another model
+        loop.run()
+    assert graphs.with_calls("scaled_dot_product_attention") == 1
+    attention = graphs.calls("scaled_dot_product_attention")
+    assert len(attention) == SIZES.num_hidden_layers
+    assert all(call.kwargs["attn_mask"] is None for call in attention)
+    assert all(call.kwargs["is_causal"] is True for call in attention)
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_training_step_has_no_host_sync(tmp_path, monkeypatch, is_compiled):
+    train_as_on_a_gpu(monkeypatch)
+    loop = loop_of(tmp_path, plan=settings(compile=is_compiled, precision="bf16-mixed"))
+    loop.strategy._scale = partial(scale_on_a_gpu, loop.strategy)
+    loop._train_step()  # optimizers make their state
+    with HostSyncs() as syncs:
+        loop._train_step()
+    assert syncs.lines == []
+
+
+def scale_on_a_gpu(strategy, norm):
+    return (norm.float() / strategy._max_norm).clamp_min(1)

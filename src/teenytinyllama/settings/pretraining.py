@@ -118,9 +118,11 @@ class PretrainSettings(Settings):
     start_from: str = ""
     """Folder (or Hub id) of a Llama to start from, such as `runs/a/pretrain/step-0001000`, with its
     sizes. The embedding is adapted to another tokenizer. Empty: random weights."""
-    attention: Literal["sdpa", "flash-attn"] = "sdpa"
-    """`sdpa`: PyTorch's own, with FlashAttention where the GPU supports it; `flash-attn`: the
-    separate package of that name, installed by hand."""
+    attention: Literal["auto", "sdpa", "flash-attn"] = "auto"
+    """`auto`: the fastest of PyTorch's kernels on this GPU (cuDNN's on Hopper and newer, else
+    FlashAttention; FlexAttention where documents are isolated); `sdpa`: PyTorch's own choice;
+    `flash-attn`: the separate package of that name, installed by hand. The one that ran is
+    `attention_kernel` in the manifest."""
     sequence_length: Positive = 2048
     """Tokens of one row; at most `model.max_position_embeddings`."""
     tokens_per_step: Positive = 8192

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from teenytinyllama.training.losses import IGNORED, NextTokenLoss, head_loss
+from teenytinyllama.modeling.causal_attention import causal_states
+from teenytinyllama.training.losses import IGNORED, NextTokenLoss
 
 
 class Ensemble(nn.Module):
@@ -33,8 +34,10 @@ class Ensemble(nn.Module):
     ) -> SimpleNamespace:
         """`logits` (B, T, V), as a causal model of transformers gives them."""
         total: Tensor | None = None
+        member: Any
         for member in self.members:
-            logits = member(input_ids, position_ids=position_ids, use_cache=False).logits
+            embedded = member.model.embed_tokens(input_ids)  # (B, T, H)
+            logits = member.lm_head(causal_states(member.model, embedded, position_ids))
             one = torch.log_softmax(logits.float(), dim=-1)
             total = one if total is None else torch.logaddexp(total, one)
         assert total is not None
@@ -65,7 +68,7 @@ class DistillationLoss(NextTokenLoss):
         self, input_ids: Tensor, labels: Tensor, position_ids: Tensor | None = None
     ) -> Tensor:
         hidden = self.hidden_states(input_ids, position_ids)  # (B, T, H)
-        of_text = head_loss(self.model, hidden, labels, z_loss=self.z_loss)
+        of_text = self.head_loss(hidden, labels, z_loss=self.z_loss)
         with torch.no_grad():
             teacher = self._teacher[0].to(input_ids.device)
             expected = teacher(input_ids, position_ids=position_ids).logits.exp()  # (B, T, V)

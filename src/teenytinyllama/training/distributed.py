@@ -20,7 +20,9 @@ from typing_extensions import override
 
 from teenytinyllama import hardware
 from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.modeling.causal_attention import attention_kernels
 from teenytinyllama.process_group import ProcessGroup
+from teenytinyllama.training.losses import CausalLoss
 from teenytinyllama.training.optimizers import (
     build_optimizers,
     load_optimizer_tensors,
@@ -69,16 +71,18 @@ class DDPStrategy:
         assert isinstance(model, nn.Module)
         self.model = model
         self._accelerator = accelerator
+        self._attention = settings.attention
         self._max_norm = settings.optimizer.max_grad_norm
+        if isinstance(loss, CausalLoss):
+            loss.fuses_softmax = self._compiles_modules
         self.loss, self.optimizers = self._distribute(loss, settings)
 
     def _distribute(
         self, loss: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         """The module that computes the loss, and the optimizers of its weights."""
-        if self._compiles_modules:
-            model: Any = self.model
-            model.get_submodule(model.base_model_prefix).compile(dynamic=False)
+        if self._compiles_modules and isinstance(loss, CausalLoss):
+            loss.compile_layers()
         optimizers = _optimizers_of(self.model, settings)
         return self._accelerator.prepare_model(loss), optimizers
 
@@ -86,6 +90,15 @@ class DDPStrategy:
     def _compiles_modules(self) -> bool:
         """Never on a CPU: there, only kernels inside the layers are compiled."""
         return self.compiled and self.device.type == "cuda"
+
+    @contextmanager
+    def step_kernels(self) -> Iterator[None]:
+        """Inside, for one step: the attention kernel asked for, and TF32 for fp32 products.
+
+        Evaluations stay outside: their scores are those of the evaluate stage.
+        """
+        with attention_kernels(self.device, self._attention), hardware.tf32_products(self.device):
+            yield
 
     def steady_memory(self) -> AbstractContextManager[None]:
         """Inside, steps on a CPU reuse freed memory; a GPU's allocator does so anyway."""

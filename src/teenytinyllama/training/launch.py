@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from teenytinyllama import hardware
 from teenytinyllama.errors import UserError
+from teenytinyllama.modeling.causal_attention import isolate_texts
 from teenytinyllama.training.distributed import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from teenytinyllama.training.task import TrainSettings, TrainTask
 
@@ -26,8 +27,6 @@ def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     device: torch.device = accelerator.device
     hardware.check_precision(settings.precision, device)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32
     if settings.precision == "bf16":
         task.loss.to(torch.bfloat16)
     task.loss.to(device)
@@ -35,6 +34,8 @@ def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
         task.model.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={"use_reentrant": False}
         )
+    if task.isolates_texts:
+        isolate_texts(task.model, device)
     cpu_support = None
     if device.type == "cpu":
         from teenytinyllama.training import cpu  # a GPU needs none of it

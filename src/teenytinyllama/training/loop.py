@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from teenytinyllama import hardware, signals
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted, UserError
+from teenytinyllama.modeling.causal_attention import kernel_name
 from teenytinyllama.training import checkpoints
 from teenytinyllama.training.averaging import WeightCopies, epoch_ends, split_copies
 from teenytinyllama.training.checkpoints import Checkpoint
@@ -88,6 +89,7 @@ class TrainLoop:
         self._unread: list[Tensor] = []  # loss, norm and skip flag of steps, still on the device
         self._saved_at = 0.0
         self._peak_flops_per_s = 0.0
+        self._attention_kernel = ""
         self._numerics = numerics_of(strategy, settings)
         self._metrics_logger = MetricsLogger(out_dir, settings, is_main=strategy.is_main)
         self._guard = DivergenceGuard(self._metrics_logger, task.describe_step)
@@ -99,9 +101,14 @@ class TrainLoop:
     def run(self) -> dict[str, Any]:
         """Train to the last step and return metrics. Raises Interrupted when asked to stop."""
         settings, strategy = self.settings, self.strategy
-        self._peak_flops_per_s = hardware.matmul_flops_per_s(
-            hardware.compute_dtype(settings.precision), strategy.device
-        )
+        dtype = hardware.compute_dtype(settings.precision)
+        self._peak_flops_per_s = hardware.matmul_flops_per_s(dtype, strategy.device)
+        with strategy.step_kernels():
+            self._attention_kernel = kernel_name(
+                self.task.model, strategy.device, dtype, self.task.tokens_per_row
+            )
+        if strategy.is_main and strategy.device.type == "cuda":
+            logger.info(f"attention: {self._attention_kernel}")
         if strategy.is_main:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.clean_up(self.out_dir)
@@ -117,7 +124,8 @@ class TrainLoop:
                 with signals.taken(self._ask_to_stop), self._watchdog.running():
                     while self.state.step < settings.num_steps and not self._must_stop():
                         try:
-                            self._train_step()
+                            with strategy.step_kernels():
+                                self._train_step()
                             self._after_step()
                         except _DivergedError:
                             self._roll_back()
@@ -320,12 +328,7 @@ class TrainLoop:
             self.state.samples_bytes = self._metrics_logger.log_samples(lines)
 
     def _with_whole_model(self, work: Callable[[nn.Module], Any]) -> Any:
-        with (
-            self.strategy.whole_model() as model,
-            torch.no_grad(),
-            # Documents of every length would each be compiled.
-            torch.compiler.set_stance("force_eager"),
-        ):
+        with self.strategy.whole_model() as model, torch.no_grad():
             model.eval()
             try:
                 return work(model)
@@ -463,6 +466,7 @@ class TrainLoop:
             "num_devices": self.strategy.world_size,
             "device": hardware.device_name(self.strategy.device),
             "precision": self.settings.precision,
+            "attention_kernel": self._attention_kernel,
             "training_seconds": state.seconds,
             # Over the whole training, evaluations and saves left out; `best_...`: the fastest
             # window between two lines of the log. MFU: share of what matrix products reach here.

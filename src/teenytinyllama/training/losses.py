@@ -7,12 +7,15 @@ in the forward pass; the backward pass only scales them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from teenytinyllama.modeling.causal_attention import causal_states
 from teenytinyllama.training.second_token import add_second_token
 
 # N rows, H hidden, V vocabulary
@@ -36,8 +39,9 @@ def _softmax_gradient(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[T
         slope = slope + 2 * z_loss * logsumexp
     weight = torch.where(counted, slope, 0.0)
     gradient = torch.exp(wide - logsumexp[:, None]) * weight[:, None]
-    one = torch.where(counted, -1.0, 0.0)
-    gradient = gradient.scatter_add(-1, safe[:, None], one[:, None])
+    # A comparison fuses with the rest; a scatter would write and read the gradient once more.
+    is_target = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]  # (N, V)
+    gradient = gradient - is_target.to(gradient.dtype)
     return loss.sum(), gradient.to(logits.dtype)
 
 
@@ -69,17 +73,28 @@ def _softmax_gradient_in_place(
     return total, logits
 
 
-_compiled: Any = None
+SoftmaxGradient = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
-def _softmax_gradient_on(device: torch.device) -> Any:
-    """The version for this device; on a GPU it is fused: two passes over the logits, not seven."""
-    global _compiled
-    if device.type != "cuda":
+@cache
+def fused_softmax_gradient() -> SoftmaxGradient:
+    """Two passes over the logits, not seven, compiled once for every number of rows."""
+    compiled = torch.compile(_softmax_gradient, dynamic=False)
+
+    def run(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+        # The supervised tokens of a step are another number in each.
+        for rows in (logits, targets):
+            torch._dynamo.maybe_mark_dynamic(rows, 0)
+        found: tuple[Tensor, Tensor] = compiled(logits, targets, z_loss)
+        return found
+
+    return run
+
+
+def _softmax_gradient_on(device: torch.device, *, fused: bool) -> SoftmaxGradient:
+    if device.type == "cpu":
         return _softmax_gradient_in_place
-    if _compiled is None:
-        _compiled = torch.compile(_softmax_gradient, dynamic=False)
-    return _compiled
+    return fused_softmax_gradient() if fused else _softmax_gradient
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -91,8 +106,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         z_loss: float,
         dtype: torch.dtype,
+        fused: bool,
     ) -> Tensor:
-        softmax_gradient = _softmax_gradient_on(hidden.device)
+        softmax_gradient = _softmax_gradient_on(hidden.device, fused=fused)
         narrow = weight.to(dtype)  # (V, H)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -124,7 +140,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_hidden = grad_hidden * grad_output.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = grad_weight.mul_(grad_output.to(grad_weight.dtype))
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def _accumulate(total: Tensor, part: Tensor) -> None:
@@ -149,26 +165,52 @@ def linear_cross_entropy(
     targets: Tensor,
     *,
     z_loss: float = 0.0,
+    fused: bool = False,
 ) -> Tensor:
     """Sum over rows of the cross-entropy of `hidden @ weight.T` against `targets`.
 
     `hidden` (..., H), `weight` (V, H), `targets` (...); rows whose target is -100 are ignored.
     Products run in autocast's dtype where autocast is on; the softmax is always fp32. `z_loss`
-    adds that multiple of the squared logsumexp (PaLM, section 5).
+    adds that multiple of the squared logsumexp (PaLM, section 5). `fused`: a GPU
+    computes the softmax by compiled kernels.
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     rows = hidden.reshape(-1, hidden.shape[-1])
     with torch.autocast(kind, enabled=False):
         total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            rows, weight, targets.reshape(-1), z_loss, dtype
+            rows, weight, targets.reshape(-1), z_loss, dtype, fused
         )
     return total
 
 
-def head_loss(model: Any, hidden: Tensor, targets: Tensor, *, z_loss: float = 0.0) -> Tensor:
-    """`linear_cross_entropy` with the head of a causal model."""
-    return linear_cross_entropy(hidden, model.lm_head.weight, targets, z_loss=z_loss)
+class CausalLoss(nn.Module):
+    """A causal model with a loss of its hidden states.
+
+    Only this loss is ever compiled, never the model: what else reads the model has many shapes.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.fuses_softmax = False
+        self._states: Callable[..., Tensor] = causal_states
+
+    def compile_layers(self) -> None:
+        """Compile the layers for this loss, anew for every shape of its rows."""
+        self._states = torch.compile(causal_states, dynamic=False)
+
+    def states(self, embedded: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """What the head reads (B, T, H), from `embedded` tokens (B, T, H).
+
+        A text begins where `position_ids` (B, T) are 0, and attends to itself only.
+        """
+        return self._states(self.model.model, embedded, position_ids)
+
+    def head_loss(self, hidden: Tensor, targets: Tensor, *, z_loss: float = 0.0) -> Tensor:
+        """`linear_cross_entropy` with the model's head."""
+        head = self.model.lm_head.weight
+        return linear_cross_entropy(hidden, head, targets, z_loss=z_loss, fused=self.fuses_softmax)
 
 
 def second_targets(labels: Tensor) -> Tensor:
@@ -182,7 +224,7 @@ def second_targets(labels: Tensor) -> Tensor:
     return targets
 
 
-class NextTokenLoss(nn.Module):
+class NextTokenLoss(CausalLoss):
     """A causal model with its loss: rows of ids and targets in, the summed loss out.
 
     The caller divides by the number of targets of the whole step, so that the gradient does not
@@ -192,8 +234,7 @@ class NextTokenLoss(nn.Module):
     def __init__(
         self, model: Any, *, z_loss: float = 0.0, second_token_weight: float = 0.0
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.z_loss = z_loss
         self.second_token_weight = second_token_weight
         if second_token_weight:
@@ -204,7 +245,7 @@ class NextTokenLoss(nn.Module):
     ) -> Tensor:
         """Summed loss of a micro-batch: `input_ids` (B, T), `labels` (B, T) with -100 ignored."""
         hidden = self.hidden_states(input_ids, position_ids)
-        loss = head_loss(self.model, hidden, labels, z_loss=self.z_loss)
+        loss = self.head_loss(hidden, labels, z_loss=self.z_loss)
         return loss + self.auxiliary(hidden, labels)
 
     def auxiliary(self, hidden: Tensor, labels: Tensor) -> Tensor | float:
@@ -212,21 +253,14 @@ class NextTokenLoss(nn.Module):
         if not self.second_token_weight:
             return 0.0
         states = hidden + self.model.second_token(hidden)
-        return self.second_token_weight * head_loss(self.model, states, second_targets(labels))
+        return self.second_token_weight * self.head_loss(states, second_targets(labels))
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor | None) -> Tensor:
-        """What the head reads (B, T, H).
-
-        A document begins where `position_ids` (B, T) are 0, and attends to itself only. This needs
-        `use_cache=False`: with a cache the second document sees the first.
-        """
+        """What the head reads (B, T, H) for `input_ids` (B, T)."""
         embedded = self.model.model.embed_tokens(input_ids)  # (B, T, H)
         kind = input_ids.device.type
         if torch.is_autocast_enabled(kind):
             # Autocast leaves embeddings and with them the whole residual stream in fp32: twice the
             # memory traffic, 2.4 % of a step on an H100 (bench/results).
             embedded = embedded.to(torch.get_autocast_dtype(kind))
-        hidden: Tensor = self.model.model(
-            inputs_embeds=embedded, position_ids=position_ids, use_cache=False
-        ).last_hidden_state
-        return hidden
+        return self.states(embedded, position_ids)

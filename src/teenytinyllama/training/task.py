@@ -127,6 +127,7 @@ class TrainSettings:
     checkpoints: CheckpointSettings
     precision: Precision = "bf16-mixed"
     compile: bool | None = None
+    attention: str = "auto"
     activation_checkpointing: bool = False
     micro_batch: int = 0
     gradient_shards: int = 1

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.graphs import train_as_on_a_gpu
+from support.tiny_training import loop_of
 from transformers import AutoTokenizer
 
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
@@ -17,13 +19,16 @@ from teenytinyllama.settings.datasets import Source
 from teenytinyllama.settings.post_training import AlignSettings, DpoSettings
 from teenytinyllama.settings.training import LoraSettings, OptimizerSettings, ScheduleSettings
 from teenytinyllama.stages.align import stage as align
+from teenytinyllama.stages.align.chat_dataset import ChatData
 from teenytinyllama.stages.align.dpo_task import (
     PreferenceLoss,
     PreferencePair,
     lay_out_pairs,
     pair_log_probabilities,
     render_last,
+    train_on_preferences,
 )
+from teenytinyllama.stages.align.sft_task import SftTask, train_settings_of
 from teenytinyllama.stages.interface import StageContext
 
 LENGTH = 128
@@ -221,3 +226,38 @@ def test_the_loss_is_trls(small_base_dir: Path, small_tokenizer_dir: Path, tmp_p
         ours = float(PreferenceLoss(policy, 0.3)(**tensors)) / len(pairs)
     assert theirs != pytest.approx(0.6931, abs=1e-3)
     assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_sft_and_dpo_attend_causally_by_blocks_and_do_not_recompile(
+    small_base_dir: Path,
+    small_tokenizer_dir: Path,
+    encoder: TextEncoder,
+    stage_context: StageContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SFT is compiled, DPO after it is not: its micro-batches have many shapes."""
+    graphs = train_as_on_a_gpu(monkeypatch)
+    model, _ = load_base(small_base_dir, small_tokenizer_dir)
+    settings = settings_for(tmp_path / "none.jsonl")
+    pairs = some_pairs(encoder, 80)
+    data = ChatData(train=[one.chosen for one in pairs], heldout=[one.rejected for one in pairs])
+    sft = SftTask(model, data, settings, encoder, small_tokenizer_dir)
+    plan = train_settings_of(settings, settings, 3, stage_context)
+    loop = loop_of(tmp_path / "sft", task=sft, plan=plan)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        sft.heldout_loss(model)
+        loop.run()
+    assert graphs.with_calls("flex_attention") == 1
+    num_graphs = len(graphs)
+    train_on_preferences(
+        sft,
+        pairs[:3],
+        pairs[3:5],
+        settings,
+        encoder,
+        out_dir=tmp_path / "dpo",
+        context=stage_context,
+    )
+    assert len(graphs) == num_graphs
+    assert graphs.calls("scaled_dot_product_attention") == []

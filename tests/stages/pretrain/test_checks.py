@@ -32,10 +32,12 @@ def test_shuffled_documents_replace_a_best_fit_packing(tmp_path):
 def test_libraries_that_are_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr("teenytinyllama.stages.pretrain.checks.find_spec", lambda name: None)
     recipe = START + (
-        'attention = "flash-attn"\ntrackers = ["wandb"]\noptimizer = { kind = "adamw-8bit" }\n'
+        'attention = "flash-attn"\nisolate_documents = true\ntrackers = ["wandb"]\n'
+        'optimizer = { kind = "adamw-8bit" }\n'
     )
     assert problems(tmp_path, recipe, "pretrain").keys() == {
         "extra-missing",
+        "flash-attn-isolates-nothing",
         "flash-attn-missing",
         "tracker-missing",
     }

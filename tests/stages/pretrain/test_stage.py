@@ -245,7 +245,7 @@ def test_fewer_tokens_than_one_step_are_refused(run):
 def test_flash_attn_that_is_not_installed_is_refused(run):
     error = error_of(run, attention="flash-attn")
     assert error.code == "flash-attn-missing"
-    assert "sdpa" in error.fix
+    assert "auto" in error.fix
 
 
 def test_an_unsupported_precision_is_refused_before_reading_data(run, monkeypatch, tmp_path):

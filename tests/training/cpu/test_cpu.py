@@ -8,13 +8,11 @@ from teenytinyllama import hardware
 from teenytinyllama.training import cpu
 
 
-def test_prepare_replaces_layers_and_isolates_texts() -> None:
+def test_prepare_replaces_layers() -> None:
     task = TinyTask()
-    task.isolates_texts = True
     support = cpu.prepare(task, settings())
     assert not support.compiled
     assert "forward" in vars(task.model.model.layers[0].mlp)
-    assert task.model.config._attn_implementation == "ttl_isolated"
 
 
 def test_freed_memory_is_kept_from_the_first_update_on(monkeypatch: pytest.MonkeyPatch) -> None:

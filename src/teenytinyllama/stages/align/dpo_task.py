@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
@@ -49,6 +49,7 @@ from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
+from teenytinyllama.training.losses import CausalLoss
 from teenytinyllama.training.task import MicroBatch, TrainTask
 
 # B rows, T sequence, S supervised places, P pairs
@@ -139,12 +140,11 @@ def _parse(record: Record) -> Preference:
     return parse_preference(record.fields)
 
 
-class PreferenceLoss(nn.Module):
+class PreferenceLoss(CausalLoss):
     """A causal model with the summed DPO loss of its pairs."""
 
     def __init__(self, model: Any, beta: float) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.beta = beta
 
     def forward(
@@ -157,29 +157,28 @@ class PreferenceLoss(nn.Module):
         reference: Tensor,
     ) -> Tensor:
         """Summed loss; `reference` (P, 2): the frozen model's log-probabilities of both answers."""
-        now = answer_log_probabilities(
-            self.model, input_ids, position_ids, places, targets, owners, reference.numel()
+        now = self.log_probabilities(
+            input_ids, position_ids, places, targets, owners, reference.numel()
         ).view(-1, 2)  # (P, 2): chosen, rejected
         gain = now - reference
         return -functional.logsigmoid(self.beta * (gain[:, 0] - gain[:, 1])).sum()
 
-
-def answer_log_probabilities(
-    model: Any,
-    input_ids: Tensor,
-    position_ids: Tensor,
-    places: Tensor,
-    targets: Tensor,
-    owners: Tensor,
-    num_answers: int,
-) -> Tensor:
-    """Summed log-probability of each answer, in fp32; `owners` (S,): the answer of each place."""
-    hidden = model.model(
-        input_ids=input_ids, position_ids=position_ids, use_cache=False
-    ).last_hidden_state  # (B, T, H)
-    logits = model.lm_head(hidden.flatten(0, 1).index_select(0, places)).float()  # (S, V)
-    each = -functional.cross_entropy(logits, targets, reduction="none")  # (S,)
-    return each.new_zeros(num_answers).index_add(0, owners, each)
+    def log_probabilities(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        places: Tensor,
+        targets: Tensor,
+        owners: Tensor,
+        num_answers: int,
+    ) -> Tensor:
+        """Of each answer, summed in fp32; `owners` (S,): the answer of each place."""
+        embedded = self.model.model.embed_tokens(input_ids)  # (B, T, H)
+        hidden = self.states(embedded, position_ids)
+        supervised = hidden.flatten(0, 1).index_select(0, places)  # (S, H)
+        logits = self.model.lm_head(supervised).float()  # (S, V)
+        each = -functional.cross_entropy(logits, targets, reduction="none")  # (S,)
+        return each.new_zeros(num_answers).index_add(0, owners, each)
 
 
 def lay_out_pairs(
@@ -200,14 +199,14 @@ def pair_log_probabilities(
 ) -> NDArray[np.float32]:
     """Log-probabilities (P, 2) of both answers of each pair under the current weights."""
     device = next(model.parameters()).device
-    found = []
+    found, loss = [], PreferenceLoss(model, beta=0.0)
     model.eval()
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with torch.no_grad():
         for at in range(0, len(pairs), PAIRS_PER_BATCH):
             part = pairs[at : at + PAIRS_PER_BATCH]
             arrays = lay_out_pairs(part, length, pad_id=pad_id)
             tensors = {name: torch.from_numpy(a).to(device) for name, a in arrays.items()}
-            both = answer_log_probabilities(model, **tensors, num_answers=2 * len(part))
+            both = loss.log_probabilities(**tensors, num_answers=2 * len(part))
             found.append(both.view(-1, 2).cpu().numpy())
     return np.concatenate(found) if found else np.zeros((0, 2), np.float32)
 

@@ -23,32 +23,24 @@ from teenytinyllama.stages.align.chat_dataset import ChatData
 from teenytinyllama.stages.align.conversation_packing import Rendered, best_fit, lay_out
 from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.training.data_order import SequenceOrder
-from teenytinyllama.training.losses import head_loss
+from teenytinyllama.training.losses import CausalLoss
 from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
 
-class AnswerLoss(nn.Module):
+class AnswerLoss(CausalLoss):
     """A causal model with the summed loss of its answers.
 
     The head is applied to supervised places only: prompts and padding cost no logits.
     """
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, places: Tensor, targets: Tensor
     ) -> Tensor:
-        """Summed loss: `input_ids`, `position_ids` (B, T), `places`, `targets` (S,).
-
-        Without `use_cache=False` a conversation would see those before it in its row.
-        """
-        hidden = self.model.model(
-            input_ids=input_ids, position_ids=position_ids, use_cache=False
-        ).last_hidden_state  # (B, T, H)
+        """Summed loss: `input_ids`, `position_ids` (B, T), `places`, `targets` (S,)."""
+        embedded = self.model.model.embed_tokens(input_ids)  # (B, T, H)
+        hidden = self.states(embedded, position_ids)
         supervised = hidden.flatten(0, 1).index_select(0, places)  # (S, H)
-        return head_loss(self.model, supervised, targets)
+        return self.head_loss(supervised, targets)
 
 
 class SftTask(TrainTask):
@@ -134,8 +126,7 @@ def answer_loss(model: Any, conversations: Sequence[Rendered], length: int, pad_
     device = next(model.parameters()).device
     total, was_training = 0.0, model.training
     model.eval()
-    # Compiled training steps have one shape; held-out rows would each be compiled.
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with torch.no_grad():
         for row in best_fit([one.num_inputs for one in conversations], length):
             arrays = lay_out(conversations, [row], length, pad_id=pad_id)
             tensors = {name: torch.from_numpy(a).to(device) for name, a in arrays.items()}

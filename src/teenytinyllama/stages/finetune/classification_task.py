@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import LlamaForSequenceClassification, Qwen3ForSequenceClassification
 from typing_extensions import override
 
 from teenytinyllama.artifacts.manifest import write_json
+from teenytinyllama.modeling.causal_attention import causal_states
 from teenytinyllama.modeling.lora import CLASSIFIER_HEADS, add_lora
 from teenytinyllama.modeling.model_size import flops_per_token_of
 from teenytinyllama.settings.post_training import FinetuneSettings
@@ -36,7 +38,7 @@ from teenytinyllama.training import checkpoints
 from teenytinyllama.training.distributed import load_weights
 from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
-from teenytinyllama.training.losses import IGNORED, head_loss
+from teenytinyllama.training.losses import IGNORED, CausalLoss
 from teenytinyllama.training.schedule_check import check_training
 from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
@@ -46,7 +48,7 @@ MEASURES = ("accuracy", "macro_f1")
 PREDICTION_TOKENS = 8192
 
 
-class LabelLoss(nn.Module):
+class LabelLoss(CausalLoss):
     """A sequence classifier with its summed loss.
 
     A model with an `lm_head` also keeps learning to predict next tokens: `token_weight` times the
@@ -54,8 +56,7 @@ class LabelLoss(nn.Module):
     """
 
     def __init__(self, model: Any, pad_id: int, *, token_weight: float = 0.0) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.pad_id = pad_id
         self.token_weight = token_weight
 
@@ -67,12 +68,12 @@ class LabelLoss(nn.Module):
             logits = logits_of(self.model, input_ids, self.pad_id, token_type_ids)  # (B, C)
             return functional.cross_entropy(logits.float(), labels, reduction="sum")
         is_text = input_ids != self.pad_id  # (B, T)
-        hidden = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        hidden = self.states(self.model.model.embed_tokens(input_ids))  # (B, T, H)
         last = is_text.sum(dim=1) - 1  # (B,)
         states = hidden[torch.arange(len(last), device=last.device), last]  # (B, H)
         logits = self.model.score(states)
         following = torch.where(is_text, input_ids, IGNORED)[:, 1:]  # (B, T-1)
-        language = head_loss(self.model, hidden[:, :-1], following)
+        language = self.head_loss(hidden[:, :-1], following)
         label_loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
         return label_loss + self.token_weight * language
 
@@ -86,6 +87,12 @@ def logits_of(
     pooling takes the last token that is not padding. An encoder attends both ways and gets the
     mask, and `token_type_ids` (B, T) where it takes them.
     """
+    if isinstance(model, LlamaForSequenceClassification | Qwen3ForSequenceClassification):
+        states = causal_states(model.model, model.model.embed_tokens(input_ids))  # (B, T, H)
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
+        last = (places * (input_ids != pad_id)).argmax(dim=1)  # (B,)
+        pooled: Tensor = model.score(states)[torch.arange(len(last), device=last.device), last]
+        return pooled
     if is_causal(model):
         out = model(input_ids=input_ids, use_cache=False)
     else:

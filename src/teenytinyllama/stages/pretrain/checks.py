@@ -30,7 +30,14 @@ def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
             "flash-attn-missing",
             'pretrain.attention = "flash-attn"',
             "the package flash-attn is not installed",
-            'pip install flash-attn, or --set pretrain.attention="sdpa"',
+            'pip install flash-attn, or --set pretrain.attention="auto"',
+        )
+    if settings.attention == "flash-attn" and settings.isolate_documents:
+        yield UserError(
+            "flash-attn-isolates-nothing",
+            "pretrain.isolate_documents = true",
+            "flash-attn would let the documents of a row see each other",
+            '--set pretrain.attention="auto"',
         )
     for name in settings.trackers:
         if find_spec(name) is None and name != "tensorboard":

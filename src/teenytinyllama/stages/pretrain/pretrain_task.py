@@ -84,6 +84,7 @@ class PretrainTask(TrainTask):
             },
             initial_optimizer=start.optimizer,
         )
+        self.isolates_texts = settings.isolate_documents
         self.settings, self.tokens, self.encoder = settings, tokens, encoder
         self.tokenizer_dir = tokenizer_dir
         self.score_model = context.score_model

@@ -142,7 +142,7 @@ def _start(settings: PretrainSettings, encoder: TextEncoder, tokenizer_dir: Path
                 "flash-attn-missing",
                 'pretrain.attention = "flash-attn"',
                 str(error).splitlines()[0],
-                'pip install flash-attn, or --set pretrain.attention="sdpa"',
+                'pip install flash-attn, or --set pretrain.attention="auto"',
             ) from error
     return start
 
@@ -174,6 +174,7 @@ def _train_settings(
         checkpoints=settings.checkpoints,
         precision=settings.precision,
         compile=settings.compile,
+        attention=settings.attention,
         activation_checkpointing=settings.activation_checkpointing,
         micro_batch=settings.micro_batch,
         gradient_shards=settings.gradient_shards,

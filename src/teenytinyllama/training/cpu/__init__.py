@@ -2,7 +2,6 @@
 
 layers.py, attention.py   forward passes that keep less for the backward pass
 kernels.py                what they compute between products: blocked or compiled
-packed_attention.py       rows that hold several texts
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import torch
 from teenytinyllama import hardware
 from teenytinyllama.training.cpu import kernels
 from teenytinyllama.training.cpu.layers import use_cpu_layers
-from teenytinyllama.training.cpu.packed_attention import isolate_texts
 from teenytinyllama.training.task import TrainSettings, TrainTask
 
 CPU = torch.device("cpu")
@@ -53,6 +51,4 @@ def prepare(task: TrainTask, settings: TrainSettings) -> PreparedCpu:
     """
     backend = kernels.choose_backend(settings.compile, flops=task.flops(settings.num_steps))
     use_cpu_layers(task.model, backend)
-    if task.isolates_texts:
-        isolate_texts(task.model)
     return PreparedCpu(compiled=backend.compiled)
