@@ -7,8 +7,9 @@
 The held-out text is the same for all: whole documents, by the hash of their text. A text of 1 MB
 is the beginning of that of 2 MB; all share the vocabulary of the smallest. Base line: four passes,
 the usual weight decay; its rates, decay and size are the best of `BASE_TRIALS` at the smallest
-size. A lever stands on `many-passes`; `best` is all that `KEPT` names, and `student` learns from
-members trained by it, each a training with a line of its own.
+size. A lever stands on `many-passes`, 16 of them with the decay that lets a weight keep what it
+learnt for one epoch (`epochs_kept`). `best` has the levers that helped, and `student` learns from
+an ensemble whose members are trainings with lines of their own.
 
 Every training appends a line to bench/results/little_text.jsonl, and one that is there already is
 not run again: slices add up, and a killed training resumes in its folder. A recipe's worth is read
@@ -93,25 +94,27 @@ BASE_TRIALS: dict[str, Changes] = {
 }
 
 
-def _many(passes: int, decay: float) -> Changes:
-    """Many passes; the average of all steps' weights is scored beside the last step's."""
-    return {
-        "passes": passes,
-        "optimizer": {"weight_decay": decay},
-        "checkpoints": {"keep_weights": "best"},
-        "averaging": {"ema_decay": 0.998},
-    }
+MANY: Changes = {
+    "passes": 16,
+    "epochs_kept": 1.0,
+    "checkpoints": {"keep_weights": "best"},
+    "averaging": {"ema_decay": 0.998},
+}
 
 
-MANY = _many(16, 1.0)
+def _decay(weight_decay: float) -> Changes:
+    return {"epochs_kept": None, "optimizer": {"weight_decay": weight_decay}}
+
+
 LEVERS: dict[str, Changes] = {
     "many-passes": {},
-    "decay-0.1": _many(16, 0.1),
-    "decay-0.4": _many(16, 0.4),
-    "decay-2": _many(16, 2.0),
-    "decay-4": _many(16, 4.0),
-    "passes-8": _many(8, 1.0),
-    "passes-32": _many(32, 1.0),
+    "decay-0.1": _decay(0.1),
+    "decay-0.2": _decay(0.2),
+    "decay-0.4": _decay(0.4),
+    "decay-1": _decay(1.0),
+    "decay-2": _decay(2.0),
+    "passes-8": {"passes": 8},
+    "passes-32": {"passes": 32},
     "shuffle-documents": {"shuffle_documents": True},
     "decay-follows-rate": {"optimizer": {"weight_decay_schedule": "learning-rate"}},
     "embedding-decay": {"optimizer": {"embedding_weight_decay": 0.1}},
@@ -120,28 +123,32 @@ LEVERS: dict[str, Changes] = {
     "mask-inputs": {"mask_inputs": 0.1},
     "larger": {"model": LARGER},
 }
-KEPT = ("shuffle-documents", "larger")
+BEST: Changes = {"shuffle_documents": True}
+MEMBER: Changes = {"shuffle_documents": True, "passes": 8, "epochs_kept": 1.5}
+RECIPES: dict[str, Changes] = {
+    **LEVERS,
+    "best": BEST,
+    "member": MEMBER,
+    "student": {**MEMBER, "ensemble": {"members": 4}},
+}
 JOINT = ("best", "student")
 ENSEMBLE_METRICS = ("heldout_bpb_of_members", "heldout_bpb_of_ensemble")
 
 
 def merged(*changes: Changes) -> Changes:
-    """Later changes over earlier ones, sections joined."""
+    """Later changes over earlier ones, sections joined; None takes a key away."""
     whole: Changes = {}
     for change in changes:
         for key, value in change.items():
             both = isinstance(value, dict) and isinstance(whole.get(key), dict)
             whole[key] = {**whole[key], **value} if both else value
-    return whole
+    return {key: value for key, value in whole.items() if value is not None}
 
 
 def recipe_of(name: str) -> Changes:
     if name in BASE_TRIALS:
         return merged(BASE, BASE_TRIALS[name])
-    best = merged(BASE, MANY, *(LEVERS[kept] for kept in KEPT))
-    if name in JOINT:
-        return best if name == "best" else merged(best, {"ensemble": {"members": 4}})
-    return merged(BASE, MANY, LEVERS[name])
+    return merged(BASE, MANY, RECIPES[name])
 
 
 def read_pieces(pattern: str) -> tuple[list[str], list[str]]:
@@ -265,10 +272,10 @@ class Bench:
         return self.run_dir / f"train-{key}"
 
     def _train_members(self, size: float, seed: int, out_dir: Path) -> None:
-        """Members are `best` with the seeds after the student's: each a training with its line."""
+        """Members have the seeds after the student's; each is a training with its line."""
         for number in range(recipe_of("student")["ensemble"]["members"]):
-            self.bits_per_byte("best", size, seed + 1 + number)
-            final = self._folder(self._key("best", size, seed + 1 + number)) / "final"
+            self.bits_per_byte("member", size, seed + 1 + number)
+            final = self._folder(self._key("member", size, seed + 1 + number)) / "final"
             copy = out_dir / "members" / str(number) / "final"
             if final.is_dir() and not copy.is_dir():  # else the student's training makes it again
                 shutil.copytree(final, copy.with_name("copying"))
@@ -278,7 +285,11 @@ class Bench:
         recipe, key = recipe_of(name), self._key(name, size, seed)
         out_dir, pack_dir, started = self._folder(key), self._pack(size), time.process_time()
         num_sequences = open_tokens(pack_dir, "train").num_sequences(LENGTH)
-        passes = recipe.pop("passes")
+        passes, kept = recipe.pop("passes"), recipe.pop("epochs_kept", None)
+        if kept:
+            steps = kept * num_sequences * LENGTH / recipe["tokens_per_step"]
+            rate = recipe["optimizer"]["muon_learning_rate"]
+            recipe["optimizer"]["weight_decay"] = float(f"{1 / (rate * steps):.2g}")
         settings = PretrainSettings(
             **recipe,
             sequence_length=LENGTH,
