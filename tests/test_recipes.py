@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 
 from teenytinyllama.modeling.model_size import num_parameters
+from teenytinyllama.planning.plan_request import PlanRequest
+from teenytinyllama.planning.planner import make_plan
+from teenytinyllama.planning.recipe_cost import needs_of
+from teenytinyllama.planning.reference_data import gpus
 from teenytinyllama.settings.recipe import load_recipe
 from teenytinyllama.training.optimizers import learning_rate_factor
 
@@ -49,3 +53,19 @@ def test_the_paper_s_defects_are_left_out():
 @pytest.mark.parametrize("size", ["160m", "460m"])
 def test_our_best_has_the_paper_s_architecture(size):
     assert load(f"best-{size}").pretrain.model == load(f"paper-{size}").pretrain.model
+
+
+def test_the_recipe_of_little_text_is_the_planner_s():
+    pretrain = load("best-little-text").pretrain
+    request = PlanRequest(
+        gpu=gpus()["a100-40gb"], usd_per_hour=1.48, text_bytes=200e6, budget_usd=50.0
+    )
+    plan = make_plan(request)
+    assert (pretrain.num_steps, pretrain.tokens_per_step) == (plan.num_steps, plan.tokens_per_step)
+    assert pretrain.optimizer.weight_decay == plan.weight_decay
+    assert pretrain.optimizer.muon_learning_rate == plan.peak_learning_rate
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    for name in sizes:
+        assert getattr(pretrain.model, name) == getattr(plan.model, name)
+    needs = needs_of(load("best-little-text"))
+    assert plan.cost.usd * needs.trainings < 50

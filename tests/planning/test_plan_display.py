@@ -30,5 +30,8 @@ def test_a_plan_shows_its_cost_other_sizes_and_other_budgets() -> None:
 
 def test_a_plan_below_the_range_of_the_laws_shows_no_loss() -> None:
     text = printed(50e6)
-    assert "too small to predict" in text
+    assert "by no published law; see below" in text
     assert "Other sizes" not in text
+    for words in ("What the money buys", "16 epochs", "student of 8", "bits per byte", "Worth:"):
+        assert words in text
+    assert "What the money buys" not in printed(5e11)

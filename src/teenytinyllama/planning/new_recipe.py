@@ -21,6 +21,7 @@ from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.recipe import load_recipe
 
 WIDTH_OF_VALUES = 34
+AVERAGED_STEPS = 500
 NUM_EVALUATIONS, NUM_SAMPLINGS = 20, 5
 # Chat training teaches the form of a conversation, not facts: short rows, few epochs.
 CHAT_LENGTH = 512
@@ -221,9 +222,24 @@ def _pretrain(plan: Plan, learned: LanguageProfile | None) -> list[str]:
             "2 % warmup, then constant, then linear decay to 0",
         ),
     ]
+    if plan.weight_decay != USUAL_WEIGHT_DECAY:
+        rows += _many_epochs(plan)
     if learned and learned.openings:
         rows.append((f"sample_prompts = {_list(learned.openings)}", "Openings to continue"))
     return ["[pretrain]", *_rows(rows), ""]
+
+
+def _many_epochs(plan: Plan) -> list[tuple[str, str]]:
+    """What helps where a text is read many times (docs/little-text.md)."""
+    steps = min(AVERAGED_STEPS, max(2, plan.num_steps // 10))
+    return [
+        ("shuffle_documents = true", "other rows in every epoch"),
+        (
+            f"averaging = {{ ema_decay = {1 - 1 / steps:.4g} }}",
+            f"an average of about {steps} steps",
+        ),
+        ('checkpoints = { keep_weights = "best" }', "Of last step, average and best evaluation"),
+    ]
 
 
 def _decay(plan: Plan) -> str:

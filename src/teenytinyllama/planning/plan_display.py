@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.planning.little_text import largest_trainings
 from teenytinyllama.planning.plan_request import PlanRequest
 from teenytinyllama.planning.planner import Plan, make_plan, other_sizes
 from teenytinyllama.planning.recipe_cost import RecipeCost
@@ -29,10 +30,19 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     console = console or Console()
     console.print()
     console.print(_main(plan))
+    if plan.little_text:
+        console.print(_ways(plan))
     if plan.expected.loss is not None:  # below their range the laws predict nothing
         console.print(_sizes(plan))
         console.print(_budgets(plan))
     console.print(_limit(plan))
+    if plan.little_text:
+        console.print(
+            "  Bits per byte from manuals' and laws' text to the web's, extrapolated from "
+            f"{largest_trainings()}. Worth: times the text that four epochs would need "
+            "(docs/little-text.md).",
+            style="dim",
+        )
     for note in plan.notes:
         console.print(f"  {note}", style="dim")
     console.print()
@@ -110,6 +120,26 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "expected loss", _expected(plan)
 
 
+def _ways(plan: Plan) -> Table:
+    """What the money buys with this text."""
+    table = Table(title="What the money buys", title_justify="left", pad_edge=False)
+    table.add_column("training", no_wrap=True)
+    for column in ("time", "money", "bits per byte", "worth"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for way in plan.little_text:
+        title = f"{way.epochs:.2g} epochs"
+        if way.members:
+            title = f"student of {way.members}, {title} each"
+        table.add_row(
+            title,
+            format_duration(way.hours * 3600),
+            format_money(way.usd) if plan.request.usd_per_hour else "",
+            f"{way.low:.2f} to {way.high:.2f}",
+            f"{way.worth:.1f} x",
+        )
+    return table
+
+
 def _reserved(request: PlanRequest) -> str:
     share = request.reserve_fraction
     return f" ({share:.0%} of the budget is reserved for later stages)" if share else ""
@@ -128,6 +158,8 @@ def format_price(usd: float, request: PlanRequest) -> str:
 def _expected(plan: Plan) -> str:
     found = plan.expected
     if found.loss is None:
+        if plan.little_text:
+            return "by no published law; see below"
         return "too small to predict"
     return (
         f"{found.loss:.2f} nats per token, 95 %: {found.low:.2f} to {found.high:.2f} "

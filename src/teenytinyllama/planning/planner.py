@@ -14,6 +14,7 @@ from typing import Any
 from teenytinyllama.artifacts.conversations import SPECIAL_TOKENS
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import flops_per_token, num_parameters, padded_vocab_size
+from teenytinyllama.planning.little_text import LittleTextTraining, ways_to_train
 from teenytinyllama.planning.plan_request import (
     ALPHABET_BITS,
     PORTUGUESE_BYTES_PER_CHARACTER,
@@ -23,6 +24,7 @@ from teenytinyllama.planning.plan_request import (
 from teenytinyllama.planning.reference_data import shapes
 from teenytinyllama.planning.scaling_laws import (
     MIN_TOKENS_OF_LAWS,
+    MIN_UNIQUE_TOKENS_OF_LAWS,
     Law,
     law_offset,
     published_law,
@@ -107,6 +109,8 @@ class Plan:
     limit: str
     gain_of_twice_the_money: float
     gain_of_twice_the_text: float
+    little_text: tuple[LittleTextTraining, ...] = ()
+    """What the money buys where the text is read again and again."""
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     @property
@@ -257,6 +261,7 @@ def make_plan(request: PlanRequest) -> Plan:
     while tokens < MIN_STEPS * tokens_per_step and tokens_per_step > request.sequence_length:
         tokens_per_step //= 2
     steps = max(1, round(tokens / tokens_per_step))
+    cost = cost_of(request, model, vocab_size, steps * tokens_per_step)
     decay = weight_decay(tokens / unique, unique / tokens_per_step, rate)
     money, text = _gains(request, law, vocab_size, loss)
     return Plan(
@@ -270,19 +275,44 @@ def make_plan(request: PlanRequest) -> Plan:
         num_steps=steps,
         peak_learning_rate=rate,
         weight_decay=decay,
-        cost=cost_of(request, model, vocab_size, steps * tokens_per_step),
+        cost=cost,
         expected=_expected_for(request, num_parameters(model, vocab_size), tokens, unique),
         law_loss=loss,
         limit="text" if text > money else "money",
         gain_of_twice_the_money=money,
         gain_of_twice_the_text=text,
+        little_text=_little_text(request, model, vocab_size, tokens, cost),
         notes=_notes(request, law, vocab_size, tokens, loss, decay),
+    )
+
+
+def _little_text(
+    request: PlanRequest,
+    model: ModelSettings,
+    vocab_size: int,
+    tokens: float,
+    cost: TrainingCost,
+) -> tuple[LittleTextTraining, ...]:
+    """Ways to spend the budget on a text that is read more often than pays by itself."""
+    unique = unique_tokens(request, vocab_size)
+    if tokens <= 1.01 * EPOCHS_LIKE_NEW_TEXT * unique:
+        return ()
+    return tuple(
+        ways_to_train(
+            parameters=num_parameters(model, vocab_size),
+            text_mb=unique * _bytes_per_token(request, vocab_size) / 1e6,
+            epochs=tokens / unique,
+            hours=cost.hours,
+            usd=cost.usd,
+            hours_available=request.hours,
+            difficulty=PORTUGUESE_BYTES_PER_CHARACTER / request.bytes_per_character,
+        )
     )
 
 
 def expected_loss(law: Law, parameters: float, tokens: float, unique: float) -> ExpectedLoss:
     """Held-out loss with its 95 % interval, for Portuguese text and a vocabulary of 32,000."""
-    if tokens < MIN_TOKENS_OF_LAWS:
+    if not _is_known(tokens, unique):
         return ExpectedLoss(None, None, None, None)
     found = law_offset(law)
     middle = law.loss_repeating(parameters, tokens, unique) + found.offset
@@ -292,6 +322,11 @@ def expected_loss(law: Law, parameters: float, tokens: float, unique: float) -> 
         high=middle + found.half_width,
         bits_per_byte=middle / math.log(2) / bytes_per_token(32_000),
     )
+
+
+def _is_known(tokens: float, unique: float) -> bool:
+    """Whether the published laws predict a loss."""
+    return tokens >= MIN_TOKENS_OF_LAWS and min(tokens, unique) >= MIN_UNIQUE_TOKENS_OF_LAWS
 
 
 def _law(request: PlanRequest) -> Law:
@@ -513,9 +548,11 @@ def _notes(
         )
     if request.fitted is not None:
         notes.append(request.fitted.summary(tokens))
-    if tokens < MIN_TOKENS_OF_LAWS and request.fitted is None:
+    known = _is_known(tokens, unique) or request.fitted is not None
+    if not known:
         notes.append(
-            "Under 500 M tokens no published law predicts a loss: the shape is a rule of thumb."
+            "Under 500 M tokens, or 100 M different ones, no published law predicts a loss: the "
+            "shape is a rule of thumb."
         )
     if tokens >= 0.99 * unique * request.max_epochs:
         more = _best(replace(request, max_epochs=MANY_EPOCHS), law, vocab_size)
@@ -523,7 +560,6 @@ def _notes(
         words = f"The text runs out before the money, after {request.max_epochs:g} epochs."
         if request.max_epochs < MANY_EPOCHS and gain > SAME_LOSS:
             words += f" --max-epochs {MANY_EPOCHS:g} would use more of it"
-            known = tokens >= MIN_TOKENS_OF_LAWS or request.fitted is not None
             words += f": {gain:.2f} nats lower." if known else "."
         notes.append(words)
     if (epochs := tokens / unique) > 1.01 * EPOCHS_LIKE_NEW_TEXT:

@@ -81,6 +81,12 @@ def law_names() -> list[str]:
     return list(_data()["laws"])
 
 
+def little_text_law() -> dict[str, float]:
+    """Constants of the law of little text."""
+    constants: dict[str, float] = _data()["little_text"]
+    return constants
+
+
 def repetition() -> tuple[float, float]:
     """Half-lives of repeated tokens and of excess parameters (Muennighoff et al. 2023)."""
     row = _data()["repetition"]

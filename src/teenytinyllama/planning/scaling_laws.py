@@ -25,6 +25,8 @@ T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447)
 # No published law holds below this: the smallest runs they were fitted on are larger. At 0.82 B
 # tokens the paper's own checkpoint is still inside the interval.
 MIN_TOKENS_OF_LAWS = 5e8
+# Of different tokens: the least that Muennighoff et al. repeated.
+MIN_UNIQUE_TOKENS_OF_LAWS = 1e8
 
 
 @dataclass(frozen=True)
