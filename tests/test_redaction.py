@@ -52,6 +52,25 @@ FORMS = (
     "machine x password |" + X[:20],
     "DB_PASSWORD = '|k7#pQ2!vz9'",
     "curl https://example.org -u |ana:segredo99",
+    "|1//0" + X,
+    "|figd_" + X[:40],
+    "|APP_USR-1234567890123456-010203-" + HEX + "-123456789",
+    "|access_token$production$" + X[:16].lower() + "$" + HEX,
+    "|whsec_" + X[:32],
+    "|AQVN" + X[:36],
+    "otpauth://totp/ana?secret=|" + "JBSWY3DPEHPK3PXP" * 2,
+    "Cookie: a=b; sessionid=|" + X[:32].lower(),
+    "mysql -h db -u root -p|bT4kRwmNxQyz loja",
+    "redis-cli -h db -a |bT4kRwmNxQyz",
+    "DB_PASS=|bTkRwmNxQ4",
+    "|PuTTY-User-Key-File-3: ssh-rsa\nEncryption: none\nPrivate-Lines: 1\n" + X,
+)
+NO_SECRETS = (
+    "DB_PASS=Segredo2024",
+    "senha: Passarinho7",
+    "password = changeMe2024",
+    "um cookie: receita=chocolate com 200 g de farinha",
+    "o arquivo 1//0 não existe",
 )
 
 
@@ -77,6 +96,11 @@ def test_forms_of_many_providers_are_found_and_removed(form: str) -> None:
 )
 def test_hashes_names_and_addresses_are_no_secrets(text: str) -> None:
     assert [text[one.start : one.end] for one in find_secrets(text)] == []
+
+
+@pytest.mark.parametrize("text", NO_SECRETS)
+def test_examples_and_prose_are_no_secrets(text: str) -> None:
+    assert not list(find_secrets(text))
 
 
 def test_an_encrypted_private_key_is_removed_whole() -> None:
@@ -123,6 +147,20 @@ def test_folders_of_a_person_are_found() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    (
+        "https://example.org/home/ana",
+        "https://example.org/users/ana/repos",
+        "texts/users/ana.txt",
+        "./home/ana",
+        "a/home/ana",
+    ),
+)
+def test_addresses_and_relative_paths_name_no_person(text: str) -> None:
+    assert list(find_personal_folders(f"veja {text} aqui")) == []
+
+
+@pytest.mark.parametrize(
     "path",
     (
         "/mnt/c/Users/ana",
@@ -137,6 +175,16 @@ def test_folders_of_a_person_are_found() -> None:
         "C:/Users/ana",
         r"\\wsl$\Ubuntu\home\ana",
         r"C:\Documents and Settings\ana",
+        "/gpfs/users/ana",
+        "/lustre/home/ana",
+        "/cluster/lab-2/home/ana",
+        "/nethome/ana",
+        "/System/Volumes/Data/Users/ana",
+        "/cygdrive/c/Users/ana",
+        "/dbfs/Users/ana@example.org",
+        "file:///home/ana",
+        "%2Fhome%2Fana",
+        r"\\servidor\Users\ana",
     ),
 )
 def test_folders_of_a_person_on_many_systems(path: str) -> None:

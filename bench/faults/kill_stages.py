@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,7 @@ ensemble = { members = 2, chained = true }
 evaluate_every_steps = 9
 model = { kind = "qwen3", """
 
+COST = re.compile(r"seconds|_per_s$|energy|kwh|joules|emissions")
 # Share of the moments in start-up: the interpreter, the imports, the checks of the recipe.
 START_UP = 0.4
 LOST_S = 2.0  # that a killed process may not have written down, on a machine with other work
@@ -88,14 +90,25 @@ def kwh_of(energy: dict[str, float]) -> float:
 
 
 def content(stage_dir: Path) -> dict[str, str]:
-    """Hashes of what the stage left, without times and rates."""
+    """Hashes of what the stage left, without times, rates and energy."""
     manifest = read_manifest(stage_dir)
     assert manifest is not None, stage_dir
-    return {
+    found = {
         name: output.sha256
         for name, output in manifest.outputs.items()
         if Path(name).name not in VOLATILE_FILES
     }
+    for name in found:
+        if name.endswith(".json"):
+            found[name] = json.dumps(without_cost(json.loads((stage_dir / name).read_bytes())))
+    return found
+
+
+def without_cost(value: Any) -> Any:
+    """A value of JSON without the fields that say what something cost."""
+    if isinstance(value, dict):
+        return {k: without_cost(v) for k, v in value.items() if not COST.search(k)}
+    return [without_cost(one) for one in value] if isinstance(value, list) else value
 
 
 def recipe_of(case: str) -> str:

@@ -34,6 +34,11 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         r"(?:(?:\s|\\[nr])*-----END[A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----)?",
     ),
     (
+        "private-key",
+        ("PuTTY-User-Key-File-",),
+        r"PuTTY-User-Key-File-\d:[^\0]{0,4000}?Private-Lines: \d{1,3}(?:\s{1,2}[\w+/=]{16,}){1,64}",
+    ),
+    (
         "aws-secret-key",
         ("aws", "AWS", "Aws"),
         r"(?i)aws\w{0,20}?(?:secret|access)\w{0,20}[\"'`\])]{0,2}\s{0,3}(?:[:?]?=>?|:)\s{0,3}[\"'`]?"
@@ -75,6 +80,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("artifactory-token", ("AKC", "cmVmd"), r"\b(?:AKC[a-zA-Z0-9]{10,}|cmVmd[A-Za-z0-9]{50,})"),
     ("atlassian-token", ("ATATT3", "ATBB"), r"\b(?:ATATT3|ATBB|ATCTT3)[\w=-]{20,}"),
     ("google-key", ("AIza", "ya29."), r"\b(?:AIza[\w-]{35}|ya29\.[\w-]{20,})"),
+    ("google-token", ("1//0",), r"(?<![\w/])1//0[\w-]{30,}"),
     ("google-secret", ("GOCSPX-",), r"\bGOCSPX-[\w-]{20,}"),
     ("slack-token", ("xox", "xapp", "xwfp"), r"\b(?:xox[a-z](?:\.xox[a-z])?|xapp|xwfp)-[\w%-]{8,}"),
     ("sendgrid-key", ("SG.",), r"\bSG\.[\w.=-]{20,}"),
@@ -110,6 +116,21 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ("key=",),
         r"(?i)key=[\"'][\w.]{0,40}(?:password|secret|token|apikey)[\"']\s{0,3}"
         r"value=[\"'](?P<secret>[^\"'%${}]{8,200})[\"']",
+    ),
+    ("figma-token", ("figd_",), r"\bfigd_[\w-]{36,}"),
+    ("mercado-pago-token", ("APP_USR-",), r"\bAPP_USR-[0-9]{10,}-[\w-]{30,}"),
+    ("paypal-token", ("access_token$",), r"\baccess_token\$\w{4,12}\$\w{10,}\$[0-9a-f]{30,}"),
+    ("stripe-key", ("whsec_",), r"\bwhsec_[\w+/=]{24,}"),
+    ("yandex-key", ("AQVN",), r"\bAQVN[\w-]{34,38}"),
+    (
+        "one-time-password",
+        ("otpauth://",),
+        r"\botpauth://[^\s]{0,200}?[?&]secret=(?P<secret>[A-Z2-7]{16,})",
+    ),
+    (
+        "cookie",
+        ("ookie:", "OOKIE:"),
+        r"(?i)\b(?:set-)?cookie:[^\n]{0,500}?=(?P<secret>(?=[\w.%~+/-]*[0-9])[\w.%~+/-]{24,})",
     ),
     ("nuget-key", ("oy2",), r"\boy2[a-z0-9]{43}\b"),
     ("planetscale-token", ("pscale_",), r"\bpscale_\w{2,6}_[\w=.-]{32,}"),
@@ -155,10 +176,12 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "password-on-command-line",
-        ("curl", "wget", "mysql", "sshpass"),
+        ("curl", "wget", "mysql", "mariadb", "redis-cli", "sshpass"),
         r"\b(?:curl|wget)\b[^\0]{0,200}?\s-{1,2}(?:u|user|password)[ =]?[\"']?"
         r"(?P<secret>[^\s\"':]{0,64}:[^\s\"']{3,64})"
-        r"|\bsshpass\s+-p\s?[\"']?(?P<secret2>[^\s\"']{4,64})",
+        r"|\bsshpass\s+-p\s?[\"']?(?P<secret2>[^\s\"']{4,64})"
+        r"|\b(?:mysql\w{0,8}|mariadb)\s[^\0\n]{0,100}?-p(?P<secret3>(?=[^\s\"']*[0-9])[^\s\"']{6,64})"
+        r"|\bredis-cli\s[^\0\n]{0,100}?(?:-a|--pass)\s(?P<secret4>(?=\S*[0-9])[^\s\"']{6,64})",
     ),
 )
 _PATTERNS = tuple((kind, gates, re.compile(pattern)) for kind, gates, pattern in _KINDS)
@@ -203,17 +226,23 @@ _SHORT_SECRET = re.compile(
     r"|api_?key|auth)[\w.-]{0,20})[\"'`\]]{0,3}\s{0,3}(?:[:?!]?=>?|:)\s{0,3}[\"'`]"
     r"(?![${<%(])(?P<secret>(?=[^\"'`\n]*[0-9])(?=[^\"'`\n]*[A-Za-z])[^\s\"'`]{8,200})[\"'`]"
 )
+_PASSWORD_NAME = re.compile(
+    r"(?i)passw(?:or)?d$|passphrase|(?:^|[_.-])(?:pass|pwd|senha)$|^pwd$|^senha$|contrase[nñ]a"
+)
 _PREFIX = re.compile(r"(?:[A-Za-z]{2,12}[0-9]{0,2}[_-]){1,4}")
 _PLACEHOLDER = re.compile(r"(?i)x{4}|example|your|change|placeholder|dummy|\.\.\.")
 _HEX_KEY = re.compile(r"(?=.*[a-fA-F])(?=.*[0-9])(?:[0-9a-f]{32,64}|[0-9A-F]{32,64})")
 _UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# Linux and its network file systems, macOS, Git Bash, WSL (from both sides), Windows, BSD.
+# Home folders wherever they are mounted: Linux and its network and cluster file systems, BSD,
+# macOS, Git Bash, Cygwin, WSL (from both sides), Windows and its shares, Databricks; also in URLs.
 _HOMES = re.compile(
-    r"(?<![\w.])(?:(?:/(?:var|export|private|usr|data|nfs|srv|net|mnt/\w+))?/home\d{0,2}/"
-    r"|(?:/mnt/\w+|/[a-z])?/Users/|/(?:run/)?media/|/Volumes/[^\s/]{1,64}/(?:home|Users)/"
+    r"(?:(?<![\w./:])(?:file://)?(?:(?:/[\w.@+-]{1,64}){0,6}?/(?:home\d{0,2}|nethome|[Uu]sers)/"
+    r"|/(?:run/)?media/)"
+    r"|%2F(?:home|Users)%2F"
     r"|\\{1,2}wsl[\w.$]{1,12}\\{1,2}[\w.-]{1,40}\\{1,2}home\\{1,2}"
-    r"|[A-Za-z]:[\\/]{1,2}(?:Users|Documents and Settings)[\\/]{1,2})"
-    r"(?!\[user\])[^\s/\\\"'<>:,;\[]{1,64}"
+    r"|(?<![\w.])(?:[A-Za-z]:|\\{2,4}[\w.-]{1,40})[\\/]{1,2}"
+    r"(?:Users|Documents and Settings)[\\/]{1,2})"
+    r"(?!\[user\])[^\s/\\\"'<>:,;\[%]{1,64}"
 )
 
 
@@ -248,7 +277,7 @@ def find_personal_folders(text: str) -> Iterator[str]:
     >>> list(find_personal_folders("read /home/ana/textos/a.txt"))
     ['/home/ana']
     """
-    if "/" in text or "\\" in text:
+    if "/" in text or "\\" in text or "%2F" in text:
         for match in _HOMES.finditer(text):
             yield match[0]
         if _own_home().search(text):
@@ -269,7 +298,7 @@ def redact(text: str, *, for_others: bool = False) -> str:
         text = f"{text[:start]}[{kind} removed]{text[end:]}"
     for name, value in _environment_secrets():
         text = text.replace(value, f"[value of {name} removed]")
-    if "/" in text or "\\" in text:
+    if "/" in text or "\\" in text or "%2F" in text:
         text = _own_home().sub("~", text)
         text = _HOMES.sub(_without_user, text) if for_others else text
     return text
@@ -377,6 +406,8 @@ def _is_secret(name: str, sign: str, value: str, *, of_any_name: bool) -> bool:
         return False
     if _SECRET_WORD.search(name) or _SERVICE.search(name):
         known = _HEX_KEY.fullmatch(value) or (value.isdigit() and len(value) >= 16)
+        if _PASSWORD_NAME.search(name) and sign != ",":
+            known = known or _is_mixed(value)
         return bool(known) or _is_random(value, changes=0.2 if sign == "," else 0.12)
     if sign == "?" or value.startswith("MII") or _UUID.fullmatch(value):
         return False
@@ -417,6 +448,16 @@ def _is_random(word: str, changes: float = 0.2) -> bool:
     # A few digits are in many names.
     enough = digits >= 3 or (digits and found >= 0.3 * len(letters)) or found >= 0.4 * len(letters)
     return bool(enough) and found >= changes * len(letters) and len(set(letters)) >= 6
+
+
+def _is_mixed(word: str) -> bool:
+    """Whether a word has digits, capital and small letters, and no word of a language in it.
+
+    >>> [_is_mixed(word) for word in ("bT4kRwmNxQyz", "Segredo2024", "minhaSenha1234")]
+    [True, False, False]
+    """
+    classes = {_class(letter) for letter in word if letter.isalnum()}
+    return len(word) >= 10 and len(classes) == 3 and not re.search(r"[a-z]{5}", word)
 
 
 def _class(letter: str) -> int:
