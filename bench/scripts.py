@@ -110,7 +110,7 @@ def near_copies(folder: Path, language: str, num_bytes: int) -> dict[str, float]
 
 def planted(folder: Path, language: str, num_bytes: int) -> dict[str, float]:
     rng = random.Random(f"planted {language}")
-    questions = [script_texts.text_of(language, rng, 110) for _ in range(NUM_QUESTIONS)]
+    questions = [script_texts.text_of(language, rng, 180) for _ in range(NUM_QUESTIONS)]
     texts = documents(language, rng, num_bytes)
     chosen = rng.sample(range(len(texts)), min(NUM_QUESTIONS, len(texts) // 2))
     for place, question in zip(chosen, questions, strict=False):

@@ -92,6 +92,7 @@ def _learn(path: Path, language: str) -> LanguageProfile:
     from teenytinyllama.stages.corpus.filters.calibration import learn_language
 
     found = learn_language(path, language)
+    logger.info(found.summary)
     logger.info(
         f"{path}: thresholds, {len(found.stop_words)} stop words and {len(found.letters)} letters "
         f"learned from {found.num_documents:,} documents"
@@ -101,10 +102,19 @@ def _learn(path: Path, language: str) -> LanguageProfile:
             f'py3langid does not know "{language}": texts of other languages will not be dropped; '
             "a GlotLID model can identify it (corpus.filters.language_model)"
         )
-    elif not found.is_identifiable:
+        return found
+    taken = f'{found.known_fraction:.0%} of the sample for "{language}"'
+    if found.rival:
+        taken += f', {found.rival[1]:.0%} for "{found.rival[0]}"'
+    if not found.is_identifiable:
         logger.warning(
-            f'py3langid takes only {found.known_fraction:.0%} of the sample for "{language}": the '
-            "language filter is left out (is the sample in that language?)"
+            f"py3langid takes only {taken}: the language filter is left out (is the sample in that "
+            "language?)"
+        )
+    elif found.rival:
+        logger.warning(
+            f"py3langid takes {taken}: its filter cannot tell the two apart well; a GlotLID model "
+            "may (corpus.filters.language_model)"
         )
     return found
 

@@ -8,6 +8,7 @@ without a folder needs none: `ttl new --clean-sample` learns the same from clean
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 import unicodedata
 from dataclasses import dataclass, field
@@ -15,11 +16,10 @@ from functools import cache
 from importlib import resources
 from itertools import chain
 
+import regex
+
 # The Unicode planes that have combining marks.
 _MARKED_PLANES = (range(0x20000), range(0xE0100, 0xE01F0))
-# Marks that end a sentence: Latin's, the danda of the Indic scripts and its double, Chinese,
-# Arabic, Urdu, Ethiopic, Armenian, Burmese, Khmer, Tibetan.
-SENTENCE_ENDS = ".!?…।॥。！？؟۔፧።៕"
 MIN_KNOWN_SHARE = 0.8
 """The language filter is left out where it would keep less of the clean text than this."""
 
@@ -35,11 +35,27 @@ class LanguageProfile:
     openings: tuple[str, ...] = ()
     known_fraction: float | None = None
     """Share of the documents identified as the language; None: py3langid does not know it."""
+    rival: tuple[str, float] | None = None
+    """The other language that most of the sample is taken for, and its share, from 10 %."""
+    summary: str = ""
+    """One line: its name, script and direction."""
 
     @property
     def is_identifiable(self) -> bool:
         """Whether py3langid identifies the language well enough to filter by it."""
         return self.known_fraction is not None and self.known_fraction >= MIN_KNOWN_SHARE
+
+
+@cache
+def sentence_ends() -> str:
+    """Marks that end a sentence in any script, for a character class: Unicode's, and the ellipsis.
+
+    >>> set(".!?…।॥。！？؟۔፧።៕။") <= set(sentence_ends())
+    True
+    """
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    marks = regex.findall(r"[\p{Sentence_Break=STerm}\p{Sentence_Break=ATerm}]", everything)
+    return re.escape("…" + "".join(marks))
 
 
 @cache

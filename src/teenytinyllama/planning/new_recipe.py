@@ -9,6 +9,7 @@ from pathlib import Path
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import LanguageProfile, known_languages
+from teenytinyllama.languages.language_codes import read_code
 from teenytinyllama.licenses import UNKNOWN
 from teenytinyllama.planning.planner import (
     EPOCHS_LIKE_NEW_TEXT,
@@ -36,6 +37,7 @@ def check_language(language: str, *, has_sample: bool) -> None:
         raise UserError(
             "language-code", "--language", what, "--language pt, or the ISO 639 code of yours"
         )
+    read_code(language)
     if language not in known_languages() and not has_sample:
         what = f'no data for "{language}" (there is data for {", ".join(known_languages())})'
         fix = "--clean-sample FILE: 40 kB or more of clean text in it, to learn filters from"

@@ -21,7 +21,7 @@ from functools import cache
 from typing import Any
 
 from teenytinyllama.artifacts.documents import Document
-from teenytinyllama.languages import SENTENCE_ENDS
+from teenytinyllama.languages import sentence_ends
 from teenytinyllama.languages.segmentation import (
     find_words,
     has_spaces_between_words,
@@ -43,12 +43,14 @@ class _Gap:
     word: str
 
 
-_END_OF_PHRASE = re.compile(rf"[{re.escape(SENTENCE_ENDS)}]|\s|$")
+@cache
+def _end_of_phrase() -> re.Pattern[str]:
+    return re.compile(rf"[{sentence_ends()}]|\s|$")
 
 
 @cache
 def _end_of_sentence() -> re.Pattern[str]:
-    return re.compile(rf"[{re.escape(SENTENCE_ENDS)}]+[\"'”’»)]*(?=\s|$)")
+    return re.compile(rf"[{sentence_ends()}]+[\"'”’»)]*(?=\s|$)")
 
 
 def cloze_rows(documents: Sequence[Document], num_items: int, seed: int) -> list[dict[str, Any]]:
@@ -103,7 +105,7 @@ def _gaps(line: str) -> Iterator[_Gap]:
 
 def _unspaced_gaps(line: str) -> Iterator[_Gap]:
     for number, (start, end) in enumerate(word_spans(line)):
-        word, is_last = line[start:end], _END_OF_PHRASE.match(line, end) is not None
+        word, is_last = line[start:end], _end_of_phrase().match(line, end) is not None
         if not is_last or number < MIN_WORDS or len(word) < MIN_UNSPACED_CHARACTERS:
             continue
         if has_unspaced_letters(word) and not line[start - 1].isspace():

@@ -20,6 +20,7 @@ import numpy as np
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import LanguageProfile
+from teenytinyllama.languages.language_codes import check_sample, read_code
 from teenytinyllama.languages.segmentation import (
     has_spaces_between_words,
     spaced_length,
@@ -30,7 +31,11 @@ from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.batches import Values
 from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES
 from teenytinyllama.stages.corpus.filters.language_data import language_data, load_language
-from teenytinyllama.stages.corpus.filters.language_filter import language_probabilities
+from teenytinyllama.stages.corpus.filters.language_filter import (
+    Py3langid,
+    language_probabilities,
+    sample,
+)
 from teenytinyllama.stages.corpus.filters.text_statistics import measure_batch
 from teenytinyllama.stages.corpus.filters.word_table import read_words, words_of
 
@@ -50,6 +55,8 @@ NUM_STOP_WORDS = 16
 MAX_STOP_WORDS_WANTED = 2.0
 """Gopher asks for two different stop words; a short text has no more in any language."""
 NUM_OPENINGS, WORDS_OF_OPENING = 4, 3
+MIN_RIVAL_SHARE = 0.1
+"""Two languages are hard to tell apart where this share of the sample is taken for the other."""
 MIN_LETTER_SHARE = 1e-5
 """Letters rarer than this among all letters are from other languages: names, quotations."""
 # The length of words is a property of the language. Shares of repetition and of marks are not, and
@@ -179,16 +186,20 @@ def learn_language(path: Path, language: str) -> LanguageProfile:
             f"only {len(documents)} documents of text, {MIN_DOCUMENTS} are needed",
             "give 40 kB of clean text or more, with empty lines between paragraphs",
         )
+    known = known_fraction(documents, language)
+    summary = check_sample(read_code(language), "\n".join(documents))
     stop_words = frequent_words(documents, language)
     settings = FilterSettings(stop_words=stop_words)
     found = calibrate(documents, settings, language)
     return LanguageProfile(
         num_documents=len(documents),
+        summary=summary,
         thresholds=_loosened(found.thresholds, current_thresholds(language, settings)),
         stop_words=stop_words,
         letters=letters_in(documents),
         openings=_openings(documents),
-        known_fraction=known_fraction(documents, language),
+        known_fraction=known,
+        rival=None if known is None else rival_of(documents, language),
     )
 
 
@@ -229,6 +240,17 @@ def known_fraction(documents: Sequence[str], language: str) -> float | None:
             return None
         raise
     return sum(probability >= least for probability in found) / len(found)
+
+
+def rival_of(documents: Sequence[str], language: str) -> tuple[str, float] | None:
+    """The other language that py3langid takes most documents for, and its share, from 10 %."""
+    labels = Py3langid(language).likeliest([sample(text) for text in documents])
+    others = Counter(label for label in labels if label != language)
+    if not others:
+        return None
+    name, count = others.most_common(1)[0]
+    share = count / len(labels)
+    return (name, share) if share >= MIN_RIVAL_SHARE else None
 
 
 def _openings(documents: Sequence[str]) -> tuple[str, ...]:

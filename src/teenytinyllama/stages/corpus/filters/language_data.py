@@ -9,6 +9,7 @@ from unicodedata import normalize
 
 from pydantic import BaseModel
 
+from teenytinyllama.languages.language_codes import identification_labels
 from teenytinyllama.settings.data_preparation import FilterSettings
 
 
@@ -39,7 +40,8 @@ def load_language(language: str) -> LanguageData:
     data = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     # Some letters of Indic scripts have two spellings; the corpus keeps NFC's.
     stop_words = {normalize("NFC", word) for word in data.get("stop_words", ())}
-    return LanguageData.model_validate({"labels": [language], **data, "stop_words": stop_words})
+    labels = identification_labels(language)
+    return LanguageData.model_validate({"labels": labels, **data, "stop_words": stop_words})
 
 
 def language_data(settings: FilterSettings, language: str) -> LanguageData:

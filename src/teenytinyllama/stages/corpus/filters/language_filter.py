@@ -120,18 +120,27 @@ class Py3langid:
         self._feature = np.asarray(model.tk_output, dtype=np.int32)[moves]
         self._weights = np.asarray(model.nb_ptc, dtype=np.float32)
         self._prior = np.asarray(model.nb_pc)
-        self._ours = np.flatnonzero([label == language for label in model.nb_classes])
+        self._labels = [str(label) for label in model.nb_classes]
+        self._ours = np.flatnonzero([label == language for label in self._labels])
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
         """Probability of the language for each text."""
+        return [float(one[self._ours].sum() / one.sum()) for one in self._odds(texts)]
+
+    def likeliest(self, texts: Sequence[str]) -> list[str]:
+        """The likeliest language of each text."""
+        return [self._labels[int(one.argmax())] for one in self._odds(texts)]
+
+    def _odds(self, texts: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """Of each text the odds of every language, in the order of the model's."""
         encoded = [_encode(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda place: -len(encoded[place]))
-        found = [0.0] * len(texts)
+        found: list[npt.NDArray[Any]] = [np.empty(0)] * len(texts)
         for start in range(0, len(order), TEXTS_PER_SCAN):
             places = order[start : start + TEXTS_PER_SCAN]
             features = self._scan([encoded[place] for place in places])
             for place, row in zip(places, features, strict=True):
-                found[place] = self._probability(row[row >= 0], len(encoded[place]))
+                found[place] = self._odds_of(row[row >= 0], len(encoded[place]))
         return found
 
     def _scan(self, texts: Sequence[bytes]) -> npt.NDArray[np.int32]:
@@ -152,14 +161,14 @@ class Py3langid:
         features[np.arange(longest)[:, None] >= lengths] = -1
         return np.ascontiguousarray(features.T)
 
-    def _probability(self, features: npt.NDArray[np.int32], num_bytes: int) -> float:
+    def _odds_of(self, features: npt.NDArray[np.int32], num_bytes: int) -> npt.NDArray[Any]:
         if not len(features):
-            return len(self._ours) / len(self._prior)
+            return np.ones(len(self._prior))
         kinds, times = np.unique(features, return_counts=True)
         scores = np.log1p(times.astype(np.float32)) @ self._weights[kinds] + self._prior
         scores *= 1.0 / math.sqrt(num_bytes)  # as the library does, so that lengths compare
-        odds = np.exp(scores - scores.max())
-        return float(odds[self._ours].sum() / odds.sum())
+        odds: npt.NDArray[Any] = np.exp(scores - scores.max())
+        return odds
 
 
 def _encode(text: str) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.languages import SENTENCE_ENDS
+from teenytinyllama.languages import sentence_ends
 from teenytinyllama.languages.segmentation import has_spaces_between_words, separate_words
 from teenytinyllama.settings.data_preparation import ToxicitySettings
 from teenytinyllama.stages.corpus.batches import DocumentBatch, ProseFilter, StepConfig
@@ -32,7 +32,10 @@ Scores = npt.NDArray[np.float64]
 MAX_CLEAN_DOCUMENTS = 2000
 """Clean documents that are scored for the threshold, evenly over the file."""
 
-_SENTENCE_BREAK = re.compile(rf"(?<=[{re.escape(SENTENCE_ENDS)}])[\"'”’»)]*\s+|(?<=[。！？])|\n+")
+
+@cache
+def _sentence_break() -> re.Pattern[str]:
+    return re.compile(rf"(?<=[{sentence_ends()}])[\"'”’»)]*\s+|(?<=[。！？])|\n+")
 
 
 class ToxicityFilter(ProseFilter):
@@ -75,7 +78,7 @@ def windows_of(text: str, window_words: int) -> list[str]:
     windows: list[str] = []
     pending: list[str] = []
     space = " " if has_spaces_between_words(text) else ""
-    for sentence in _SENTENCE_BREAK.split(text):
+    for sentence in _sentence_break().split(text):
         pending.extend(separate_words(sentence).split())
         while len(pending) >= 2 * window_words:
             windows.append(space.join(pending[:window_words]))
