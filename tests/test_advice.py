@@ -31,6 +31,7 @@ def other_run(folder: Path) -> None:
 ENOUGH = [("cpu", "--hours 50", ""), ("h100", "--hours 50", ""), ("h100", "--hours 0.049", "")]
 ROWS = [
     # planning
+    Advice("gpu-unknown", "ttl plan --gpu A100 --hours 9 --text-mb 50", wrong="--gpu A100"),
     Advice("gpu-unknown", "ttl plan --gpu a100 --hours 1 --text-mb 50", wrong="--gpu a100"),
     Advice("law-unknown", f"{PLAN} --law hofman", wrong="hofman"),
     Advice("plan-budget", "ttl plan --text-mb 50"),
@@ -42,6 +43,7 @@ ROWS = [
             ("--peak-tflops", "0"), ("--sequence-length", "3"), ("--usd-per-hour", "-1"),
         )
     ),
+    Advice("plan-value", "ttl plan --hours 1 --text-mb -5", wrong="--text-mb -5"),
     Advice("plan-value", "ttl plan --gpu cpu --hours 0 --text-mb 5", wrong="--hours 0"),
     Advice("plan-value", "ttl plan --budget-usd 0 --text-mb 500", wrong="--budget-usd 0"),
     Advice("plan-value", "ttl plan --hours 1 --text-mb 0", wrong="--text-mb 0"),
@@ -61,6 +63,7 @@ ROWS = [
         stands_for={"FILE": "clean.txt"}, prepare=clean_sample,
     ),
     Advice("recipe-exists", NEW, {"new.toml": "", "new-2.toml": ""}, wrong="--out new.toml"),
+    Advice("run-name", f"{NEW} --name olá/mundo", wrong="--name olá/mundo"),
     Advice("over-budget", "ttl plan r.toml --budget-usd 0.01",
            {"r.toml": STORYBOOK + "[pretrain]\n"}, wrong="--budget-usd 0.01"),
     # settings

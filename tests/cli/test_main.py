@@ -11,7 +11,9 @@ from teenytinyllama.errors import Interrupted, UserError, did_you_mean, missing_
 
 def test_an_unknown_command_and_an_unknown_option():
     assert log_of("corpsu", RECIPE, code=2).startswith("error[usage]")
-    assert log_of("run", RECIPE, "--redoo", code=2).startswith("error[usage]")
+    said = log_of("run", RECIPE, "--redoo", code=2)
+    assert said.startswith("error[usage] ttl run - ")
+    assert said.endswith(" - fix: ttl run --help")
 
 
 @pytest.fixture(scope="module")

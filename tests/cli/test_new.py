@@ -92,7 +92,7 @@ def test_a_sample_in_another_language_is_reported(tmp_path: Path) -> None:
         (["--language", "gl", "--gpu", "gtx"], "gpu-unknown"),
         (["--language", "gl", "--sequence-length", "3"], "plan-value"),
         (["--language", "gl", "--sequence-length", "0"], "plan-value"),
-        (["--language", "gl", "--name", "a b"], "recipe-value"),
+        (["--language", "gl", "--name", "a b"], "run-name"),
     ],
 )
 def test_bad_input_is_one_error(tmp_path: Path, words: list[str], code: str) -> None:

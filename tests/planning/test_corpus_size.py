@@ -190,3 +190,31 @@ def test_files_without_text_are_an_error(
     with pytest.raises(UserError) as error:
         measure_corpus([tmp_path / name])
     assert error.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": [{"role": "user", "content": "Oi"}]}, "--chat"),
+        ({"texts": ["um", "dois"], "n": 1}, "they have 1 texts, 1 n"),
+    ],
+)
+def test_records_without_text_say_what_they_have(
+    row: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=said):
+        measure_corpus([tmp_path / "a.jsonl"])
+
+
+def test_what_other_programs_unpack_or_fetch_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(UserError, match="git lfs pull"):
+        measure_corpus([tmp_path / "a.txt"])
+
+
+def test_text_of_one_character_has_a_size(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a" * 3000)
+    found = measure_corpus([tmp_path / "a.txt"])
+    assert found.bits_per_character == 0
+    assert bytes_per_token(400, found.bytes_per_character, found.bits_per_character) > 0

@@ -1,3 +1,4 @@
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,37 @@ def test_invalid_toml_missing_files_and_bad_overrides(write, tmp_path):
     assert error_of(tmp_path / "absent.toml").code == "recipe-missing"
     assert error_of(write(GOOD), "pretrain.num_steps").code == "set-syntax"
     assert error_of(write(GOOD), "name.x=1").code == "set-syntax"
+
+
+def test_a_recipe_that_is_not_utf8_names_the_line_and_how_to_write_it(tmp_path):
+    path = tmp_path / "o meu.toml"
+    path.write_bytes(("# raposa\n# ação\n" + GOOD).encode("cp1252"))
+    error = error_of(path)
+    assert (error.code, error.where) == ("recipe-syntax", f"{path}:2")
+    subprocess.run(error.fix.partition(",")[0], shell=True, check=True)
+    assert load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "fix"),
+    [
+        ("pretrain.num_steps=1e3", "num_steps = 1000"),
+        ('pretrain.num_steps="200"', "num_steps = 200"),
+        ("pretrain.num_steps=0.5", "correct pretrain.num_steps"),
+        ("pretrain.num_steps=[]", "correct pretrain.num_steps"),
+        ("pretrain.optimizer.peak_learning_rate=0,001", "peak_learning_rate = 0.001"),
+        ("corpus.replace_personal_data=True", "replace_personal_data = true"),
+        ("language=pt-BR", 'language = "pt"'),
+        ("name=Olá mundo", 'name = "Ola-mundo"'),
+        ("name=///", "correct name"),
+    ],
+)
+def test_a_wrong_value_names_the_nearest_right_one(value, fix, write):
+    assert error_of(write(GOOD), value).fix == fix
+
+
+def test_a_setting_that_is_missing_is_to_be_added(write):
+    assert error_of(write("")).fix == "add name = ..."
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

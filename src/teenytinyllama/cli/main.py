@@ -42,7 +42,7 @@ def _run(*, debug: bool) -> int:
     configure_logging()
     openmp.watch()
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="ttl")
     except TtlError as error:
         return _fail(error, debug=debug)
     except typer.Abort:
@@ -65,7 +65,9 @@ def _fail_unknown(error: Exception, *, debug: bool) -> int:
     # Typer carries a click of its own: a usage error is known by what it can do.
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
-        _log(f"error[usage] ttl - {format_message()} - fix: ttl --help")
+        context = getattr(error, "ctx", None)
+        command = "ttl" if context is None else context.command_path
+        _log(f"error[usage] {command} - {format_message()} - fix: {command} --help")
         return 2
     _let_the_leader_say_it()
     if isinstance(error, OSError) and error.errno in UNUSABLE and not debug:

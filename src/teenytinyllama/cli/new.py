@@ -51,6 +51,8 @@ def new_command(
     from teenytinyllama.progress import format_bytes, format_duration, format_money
 
     new_recipe.check_language(language, has_sample=clean_sample is not None)
+    if name:
+        new_recipe.check_name(name)
     learned = _learn(clean_sample, language) if clean_sample else None
     letters = learned.letters if learned else letters_of(language)
     request = request_from_options(**asdict(options), law=DEFAULT_LAW)

@@ -23,6 +23,7 @@ from teenytinyllama.artifacts.decompression import (
     COMPRESSED_SUFFIXES,
     DamagedFileError,
     compression_of,
+    refuse_archives,
 )
 from teenytinyllama.artifacts.parquet import parquet_rows
 from teenytinyllama.artifacts.records import kind_of, suffix_of
@@ -48,7 +49,7 @@ DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "xz": lzma.LZMADecompressor,
 }
 PACKED_BY_SUFFIX = {suffix: suffix[1:] for suffix in COMPRESSED_SUFFIXES}
-HEAD_BYTES = 64
+HEAD_BYTES = 512
 READ_BYTES = 1 << 14
 
 
@@ -81,6 +82,8 @@ class _FileSample:
     disk_bytes: float
     """... and how many bytes on disk hold it."""
     keys: Counter[str]
+    no_text: Counter[str]
+    """Fields of records in which no field is a text."""
 
 
 def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
@@ -105,7 +108,8 @@ def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
         samples += read
     sample = "".join(one.text for one in samples)
     if not sample.strip():
-        raise _no_text(paths, unread, pages)
+        fields = sum((one.no_text for one in samples), Counter[str]())
+        raise _no_text(paths, unread, pages, fields)
     if unread:
         logger.warning(f"not counted, since the corpus stage cannot read them: {_named(unread)}")
     if pages:
@@ -139,13 +143,20 @@ def _named(others: Counter[str]) -> str:
     return ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(8))
 
 
-def _no_text(paths: Sequence[Path], unread: Counter[str], pages: Counter[str]) -> UserError:
+def _no_text(
+    paths: Sequence[Path], unread: Counter[str], pages: Counter[str], fields: Counter[str]
+) -> UserError:
     where = str(paths[0].parent if len(paths) > 1 else paths[0])
-    what = f"{len(paths):,} files, and no text in the sample of them"
+    what = f"no text in the sample of {len(paths):,} files" if len(paths) > 1 else "holds no text"
     fix = "name .txt, .jsonl or .parquet files with text"
     if pages:
         what = f"no text but in pages, where only the corpus stage finds it ({_named(pages)})"
         fix = "instead of --text give --text-mb: how many megabytes of text the pages hold"
+    elif fields.keys() & {"messages", "conversations"}:
+        what = "conversations, expected texts"
+        fix = "give --text-mb in place of --text; `ttl new` takes conversations as --chat"
+    elif fields:
+        what = f"no field of its records is a text (they have {_named(fields)})"
     elif unread.total() == len(paths):
         what = f"only files that the corpus stage cannot read ({_named(unread)})"
     return UserError("text-empty", where, what, fix)
@@ -213,6 +224,7 @@ class _Stream:
         with self.path.open("rb") as file:
             head = file.read(HEAD_BYTES)
             file.seek(0)
+            refuse_archives(head, self.path)
             packed = (compression_of(head) or PACKED_BY_SUFFIX.get(suffix, "")) if head else ""
             for chunk in _unpacked(file, packed):
                 self.consumed, self.made = file.tell(), self.made + len(chunk)
@@ -265,7 +277,7 @@ def _sample_text(path: Path, _: str) -> _FileSample:
             break
     text = _decoded(b"".join(parts))
     num_bytes = len(text.encode("utf-8", "replace"))
-    return _FileSample(text[:STUDIED_CHARACTERS], num_bytes, stream.consumed, Counter())
+    return _FileSample(text[:STUDIED_CHARACTERS], num_bytes, stream.consumed, Counter(), Counter())
 
 
 def _decoded(data: bytes) -> str:
@@ -286,7 +298,7 @@ def _sample_lines(path: Path, text_key: str) -> _FileSample:
             break
     # Bytes of whole records among those decompressed, at the file's ratio of compression.
     share = min(1.0, read.line_bytes / stream.made) if stream.made else 0.0
-    return _FileSample(read.studied(), read.num_bytes, stream.consumed * share, read.keys)
+    return read.sample(stream.consumed * share)
 
 
 class _Texts:
@@ -295,6 +307,7 @@ class _Texts:
     def __init__(self, text_key: str) -> None:
         self.text_key = text_key
         self.keys: Counter[str] = Counter()
+        self.no_text: Counter[str] = Counter()
         self.num_bytes = self.line_bytes = 0
         self._parts: list[str] = []
         self._characters = 0
@@ -310,6 +323,7 @@ class _Texts:
             texts = {name: len(value) for name, value in row.items() if isinstance(value, str)}
             key = max(texts, key=texts.__getitem__, default="")
         if not key:
+            self.no_text.update(map(str, row))
             return
         text = row[key]
         self.keys[key] += 1
@@ -318,9 +332,10 @@ class _Texts:
             self._parts.append(text[: STUDIED_CHARACTERS - self._characters])
             self._characters += len(self._parts[-1])
 
-    def studied(self) -> str:
-        """The beginning of the texts, as lines."""
-        return "\n".join(self._parts)
+    def sample(self, disk_bytes: float) -> _FileSample:
+        """What was read, of which `disk_bytes` are on disk; the beginning of the texts as lines."""
+        text = "\n".join(self._parts)
+        return _FileSample(text, self.num_bytes, disk_bytes, self.keys, self.no_text)
 
 
 def _rows(stream: _Stream) -> Iterator[tuple[Any, int]]:
@@ -384,7 +399,7 @@ def _sample_table(path: Path, text_key: str) -> _FileSample:
             if read.num_bytes - before >= SAMPLED_BYTES:
                 break
     disk = path.stat().st_size * num_rows / max(1, about.num_rows)
-    return _FileSample(read.studied(), read.num_bytes, disk, read.keys)
+    return read.sample(disk)
 
 
 # How the kinds of files whose text can be measured are sampled.

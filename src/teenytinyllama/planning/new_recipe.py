@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import LanguageProfile, known_languages
@@ -19,7 +22,7 @@ from teenytinyllama.planning.planner import (
 )
 from teenytinyllama.progress import format_duration, format_energy, format_money
 from teenytinyllama.settings.base import expand_path
-from teenytinyllama.settings.recipe import load_recipe
+from teenytinyllama.settings.recipe import Recipe, load_recipe, nearest_match
 
 WIDTH_OF_VALUES = 34
 AVERAGED_STEPS = 500
@@ -44,6 +47,16 @@ def check_language(language: str, *, has_sample: bool) -> None:
         raise UserError("language-unknown", "--language", what, fix)
 
 
+def check_name(name: str) -> None:
+    """Raise UserError for what cannot be the name of a run and of its folder."""
+    try:
+        Recipe(name=name)
+    except ValidationError as error:
+        near = nearest_match(name, error.errors()[0]["ctx"]["pattern"]) or "my-model"
+        what = f'expected letters, digits, ".", "_" and "-", got "{name}"'
+        raise UserError("run-name", "--name", what, f"--name {near}") from error
+
+
 def check_paths(path: Path, chat: str) -> None:
     """Raise UserError where the recipe exists already, or no file of conversations does."""
     if chat and not expand_path(chat):
@@ -60,7 +73,10 @@ def write_recipe(path: Path, recipe: str) -> None:
         path.write_text(recipe, encoding="utf-8")
     except OSError as error:
         what = f"cannot be written ({error.strerror})"
-        raise UserError("recipe-unwritable", str(path), what, "choose another --out") from error
+        fix = "choose another --out"
+        if isinstance(error, FileNotFoundError):
+            fix = f"mkdir -p {shlex.quote(str(path.parent))}, or another --out"
+        raise UserError("recipe-unwritable", str(path), what, fix) from error
     try:
         load_recipe(path)
     except UserError:

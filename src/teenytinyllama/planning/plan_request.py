@@ -101,7 +101,7 @@ def request_from_options(
     """
     if gpu not in gpus():
         what = f'no GPU "{gpu}", only {", ".join(gpus())}'
-        near = difflib.get_close_matches(gpu, gpus(), n=1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(gpu.lower(), gpus(), n=1, cutoff=0.0)[0]
         fix = f"--gpu {near}, or the nearest to yours with --peak-tflops"
         raise UserError("gpu-unknown", "--gpu", what, fix)
     if more["law"] not in law_names():
@@ -159,7 +159,7 @@ def check_request(request: PlanRequest) -> None:
         fix = "--usd-per-hour 1.5 (or what it costs you), or --hours instead of --budget-usd"
         raise UserError("plan-price", "--gpu", what, fix)
     amounts = {"--budget-usd": request.budget_usd, "--hours": request.budget_hours}
-    amounts |= {"--text-mb": request.text_bytes, "--gpus": request.num_gpus}
+    amounts |= {"--text-mb": request.text_bytes / 1e6, "--gpus": request.num_gpus}
     amounts |= {"--tokens": request.unique_tokens, "--max-epochs": request.max_epochs}
     if not request.has_text:
         del amounts["--text-mb"]

@@ -160,7 +160,8 @@ def bytes_per_token(
     4.2
     """
     scale = bytes_per_character / PORTUGUESE_BYTES_PER_CHARACTER
-    scale *= min(1.0, ALPHABET_BITS / bits_per_character) ** 2
+    if bits_per_character > ALPHABET_BITS:
+        scale *= (ALPHABET_BITS / bits_per_character) ** 2
     known = sorted(BYTES_PER_TOKEN.items())
     if vocab_size <= known[0][0]:
         return known[0][1] * scale

@@ -10,11 +10,14 @@ import codecs
 import difflib
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
+from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+from unicodedata import normalize
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -31,6 +34,9 @@ from teenytinyllama.settings.post_training import (
     ReportSettings,
 )
 from teenytinyllama.settings.pretraining import PretrainSettings
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 SHIPPED = Path(str(resources.files("teenytinyllama"))) / "recipes"
 """The recipes of the package; in a checkout `recipes/` leads there."""
@@ -101,8 +107,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         what = f"the recipe cannot be read ({error.strerror})"
         raise UserError("recipe-missing", str(path), what, _other_recipe(path)) from error
     except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
         what = f"is not UTF-8, as TOML must be ({error.reason} at byte {error.start})"
-        raise UserError("recipe-syntax", str(path), what, "save it as UTF-8") from error
+        name = shlex.quote(str(path))
+        fix = f"iconv -f cp1252 -t utf-8 {name} -o {name}, where it is of Windows"
+        raise UserError("recipe-syntax", f"{path}:{line}", what, fix) from error
     if LONG_KEY.search(text):
         what = "has a key of more than 60 parts, which takes hours to read"
         raise UserError("recipe-syntax", str(path), what, "write it flat")
@@ -208,7 +217,47 @@ def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[
     message = message[0].lower() + message[1:]
     code = "recipe-missing-key" if first["type"] == "missing" else "recipe-value"
     what = message if first["type"] in ("missing", "value_error") else f"{message}, got {got}"
-    return UserError(code, where, what + more, f"correct {field or 'the recipe'}")
+    return UserError(code, where, what + more, _correction(first, field))
+
+
+def _correction(error: ErrorDetails, field: str) -> str:
+    """What to write in place of a wrong value; the nearest right one where that is plain."""
+    name = field.rpartition(".")[2]
+    if error["type"] == "missing":
+        return f"add {name} = ..."
+    near = _nearest(error["type"], error["input"], str(error.get("ctx", {}).get("pattern", "")))
+    return f"{name} = {near}" if near else f"correct {field or 'the recipe'}"
+
+
+def _nearest(kind: str, value: object, pattern: str) -> str:
+    """The right value that was meant, as TOML; "" where it cannot be told.
+
+    >>> _nearest("int_type", "1e3", ""), _nearest("float_type", "0,5", "")
+    ('1000', '0.5')
+    >>> _nearest("bool_type", "True", ""), _nearest("", "pt-BR", "^[a-z]{2}$")
+    ('true', '"pt"')
+    """
+    text = str(value)
+    if kind == "bool_type":
+        return text.lower() if text.lower() in ("true", "false") else ""
+    if kind in ("int_type", "int_from_float", "float_type") and not isinstance(value, bool):
+        try:
+            number = float(text.replace(",", "."))
+        except ValueError:
+            return ""
+        if kind == "float_type":
+            return str(number) if isfinite(number) else ""
+        return str(int(number)) if number.is_integer() else ""
+    near = nearest_match(text, pattern) if pattern else ""
+    return json.dumps(near) if near else ""
+
+
+def nearest_match(text: str, pattern: str) -> str:
+    """The text in plain letters, joined or shortened so that the pattern takes it, or ""."""
+    plain = normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+    joined = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")
+    candidates = (joined, joined.lower(), joined.lower().partition("-")[0])
+    return next((one for one in candidates if one and re.search(pattern, one)), "")
 
 
 def _fields_at(names: Sequence[str]) -> list[str]:
