@@ -1,11 +1,9 @@
-"""BM25 retrieval: the order of bm25s, and an index kept for its data only."""
+"""BM25 retrieval: pairs of stems, and an index kept for its data only."""
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support.chat_data import CONVERSATIONS, turn
 from support.mapped_files import is_mapped
@@ -29,31 +27,15 @@ def test_an_index_is_opened_for_the_same_data_only(tmp_path: Path) -> None:
     assert open_index(tmp_path / "index", "print", "pt") is None
 
 
-def test_scores_are_proportional_to_those_of_bm25s(tmp_path: Path) -> None:
-    bm25s = pytest.importorskip("bm25s")
-    rng = random.Random(3)
-    words = [f"palavra{i}x" for i in range(60)]
-    rows = [("m", turn("q", " ".join(rng.choices(words, k=rng.randint(4, 30))))) for _ in range(80)]
-    index = build_index(tmp_path / "index", rows, "print", "xx")
-    split = [index.words_of("q " + messages[1]["content"]) for _, messages in rows]
-    theirs = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
-    theirs.index(split, show_progress=False)
-    for _ in range(20):
-        query = [rng.choice(words)]  # one word: pairs of words are ours alone
-        scores = theirs.get_scores(query)
-        ours = index.nearest(query[0], 80)
-        assert len(ours) == int((scores > 0).sum())
-        ratio = [score / scores[number] for number, score in ours]
-        assert np.allclose(ratio, ratio[0], rtol=1e-4)
-
-
 def test_two_stems_in_order_rank_above_the_same_stems_apart(tmp_path: Path) -> None:
     rows = [("a", turn("q", "rio azul e mar")), ("a", turn("q", "azul e mar rio"))]
     index = build_index(tmp_path / "index", [*rows, *CONVERSATIONS], "print", "pt")
     assert [number for number, _ in index.nearest("mar rio", 2)] == [1, 0]
 
 
-@pytest.mark.parametrize("name", ["examples.jsonl", "plain.json", "keys.npy", "line_starts.npy"])
+@pytest.mark.parametrize(
+    "name", ["examples.jsonl", "words.json", "order.npy", "data.csc.index.npy", "vocab.index.json"]
+)
 def test_a_cut_index_is_not_opened(tmp_path: Path, name: str) -> None:
     build_index(tmp_path / "index", CONVERSATIONS, "print", "pt")
     path = tmp_path / "index" / name

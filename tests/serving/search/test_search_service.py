@@ -166,12 +166,12 @@ def test_the_server_answers_search_and_attribution(tmp_path: Path, chat_model: C
         assert [one["number"] for one in listed["examples"]] == [2]
         status, answer, _ = server.ask("/api/examples", {"query": "a", "view": "words"})
         assert (status, answer["error"]["param"]) == (400, "view")
-    kept = (tmp_path / ".search" / "scores.npy").stat().st_mtime_ns
+    kept = (tmp_path / ".search" / "order.npy").stat().st_mtime_ns
     again = SearchLoader(sources)
     again.start()
     again.wait(60)
     assert again.service is not None
-    assert (tmp_path / ".search" / "scores.npy").stat().st_mtime_ns == kept
+    assert (tmp_path / ".search" / "order.npy").stat().st_mtime_ns == kept
 
 
 def test_missing_data_gets_404_and_a_missing_index_503(chat_model: ChatModel) -> None:

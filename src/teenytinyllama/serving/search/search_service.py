@@ -6,6 +6,7 @@ import logging
 import tempfile
 import threading
 import time
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from teenytinyllama.serving.search.retriever import (
     build_index,
     normalize_word,
     open_index,
+    words_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ class SearchService:
         is_whole = longest == len(spans) >= MIN_WHOLE_WORDS
         min_run = min(len(spans), MIN_RUN_WORDS) if is_whole else MIN_RUN_WORDS
         matched = _covered(sizes, min_run)
-        words = self.retriever.words_of(text)
+        words = words_of(text)
         ranked = [number for number, _ in self.retriever.nearest(text, NUM_CANDIDATES)]
         if longest >= min_run:
             first = int(sizes.argmax())
@@ -153,9 +155,10 @@ class SearchService:
 
     def _origin_of(self, run: list[str], candidates: list[int], otherwise: int) -> int:
         """The nearest example that contains this run; many may."""
+        wanted = f" {' '.join(run)} "
         for number in candidates:
             messages = self.retriever.example(number).messages
-            if any(_contains(self.retriever.words_of(m["content"]), run) for m in messages):
+            if any(wanted in f" {' '.join(words_of(m['content']))} " for m in messages):
                 return number
         return otherwise
 
@@ -163,7 +166,7 @@ class SearchService:
         """Stems of a text that are in at most COMMON_FRACTION of the examples."""
         words = {
             word
-            for word in self.retriever.words_of(text)
+            for word in words_of(text)
             if len(word) >= MIN_LETTERS or has_unspaced_letters(word)
         }
         stems = {self.retriever.stemmer(word) for word in words}
@@ -172,29 +175,31 @@ class SearchService:
 
     def _as_json(self, example: ChatExample, stems: set[str], words: list[str]) -> dict[str, Any]:
         """An example for the page: its text in segments, marked where it is shared."""
-        messages, longest = [], (0, 0, 0)
         spans = [word_spans(message["content"]) for message in example.messages]
         normalized = [
             [normalize_word(message["content"][start:end]) for start, end in places]
             for message, places in zip(example.messages, spans, strict=True)
         ]
+        runs = [
+            SequenceMatcher(None, its_words, words, autojunk=False).find_longest_match()
+            for its_words in normalized
+        ]
+        owner = max(range(len(runs)), key=lambda number: runs[number].size)
+        messages = []
         for number, its_words in enumerate(normalized):
-            start, size = _longest_common_run(its_words, words)
-            longest = max(longest, (size, number, start), key=lambda run: run[0])
-        for number, (message, places) in enumerate(zip(example.messages, spans, strict=True)):
-            its_words = normalized[number]
-            shared = {word: self.retriever.stemmer(word) in stems for word in set(its_words)}
+            shared = {word: self.retriever.stemmer(word) in stems for word in its_words}
             kinds = [SHARED if shared[word] else PLAIN for word in its_words]
-            size, owner, start = longest
+            start, size = runs[number].a, runs[number].size
             if owner == number and size > 2:
-                kinds[start : start + size] = [RUN] * min(size, len(kinds) - start)
-            segments = _segments(message["content"], places, kinds)
+                kinds[start : start + size] = [RUN] * size
+            message = example.messages[number]
+            segments = _segments(message["content"], spans[number], kinds)
             messages.append({"role": message["role"], "segments": segments})
         return {
             "number": example.number,
             "source": example.source,
             "messages": messages,
-            "run_words": longest[0],
+            "run_words": runs[owner].size,
         }
 
 
@@ -226,27 +231,3 @@ def _segments(text: str, spans: list[tuple[int, int]], kinds: list[int]) -> Segm
         elif words:
             joined.append((words, kind))
     return joined
-
-
-def _contains(words: list[str], run: list[str]) -> bool:
-    size = len(run)
-    return any(words[at : at + size] == run for at in range(len(words) - size + 1))
-
-
-def _longest_common_run(words: list[str], others: list[str]) -> tuple[int, int]:
-    """Where in `words` the longest run starts that is also in `others`, and its length.
-
-    >>> _longest_common_run("o rei viu a raposa".split(), "e viu a raposa".split())
-    (2, 3)
-    """
-    places: dict[str, list[int]] = {}
-    for place, word in enumerate(others):
-        places.setdefault(word, []).append(place)
-    best, before = (0, 0), dict[int, int]()
-    for at, word in enumerate(words):
-        now = {place: before.get(place - 1, 0) + 1 for place in places.get(word, ())}
-        size = max(now.values(), default=0)
-        if size > best[1]:
-            best = (at - size + 1, size)
-        before = now
-    return best
