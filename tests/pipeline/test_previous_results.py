@@ -58,3 +58,19 @@ def test_finished_and_unfinished_ones_are_kept_apart(
 def test_mark_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / MARK_NAME).write_text(text)
     assert read_mark(tmp_path) is None
+
+
+def test_what_a_link_leads_to_is_never_deleted(previous: PreviousResults, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "pack" / "1").mkdir(parents=True)
+    (elsewhere / "pack" / "1" / "precious").write_text("1")
+    (previous.folder / "pack" / "13").symlink_to(elsewhere / "pack" / "1")
+    (previous.folder / "pack" / "14").write_text("a file")
+    assert [one.number for one in previous.of("pack")] == list(range(1, 13))
+    put(tmp_path, fingerprint="a", finished=True)
+    assert previous.set_aside("pack").name == "15"
+    other = PreviousResults(tmp_path / "other")
+    other.run_dir.mkdir()
+    other.folder.symlink_to(elsewhere)
+    other.prune("pack", 0)
+    assert other.of("pack") == [] and (elsewhere / "pack" / "1" / "precious").is_file()

@@ -14,6 +14,7 @@ from support.command_line import SMALL_RECIPE, log_of
 from teenytinyllama.artifacts.manifest import write_json
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted, UserError
+from teenytinyllama.pipeline import spending
 from teenytinyllama.pipeline.run_folder import UNFINISHED, RunFolder, explain_os_error
 from teenytinyllama.pipeline.spending import SpendingLog
 from teenytinyllama.settings.base import EnergySettings
@@ -126,6 +127,43 @@ def test_copy_of_hard_links_does_not_write_into_the_original(folder: RunFolder) 
         file.write("2\n")
     assert (original / "metrics.jsonl").read_text() == "1\n"
     assert (original / "step-1" / "model.safetensors").stat().st_nlink == 2
+
+
+def test_a_link_in_a_run_never_has_another_file_written(
+    folder: RunFolder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    precious = tmp_path_factory.mktemp("elsewhere") / "precious.txt"
+    precious.write_text("1\n")
+    (folder.path / ".lock").unlink(missing_ok=True)
+    (folder.path / ".lock").symlink_to(precious)
+    with folder.owned():
+        pass
+    prepare(folder, pretrain.STAGE, "a")
+    (folder.path / "pretrain" / "metrics.jsonl").symlink_to(precious)
+    with pytest.raises(UserError, match=r"run-link.*outside the run"):
+        prepare(folder, pretrain.STAGE, "a")
+    (folder.path / "pretrain" / "metrics.jsonl").unlink()
+    (folder.path / "pretrain" / spending.FILE_NAME).symlink_to(precious)
+    with pytest.raises(UserError, match="run-link"):
+        SpendingLog(folder.path / "pretrain", "a", EnergyMeter(EnergySettings()))
+    assert precious.read_text() == "1\n"
+
+
+def test_a_link_inside_a_run_becomes_a_file(folder: RunFolder) -> None:
+    prepare(folder, pretrain.STAGE, "a")
+    (folder.path / "log.jsonl").write_text("1\n")
+    (folder.path / "pretrain" / "metrics.jsonl").symlink_to(folder.path / "log.jsonl")
+    prepare(folder, pretrain.STAGE, "a")
+    with (folder.path / "pretrain" / "metrics.jsonl").open("a") as file:
+        file.write("2\n")
+    assert (folder.path / "log.jsonl").read_text() == "1\n"
+
+
+def test_a_pipe_for_the_lock_is_an_error(folder: RunFolder) -> None:
+    (folder.path / ".lock").unlink(missing_ok=True)
+    os.mkfifo(folder.path / ".lock")
+    with pytest.raises(UserError, match="is a pipe"), folder.owned():
+        pass
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\0"])

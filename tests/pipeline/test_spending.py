@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -89,3 +90,16 @@ def test_a_killed_stage_costs_what_both_its_processes_used(tmp_path: Path) -> No
     assert sum(manifest.energy_kwh.values()) == pytest.approx(
         first.energy.total_kwh + second.energy.total_kwh
     )
+
+
+@pytest.mark.parametrize("seconds", ["-5", "NaN", "Infinity", "1e400", "9" * 400, '"x"'])
+def test_a_cost_that_cannot_be_is_a_damaged_line(
+    seconds: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SpendingLog(tmp_path, "a", Meter()).running():
+        pass
+    path = tmp_path / spending.FILE_NAME
+    good = path.read_text()
+    path.write_text(good + re.sub(r'"seconds": [0-9.e-]+', f'"seconds": {seconds}', good))
+    assert len(read_all(tmp_path)) == 1
+    assert "1 lines cannot be read" in capsys.readouterr().err

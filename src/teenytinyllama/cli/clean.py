@@ -41,7 +41,10 @@ def clean_command(
             logger.info(f"{total} kept; `ttl clean {run} --yes` removes them.")
             return
         for path, _ in found:
-            shutil.rmtree(path)
+            if path.is_symlink():
+                path.unlink()  # and leave what it leads to
+            else:
+                shutil.rmtree(path)
         logger.info(f"{total} removed.")
 
 

@@ -74,17 +74,25 @@ class PreviousResults:
         self.run_dir, self.folder = run_dir, run_dir / FOLDER_NAME
 
     def of(self, stage: str) -> list[Previous]:
-        """What was set aside of a stage, oldest first."""
+        """What was set aside of a stage, oldest first; what a link leads to was not set aside."""
+        root = self.run_dir.resolve() / FOLDER_NAME / stage
+        found = [
+            Previous(stage, path)
+            for path in self._numbered(stage)
+            if path.is_dir() and path.resolve() == root / path.name
+        ]
+        return sorted(found, key=lambda one: one.number)
+
+    def _numbered(self, stage: str) -> list[Path]:
         folder = self.folder / stage
         paths = folder.iterdir() if folder.is_dir() else ()
-        found = [Previous(stage, path) for path in paths if path.name.isdecimal()]
-        return sorted(found, key=lambda one: one.number)
+        return [path for path in paths if path.name.isdecimal()]
 
     def set_aside(self, stage: str) -> Path:
         """Move the stage's folder here; returns where to. A crash leaves it here or there."""
         (self.folder / stage).mkdir(parents=True, exist_ok=True)
-        there = self.of(stage)
-        target = self.folder / stage / str(there[-1].number + 1 if there else 1)
+        last = max((int(path.name) for path in self._numbered(stage)), default=0)
+        target = self.folder / stage / str(last + 1)
         (self.run_dir / stage).rename(target)
         sync_folder(target.parent)
         sync_folder(self.run_dir)

@@ -29,6 +29,7 @@ from teenytinyllama.pipeline.previous_results import (
 from teenytinyllama.pipeline.registry import BY_NAME
 from teenytinyllama.progress import format_bytes
 from teenytinyllama.redaction import redact_values
+from teenytinyllama.regular_files import check_regular
 from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.stages.interface import Stage
 
@@ -67,8 +68,11 @@ class RunFolder:
         path = self.path / ".lock"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if path.is_file() and path.stat().st_nlink > 1:
-                path.unlink()  # a copy of hard links has a lock of its own
+            # A copy of hard links has a lock of its own; a link would have another file emptied.
+            if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
+                path.unlink()
+            if path.exists():
+                check_regular(path)
             lock = path.open("a+")
         except OSError as error:
             explained = explain_os_error(error, self.path)
@@ -211,20 +215,30 @@ class RunFolder:
 def _own_files(stage_dir: Path) -> None:
     """Copy files with another hard link: what is appended here must not be written there too.
 
-    Checkpoints are never written again.
+    Checkpoints are never written again. Raises UserError for a link to a file outside the run: it
+    would be written, or its content would become the stage's.
     """
     num_copied = 0
+    run_dir = stage_dir.parent.resolve()
     for path in stage_dir.rglob("*"):
         name = path.relative_to(stage_dir).as_posix()
-        if name.startswith(manifests.CHECKPOINT_PREFIX) or path.is_symlink() or not path.is_file():
+        if name.startswith(manifests.CHECKPOINT_PREFIX):
             continue
-        if path.stat().st_nlink > 1:
+        is_inside = path.resolve().is_relative_to(run_dir) or stage_dir.is_symlink()
+        if path.is_symlink() and not is_inside:
+            raise UserError(
+                "run-link",
+                str(path),
+                f"is a link to {path.resolve()}, outside the run",
+                f"rm {path}, or put the file itself there",
+            )
+        if path.is_file() and (path.is_symlink() or path.stat().st_nlink > 1):
             copy = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             shutil.copy2(path, copy)
             copy.replace(path)
             num_copied += 1
     if num_copied:
-        logger.info(f"{stage_dir}: {num_copied} files had another hard link and were copied")
+        logger.info(f"{stage_dir}: {num_copied} files had another link and were copied")
 
 
 def _last_spent_on(stage_dir: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 from teenytinyllama.artifacts.manifest import sync_folder
 from teenytinyllama.energy import Energy, EnergyMeter
+from teenytinyllama.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,10 @@ class SpendingLog:
         self._zero = meter.latest
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+            raise UserError(
+                "run-link", str(self.path), "is no file of this run", f"rm -r {self.path}"
+            )
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         size = os.fstat(self._file).st_size
         # After a line that was cut short.
@@ -104,10 +110,13 @@ def read_all(stage_dir: Path) -> list[Spending]:
         try:
             line = json.loads(text)
             energy = Energy(*(float(line[name]) for name in Energy._fields))
+            seconds = float(line["seconds"])
+            if not all(0 <= value < math.inf for value in (seconds, *energy)):
+                raise ValueError("a cost is negative or without end")
             found.append(
-                Spending(float(line["seconds"]), energy, line["started_at"], line["fingerprint"])
+                Spending(seconds, energy, str(line["started_at"]), str(line["fingerprint"]))
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             num_damaged += bool(text.strip(b"\0 "))
     if num_damaged:
         logger.warning(
