@@ -1,6 +1,6 @@
 """F1, F8, F9: kill, stop and poison a training run many times; it must end in the same bytes.
 
-    python bench/faults/kills.py            # 250 kills, 100 stop signals, 50 poisons
+    python bench/faults/kills.py            # 300 kills, 100 stop signals, 50 poisons
     python bench/faults/kills.py --kills 20 --stops 10 --poisons 10
 
 A 2-layer Llama, more than three epochs. torch and the model's class are imported once and every
@@ -32,8 +32,11 @@ from support import tiny_training as tiny
 from teenytinyllama import signals
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import Interrupted
+from teenytinyllama.settings.pretraining import DropoutSettings
 from teenytinyllama.settings.training import CheckpointSettings
 from teenytinyllama.training import checkpoints
+from teenytinyllama.training.losses import NextTokenLoss
+from teenytinyllama.training.regularization import add_dropout
 from teenytinyllama.training.task import TrainTask
 
 NUM_STEPS = 1200
@@ -42,6 +45,16 @@ PLAN = {
     "log_every_steps": 7,
     "checkpoints": CheckpointSettings(every_minutes=1000, every_steps=8),
 }
+# What docs/little-text.md adds to a training; kill_stages.py kills it with the stage around it.
+LEVERS_PLAN = {
+    **PLAN,
+    "rows_per_epoch": 1000,
+    "evaluate_every_steps": 50,
+    "keep_best": True,
+    "ema_decay": 0.98,
+    "average_epochs": 3,
+}
+DROPOUT = DropoutSettings(residual=0.1, mlp=0.1, embedding=0.1, attention=0.1, layers=0.1)
 # Where a run is when a stop signal arrives; NOT_YET is before the command line's handlers.
 NOT_YET, START_UP, ROWS, EVALUATE, SAMPLE, SAVE = range(6)
 PLACES = {
@@ -126,9 +139,24 @@ def staged_task(place, hit, aim: int | None) -> TrainTask:
     return task
 
 
+def levers_task() -> TrainTask:
+    """The tiny task with dropout, a loss on the token after next, and a held-out score."""
+    task = tiny.TinyTask()
+    add_dropout(task.model, DROPOUT)
+    task.loss = NextTokenLoss(task.model, second_token_weight=0.2)
+
+    def score(model) -> float:
+        ids, labels = (torch.from_numpy(a) for a in task.batches(0, 4)[0].load().values())
+        return float(NextTokenLoss(model)(ids, labels))
+
+    task.score_heldout = score
+    return task
+
+
 def fingerprint(folder: Path, num_steps: int) -> tuple:
-    last = folder / checkpoints.folder_name(num_steps) / "model.safetensors"
-    return tiny.loss_log(folder), sha256_file(last)
+    last = folder / checkpoints.folder_name(num_steps)
+    files = (last / "model.safetensors", last / "optimizer.safetensors")
+    return tiny.loss_log(folder), *map(sha256_file, files)
 
 
 def undisturbed(plan: dict, make_task: Callable = tiny.TinyTask) -> tuple[tuple, float]:
@@ -298,6 +326,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--compiled-kills", type=int, default=50, help="layers compiled")
+    parser.add_argument("--lever-kills", type=int, default=50, help="every lever of little text on")
     parser.add_argument("--stops", type=int, default=100)
     parser.add_argument("--poisons", type=int, default=50)
     args = parser.parse_args()
@@ -313,6 +342,10 @@ def main() -> None:
         runs, equal, damaged = kills(args.compiled_kills, plan)
         share, good = equal / runs, equal == runs and not damaged
         figure("F1 compiled, runs that end in the same bytes", share, "share", 1, good, runs)
+    if args.lever_kills:
+        runs, equal, damaged = kills(args.lever_kills, LEVERS_PLAN, levers_task)
+        share, good = equal / runs, equal == runs and not damaged
+        figure("F1 every lever on, runs that end in the same bytes", share, "share", 1, good, runs)
     if args.stops:
         result = stops(args.stops)
         figure(
