@@ -31,7 +31,9 @@ def test_a_swapped_model_is_noticed(stage, tmp_path):
         if stage == "pretrain":
             assert external_inputs(PretrainSettings(start_from=models[1]), None, stage) == {}
             start = PretrainSettings(start_from=models[0])
-            return external_inputs(start, FileHashes(tmp_path), stage)
+            taught = PretrainSettings(ensemble={"teachers": models})
+            found = external_inputs(start, FileHashes(tmp_path), stage)
+            return found | external_inputs(taught, FileHashes(tmp_path), stage)
         if stage == "evaluate":
             return external_inputs(EvaluateSettings(models=models), FileHashes(tmp_path), stage)
         tasks = (LabelledSet(name="x", kind="storybook"),)

@@ -13,6 +13,7 @@ from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.base import Settings, expand_path
 from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.settings.datasets import LabelledSet, Source, Task
+from teenytinyllama.settings.pretraining import EnsembleSettings
 from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.settings.task_files import with_includes
 from teenytinyllama.stages.interface import Stage
@@ -78,6 +79,10 @@ def external_inputs(settings: Settings, hashes: FileHashes, stage: str) -> dict[
                 prints[key] = of(expand_path(item))
         if isinstance(value, FilterSettings):
             prints[field] = of(value.local_paths())
+        elif isinstance(value, EnsembleSettings):
+            for index, place in enumerate(value.teachers):
+                if user_path(place).is_dir():
+                    prints[f"{field}.teachers.{index}"] = of(expand_path(place))
         elif field == "start_from" and value and user_path(value).is_dir():
             prints[field] = of(expand_path(value))
     return prints

@@ -57,7 +57,11 @@ def needs_of(recipe: Recipe) -> Needs:
     if pretrain.checkpoints.keep_weights == "best":
         copies = 1 + bool(pretrain.averaging.ema_decay) + pretrain.averaging.last_epochs
     # A teacher's forward pass is a third of a training step.
-    answers = members + (members - 1 if pretrain.ensemble.chained else 0)
+    answers = (
+        members
+        + len(pretrain.ensemble.teachers)
+        + (members - 1 if pretrain.ensemble.chained else 0)
+    )
     trainings = 1 + members + answers / 3
     flops = flops_per_token(pretrain.model, vocab_size, pretrain.sequence_length)
     if pretrain.second_token_weight:

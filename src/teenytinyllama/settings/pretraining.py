@@ -82,6 +82,9 @@ class EnsembleSettings(Settings):
     against the text."""
     chained: bool = False
     """Each member after the first is taught by the one before it in the same way."""
+    teachers: tuple[str, ...] = ()
+    """Finished models of the same tokenizer, folders or Hub ids, that teach the final model as
+    members do: another run's, or larger ones."""
 
     @model_validator(mode="after")
     def _is_an_ensemble(self) -> EnsembleSettings:

@@ -14,6 +14,8 @@ def test_a_warm_up_longer_than_the_training_is_doubtful(tmp_path):
 
 
 def test_a_start_that_is_not_there(tmp_path):
+    taught = START + f'ensemble = {{ teachers = ["{tmp_path}/none"] }}\n'
+    assert problems(tmp_path, taught, "pretrain").keys() == {"start-missing"}
     recipe = START + f'start_from = "{tmp_path}/none"\n'
     assert problems(tmp_path, recipe, "pretrain").keys() == {"start-missing"}
     (tmp_path / "none").mkdir()

@@ -35,7 +35,7 @@ def test_in_a_chain_each_member_is_taught_by_the_one_before(tmp_path):
         folder = tmp_path / str(chained)
         settings = PretrainSettings(ensemble={"members": 3, "chained": chained})
         ensemble = train_members(settings, folder, train)
-        assert [weights_of(m) for m in ensemble.members] == [weights_of(m) for m in made]
+        assert [weights_of(m) for m in ensemble] == [weights_of(m) for m in made]
         return taught, made
 
     taught, made = trained(True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from contextlib import suppress
 
 import pytest
@@ -175,6 +176,49 @@ def test_a_start_is_scored_without_dropout(run, tmp_path):
     )
     last = json.loads((tmp_path / "first/metrics.jsonl").read_text().splitlines()[-1])
     assert second.metrics["heldout_bpb_at_start"] == pytest.approx(last["heldout_bpb"], rel=1e-6)
+
+
+def test_a_finished_model_teaches_another(run, pack_dir, tmp_path):
+    run()
+    (tmp_path / "pretrain").rename(tmp_path / "first")
+    teacher = str(tmp_path / "first" / "final")
+    smaller = SIZES.model_copy(update={"num_hidden_layers": 1})
+    plain = run(model=smaller)
+    alone = (tmp_path / "pretrain/final/model.safetensors").read_bytes()
+    (tmp_path / "pretrain").rename(tmp_path / "second")
+    taught = run(model=smaller, ensemble={"teachers": (teacher,)})
+    assert taught.counts["parameters"] == plain.counts["parameters"]
+    assert (tmp_path / "pretrain/final/model.safetensors").read_bytes() != alone
+    last = json.loads((tmp_path / "first/metrics.jsonl").read_text().splitlines()[-1])
+    assert taught.metrics["heldout_bpb_of_members"] == [pytest.approx(last["heldout_bpb"])]
+
+
+def test_teachers_of_other_tokens_or_shorter_rows_are_refused(
+    run, small_base_dir, small_bytes_tokenizer_dir, tmp_path
+):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(small_base_dir / "final", teacher)
+    ensemble = {"teachers": (str(teacher),)}
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    model.resize_token_embeddings(model.config.vocab_size + 64)
+    model.save_pretrained(teacher)
+    error = error_of(run, ensemble=ensemble)
+    assert error.code == "teacher-other-tokenizer"
+    assert "rows for tokens, the student" in error.what
+    for path in small_bytes_tokenizer_dir.glob("*.json"):
+        shutil.copy(path, teacher)
+    (teacher / "tokenizer.model").unlink(missing_ok=True)
+    error = error_of(run, ensemble=ensemble)
+    assert "its tokenizer is another one" in error.what
+    run()
+    short = {
+        "sequence_length": 128,
+        "model": SIZES.model_copy(update={"max_position_embeddings": 128}),
+    }
+    final = str(tmp_path / "pretrain" / "final")
+    error = error_of(run, ensemble={"teachers": (final,)}, **short)
+    assert error.code == "sequence-too-long"
+    assert "reads 64 tokens" in error.what
 
 
 def test_averages_over_more_epochs_than_there_are_are_refused(run):

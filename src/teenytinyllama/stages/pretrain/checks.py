@@ -13,16 +13,18 @@ from teenytinyllama.training.schedule_check import check_warmup
 
 
 def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
-    """A start that is not there, an order of no use, a long warm-up, missing libraries."""
-    start = settings.start_from
-    is_local = start.startswith((".", "/", "~", "runs"))
-    if is_local and not (user_path(start) / "config.json").is_file():
-        yield UserError(
-            "start-missing",
-            f'pretrain.start_from = "{start}"',
-            "no folder with config.json",
-            "give the folder of a Llama, such as runs/NAME/pretrain/final",
-        )
+    """A model that is not there, an order of no use, a long warm-up, missing libraries."""
+    models = [("pretrain.start_from", settings.start_from)]
+    models += [("pretrain.ensemble.teachers", place) for place in settings.ensemble.teachers]
+    for setting, place in models:
+        is_local = place.startswith((".", "/", "~", "runs"))
+        if is_local and not (user_path(place) / "config.json").is_file():
+            yield UserError(
+                "start-missing",
+                f'{setting} = "{place}"',
+                "no folder with config.json",
+                "give the folder of a Llama, such as runs/NAME/pretrain/final",
+            )
     if settings.optimizer.kind == "adamw-8bit" and find_spec("bitsandbytes") is None:
         yield missing_extra("bitsandbytes", "bitsandbytes")
     if settings.attention == "flash-attn" and find_spec("flash_attn") is None:

@@ -28,7 +28,7 @@ from teenytinyllama.modeling.loading import save_final
 from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.pretrain.document_layout import DocumentLayout
-from teenytinyllama.stages.pretrain.ensemble import train_members
+from teenytinyllama.stages.pretrain.ensemble import load_teachers, train_members
 from teenytinyllama.stages.pretrain.pretrain_task import PretrainTask
 from teenytinyllama.training.data_order import SequenceOrder
 from teenytinyllama.training.distillation import Ensemble
@@ -51,10 +51,11 @@ def run(
     """Train a base model; return counts of steps and tokens, and metrics of speed and loss."""
     hardware.check_precision(settings.precision, hardware.present_device())
     train = partial(_train, context=context, tokenizer_dir=tokenizer_dir, pack_dir=pack_dir)
-    teacher = None
+    rows = sizes.padded_vocab_size(load_tokenizer(tokenizer_dir).vocab_size)
+    teachers = load_teachers(settings, tokenizer_dir, rows)
     if settings.ensemble.members:
-        teacher = train_members(settings, out_dir, train)
-    return train(settings, out_dir, teacher)
+        teachers += train_members(settings, out_dir, train)
+    return train(settings, out_dir, Ensemble(teachers) if teachers else None)
 
 
 def _train(
