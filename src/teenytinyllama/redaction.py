@@ -181,7 +181,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         r"(?P<secret>[^\s\"':]{0,64}:[^\s\"']{3,64})"
         r"|\bsshpass\s+-p\s?[\"']?(?P<secret2>[^\s\"']{4,64})"
         r"|\b(?:mysql\w{0,8}|mariadb)\s[^\0\n]{0,100}?-p(?P<secret3>(?=[^\s\"']*[0-9])[^\s\"']{6,64})"
-        r"|\bredis-cli\s[^\0\n]{0,100}?(?:-a|--pass)\s(?P<secret4>(?=\S*[0-9])[^\s\"']{6,64})",
+        r"|\bredis-cli\s[^\0\n]{0,100}?-{1,2}(?:a|pass)\s(?P<secret4>(?=\S*[0-9])[^\s\"']{6,64})",
     ),
 )
 _PATTERNS = tuple((kind, gates, re.compile(pattern)) for kind, gates, pattern in _KINDS)
