@@ -50,6 +50,27 @@ def test_a_record_with_a_wrong_length_costs_no_other(
     assert "bytes until the next record are not read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("num_missing", [1, 2])
+@pytest.mark.parametrize("each_apart", [False, True])
+def test_a_length_that_is_a_little_short_costs_no_record(
+    num_missing: int, each_apart: bool, stage: Stage, tmp_path: Path
+) -> None:
+    """As some versions of wget write it."""
+    records = [
+        warc("conversion", f"https://x.br/{n}", f"{text} Fim.".encode()).replace(
+            b"Length: %d" % len(f"{text} Fim.".encode()),
+            b"Length: %d" % (len(f"{text} Fim.".encode()) - num_missing),
+        )
+        for n, text in enumerate(GOOD)
+    ]
+    data = b"".join(map(gzip.compress, records) if each_apart else records)
+    (tmp_path / "a.wet").write_bytes(data)
+    left = stage(tmp_path / "a.wet")
+    assert sorted(left.texts()) == sorted(f"{text} Fim."[:-num_missing] for text in GOOD)
+    assert left.counts["notes"]["web-record-length"] == len(GOOD)
+    assert left.counts["documents_quarantined"] == 0
+
+
 def test_pages_that_would_take_hours_are_quarantined(stage: Stage, tmp_path: Path) -> None:
     pytest.importorskip("trafilatura", reason="pip install 'teenytinyllama[web]'")
     http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n\r\n"

@@ -19,12 +19,15 @@ from teenytinyllama.errors import missing_extra
 from teenytinyllama.stages.corpus.batches import RawItem
 
 MAX_HEADER_BYTES = 1 << 16
+NEAR_BYTES = 64
 MAX_TAGS = 50_000
 """Large pages of the web have a fifth. trafilatura's time grows with the square of the paragraphs:
 as many take 20 seconds, ten times as many an hour."""
 PAGE_TYPES = ("text/html", "application/xhtml+xml")
 HEAD_END = re.compile(rb"\r?\n\r?\n")
-RECORD = re.compile(rb"\r?\n\r?\nWARC/")
+RECORD = re.compile(rb"(?:\A|\r?\n\r?\n)WARC/")
+# Some versions of wget give a length that is one or two bytes short.
+NEAR_RECORD = re.compile(rb"[^\r\n]{0,8}[\r\n]+(?=WARC/|\Z)")
 CHUNK_HEAD = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
 CHUNK_END = re.compile(rb"\r?\n")
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
@@ -203,7 +206,7 @@ class _RecordStream:
     """The bytes of a file, taken header by header and block by block."""
 
     def __init__(self, path: Path, notes: Counter[str]) -> None:
-        self._chunks = chunks_of(path, notes)
+        self._chunks, self._notes = chunks_of(path, notes), notes
         self._held = b""
         self.offset = 0
 
@@ -219,8 +222,16 @@ class _RecordStream:
                 return None
         blank = len(self._held) - len(self._held.lstrip(b"\r\n"))
         self.take(blank)
+        while len(self._held) < NEAR_BYTES and self._more():
+            pass
+        if short := NEAR_RECORD.match(self._held):
+            self._notes["web-record-length"] += 1
+            self.take(short.end())
+            if not self._held:
+                return None
         while (end := HEAD_END.search(self._held)) is None:
             if len(self._held) > MAX_HEADER_BYTES or not self._more():
+                self.take(min(len(self._held), 1))  # this head is not found again
                 raise ValueError("no end of a record's headers")
         version, headers = _parse_head(self.take(end.end()).rstrip(b"\r\n"))
         if not version.startswith("WARC/"):
@@ -238,7 +249,6 @@ class _RecordStream:
 
     def skip_to_record(self) -> None:
         """Skip to the head of the next record, or to the end of the file or its damage."""
-        self.take(min(len(self._held), 1))  # the head at hand is the one that failed
         try:
             while (found := RECORD.search(self._held)) is None:
                 # What may be the start of a head stays.
