@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,11 +150,24 @@ def test_other_separators_do_not_split_rows(tmp_path: Path, sign: str) -> None:
     assert fields(tmp_path / "a.jsonl") == rows
 
 
-def test_a_table_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_bytes("text,label\nmaçã,a\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"not UTF-8.*line 1.*fix: save it as UTF-8"):
+@pytest.mark.skipif(not shutil.which("iconv"), reason="the advice is a command of iconv")
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_table_that_is_not_utf8_is_an_error_whose_advice_helps(
+    encoding: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "o meu.csv"
+    text = "text,label\n" + "maçã,a\n" * 20_000
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(UserError, match=r"not UTF-8.*line 1.*fix: iconv") as error:
         list(read_records(path))
+    command = error.value.fix.split(", where")[0]
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert fields(path) == [{"text": "maçã", "label": "a"}] * 20_000
+
+
+def test_columns_may_be_set_apart_by_bars(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text|label\num, dois|a\n")
+    assert fields(tmp_path / "a.csv") == [{"text": "um, dois", "label": "a"}]
 
 
 class Rows(list):

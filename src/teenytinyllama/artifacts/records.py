@@ -11,7 +11,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from codecs import BOM_UTF8
+import shlex
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -189,7 +190,14 @@ def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
                 yield _bad_record(path, line, error, delimiter.join(row).encode())
     except UnicodeDecodeError as failure:
         reason = f"not UTF-8: {failure.reason}, first in or after line {line}"
-        raise _unreadable(path, reason, "save it as UTF-8") from failure
+        is_wide = failure.object[:2] in (BOM_UTF16_LE, BOM_UTF16_BE)
+        name = shlex.quote(str(path))
+        # Not `-o` of the same file: iconv reads it while it writes.
+        encoding = "utf-16" if is_wide else "cp1252"
+        fix = f"iconv -f {encoding} -t utf-8 {name} > a.tmp && mv a.tmp {name}"
+        if not is_wide:
+            fix += ", where it is of Windows in western Europe"
+        raise _unreadable(path, reason, fix) from failure
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
@@ -256,7 +264,7 @@ def _unquoted(cell: str) -> str:
 
 
 def _delimiter_of(header: str, usual: str) -> str:
-    """The delimiter: `;` or a tab where only that splits a .csv's header.
+    """The delimiter: `;`, a tab or `|` where only that splits a .csv's header.
 
     Spreadsheets write `;` in countries with a decimal comma.
 
@@ -264,7 +272,8 @@ def _delimiter_of(header: str, usual: str) -> str:
     (';', ',', ',')
     """
     widths = {
-        sign: len(next(csv.reader([header], delimiter=sign), [])) for sign in (usual, ";", "\t")
+        sign: len(next(csv.reader([header], delimiter=sign), []))
+        for sign in (usual, ";", "\t", "|")
     }
     return usual if widths[usual] > 1 else max(widths, key=lambda sign: widths[sign])
 

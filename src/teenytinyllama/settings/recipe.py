@@ -110,7 +110,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         line = error.object[: error.start].count(b"\n") + 1
         what = f"is not UTF-8, as TOML must be ({error.reason} at byte {error.start})"
         name = shlex.quote(str(path))
-        fix = f"iconv -f cp1252 -t utf-8 {name} -o {name}, where it is of Windows"
+        fix = f"iconv -f cp1252 -t utf-8 {name} > a.tmp && mv a.tmp {name}, where it is of Windows"
         raise UserError("recipe-syntax", f"{path}:{line}", what, fix) from error
     if LONG_KEY.search(text):
         what = "has a key of more than 60 parts, which takes hours to read"

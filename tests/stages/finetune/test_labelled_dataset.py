@@ -142,6 +142,60 @@ def test_columns_with_text_that_is_not_read_are_counted(tmp_path: Path) -> None:
     assert dict(data.columns_not_used) == {"title": 40}
 
 
+@pytest.mark.parametrize(
+    ("files", "fix"),
+    [
+        (("train", "dev", "test"), {"validation_split": "dev"}),
+        (("train", "val", "test"), {"validation_split": "val"}),
+        (("train", "test"), {"validation_split": ""}),
+        (("train", "validation"), {"test_split": "validation", "validation_split": ""}),
+        (("train", "validation", "heldout"), {"test_split": "heldout"}),
+        (("dados", "validation", "test"), {"train_split": "dados"}),
+    ],
+)
+def test_a_split_without_a_file_names_what_to_type(
+    files: tuple[str, ...], fix: dict[str, str], tmp_path: Path
+) -> None:
+    folder_with(tmp_path, **dict.fromkeys(files, ROWS))
+    with pytest.raises(UserError, match="split-missing") as error:
+        read(tmp_path)
+    assert all(f'{name} = "{value}"' in error.value.fix for name, value in fix.items())
+    assert read(tmp_path, **fix).splits["test"]
+
+
+def test_parts_of_a_split_are_read_as_a_set_of_the_hub(tmp_path: Path) -> None:
+    folder_with(tmp_path, **{"train-00000-of-00002": ROWS, "train-00001-of-00002": ROWS})
+    with pytest.raises(UserError, match=r'split-missing.*fix: kind = "hub"'):
+        read(tmp_path)
+
+
+def test_names_of_splits_in_upper_case(tmp_path: Path) -> None:
+    data = read(folder_with(tmp_path, Train=ROWS, VALIDATION=ROWS, Test=ROWS))
+    assert {name: len(rows) for name, rows in data.splits.items()} == dict.fromkeys(
+        ("train", "validation", "test"), len(ROWS)
+    )
+
+
+def test_labels_that_differ_in_case_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "label": row["label"].upper() if n % 3 else "a"} for n, row in enumerate(ROWS)]
+    read(folder_with(tmp_path, train=rows, validation=rows, test=rows))
+    assert "t: labels that differ in case only: A, a" in capsys.readouterr().err
+
+
+def test_the_number_of_a_row_is_no_text_that_is_left_out(tmp_path: Path) -> None:
+    rows = [{"": str(n), **row} for n, row in enumerate(ROWS)]
+    data = read(folder_with(tmp_path, train=rows, validation=rows, test=rows))
+    assert not data.columns_not_used
+
+
+def test_a_table_without_a_header_says_so(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("bom dia,pos\nboa noite,neg\n")
+    with pytest.raises(UserError, match="or add the header where that is data"):
+        read(tmp_path, validation_split="")
+
+
 def hub_set(folder: Path, names: list[str]) -> None:
     datasets = pytest.importorskip("datasets")
     for split in ("train", "validation", "test"):

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from teenytinyllama.artifacts.decompression import COMPRESSED_SUFFIXES
 from teenytinyllama.artifacts.records import (
     RECORD_SUFFIXES,
+    TABLE_SUFFIXES,
     Record,
     hub_records,
     read_records,
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 WHOLE_NUMBER = re.compile(r"-?\d+\.0*", re.ASCII)
 """As pandas writes a column of whole numbers in which one is missing."""
 SPLITS = ("train", "validation", "test")
+OTHER_NAMES = frozenset(("dev", "devel", "val", "valid", "eval"))
+"""Of the validation split."""
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 @dataclass(frozen=True)
@@ -171,27 +175,43 @@ def _file_of(task: LabelledSet, split: str) -> Path:
     if not folder.is_dir():
         what = f'"{task.path}" is not a folder with a file for each split'
         raise UserError("task-missing", f"finetune.tasks {task.name}", what, "correct its path")
-    found = sorted(p for p in folder.iterdir() if _is_split(p, split))
+    found = sorted(p for p in folder.iterdir() if _split_of(p).lower() == split.lower())
     if len(found) == 1:
         return found[0]
     if found:
         what = f"{', '.join(p.name for p in found)}: which is the {split} split?"
         raise UserError("split-ambiguous", str(folder), what, "leave one of them there")
-    there = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
-    raise UserError(
-        "split-missing",
-        str(folder),
-        f'no file for the split "{split}" ({there} there)',
-        f"add {split}.jsonl or {split}.csv, or name a split that is there: "
-        'test_split = "validation" with validation_split = "" cuts the validation from train',
-    )
+    there = sorted(folder.iterdir())
+    names = ", ".join(path.name for path in there[:12]) or "nothing"
+    what = f'no file for the split "{split}" ({names} there)'
+    fix = _other_split(task, split, {_split_of(path) for path in there} - {""})
+    raise UserError("split-missing", str(folder), what, fix)
 
 
-def _is_split(path: Path, split: str) -> bool:
-    name = path.name
-    for suffix in COMPRESSED_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return suffix_of(path) in RECORD_SUFFIXES and name == split + suffix_of(path)
+def _other_split(task: LabelledSet, split: str, there: set[str]) -> str:
+    """What to do where a split has no file, by the names of the splits that have one."""
+    if shards := sorted(name for name in there if SHARD.search(name)):
+        return f'kind = "hub" in place of "files": {shards[0]} is one of several parts'
+    setting = next(f"{name}_split" for name in SPLITS if getattr(task, f"{name}_split") == split)
+    free = there - {getattr(task, f"{name}_split") for name in SPLITS}
+    near = sorted(free & OTHER_NAMES) if setting == "validation_split" else sorted(free)
+    if near and (setting != "train_split" or len(free) == 1):
+        return f'{setting} = "{near[0]}"'
+    if setting == "validation_split":
+        return 'validation_split = "", which cuts it from the train split'
+    if setting == "test_split" and task.validation_split in there:
+        return (
+            f'test_split = "{task.validation_split}" with validation_split = "", which cuts the '
+            "validation from the train split"
+        )
+    return f"add {split}.jsonl or {split}.csv"
+
+
+def _split_of(path: Path) -> str:
+    """The name of the split whose file this is; "" for a file of another kind."""
+    suffixes = [suffix for suffix in path.suffixes if suffix.lower() in COMPRESSED_SUFFIXES]
+    name = path.name.removesuffix(suffixes[-1] if suffixes else "")
+    return name[: -len(suffix_of(path))] if suffix_of(path) in RECORD_SUFFIXES else ""
 
 
 def _row(record: Record, task: LabelledSet) -> Row:
@@ -204,7 +224,7 @@ def _row(record: Record, task: LabelledSet) -> Row:
     others = tuple(
         str(name)
         for name, value in record.fields.items()
-        if name not in read and isinstance(value, str) and value.strip()
+        if name not in read and isinstance(value, str) and any(map(str.isalpha, value))
     )
     return Row(texts, label, record.place, class_names, others)
 
@@ -230,7 +250,8 @@ def _label(value: object, where: str) -> str:
             "label-value",
             where,
             f"a label must be a text or a whole number from 0, got {value!r}",
-            "write the class in its place, or name another column: label_column of this task",
+            "write the class in its place, remove that line, or name another column: label_column "
+            "of this task",
         )
     return label
 
@@ -250,7 +271,12 @@ def _field(record: Record, name: str) -> Any:
             "column-missing",
             f"{record.place}:{name}",
             f"no such column, there are {', '.join(known[:20])}",
-            f"set text_columns and label_column of this task; {did_you_mean(name, known)}",
+            f"set text_columns and label_column of this task; {did_you_mean(name, known)}"
+            + (
+                ", or add the header where that is data"
+                if suffix_of(record.path) in TABLE_SUFFIXES
+                else ""
+            ),
         )
     return record.fields[name]
 
@@ -306,6 +332,9 @@ def _label_names(task: LabelledSet, labels: Iterable[str]) -> list[str]:
     """The labels of the training split in the order of their numbers; names where given."""
     found = set(labels)
     are_numbers = all(label.isdigit() for label in found)
+    alike = Counter(label.casefold() for label in found)
+    if same := sorted(label for label in found if alike[label.casefold()] > 1):
+        logger.warning(f"{task.name}: labels that differ in case only: {', '.join(same)}")
     names = sorted(found, key=(lambda s: (int(s), s)) if are_numbers else None)
     if len(names) < 2:
         raise UserError(
