@@ -74,7 +74,7 @@ def open_page(browser: Any, server: RunningServer, **options: Any) -> tuple[Any,
         ),
     )
     page.goto(f"{server.url}/")
-    page.wait_for_function("document.querySelector('#model').options.length == 2")
+    page.wait_for_function("() => document.querySelector('#model').options.length == 2")
     return page, problems
 
 
@@ -111,7 +111,9 @@ def test_everything_on_the_page_works(
     page.wait_for_selector(".nearest[open]")
     page.select_option("#second", "outro")
     page.click(".retry")
-    page.wait_for_function("document.querySelectorAll('.two .answer[aria-busy=false]').length == 2")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.two .answer[aria-busy=false]').length == 2"
+    )
     page.wait_for_selector(".retry")
     check_accessible(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -120,16 +122,17 @@ def test_everything_on_the_page_works(
     page.wait_for_selector("mark.shared")
     assert page.locator(".example").count() == 1
     check_accessible(page)
-    before = page.inner_text("#view-data h2")
+    before = [page.inner_text(f"#view-data {part}") for part in ("h2", ".example dt")]
     page.click("#language")
-    assert page.inner_text("#view-data h2") != before
+    after = [page.inner_text(f"#view-data {part}") for part in ("h2", ".example dt")]
+    assert before[0] != after[0] and before[1] != after[1]
     assert page.evaluate("document.title") == "TeenyTinyLlama"
     assert problems == []
 
 
 def test_the_keyboard_alone_is_enough(browser: Any, server: RunningServer) -> None:
     page, problems = open_page(browser, server, locale="pt-BR")
-    page.wait_for_function("document.activeElement.id == 'question'")
+    page.wait_for_function("() => document.activeElement.id == 'question'")
     page.keyboard.type("Olá")
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("raposa")
@@ -159,11 +162,11 @@ def test_an_answer_can_be_stopped_and_copied(
     page, problems = open_page(browser, server, locale="pt-BR", permissions=permissions)
     page.fill("#question", "Conte uma história")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('.text').textContent.length > 3")
+    page.wait_for_function("() => document.querySelector('.text').textContent.length > 3")
     page.click("#stop")
     page.wait_for_selector(".retry")
     assert "parado" in page.inner_text(".answer footer")
-    page.wait_for_function("document.querySelector('.text').textContent.length > 3")
+    page.wait_for_function("() => document.querySelector('.text').textContent.length > 3")
     text = page.evaluate("document.querySelector('.text').textContent")
     page.click("text=Copiar")
     page.wait_for_selector("text=Copiado")

@@ -8,7 +8,7 @@ const PAUSE_MS = 180;
 
 export class Explorer {
   constructor({ $, ask }) {
-    Object.assign(this, { $, ask, offset: 0, total: null, searches: 0, last: null, timer: 0 });
+    Object.assign(this, { $, ask, offset: 0, total: null, searches: 0, last: null, timer: 0, shown: [] });
     $("query").addEventListener("input", () => {
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.find(0), PAUSE_MS);
@@ -29,7 +29,9 @@ export class Explorer {
     this.offset = offset;
     this.last = found;
     this.total = found ? found.total : null;
-    const cards = found ? found.examples.map(exampleCard) : [];
+    const examples = found ? found.examples : [];
+    this.shown = offset ? [...this.shown, ...examples] : examples;
+    const cards = examples.map(exampleCard);
     if (offset) this.$("examples").append(...cards);
     else this.$("examples").replaceChildren(...cards);
     if (offset && cards.length) {
@@ -37,6 +39,11 @@ export class Explorer {
       cards[0].focus({ preventScroll: true });
     }
     this.$("more").hidden = !found?.more;
+    this.showWords();
+  }
+
+  changeLanguage() {
+    this.$("examples").replaceChildren(...this.shown.map(exampleCard));
     this.showWords();
   }
 

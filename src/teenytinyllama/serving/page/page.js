@@ -150,7 +150,7 @@ async function main() {
     keep("language", currentLanguage());
     showWords();
     chat.showWords();
-    explorer.showWords();
+    explorer.changeLanguage();
   });
   $("theme").addEventListener("click", () => {
     const next = THEMES[(THEMES.indexOf($("theme").dataset.theme) + 1) % THEMES.length];
