@@ -52,14 +52,16 @@ FAULTS = (
           "corpus_kill, tokens_kill, changed_settings", "12"),
     Fault("F13b", "SIGKILL at even moments of every stage; bytes, time and energy compared",
           "kill_stages", "60"),
+    Fault("F15", "coverage-guided fuzzing (atheris) of compressed files, the corpus' readers, "
+          "records, manifests, checkpoints, GGUF headers, model folders, recipes", "fuzz", "80"),
     Fault("F16", "SIGKILL in the evaluation", "evaluate_kill", "4"),
     Fault("F17", "bad requests, requests drawn from the whole schema, slow clients, half-sent "
           "bodies, hang-ups, emptied files against the server", "server", "8"),
     Fault("F18", "secrets in texts, recipe, environment and paths, then everything a run writes is "
           "read; forms of gitleaks' and secretlint's rules; texts without a secret", "canaries",
           "5"),
-    Fault("F19", "files made to harm: weights, archives, templates, names, pages", "artifacts",
-          "3"),
+    Fault("F19", "files made to harm: weights, configurations, archives, templates, names, pages, "
+          "links", "artifacts", "3"),
     Fault("F20", "half an hour of training with a kill every three minutes", "soak", "30"),
     Fault("F21", "a disk that hangs in a read or a save, SIGSTOP, dead and hanging trackers",
           "stalls", "6"),
@@ -83,7 +85,7 @@ much smaller, are in `make test` (`tests/test_faults.py` and the tests of each s
 |---|---|---|---|---|
 """
 FOOT = """
-The numbers are those of the project's plan of faults; F14, F15, F22 and F23 have no script
+The numbers are those of the project's plan of faults; F14, F22 and F23 have no script
 of their own.
 """
 

@@ -27,8 +27,13 @@ import zstandard
 from support.finished_run import build, finish, gguf, model_files, safetensors, write_report
 from teenytinyllama.artifacts.manifest import read_manifest, write_manifest
 from teenytinyllama.errors import UserError
+from teenytinyllama.pipeline.run_folder import RunFolder
 from teenytinyllama.publishing import publisher
+from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.recipe import load_recipe
+from teenytinyllama.stages.corpus.batches import BatchDocument, DocumentBatch, StepConfig
+from teenytinyllama.stages.corpus.readers.record_parser import ExtractText, ParseRecord
+from teenytinyllama.stages.corpus.readers.sources import find_files, read_file
 from teenytinyllama.stages.corpus.readers.text_lines import TextFile, lines_of
 from teenytinyllama.stages.report.renderers import csv_of
 from teenytinyllama.stages.report.report_page import html_of
@@ -322,6 +327,70 @@ def sample_with_terminal_escapes(folder: Path) -> str:
     return "escaped"
 
 
+def config_with_code_of_the_hub(folder: Path) -> str:
+    value = '{"model_type": "llama", "attn_implementation": "someone/attention"}'
+    return rejected(lambda: _load(_model(folder, config__json=value)), "model-unsafe", "of the Hub")
+
+
+def config_with_a_thousand_million_labels(folder: Path) -> str:
+    value = '{"model_type": "llama", "num_labels": 1000000000}'
+    return rejected(lambda: _load(_model(folder, config__json=value)), "num_labels")
+
+
+def config_that_divides_by_zero(folder: Path) -> str:
+    value = '{"model_type": "llama", "num_attention_heads": 0}'
+    return rejected(lambda: _load(_model(folder, config__json=value)), "num_attention_heads = 0")
+
+
+def recipe_with_a_key_of_a_million_parts(folder: Path) -> str:
+    path = folder / "r.toml"
+    path.write_text("a." * 1_000_000 + "b = 1")
+    return rejected(lambda: load_recipe(path), "recipe-syntax")
+
+
+def page_that_takes_hours(folder: Path) -> str:
+    import time
+
+    (folder / "a.html").write_text("<html><body>" + "<p>a</p>" * 200_000)
+    (folder / "b.txt").write_text("Era uma vez uma raposa.\n")
+    started = time.process_time()
+    settings = CorpusSettings.model_validate_json(
+        json.dumps({"sources": [{"kind": "files", "path": str(folder), "license": "CC0-1.0"}]})
+    )
+    config, notes = StepConfig(settings, "pt"), Counter[str]()
+    reasons = []
+    for file in find_files(settings, notes):
+        for raw in read_file(file, config, notes):
+            items = [BatchDocument(item) for item in raw.items]
+            batch = DocumentBatch(settings.sources[0], raw.kind, items)
+            ParseRecord(config).apply(batch)
+            ExtractText(config).apply(batch)
+            reasons += [one.reason for one in batch.documents]
+    assert "page-too-many-tags" in reasons and time.process_time() - started < 10
+    return "quarantined"
+
+
+def lock_that_is_a_link(folder: Path) -> str:
+    (folder / "precious.txt").write_text("1")
+    (folder / "run").mkdir()
+    (folder / "run/.lock").symlink_to(folder / "precious.txt")
+    with RunFolder(folder / "run").owned():
+        pass
+    assert (folder / "precious.txt").read_text() == "1"
+    return "left alone"
+
+
+def earlier_results_that_are_a_link(folder: Path) -> str:
+    (folder / "precious/corpus/1").mkdir(parents=True)
+    run = RunFolder(folder / "run")
+    run.path.mkdir()
+    run.previous.folder.symlink_to(folder / "precious")
+    assert not run.removable()
+    run.previous.prune("corpus", 0)
+    assert (folder / "precious/corpus/1").is_dir()
+    return "left alone"
+
+
 TRIALS: tuple[Callable[[Path], str], ...] = (
     pickled_weights_for_chat,
     pickled_weights_for_evaluation,
@@ -352,6 +421,13 @@ TRIALS: tuple[Callable[[Path], str], ...] = (
     manifest_with_path_traversal,
     run_name_with_path_traversal,
     sample_with_terminal_escapes,
+    config_with_code_of_the_hub,
+    config_with_a_thousand_million_labels,
+    config_that_divides_by_zero,
+    recipe_with_a_key_of_a_million_parts,
+    page_that_takes_hours,
+    lock_that_is_a_link,
+    earlier_results_that_are_a_link,
 )
 
 
