@@ -48,8 +48,9 @@ PLAN = {
 # What docs/little-text.md adds to a training; kill_stages.py kills it with the stage around it.
 LEVERS_PLAN = {
     **PLAN,
-    "rows_per_epoch": 1000,
-    "evaluate_every_steps": 50,
+    "num_steps": 300,
+    "rows_per_epoch": 250,
+    "evaluate_every_steps": 40,
     "keep_best": True,
     "ema_decay": 0.98,
     "average_epochs": 3,

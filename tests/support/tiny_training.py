@@ -60,12 +60,15 @@ class TinyTask(TrainTask):
         poison: dict[int, float] | None = None,
         dropout: float = 0.0,
         identity: dict[str, str] | None = None,
+        kind: str = "llama",
+        second_token_weight: float = 0.0,
     ) -> None:
-        config = llama_config(SIZES, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
+        sizes = SIZES.model_copy(update={"kind": kind})
+        config = llama_config(sizes, VOCAB_SIZE, bos_id=1, eos_id=2, pad_id=3)
         config.attention_dropout = dropout
         self.data, self.poison = data(), poison or {}
         super().__init__(
-            NextTokenLoss(build_model(config, seed=seed)),
+            NextTokenLoss(build_model(config, seed=seed), second_token_weight=second_token_weight),
             SequenceOrder(NUM_SEQUENCES, ROWS_PER_STEP, seed),
             tokens_per_row=LENGTH,
             flops_per_token=1000,

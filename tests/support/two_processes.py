@@ -35,6 +35,7 @@ def train(
     stop_after: int = NUM_STEPS,
     optimizer: str = "muon",
     poison: int | None = None,
+    task: dict[str, Any] | None = None,
     **changes: Any,
 ) -> None:
     """Train in a folder to `stop_after` and stop there as a signal would."""
@@ -46,7 +47,7 @@ def train(
         **{"micro_batch": 1, **changes},
     )
     poisoned = {} if poison is None else {poison: float("nan")}
-    loop = loop_of(folder, task=TinyTask(poison=poisoned), plan=plan)
+    loop = loop_of(folder, task=TinyTask(poison=poisoned, **(task or {})), plan=plan)
     assert loop.strategy.world_size == int(os.environ.get("WORLD_SIZE", "1"))
     assert type(loop.strategy).__name__ == strategy, type(loop.strategy)
     after_step = loop._after_step

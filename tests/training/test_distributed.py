@@ -62,17 +62,18 @@ def test_one_and_two_processes_give_the_same_bits(tmp_path):
     assert loss_log(mixed)[-1] == loss_log(alone)[-1]
 
 
-def test_fsdp_trains_what_one_process_trains_and_resumes_it(tmp_path):
+@pytest.mark.parametrize("task", [{}, {"kind": "qwen3", "second_token_weight": 0.3}], ids=str)
+def test_fsdp_trains_what_one_process_trains_and_resumes_it(tmp_path, task):
     """With one micro-batch, several, and two processes; Muon needs whole matrices."""
     alone, mixed, whole = tmp_path / "alone", tmp_path / "mixed", tmp_path / "whole"
-    train(alone, micro_batch=4)
-    train(mixed, stop_after=3)
+    train(alone, micro_batch=4, task=task)
+    train(mixed, stop_after=3, task=task)
     launch(
-        {"folder": mixed, "strategy": "FSDPStrategy", "stop_after": 7},
-        {"folder": whole, "strategy": "FSDPStrategy", "micro_batch": 2},
+        {"folder": mixed, "strategy": "FSDPStrategy", "stop_after": 7, "task": task},
+        {"folder": whole, "strategy": "FSDPStrategy", "micro_batch": 2, "task": task},
         **FSDP2,
     )
-    train(mixed)
+    train(mixed, task=task)
     # Sums in another order: single precision keeps seven digits.
     same_losses(alone, mixed)
     same_losses(alone, whole)

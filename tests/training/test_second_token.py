@@ -14,12 +14,8 @@ from teenytinyllama.training.second_token import remove_second_token, without_se
 NAME = "second_token.weight"
 
 
-class AuxiliaryTask(TinyTask):
-    """The tiny task with the auxiliary loss."""
-
-    def __init__(self):
-        super().__init__()
-        self.loss = NextTokenLoss(self.model, second_token_weight=0.3)
+def auxiliary_task():
+    return TinyTask(second_token_weight=0.3)
 
 
 @pytest.fixture
@@ -31,7 +27,7 @@ def batch():
 
 def test_it_is_the_cross_entropy_of_the_token_after_next(batch):
     ids, labels = batch
-    task = AuxiliaryTask()
+    task = auxiliary_task()
     model = task.model
     torch.nn.init.normal_(model.second_token.weight, std=0.3)
     found = task.loss(ids, labels)
@@ -51,7 +47,7 @@ def test_without_a_weight_the_model_and_its_loss_are_plain(batch):
     plain = build_model(config, seed=0)
     NextTokenLoss(plain)
     assert not hasattr(plain, "second_token")
-    task = AuxiliaryTask()  # drawn from the same seed: its matrix took no random number
+    task = auxiliary_task()  # drawn from the same seed: its matrix took no random number
     assert all(torch.equal(task.model.state_dict()[n], w) for n, w in plain.state_dict().items())
     remove_second_token(task.model)
     remove_second_token(task.model)
@@ -62,10 +58,10 @@ PLAN = {"keep_best": True, "ema_decay": 0.8, "rows_per_epoch": 20}
 
 
 def test_checkpoints_are_plain_models_and_a_stopped_run_ends_in_the_same_bytes(tmp_path):
-    whole = train(tmp_path / "whole", task=AuxiliaryTask(), **PLAN)
+    whole = train(tmp_path / "whole", task=auxiliary_task(), **PLAN)
     assert float(whole.task.model.second_token.weight.detach().abs().max()) > 0
     for num_steps in (7, 13):
-        loop = loop_of(tmp_path / "cut", task=AuxiliaryTask(), plan=settings(**PLAN))
+        loop = loop_of(tmp_path / "cut", task=auxiliary_task(), plan=settings(**PLAN))
         after_step = loop._after_step
 
         def stop_there(loop=loop, after_step=after_step, num_steps=num_steps):
@@ -76,7 +72,7 @@ def test_checkpoints_are_plain_models_and_a_stopped_run_ends_in_the_same_bytes(t
         loop._after_step = stop_there
         with pytest.raises(Interrupted):
             loop.run()
-    cut = train(tmp_path / "cut", task=AuxiliaryTask(), **PLAN)
+    cut = train(tmp_path / "cut", task=auxiliary_task(), **PLAN)
     for name in ("model.safetensors", "optimizer.safetensors"):
         files = [tmp_path / side / "step-0000020" / name for side in ("cut", "whole")]
         assert files[0].read_bytes() == files[1].read_bytes()
@@ -90,7 +86,7 @@ def test_checkpoints_are_plain_models_and_a_stopped_run_ends_in_the_same_bytes(t
 
 
 def test_a_training_without_it_starts_from_the_moments_of_one_with_it(tmp_path):
-    train(tmp_path / "first", task=AuxiliaryTask())
+    train(tmp_path / "first", task=auxiliary_task())
     task = TinyTask()
     task.initial_optimizer = checkpoints.load_newest(tmp_path / "first").optimizer
     assert train(tmp_path / "second", task=task).state.step == 20

@@ -7,6 +7,7 @@ The recipe says what is trained; the launcher decides how the work is distribute
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -44,7 +45,7 @@ def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
     task.loss.train()
     strategy = DDPStrategy
     if accelerator.num_processes > 1 and _is_requested("ACCELERATE_USE_FSDP"):
-        _use_fsdp2(accelerator)
+        _use_fsdp2(accelerator, task.model)
         strategy = FSDPStrategy
     elif accelerator.num_processes > 1 and _is_requested("ACCELERATE_USE_DEEPSPEED"):
         _check_zero_stage()
@@ -56,7 +57,7 @@ def _is_requested(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"
 
 
-def _use_fsdp2(accelerator: Accelerator) -> None:
+def _use_fsdp2(accelerator: Accelerator, model: Any) -> None:
     state = accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU:
         # Accelerate 1.15 offers FSDP on GPUs only; PyTorch's runs on CPUs too, where it is tested.
@@ -69,6 +70,8 @@ def _use_fsdp2(accelerator: Accelerator) -> None:
             f"is {state.fsdp_plugin.fsdp_version}, only 2 works here",
             "--config_file recipes/accelerate/fsdp2.yaml",
         )
+    # The model's own layers: the launcher's file names those of a Llama.
+    state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(model._no_split_modules)
 
 
 def _check_zero_stage() -> None:
