@@ -155,6 +155,12 @@ def main() -> None:
     for run in (r for r in ours if r.text_mb == largest):
         print(f"fitted without {largest:g} MB: {predict(without, run):.3f} there, {run.bpb:.3f} "
               "measured")  # fmt: skip
+    within, count = 0, 0
+    for place, run in enumerate(ours):
+        others = fit([*ours[:place], *ours[place + 1 :], *public])
+        within += abs(predict(others, run) - run.bpb) <= others["half_width"]
+        count += 1
+    print(f"fitted without it, {within} of {count} trainings lie in the interval")
     for name, (worth, members) in PUBLISHED.items():
         text = effective(1, 16, law["repeats"])
         text *= (1 - law["ensemble_gain"] * (1 - 1 / members)) ** (-1 / law["beta"])

@@ -23,6 +23,12 @@ def test_a_start_that_is_not_there(tmp_path):
     assert problems(tmp_path, recipe, "pretrain") == {}
 
 
+def test_steps_that_cannot_end(tmp_path):
+    recipe = "[pretrain]\nnum_steps = 10_000_000_001\n"
+    assert problems(tmp_path, recipe, "pretrain").keys() == {"steps-without-end"}
+    assert problems(tmp_path, recipe.replace("_001", "_000"), "pretrain") == {}
+
+
 def test_shuffled_documents_replace_a_best_fit_packing(tmp_path):
     recipe = START + 'shuffle_documents = true\n[pack]\norder = "best-fit"\n'
     assert "packing-replaced" in problems(tmp_path, recipe, "pretrain")

@@ -9,7 +9,7 @@ from teenytinyllama.errors import RecipeWarning, UserError, missing_extra
 from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.pretraining import PretrainSettings
 from teenytinyllama.settings.recipe import Recipe
-from teenytinyllama.training.schedule_check import check_warmup
+from teenytinyllama.training.schedule_check import MAX_STEPS, check_warmup
 
 
 def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
@@ -55,5 +55,12 @@ def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
             'pack.order = "best-fit"',
             "pretrain.shuffle_documents lays documents out in random order in every epoch",
             '--set pack.order="shuffled", or --set pretrain.shuffle_documents=false',
+        )
+    if settings.num_steps > MAX_STEPS:
+        yield UserError(
+            "steps-without-end",
+            f"pretrain.num_steps = {settings.num_steps}",
+            f"no machine finishes so many ({MAX_STEPS:,} take months at a thousand a second)",
+            "--set pretrain.num_steps=10000",
         )
     yield from check_warmup("pretrain", settings.schedule, settings.num_steps)
