@@ -77,7 +77,7 @@ HEAD = """# Faults: what is done to it, and what came of it
 
 Written by `bench/faults/_table.py` from `bench/results/`; only what was really run has a result.
 `make faults` runs every script of `bench/faults/` at full size, one after the other, and writes
-this page again: about 80 minutes on two idle cores, 30 of them the soak. One trial alone:
+this page again: about {hours:.0f} hours on two idle cores. One trial alone:
 `python bench/faults/kills.py`; each says with `--help` how to run a smaller piece. The same trials,
 much smaller, are in `make test` (`tests/test_faults.py` and the tests of each stage).
 
@@ -134,7 +134,8 @@ def main() -> None:
             result = "part of `make test`" if is_test else "not run at full size yet"
         cells = (fault.number, fault.done, result, command_of(fault), fault.minutes)
         rows.append("| " + " | ".join(cells) + " |\n")
-    sys.stdout.write(HEAD + "".join(rows) + FOOT)
+    hours = sum(int(fault.minutes or 0) for fault in FAULTS) / 60
+    sys.stdout.write(HEAD.format(hours=hours) + "".join(rows) + FOOT)
 
 
 if __name__ == "__main__":

@@ -319,7 +319,9 @@ def main() -> None:
     try:
         import atheris  # noqa: F401
     except ImportError:
-        sys.exit("fuzz: not run: it needs atheris (pip install atheris), which is not installed")
+        missing = "fuzz: not run: it needs atheris, which is not installed: pip install atheris"
+        print(missing, file=sys.stderr)
+        return
     for name in options.targets:
         found = fuzz(name, round(60 * options.minutes), options.keep)
         failed = found["code"] != 0
