@@ -111,6 +111,12 @@ def test_an_empty_answer_is_a_turn_and_messages_of_one_role_are_joined(
     assert prompt_of(server, apart) == prompt_of(server, joined)
 
 
+def test_a_whole_number_may_be_written_as_a_fraction(server: RunningServer) -> None:
+    body = {**RIGHT_COMPLETION, "max_tokens": 2.0, "n": 1.0, "seed": -3.0, "top_k": 1e1}
+    status, answer, _ = server.ask("/v1/completions", body)
+    assert (status, answer["usage"]["completion_tokens"] <= 2) == (200, True)
+
+
 def test_null_counts_as_not_given_in_every_field(server: RunningServer) -> None:
     for path, right, known, needed in (
         ("/v1/chat/completions", RIGHT_CHAT, {*ChatRequest.model_fields}, {"model", "messages"}),

@@ -25,6 +25,7 @@ from teenytinyllama import __version__
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import AnyChatModel, ChatModel
 from teenytinyllama.serving.access_guard import AccessGuard
+from teenytinyllama.serving.api_description import describe_api
 from teenytinyllama.serving.completions import CompletionFormat, EventStream
 from teenytinyllama.serving.generation_request import Completion
 from teenytinyllama.serving.http_messages import (
@@ -58,11 +59,12 @@ PAGE_FILES = {
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     **{
         f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("page", "chat", "explore", "attribution", "words")
+        for name in ("page", "chat", "explore", "attribution", "words", "api")
     },
+    "/docs": ("api.html", "text/html; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-WITHOUT_KEY = {*PAGE_FILES, "/health"}
+WITHOUT_KEY = {*PAGE_FILES, "/health", "/openapi.json"}
 SHORT_BODY_BYTES = 8 * 1024  # parsed in well under a millisecond
 
 
@@ -100,6 +102,7 @@ class App:
             post("/api/examples", self._search, ExamplesRequest, SearchService.examples),
             Route("/health", self._health),
             Route("/metrics", self._metrics),
+            Route("/openapi.json", self._description),
             *(Route(path, _file(*row)) for path, row in PAGE_FILES.items()),
         ]
 
@@ -243,6 +246,9 @@ class App:
                 "chat_data": self.search.state if self.search else "none",
             }
         return JSONResponse(state, 200 if alive else 503)
+
+    async def _description(self, request: Request) -> Response:
+        return JSONResponse(describe_api(needs_key=self.guard.needs_key))
 
     async def _metrics(self, request: Request) -> Response:
         kind = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4

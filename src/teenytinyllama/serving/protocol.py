@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -73,6 +74,13 @@ UNSUPPORTED_IN_MESSAGE: Mapping[str, tuple[JsonValue, ...]] = {
     for name in ("refusal", "tool_calls", "function_call", "audio", "annotations")
 }
 
+
+def _whole(value: object) -> object:
+    """3.0 is an integer for JSON Schema; `value` as it is where it is none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 Ids = Annotated[list[int], Field(min_length=1)]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -151,15 +159,15 @@ class GenerationFields(RequestBody):
     """The fields of both kinds of completion."""
 
     model: str
-    max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1, le=2**31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    top_k: Annotated[Whole, Field(ge=0, le=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -181,7 +189,7 @@ class ChatRequest(GenerationFields):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1, le=2**31)] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
@@ -219,8 +227,8 @@ class ExamplesRequest(RequestBody):
     """`POST /api/examples`: a page of the examples that match a query, or of all of them."""
 
     query: Annotated[str, Field(max_length=2000)] | None = None
-    offset: Annotated[int, Field(ge=0, le=10**9)] | None = None
-    limit: Annotated[int, Field(ge=1, le=50)] | None = None
+    offset: Annotated[Whole, Field(ge=0, le=10**9)] | None = None
+    limit: Annotated[Whole, Field(ge=1, le=50)] | None = None
 
 
 class AttributionRequest(RequestBody):
