@@ -39,7 +39,8 @@ ROWS = [
     *(
         Advice("plan-value", f"{PLAN} {option} {value}", wrong=f"{option} {value}")
         for option, value in (
-            ("--max-epochs", "0"), ("--mfu", "2"), ("--gpus", "0"), ("--tokens", "-1"),
+            ("--max-epochs", "0"), ("--mfu", "2"),
+            ("--scaling-efficiency", "0"), ("--gpus", "0"), ("--tokens", "-1"),
             ("--peak-tflops", "0"), ("--sequence-length", "3"), ("--usd-per-hour", "-1"),
         )
     ),

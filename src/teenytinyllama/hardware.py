@@ -81,7 +81,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def matmul_flops_per_s(dtype: torch.dtype, device: torch.device) -> float:
-    """Peak FLOP/s of one large matrix product, measured now: the base of utilisation (MFU).
+    """Peak FLOP/s of one large matrix product, measured now: what this device can do.
 
     About a third of a second on two CPU cores, less on a GPU. The size for a CPU is not a power of
     two: rows at such distances share cache sets, which halves the rate.

@@ -25,6 +25,16 @@ def test_plan_prints_json_without_torch():
     assert plan["expected"]["low"] < plan["expected"]["loss"] < plan["expected"]["high"]
 
 
+def test_plan_takes_the_utilisation_as_a_run_prints_it():
+    """0.34 in a manifest, 34 % in a progress line."""
+    options = ("--gpu", "h100", "--hours", "5", "--gpus", "8", "--json")
+    plans = [json.loads(ttl("plan", *options, "--mfu", mfu).stdout) for mfu in ("0.34", "34 %")]
+    assert plans[0] == plans[1]
+    assert plans[0]["request"]["mfu"] == 0.34
+    assert plans[0]["request"]["scaling_efficiency"] == 0.9
+    assert "--mfu" in log_of("plan", *options, "--mfu", "much", code=2)
+
+
 def test_plan_shows_infinities_as_null():
     plan = json.loads(ttl("plan", "--gpu", "cpu", "--hours", "5", "--json").stdout)
     assert plan["request"]["different_words"] is None

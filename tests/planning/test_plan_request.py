@@ -27,6 +27,14 @@ def test_options_override_the_data_of_the_gpu() -> None:
     assert (changed.gpu.peak_tflops, changed.usd_per_hour) == (100.0, 1.5)
 
 
+def test_several_gpus_scale_by_a_stated_efficiency() -> None:
+    one = request(gpu="h100", mfu=0.5)
+    assert one.flops_per_s == 989e12 * 0.5
+    eight = request(gpu="h100", mfu=0.5, num_gpus=8, scaling_efficiency=0.9)
+    assert eight.flops_per_s == pytest.approx(8 * 0.9 * one.flops_per_s)
+    assert request(gpu="h100", mfu=0.5, scaling_efficiency=0.9).flops_per_s == one.flops_per_s
+
+
 def test_text_is_measured_and_megabytes_override_its_size(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Era uma vez um sapo. " * 500)
     measured = request(text=str(tmp_path))

@@ -121,6 +121,7 @@ def test_an_early_checkpoint_lies_in_the_interval() -> None:
         ({"budget_usd": -5.0}, "plan-value"),
         ({"usd_per_hour": 0.0}, "plan-price"),
         ({"mfu": 1.5}, "plan-value"),
+        ({"scaling_efficiency": 0.0}, "plan-value"),
         ({"text_bytes": 100.0}, "plan-too-small"),
         ({"country": "ZZZ"}, "country-unknown"),
         ({"sequence_length": 0}, "plan-value"),

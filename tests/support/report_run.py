@@ -48,6 +48,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "pack": {},
     "pretrain": {
         "mfu": 0.453,
+        "share_of_measured_peak": 0.57,
         "mean_tokens_per_s": 26912.0,
         "training_seconds": 139415.0,
         "uniform_loss": 7.6246,

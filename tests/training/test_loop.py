@@ -17,6 +17,7 @@ from support.tiny_training import (
     train,
 )
 
+from teenytinyllama import hardware
 from teenytinyllama.artifacts.manifest import hash_outputs, sha256_file
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.settings.training import CheckpointSettings, OptimizerSettings, ScheduleSettings
@@ -352,12 +353,21 @@ def test_a_signal_during_the_check_stops_after_the_next_step(tmp_path):
     assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [4]
 
 
-def test_flops_utilisation_is_that_of_the_mean_rate(tmp_path):
-    """Beside the mean rate; the fastest window has names of its own."""
+@pytest.mark.parametrize(
+    ("card", "peak"), [("NVIDIA H100 80GB HBM3", 989e12), ("Quite Another Card", None)]
+)
+def test_flops_utilisation_is_of_the_data_sheet_and_of_the_mean_rate(
+    tmp_path, monkeypatch, capsys, card, peak
+):
+    monkeypatch.setattr(hardware, "device_name", lambda device: card)
+    monkeypatch.setattr(hardware, "matmul_flops_per_s", lambda dtype, device: 1e6)
     loop = loop_of(tmp_path)
+    loop.task.flops_per_token = 10**12
     found = loop.run()
-    per_token = loop.task.flops_per_token
-    for rate, share in (("mean_tokens_per_s", "mfu"), ("best_tokens_per_s", "best_mfu")):
-        assert found[share] == pytest.approx(
-            found[rate] * per_token / found["matmul_peak_flops_per_s"]
-        )
+    rate = found["mean_tokens_per_s"] * 1e12
+    assert found["mfu"] == (peak and pytest.approx(rate / peak, abs=1e-4))
+    assert found["share_of_measured_peak"] == pytest.approx(rate / 1e6, rel=1e-6)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (line["mfu"] is None) == (peak is None)
+    assert line["share_of_measured_peak"] > 0
+    assert ("MFU" if peak else "of the measured peak") in capsys.readouterr().err

@@ -22,6 +22,12 @@ logger = logging.getLogger(__name__)
 DEFAULT_LAW = "besiroglu"
 
 
+def _share(text: str | float) -> float:
+    """A share as runs print it: 0.34 in a file, "34 %" in a progress line."""
+    text = str(text).strip()
+    return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+
+
 @dataclass(frozen=True)
 class BudgetOptions:
     """Options of every command that makes a plan."""
@@ -45,7 +51,26 @@ class BudgetOptions:
     text: Annotated[
         str, typer.Option("--text", help="The text itself: a file, folder or glob.")
     ] = ""
-    mfu: Annotated[float, typer.Option("--mfu", help="Share of the GPU's peak, 0 to 1.")] = 0.4
+    mfu: Annotated[
+        float,
+        typer.Option(
+            "--mfu",
+            parser=_share,
+            metavar="SHARE",
+            help="Share of the data sheet's peak, as a run prints it: 0.4 or 40%; with "
+            "--peak-tflops of `ttl doctor`, its share of the measured peak.",
+        ),
+    ] = 0.4
+    scaling_efficiency: Annotated[
+        float,
+        typer.Option(
+            "--scaling-efficiency",
+            parser=_share,
+            metavar="SHARE",
+            help="Speed of several GPUs over that of one times their number; 1 if --mfu is of a "
+            "run on as many.",
+        ),
+    ] = 0.9
     peak_tflops: Annotated[
         float | None,
         typer.Option("--peak-tflops", help="Peak of the GPU, as `ttl doctor` measures it."),

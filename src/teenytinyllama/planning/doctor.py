@@ -52,7 +52,7 @@ LONG_HOURS = 48.0
 TRAINING_BYTES_PER_PARAMETER = 16
 MEMORY_SHARE = 0.85
 # Share of the measured peak that training reaches (EXPERIMENTS.md: 0.28 to 0.48).
-EXPECTED_MFU = 0.35
+EXPECTED_SHARE = 0.35
 
 Health = Literal["good", "warn", "bad"]
 
@@ -170,7 +170,7 @@ def _compiler() -> Check:
 
 
 def measure_peak_tflops(device: str) -> float:
-    """Peak rate by matrix multiplication, the base of a training's FLOPs utilisation (MFU)."""
+    """Peak rate by matrix multiplication, measured now."""
     import torch
 
     from teenytinyllama.hardware import matmul_flops_per_s
@@ -212,12 +212,12 @@ def _recipe_checks(
     yield Check("micro-batch", words, *(("good", "") if rows >= 1 else ("bad", fix)))
     flops = flops_per_token(model, vocab_size, length)
     tokens = pretrain.num_steps * pretrain.tokens_per_step
-    hours = tokens * flops / (peak_tflops * 1e12 * EXPECTED_MFU) / 3600
+    hours = tokens * flops / (peak_tflops * 1e12 * EXPECTED_SHARE) / 3600
     slow = hours > LONG_HOURS
     fix = "ttl plan shows what a rented GPU would cost" if slow else ""
     words = (
         f"about {format_duration(hours * 3600)} for {tokens / 1e6:,.3g} M tokens, "
-        f"at {EXPECTED_MFU:.0%} of peak"
+        f"at {EXPECTED_SHARE:.0%} of the measured peak"
     )
     yield Check("pretraining", words, "warn" if slow else "good", fix)
     needed = needs_of(recipe).disk_bytes

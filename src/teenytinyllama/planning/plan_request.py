@@ -34,6 +34,8 @@ EXAMPLES = {
     "--tokens": "1000000000",
     "--max-epochs": "4",
     "--peak-tflops": "0.15",
+    "--mfu": "0.4",
+    "--scaling-efficiency": "0.9",
 }
 
 
@@ -56,7 +58,10 @@ class PlanRequest:
     has_text: bool = True
     text_key: str = "text"
     num_gpus: int = 1
+    # Model FLOPs over the data sheet's peak, as a run on one GPU prints it.
     mfu: float = 0.4
+    # What N GPUs reach together, over N times what one reaches.
+    scaling_efficiency: float = 1.0
     # Share of the budget that is kept for evaluation, fine-tuning, chat and things going wrong.
     reserve_fraction: float = 0.1
     # Power of the machine besides the GPU (CPU and memory), modelled.
@@ -82,7 +87,13 @@ class PlanRequest:
     @property
     def flops(self) -> float:
         """FLOPs of the training hours at the given utilisation."""
-        return self.hours * 3600 * self.gpu.peak_tflops * 1e12 * self.mfu * self.num_gpus
+        return self.hours * 3600 * self.flops_per_s
+
+    @property
+    def flops_per_s(self) -> float:
+        """Model FLOP/s of all GPUs together."""
+        shared = self.scaling_efficiency if self.num_gpus > 1 else 1.0
+        return self.gpu.peak_tflops * 1e12 * self.mfu * self.num_gpus * shared
 
 
 def request_from_options(
@@ -177,6 +188,9 @@ def check_request(request: PlanRequest) -> None:
         raise UserError(
             "plan-value", "--sequence-length", what, "--sequence-length 512, or 1024 or 2048"
         )
-    if not 0 < request.mfu <= 1:
-        what = f"expected a share above 0 and at most 1, got {request.mfu}"
-        raise UserError("plan-value", "--mfu", what, "--mfu 0.4, or what a run of yours reached")
+    shares = {"--mfu": request.mfu, "--scaling-efficiency": request.scaling_efficiency}
+    for name, value in shares.items():
+        if not 0 < value <= 1:
+            what = f"expected a share above 0 and at most 1, got {value}"
+            fix = f"{name} {EXAMPLES[name]}, or what a run of yours reached"
+            raise UserError("plan-value", name, what, fix)

@@ -216,8 +216,7 @@ def cost_of(
 ) -> TrainingCost:
     """Hours, energy, carbon and money for training on so many tokens."""
     flops = tokens * flops_per_token(model, vocab_size, request.sequence_length)
-    rate = request.gpu.peak_tflops * 1e12 * request.mfu * request.num_gpus
-    hours = flops / rate / 3600
+    hours = flops / request.flops_per_s / 3600
     gpu_kwh = hours * request.gpu.mean_power_w * request.num_gpus / 1000
     host_kwh = hours * request.host_power_w * request.num_gpus / 1000
     kg = (gpu_kwh + host_kwh) * carbon_kg_per_kwh(request.country)

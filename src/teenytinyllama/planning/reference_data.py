@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from teenytinyllama.datasheets import peak_tflops
 from teenytinyllama.settings.training import ModelSettings
 
 
@@ -45,7 +46,11 @@ def _data() -> dict[str, Any]:
 @cache
 def gpus() -> dict[str, Gpu]:
     """GPUs by the name that `--gpu` takes."""
-    return {name: Gpu(name=name, **row) for name, row in _data()["gpus"].items()}
+    found = {}
+    for name, row in _data()["gpus"].items():
+        peak = row.get("peak_tflops") or peak_tflops(row["title"])
+        found[name] = Gpu(name=name, **{**row, "peak_tflops": peak})
+    return found
 
 
 @cache

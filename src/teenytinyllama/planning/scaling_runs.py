@@ -47,7 +47,7 @@ MODELS = tuple(
 # Lengths of the runs of each model, as multiples of the shortest.
 STEP_MULTIPLES = (1, 4)
 # Share of the measured peak that such small models reach.
-EXPECTED_MFU = {"cpu": 0.35, "cuda": 0.08, "mps": 0.05}
+EXPECTED_SHARE = {"cpu": 0.35, "cuda": 0.08, "mps": 0.05}
 
 RunStages = Callable[[Recipe, Path, Sequence[str]], None]
 """Runs stages: (recipe, run folder, names). The pipeline, which planning does not import."""
@@ -145,7 +145,7 @@ def _speed() -> tuple[str, float]:
         device = "cuda"
     elif torch.backends.mps.is_available():
         device = "mps"
-    return device, measure_peak_tflops(device) * 1e12 * EXPECTED_MFU[device]
+    return device, measure_peak_tflops(device) * 1e12 * EXPECTED_SHARE[device]
 
 
 def _recipes(recipe: Recipe, vocab_size: int, min_steps: int) -> list[Recipe]:

@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from teenytinyllama import hardware, signals
+from teenytinyllama import datasheets, hardware, signals
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.modeling.causal_attention import kernel_name
@@ -354,7 +354,7 @@ class TrainLoop:
             "grad_norm": _mean([row[1] for row in counted]),
             **scores,
             "tokens_per_s": round(tokens_per_s, 1),
-            "mfu": round(self._mfu(tokens_per_s), 4),
+            **self._utilisation(tokens_per_s),
             "energy_kwh": state.energy.total_kwh,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -366,9 +366,18 @@ class TrainLoop:
             at_once=bool(scores),
         )
 
-    def _mfu(self, tokens_per_s: float) -> float:
-        peak = self._peak_flops_per_s * self.strategy.world_size
-        return tokens_per_s * self.task.flops_per_token / peak
+    def _utilisation(self, tokens_per_s: float) -> dict[str, float | None]:
+        """`mfu`: model FLOPs over the data sheet's peak of all devices, None where it is not known.
+
+        Beside it their share of what one large matrix product reaches here.
+        """
+        world_size = self.strategy.world_size
+        rate = tokens_per_s * self.task.flops_per_token / world_size
+        peak = datasheets.peak_tflops(hardware.device_name(self.strategy.device))
+        return {
+            "mfu": None if peak is None else round(rate / (peak * 1e12), 4),
+            "share_of_measured_peak": round(rate / self._peak_flops_per_s, 4),
+        }
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -469,11 +478,10 @@ class TrainLoop:
             "attention_kernel": self._attention_kernel,
             "training_seconds": state.seconds,
             # Over the whole training, evaluations and saves left out; `best_...`: the fastest
-            # window between two lines of the log. MFU: share of what matrix products reach here.
+            # window between two lines of the log.
             "mean_tokens_per_s": mean,
-            "mfu": self._mfu(mean),
+            **self._utilisation(mean),
             "best_tokens_per_s": best,
-            "best_mfu": self._mfu(best),
             "matmul_peak_flops_per_s": self._peak_flops_per_s,
             "energy_kwh": state.energy.total_kwh,
             "joules_per_token": 3.6e6 * state.energy.total_kwh / max(state.tokens, 1),

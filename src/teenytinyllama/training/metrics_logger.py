@@ -108,7 +108,7 @@ class MetricsLogger:
         money = f", ${price:.2f}" if price else ""
         logger.info(
             f"  step {line['step']}/{self.settings.num_steps}, loss {loss}{heldout}, "
-            f"{line['tokens_per_s']:,.0f} tokens/s, MFU {100 * line['mfu']:.0f} %, "
+            f"{line['tokens_per_s']:,.0f} tokens/s, {_utilisation(line)}, "
             f"{line['energy_kwh'] * 1000:.2f} Wh{money}, {format_duration(seconds_left)} left"
         )
 
@@ -131,6 +131,13 @@ class MetricsLogger:
         """Let every tracker finish, or abandon it after ten seconds."""
         for tracker in self._trackers:
             tracker.close()
+
+
+def _utilisation(line: Line) -> str:
+    """Of the GPU's data sheet where its peak is known, else of a matrix product measured here."""
+    if line["mfu"] is None:
+        return f"{line['share_of_measured_peak']:.0%} of the measured peak"
+    return f"MFU {100 * line['mfu']:.0f} %"
 
 
 def append_line(path: Path, value: Line) -> int:

@@ -159,7 +159,14 @@ def _stats(stage: FinishedStage) -> StatRow:
             Stat(
                 "MFU (FLOPs utilisation)",
                 percent(stage.metric("mfu")),
-                f"mean; share of the FLOP/s that matrix products reach on this {device}",
+                f"mean; share of the peak that the data sheet of {device} gives"
+                if is_number(stage.metric("mfu"))
+                else f"no data sheet's peak is known for {device}",
+            ),
+            Stat(
+                "share of the measured peak",
+                percent(stage.metric("share_of_measured_peak")),
+                "mean; of the FLOP/s that one large matrix product reaches here",
             ),
             Stat("skipped steps", count(skipped), tone="warn" if skipped else ""),
         ),
