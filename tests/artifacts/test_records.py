@@ -41,6 +41,7 @@ def test_every_kind_of_file_gives_the_same_records(tmp_path: Path) -> None:
         (b"null", "not an object but NoneType"),
         (b'{"a": "\xff"}', "not UTF-8 at byte 7"),
         (b"[" * 200_000, "nested too deep"),
+        (b'{"instruction": ' + b"[" * 960 + b"]" * 960 + b"}", "nested too deep"),
     ],
 )
 def test_a_bad_line_is_one_error_with_its_line(tmp_path: Path, line: bytes, error: str) -> None:

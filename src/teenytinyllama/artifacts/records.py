@@ -40,6 +40,7 @@ KINDS = {
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 RECORD_SUFFIXES = (*LINE_SUFFIXES, *TABLE_SUFFIXES, ".parquet")
 MAX_FIELD_CHARACTERS = 1 << 24
+MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,24 @@ def _unreadable(path: Path, reason: str, fix: str = "fetch or write it again") -
     return UserError("file-unreadable", str(path), what, fix)
 
 
+def is_nested_too_deeply(value: object) -> bool:
+    """Whether lists and objects hold each other more than `MAX_DEPTH` deep.
+
+    Python parses a thousand, and then fails to write, compare or print what it parsed.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = (
+            one.values() if isinstance(one, dict) else one
+            for one in level
+            if isinstance(one, dict | list)
+        )
+        level = list(chain.from_iterable(inner))
+        if not level:
+            return False
+    return True
+
+
 def _json_records(path: Path, file: IO[bytes]) -> Iterator[Record]:
     """Lines of objects, or the items of one list; a file that is one object is one record."""
     start = b""
@@ -154,6 +173,8 @@ def _json_record(path: Path, number: int, line: bytes) -> Record:
         return _bad_record(path, number, "JSON nested too deep", line)
     if not isinstance(value, dict):
         return _bad_record(path, number, f"not an object but {type(value).__name__}", line)
+    if is_nested_too_deeply(value):
+        return _bad_record(path, number, "JSON nested too deep", line)
     return Record(path, number, value)
 
 
@@ -164,10 +185,12 @@ def _bad_record(path: Path, number: int, error: str, raw: bytes) -> Record:
 def _json_items(path: Path, items: object) -> Iterator[Record]:
     """Items of a file that is one JSON list of objects, numbered from 1, or one object."""
     for number, item in enumerate(items if isinstance(items, list) else [items], start=1):
-        if isinstance(item, dict):
-            yield Record(path, number, item)
-        else:
+        if not isinstance(item, dict):
             yield _bad_record(path, number, f"not an object but {type(item).__name__}", b"")
+        elif is_nested_too_deeply(item):
+            yield _bad_record(path, number, "JSON nested too deep", b"")
+        else:
+            yield Record(path, number, item)
 
 
 def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:

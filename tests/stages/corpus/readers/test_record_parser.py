@@ -56,6 +56,10 @@ QUARANTINED = {
     "13 only control characters": (b'{"text": "\\u0000\\u0001"}', "text-blank"),
     "14 lone surrogate": (b'{"text": "meio emoji \\ud83d aqui"}', "lone-surrogate"),
     "15 giant line": (b'{"text": "' + b"a" * 5000 + b'"}', "line-too-long"),
+    "16 nesting that Python just parses": (
+        b'{"text": "x", "license": ' + b"[" * 960 + b"]" * 960 + b"}",
+        "nesting-too-deep",
+    ),
     "16 nesting": (b'{"text": "x", "y": ' + b"[" * 1900 + b"]" * 1900 + b"}", "nesting-too-deep"),
     "17 duplicate text key": (b'{"text": "a", "text": "b"}', "duplicate-text-key"),
     "surrogate in the licence": (b'{"text": "x", "license": "\\ud800"}', "lone-surrogate"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from teenytinyllama.artifacts.conversation_layouts import (
@@ -18,6 +19,7 @@ from teenytinyllama.artifacts.conversation_layouts import (
 )
 from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.documents import Document
+from teenytinyllama.artifacts.records import is_nested_too_deeply
 from teenytinyllama.licenses import UNKNOWN
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.batches import (
@@ -209,12 +211,7 @@ def parse(item: RawItem, kind: str, text_key: str, notes: Counter[str]) -> dict[
             doubled.extend(key for key, count in seen.items() if count > 1)
         return made
 
-    try:
-        record = json.loads(text, object_pairs_hook=unique)
-    except RecursionError as error:
-        raise UnusableError("nesting-too-deep") from error
-    except ValueError as error:
-        raise UnusableError("invalid-json", str(error)) from error
+    record = _json_of(text, unique)
     if not isinstance(record, dict):
         raise UnusableError(
             "not-an-object", f"a {TYPE_NAMES.get(type(record), type(record).__name__)}"
@@ -224,3 +221,16 @@ def parse(item: RawItem, kind: str, text_key: str, notes: Counter[str]) -> dict[
         if text_key in doubled:
             raise UnusableError("duplicate-text-key")
     return record
+
+
+def _json_of(text: str, pairs_hook: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> Any:
+    """A value of JSON. Raises UnusableError where it is none, or is nested too deeply."""
+    try:
+        value = json.loads(text, object_pairs_hook=pairs_hook)
+    except RecursionError as error:
+        raise UnusableError("nesting-too-deep") from error
+    except ValueError as error:
+        raise UnusableError("invalid-json", str(error)) from error
+    if is_nested_too_deeply(value):
+        raise UnusableError("nesting-too-deep")
+    return value
