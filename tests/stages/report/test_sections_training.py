@@ -26,3 +26,21 @@ def test_missing_metrics_and_samples_are_named(tmp_path: Path) -> None:
     html = make_page(run_dir)
     assert "no pretrain/metrics.jsonl in this run" in section_text(html, "training")
     assert "no pretrain/samples.jsonl in this run" in section_text(html, "samples")
+
+
+def test_members_and_weights_are_compared_where_there_are_several(tmp_path: Path) -> None:
+    run_dir = build_run(tmp_path)
+    assert "Weights compared" not in section_text(make_page(run_dir), "training")
+    path = run_dir / "pretrain/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["metrics"] |= {
+        "heldout_bpb_of_members": [1.301, 1.302],
+        "heldout_bpb_of_ensemble": 1.203,
+        "heldout_bpb_of_weights": {"last step": 1.244, "average of 0.9 a step": 1.225},
+        "kept_weights": "average of 0.9 a step",
+    }
+    path.write_text(json.dumps(manifest))
+    text = section_text(make_page(run_dir), "training")
+    for words in ("member 2", "1.302", "ensemble", "1.203", "average of 0.9 a step, kept"):
+        assert words in text
+    assert "last step, kept" not in text

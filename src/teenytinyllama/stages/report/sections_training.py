@@ -56,6 +56,7 @@ from teenytinyllama.stages.report.svg_chart import (
 MANIFEST, METRICS = "pretrain/manifest.json", "pretrain/metrics.jsonl"
 PAPER_SOURCE = "the paper (Figure 1, Table 6)"
 SHOWN_SETTINGS = (
+    "model.kind",
     "model.hidden_size",
     "model.intermediate_size",
     "model.num_hidden_layers",
@@ -121,6 +122,7 @@ def training_section(run: RunRecord) -> Section:
     else:
         blocks += _curves(stage, metrics)
         blocks.append(_checkpoints(stage, metrics))
+    blocks += _weights_compared(stage)
     blocks.append(_shape(stage))
     return Section("training", title, blocks, lead)
 
@@ -232,6 +234,28 @@ def _paper_comparison(metrics: Metrics) -> Chart | None:
         note="Logarithmic token axis. Loss per token depends on the tokenizer and the text: with "
         "another tokenizer or corpus than the paper's, only the shapes can be compared.",
     )
+
+
+def _weights_compared(stage: FinishedStage) -> list[Block]:
+    """Members of an ensemble, and the weights among which the model was chosen, side by side."""
+    members = stage.metric("heldout_bpb_of_members") or []
+    weights = stage.metric("heldout_bpb_of_weights") or {}
+    found = [(f"member {number}", bpb) for number, bpb in enumerate(members, start=1)]
+    found += [("ensemble", stage.metric("heldout_bpb_of_ensemble"))] if members else []
+    kept = stage.metric("kept_weights")
+    found += [(f"{label}, kept" if label == kept else label, weights[label]) for label in weights]
+    if not found:
+        return []
+    return [
+        Table(
+            "weights-compared",
+            "Weights compared on held-out text",
+            (Column("weights"), *numbers("held-out bits per byte")),
+            tuple((Cell(label), Cell(decimal(bpb))) for label, bpb in found),
+            MANIFEST,
+            note="Read during training: up to 262,144 tokens of the held-out text.",
+        )
+    ]
 
 
 def _checkpoints(stage: FinishedStage, metrics: Metrics) -> Table:
