@@ -33,6 +33,9 @@ def in_ranks(
             "LOCAL_WORLD_SIZE": str(count),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
+            # As torchrun sets it. Without it accelerate takes all cores, and a pool of threads does
+            # not survive a fork.
+            "OMP_NUM_THREADS": "1",
             **variables,
         }
         child = context.Process(target=_run, args=(work, rank, environment, writing))
