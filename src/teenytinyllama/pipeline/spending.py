@@ -2,7 +2,8 @@
 
 `<stage>/.spending.jsonl` has one line a process, which it overwrites in place as it goes: at
 every reading of the meter (so before every checkpoint) and every half second. A process that is
-killed loses less than a second; a damaged line costs that process's share, and is reported.
+killed loses less than a second, two or three where ten others want its core; a damaged line costs
+that process's share, and is reported.
 """
 
 from __future__ import annotations
