@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
+
+import psutil
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import AnyChatModel, ChatModel
@@ -311,15 +311,5 @@ def _max_rows_in_memory(decoder: Decoder) -> int:
 
         free_bytes = torch.cuda.mem_get_info(decoder.device)[0]
     else:
-        free_bytes = _available_bytes()
+        free_bytes = psutil.virtual_memory().available  # without swapping
     return max(1, int(free_bytes * MEMORY_FRACTION) // decoder.new_cache().max_row_bytes)
-
-
-def _available_bytes() -> int:
-    """Memory available without swapping."""
-    path = Path("/proc/meminfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

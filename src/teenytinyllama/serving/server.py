@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.inference.chat_model import (
     AnyChatModel,
@@ -160,16 +162,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _owner_of(port: int) -> int | None:
-    """The process that listens on a port, where this user may see it (Linux)."""
-    inodes = set()
-    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(OSError):
-            for row in Path(name).read_text().splitlines()[1:]:
-                parts = row.split()
-                if parts[3] == "0A" and int(parts[1].rpartition(":")[2], 16) == port:
-                    inodes.add(f"socket:[{parts[9]}]")
-    for handle in Path("/proc").glob("[0-9]*/fd/*") if inodes else ():
-        with suppress(OSError):
-            if str(handle.readlink()) in inodes:
-                return int(handle.parts[2])
+    """The process that listens on a port, where this user may see it."""
+    with suppress(psutil.Error):
+        for one in psutil.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == port:
+                return int(one.pid) if one.pid else None
     return None
