@@ -64,6 +64,8 @@ FAULTS = (
     Fault("F19", "files made to harm: weights, configurations, archives, templates, names, pages, "
           "links", "artifacts", "3"),
     Fault("F20", "half an hour of training with a kill every three minutes", "soak", "30"),
+    Fault("F24", "SIGKILL of one of two ranks at random moments, under `torchrun --max-restarts`",
+          "rank_kills", "20"),
     Fault("F21", "a disk that hangs in a read or a save, SIGSTOP, dead and hanging trackers",
           "stalls", "6"),
 )  # fmt: skip

@@ -7,13 +7,22 @@ another way, whose time-out is `RANK_TIMEOUT_S`. With one process nothing here l
 
 from __future__ import annotations
 
+import faulthandler
+import logging
 import os
+import socket
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
+from uuid import uuid4
 
+from teenytinyllama.errors import Interrupted
+
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RANK_TIMEOUT_S = float(os.environ.get("TTL_RANK_TIMEOUT_S", "600"))
@@ -107,6 +116,94 @@ def _host_group() -> Any:
     import torch
     import torch.distributed as dist
     from accelerate import PartialState
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=RANK_TIMEOUT_S))
-    return dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    timeout = timedelta(seconds=RANK_TIMEOUT_S)
+    if _shares_store_with_launcher():
+        dist.init_process_group(
+            "nccl" if torch.cuda.is_available() else "gloo",
+            store=PrefixStore(f"ttl/{os.environ['TORCHELASTIC_RESTART_COUNT']}", _store()),
+            rank=ProcessGroup().rank,
+            world_size=ProcessGroup().count,
+            timeout=timeout,
+        )
+    PartialState(cpu=not torch.cuda.is_available(), timeout=timeout)
+    group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    run_id = [uuid4().hex]
+    dist.broadcast_object_list(run_id, src=0, group=group)
+    Heartbeat(ProcessGroup(), run_id[0]).start()
+    return group
+
+
+def _shares_store_with_launcher() -> bool:
+    """Whether ranks on one machine meet in a store that outlives them, as `torchrun` offers.
+
+    After a restart they would find the addresses of those before them there, and connect to nobody
+    (https://github.com/pytorch/pytorch/issues/135712). Machines do not count restarts alike: with
+    several, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 has to be set.
+    """
+    env = os.environ
+    is_one_machine = env.get("LOCAL_WORLD_SIZE") == env.get("WORLD_SIZE")
+    return is_one_machine and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _store() -> Any:
+    """A connection of its own to the store where ranks meet."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(host, port, is_master=False, wait_for_workers=False)
+
+
+class Heartbeat:
+    """A thread that tells the other ranks that this process lives, and ends it where one does not.
+
+    A process that died closes its connections, which the others notice at once; a machine without
+    power or network, or a stopped process, does not. What its main thread does is not looked at.
+    """
+
+    def __init__(self, processes: ProcessGroup, run_id: str) -> None:
+        self.processes = processes
+        self.limit_s = RANK_TIMEOUT_S
+        self.interval_s = min(5.0, self.limit_s / 10)
+        # Not the group's connection, which is busy while the main thread waits.
+        self._store = _store()
+        # After a restart by the launcher the store still has what ranks said before.
+        self._keys = [f"ttl/heartbeat/{run_id}/{rank}" for rank in range(processes.count)]
+        self._who = f"rank {processes.rank}, process {os.getpid()} on {socket.gethostname()}"
+        self._beats = 0
+        self._beat()
+
+    def start(self) -> None:
+        """Tell and listen, until the process ends."""
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+
+    def _beat(self) -> None:
+        self._beats += 1
+        self._store.set(self._keys[self.processes.rank], f"{self._beats} {self._who}")
+
+    def _run(self) -> None:
+        heard: list[bytes] = [b""] * self.processes.count
+        silent_s = [0.0] * self.processes.count
+        try:
+            while max(silent_s) < self.limit_s:
+                # Its own waits are counted, not the clock: a laptop that slept was not hanging.
+                time.sleep(self.interval_s)
+                self._beat()
+                for rank, found in enumerate(self._store.multi_get(self._keys)):
+                    silent_s[rank] = silent_s[rank] + self.interval_s if found == heard[rank] else 0
+                    heard[rank] = found
+        except RuntimeError:
+            return  # the store is gone with the launcher or rank 0: connections close with it
+        self._end(silent_s.index(max(silent_s)), heard)
+
+    def _end(self, rank: int, heard: list[bytes]) -> None:
+        """The lowest rank that still answers says who does not."""
+        if self.processes.rank == (1 if rank == 0 else 0):
+            who = heard[rank].decode().partition(" ")[2]
+            logger.error(f"{who} has not answered for {self.limit_s:.0f} s; waiting for it here:")
+            faulthandler.dump_traceback(file=2, all_threads=True)  # 2: stderr
+            logger.error(str(Interrupted(f"{who} does not answer")))
+        else:
+            time.sleep(self.interval_s)
+        os._exit(Interrupted.exit_code)

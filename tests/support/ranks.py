@@ -19,11 +19,39 @@ def in_ranks(
 
     An assertion or any other exception of a rank fails the test.
     """
+    children, pipes = _start(count, work, variables)
+    found = []
+    for reading in pipes:
+        assert reading.poll(timeout), "a rank does not answer"
+        found.append(reading.recv())
+    for child in children:
+        child.join(timeout)
+    failed = [text for kind, text in found if kind == "failed"]
+    assert not failed, "\n".join(failed)
+    return [value for _, value in found]
+
+
+def exit_codes(count: int, work: Callable[[int], Any], *, timeout: float = 60) -> list[int | None]:
+    """How each of `count` processes ended: its code; None for one that had to be killed."""
+    children, _ = _start(count, work, {})
+    codes = []
+    for child in children:
+        child.join(timeout if not codes else 5)
+        codes.append(child.exitcode)
+        if child.is_alive():
+            child.kill()
+            child.join()
+    return codes
+
+
+def _start(
+    count: int, work: Callable[[int], Any], variables: dict[str, str]
+) -> tuple[list[Any], list[Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    pipes, children = [], []
+    children, pipes = [], []
     for rank in range(count):
         reading, writing = context.Pipe(duplex=False)
         environment = {
@@ -42,15 +70,7 @@ def in_ranks(
         child.start()
         pipes.append(reading)
         children.append(child)
-    found = []
-    for reading in pipes:
-        assert reading.poll(timeout), "a rank does not answer"
-        found.append(reading.recv())
-    for child in children:
-        child.join(timeout)
-    failed = [text for kind, text in found if kind == "failed"]
-    assert not failed, "\n".join(failed)
-    return [value for _, value in found]
+    return children, pipes
 
 
 def _run(work: Callable[[int], Any], rank: int, environment: dict[str, str], answer: Any) -> None:

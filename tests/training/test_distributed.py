@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from support.ranks import in_ranks
-from support.tiny_training import TinyTask, loop_of, loss_log
+from support.tiny_training import TinyTask, loop_of, loss_log, settings
 from support.two_processes import FSDP2, train
 from yaml import safe_load
 
 from teenytinyllama.artifacts.manifest import sha256_file
+from teenytinyllama.settings.training import CheckpointSettings
 from teenytinyllama.training import checkpoints
 
 SCRIPT = Path(__file__).parents[1] / "support" / "two_processes.py"
@@ -109,6 +111,32 @@ def test_only_the_main_process_gets_the_tensors_of_a_checkpoint(variables, tmp_p
     first, second = in_ranks(2, work, **variables)
     assert all(first[:1] + first[2:])
     assert second == [0, 0, 0, 0]
+
+
+def test_gradients_have_no_second_copy():
+    def work(rank):
+        return loop_of(Path("unused")).strategy.loss.gradient_as_bucket_view
+
+    assert in_ranks(2, work) == [True, True]
+
+
+def test_a_signal_to_one_rank_saves_the_very_step_on_all(tmp_path):
+    """Long before the next line of the log: a launcher waits 30 s."""
+
+    class Signalled(TinyTask):
+        def micro_batch(self, step, rows):
+            if step == 3 and os.environ["RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().micro_batch(step, rows)
+
+    def work(rank):
+        plan = settings(log_every_steps=1000, checkpoints=CheckpointSettings(every_minutes=1000))
+        loop_of(tmp_path, task=Signalled(), plan=plan).run()
+
+    first, second = in_ranks(2, work)
+    assert "a signal to another process after step 4." in str(first)
+    assert "SIGTERM after step 4." in str(second)
+    assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [4]
 
 
 def test_ranks_that_would_train_other_things_do_not_start(tmp_path):

@@ -4,8 +4,12 @@ import signal
 import time
 
 import pytest
+from support.ranks import exit_codes
+from support.tiny_training import TinyTask, loop_of, settings
 
+from teenytinyllama import process_group
 from teenytinyllama.errors import Interrupted
+from teenytinyllama.process_group import ProcessGroup
 from teenytinyllama.training.interruption import Watchdog
 
 
@@ -46,7 +50,8 @@ def test_hanging_work_is_reported_and_ends_with_code_75(tmp_path):
     said = (tmp_path / "said").read_text()
     assert "reading the rows of step 7 has taken more than 0.2 s" in said
     assert "in read_for_ever" in said  # where it hangs
-    reason = "reading the rows of step 7 hangs; is the disk or the network folder still there?"
+    lost = "the disk, the network folder or another process"
+    reason = f"reading the rows of step 7 hangs; is {lost} still there?"
     assert said.endswith(f"{Interrupted(reason)}\n")
 
 
@@ -87,3 +92,35 @@ def test_an_error_in_watched_work_is_passed_on():
     with pytest.raises(KeyError), watchdog.running(), watchdog.watch("a read"):
         raise KeyError("x")
     time.sleep(0.3)
+
+
+def test_a_rank_that_hangs_in_a_step_ends_all_with_the_stacks_of_each(tmp_path):
+    """In its own work: the others wait for its gradients, and say where."""
+
+    class Hangs(TinyTask):
+        def micro_batch(self, step, rows):
+            if step == 2 and ProcessGroup().rank == 1:
+                hang_for_ever()
+            return super().micro_batch(step, rows)
+
+    def work(rank):
+        process_group.RANK_TIMEOUT_S = 3.0
+        handle = os.open(tmp_path / str(rank), os.O_CREAT | os.O_WRONLY)
+        os.dup2(handle, 2)
+        import sys
+
+        sys.stderr = sys.__stderr__ = open(2, "w", closefd=False)  # noqa: SIM115
+        loop_of(tmp_path / "run", task=Hangs(), plan=settings()).run()
+
+    assert exit_codes(2, work) == [75, 75]
+    said = [(tmp_path / str(rank)).read_text() for rank in (0, 1)]
+    for rank, text in enumerate(said):
+        assert f"step 2 on rank {rank} of 2 has taken more than 3.0 s. It hangs here:" in text
+        assert "Run the same command again to resume." in text
+    assert "in hang_for_ever" in said[1]
+    assert "in hang_for_ever" not in said[0]
+    assert "in _accumulate" in said[0]
+
+
+def hang_for_ever():
+    time.sleep(60)

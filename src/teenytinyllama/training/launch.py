@@ -11,7 +11,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+)
 
 from teenytinyllama import hardware
 from teenytinyllama.errors import UserError
@@ -25,7 +29,12 @@ def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
 
     Raises UserError for what the device or the launcher's settings do not allow.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",
+        # Gradients need no second copy in DDP's buckets.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
     device: torch.device = accelerator.device
     hardware.check_precision(settings.precision, device)
     if settings.precision == "bf16":

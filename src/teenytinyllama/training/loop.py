@@ -124,7 +124,11 @@ class TrainLoop:
                 with signals.taken(self._ask_to_stop), self._watchdog.running():
                     while self.state.step < settings.num_steps and not self._must_stop():
                         try:
-                            with strategy.step_kernels():
+                            together = f"step {self.state.step}", strategy.processes
+                            with (
+                                strategy.step_kernels(),
+                                self._watchdog.watch_together(*together),
+                            ):
                                 self._train_step()
                             self._after_step()
                         except _DivergedError:

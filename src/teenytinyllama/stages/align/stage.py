@@ -89,15 +89,11 @@ def run(
             context=context,
         )
         model.eval()
-    answers = None
+    answers = []
     if processes.is_leader:
         save_final(model, out_dir / "final", tokenizer_dir)
-        answers = answer_all(
-            model,
-            encoder,
-            heldout_questions(settings, data, context.language),
-            max_new_tokens=settings.max_answer_tokens,
-        )
+        questions = heldout_questions(settings, data, context.language)
+        answers = answer_all(model, encoder, questions, max_new_tokens=settings.max_answer_tokens)
         write_answers(answers, out_dir, context.run_name)
     answers = processes.broadcast(answers)
     counted = _counts(data, len(task.rows), length)
