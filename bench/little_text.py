@@ -14,7 +14,8 @@ an ensemble whose members are trainings with lines of their own.
 Every training appends a line to bench/results/little_text.jsonl, and one that is there already is
 not run again: slices add up, and a killed training resumes in its folder. A recipe's worth is read
 where its bits per byte lie on the base line's curve (linear in the logarithm of the text), and
-never beyond it. `--from-results` trains nothing and writes the figures of what is there. Minutes
+never beyond it. `--tiny` takes smaller models, to try the levers in minutes, for 0.125 to 1 MB.
+`--from-results` trains nothing and writes the figures of what is there. Minutes
 to hours a training.
 """
 
@@ -72,7 +73,8 @@ def _model(width: int, hidden: int, layers: int) -> Changes:
 
 MODEL = _model(96, 256, 3)  # 0.53 M parameters
 LARGER = _model(128, 384, 4)  # 1.1 M
-SMALLER = _model(64, 192, 3)  # 0.29 M
+TINY = {"usual": _model(32, 96, 1), "larger": _model(64, 192, 2)}  # 0.08 and 0.23 M
+TINY_HELDOUT_BYTES = 100_000
 BASE: Changes = {
     "passes": 4,
     "tokens_per_step": 1024,
@@ -208,7 +210,7 @@ class Bench:
         self.run_dir: Path = args.run_dir
         self.trains_nothing: bool = args.from_results
         self.train, heldout = read_pieces(args.text)
-        self.heldout = first_bytes(heldout, HELDOUT_BYTES)
+        self.heldout = first_bytes(heldout, TINY_HELDOUT_BYTES if args.tiny else HELDOUT_BYTES)
         self.context = StageContext("bench", "pt", EnergySettings(), EnergyMeter(EnergySettings()))
         smallest_text = first_bytes(self.train, smallest * 1e6)
         self.text = fingerprint_of([self.heldout, smallest_text])[:12]
@@ -373,6 +375,9 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--base-trials", default="all", help="all, or none: the base line as it is")
     parser.add_argument(
+        "--tiny", action="store_true", help="models of 0.08 M parameters: all within half an hour"
+    )
+    parser.add_argument(
         "--from-results", action="store_true", help="train nothing; figures of what is there"
     )
     args = parser.parse_args()
@@ -383,6 +388,10 @@ def main() -> None:
         raise SystemExit(
             f"--levers {', '.join(sorted(unknown))}: known are {', '.join(LEVERS)}, best"
         )
+    if args.tiny:
+        MODEL.update(TINY["usual"])
+        LARGER.update(TINY["larger"])
+        MANY["averaging"] = {"ema_decay": 0.99}  # of the few steps that 0.125 MB make
     bench = Bench(args, sizes[0])
     trials = list(BASE_TRIALS) if args.base_trials == "all" else [next(iter(BASE_TRIALS))]
     by_trial = {name: bench.mean(name, sizes[0], seeds[:1]) for name in trials}
@@ -399,11 +408,12 @@ def main() -> None:
             print(f"{name}, {size:g} MB: {bpb:.4f}, worth {text / size:.2f} times the text")
             found[size] = max(found.get(size, (0.0, False, "")), (text / size, within, name))
     for kind, goal in (("single", 3), ("student", 5)):
-        append(figure(kind, goal, worth[kind], base, curve, seeds))
+        label = f"little_text_{'tiny_' if args.tiny else ''}worth_{kind}"
+        append(figure(label, goal, worth[kind], base, curve, seeds))
 
 
 def figure(
-    kind: str,
+    label: str,
     goal: float,
     worth: dict[float, Worth],
     base: str,
@@ -414,12 +424,12 @@ def figure(
     by_size = {f"{size:g}": round(found[0], 3) for size, found in worth.items() if size <= 2}
     value = min(by_size.values(), default=None)
     return {
-        "figure": f"little_text_worth_{kind}",
+        "figure": label,
         "value": value,
         "unit": "times the text",
         "by_text_mb": by_size,
         "recipe": {f"{size:g}": found[2] for size, found in worth.items()},
-        "within_curve": all(found[1] for found in worth.values()),
+        "within_curve": bool(worth) and all(found[1] for found in worth.values()),
         "base": base,
         "base_curve": {f"{size:g}": round(bpb, 4) for size, bpb in curve},
         "seeds": seeds,
