@@ -70,9 +70,9 @@ def ours(candidate, splits, out_dir, precision):
     starts = []
 
     class Timed(ClassificationTask):
-        def batches(self, step, num_rows):
+        def batches(self, step, num_rows, num_processes=1):
             starts.append(CLOCK())
-            return super().batches(step, num_rows)
+            return super().batches(step, num_rows, num_processes)
 
     plan = FinetuneSettings(
         tasks=(LabelledSet(name="t", kind="storybook"),),

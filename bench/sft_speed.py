@@ -98,9 +98,9 @@ def ours(rendered, encoder, num_steps, out_dir):
     starts = []
 
     class Timed(SftTask):
-        def batches(self, step, num_rows):
+        def batches(self, step, num_rows, num_processes=1):
             starts.append(CLOCK())
-            return super().batches(step, num_rows)
+            return super().batches(step, num_rows, num_processes)
 
     plan = AlignSettings(
         sources=(Source(kind="storybook"),), sequence_length=LENGTH, tokens_per_step=LENGTH

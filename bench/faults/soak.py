@@ -40,7 +40,7 @@ def noting_task(notes: Path, life: int) -> TrainTask:
     task = tiny.TinyTask()
     plain = task.batches
 
-    def batches(step: int, num_rows: int):
+    def batches(step: int, num_rows: int, num_processes: int = 1):
         if step % STEPS_BETWEEN_NOTES == 0:
             checkpoints.finish_removals()  # a removal in progress holds its folder open
             words = Path("/proc/self/status").read_text().split()
@@ -48,7 +48,7 @@ def noting_task(notes: Path, life: int) -> TrainTask:
             num_open = len(list(Path("/proc/self/fd").iterdir()))
             with notes.open("a") as file:
                 file.write(json.dumps([life, step, memory, num_open]) + "\n")
-        return plain(step, num_rows)
+        return plain(step, num_rows, num_processes)
 
     task.batches = batches
     return task

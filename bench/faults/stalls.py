@@ -43,8 +43,8 @@ def hanging_read() -> TrainTask:
     task = tiny.TinyTask()
     plain = task.batches
 
-    def batches(step: int, num_rows: int):
-        found = plain(step, num_rows)
+    def batches(step: int, num_rows: int, num_processes: int = 1):
+        found = plain(step, num_rows, num_processes)
         return found if step != 12 else [replace(batch, load=dead_disk) for batch in found]
 
     task.batches = batches

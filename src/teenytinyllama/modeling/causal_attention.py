@@ -105,7 +105,7 @@ def kernel_name(model: Any, device: torch.device, dtype: torch.dtype, length: in
         return NAMES[config._attn_implementation]
     if config._attn_implementation != "sdpa":
         return str(config._attn_implementation)
-    size = config.head_dim or config.hidden_size // config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     shape = (1, config.num_attention_heads, length, size)
     query = torch.zeros(shape, dtype=dtype, device=device, requires_grad=True)
     chosen = torch._fused_sdp_choice(query, query, query, None, 0.0, True)

@@ -28,7 +28,6 @@ from teenytinyllama.artifacts.decompression import (
 from teenytinyllama.artifacts.parquet import parquet_rows
 from teenytinyllama.artifacts.records import kind_of, suffix_of
 from teenytinyllama.errors import UserError, missing_extra
-from teenytinyllama.languages.segmentation import find_words
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +167,8 @@ def _different_words(sample: str, times: float) -> float:
     >>> _different_words("um dois um dois", 100)  # nothing new in the second half
     2.0
     """
+    from teenytinyllama.languages.segmentation import find_words  # numpy and ICU, for text only
+
     words = find_words(sample)
     whole, half = len(set(words)), len(set(words[: len(words) // 2]))
     growth = math.log2(whole / half) if half else 1.0

@@ -93,7 +93,9 @@ class BatchScheduler:
 
     def _drop_cancelled(self) -> None:
         """Drop what no client waits for any more, and end what has taken too long."""
-        self.waiting = deque(request for request in self.waiting if not request.cancelled)
+        kept = deque(request for request in self.waiting if not request.cancelled)
+        self.metrics.cancelled.inc(len(self.waiting) - len(kept))
+        self.waiting = kept
         now = time.monotonic()
         for sequence, request in list(self.active.items()):
             if request.cancelled:

@@ -294,7 +294,7 @@ def test_flash_attn_that_is_not_installed_is_refused(run):
 
 def test_an_unsupported_precision_is_refused_before_reading_data(run, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old Chip")
     error = error_of(run, tokens=tmp_path / "not even there")
     assert error.code == "precision-unsupported"

@@ -43,13 +43,7 @@ def run(
     """Train on conversations; return counts of them, and metrics of loss, speed and answers."""
     model, encoder = load_base(pretrain_dir, tokenizer_dir)
     length = settings.sequence_length
-    if length > model.config.max_position_embeddings:
-        raise UserError(
-            "sequence-too-long",
-            f"align.sequence_length = {length}",
-            f"the model's context is {model.config.max_position_embeddings} tokens",
-            f"--set align.sequence_length={model.config.max_position_embeddings}",
-        )
+    _check_length(length, model.config.max_position_embeddings)
     data = read_chat_data(settings, encoder, length + 1, context.language)
     pairs = read_pairs(settings, encoder, data, length + 1) if settings.preferences else None
     processes = context.processes
@@ -111,6 +105,16 @@ def run(
             **metrics,
         },
     )
+
+
+def _check_length(length: int, context: int) -> None:
+    if length > context:
+        where, what = (
+            f"align.sequence_length = {length}",
+            f"the model's context is {context} tokens",
+        )
+        fix = f"--set align.sequence_length={context}"
+        raise UserError("sequence-too-long", where, what, fix)
 
 
 def _counts(data: ChatData, num_rows: int, length: int) -> dict[str, Any]:
