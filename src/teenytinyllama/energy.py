@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from teenytinyllama.settings.base import EnergySettings
@@ -30,6 +30,11 @@ class Energy(NamedTuple):
     def since(self, earlier: Energy) -> Energy:
         """Energy used between an earlier reading and this one."""
         return Energy(*(now - then for now, then in zip(self, earlier, strict=True)))
+
+
+def total_energy(parts: Sequence[Energy]) -> Energy:
+    """The sum of several amounts."""
+    return Energy(*(sum(column) for column in zip(*parts, strict=True)))
 
 
 class EnergyMeter:

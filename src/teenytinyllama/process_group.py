@@ -43,6 +43,11 @@ class ProcessGroup:
         """Whether this is rank 0."""
         return self.rank == 0
 
+    @property
+    def leads_machine(self) -> bool:
+        """Whether this is the first rank of its machine, which measures its energy."""
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+
     def wait(self) -> None:
         """Wait until every rank has arrived here."""
         self.largest([0.0])

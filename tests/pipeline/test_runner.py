@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from support.command_line import SMALL_RECIPE
+from support.ranks import in_ranks
 
 from teenytinyllama.artifacts import tokens
 from teenytinyllama.artifacts.manifest import read_manifest
+from teenytinyllama.energy import Energy
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.pipeline import runner
 from teenytinyllama.pipeline.runner import PipelineRunner, ProcessGroup
@@ -271,6 +273,43 @@ def test_cost_is_that_of_all_processes(
     assert again.emissions_kg >= 0.5
 
 
+def test_energy_is_that_of_all_machines(stages: FakeStages, recipe_path: Path) -> None:
+    """Four ranks on two machines, the first of each with a meter that both would count."""
+    run(recipe_path, names=["corpus", "tokenizer", "pack"])
+
+    def work(rank: int) -> None:
+        os.environ["LOCAL_RANK"] = str(rank % 2)
+        run_dir = recipe_path.parent / "run"
+        one = PipelineRunner(load_recipe(recipe_path), run_dir, recipe_path)
+        one.meter = Counting()  # type: ignore[assignment]
+        one.run_stages(["pretrain"])
+
+    assert in_ranks(4, work) == [None] * 4
+    manifest = read_manifest(recipe_path.parent / "run" / "pretrain")
+    assert manifest is not None
+    assert manifest.energy_kwh["gpu_measured"] == 2.0
+
+
+class Counting:
+    """One kilowatt-hour between two readings."""
+
+    def __init__(self) -> None:
+        self.latest, self.on_reading = Energy(), None
+        self.readings = 0
+
+    def read(self) -> Energy:
+        # The first is zero: a meter starts then.
+        self.latest = Energy(gpu_measured=self.readings)
+        self.readings += 1
+        return self.latest
+
+    def refresh(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
 def test_manifest_says_what_was_asked_read_and_made(stages: FakeStages, recipe_path: Path) -> None:
     run_dir = run(recipe_path)
     manifest = read_manifest(run_dir / "pack")
@@ -310,6 +349,9 @@ class Helper(ProcessGroup):
 
     def broadcast(self, value: Any) -> Any:
         return next(self._answers)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
 
 
 def test_helper_joins_only_what_the_leader_runs(stages: FakeStages, recipe_path: Path) -> None:

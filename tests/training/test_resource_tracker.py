@@ -1,6 +1,10 @@
+import os
+
 import pytest
+from support.ranks import in_ranks
 
 from teenytinyllama.energy import Energy
+from teenytinyllama.process_group import ProcessGroup
 from teenytinyllama.training import resource_tracker
 from teenytinyllama.training.train_state import TrainState
 
@@ -57,3 +61,24 @@ def test_earlier_sessions_and_pauses_count_as_time_used(clock, tracker):
     state = TrainState()
     tracker.update(state)
     assert state.seconds == 36.0
+
+
+def test_energy_is_that_of_all_machines():
+    """Four ranks on two machines; each machine's first rank measures all of it."""
+
+    class Rising:
+        kwh = 0.0
+
+        def read(self):
+            self.kwh += 0.5
+            return Energy(gpu_measured=self.kwh)
+
+    def work(rank):
+        os.environ["LOCAL_RANK"] = str(rank % 2)
+        state = TrainState()
+        tracker = resource_tracker.ResourceTracker(Rising(), ProcessGroup())
+        tracker.begin(state, energy=Energy(gpu_measured=3.0), seconds=0.0)
+        tracker.update(state)
+        return state.energy.gpu_measured
+
+    assert in_ranks(4, work) == [3.0 + 2 * 0.5] * 4

@@ -24,7 +24,7 @@ from teenytinyllama.artifacts.file_hashes import (
     verify_outputs,
 )
 from teenytinyllama.artifacts.manifest import Input, Manifest
-from teenytinyllama.energy import EnergyMeter
+from teenytinyllama.energy import Energy, EnergyMeter, total_energy
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.pipeline.fingerprints import (
     external_inputs,
@@ -157,7 +157,7 @@ class PipelineRunner:
         assert settings is not None
         if not self.processes.is_leader:
             if self.processes.broadcast(False):  # what the leader says counts
-                self._call(stage, settings, self._inputs(stage))
+                self._help(stage, settings)
             return
         work = self._work(stage)
         logger.debug(f"{stage.name}: fingerprint {work.fingerprint}, inputs {work.inputs}")
@@ -177,6 +177,13 @@ class PipelineRunner:
         self.hashes.save()
         self.processes.broadcast(stage.many_processes)
         self._run_measured(work)
+
+    def _help(self, stage: Stage, settings: Settings) -> None:
+        """Work on a stage that the leader runs, and tell it what this machine has used."""
+        measures = self.processes.leads_machine
+        zero = self.meter.read() if measures else Energy()
+        self._call(stage, settings, self._inputs(stage))
+        self.processes.gather(self.meter.read().since(zero) if measures else Energy())
 
     def _work(self, stage: Stage) -> Work:
         """What the stage is asked for. Raises UserError where one that it reads is unfinished."""
@@ -284,8 +291,11 @@ class PipelineRunner:
             self.meter.read()
             result = self._call(stage, work.settings, work.inputs)
             self.meter.read()
+            # The leader's own machine is in its log of spending.
+            elsewhere = self.processes.gather(Energy()) if stage.many_processes else []
             outputs = hash_finished(stage_dir)
         spent = total(stage_dir, work.fingerprint)
+        energy = total_energy([spent.energy, *elsewhere])
         manifest = Manifest(
             stage=stage.name,
             version=__version__,
@@ -298,8 +308,8 @@ class PipelineRunner:
             metrics=redact_values(result.metrics),
             started_at=spent.started_at,
             duration_s=round(spent.seconds, 3),
-            energy_kwh={k: v for k, v in spent.energy._asdict().items() if k != "emissions_kg"},
-            emissions_kg=spent.energy.emissions_kg,
+            energy_kwh={k: v for k, v in energy._asdict().items() if k != "emissions_kg"},
+            emissions_kg=energy.emissions_kg,
             versions=versions(),
         )
         self.folder.finish(stage, manifest, keep_previous=self.keep_previous)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from teenytinyllama.artifacts.manifest import sync_folder
-from teenytinyllama.energy import Energy, EnergyMeter
+from teenytinyllama.energy import Energy, EnergyMeter, total_energy
 from teenytinyllama.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def read_all(stage_dir: Path) -> list[Spending]:
 def total(stage_dir: Path, fingerprint: str) -> Spending:
     """The sum over all processes that worked on this fingerprint, from the first one's start."""
     rows = [row for row in read_all(stage_dir) if row.fingerprint == fingerprint]
-    energy = Energy(*(sum(column) for column in zip(*(row.energy for row in rows), strict=True)))
+    energy = total_energy([row.energy for row in rows])
     return Spending(
         sum(row.seconds for row in rows), energy, rows[0].started_at if rows else "", fingerprint
     )

@@ -93,7 +93,7 @@ class TrainLoop:
         self._numerics = numerics_of(strategy, settings)
         self._metrics_logger = MetricsLogger(out_dir, settings, is_main=strategy.is_main)
         self._guard = DivergenceGuard(self._metrics_logger, task.describe_step)
-        self._resources = ResourceTracker(meter)
+        self._resources = ResourceTracker(meter, strategy.processes)
         self._watchdog = Watchdog()
         self._epoch_ends = _epoch_ends(task, settings)
         self._copies = self._make_copies()

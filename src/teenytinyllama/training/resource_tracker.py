@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from teenytinyllama.energy import Energy, EnergyMeter
+from teenytinyllama.energy import Energy, EnergyMeter, total_energy
+from teenytinyllama.process_group import ALONE, ProcessGroup
 from teenytinyllama.training.train_state import TrainState
 
 SECONDS_BETWEEN_READINGS = 10.0
@@ -15,14 +16,15 @@ SECONDS_BETWEEN_READINGS = 10.0
 class ResourceTracker:
     """Clock and meter of one session, added to what the checkpoint has of earlier ones."""
 
-    def __init__(self, meter: EnergyMeter) -> None:
-        self._meter = meter
+    def __init__(self, meter: EnergyMeter, processes: ProcessGroup = ALONE) -> None:
+        self._meter, self._processes = meter, processes
         self.best_tokens_per_s = 0.0
         self._read_at = 0.0
 
     def begin(self, state: TrainState, *, energy: Energy, seconds: float) -> None:
         """Count from now on, on top of `energy` and `seconds`."""
-        self._energy_zero = self._meter.read()
+        self._energy_zero = self._read()
+        self._used = Energy()
         self._energy_before, self._seconds_before = energy, seconds
         self._first_step = state.step
         self._started = time.monotonic()
@@ -43,13 +45,17 @@ class ResourceTracker:
         """Bring seconds and energy of `state` up to date.
 
         A reading of the meter costs 0.1 s: unless it must be `now`, there is one every ten seconds.
+        Energy is that of all machines; all processes must call this.
         """
         state.seconds = self._seconds_before + time.monotonic() - self._started
-        if not now and time.monotonic() - self._read_at < SECONDS_BETWEEN_READINGS:
-            return
-        used = self._meter.read().since(self._energy_zero)
-        self._read_at = time.monotonic()
-        state.energy = Energy(*(a + b for a, b in zip(self._energy_before, used, strict=True)))
+        if now or time.monotonic() - self._read_at >= SECONDS_BETWEEN_READINGS:
+            self._used = self._read().since(self._energy_zero)
+            self._read_at = time.monotonic()
+        machines = self._processes.gather(self._used)
+        state.energy = total_energy([self._energy_before, *machines])
+
+    def _read(self) -> Energy:
+        return self._meter.read() if self._processes.leads_machine else Energy()
 
     def rate(self, state: TrainState) -> float:
         """Tokens per second since the last call, pauses left out."""
