@@ -169,10 +169,11 @@ def read_words(texts: Sequence[str], rule: WordRule, language: str) -> WordTable
     if rule == "fast":
         borders = np.empty(0, np.int64)
         if np.bitwise_or.reduce(classes) & UNSPACED:
-            borders = word_borders(joined)
             unspaced = np.flatnonzero(classes & UNSPACED)
-            owners = np.searchsorted(text_starts, unspaced, side="right") - 1
-            for owner in np.unique(owners):
+            owners = np.unique(np.searchsorted(text_starts, unspaced, side="right") - 1).tolist()
+            found = [word_borders(texts[owner]) + text_starts[owner] for owner in owners]
+            borders = np.concatenate(found)
+            for owner in owners:
                 part = slice(text_starts[owner], text_starts[owner + 1])
                 space[part] |= codes[part] == ord(ZERO_WIDTH_SPACE)
         starts, ends = _cut_fast(classes, space, borders)
