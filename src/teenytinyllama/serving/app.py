@@ -29,8 +29,8 @@ from teenytinyllama.serving.api_description import describe_api
 from teenytinyllama.serving.completions import CompletionFormat, EventStream
 from teenytinyllama.serving.generation_request import Completion
 from teenytinyllama.serving.http_messages import (
-    Exchange,
     HTTPError,
+    LimitedRequest,
     busy,
     check_framing,
     check_json,
@@ -109,20 +109,20 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request. Whatever it holds gets a response and disturbs no other request."""
         started_at = time.monotonic()
-        exchange = Exchange(scope, receive, send, self.limits)
+        limited = LimitedRequest(scope, receive, send, self.limits)
         scope["app"] = self  # the router then raises its errors
         try:
-            self._check(exchange.request)
-            await self._router(scope, exchange.receive, exchange.send)
+            self._check(limited.request)
+            await self._router(scope, limited.receive, limited.send)
         except ClientDisconnect:
-            exchange.status = exchange.status or 499
+            limited.status = limited.status or 499
         except Exception as error:
-            response = _as_http_error(error, exchange.request).response()
-            if not exchange.status:
+            response = _as_http_error(error, limited.request).response()
+            if not limited.status:
                 with suppress(ClientDisconnect):
-                    await response(scope, exchange.receive, exchange.send)
+                    await response(scope, limited.receive, limited.send)
         path = scope["route"].path if "route" in scope else "other"
-        self.metrics.observe_request(path, exchange.status, time.monotonic() - started_at)
+        self.metrics.observe_request(path, limited.status, time.monotonic() - started_at)
 
     def _check(self, request: Request) -> None:
         check_framing(request)

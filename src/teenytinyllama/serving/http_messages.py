@@ -101,7 +101,7 @@ def check_json(request: Request) -> None:
         raise HTTPError(415, "content-encoding", message, field="content-encoding")
 
 
-class Exchange:
+class LimitedRequest:
     """One request and its response, each within its limits."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:

@@ -422,7 +422,7 @@ def _completion(
 def _max_new_tokens(
     fields: GenerationFields, chat_model: AnyChatModel, prompt: Sequence[int]
 ) -> int:
-    """The limit of an answer's tokens: the request's, else what the context has room for."""
+    """The limit of an answer's tokens: the request's, else what the context has space for."""
     space = chat_model.max_positions - len(prompt)
     name, prompt_name, default = "max_tokens", "prompt", min(space, DEFAULT_COMPLETION_TOKENS)
     if isinstance(fields, ChatRequest):

@@ -197,7 +197,7 @@ class CausalLoss(nn.Module):
         self._states: Callable[..., Tensor] = causal_states
 
     def compile_layers(self) -> None:
-        """Compile the layers for this loss, anew for every shape of its rows."""
+        """Compile the layers for this loss, again for every shape of its rows."""
         self._states = torch.compile(causal_states, dynamic=False)
 
     def states(self, embedded: Tensor, position_ids: Tensor | None = None) -> Tensor:
