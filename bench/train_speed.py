@@ -38,12 +38,18 @@ SHAPES = {
         "num_hidden_layers": 6,
         "num_attention_heads": 6,
     },
+    "toy": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    },
 }
 VOCAB_SIZE = 32_000
 WARMUP_STEPS = 3
 
 
-def parse() -> argparse.Namespace:
+def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=SHAPES, default="160m")
     parser.add_argument("--sequence-length", type=int, default=512)
@@ -57,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", choices=["yes", "no"], default="yes", help="ours")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def settings_of(args: argparse.Namespace):
@@ -88,7 +94,8 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def ours(args: argparse.Namespace) -> list[float]:
+def training_of(args: argparse.Namespace, **changes):
+    """Our task on random rows, its settings with `changes`, and a meter."""
     import numpy as np
 
     from teenytinyllama.energy import EnergyMeter
@@ -99,8 +106,6 @@ def ours(args: argparse.Namespace) -> list[float]:
         OptimizerSettings,
         ScheduleSettings,
     )
-    from teenytinyllama.training.launch import start_strategy
-    from teenytinyllama.training.loop import TrainLoop
     from teenytinyllama.training.losses import NextTokenLoss
     from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
@@ -123,25 +128,32 @@ def ours(args: argparse.Namespace) -> list[float]:
         def rows_of_step(self, step: int):
             return np.arange(rows)
 
+    task = RandomRows(
+        NextTokenLoss(build(args)),
+        InOrder(),
+        tokens_per_row=length,
+        flops_per_token=sizes.flops_per_token(settings_of(args), VOCAB_SIZE, length),
+        identity={},
+    )
+    plan = {
+        "num_steps": WARMUP_STEPS + args.steps,
+        "optimizer": OptimizerSettings(kind=args.optimizer),
+        "schedule": ScheduleSettings(warmup_steps=2),
+        "checkpoints": CheckpointSettings(every_minutes=1000),
+        "precision": args.precision,
+        "compile": args.compile == "yes",
+        "micro_batch": args.micro_batch,
+        "log_every_steps": 1,
+    }
+    return task, TrainSettings(**plan | changes), EnergyMeter(EnergySettings())
+
+
+def ours(args: argparse.Namespace) -> list[float]:
+    from teenytinyllama.training.launch import start_strategy
+    from teenytinyllama.training.loop import TrainLoop
+
+    task, settings, meter = training_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        task = RandomRows(
-            NextTokenLoss(build(args)),
-            InOrder(),
-            tokens_per_row=length,
-            flops_per_token=sizes.flops_per_token(settings_of(args), VOCAB_SIZE, length),
-            identity={},
-        )
-        settings = TrainSettings(
-            num_steps=WARMUP_STEPS + args.steps,
-            optimizer=OptimizerSettings(kind=args.optimizer),
-            schedule=ScheduleSettings(warmup_steps=2),
-            checkpoints=CheckpointSettings(every_minutes=1000),
-            precision=args.precision,
-            compile=args.compile == "yes",
-            micro_batch=args.micro_batch,
-            log_every_steps=1,
-        )
-        meter = EnergyMeter(EnergySettings())
         loop = TrainLoop(task, settings, start_strategy(task, settings), Path(folder), meter)
         loop._save = lambda: None  # a step's speed, not the disk's
         loop.run()
