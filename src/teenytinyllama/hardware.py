@@ -14,7 +14,7 @@ import torch
 
 from teenytinyllama.errors import UserError
 
-Precision = Literal["fp32", "bf16-mixed", "bf16"]
+Precision = Literal["fp32", "bf16-mixed", "bf16", "fp16-mixed"]
 
 # Names and numbers of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
@@ -35,7 +35,7 @@ def present_device() -> torch.device:
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Raise UserError where the device does not support the precision."""
     if (
-        precision == "fp32"
+        precision in ("fp32", "fp16-mixed")
         or device.type != "cuda"
         or torch.cuda.is_bf16_supported(including_emulation=False)
     ):
@@ -44,20 +44,24 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         "precision-unsupported",
         f"precision = {precision}",
         f"{torch.cuda.get_device_name(device)} has no bfloat16",
-        '--set pretrain.precision="fp32"',
+        '--set pretrain.precision="fp16-mixed"',
     )
 
 
 def autocast(precision: Precision, device: torch.device) -> Any:
     """The autocast context of a forward pass."""
-    if precision == "bf16-mixed":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+    dtypes = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
+    if precision in dtypes:
+        return torch.autocast(device.type, dtype=dtypes[precision])
     return nullcontext()
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:
-    """The type that matrices are multiplied in."""
-    return torch.float32 if precision == "fp32" else torch.bfloat16
+    """The type that matrices are multiplied in outside of autocast.
+
+    Not fp16: the momenta that Muon orthogonalises would vanish in it.
+    """
+    return torch.bfloat16 if precision.startswith("bf16") else torch.float32
 
 
 @contextmanager

@@ -83,3 +83,14 @@ def test_a_stage_of_the_recipe_needs_its_libraries(
     monkeypatch.setattr(doctor, "find_spec", lambda n: None if n == "gguf" else real(n))
     found = doctor.examine(tmp_path, recipe_of(tmp_path, num_steps=10), "r.toml")
     assert found.next_command == "pip install 'teenytinyllama[quantize]'"
+
+
+def test_what_old_and_new_gpus_can() -> None:
+    old = {c.name: c for c in doctor.what_a_gpu_can("Tesla T4", (7, 5), has_bf16=False)}
+    assert old["precision"].health == "warn"
+    assert "fp16-mixed" in old["precision"].fix
+    assert old["attention"].value.startswith("memory-efficient")
+    new = {c.name: c for c in doctor.what_a_gpu_can("NVIDIA H200", (9, 0), has_bf16=True)}
+    assert new["precision"].health == "good"
+    assert new["attention"].value == "cuDNN's; FlexAttention for isolated documents"
+    assert new["peak of the data sheet"].value == "989 TFLOP/s"

@@ -20,7 +20,7 @@ from torch import nn
 from teenytinyllama.artifacts.manifest import sha256_file
 from teenytinyllama.errors import UserError
 from teenytinyllama.training import checkpoints, micro_batches
-from teenytinyllama.training.micro_batches import first_micro_batch
+from teenytinyllama.training.micro_batches import Shortage, first_micro_batch
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,48 @@ def test_rows_that_never_fit_are_an_error(tmp_path):
         train(tmp_path, task=small_memory(0), micro_batch=2)
     assert caught.value.code == "out-of-memory"
     assert "micro_batch = 1 x 16 tokens" in caught.value.where
-    assert "activation_checkpointing=true" in caught.value.fix
+    assert "sequence_length" in caught.value.fix  # activations are recomputed by then
+
+
+def test_one_row_that_does_not_fit_is_recomputed(tmp_path, capsys):
+    """Without activation checkpointing a card of 6 GB would stop here."""
+    task = small_memory(0, since=0)
+    small = task.loss
+    forward = small.forward
+
+    def fits_recomputed(**tensors):
+        small.max_rows = 1 if task.model.is_gradient_checkpointing else 0
+        return forward(**tensors)
+
+    small.forward = fits_recomputed
+    loop = train(tmp_path, task=task, micro_batch=2, num_steps=3)
+    assert "activations are recomputed from now on" in capsys.readouterr().err
+    assert (loop.state.step, loop.state.micro_batch) == (3, 1)
+
+
+def test_a_micro_batch_recovers_after_a_passing_shortage(tmp_path):
+    task = small_memory(2)
+    loop = loop_of(tmp_path, task=task, plan=settings(micro_batch=4, num_steps=6))
+    loop._shortage.wait = 3
+    seen, after_step = [], loop._after_step
+
+    def watch():
+        seen.append(loop.state.micro_batch)
+        if loop.state.step == 2:
+            task.loss.max_rows = 4  # another program has ended
+        after_step()
+
+    loop._after_step = watch
+    loop.run()
+    assert seen == [2, 2, 2, 4, 4, 4]
+
+
+def test_a_micro_batch_that_never_fits_is_tried_ever_more_rarely():
+    shortage = Shortage(wait=10)
+    shortage.halved(8, step=0)
+    assert (shortage.rows_now(4, step=9), shortage.rows_now(4, step=10)) == (4, 8)
+    shortage.halved(8, step=10)
+    assert (shortage.rows_now(4, step=29), shortage.rows_now(4, step=30)) == (4, 8)
 
 
 @pytest.mark.parametrize("world", [3, 8])

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from teenytinyllama.datasheets import peak_tflops
 from teenytinyllama.modeling.model_size import flops_per_token, num_parameters
 from teenytinyllama.planning.recipe_cost import (
     PAPER_VOCAB_SIZE,
@@ -156,7 +157,28 @@ def _device() -> tuple[str, float, int, list[Check]]:
     ]
     if device == "cpu":
         found.append(_compiler())
+    if device == "cuda":
+        capability = torch.cuda.get_device_capability(0)
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        found += what_a_gpu_can(properties.name, capability, has_bf16=has_bf16)
     return device, peak, memory, found
+
+
+def what_a_gpu_can(name: str, capability: tuple[int, int], *, has_bf16: bool) -> Iterator[Check]:
+    """Its precision, its attention kernels, and the peak that its data sheet gives."""
+    if has_bf16:
+        yield Check("precision", "bf16-mixed, the default")
+    else:
+        fix = '--set pretrain.precision="fp16-mixed"'
+        yield Check("precision", "no bfloat16 in hardware", "warn", fix)
+    kernel = "cuDNN's" if capability >= (9, 0) else "FlashAttention"
+    texts = "FlexAttention for isolated documents"
+    if capability < (8, 0):
+        kernel, texts = "memory-efficient attention", "a mask for isolated documents"
+    yield Check("attention", f"{kernel}; {texts}")
+    peak = peak_tflops(name)
+    words = f"{peak:g} TFLOP/s" if peak else "not known: runs print no MFU"
+    yield Check("peak of the data sheet", words)
 
 
 def _compiler() -> Check:

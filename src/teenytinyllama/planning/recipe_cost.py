@@ -24,7 +24,7 @@ PAPER_VOCAB_SIZE = 32_000
 CHECKPOINT_BYTES_PER_PARAMETER, ROLLING_CHECKPOINTS = 12, 3
 COPY_BYTES = 4  # of a parameter, in an average of weights, a member of an ensemble, and `final/`
 # Weights, gradients and moments: the least any optimizer takes, by the weights' type.
-LEAST_BYTES = {"fp32": 8, "bf16-mixed": 8, "bf16": 4}
+LEAST_BYTES = {"fp32": 8, "bf16-mixed": 8, "fp16-mixed": 8}
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,9 @@ class PretrainSettings(Settings):
     gradient_shards: Annotated[int, Field(ge=1, le=2)] = 1
     """2: gradients are summed in two fixed halves, so that one process and two give equal bits; one
     process then needs twice the memory for gradients."""
-    precision: Literal["fp32", "bf16-mixed", "bf16"] = "bf16-mixed"
-    """`bf16-mixed`: autocast with fp32 weights; `bf16`: weights too."""
+    precision: Literal["fp32", "bf16-mixed", "fp16-mixed"] = "bf16-mixed"
+    """`bf16-mixed`: autocast with fp32 weights; `fp16-mixed`: the same in fp16 with a loss scale,
+    for GPUs without bfloat16 (T4, V100). Weights in bfloat16 would round small updates away."""
     compile: bool | None = None
     """Use `torch.compile`; unset: on a GPU, and on a CPU with a C++ compiler for trainings of more
     than a few minutes. Another compiler, or none, changes the last bits of the result."""

@@ -7,6 +7,7 @@ decides which is used.
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from teenytinyllama import hardware
 from teenytinyllama.errors import UserError, missing_extra
 from teenytinyllama.modeling.causal_attention import attention_kernels
 from teenytinyllama.process_group import ProcessGroup
+from teenytinyllama.training.loss_scale import LossScale
 from teenytinyllama.training.losses import CausalLoss
 from teenytinyllama.training.optimizers import (
     build_optimizers,
@@ -72,6 +74,7 @@ class DDPStrategy:
         self.model = model
         self._accelerator = accelerator
         self._attention = settings.attention
+        self.loss_scale = LossScale(self.device) if settings.precision == "fp16-mixed" else None
         self._max_norm = settings.optimizer.max_grad_norm
         if isinstance(loss, CausalLoss):
             loss.fuses_softmax = self._compiles_modules
@@ -117,11 +120,16 @@ class DDPStrategy:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those of the step."""
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss if self.loss_scale is None else loss * self.loss_scale.scale)
 
     def grad_norm(self) -> Tensor:
         """The norm of the step's gradients, a scalar on the device."""
-        return _total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        return self._unscaled(
+            _total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        )
+
+    def _unscaled(self, norm: Tensor) -> Tensor:
+        return norm if self.loss_scale is None else norm / self.loss_scale.scale
 
     def step(self, norm: Tensor, found_inf: Tensor) -> None:
         """Update the weights unless `found_inf` is 1.0, and clear the gradients.
@@ -129,10 +137,15 @@ class DDPStrategy:
         Gradients whose `norm` is above the recipe's `max_grad_norm` are scaled down to it.
         """
         step_if_finite(self.optimizers, found_inf, self._scale(norm))
+        if self.loss_scale is not None:
+            self.loss_scale.update(found_inf)
         self.zero_grad()
 
     def _scale(self, norm: Tensor) -> Tensor | None:
-        """The divisor of the gradients; None for no clipping."""
+        """The divisor of the gradients: clipping, and the loss scale of fp16; None for neither."""
+        if self.loss_scale is not None:
+            clip = (norm.float() / self._max_norm).clamp_min(1) if self._max_norm else 1.0
+            return self.loss_scale.scale * clip
         # A GPU divides by 1 faster than the host could read the norm.
         if not self._max_norm or (norm.device.type == "cpu" and norm <= self._max_norm):
             return None
@@ -142,6 +155,13 @@ class DDPStrategy:
         """Clear the gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+
+    def release_memory(self) -> None:
+        """Give what the training needed back to the GPU: the next stage asks how much is free."""
+        self.zero_grad()
+        if self.device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
 
     @contextmanager
     def whole_model(self) -> Iterator[nn.Module]:
@@ -192,8 +212,7 @@ class FSDPStrategy(DDPStrategy):
         gradients = [p.grad for p in self._sharded_model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         assert isinstance(norm, DTensor)
-        whole: Tensor = norm.full_tensor()
-        return whole
+        return self._unscaled(norm.full_tensor())
 
     @override
     @contextmanager
@@ -250,10 +269,11 @@ class DeepSpeedStrategy(DDPStrategy):
         self, loss: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         _check_optimizer(settings, "DeepSpeed", ("adamw",))
-        if settings.precision == "bf16":
-            what = "DeepSpeed keeps weights in fp32 here"
-            fix = '--set pretrain.precision="bf16-mixed"'
-            raise UserError("precision-unsupported", 'precision = "bf16"', what, fix)
+        if settings.precision in ("bf16", "fp16-mixed"):
+            what = "DeepSpeed trains in fp32 or bf16-mixed here"
+            fix = '--set pretrain.precision="bf16-mixed", or start with recipes/accelerate/ddp.yaml'
+            where = f'precision = "{settings.precision}"'
+            raise UserError("precision-unsupported", where, what, fix)
         try:
             import deepspeed
         except ImportError as error:

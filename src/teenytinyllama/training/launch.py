@@ -21,6 +21,7 @@ from teenytinyllama import hardware
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.causal_attention import isolate_texts
 from teenytinyllama.training.distributed import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
+from teenytinyllama.training.micro_batches import recompute_activations
 from teenytinyllama.training.task import TrainSettings, TrainTask
 
 
@@ -29,6 +30,8 @@ def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
 
     Raises UserError for what the device or the launcher's settings do not allow.
     """
+    # Before the GPU is first used: memory that rows of other lengths left in pieces can be joined.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
@@ -41,9 +44,7 @@ def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
         task.loss.to(torch.bfloat16)
     task.loss.to(device)
     if settings.activation_checkpointing:
-        task.model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        recompute_activations(task.model)
     if task.isolates_texts:
         isolate_texts(task.model, device)
     cpu_support = None

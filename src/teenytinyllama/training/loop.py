@@ -45,7 +45,9 @@ from teenytinyllama.training.divergence_guard import DivergenceGuard, first_over
 from teenytinyllama.training.interruption import Watchdog
 from teenytinyllama.training.metrics_logger import MetricsLogger
 from teenytinyllama.training.micro_batches import (
+    Shortage,
     first_micro_batch,
+    recompute_activations,
     smaller_micro_batch,
     step_gradients,
 )
@@ -86,6 +88,7 @@ class TrainLoop:
         self.task, self.settings, self.strategy, self.out_dir = task, settings, strategy, out_dir
         self.state = TrainState(micro_batch=first_micro_batch(task, strategy, settings))
         self.stop_signal: str | None = None
+        self._shortage = Shortage()
         self._unread: list[Tensor] = []  # loss, norm and skip flag of steps, still on the device
         self._saved_at = 0.0
         self._peak_flops_per_s = 0.0
@@ -137,6 +140,7 @@ class TrainLoop:
         finally:
             self._metrics_logger.close()
             checkpoints.finish_removals()
+            self.strategy.release_memory()
         return {**self._metrics(), **choice}
 
     def _ask_to_stop(self, signal_name: str) -> None:
@@ -161,12 +165,13 @@ class TrainLoop:
 
     def _gradients(self, step: int) -> Tensor:
         """Run the forward and backward passes; halve a micro-batch that does not fit."""
+        self.state.micro_batch = self._shortage.rows_now(self.state.micro_batch, step)
         while True:
             batches = self.task.batches(step, self.state.micro_batch, self.strategy.world_size)
             try:
                 loss = step_gradients(self.strategy, self.settings, step, batches, self._load)
             except torch.OutOfMemoryError:
-                self._halve_micro_batch()
+                self._use_less_memory()
             else:
                 self.state.tokens += sum(batch.num_tokens for batch in batches)
                 return loss
@@ -175,12 +180,19 @@ class TrainLoop:
         with self._watchdog.watch(f"reading the rows of step {self.state.step}"):
             return batch.load()
 
-    def _halve_micro_batch(self) -> None:
+    def _use_less_memory(self) -> None:
+        """Smaller micro-batches; recomputed activations where one row does not fit."""
         rows = self.state.micro_batch
-        self.state.micro_batch = smaller_micro_batch(self.task, rows, self.strategy.world_size)
         self.strategy.zero_grad()
+        if rows == 1 and self.strategy.world_size == 1 and recompute_activations(self.task.model):
+            logger.info("out of memory with one row: activations are recomputed from now on")
+        else:
+            self.state.micro_batch = smaller_micro_batch(self.task, rows, self.strategy.world_size)
+            self._shortage.halved(rows, self.state.step)
+            logger.info(
+                f"out of memory at micro_batch {rows}, retrying with {self.state.micro_batch}"
+            )
         torch.cuda.empty_cache()
-        logger.info(f"out of memory at micro_batch {rows}, retrying with {self.state.micro_batch}")
 
     # --- after a step --------------------------------------------------------------------------
 
@@ -396,6 +408,8 @@ class TrainLoop:
 
     def _save(self) -> None:
         self._resources.update(self.state)
+        if self.strategy.loss_scale is not None:
+            self.state.loss_scale = self.strategy.loss_scale.to_json()
         weights, optimizer = self.strategy.tensors()
         model, auxiliary = hide_second_token(weights)
         optimizer |= self._copies.tensors() | auxiliary
@@ -449,6 +463,8 @@ class TrainLoop:
                 state = TrainState.from_json(found.state["progress"])
                 # Of these devices and as many processes as there are now.
                 state.micro_batch = self.state.micro_batch
+                if self.strategy.loss_scale is not None:
+                    self.strategy.loss_scale.load(state.loss_scale)
                 moments, copies = split_copies(found.optimizer)
                 moments, auxiliary = find_second_token(moments)
                 if not moments and state.num_skipped < state.step:

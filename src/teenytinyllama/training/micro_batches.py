@@ -8,6 +8,7 @@ order of additions: the size of a micro-batch changes speed and memory only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from teenytinyllama.training.task import MicroBatch, TrainSettings, TrainTask
 
 MAX_TOKENS_CPU = 2_048
 MAX_TOKENS_GPU = 65_536
+FIRST_WAIT = 200  # steps until a micro-batch that did not fit is tried again
 
 
 def step_gradients(
@@ -136,13 +138,45 @@ def smaller_micro_batch(task: TrainTask, num_rows: int, world: int) -> int:
     """
     where = f"micro_batch = {num_rows} x {task.tokens_per_row} tokens"
     if num_rows == 1:
-        fix = "--set pretrain.activation_checkpointing=true, or a shorter sequence_length"
+        fix = "a shorter sequence_length, or a smaller model"
+        if not task.model.is_gradient_checkpointing:
+            fix = "--set pretrain.activation_checkpointing=true, or a shorter sequence_length"
         raise UserError("out-of-memory", where, "does not fit on the device", fix)
     smaller = max(n for n in _divisors(task.order.rows_per_step // world) if n < num_rows)
     if world > 1:
         fix = f"--set pretrain.micro_batch={smaller} (all processes need the same size)"
         raise UserError("out-of-memory", where, "does not fit on a device", fix)
     return smaller
+
+
+@dataclass
+class Shortage:
+    """A micro-batch that ran out of memory, and when it is tried again.
+
+    Another program may have taken the memory for a while. Each time that it still does not fit, the
+    next attempt is twice as far away.
+    """
+
+    rows: int = 0
+    retry_at: int = 0
+    wait: int = FIRST_WAIT
+
+    def halved(self, rows: int, step: int) -> None:
+        """`rows` rows did not fit at `step`."""
+        self.wait *= 2 if rows == self.rows else 1
+        self.rows, self.retry_at = max(rows, self.rows), step + self.wait
+
+    def rows_now(self, rows: int, step: int) -> int:
+        """Rows of a micro-batch at `step`: the larger ones again once they are due."""
+        return self.rows if self.rows > rows and step >= self.retry_at else rows
+
+
+def recompute_activations(model: Any) -> bool:
+    """Keep less for the backward pass, at a third of the speed; False where it does so already."""
+    if model.is_gradient_checkpointing:
+        return False
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return True
 
 
 def _divisors(number: int) -> list[int]:

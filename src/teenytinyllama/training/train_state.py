@@ -38,6 +38,8 @@ class TrainState:
     bad_in_a_row: int = 0
     rollbacks: int = 0
     num_skipped: int = 0
+    loss_scale: list[float] = field(default_factory=list)
+    """Of fp16-mixed, with the steps since it changed."""
 
     def to_json(self) -> dict[str, Any]:
         """For `state.json`; `from_json` is its inverse."""
