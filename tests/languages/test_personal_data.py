@@ -57,6 +57,7 @@ def test_personal_data_is_replaced(text: str, expected: str) -> None:
         "na versão 2.16.840.1 e Xamarin 3.1.228.0",
         "icon@2x.png, getty@tty1.service, x@self.weight(3), ftp://user:pass@host.com/a",
         "3.14159265358979 e 1e-12345678",
+        "git clone git@github.com:ana/raposa.git",
     ],
 )
 def test_similar_text_is_left_alone(text: str) -> None:

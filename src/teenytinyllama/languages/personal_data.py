@@ -100,7 +100,9 @@ def _replace_emails(text: str, counts: Counter[str]) -> str:
     for domain in EMAIL_DOMAIN.finditer(text):
         before = text[max(end, domain.start() - 64) : domain.start()]
         name = EMAIL_NAME.search(before)
-        if name is not None and not ADDRESS_WITH_PASSWORD.search(before):
+        if name is None or name[0] == "git":  # the user of a program, as in git@github.com:a/b
+            continue
+        if not ADDRESS_WITH_PASSWORD.search(before):
             parts += [text[end : domain.start() - len(name[0])], "[E-MAIL]"]
             end = domain.end()
             counts["email"] += 1
