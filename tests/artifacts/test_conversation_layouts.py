@@ -73,7 +73,7 @@ REFUSED = [
     ({"prompt": "a", "completions": ["b"], "labels": [True]}, "step-by-step"),
     ({"instruction": "a", "answer": "b", "critiques": "c"}, "a critique"),
     ({"article": "a", "unanswerable_question": "b"}, "a question without an answer"),
-    ({"text": "a"}, "a text without turns: name it under corpus.sources"),
+    ({"text": "a"}, "a text without turns: for corpus.sources, without shape"),
     ({"instruction": "a", "output": "b", "history": "c"}, "history is a str"),
     ({"instruction": "a", "output": "b", "history": [["c"]]}, "not a list of pairs"),
     ({"instruction": "a", "output": "b", "history": [["c", ""]]}, "message 1: empty assistant"),

@@ -394,7 +394,7 @@ def _asked_and_answered(given: Mapping[str, Any], fields: Mapping[str, Any]) -> 
             if name in given:
                 raise ConversationError(reason)
         if given.keys() & {"text"}:
-            raise ConversationError("a text without turns: name it under corpus.sources")
+            raise ConversationError("a text without turns: for corpus.sources, without shape")
         names = ", ".join(sorted(map(str, fields))[:8]) or "no field"
         raise ConversationError(f"unknown shape ({names}); known: {KNOWN_SHAPES}")
     answered = _turns(given.get(answer, ""), "assistant", answer)
