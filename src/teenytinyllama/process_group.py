@@ -124,7 +124,7 @@ def _host_group() -> Any:
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     timeout = timedelta(seconds=RANK_TIMEOUT_S)
-    if _shares_store_with_launcher():
+    if not dist.is_initialized() and _shares_store_with_launcher():
         dist.init_process_group(
             "nccl" if torch.cuda.is_available() else "gloo",
             store=PrefixStore(f"ttl/{os.environ['TORCHELASTIC_RESTART_COUNT']}", _store()),

@@ -58,7 +58,7 @@ class BudgetOptions:
             parser=_share,
             metavar="SHARE",
             help="Share of the data sheet's peak, as a run prints it: 0.4 or 40%; with "
-            "--peak-tflops of `ttl doctor`, its share of the measured peak.",
+            "--peak-tflops, its share of the measured peak.",
         ),
     ] = 0.4
     scaling_efficiency: Annotated[
