@@ -48,7 +48,7 @@ model = { kind = "qwen3", """
 COST = re.compile(r"seconds|_per_s$|energy|kwh|joules|emissions")
 # Share of the moments in start-up: the interpreter, the imports, the checks of the recipe.
 START_UP = 0.4
-LOST_S = 2.0  # that a killed process may not have written down, on a machine with other work
+LOST_S = 1.0  # that a killed process may not have written down
 
 
 class Ended(NamedTuple):
