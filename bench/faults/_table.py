@@ -50,7 +50,7 @@ FAULTS = (
           "2 GB line, a 1 GB bomb", "corpus_fuzz", "2"),
     Fault("F13", "SIGKILL in corpus, tokenizer and pack; changed settings",
           "corpus_kill, tokens_kill, changed_settings", "12"),
-    Fault("F13b", "SIGKILL at even moments of every stage, 60 % after start-up; bytes, time (2 s a "
+    Fault("F13b", "SIGKILL at even moments of every stage, 60 % after start-up; bytes, time (1 s a "
           "kill may be lost) and energy compared",
           "kill_stages", "60"),
     Fault("F15", "coverage-guided fuzzing (atheris) of compressed files, the corpus' readers, "

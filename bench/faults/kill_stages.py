@@ -6,7 +6,7 @@
     python bench/faults/kill_stages.py --work FOLDER --seconds 500   # a slice: goes on where it was
 
 The killed stage must end in the bytes of one that was left alone. Its manifest must count at least
-the seconds from its clock's start to the end of every process, less two seconds of each that was
+the seconds from its clock's start to the end of every process, less one second of each that was
 killed, the energy that every process had written down, and never less than its own metrics say.
 """
 
