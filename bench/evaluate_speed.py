@@ -81,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
     config = llama_config(ModelSettings(), len(tokenizer), bos_id=1, eos_id=2, pad_id=3)
-    model = build_model(config, seed=0).eval()
+    model = build_model(config, seed=0).eval().to(hardware.present_device())
     theirs = HFLM(
         pretrained=model,
         tokenizer=tokenizer,
