@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -101,3 +102,10 @@ def test_what_cannot_be_exported_is_one_line(run_dir: Path, tmp_path: Path) -> N
     assert "has no GGUF file" in log_of("export", "lmstudio", run_dir, code=2)
     shutil.rmtree(run_dir / "pretrain")
     assert f"`ttl status {run_dir}` says why" in log_of("export", "vllm", run_dir, code=2)
+
+
+@pytest.mark.parametrize("name", ["a; rm -rf ~", "../../b", "$(id)", ""])
+def test_a_stranger_s_name_never_becomes_a_command_or_a_path(run_dir: Path, name: str) -> None:
+    (run_dir / "run.json").write_text(json.dumps({"name": name, "recipe": {}}))
+    with pytest.raises(UserError, match="run-damaged"):
+        export("ollama", run_dir)

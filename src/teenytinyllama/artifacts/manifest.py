@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ STAGE_NAMES = (
     "quantize",
 )
 CHECKPOINT_PREFIX = "step-"
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Files that differ between equal runs (times, rates): they do not make later stages stale.
 VOLATILE_FILES = ("metrics.jsonl", "state.json", "manifest.json")
 
@@ -182,6 +184,23 @@ def read_manifest(stage_dir: Path) -> Manifest | None:
             f"cannot be read as a manifest ({reason})",
             f"ttl {stage_dir.name} RECIPE: it makes it again, from the work that is there",
         ) from error
+
+
+def run_name(run_dir: Path) -> str:
+    """The name of a run. Raises UserError for another folder and for a name that no recipe has.
+
+    It becomes part of paths, repositories and commands to type, and the run may be a stranger's.
+    """
+    try:
+        name = json.loads((run_dir / "run.json").read_bytes())["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = "is not a run folder (no readable run.json)"
+        raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
+    check_run_version(run_dir)
+    if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
+        what = f"names the run {name!r}, which is not a recipe name"
+        raise UserError("run-damaged", str(run_dir / "run.json"), what, "ttl run RECIPE")
+    return name
 
 
 def check_run_version(run_dir: Path) -> None:

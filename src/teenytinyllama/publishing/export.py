@@ -15,7 +15,7 @@ from pathlib import Path
 
 from teenytinyllama.artifacts.conversations import EOS, ROLE_TOKENS
 from teenytinyllama.artifacts.file_hashes import verify_model
-from teenytinyllama.artifacts.manifest import check_run_version
+from teenytinyllama.artifacts.manifest import run_name
 from teenytinyllama.errors import UserError, did_you_mean
 
 # Go's template for what `CHAT_TEMPLATE` writes in Jinja; llama.cpp adds BOS itself.
@@ -59,12 +59,7 @@ class ExportedRun:
 
 def read_finished(run_dir: Path) -> ExportedRun:
     """The run to export. Raises UserError where it has no finished model, or a damaged one."""
-    try:
-        name = str(json.loads((run_dir / "run.json").read_bytes())["name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = "is not a run folder (no readable run.json)"
-        raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
-    check_run_version(run_dir)
+    name = run_name(run_dir)
     for stage in ("align", "pretrain"):
         folder = run_dir / stage / "final"
         if (run_dir / stage / "manifest.json").is_file() and folder.is_dir():

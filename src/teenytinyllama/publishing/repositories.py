@@ -23,9 +23,9 @@ from teenytinyllama.artifacts.manifest import (
     STAGE_NAMES,
     Manifest,
     Output,
-    check_run_version,
     fingerprint_of,
     read_manifest,
+    run_name,
     sha256_file,
 )
 from teenytinyllama.errors import UserError
@@ -43,7 +43,6 @@ _CARD: Mapping[Part, str] = {
 }
 _SUFFIX: Mapping[Part, str] = {"model": "", "chat": "-chat", "data": "-corpus"}
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9](?:[\w.-]{0,85}[A-Za-z0-9])?")
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESUME_NAMES = ("optimizer.safetensors", "state.json", MANIFEST_NAME)
 MARKER_FOLDER = ".teenytinyllama"
 
@@ -102,17 +101,9 @@ class FinishedRun:
 
 def read_run(run_dir: Path) -> FinishedRun:
     """Read a run. Raises UserError where it is not a run, or its report is missing or stale."""
-    try:
-        name = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = "is not a run folder (no readable run.json)"
-        raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
-    check_run_version(run_dir)
+    name = run_name(run_dir)
     found = {stage: read_manifest(run_dir / stage) for stage in STAGE_NAMES}
     stages = {stage: manifest for stage, manifest in found.items() if manifest is not None}
-    if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
-        what = f"names the run {name!r}, which is not a recipe name"
-        raise UserError("run-damaged", str(run_dir / "run.json"), what, "ttl run RECIPE")
     _check_report(run_dir, stages)
     return FinishedRun(run_dir, name, stages)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -92,6 +93,17 @@ CONVERSATION: list[Message] = [
 ]
 
 
+def check_predictions(runtime: Any, model: Any, encoder: Any) -> None:
+    """llama.cpp's most likely next token and its log-probability are the model's."""
+    for text in TEXTS[:10]:
+        ids = encoder.encode_document(text)[:-1][:60]
+        with torch.no_grad():
+            expected = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        best, log_probability = runtime.next_token(ids)
+        assert best == int(expected.argmax())
+        assert abs(log_probability - float(expected.max())) < 1e-2
+
+
 @pytest.mark.slow
 def test_llama_cpp_tokenizes_byte_level_text_as_we_do(byte_level_gguf: tuple[Path, Path]) -> None:
     pytest.importorskip("xllamacpp")
@@ -149,13 +161,7 @@ def test_llama_cpp_predicts_as_the_original_model(
         rendered = runtime.render(CONVERSATION)
         assert rendered == encoder.render(CONVERSATION, add_generation_prompt=True)
         model = AutoModelForCausalLM.from_pretrained(run_dir / "pretrain" / "final").eval()
-        for text in TEXTS[:10]:
-            ids = encoder.encode_document(text)[:-1][:60]
-            with torch.no_grad():
-                expected = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
-            best, log_probability = runtime.next_token(ids)
-            assert best == int(expected.argmax())
-            assert abs(log_probability - float(expected.max())) < 1e-2
+        check_predictions(runtime, model, encoder)
 
 
 @pytest.mark.slow
@@ -167,10 +173,4 @@ def test_llama_cpp_predicts_as_a_model_with_qk_norm(quantized_qwen3: Path) -> No
     model = AutoModelForCausalLM.from_pretrained(quantized_qwen3 / "pretrain" / "final").eval()
     path = quantized_qwen3 / "quantize" / "model-f16.gguf"
     with LlamaCppRuntime(path, context=64) as runtime:
-        for text in TEXTS[:10]:
-            ids = encoder.encode_document(text)[:-1][:60]
-            with torch.no_grad():
-                expected = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
-            best, log_probability = runtime.next_token(ids)
-            assert best == int(expected.argmax())
-            assert abs(log_probability - float(expected.max())) < 1e-2
+        check_predictions(runtime, model, encoder)
