@@ -99,3 +99,27 @@ def test_tf32_ends_with_the_step_that_asked_for_it() -> None:
         with hardware.tf32_products(torch.device(device)):
             assert torch.get_float32_matmul_precision() == inside
         assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_mixed_precision_is_fp32_on_a_cpu_without_kernels_for_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, has_kernels: bool
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_multiplies_bfloat16", lambda: has_kernels)
+    cpu, weight = torch.device("cpu"), torch.ones(2, 2)
+    expected = torch.bfloat16 if has_kernels else torch.float32
+    with hardware.autocast("bf16-mixed", cpu):
+        assert (weight @ weight).dtype == expected
+    assert hardware.compute_dtype("bf16-mixed", cpu) == expected
+    assert hardware.precision_on(cpu, "bf16-mixed") == ("bf16-mixed" if has_kernels else "fp32")
+    assert hardware.precision_on(cpu, "bf16") == "bf16", "weights keep the type they were given"
+    assert hardware.precision_on(torch.device("cuda"), "bf16-mixed") == "bf16-mixed"
+
+
+def test_a_cpu_that_says_so_multiplies_bfloat16_nearly_as_fast_as_fp32() -> None:
+    rates = {
+        dtype: hardware.matmul_flops_per_s(dtype, torch.device("cpu"))
+        for dtype in (torch.float32, torch.bfloat16)
+        if dtype == torch.float32 or hardware.cpu_multiplies_bfloat16()
+    }
+    assert min(rates.values()) > max(rates.values()) / 20

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from teenytinyllama import hardware
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.kv_cache import KVCache, StepLayout
 from teenytinyllama.modeling.loading import CAUSAL_MODELS, CausalModel
@@ -44,6 +45,7 @@ class PackedLinear:
             weight.device.type == "cpu"
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
             and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+            and (weight.dtype != torch.bfloat16 or hardware.cpu_multiplies_bfloat16())
         )
 
     def apply(self, x: Tensor) -> Tensor:

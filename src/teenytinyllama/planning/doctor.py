@@ -140,6 +140,8 @@ def _device() -> tuple[str, float, int, list[Check]]:
         return "", 0.0, 0, []
     import torch
 
+    from teenytinyllama.hardware import cpu_multiplies_bfloat16
+
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         device, memory = "cuda", properties.total_memory
@@ -156,6 +158,8 @@ def _device() -> tuple[str, float, int, list[Check]]:
         Check("matrix multiply", f"{peak:.3g} TFLOP/s measured, {kind}"),
     ]
     if device == "cpu":
+        if not cpu_multiplies_bfloat16():
+            found.append(Check("precision", "bf16-mixed is computed in fp32: no bfloat16 here"))
         found.append(_compiler())
     if device == "cuda":
         capability = torch.cuda.get_device_capability(0)

@@ -139,7 +139,8 @@ class PretrainSettings(Settings):
     process then needs twice the memory for gradients."""
     precision: Literal["fp32", "bf16-mixed", "fp16-mixed"] = "bf16-mixed"
     """`bf16-mixed`: autocast with fp32 weights; `fp16-mixed`: the same in fp16 with a loss scale,
-    for GPUs without bfloat16 (T4, V100). Weights in bfloat16 would round small updates away."""
+    for GPUs without bfloat16 (T4, V100). Weights in bfloat16 would round small updates away. A CPU
+    without kernels for bfloat16 (before AVX-512) computes `bf16-mixed` in fp32."""
     compile: bool | None = None
     """Use `torch.compile`; unset: on a GPU, and on a CPU with a C++ compiler for trainings of more
     than a few minutes. Another compiler, or none, changes the last bits of the result."""

@@ -86,7 +86,7 @@ class DDPStrategy:
         """The module that computes the loss, and the optimizers of its weights."""
         if self._compiles_modules and isinstance(loss, CausalLoss):
             loss.compile_layers()
-        optimizers = _optimizers_of(self.model, settings)
+        optimizers = _optimizers_of(self.model, settings, self.device)
         return self._accelerator.prepare_model(loss), optimizers
 
     @property
@@ -205,7 +205,7 @@ class FSDPStrategy(DDPStrategy):
                 # Only the forward pass: gathering the shards stays outside the graph.
                 layer.forward = torch.compile(layer.forward, dynamic=False)
         self.model.to("cpu")
-        return sharded, _optimizers_of(sharded_model, settings)
+        return sharded, _optimizers_of(sharded_model, settings, self.device)
 
     @override
     def grad_norm(self) -> Tensor:
@@ -278,7 +278,7 @@ class DeepSpeedStrategy(DDPStrategy):
             import deepspeed
         except ImportError as error:
             raise missing_extra("deepspeed", "deepspeed") from error
-        optimizers = _optimizers_of(self.model, settings)
+        optimizers = _optimizers_of(self.model, settings, self.device)
         is_mixed = settings.precision == "bf16-mixed"
         self._deepspeed, self._zero, _, _ = deepspeed.initialize(
             model=loss,
@@ -366,8 +366,10 @@ def _total_norm(gradients: list[Tensor]) -> Tensor:
     return torch.stack([torch.dot(gradient, gradient) for gradient in flat]).sum().sqrt()
 
 
-def _optimizers_of(model: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
-    compute_dtype = hardware.compute_dtype(settings.precision)
+def _optimizers_of(
+    model: nn.Module, settings: TrainSettings, device: torch.device
+) -> list[torch.optim.Optimizer]:
+    compute_dtype = hardware.compute_dtype(settings.precision, device)
     return build_optimizers(model, settings.optimizer, compute_dtype=compute_dtype)
 
 

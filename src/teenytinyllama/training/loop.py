@@ -104,7 +104,7 @@ class TrainLoop:
     def run(self) -> dict[str, Any]:
         """Train to the last step and return metrics. Raises Interrupted when asked to stop."""
         settings, strategy = self.settings, self.strategy
-        dtype = hardware.compute_dtype(settings.precision)
+        dtype = hardware.compute_dtype(settings.precision, strategy.device)
         self._peak_flops_per_s = hardware.matmul_flops_per_s(dtype, strategy.device)
         with strategy.step_kernels():
             self._attention_kernel = kernel_name(
@@ -112,6 +112,9 @@ class TrainLoop:
             )
         if strategy.is_main and strategy.device.type == "cuda":
             logger.info(f"attention: {self._attention_kernel}")
+        precision = hardware.precision_on(strategy.device, settings.precision)
+        if strategy.is_main and precision != settings.precision:
+            logger.info(f"precision: {precision}, this CPU has no kernels for bfloat16")
         if strategy.is_main:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             checkpoints.clean_up(self.out_dir)
@@ -494,7 +497,7 @@ class TrainLoop:
             "num_skipped_steps": state.num_skipped,
             "num_devices": self.strategy.world_size,
             "device": hardware.device_name(self.strategy.device),
-            "precision": self.settings.precision,
+            "precision": hardware.precision_on(self.strategy.device, self.settings.precision),
             "attention_kernel": self._attention_kernel,
             "training_seconds": state.seconds,
             # Over the whole training, evaluations and saves left out; `best_...`: the fastest

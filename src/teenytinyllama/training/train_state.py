@@ -61,6 +61,7 @@ def numerics_of(strategy: DDPStrategy, settings: TrainSettings) -> dict[str, str
         "chip": hardware.device_name(strategy.device) if is_gpu else hardware.cpu_name(),
         "threads": "any" if is_gpu else str(torch.get_num_threads()),
         "torch": torch.__version__,
+        "precision": hardware.precision_on(strategy.device, settings.precision),
         "compiled layers": "yes" if strategy.compiled else "no",
         "parts of a gradient": str(max(strategy.world_size, settings.gradient_shards)),
     }
@@ -72,7 +73,7 @@ def warn_of_other_numerics(found: Checkpoint, now: Mapping[str, str]) -> None:
     The result is as good, but not the same bytes as those of an uninterrupted run.
     """
     saved = found.state.get("numerics", now)
-    rows = [f"{k}: {saved.get(k)} before, {v} now" for k, v in now.items() if saved.get(k) != v]
+    rows = [f"{k}: {saved.get(k)} before, {v} now" for k, v in now.items() if saved.get(k, v) != v]
     if rows:
         changes = "; ".join(rows)
         logger.info(
