@@ -156,7 +156,9 @@ def machine(args: argparse.Namespace) -> None:
         figure("memory", round(properties.total_memory / 1e9, 1), "GB")
         figure("capability", f"{properties.major}.{properties.minor}")
     figure("peak of the data sheet, bf16", datasheets.peak_tflops(name), "TFLOP/s")
-    for dtype in (torch.bfloat16, torch.float32):
+    # A CPU without kernels for bfloat16 would take a minute for the first of them.
+    has_bf16 = device.type == "cuda" or hardware.cpu_multiplies_bfloat16()
+    for dtype in (torch.bfloat16, torch.float32) if has_bf16 else (torch.float32,):
         found = hardware.matmul_flops_per_s(dtype, device) / 1e12
         figure(f"measured peak, {dtype}", round(found, 2), "TFLOP/s")
 
