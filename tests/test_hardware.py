@@ -86,7 +86,7 @@ def test_a_chip_without_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old Chip")
     with pytest.raises(
-        UserError, match=r"Old Chip has no bfloat16.*precision=\"fp16-mixed\""
+        UserError, match=r"Old Chip has no bfloat16.*precision = \"fp16-mixed\""
     ) as caught:
         hardware.check_precision("bf16-mixed", torch.device("cuda"))
     assert caught.value.code == "precision-unsupported"

@@ -44,7 +44,7 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         "precision-unsupported",
         f"precision = {precision}",
         f"{torch.cuda.get_device_name(device)} has no bfloat16",
-        '--set pretrain.precision="fp16-mixed"',
+        'write precision = "fp16-mixed" in the section of this stage',
     )
 
 
