@@ -90,6 +90,13 @@ def chunks_of(path: Path, notes: Counter[str], *, bomb_ratio: int = BOMB_RATIO) 
     good byte, UserError for an archive or what is no regular file. `bomb_ratio` 0: for our own
     files, which may grow without limit.
     """
+    return (chunk for chunk, _ in chunks_and_positions(path, notes, bomb_ratio=bomb_ratio))
+
+
+def chunks_and_positions(
+    path: Path, notes: Counter[str], *, bomb_ratio: int = BOMB_RATIO
+) -> Generator[tuple[bytes, int]]:
+    """As `chunks_of`, each chunk with the compressed bytes that were taken so far."""
     with open_regular(path) as file:
         head = file.read(512)
         file.seek(0)
@@ -106,7 +113,7 @@ def chunks_of(path: Path, notes: Counter[str], *, bomb_ratio: int = BOMB_RATIO) 
                 if packed and not made:
                     _refuse_packed_twice(chunk[:512], packed, path)
                 made += len(chunk)
-                yield chunk
+                yield chunk, source.position
                 if bomb_ratio and made > BOMB_AFTER_BYTES and made > bomb_ratio * source.position:
                     raise DamagedFileError(
                         "decompression-bomb", f"grew {bomb_ratio} times, stopped at {made}"
@@ -316,7 +323,7 @@ def _truncated(name: str, part: str, source: _Source) -> DamagedFileError:
 def _gzip_member(source: _Source) -> Iterator[bytes]:
     inflate = zlib.decompressobj(31)
     while not inflate.eof:
-        data = inflate.unconsumed_tail or source.take(READ_BYTES)
+        data = source.take(READ_BYTES)
         if not data:
             raise _truncated("gzip", "member", source)
         before = inflate.copy()
@@ -329,6 +336,7 @@ def _gzip_member(source: _Source) -> Iterator[bytes]:
             raise DamagedFileError(
                 "gzip-corrupt", f"{error} near byte {source.position}"
             ) from error
+        source.give_back(inflate.unconsumed_tail)
         yield made
     source.give_back(inflate.unused_data)
 

@@ -5,25 +5,22 @@ Only the sample is read, so that a plan takes a second. The corpus stage counts 
 
 from __future__ import annotations
 
-import bz2
 import json
 import logging
-import lzma
 import math
-import zlib
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from teenytinyllama.artifacts.decompression import (
     COMPRESSED_SUFFIXES,
     DamagedFileError,
+    chunks_and_positions,
     compression_of,
-    refuse_archives,
 )
 from teenytinyllama.artifacts.parquet import parquet_rows
 from teenytinyllama.artifacts.records import kind_of, suffix_of
@@ -31,6 +28,7 @@ from teenytinyllama.errors import UserError, missing_extra
 
 logger = logging.getLogger(__name__)
 
+HEAD_BYTES = 16
 SAMPLED_FILES = 12
 """Files of one kind that are sampled, spread evenly over their bytes."""
 SAMPLED_BYTES, SAMPLED_ROWS = 1 << 20, 1000
@@ -41,15 +39,6 @@ STUDIED_CHARACTERS = 1 << 17
 """Characters of each sampled file whose words and letters are counted."""
 COVERED_FRACTION = 0.9999
 """Share of the characters that a vocabulary covers: `tokenizer.character_coverage`."""
-# What unpacks one member of a file; Zstandard's own reader goes on by itself.
-DECOMPRESSORS: dict[str, Callable[[], Any]] = {
-    "gz": lambda: zlib.decompressobj(31),
-    "bz2": bz2.BZ2Decompressor,
-    "xz": lzma.LZMADecompressor,
-}
-PACKED_BY_SUFFIX = {suffix: suffix[1:] for suffix in COMPRESSED_SUFFIXES}
-HEAD_BYTES = 512
-READ_BYTES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -220,54 +209,15 @@ class _Stream:
         self.path, self.consumed, self.made = path, 0, 0
 
     def chunks(self) -> Iterator[bytes]:
-        """In small steps, so that `consumed` is nearly exact for a compressed file too."""
-        suffix = self.path.suffix.lower()
+        """Chunks of about 1 MB."""
         with self.path.open("rb") as file:
             head = file.read(HEAD_BYTES)
-            file.seek(0)
-            refuse_archives(head, self.path)
-            packed = (compression_of(head) or PACKED_BY_SUFFIX.get(suffix, "")) if head else ""
-            for chunk in _unpacked(file, packed):
-                self.consumed, self.made = file.tell(), self.made + len(chunk)
-                yield chunk
-            self.consumed = file.tell()
-
-
-def _unpacked(file: BinaryIO, packed: str) -> Iterator[bytes]:
-    if packed == "zst":
-        yield from _unzstd(file)
-        return
-    if not packed:
-        while data := file.read(READ_BYTES):
-            yield data
-        return
-    begin = DECOMPRESSORS[packed]
-    unpack, is_first = begin(), True
-    while data := file.read(READ_BYTES):
-        while data:
-            try:
-                yield unpack.decompress(data)
-            except (zlib.error, OSError, lzma.LZMAError) as error:
-                if is_first:
-                    raise ValueError(str(error)) from error
-                return  # what follows the last member
-            if not unpack.eof:
-                break
-            data, unpack, is_first = unpack.unused_data, begin(), False
-
-
-def _unzstd(file: BinaryIO) -> Iterator[bytes]:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise missing_extra("zstandard", "corpus") from error
-    unpack = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-    stream = unpack.stream_reader(file, READ_BYTES, read_across_frames=True, closefd=False)
-    try:
-        while data := stream.read(1 << 17):
-            yield data
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from error
+        is_named_packed = self.path.suffix.lower() in COMPRESSED_SUFFIXES
+        if head and is_named_packed and not compression_of(head):
+            raise ValueError(f"not {self.path.suffix}")
+        for chunk, position in chunks_and_positions(self.path, Counter(), bomb_ratio=0):
+            self.consumed, self.made = position, self.made + len(chunk)
+            yield chunk
 
 
 def _sample_text(path: Path, _: str) -> _FileSample:
