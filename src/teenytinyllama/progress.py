@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from teenytinyllama.console import terminal
@@ -137,12 +136,7 @@ class Progress:
         elapsed = time.monotonic() - self._started
         return f", {format_duration(elapsed * max(self.total - self.done, 0) / self.done)} left"
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None:

@@ -347,11 +347,8 @@ def _library_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
     Without those of IP addresses, and two that take `user:password@` and class names for secrets.
     """
-    try:
-        from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
-        from detect_secrets.plugins.base import RegexBasedDetector
-    except ImportError:  # an environment from before it was needed: our own detectors remain
-        return ()
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+    from detect_secrets.plugins.base import RegexBasedDetector
 
     return tuple(
         (kind.lower().replace(" ", "-"), pattern)

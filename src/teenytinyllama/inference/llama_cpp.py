@@ -16,7 +16,6 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from teenytinyllama.artifacts.conversations import Message, check_prompt
@@ -87,12 +86,7 @@ class LlamaCppRuntime:
             raise UserError("model-damaged", str(self._path), what, "write it again") from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -18,6 +18,8 @@ from teenytinyllama.planning.scaling_laws import T95, Law
 
 Matrix = list[list[float]]
 MIN_SCALING_RUNS = 4
+# Smallest singular value of columns of length 1 that still tells them apart.
+SINGULAR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,10 @@ class FittedLaw:
 
     def predict(self, parameters: float, tokens: float, unique: float) -> tuple[float, float]:
         """Loss of one more run, and half the width of its 95 % interval."""
-        row = _kept(_row(self.law, parameters, tokens, unique), self.terms)
-        distance = sum(
-            a * b * c
-            for a, line in zip(row, self.covariance, strict=True)
-            for b, c in zip(row, line, strict=True)
-        )
+        import numpy as np
+
+        row = np.array(_row(self.law, parameters, tokens, unique))[list(self.terms)]
+        distance = float(row @ np.array(self.covariance) @ row)
         half = _t(len(self.runs) - len(row)) * self.spread * math.sqrt(1 + distance)
         return self.law.loss_repeating(parameters, tokens, unique), half
 
@@ -103,36 +103,29 @@ def _least_squares(
     base: Law, runs: Sequence[ScalingRun]
 ) -> tuple[Law, tuple[bool, bool, bool], Matrix, float]:
     """The best law without negative terms: its terms, (X'X)^-1, spread of the residuals."""
-    rows = [_row(base, run.parameters, run.tokens, run.unique_tokens) for run in runs]
-    losses = [run.loss for run in runs]
+    import numpy as np
+
+    rows = np.array([_row(base, run.parameters, run.tokens, run.unique_tokens) for run in runs])
+    losses = np.array([run.loss for run in runs])
     best = None
     for size in (3, 2, 1):
         for chosen in combinations(range(3), size):
-            terms = tuple(place in chosen for place in range(3))
-            kept = [_kept(row, terms) for row in rows]
-            inverse = _inverse(_gram(kept))
-            if inverse is None:
+            kept = rows[:, list(chosen)]
+            scale = np.linalg.norm(kept, axis=0)
+            if np.linalg.matrix_rank(kept / scale, tol=SINGULAR) < size:
                 continue
-            moments = [
-                sum(r[i] * y for r, y in zip(kept, losses, strict=True)) for i in range(size)
-            ]
-            factors = [sum(a * b for a, b in zip(line, moments, strict=True)) for line in inverse]
-            if min(factors) < 0:
-                continue
-            errors = [
-                y - sum(f * x for f, x in zip(factors, r, strict=True))
-                for r, y in zip(kept, losses, strict=True)
-            ]
-            squares = sum(error**2 for error in errors)
-            if best is None or squares < best[0]:
-                best = (squares, terms, factors, inverse)
+            factors = np.linalg.lstsq(kept, losses)[0]
+            squares = float(((losses - kept @ factors) ** 2).sum())
+            if factors.min() >= 0 and (best is None or squares < best[0]):
+                inverse = np.linalg.inv((kept / scale).T @ (kept / scale))
+                best = squares, chosen, factors.tolist(), inverse / np.outer(scale, scale)
     assert best is not None, "a mean loss is positive"
-    squares, terms, factors, inverse = best
-    whole = iter(factors)
-    e, a, b = (next(whole) if kept else 0.0 for kept in terms)
-    spread = math.sqrt(squares / max(1, len(runs) - len(factors)))
+    squares, chosen, factors, inverse = best
+    by_term = dict(zip(chosen, factors, strict=True))
+    e, a, b = (by_term.get(term, 0.0) for term in range(3))
+    spread = math.sqrt(squares / max(1, len(runs) - len(chosen)))
     law = Law(f"{base.name}, refitted", e, a, b, base.alpha, base.beta, discounts_parameters=False)
-    return law, (terms[0], terms[1], terms[2]), inverse, spread
+    return law, (0 in chosen, 1 in chosen, 2 in chosen), inverse.tolist(), spread
 
 
 def _row(law: Law, parameters: float, tokens: float, unique: float) -> list[float]:
@@ -145,43 +138,6 @@ def _row(law: Law, parameters: float, tokens: float, unique: float) -> list[floa
         bare.loss(parameters, tokens),
         token_part.loss(parameters, law.effective_tokens(tokens, unique)),
     ]
-
-
-def _kept(row: Sequence[float], terms: Sequence[bool]) -> list[float]:
-    return [value for value, kept in zip(row, terms, strict=True) if kept]
-
-
-def _gram(rows: Sequence[Sequence[float]]) -> Matrix:
-    size = len(rows[0])
-    return [[sum(row[i] * row[j] for row in rows) for j in range(size)] for i in range(size)]
-
-
-def _inverse(matrix: Matrix) -> Matrix | None:
-    """Inverse by Gauss-Jordan with scaling; None for a singular matrix."""
-    size = len(matrix)
-    scale = [math.sqrt(matrix[i][i]) for i in range(size)]
-    if min(scale) == 0:
-        return None
-    work = [
-        [matrix[i][j] / scale[i] / scale[j] for j in range(size)]
-        + [float(i == j) for j in range(size)]
-        for i in range(size)
-    ]
-    for column in range(size):
-        pivot = max(range(column, size), key=lambda r: abs(work[r][column]))
-        if abs(work[pivot][column]) < 1e-10:
-            return None
-        work[column], work[pivot] = work[pivot], work[column]
-        head = work[column][column]
-        work[column] = [value / head for value in work[column]]
-        for other in range(size):
-            if other != column:
-                factor = work[other][column]
-                work[other] = [
-                    value - factor * top
-                    for value, top in zip(work[other], work[column], strict=True)
-                ]
-    return [[work[i][size + j] / scale[i] / scale[j] for j in range(size)] for i in range(size)]
 
 
 def _t(degrees: int) -> float:

@@ -14,7 +14,6 @@ from teenytinyllama.synthetic import labelled_items, small_languages, stories
 from teenytinyllama.synthetic.dialogues import ConversationSplit, SyntheticConversation
 from teenytinyllama.synthetic.labelled_items import LabelledSplit, QuestionItem, SentimentItem
 from teenytinyllama.synthetic.stories import StoryDocument
-from teenytinyllama.synthetic.world import NUM_CHARACTERS
 
 LICENSE = "Apache-2.0"
 FULL_LANGUAGE = "pt"
@@ -26,17 +25,14 @@ def documents(
     *,
     seed: int = 0,
     num_documents: int,
-    num_characters: int = NUM_CHARACTERS,
     language: str = FULL_LANGUAGE,
 ) -> Iterator[StoryDocument]:
-    """Yield documents about the world of this seed; `num_characters` is for Portuguese only.
+    """Yield documents about the world of this seed.
 
     Raises UserError for a language without a storybook.
     """
     if language == FULL_LANGUAGE:
-        return stories.documents(
-            seed=seed, num_documents=num_documents, num_characters=num_characters
-        )
+        return stories.documents(seed=seed, num_documents=num_documents)
     return small_languages.documents(language=language, seed=seed, num_documents=num_documents)
 
 
@@ -45,7 +41,6 @@ def conversations(
     seed: int = 0,
     num_conversations: int,
     split: ConversationSplit,
-    num_characters: int = NUM_CHARACTERS,
     language: str = FULL_LANGUAGE,
 ) -> Iterator[SyntheticConversation]:
     """Yield conversations about the world; `heldout` asks for facts that `train` never does."""
@@ -54,7 +49,6 @@ def conversations(
             seed=seed,
             num_conversations=num_conversations,
             split=split,
-            num_characters=num_characters,
         )
     return small_languages.conversations(
         language=language, seed=seed, num_conversations=num_conversations, split=split
@@ -65,14 +59,11 @@ def questions(
     *,
     seed: int = 0,
     num_items: int,
-    num_characters: int = NUM_CHARACTERS,
     language: str = FULL_LANGUAGE,
 ) -> Iterator[QuestionItem]:
     """Yield multiple-choice questions about the world; chance is one in four."""
     if language == FULL_LANGUAGE:
-        return labelled_items.questions(
-            seed=seed, num_items=num_items, num_characters=num_characters
-        )
+        return labelled_items.questions(seed=seed, num_items=num_items)
     return small_languages.questions(language=language, seed=seed, num_items=num_items)
 
 
@@ -81,7 +72,6 @@ def sentiment(
     seed: int = 0,
     num_items: int,
     split: LabelledSplit,
-    num_characters: int = NUM_CHARACTERS,
     language: str = FULL_LANGUAGE,
 ) -> Iterator[SentimentItem]:
     """Yield labelled reviews. Raises UserError for any language but Portuguese."""
@@ -92,9 +82,7 @@ def sentiment(
             f'the storybook of the language "{language}" has no labelled reviews',
             'give labelled text of your own: kind = "files"',
         )
-    return labelled_items.sentiment(
-        seed=seed, num_items=num_items, split=split, num_characters=num_characters
-    )
+    return labelled_items.sentiment(seed=seed, num_items=num_items, split=split)
 
 
 def write_files(

@@ -46,12 +46,11 @@ def conversations(
     seed: int = 0,
     num_conversations: int,
     split: ConversationSplit,
-    num_characters: int = NUM_CHARACTERS,
 ) -> Iterator[SyntheticConversation]:
     """Yield conversations; those of `heldout` ask only for facts, half in new phrasings."""
     if split not in ("train", "heldout"):
         raise ValueError(f"split = {split!r}; expected train or heldout.")
-    forms = word_forms(seed, num_characters)
+    forms = word_forms(seed, NUM_CHARACTERS)
     for index in range(num_conversations):
         rng = item_random(seed, f"conversation-{split}", index)
         yield _converse(rng, forms, split)

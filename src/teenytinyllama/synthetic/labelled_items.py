@@ -51,9 +51,7 @@ class QuestionItem(TypedDict):
     answer: int
 
 
-def sentiment(
-    *, seed: int = 0, num_items: int, split: LabelledSplit, num_characters: int = NUM_CHARACTERS
-) -> Iterator[SentimentItem]:
+def sentiment(*, seed: int = 0, num_items: int, split: LabelledSplit) -> Iterator[SentimentItem]:
     """Yield labelled reviews: of items 2k and 2k+1, one is positive and one negative.
 
     No sentence with an opinion occurs in two splits, for any seeds. A quarter of the test items
@@ -61,7 +59,7 @@ def sentiment(
     """
     if split not in _SPLIT_BOUNDS:
         raise ValueError(f"split = {split!r}; expected one of {', '.join(_SPLIT_BOUNDS)}.")
-    forms = word_forms(seed, num_characters)
+    forms = word_forms(seed, NUM_CHARACTERS)
     for index in range(num_items):
         rng = item_random(seed, f"sentiment-{split}", index)
         is_swapped = fraction(seed, "sentiment", split, index // 2) < 0.5
@@ -123,15 +121,13 @@ def _fill_opinion(rng: random.Random, pattern: str, person: Entry) -> str:
     return capitalize(pattern.format_map(slots))
 
 
-def questions(
-    *, seed: int = 0, num_items: int, num_characters: int = NUM_CHARACTERS
-) -> Iterator[QuestionItem]:
+def questions(*, seed: int = 0, num_items: int) -> Iterator[QuestionItem]:
     """Yield multiple-choice questions about the facts of the world; chance is one in four.
 
     Half of the items have a phrasing that the documents never use for this fact. The wrong choices
     are true of other characters and, where gender shows, have that of the right one.
     """
-    forms = word_forms(seed, num_characters)
+    forms = word_forms(seed, NUM_CHARACTERS)
     pairs = [(one, attribute) for one in forms.characters for attribute in ATTRIBUTES]
     for index in range(num_items):
         rng = item_random(seed, "question", index)
@@ -157,7 +153,7 @@ def _distractors(
     """Return three wrong answers, other values of the attribute in this world."""
     right = short_answer(forms, character, attribute)
     gender = _shown_gender(forms, character, attribute)
-    pool = _answers_of(forms.world.seed, len(forms.characters), attribute, gender)
+    pool = _answers_of(forms.world.seed, attribute, gender)
     # "O gato Tico" would be too easy a wrong choice for a question about the friend of Tico.
     itself = capitalize(forms.first_role[character.name, "full", "present"]["p"])
     wrong = [answer for answer in pool if answer not in (right, itself)]
@@ -174,11 +170,9 @@ def _shown_gender(forms: WordForms, character: Character, attribute: str) -> Gen
 
 
 @cache
-def _answers_of(
-    seed: int, num_characters: int, attribute: str, gender: Gender | None
-) -> tuple[str, ...]:
+def _answers_of(seed: int, attribute: str, gender: Gender | None) -> tuple[str, ...]:
     """Return the possible choices: answers true of a character whose gender fits."""
-    forms = word_forms(seed, num_characters)
+    forms = word_forms(seed, NUM_CHARACTERS)
     answers = {
         short_answer(forms, one, attribute)
         for one in forms.characters

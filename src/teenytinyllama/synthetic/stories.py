@@ -34,14 +34,12 @@ class StoryDocument:
     kind: str
 
 
-def documents(
-    *, seed: int = 0, num_documents: int, num_characters: int = NUM_CHARACTERS
-) -> Iterator[StoryDocument]:
+def documents(*, seed: int = 0, num_documents: int) -> Iterator[StoryDocument]:
     """Yield documents about the world of this seed, about 600 bytes each.
 
     Document i is the same for any `num_documents`.
     """
-    forms = word_forms(seed, num_characters)
+    forms = word_forms(seed, NUM_CHARACTERS)
     for index in range(num_documents):
         rng = item_random(seed, "document", index)
         kind = pick(rng, _kind_deck())

@@ -169,11 +169,7 @@ def _seal(folder: Path, written: Mapping[str, Output]) -> None:
     for path in sorted(folder.iterdir()):
         if path.name not in written:
             data = path.read_bytes()
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync_folder(path)
             files[path.name] = Output(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     manifest = {"files": {name: files[name].model_dump() for name in sorted(files)}}
     write_json(folder / MANIFEST_NAME, manifest)  # syncs the folder too

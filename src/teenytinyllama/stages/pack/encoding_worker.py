@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
@@ -88,12 +87,7 @@ class EncodingWorker:
         self._send(texts)
         return EncodedBatch(*_read(self._process.stdout))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # Kill it: it holds nothing that the parent does not have.
         self._process.kill()
         self._process.communicate()
