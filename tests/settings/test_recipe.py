@@ -271,3 +271,13 @@ def test_numbers_that_no_run_can_use_are_refused(tmp_path: Path, override: str) 
         load_recipe(path, [override])
     assert error.value.code == "recipe-value"
     assert override.split("=")[0] in error.value.where
+
+
+def test_an_override_reaches_into_a_list(write):
+    recipe = load_recipe(write(GOOD), ["corpus.sources.0.num_documents=7"])
+    assert recipe.corpus.sources[0].num_documents == 7
+    assert recipe.corpus.sources[0].license == "Apache-2.0"
+    for place in ("1", "-1", "first"):
+        error = error_of(write(GOOD), f"corpus.sources.{place}.num_documents=7")
+        assert f'"{place}" is none of the 1 items of corpus.sources' in error.what
+        assert error.fix == "--set corpus.sources.0.num_documents=7"

@@ -48,11 +48,17 @@ def expand_path(pattern: str) -> list[Path]:
     path = user_path(pattern)
     if path.is_file():
         return [path]
-    if path.is_dir():
-        found = files_below(path)
-    else:
-        found = (Path(name) for name in glob.iglob(str(path), recursive=True))  # noqa: PTH207
+    found = files_below(path) if path.is_dir() else matches(path)
     return sorted(f for f in found if f.is_file() and not f.name.startswith("."))
+
+
+def matches(pattern: Path) -> Iterator[Path]:
+    """Paths that a glob names. A folder that exists as written, such as `[1990]`, is no pattern."""
+    here, escaped = Path(pattern.anchor), Path(pattern.anchor)
+    for part in pattern.relative_to(pattern.anchor).parts:
+        here /= part
+        escaped /= glob.escape(part) if here.exists() else part
+    return (Path(name) for name in glob.iglob(str(escaped), recursive=True))  # noqa: PTH207
 
 
 def files_below(folder: Path) -> Iterator[Path]:

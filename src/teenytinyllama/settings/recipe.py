@@ -188,14 +188,20 @@ def _apply(data: dict[str, Any], override: str) -> None:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
     except (ValueError, RecursionError):
         parsed = value.strip()  # a bare word is text: --set language=gl
-    here = data
-    for part in parts[:-1]:
-        here = here.setdefault(part, {})
-        if not isinstance(here, dict):
-            raise UserError(
-                "set-syntax", f"--set {override}", f"{part} is not a section", "ttl settings"
-            )
-    here[parts[-1]] = parsed
+    here: Any = data
+    for number, part in enumerate(parts):
+        is_item = isinstance(here, list) and part.isdecimal() and int(part) < len(here)
+        if not isinstance(here, dict) and not is_item:
+            what, fix = f"{parts[number - 1] if number else key} is not a section", "ttl settings"
+            if isinstance(here, list) and here:
+                what = f'"{part}" is none of the {len(here)} items of {".".join(parts[:number])}'
+                fix = f"--set {'.'.join([*parts[:number], '0', *parts[number + 1 :]])}={value}"
+            raise UserError("set-syntax", f"--set {override[:200]}", what, fix)
+        place = int(part) if is_item else part
+        if number == len(parts) - 1:
+            here[place] = parsed
+        else:
+            here = here[place] if is_item else here.setdefault(place, {})
 
 
 def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[str]) -> UserError:

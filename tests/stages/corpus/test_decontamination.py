@@ -73,7 +73,9 @@ def test_drop_keeps_the_text_under_its_reason(
 
 
 def test_task_without_files_is_an_error(stage: Stage, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"decontaminate nada - no \.jsonl or \.csv file behind"):
+    with pytest.raises(
+        UserError, match=r"decontaminate nada - no \.jsonl, .* or \.parquet file behind"
+    ):
         run(stage, tmp_path, {"name": "nada", "path": str(tmp_path / "nowhere")})
 
 
@@ -97,3 +99,29 @@ def test_items_too_short_to_look_for_are_counted_and_said(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     assert run(stage, tmp_path, task).counts["items_too_short_by_task"] == {"livros": 2}
     assert "livros: 2 of 3 items are too short to be looked for" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["test.jsonl", "test.csv", "test.parquet", "test.json", "test.ndjson"]
+)
+def test_items_are_read_as_the_evaluation_reads_them(
+    name: str, stage: Stage, tmp_path: Path
+) -> None:
+    """Line separators inside JSON, line breaks inside cells, `;` of spreadsheets, Parquet."""
+    rows = [
+        {"note": "a\u2028b\u2029c\x85d", "question": "uma\nduas"},
+        {"note": "", "question": RUN},
+    ]
+    path = tmp_path / "tasks" / name
+    path.parent.mkdir()
+    if name == "test.csv":
+        path.write_text(f'note;question\r\n;"uma\nduas"\r\n;"{RUN}"\r\n', "utf-8-sig")
+    elif name == "test.parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.write_text(lines, "utf-8")
+    text = f"Uma linha antes.\n{RUN}\nUma linha depois."
+    left = run(stage, tmp_path, {"name": "livros", "path": str(path)}, text)
+    assert "Uma linha antes.\nUma linha depois." in left.texts()

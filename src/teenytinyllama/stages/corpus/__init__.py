@@ -5,6 +5,6 @@ from teenytinyllama.stages.interface import Stage
 STAGE = Stage(
     name="corpus",
     title="raw text -> clean, deduplicated, licensed documents",
-    revision=3,
+    revision=4,
     has_checks=True,
 )

@@ -7,16 +7,14 @@ An item none of whose texts has so many words cannot be looked for; such items a
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from teenytinyllama.artifacts.records import RECORD_SUFFIXES, read_records, suffix_of
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Task
@@ -28,7 +26,6 @@ logger = logging.getLogger(__name__)
 CONTAMINATED = "contaminated"
 """Reason of a dropped document; with a colon, prefix of the counts by task."""
 
-ITEM_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 # A table of flags answers most look-ups: 16 MB of memory for any number of tasks.
 TABLE_BITS = 24
 
@@ -125,36 +122,21 @@ def _items_of(task: Task) -> Iterator[list[str]]:
     paths = [
         path
         for path in task.local_paths()
-        if path.suffix in ITEM_SUFFIXES and not path.stem.startswith("train")
+        if suffix_of(path) in RECORD_SUFFIXES and not path.name.lower().startswith("train")
     ]
     if not paths:
         raise UserError(
             "task-missing",
             f"corpus.decontaminate {task.name}",
-            f'no .jsonl or .csv file behind "{task.path}" (train splits do not count)',
+            f'no .jsonl, .json, .csv, .tsv or .parquet file behind "{task.path}" (train splits do '
+            "not count)",
             "give the folder of the task's validation and test files",
         )
     for path in paths:
-        try:
-            for row in _rows_of(path):
-                yield list(_leaves(row))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                "task-unreadable", str(path), f"cannot be read ({error})", "fetch it again"
-            ) from error
-
-
-def _rows_of(path: Path) -> Iterator[Any]:
-    text = path.read_text("utf-8-sig")
-    if path.suffix in (".csv", ".tsv"):
-        yield from csv.DictReader(
-            text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ","
-        )
-    elif path.suffix == ".json":
-        whole = json.loads(text)
-        yield from whole if isinstance(whole, list) else [whole]
-    else:
-        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+        for record in read_records(path):
+            if record.error:
+                raise UserError("task-row", record.place, record.error, "correct that line")
+            yield list(_leaves(record.fields))
 
 
 def _leaves(value: Any) -> Iterator[str]:

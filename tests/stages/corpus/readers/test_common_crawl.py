@@ -179,3 +179,39 @@ def test_the_charset_of_the_header_is_used(charset: str, stage: Stage, tmp_path:
     (tmp_path / "b.jsonl").write_bytes(json_lines("Outro texto, que não está na página."))
     texts = stage(tmp_path / "a.warc", tmp_path / "b.jsonl").texts()
     assert any(all(sentence in text for sentence in GOOD) for text in texts)
+
+
+@pytest.mark.parametrize("kind", ["response", "resource"])
+@pytest.mark.parametrize(
+    ("encoding", "charset"),
+    [("utf-8", ""), ("cp1252", "; charset=iso-8859-1"), ("cp1252", ""), ("utf-16", "")],
+)
+def test_records_of_plain_text_are_read(
+    kind: str, encoding: str, charset: str, stage: Stage, tmp_path: Path
+) -> None:
+    text = "\n\n".join(GOOD)
+    records = []
+    for url, content in {"livro.txt": text, "a/robots.txt": "Disallow: /"}.items():
+        block = content.encode(encoding)
+        if kind == "response":
+            block = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain{charset}\r\n\r\n".encode() + block
+        record = warc(kind, f"https://x.br/{url}", block)
+        if kind == "resource":
+            line = f"\r\nContent-Type: text/plain{charset}\r\nContent-Length"
+            record = record.replace(b"\r\nContent-Length", line.encode(), 1)
+        records.append(record)
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    (tmp_path / "b.jsonl").write_bytes(json_lines("Outro texto, que não está no arquivo."))
+    left = stage(tmp_path / "a.warc", tmp_path / "b.jsonl")
+    assert sorted(left.texts()) == sorted([text, "Outro texto, que não está no arquivo."])
+    assert left.counts["notes"]["web-record-no-page"] == 1
+
+
+def test_plain_text_in_an_unknown_encoding_is_quarantined(stage: Stage, tmp_path: Path) -> None:
+    russian = "Старый лес стоял над рекой, и вода в ней была тёмной.\n" * 5
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n"
+    block = head + russian.encode("cp1251")
+    (tmp_path / "a.warc").write_bytes(warc("response", "https://x.br/a", block))
+    (tmp_path / "b.jsonl").write_bytes(json_lines(*GOOD))
+    left = stage(tmp_path / "a.warc", tmp_path / "b.jsonl")
+    assert left.counts["quarantined_by_reason"] == {"encoding-unknown": 1}

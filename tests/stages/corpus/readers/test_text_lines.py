@@ -116,3 +116,15 @@ def test_long_text_file_is_cut_between_paragraphs(stage: Stage, tmp_path: Path) 
     found = [p.strip() for row in rows for p in row["text"].strip().split("\n\n")]
     assert sorted(found) == sorted(p.strip() for p in paragraphs)
     assert max(len(row["text"].encode()) for row in rows) <= 1024
+
+
+def test_a_wrong_byte_in_a_text_costs_its_line(stage: Stage, tmp_path: Path) -> None:
+    lines = [text.encode() for text in GOOD]
+    lines[1] = lines[1][:20] + b"\xff" + lines[1][20:]
+    (tmp_path / "a.txt").write_bytes(b"\r\n".join(lines))
+    (tmp_path / "b.txt").write_bytes(b"um\xff texto")
+    (tmp_path / "c.txt").write_text("Outro texto.", "utf-8")
+    left = stage(tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.txt")
+    assert sorted(left.texts()) == sorted(["\n".join([GOOD[0], *GOOD[2:]]), "Outro texto."])
+    assert reasons(left) == ["invalid-utf8", "invalid-utf8"]
+    assert left.counts["documents_read"] == 4

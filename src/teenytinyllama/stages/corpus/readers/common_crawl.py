@@ -1,4 +1,5 @@
-"""Common Crawl files: WET (text already) and WARC (pages, whose text trafilatura finds).
+"""Common Crawl files: WET (text already) and WARC (plain text, and pages in which trafilatura finds
+the text).
 
 Records are read from the stream one by one; those that are no page are skipped and counted.
 """
@@ -17,6 +18,7 @@ import zstandard
 from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.stages.corpus.batches import RawItem
+from teenytinyllama.stages.corpus.readers.encodings import HEAD_BYTES, UNKNOWN, detect_encoding
 
 MAX_HEADER_BYTES = 1 << 16
 NEAR_BYTES = 64
@@ -33,7 +35,9 @@ CHUNK_END = re.compile(rb"\r?\n")
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
 
 
-def pages_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[RawItem]:
+def pages_of(
+    path: Path, *, max_bytes: int, language: str, notes: Counter[str]
+) -> Iterator[RawItem]:
     """Every page of a file as a row with `url` and `text`, or with `html` to extract text from."""
     reader = _RecordStream(path, notes)
     number = 0
@@ -61,8 +65,9 @@ def pages_of(path: Path, *, max_bytes: int, notes: Counter[str]) -> Iterator[Raw
         row = _row(headers, block, max_bytes, notes)
         if row is None:
             continue
+        damage = _decode_text(row, language, notes)
         size = max(size, *(len(text) for text in row.values() if isinstance(text, bytes | str)))
-        item = RawItem(str(path), number, start, row, num_bytes=size)
+        item = RawItem(str(path), number, start, row, damage=damage, num_bytes=size)
         if size > max_bytes:
             item.damage, item.detail = "line-too-long", f"a page of {size} bytes"
             item.data = b""
@@ -91,11 +96,12 @@ def _row(
         end = HEAD_END.search(block)
         status, http = _parse_head(block[: end.start() if end else len(block)])
         body = block[end.end() :] if end else b""
-        if _is_page(http) and status.split(" ")[1:2] == ["200"]:
+        key = _field_of(str(row["url"]), http)
+        if key and status.split(" ")[1:2] == ["200"]:
             body = _decode_body(body, http, max_bytes, notes)
-            return {**row, "html": _decode_charset(body, http)}
-    if kind == "resource" and _is_page(headers):
-        return {**row, "html": _decode_charset(block, headers)}
+            return {**row, key: _decode_charset(body, http)}
+    if kind == "resource" and (key := _field_of(str(row["url"]), headers)):
+        return {**row, key: _decode_charset(block, headers)}
     notes["web-record-no-page"] += 1
     return None
 
@@ -116,8 +122,17 @@ def _parse_head(head: bytes) -> tuple[str, dict[str, str]]:
     return first, {name.lower().strip(): value.strip() for name, _, value in pairs}
 
 
-def _is_page(headers: dict[str, str]) -> bool:
-    return any(kind in headers.get("content-type", "").lower() for kind in PAGE_TYPES)
+def _field_of(url: str, headers: dict[str, str]) -> str:
+    """`html` for a page, `text` for plain text that is for readers, "" for anything else.
+
+    What crawlers write about themselves or read for themselves is plain text too: wget's log, the
+    text that a browser showed of a page that is there already, robots.txt.
+    """
+    kind = headers.get("content-type", "").lower()
+    if any(page in kind for page in PAGE_TYPES):
+        return "html"
+    is_crawlers = url.startswith(("metadata:", "urn:")) or url.endswith("/robots.txt")
+    return "text" if kind.split(";")[0].strip() == "text/plain" and not is_crawlers else ""
 
 
 def _decode_body(body: bytes, http: dict[str, str], max_bytes: int, notes: Counter[str]) -> bytes:
@@ -200,6 +215,21 @@ def _decode_charset(body: bytes, headers: dict[str, str]) -> bytes | str:
         return body.decode("cp1252" if name in ("iso8859-1", "ascii") else name)
     except (LookupError, UnicodeDecodeError):
         return body
+
+
+def _decode_text(row: dict[str, object], language: str, notes: Counter[str]) -> str:
+    """Decode plain text without a charset, as files of text are; the damage where that fails."""
+    text = row.get("text")
+    if isinstance(text, bytes):
+        try:
+            name = detect_encoding(text[:HEAD_BYTES], language) or "utf-8"
+            row["text"] = text.decode(name)
+        except (DamagedFileError, UnicodeDecodeError):
+            row["text"] = text.decode("utf-8", "replace")
+            return UNKNOWN
+        if name not in ("utf-8", "utf_8_sig"):
+            notes[f"decoded-{name}"] += 1
+    return ""
 
 
 class _RecordStream:

@@ -5,7 +5,6 @@ All files are checked before the first is read, and everything wrong with them i
 
 from __future__ import annotations
 
-import glob
 import logging
 import shlex
 from collections import Counter
@@ -24,7 +23,7 @@ from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
 from teenytinyllama.artifacts.records import hub_records, kind_of, suffix_of
 from teenytinyllama.errors import UserError
 from teenytinyllama.regular_files import open_regular, user_path
-from teenytinyllama.settings.base import expand_path, files_below
+from teenytinyllama.settings.base import expand_path, files_below, matches
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.batches import RawBatch, RawItem, StepConfig
@@ -217,7 +216,7 @@ def _paths(source: Source, index: int, problems: list[str], notes: Counter[str])
     elif root.is_file() or root.is_symlink():
         names = [root]
     else:
-        names = (Path(n) for n in glob.iglob(str(root), recursive=True))  # noqa: PTH207
+        names = matches(root)
     paths: list[Path] = []
     ignored: list[Path] = []
     names = sorted(names)
@@ -317,7 +316,9 @@ def read_file(file: InputFile, config: StepConfig, notes: Counter[str]) -> Itera
     elif file.kind == "html":
         items = _html_page(file.path, settings.max_line_bytes, notes)
     elif file.kind == "web":
-        items = pages_of(file.path, max_bytes=settings.max_line_bytes, notes=notes)
+        items = pages_of(
+            file.path, max_bytes=settings.max_line_bytes, language=config.language, notes=notes
+        )
     elif file.kind == "text":
         items = texts_of(text, max_bytes=settings.max_line_bytes, notes=notes)
     else:

@@ -164,14 +164,42 @@ def texts_of(file: TextFile, *, max_bytes: int, notes: Counter[str]) -> Iterator
                 item = RawItem(name, number, offset, bytes(held[: cut or max_bytes]))
                 if not cut:
                     item.damage, cut = "line-too-long", max_bytes
-                yield item
+                yield from _damaged_lines_apart(item)
                 offset += cut
                 del held[:cut]
     except DamagedFileError as error:
         notes["file-partial"] += 1
         damage, detail = error.reason, error.detail
     if held or damage:
-        yield RawItem(name, number + 1, offset, bytes(held), damage=damage, detail=detail)
+        item = RawItem(name, number + 1, offset, bytes(held), damage=damage, detail=detail)
+        yield from _damaged_lines_apart(item)
+
+
+def _damaged_lines_apart(item: RawItem) -> Iterator[RawItem]:
+    """A text without its lines that are not UTF-8, and those as an item of their own.
+
+    A wrong byte then costs its line. Where most of the text is damaged it is one item as before.
+    """
+    assert isinstance(item.data, bytes)
+    if item.damage or _is_utf8(item.data):
+        yield item
+        return
+    lines = item.data.split(b"\n")
+    damaged = b"\n".join(line for line in lines if not _is_utf8(line))
+    if 2 * len(damaged) > len(item.data):
+        yield item
+        return
+    whole = b"\n".join(line for line in lines if _is_utf8(line))
+    yield RawItem(item.file, item.line, item.byte_offset, whole)
+    yield RawItem(item.file, item.line, item.byte_offset, damaged)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _without_mark(chunk: bytes, notes: Counter[str]) -> tuple[bytes, int]:
