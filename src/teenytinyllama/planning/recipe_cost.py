@@ -6,11 +6,12 @@ Memory is its least: what no setting of the run can avoid. Arithmetic only, with
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.modeling.model_size import flops_per_token, num_parameters, second_token_flops
@@ -169,11 +170,7 @@ def check_budget(cost: RecipeCost, request: PlanRequest) -> None:
 
 def available_memory_bytes() -> int:
     """Memory that a new process can use: the system's, or less under a container's limit."""
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        available = int(rows["MemAvailable"].split()[0]) * 1024
+    available = int(psutil.virtual_memory().available)
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
         available = min(available, int(limit.read_text()) - int(used.read_text()))

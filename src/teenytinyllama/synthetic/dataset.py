@@ -22,10 +22,7 @@ NUM_CLEAN_DOCUMENTS = 200
 
 
 def documents(
-    *,
-    seed: int = 0,
-    num_documents: int,
-    language: str = FULL_LANGUAGE,
+    *, seed: int = 0, num_documents: int, language: str = FULL_LANGUAGE
 ) -> Iterator[StoryDocument]:
     """Yield documents about the world of this seed.
 
@@ -45,21 +42,14 @@ def conversations(
 ) -> Iterator[SyntheticConversation]:
     """Yield conversations about the world; `heldout` asks for facts that `train` never does."""
     if language == FULL_LANGUAGE:
-        return chats.conversations(
-            seed=seed,
-            num_conversations=num_conversations,
-            split=split,
-        )
+        return chats.conversations(seed=seed, num_conversations=num_conversations, split=split)
     return small_languages.conversations(
         language=language, seed=seed, num_conversations=num_conversations, split=split
     )
 
 
 def questions(
-    *,
-    seed: int = 0,
-    num_items: int,
-    language: str = FULL_LANGUAGE,
+    *, seed: int = 0, num_items: int, language: str = FULL_LANGUAGE
 ) -> Iterator[QuestionItem]:
     """Yield multiple-choice questions about the world; chance is one in four."""
     if language == FULL_LANGUAGE:
@@ -68,11 +58,7 @@ def questions(
 
 
 def sentiment(
-    *,
-    seed: int = 0,
-    num_items: int,
-    split: LabelledSplit,
-    language: str = FULL_LANGUAGE,
+    *, seed: int = 0, num_items: int, split: LabelledSplit, language: str = FULL_LANGUAGE
 ) -> Iterator[SentimentItem]:
     """Yield labelled reviews. Raises UserError for any language but Portuguese."""
     if language != FULL_LANGUAGE:

@@ -42,10 +42,7 @@ def is_heldout(seed: int, character: Character, attribute: str) -> bool:
 
 
 def conversations(
-    *,
-    seed: int = 0,
-    num_conversations: int,
-    split: ConversationSplit,
+    *, seed: int = 0, num_conversations: int, split: ConversationSplit
 ) -> Iterator[SyntheticConversation]:
     """Yield conversations; those of `heldout` ask only for facts, half in new phrasings."""
     if split not in ("train", "heldout"):

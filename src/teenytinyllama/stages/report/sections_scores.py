@@ -137,12 +137,9 @@ def _contamination(found: Mapping[str, Any]) -> Cell:
 
 
 def tasks_of(stage: FinishedStage) -> Mapping[str, Any]:
-    """Scores by task, nested under `tasks` or directly among the metrics."""
-    nested = stage.metric("tasks")
-    if isinstance(nested, Mapping):
-        return nested
-    metrics = stage.manifest.metrics
-    return {k: v for k, v in metrics.items() if isinstance(v, Mapping) and "accuracy" in v}
+    """Scores by task."""
+    tasks = stage.metric("tasks")
+    return tasks if isinstance(tasks, Mapping) else {}
 
 
 def scores_section(run: RunRecord) -> Section:

@@ -50,7 +50,9 @@ def corpus_section(run: RunRecord) -> Section:
     reasons = _reasons(stage)
     if reasons is not None:
         blocks.append(reasons)
-    blocks += [*_personal(stage), *_notes(stage)]
+    replaced = "Personal data replaced by placeholders"
+    blocks += _counted(stage, "personal_data", "corpus_personal", replaced, ("kind", "replaced"))
+    blocks += _counted(stage, "notes", "corpus_notes", "Also counted", ("event", "count"))
     examples = _dropped_examples(stage.folder, run.language)
     if examples:
         blocks.append(
@@ -134,23 +136,14 @@ def _reasons(stage: FinishedStage) -> Table | None:
     )
 
 
-def _personal(stage: FinishedStage) -> Iterator[Table]:
-    """How much personal data was replaced by placeholders, by kind."""
-    found = stage.count("personal_data")
+def _counted(
+    stage: FinishedStage, name: str, key: str, title: str, columns: tuple[str, str]
+) -> Iterator[Table]:
+    """A table of counts by name, where the stage has any."""
+    found = stage.count(name)
     if isinstance(found, Mapping) and found:
-        rows = tuple((Cell(kind), Cell(count(n))) for kind, n in found.items())
-        columns = (Column("kind"), *numbers("replaced"))
-        title = "Personal data replaced by placeholders"
-        yield Table("corpus_personal", title, columns, rows, MANIFEST)
-
-
-def _notes(stage: FinishedStage) -> Iterator[Table]:
-    """Other counts of the stage."""
-    found = stage.count("notes")
-    if isinstance(found, Mapping) and found:
-        rows = tuple((Cell(name.replace("_", " ")), Cell(count(n))) for name, n in found.items())
-        columns = (Column("event"), *numbers("count"))
-        yield Table("corpus_notes", "Also counted", columns, rows, MANIFEST)
+        rows = tuple((Cell(of.replace("_", " ")), Cell(count(n))) for of, n in found.items())
+        yield Table(key, title, (Column(columns[0]), *numbers(columns[1])), rows, MANIFEST)
 
 
 def _dropped_examples(corpus_dir: Path, language: str) -> list[Excerpt]:
@@ -213,8 +206,8 @@ def tokenizer_section(run: RunRecord) -> Section:
 def _tokenizer_row(name: str, found: Mapping[str, Any]) -> tuple[Cell, ...]:
     return (
         Cell(name),
-        Cell(count(found.get("num_words", found.get("words")))),
-        Cell(count(found.get("num_tokens", found.get("tokens")))),
+        Cell(count(found.get("num_words"))),
+        Cell(count(found.get("num_tokens"))),
         Cell(decimal(found.get("tokens_per_word"))),
         Cell(decimal(found.get("bytes_per_token"))),
         Cell(percent(found.get("byte_fallback_fraction"), 2)),
