@@ -1,8 +1,10 @@
 """What `ttl report` does with a recipe, with run folders, and with --watch."""
 
+import json
+
 import pytest
 from support.command_line import SMALL_RECIPE, log_of
-from support.report_run import build_run
+from support.report_run import build_run, write_stage
 from typer.testing import CliRunner
 
 from teenytinyllama.cli.app import app
@@ -10,8 +12,8 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.stages.report import live_report
 
 
-def invoke(*words):
-    done = CliRunner().invoke(app, ["report", *map(str, words)])
+def invoke(*words, command="report"):
+    done = CliRunner().invoke(app, [command, *map(str, words)])
     if done.exception is not None:
         raise done.exception
 
@@ -66,3 +68,20 @@ def test_wrong_folders_are_one_error(tmp_path):
         invoke(tmp_path, tmp_path / "none")
     with pytest.raises(UserError, match="report-unwritable"):
         invoke(build_run(tmp_path / "a", "a"), "--out", tmp_path / "none" / "x.html")
+
+
+def test_signal_prints_a_table_and_writes_plots(tmp_path):
+    run = build_run(tmp_path / "a", "a")
+    tasks = {"arc": {"accuracy": 0.5, "chance": 0.25, "at_chance": False}}
+    write_stage(run, "evaluate", metrics={"tasks": tasks})
+    lines = [{"step": n, "arc_accuracy": n / 10} for n in range(5)]
+    (run / "pretrain/metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    done = CliRunner().invoke(app, ["evaluate", "--signal", str(run), "--out", str(run / "x.html")])
+    assert done.exit_code == 0
+    assert "train two more seeds" in done.output
+    assert '<svg class="chart"' in (run / "x.html").read_text(encoding="utf-8")
+
+
+def test_evaluate_takes_one_recipe():
+    with pytest.raises(UserError, match="evaluate-one"):
+        invoke("a.toml", "b.toml", command="evaluate")

@@ -1,4 +1,4 @@
-"""`ttl report`: of a recipe, of run folders beside each other, or live."""
+"""`ttl report`: of a recipe, of run folders beside each other, or live; `ttl evaluate`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,31 @@ def report_command(
         _compare(paths, out or _page_name(paths))
 
 
+def evaluate_command(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A recipe. With --signal: finished runs, one a seed.", metavar="RECIPE | RUN..."
+        ),
+    ],
+    options: RunOptions,
+    signal: Annotated[
+        bool, typer.Option("--signal", help="Which tasks carry signal, by the runs' own scores.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File for the plots of --signal.", metavar="FILE")
+    ] = None,
+) -> None:
+    """`ttl evaluate RECIPE`, `ttl evaluate --signal RUN...`."""
+    if signal:
+        _show_signal(paths, out or _page_name(paths, "signal"))
+    elif len(paths) == 1:
+        run_stages(paths[0], options, ["evaluate"])
+    else:
+        what = f"{len(paths)} paths were named"
+        raise UserError("evaluate-one", "ttl evaluate", what, "name one recipe, or add --signal")
+
+
 def status_command(
     run: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN")],
     as_json: AsJson = False,
@@ -62,12 +87,12 @@ def status_command(
     typer.echo(json.dumps(asdict(status), indent=2) if as_json else status.text())
 
 
-def _page_name(run_dirs: list[Path]) -> Path:
+def _page_name(run_dirs: list[Path], kind: str = "") -> Path:
     """A name of its own for each page: one comparison does not replace another."""
     names = [re.sub(r"[^\w.-]+", "-", path.resolve().name).strip(".-") for path in run_dirs]
     if len(set(names)) < len(names):  # runs of one name in several folders
         names = [re.sub(r"[^\w.-]+", "-", str(path.resolve())).strip(".-") for path in run_dirs]
-    kind = "report" if len(names) == 1 else "comparison"
+    kind = kind or ("report" if len(names) == 1 else "comparison")
     name = "-".join([kind, *names])
     if len(name) > MAX_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -85,12 +110,27 @@ def _watch(paths: list[Path], options: RunOptions, port: int) -> None:
 
 
 def _compare(run_dirs: list[Path], out: Path) -> None:
-    from teenytinyllama.artifacts.manifest import write_atomically
     from teenytinyllama.stages.report.report_page import html_of
 
+    _write(out, html_of(run_dirs))
+    logger.info(f"{'Comparison' if len(run_dirs) > 1 else 'Report'} written to {out}")
+
+
+def _show_signal(run_dirs: list[Path], out: Path) -> None:
+    from teenytinyllama.stages.report import task_signal
+    from teenytinyllama.stages.report.renderers import render
+
+    signals = task_signal.measure(run_dirs)
+    _write(out, render(task_signal.signal_page(signals, run_dirs)))
+    typer.echo(task_signal.text_of(signals))
+    logger.info(f"Plots written to {out}")
+
+
+def _write(out: Path, html: str) -> None:
+    from teenytinyllama.artifacts.manifest import write_atomically
+
     try:
-        write_atomically(out, html_of(run_dirs))
+        write_atomically(out, html)
     except OSError as error:
         what = f"cannot be written ({error.strerror})"
         raise UserError("report-unwritable", str(out), what, "choose another --out") from error
-    logger.info(f"{'Comparison' if len(run_dirs) > 1 else 'Report'} written to {out}")

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from teenytinyllama.cli.common import RecipePath, RunOptions, add_command, load, run_stages
-from teenytinyllama.cli.report import report_command, status_command
+from teenytinyllama.cli.report import evaluate_command, report_command, status_command
 from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.pipeline.registry import STAGES
 
@@ -131,6 +131,7 @@ WITH_OPTIONS: dict[str, Callable[..., None]] = {
     "corpus": corpus_command,
     "tokenizer": tokenizer_command,
     "pretrain": pretrain_command,
+    "evaluate": evaluate_command,
     "report": report_command,
 }
 

@@ -136,7 +136,7 @@ def _cell(value: Any, write: Callable[[Any], str]) -> Cell:
 def _settings(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     rows = tuple(
         (Cell(name), *(Cell(value[:80]) for value in values))
-        for name, values in _different_settings(runs)
+        for name, values in different_settings(runs)
     )
     columns = (Column("setting"), *numbers(*names))
     blocks: list[Block] = [Note("All settings are the same.", tone="quiet")]
@@ -145,7 +145,7 @@ def _settings(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
     return Section("settings", "Settings", blocks)
 
 
-def _different_settings(runs: Sequence[RunRecord]) -> Iterator[tuple[str, list[str]]]:
+def different_settings(runs: Sequence[RunRecord]) -> Iterator[tuple[str, list[str]]]:
     """Settings that differ between runs: full name, and the value in each run."""
     flat = [dict(_flat(run.recipe)) for run in runs]
     for name in sorted(set().union(*flat)):
