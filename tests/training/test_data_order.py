@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from teenytinyllama.training.data_order import SequenceOrder, permute
+from teenytinyllama.training.data_order import PhasedOrder, SequenceOrder, permute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 4097])
@@ -46,3 +46,17 @@ def test_step_one_million_of_ten_billion_tokens_is_found_at_once():
     rows = order.rows_of_step(1_000_000)
     assert time.perf_counter() - started < 0.05
     assert len(set(rows.tolist())) == 64
+
+
+def test_phases_follow_one_another_and_hold_every_row_once():
+    order = PhasedOrder(starts=(0, 13, 20), num_steps=5, rows_per_step=4, seed=0)
+    stream = np.concatenate([order.rows_of_step(step) for step in range(5)])
+    assert sorted(stream[:13].tolist()) == list(range(13)) != stream[:13].tolist()
+    assert sorted(stream[13:].tolist()) == list(range(13, 20))
+
+
+def test_a_shorter_training_reads_the_same_share_of_every_phase():
+    order = PhasedOrder(starts=(0, 120, 200), num_steps=10, rows_per_step=10, seed=0)
+    stream = np.concatenate([order.rows_of_step(step) for step in range(10)])
+    assert len(set(stream.tolist())) == 100
+    assert (stream < 120).tolist() == [True] * 60 + [False] * 40

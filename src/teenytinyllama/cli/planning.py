@@ -149,7 +149,8 @@ def _show_cost(path: Path, options: PlanOptions, *, as_json: bool) -> None:
 
     request = request_from_options(**asdict(options))
     given = options.usd_per_hour is not None
-    cost = cost_of_recipe(load_recipe(path), request, price_is_given=given)
+    loaded = load_recipe(path)
+    cost = cost_of_recipe(loaded, request, price_is_given=given)
     check_budget(cost, request)
     if as_json:
         sys.stdout.write(json.dumps(cost.to_json(), indent=2) + "\n")
@@ -157,6 +158,15 @@ def _show_cost(path: Path, options: PlanOptions, *, as_json: bool) -> None:
     from teenytinyllama.planning.plan_display import show_recipe
 
     show_recipe(cost)
+    _show_phases(loaded)
+
+
+def _show_phases(recipe: Recipe) -> None:
+    """The mixes that follow one another in training, as asked for; nothing where there are none."""
+    if recipe.pack is not None and recipe.pack.phases:
+        from teenytinyllama.stages.pack.phases import phase_table
+
+        sys.stdout.write(f"{phase_table(recipe.pack)}\n")
 
 
 def check_command(recipe: RecipePath, options: RunOptions) -> None:
@@ -166,6 +176,7 @@ def check_command(recipe: RecipePath, options: RunOptions) -> None:
 
     loaded, run_dir = load(recipe, options)
     check_recipe(loaded, STAGES, run_dir)
+    _show_phases(loaded)
     logger.info(f"{recipe}: nothing found that would stop it. Next: ttl run {recipe}")
 
 

@@ -193,6 +193,22 @@ class TokenizerSettings(Settings):
     """Other tokenizers to compare there: folders with `tokenizer.json`, or `.model` files."""
 
 
+class PhaseSettings(Settings):
+    """`[[pack.phases]]`: a part of pre-training with a mix of its own, in order."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Share of the training in this phase; those of all phases add up to 1."""
+    weights: dict[str, Annotated[float, Field(ge=0)]]
+    """Share of the phase's tokens of each source, by its name, in any unit; 0 for a source that is
+    not named. Conversations are a source as any other."""
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> PhaseSettings:
+        if not sum(self.weights.values()):
+            raise ValueError("weights: a phase needs a source with a weight above 0")
+        return self
+
+
 class PackSettings(Settings):
     """`[pack]`: documents to token sequences."""
 
@@ -206,4 +222,20 @@ class PackSettings(Settings):
     epochs: dict[str, Annotated[float, Field(ge=0)]] = {}
     """How often to pack the training documents of a source, by its name; 1 for all others. 0.5:
     half of them; 2.5: all twice and half of them a third time. Up to 4 are almost as good as new
-    text (Muennighoff et al., 2023); more need more weight decay (docs/little-text.md)."""
+    text (Muennighoff et al., 2023); more need more weight decay (docs/little-text.md). With
+    `phases`: how often the source may be read at most."""
+    phases: tuple[PhaseSettings, ...] = ()
+    """Mixes that follow one another in training (docs/pipeline.md); empty: the same one throughout.
+    A source goes on in a phase where the one before stopped: nothing is read again before all of it
+    was read."""
+    num_tokens: Count = 0
+    """With `phases`: tokens of all phases; at least `pretrain.num_steps` x `tokens_per_step`."""
+
+    @model_validator(mode="after")
+    def _phases_add_up(self) -> PackSettings:
+        total = sum(phase.share for phase in self.phases)
+        if self.phases and abs(total - 1) > 1e-6:
+            raise ValueError(f"phases: their shares add up to {total:.6g}, expected 1")
+        if bool(self.phases) != bool(self.num_tokens):
+            raise ValueError("phases and num_tokens are given together, or neither")
+        return self

@@ -116,6 +116,9 @@ class PretrainSettings(Settings):
     """Optimizer."""
     schedule: ScheduleSettings = ScheduleSettings()
     """Learning-rate schedule."""
+    decay_in_last_phase: bool = False
+    """The rate of a `wsd` schedule decays over the last of `pack.phases`, whatever
+    `schedule.decay_fraction` says."""
     checkpoints: PretrainCheckpointSettings = PretrainCheckpointSettings()
     """Checkpoints."""
     start_from: str = ""
@@ -189,6 +192,10 @@ class PretrainSettings(Settings):
                 f"model.max_position_embeddings = {self.model.max_position_embeddings}"
             )
         check_whole_rows(self.tokens_per_step, self.sequence_length)
+        if self.decay_in_last_phase and self.schedule.kind != "wsd":
+            raise ValueError(
+                f'decay_in_last_phase has no effect with schedule.kind = "{self.schedule.kind}"'
+            )
         if self.repetition.share and self.isolate_documents:
             raise ValueError(
                 f"repetition.share = {self.repetition.share} needs attention across documents; "

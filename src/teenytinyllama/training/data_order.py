@@ -56,6 +56,43 @@ def permute(positions: NDArray[np.uint64], size: int, seed: int, epoch: int) -> 
 
 
 @dataclass(frozen=True)
+class PhasedOrder:
+    """Phase after phase, the rows of each in an order of its own, and none twice.
+
+    A training of fewer rows reads the same share of every phase.
+    """
+
+    starts: tuple[int, ...]
+    """First row of each phase, then the number of all rows; at least those of all steps."""
+    num_steps: int
+    rows_per_step: int
+    seed: int
+
+    @property
+    def num_sequences(self) -> int:
+        """Rows of all phases."""
+        return self.starts[-1]
+
+    def rows_of_step(self, step: int) -> NDArray[np.int64]:
+        """Numbers of the `rows_per_step` sequences behind update `step`, counting from 0."""
+        places = step * self.rows_per_step + np.arange(self.rows_per_step)
+        num_rows = self.num_steps * self.rows_per_step
+        bounds = [start * num_rows // self.num_sequences for start in self.starts]
+        phases = np.searchsorted(bounds, places, side="right") - 1
+        rows = np.empty(self.rows_per_step, np.int64)
+        for phase in np.unique(phases):
+            here, first = phases == phase, self.starts[phase]
+            inside = (places[here] - bounds[phase]).astype(np.uint64)
+            rows[here] = permute(inside, self.starts[phase + 1] - first, self.seed, int(phase))
+            rows[here] += first
+        return rows
+
+    def epochs_at(self, step: int) -> float:
+        """Passes over the rows after `step` updates, at most 1."""
+        return step * self.rows_per_step / self.num_sequences
+
+
+@dataclass(frozen=True)
 class SequenceOrder:
     """An endless stream of sequence numbers: each epoch all of them, in a new order."""
 

@@ -37,6 +37,13 @@ def test_shuffled_documents_replace_a_best_fit_packing(tmp_path):
     )
 
 
+def test_phases_and_the_training(tmp_path):
+    recipe = START + "shuffle_documents = true\ndecay_in_last_phase = true\n"
+    assert problems(tmp_path, f"{recipe}[pack]\n", "pretrain").keys() == {"no-last-phase"}
+    phases = "[pack]\nnum_tokens = 9\nphases = [{ share = 1.0, weights = { a = 1 } }]\n"
+    assert problems(tmp_path, recipe + phases, "pretrain").keys() == {"shuffle-replaced"}
+
+
 def test_libraries_that_are_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr("teenytinyllama.stages.pretrain.checks.find_spec", lambda name: None)
     recipe = START + (

@@ -8,9 +8,10 @@ from contextlib import suppress
 import pytest
 import torch
 from pydantic import ValidationError
+from support.token_stages import pack_corpus, write_corpus
 from transformers import AutoModelForCausalLM
 
-from teenytinyllama.artifacts.tokens import TokenWriter, write_index
+from teenytinyllama.artifacts.tokens import TokenWriter, open_tokens, read_index, write_index
 from teenytinyllama.errors import Interrupted, UserError
 from teenytinyllama.settings.data_preparation import PackSettings
 from teenytinyllama.settings.pretraining import PretrainSettings
@@ -130,6 +131,82 @@ def test_every_lever_on_and_stopped_ends_in_the_same_bytes(
         assert stopped.read_bytes() == whole.read_bytes()
 
 
+PHASES = {
+    "num_tokens": 5 * 128,
+    "epochs": {"b": 2.0},
+    "phases": (
+        {"share": 0.6, "weights": {"a": 1.0}},
+        {"share": 0.4, "weights": {"b": 1.0}},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def phases_dir(small_tokenizer_dir, stage_context, tmp_path_factory):
+    train = [(name, f"{name} raposa {i} na casa") for i in range(80) for name in "ab"]
+    corpus_dir = write_corpus(tmp_path_factory.mktemp("corpus"), train, ["Outra."])
+    folder = tmp_path_factory.mktemp("phases")
+    plan = PackSettings.model_validate(PHASES)
+    pack_corpus(corpus_dir, small_tokenizer_dir, folder, stage_context, plan)
+    return folder
+
+
+def test_phases_are_read_in_order_and_a_stopped_training_ends_in_the_same_bytes(
+    run, phases_dir, tmp_path, monkeypatch
+):
+    plan = {
+        "num_steps": 5,
+        "shuffle_documents": True,
+        "decay_in_last_phase": True,
+        "schedule": {"warmup_steps": 0},
+        "log_every_steps": 1,
+        "checkpoints": {"every_steps": 1},
+    }
+    seen, micro_batch = [], pretrain.PretrainTask.micro_batch
+
+    def note_rows(task, step, rows):
+        seen.extend((step, int(row)) for row in rows)
+        return micro_batch(task, step, rows)
+
+    monkeypatch.setattr(pretrain.PretrainTask, "micro_batch", note_rows)
+    run(phases_dir, **plan)
+    whole = (tmp_path / "pretrain/final/model.safetensors").read_bytes()
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "pretrain/metrics.jsonl").open()]
+    assert len(set(rates[:3])) == 1
+    assert rates[3] <= rates[2] > rates[4]
+    tokens = open_tokens(phases_dir, "train")
+    end = read_index(phases_dir)["splits"]["train"]["phases"][0]["num_tokens"]
+    rows_of_first = -(-end // 32)
+    read = set(seen)
+    assert len({row for _, row in read}) == len(read) == 20  # once each
+    assert max(row for _, row in read) < tokens.num_sequences(32)
+    assert [step for step, row in sorted(read) if row < rows_of_first] == [0] * 4 + [1] * 4 + [
+        2
+    ] * 4 + [3] * (rows_of_first * 20 // tokens.num_sequences(32) - 12)
+
+    (tmp_path / "pretrain").rename(tmp_path / "whole")
+    after_step = pretrain.TrainLoop._after_step
+
+    def stop(loop):
+        if loop.state.step in (1, 4):
+            loop.stop_signal = "SIGTERM"
+        after_step(loop)
+
+    monkeypatch.setattr(pretrain.TrainLoop, "_after_step", stop)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            run(phases_dir, **plan)
+    run(phases_dir, **plan)
+    assert (tmp_path / "pretrain/final/model.safetensors").read_bytes() == whole
+
+
+def test_a_training_longer_than_its_phases_is_refused(run, pack_dir, phases_dir):
+    error = error_of(run, tokens=phases_dir, num_steps=9)
+    assert error.code == "phases-too-short"
+    assert error.fix.startswith("--set pretrain.num_steps=5")
+    assert error_of(run, decay_in_last_phase=True).code == "no-last-phase"
+
+
 def test_members_teach_the_final_model_and_a_stopped_ensemble_ends_in_the_same_bytes(
     run, small_tokenizer_dir, pack_dir, stage_context, tmp_path, monkeypatch
 ):
@@ -241,6 +318,10 @@ def test_averages_over_more_epochs_than_there_are_are_refused(run):
         ({"averaging": {"last_epochs": 1}}, "last_epochs = 1 is no average"),
         ({"ensemble": {"members": 1}}, "members = 1 is no ensemble"),
         ({"ensemble": {"chained": True}}, "chained = true needs members"),
+        (
+            {"decay_in_last_phase": True, "schedule": {"kind": "cosine"}},
+            'no effect with schedule.kind = "cosine"',
+        ),
         ({"mask_inputs": -0.1}, "greater than or equal to 0"),
     ],
 )

@@ -7,7 +7,7 @@ than the rest of a row continues in the next row.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,16 @@ def order_documents(
     chosen = np.arange(len(num_tokens))
     if is_train and settings.epochs:
         chosen = _repeat_sources(sources, settings.epochs, generator)
+    return arrange(chosen, num_tokens, settings, generator)
+
+
+def arrange(
+    chosen: NDArray[np.int64],
+    num_tokens: NDArray[np.int64],
+    settings: PackSettings,
+    generator: np.random.Generator,
+) -> NDArray[np.int64]:
+    """The `chosen` documents shuffled, or fitted to rows."""
     shuffled = generator.permutation(chosen)
     if settings.order == "shuffled":
         return shuffled
@@ -51,14 +61,7 @@ def _repeat_sources(
 ) -> NDArray[np.int64]:
     names = np.array(sources)
     known = sorted(set(sources))
-    for name in epochs:
-        if name not in known:
-            raise UserError(
-                "pack-source-unknown",
-                f"pack.epochs.{name}",
-                "the corpus has no training document of this source",
-                did_you_mean(name, known),
-            )
+    check_sources("pack.epochs", epochs, known)
     chosen = []
     for name in known:
         documents = np.flatnonzero(names == name)
@@ -66,6 +69,18 @@ def _repeat_sources(
         chosen += [documents] * int(whole)
         chosen.append(generator.permutation(documents)[: round(part * len(documents))])
     return np.concatenate(chosen)
+
+
+def check_sources(setting: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Raise UserError for a name that is not of a source that the corpus has."""
+    for name in names:
+        if name not in known:
+            raise UserError(
+                "pack-source-unknown",
+                f"{setting}.{name}",
+                "the corpus has no training document of this source",
+                did_you_mean(name, known),
+            )
 
 
 def _best_fit(

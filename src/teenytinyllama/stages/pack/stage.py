@@ -8,6 +8,7 @@ does not depend on the number of cores.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from teenytinyllama.settings.data_preparation import PackSettings
 from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.pack.document_order import fraction_of_rows_cut, order_documents
 from teenytinyllama.stages.pack.parallel_encoding import EncodedSplit, encode_split
+from teenytinyllama.stages.pack.phases import (
+    check_phases,
+    phase_orders,
+    phase_table,
+    tokens_of_sources,
+)
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -48,10 +57,24 @@ def run(
             heldout_texts = set(encoded.text_hashes)
         else:
             _check_disjoint(encoded, heldout_texts, corpus_dir)
-        order = order_documents(
-            encoded.num_tokens, encoded.sources, settings, is_train=split == "train"
-        )
+        phases = []
+        if split == "train" and settings.phases:
+            available = tokens_of_sources(encoded.num_tokens, encoded.sources)
+            check_phases(settings, available)
+            logger.info(f"pack: the phases\n{phase_table(settings, available)}")
+            phases = phase_orders(encoded.num_tokens, encoded.sources, settings)
+            order = np.concatenate(phases)
+        else:
+            order = order_documents(
+                encoded.num_tokens, encoded.sources, settings, is_train=split == "train"
+            )
         entries[split] = _write(encoded, order, split, encoder, out_dir)
+        if phases:
+            metrics["phases"] = _phase_metrics(encoded, phases, settings)
+            entries[split]["phases"] = [
+                {name: phase[name] for name in ("share", "num_tokens")}
+                for phase in metrics["phases"]
+            ]
         encoded.path.unlink()
         for unit in ("tokens", "documents"):
             counts[f"{unit}_{split}"] = entries[split][f"num_{unit}"]
@@ -87,6 +110,22 @@ def _write(
             end = int(ends[index])
             writer.write(ids[end - encoded.num_tokens[index] : end])
     return writer.entry
+
+
+def _phase_metrics(
+    encoded: EncodedSplit, phases: list[NDArray[np.int64]], settings: PackSettings
+) -> list[dict[str, Any]]:
+    """What each phase really has: whole documents, a few tokens more than asked for."""
+    sources = np.array(encoded.sources)
+    return [
+        {
+            "share": phase.share,
+            "num_tokens": int(encoded.num_tokens[order].sum()),
+            "num_documents": len(order),
+            "tokens_by_source": tokens_of_sources(encoded.num_tokens[order], sources[order]),
+        }
+        for phase, order in zip(settings.phases, phases, strict=True)
+    ]
 
 
 def _metrics(

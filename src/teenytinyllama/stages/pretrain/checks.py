@@ -56,6 +56,20 @@ def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
             "pretrain.shuffle_documents lays documents out in random order in every epoch",
             '--set pack.order="shuffled", or --set pretrain.shuffle_documents=false',
         )
+    if recipe.pack and settings.shuffle_documents and recipe.pack.phases:
+        yield RecipeWarning(
+            "shuffle-replaced",
+            "pretrain.shuffle_documents = true",
+            "has no effect with pack.phases, where what is read again already lies elsewhere",
+            "--set pretrain.shuffle_documents=false",
+        )
+    if recipe.pack and settings.decay_in_last_phase and not recipe.pack.phases:
+        yield UserError(
+            "no-last-phase",
+            "pretrain.decay_in_last_phase = true",
+            "the recipe has no [[pack.phases]]",
+            "--set pretrain.decay_in_last_phase=false",
+        )
     if settings.num_steps > MAX_STEPS:
         yield UserError(
             "steps-without-end",

@@ -28,7 +28,7 @@ from teenytinyllama.stages.interface import StageContext
 from teenytinyllama.stages.pretrain.document_layout import DocumentLayout
 from teenytinyllama.stages.pretrain.input_masking import mask_inputs
 from teenytinyllama.stages.pretrain.repetition import repeat_passages
-from teenytinyllama.training.data_order import SequenceOrder
+from teenytinyllama.training.data_order import PhasedOrder, SequenceOrder
 from teenytinyllama.training.distillation import DistillationLoss, Ensemble
 from teenytinyllama.training.losses import IGNORED, NextTokenLoss
 from teenytinyllama.training.regularization import add_dropout
@@ -43,13 +43,13 @@ MAX_HELDOUT_TOKENS = 262_144
 class PretrainTask(TrainTask):
     """Next-token prediction on the sequences of a pack folder."""
 
-    order: SequenceOrder
+    order: SequenceOrder | PhasedOrder
 
     def __init__(
         self,
         settings: PretrainSettings,
         start: InitialModel,
-        order: SequenceOrder,
+        order: SequenceOrder | PhasedOrder,
         *,
         tokens: TokenFile | DocumentLayout,
         heldout: TokenFile,

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from teenytinyllama import hardware
 from teenytinyllama.artifacts.tokenizer import TextEncoder, load_tokenizer
@@ -30,7 +32,7 @@ from teenytinyllama.stages.interface import StageContext, StageResult
 from teenytinyllama.stages.pretrain.document_layout import DocumentLayout
 from teenytinyllama.stages.pretrain.ensemble import load_teachers, train_members
 from teenytinyllama.stages.pretrain.pretrain_task import PretrainTask
-from teenytinyllama.training.data_order import SequenceOrder
+from teenytinyllama.training.data_order import PhasedOrder, SequenceOrder
 from teenytinyllama.training.distillation import Ensemble
 from teenytinyllama.training.launch import start_strategy
 from teenytinyllama.training.loop import TrainLoop
@@ -72,13 +74,16 @@ def _train(
     index = read_index(pack_dir)
     _check_tokenizer(index, encoder, pack_dir)
     tokens = open_tokens(pack_dir, "train", verify=True)
-    order = _order(tokens, settings, pack_dir)
+    phases = index["splits"]["train"].get("phases", [])
+    if settings.decay_in_last_phase:
+        settings = _decay_in_last_phase(settings, phases, pack_dir)
+    order = _order(tokens, settings, pack_dir, phases)
     start = _start(settings, encoder, tokenizer_dir)
     task = PretrainTask(
         settings,
         start,
         order,
-        tokens=_layout(tokens, settings),
+        tokens=tokens if phases else _layout(tokens, settings),
         heldout=open_tokens(pack_dir, "heldout"),
         encoder=encoder,
         tokenizer_dir=tokenizer_dir,
@@ -205,7 +210,26 @@ def _check_tokenizer(index: Mapping[str, Any], encoder: TextEncoder, pack_dir: P
         )
 
 
-def _order(tokens: TokenFile, settings: PretrainSettings, pack_dir: Path) -> SequenceOrder:
+def _decay_in_last_phase(
+    settings: PretrainSettings, phases: Sequence[Mapping[str, Any]], pack_dir: Path
+) -> PretrainSettings:
+    if not phases:
+        raise UserError(
+            "no-last-phase",
+            str(pack_dir),
+            "was packed without phases, and pretrain.decay_in_last_phase = true",
+            "--set pretrain.decay_in_last_phase=false",
+        )
+    schedule = settings.schedule.model_copy(update={"decay_fraction": phases[-1]["share"]})
+    return settings.model_copy(update={"schedule": schedule})
+
+
+def _order(
+    tokens: TokenFile,
+    settings: PretrainSettings,
+    pack_dir: Path,
+    phases: Sequence[Mapping[str, Any]],
+) -> SequenceOrder | PhasedOrder:
     num_sequences = tokens.num_sequences(settings.sequence_length)
     rows_per_step = settings.tokens_per_step // settings.sequence_length
     if num_sequences < rows_per_step:
@@ -224,6 +248,22 @@ def _order(tokens: TokenFile, settings: PretrainSettings, pack_dir: Path) -> Seq
             f"the training has {num_epochs:.3g} epochs of {num_sequences:,} rows",
             f"--set pretrain.averaging.last_epochs={int(num_epochs) if num_epochs >= 2 else 0}, "
             "or more num_steps",
+        )
+    if phases:
+        if num_epochs > 1:
+            most = num_sequences // rows_per_step
+            raise UserError(
+                "phases-too-short",
+                str(pack_dir),
+                f"its phases have {num_sequences:,} rows of {settings.sequence_length}, the "
+                f"training reads {settings.num_steps * rows_per_step:,}",
+                f"--set pretrain.num_steps={most}, or more pack.num_tokens",
+            )
+        ends = np.cumsum([phase["num_tokens"] for phase in phases])
+        # A row that reaches into the next phase belongs to the one that it begins in.
+        starts = [0, *(-(-int(end) // settings.sequence_length) for end in ends[:-1])]
+        return PhasedOrder(
+            (*starts, num_sequences), settings.num_steps, rows_per_step, settings.seed
         )
     return SequenceOrder(num_sequences, rows_per_step, settings.seed, settings.shuffle_documents)
 
