@@ -63,7 +63,12 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compile", choices=["yes", "no"], default="yes", help="ours")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    from teenytinyllama import hardware
+
+    # What ours computes in: peers have no way around a CPU's missing kernels for bfloat16.
+    args.precision = hardware.precision_on(hardware.present_device(), args.precision)
+    return args
 
 
 def settings_of(args: argparse.Namespace):
