@@ -275,3 +275,17 @@ def test_a_pointer_of_git_lfs_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(pointer)
     with pytest.raises(UserError, match=r"file-packing.*a pointer of Git LFS.* fix: git lfs pull"):
         list(read_records(tmp_path / name))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "cp1252"])
+def test_json_in_another_encoding_names_the_command(encoding, tmp_path):
+    path = tmp_path / "a.json"
+    text = json.dumps([{"text": "ação"}], ensure_ascii=False)
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(UserError, match=rf"not UTF-8.*fix: iconv -f {encoding} ") as error:
+        list(read_records(path))
+    if shutil.which("iconv"):
+        subprocess.run(
+            error.value.fix.partition(", where")[0], shell=True, check=True, cwd=tmp_path
+        )
+        assert [record.fields for record in read_records(path)] == [{"text": "ação"}]

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import shlex
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +39,12 @@ KINDS = {
 }
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 RECORD_SUFFIXES = (*LINE_SUFFIXES, *TABLE_SUFFIXES, ".parquet")
+WIDE_MARKS = {
+    BOM_UTF32_LE: "utf-32",  # begins as that of UTF-16
+    BOM_UTF32_BE: "utf-32",
+    BOM_UTF16_LE: "utf-16",
+    BOM_UTF16_BE: "utf-16",
+}
 MAX_FIELD_CHARACTERS = 1 << 24
 MAX_DEPTH = 100
 
@@ -128,6 +134,8 @@ def _json_records(path: Path, file: IO[bytes]) -> Iterator[Record]:
         line = file.readline()
         if not line:
             return
+        if line.startswith(tuple(WIDE_MARKS)):
+            raise _not_utf8(path, "a byte-order mark of another encoding, in line 1", line)
         start = line.removeprefix(BOM_UTF8).strip()
     is_list = start.startswith(b"[")
     if is_list or (start.startswith(b"{") and not _is_json(start)):
@@ -136,6 +144,9 @@ def _json_records(path: Path, file: IO[bytes]) -> Iterator[Record]:
                 items = json.loads(whole.read().decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 if suffix_of(path) == ".json":
+                    if isinstance(error, UnicodeDecodeError):
+                        reason = f"{error.reason} at byte {error.start}"
+                        raise _not_utf8(path, reason, error.object) from error
                     fix = 'check that it is one list "[{...}, ...]", or one object on each line'
                     raise _unreadable(path, f"not JSON: {error}", fix) from error
             else:
@@ -212,15 +223,18 @@ def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
                 error = f"{len(row)} columns, the header has {len(names)}"
                 yield _bad_record(path, line, error, delimiter.join(row).encode())
     except UnicodeDecodeError as failure:
-        reason = f"not UTF-8: {failure.reason}, first in or after line {line}"
-        is_wide = failure.object[:2] in (BOM_UTF16_LE, BOM_UTF16_BE)
-        name = shlex.quote(str(path))
-        # Not `-o` of the same file: iconv reads it while it writes.
-        encoding = "utf-16" if is_wide else "cp1252"
-        fix = f"iconv -f {encoding} -t utf-8 {name} > a.tmp && mv a.tmp {name}"
-        if not is_wide:
-            fix += ", where it is of Windows in western Europe"
-        raise _unreadable(path, reason, fix) from failure
+        reason = f"{failure.reason}, first in or after line {line}"
+        raise _not_utf8(path, reason, failure.object) from failure
+
+
+def _not_utf8(path: Path, reason: str, head: bytes) -> UserError:
+    encoding = next((name for mark, name in WIDE_MARKS.items() if head.startswith(mark)), "cp1252")
+    name = shlex.quote(str(path))
+    # Not `-o` of the same file: iconv reads it while it writes.
+    fix = f"iconv -f {encoding} -t utf-8 {name} > a.tmp && mv a.tmp {name}"
+    if encoding == "cp1252":
+        fix += ", where it is of Windows in western Europe"
+    return _unreadable(path, f"not UTF-8: {reason}", fix)
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:

@@ -140,8 +140,8 @@ class Task(Settings):
     `cloze`: made from the run's own held-out text, in any language: choose the last word of a
     sentence from four."""
     path: str = ""
-    """`files`: a folder with train/validation/test in .jsonl, .json, .csv or .tsv, or one such file
-    for all; `hub`: the dataset's id.
+    """`files`: a folder with train/validation/test in .jsonl, .json, .csv, .tsv or .parquet, or one
+    such file for all; `hub`: the dataset's id.
     `suite`: the folder that holds one folder per task; empty: everything from the Hub."""
     definition: str = ""
     """`evaluate`: a task file in lm-evaluation-harness's format: one of ours by name, or the path

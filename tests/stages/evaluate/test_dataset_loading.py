@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+
 import datasets
 import pytest
 from support.benchmark_items import ARC, ROWS, vary, write_split
@@ -110,3 +113,20 @@ def test_hub_dataset_is_loaded_with_published_name_and_split(monkeypatch):
         ("NOVA-vision-language/calame-pt", "all", "train"),
     ]
     assert benchmark.scored_items == [{"context": "O gato subiu no", "target": " telhado"}]
+
+
+@pytest.mark.parametrize("name", ["test-00000-of-00001.parquet", "test.jsonl.gz", "test.ndjson"])
+def test_files_that_the_readers_know_are_found(name, tmp_path):
+    rows = [ARC, {**ARC, "instruction": "a\u2028b\u2029c?"}]
+    path = tmp_path / name
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+    bench = load_benchmark(Task(name="arc_pt", path=str(tmp_path)), {"num_fewshot": 0})
+    assert [item["question"] for item in bench.scored_items] == [
+        ARC["instruction"],
+        "a\u2028b\u2029c?",
+    ]

@@ -284,3 +284,51 @@ def test_examples_written_in_the_task_file_are_used(tmp_path):
         tmp_path, num_fewshot=2, fewshot_config={"samples": samples, "sampler": "first_n"}
     )
     assert prompts(bench)[0].startswith("Exemplo 0? b\n\nExemplo 1? b\n\n")
+
+
+ANSWERS = {
+    "number": (1, 1),
+    "number of a table": (1.0, 1),
+    "digits": ("1", 1),
+    "letter": ("B", 1),
+    "small letter": (" b ", 1),
+    "text": ("quatro", 1),
+    "text that is another's letter": (
+        "B",
+        "answer 'B' is the text of choice 0 and the letter of choice 1",
+    ),
+    "letter beyond the choices": ("D", "answer out of range: 'D' with 3 choices"),
+    "unknown text": ("sete", "expected a number from 0, got 'sete'"),
+    "true": (True, "expected a number from 0, got True"),
+    "5,000 digits": ("9" * 5000, "expected a number from 0, got '999"),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_right_answer_as_number_letter_or_text(case, tmp_path):
+    answer, expected = ANSWERS[case]
+    choices = ["B" if case == "text that is another's letter" else "três", "quatro", "cinco"]
+    row = {"question": "Quanto é dois mais dois?", "choices": choices, "answer": answer}
+    if isinstance(expected, int):
+        bench = load_own_task(tmp_path, [row], metadata=None)
+        assert bench.scored_items[0]["gold"] == expected
+        return
+    with pytest.raises(UserError) as caught:
+        load_own_task(tmp_path, [row], metadata=None)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"metadata": "plain"}, "metadata is 'plain', expected keys and values"),
+        ({"metadata": {"reader": ["plain"]}}, "metadata.reader \"['plain']\" is unknown"),
+        ({"test_split": ["test"]}, "test_split is ['test'], expected text"),
+        ({"fewshot_config": "first"}, "fewshot_config is 'first', expected keys and values"),
+        ({"fewshot_config": {"split": 3}}, "fewshot_config.split is 3, expected text"),
+    ],
+)
+def test_a_key_of_another_type_is_named(changes, expected, tmp_path):
+    with pytest.raises(UserError) as caught:
+        load_own_task(tmp_path, **changes)
+    assert expected in str(caught.value)

@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 
-from teenytinyllama.artifacts.records import read_records
+from teenytinyllama.artifacts.records import RECORD_SUFFIXES, read_records, suffix_of
 from teenytinyllama.errors import UserError
 from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.datasets import Task
@@ -23,9 +23,6 @@ SPLIT_NAMES = {
     "validation": ("validation", "val", "dev", "test"),
     "train": ("train", "dev"),
 }
-
-# The corpus stage reads the same files for decontamination.
-ITEM_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
 TaskItem = dict[str, Any]
 PlacedRows = Iterator[tuple[str, TaskItem]]  # (`file:line`, row)
@@ -62,7 +59,7 @@ def _file_rows(task: Task, split: str, *, is_scored: bool) -> tuple[PlacedRows, 
         found = sorted(
             path
             for path in folder.glob(f"{name}*")
-            if path.suffix in ITEM_SUFFIXES and path.is_file()
+            if suffix_of(path) in RECORD_SUFFIXES and path.is_file()
         )
         if len(found) > 1 and folder / f"{name}.jsonl" in found:
             found = [folder / f"{name}.jsonl"]

@@ -22,6 +22,8 @@ from teenytinyllama.stages.evaluate.tasks.process_docs import READERS
 
 logger = logging.getLogger(__name__)
 
+SPLIT_KEYS = ("test_split", "validation_split", "training_split", "fewshot_split")
+
 
 def load_benchmark(
     task: Task,
@@ -40,8 +42,9 @@ def load_benchmark(
         known = config.get(key)
         config[key] = {**known, **value} if isinstance(known, dict) else value
     config["task"] = task.name
+    _check_types(task.name, config)
     reader = (config.get("metadata") or {}).get("reader", "plain")
-    if reader not in READERS:
+    if not isinstance(reader, str) or reader not in READERS:
         what = f'metadata.reader "{reader}" is unknown'
         raise UserError("task-reader", task.name, what, did_you_mean(str(reader), READERS))
     split = config.get("test_split") or config.get("validation_split")
@@ -58,6 +61,20 @@ def load_benchmark(
     _set_fewshot_split(benchmark, examples)
     check_items(benchmark)
     return benchmark
+
+
+def _check_types(name: str, config: dict[str, Any]) -> None:
+    """Raise UserError for a key of another type, which is read before the harness looks at it."""
+    own = config.get("fewshot_config")
+    splits = {key: config.get(key) for key in SPLIT_KEYS}
+    splits["fewshot_config.split"] = own.get("split") if isinstance(own, dict) else None
+    kinds = {key: (value, str, "text") for key, value in splits.items()} | {
+        key: (config.get(key), dict, "keys and values") for key in ("metadata", "fewshot_config")
+    }
+    for key, (value, kind, expected) in kinds.items():
+        if value is not None and not isinstance(value, kind):
+            what = f"{key} is {value!r:.60}, expected {expected}"
+            raise UserError("task-key", f"task {name}", what, f"correct {key} in the task file")
 
 
 def _fewshot_split(config: dict[str, Any], split: str) -> str | None:

@@ -77,11 +77,13 @@ def _texts(doc: Doc, name: str, within: str = "") -> list[str]:
 
 
 def _number(doc: Doc, name: str) -> int:
-    """A number from 0; in a table it is a text of digits."""
+    """A number from 0; in a table it is a text of digits, or 1.0 where a cell is empty."""
     value = doc.get(name)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.strip().isdecimal():
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
         return int(value)
     if name not in doc:
         raise _missing(doc, name)
@@ -132,16 +134,29 @@ def raw(doc: Doc) -> Doc:
 
 
 def plain(doc: Doc) -> Doc:
-    """`question, choices, answer`, the answer being a number from 0."""
+    """`question, choices, answer`: the answer's number from 0, its letter, or its text."""
     question, choices = _text(doc, "question"), _texts(doc, "choices")
-    answer = _number(doc, "answer")
-    text = doc["answer"]
-    if isinstance(text, str) and text in choices and choices.index(text) != answer:
+    text: Any = doc.get("answer")
+    place = choices.index(text) if isinstance(text, str) and text in choices else None
+    letter = ord(text.strip().upper()) - ord("A") if _is_letter(text) else place
+    if place is not None and letter != place:
         raise ValueError(
-            f"answer {text!r} is the text of choice {choices.index(text)} and the number of choice "
-            f"{answer}, counted from 0: write the number without quotes"
+            f"answer {text!r} is the text of choice {place} and the letter of choice {letter}"
         )
-    return _choice_item(question, choices, answer, answer)
+    if letter is None or str(text).strip().isdecimal():
+        answer = _number(doc, "answer")
+        if place is not None and place != answer:
+            raise ValueError(
+                f"answer {text!r} is the text of choice {place} and the number of choice "
+                f"{answer}, counted from 0: write the number without quotes"
+            )
+    else:
+        answer = letter
+    return _choice_item(question, choices, answer, text)
+
+
+def _is_letter(value: object) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"\s*[A-Za-z]\s*", value))
 
 
 def _options(doc: Doc, required: str) -> list[str]:
