@@ -111,7 +111,7 @@ def measure(run_dirs: Sequence[Path]) -> list[TaskSignal]:
             "signal-checkpoints",
             str(run_dirs[0]),
             "none of its checkpoints has scores, so no task can be seen to rise",
-            "set evaluate.items_during_training = 100 before training, or "
+            "train in a new folder with --set evaluate.items_during_training=100, or set "
             "evaluate.checkpoints = true where checkpoints were kept",
         )
     return [
