@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before torch is imported. Workers of pytest-xdist that have as many threads as there are cores
+# wait for each other at every operator.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    cores = os.cpu_count() or 1
+    threads = max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
 
 import pytest
 

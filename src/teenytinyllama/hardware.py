@@ -14,7 +14,7 @@ import torch
 
 from teenytinyllama.errors import UserError
 
-Precision = Literal["fp32", "bf16-mixed", "bf16", "fp16-mixed"]
+Precision = Literal["fp32", "bf16-mixed", "fp16-mixed"]
 
 # Names and numbers of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
@@ -44,7 +44,7 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         "precision-unsupported",
         f"precision = {precision}",
         f"{torch.cuda.get_device_name(device)} has no bfloat16",
-        '--set pretrain.precision="fp16-mixed"',
+        'write precision = "fp16-mixed" in the section of this stage',
     )
 
 
@@ -80,7 +80,7 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
     Not fp16: the momenta that Muon orthogonalises would vanish in it.
     """
-    is_bf16 = precision_on(device, precision).startswith("bf16")
+    is_bf16 = precision_on(device, precision) == "bf16-mixed"
     return torch.bfloat16 if is_bf16 else torch.float32
 
 

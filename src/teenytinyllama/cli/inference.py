@@ -66,8 +66,12 @@ def bench_command(
         list[int], typer.Option("--batch", help="Conversations at once; repeatable.")
     ] = [1, 16],
     precisions: Annotated[
-        list[str], typer.Option("--precision", help="fp32 or bf16; repeatable.")
-    ] = ["bf16"],
+        list[str] | None,
+        typer.Option(
+            "--precision",
+            help="fp32 or bf16; repeatable. Default bf16, fp32 on a CPU without kernels for it.",
+        ),
+    ] = None,
     prompt_tokens: Annotated[
         int, typer.Option("--prompt-tokens", help="Tokens of each prompt.")
     ] = 128,
@@ -81,14 +85,17 @@ def bench_command(
     ] = None,
 ) -> None:
     """`ttl bench MODEL...`: speed, memory and energy of generation, one table."""
+    from teenytinyllama import hardware
     from teenytinyllama.inference import throughput
 
+    on_cpu = hardware.present_device().type == "cpu"
+    slow = on_cpu and not hardware.cpu_multiplies_bfloat16()
     cases = [
         throughput.BenchmarkCase(
             model, precision, batch, prompt_tokens, new_tokens, repeats, threads
         )
         for model in models
-        for precision in precisions
+        for precision in precisions or ["fp32" if slow else "bf16"]
         for batch in batches
     ]
     with without_hub():

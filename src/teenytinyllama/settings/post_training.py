@@ -77,7 +77,7 @@ class FinetuneSettings(Settings):
     max_length: Annotated[int, Field(ge=8)] = 256
     """Most tokens of one text, and no more than each model has positions for; longer texts are
     truncated and counted."""
-    precision: Literal["fp32", "bf16-mixed"] = "fp32"
+    precision: Literal["fp32", "bf16-mixed", "fp16-mixed"] = "fp32"
     """As in `[pretrain]`."""
     seeds: tuple[Count, ...] = Field((0,), min_length=1)
     """One training per seed; mean and spread are reported."""
@@ -137,7 +137,7 @@ class AlignSettings(Settings):
     """Held-out questions that the finished model answers, for the report."""
     max_answer_tokens: Positive = 64
     """Most tokens of such an answer."""
-    precision: Literal["fp32", "bf16-mixed", "bf16"] = "bf16-mixed"
+    precision: Literal["fp32", "bf16-mixed", "fp16-mixed"] = "bf16-mixed"
     """As in `[pretrain]`."""
     lora: LoraSettings | None = None
     """Train low-rank additions (extra `lora`), merged at the end; unset: train all weights."""

@@ -269,7 +269,7 @@ class DeepSpeedStrategy(DDPStrategy):
         self, loss: nn.Module, settings: TrainSettings
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
         _check_optimizer(settings, "DeepSpeed", ("adamw",))
-        if settings.precision in ("bf16", "fp16-mixed"):
+        if settings.precision == "fp16-mixed":
             what = "DeepSpeed trains in fp32 or bf16-mixed here"
             fix = '--set pretrain.precision="bf16-mixed", or start with recipes/accelerate/ddp.yaml'
             where = f'precision = "{settings.precision}"'

@@ -40,8 +40,6 @@ def start_strategy(task: TrainTask, settings: TrainSettings) -> DDPStrategy:
     )
     device: torch.device = accelerator.device
     hardware.check_precision(settings.precision, device)
-    if settings.precision == "bf16":
-        task.loss.to(torch.bfloat16)
     task.loss.to(device)
     if settings.activation_checkpointing:
         recompute_activations(task.model)
