@@ -15,11 +15,25 @@ from teenytinyllama.artifacts.manifest import (
     fingerprint_of,
     hash_outputs,
     read_manifest,
+    run_name,
     sync_tree,
     write_atomically,
     write_manifest,
 )
 from teenytinyllama.errors import UserError
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_lies_in_place_of_run_json_is_not_waited_for(tmp_path: Path, put) -> None:
+    put(tmp_path / "run.json")
+    with pytest.raises(UserError, match="run-missing"):
+        run_name(tmp_path)
+
+
+def test_a_deeply_nested_run_json_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match="run-missing"):
+        run_name(tmp_path)
 
 
 def test_a_manifest_is_read_back(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from support.mapped_files import is_mapped
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from teenytinyllama.artifacts.manifest import Manifest, write_manifest
+from teenytinyllama.artifacts.manifest import Manifest, hash_outputs, write_manifest
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import find_model_folder, load_chat_model, model_names
 from teenytinyllama.inference.sampling import Sampling
@@ -86,6 +86,17 @@ def manifest(stage: str) -> Manifest:
     return Manifest.model_validate(
         {"stage": stage, "version": "0", "fingerprint": "", **empty, **times}
     )
+
+
+def test_no_other_model_answers_in_place_of_a_damaged_one(model_dir: Path, tmp_path: Path) -> None:
+    for stage in ("pretrain", "align"):
+        shutil.copytree(model_dir, tmp_path / stage / "final")
+        outputs = hash_outputs(tmp_path / stage)
+        write_manifest(tmp_path / stage, manifest(stage).model_copy(update={"outputs": outputs}))
+    assert find_model_folder(tmp_path) == tmp_path / "align/final"
+    (tmp_path / "align/final/config.json").unlink()
+    with pytest.raises(UserError, match=r"output-damaged.*align/final/config.json"):
+        find_model_folder(tmp_path)
 
 
 @pytest.mark.parametrize(("stage", "answers"), [("pretrain", False), ("align", True)])

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from teenytinyllama.errors import UserError
+from teenytinyllama.regular_files import open_regular
 
 MANIFEST_NAME = "manifest.json"
 # Stages whose manifests others read, in pipeline order; each stage's folder has its name.
@@ -186,16 +187,25 @@ def read_manifest(stage_dir: Path) -> Manifest | None:
         ) from error
 
 
+def read_run_json(run_dir: Path) -> dict[str, Any]:
+    """A run's `run.json`. Raises UserError for another folder, or whatever lies in its place."""
+    try:
+        with open_regular(run_dir / "run.json") as file:
+            run = json.loads(file.read())
+        if not isinstance(run, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError, UserError) as error:
+        what = "is not a run folder (no readable run.json)"
+        raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
+    return run
+
+
 def run_name(run_dir: Path) -> str:
     """The name of a run. Raises UserError for another folder and for a name that no recipe has.
 
     It becomes part of paths, repositories and commands to type, and the run may be a stranger's.
     """
-    try:
-        name = json.loads((run_dir / "run.json").read_bytes())["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = "is not a run folder (no readable run.json)"
-        raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
+    name = read_run_json(run_dir).get("name")
     check_run_version(run_dir)
     if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
         what = f"names the run {name!r}, which is not a recipe name"

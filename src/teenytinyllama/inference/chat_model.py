@@ -128,6 +128,9 @@ def find_model_folder(path: Path) -> Path:
         folder = path / name if name else path
         if (folder / "config.json").is_file():
             return folder
+        if name in RUN_MODEL_FOLDERS:
+            # Finished, and its files are gone: another model must not answer in its place.
+            verify_model(folder)
     if not path.exists():
         what = "there is no such folder"
     else:

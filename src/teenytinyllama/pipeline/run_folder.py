@@ -99,7 +99,7 @@ class RunFolder:
         if path.is_file():
             try:
                 owner = str(json.loads(path.read_bytes())["name"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 logger.warning(f"{path} cannot be read ({error}); it is written again")
                 owner = recipe.name
             if owner != recipe.name:

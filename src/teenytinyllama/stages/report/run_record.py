@@ -13,6 +13,7 @@ from teenytinyllama.artifacts.manifest import (
     Manifest,
     check_run_version,
     read_manifest,
+    read_run_json,
 )
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.base import EnergySettings
@@ -68,13 +69,12 @@ class RunRecord:
 
 def read_run(run_dir: Path) -> RunRecord:
     """The run in a folder, unfinished stages included. Raises UserError for any other folder."""
-    path = run_dir / "run.json"
+    run = read_run_json(run_dir)
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
         recipe = run["recipe"]
         energy = EnergySettings.model_validate_json(json.dumps(recipe.get("energy", {})))
         name, language = str(run["name"]), str(recipe.get("language", ""))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = "is not a run folder (no readable run.json)"
         raise UserError("run-missing", str(run_dir), what, "ls runs/") from error
     check_run_version(run_dir)
