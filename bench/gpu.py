@@ -157,7 +157,7 @@ def machine(args: argparse.Namespace) -> None:
         figure("capability", f"{properties.major}.{properties.minor}")
     figure("peak of the data sheet, bf16", datasheets.peak_tflops(name), "TFLOP/s")
     # A CPU without kernels for bfloat16 would take a minute for the first of them.
-    has_bf16 = device.type == "cuda" or hardware.cpu_multiplies_bfloat16()
+    has_bf16 = hardware.multiplies_bfloat16(device)
     for dtype in (torch.bfloat16, torch.float32) if has_bf16 else (torch.float32,):
         found = hardware.matmul_flops_per_s(dtype, device) / 1e12
         figure(f"measured peak, {dtype}", round(found, 2), "TFLOP/s")

@@ -16,11 +16,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "gpu_train.jsonl"
 MINUTES = 8.5
 TO_BE_RESUMED = 75  # exit code of `ttl run` after a signal
+LOG = "pretrain/metrics.jsonl"
 PASSES = 16
 MUON_RATE = 2e-3  # best-160m's
 TOY = """
@@ -71,15 +74,15 @@ def changes(args: argparse.Namespace) -> list[str]:
     ]
 
 
-def train(recipe: str, settings: list[str], run_dir: Path, seconds: float) -> bool:
-    """One slice; True where the run is finished. Exits where it failed."""
+def train(recipe: str, settings: list[str], run_dir: Path, is_over: Callable[[], bool]) -> bool:
+    """Train until `is_over`; True where the run is finished. Exits where it failed."""
     command = [sys.executable, "-m", "teenytinyllama.cli", "run", recipe, "--run-dir", str(run_dir)]
     process = subprocess.Popen([*command, *(word for s in settings for word in ("--set", s))])
-    try:
-        code = process.wait(seconds)
-    except subprocess.TimeoutExpired:
+    while process.poll() is None and not is_over():
+        time.sleep(0.1)
+    if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-        code = process.wait()
+    code = process.wait()
     if code not in (0, TO_BE_RESUMED):
         sys.exit(code)
     return code == 0
@@ -87,7 +90,7 @@ def train(recipe: str, settings: list[str], run_dir: Path, seconds: float) -> bo
 
 def figures(run_dir: Path) -> list[dict[str, object]]:
     """What the run's log holds so far."""
-    log = run_dir / "pretrain" / "metrics.jsonl"
+    log = run_dir / LOG
     rows = (
         [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
     )
@@ -106,20 +109,23 @@ def main() -> None:
     args = parse()
     if args.toy:
         with tempfile.TemporaryDirectory() as folder:
-            recipe, run_dir, slices = Path(folder) / "toy.toml", Path(folder) / "run", 1
+            recipe, run_dir = Path(folder) / "toy.toml", Path(folder) / "run"
             recipe.write_text(TOY, encoding="utf-8")
-            while not train(str(recipe), [], run_dir, 60.0):
-                slices += 1
-            for row in [*figures(run_dir), {"figure": "gpu_train_slices", "value": slices}]:
+            # The first slice ends with the first line of the log, on any machine.
+            stopped = not train(str(recipe), [], run_dir, (run_dir / LOG).exists)
+            finished = train(str(recipe), [], run_dir, lambda: False)
+            for row in figures(run_dir):
                 print(json.dumps(row))
+        if not (stopped and finished):
+            sys.exit("the toy was not stopped once and then finished")
         return
     if not torch.cuda.is_available():
-        print("no GPU here: --toy trains a tiny model on the CPU, in two slices or more")
+        print("no GPU here: --toy trains a tiny model on the CPU, stopped once")
         return
     if not args.text:
         sys.exit("--text: name the text to train on, a glob of JSON Lines files")
-    slice_s = 60 * args.minutes - SECONDS_TO_SAVE
-    is_done = train("best-160m", changes(args), args.run_dir, slice_s)
+    ends = time.monotonic() + 60 * args.minutes - SECONDS_TO_SAVE
+    is_done = train("best-160m", changes(args), args.run_dir, lambda: time.monotonic() > ends)
     rows = [*figures(args.run_dir), {"figure": "gpu_train_finished", "value": is_done}]
     RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(RESULTS.read_text("utf-8"), end="")

@@ -105,7 +105,7 @@ def test_tf32_ends_with_the_step_that_asked_for_it() -> None:
 def test_mixed_precision_is_fp32_on_a_cpu_without_kernels_for_bfloat16(
     monkeypatch: pytest.MonkeyPatch, has_kernels: bool
 ) -> None:
-    monkeypatch.setattr(hardware, "cpu_multiplies_bfloat16", lambda: has_kernels)
+    monkeypatch.setattr(hardware, "multiplies_bfloat16", lambda _: has_kernels)
     cpu, weight = torch.device("cpu"), torch.ones(2, 2)
     expected = torch.bfloat16 if has_kernels else torch.float32
     with hardware.autocast("bf16-mixed", cpu):
@@ -115,10 +115,12 @@ def test_mixed_precision_is_fp32_on_a_cpu_without_kernels_for_bfloat16(
     assert hardware.precision_on(torch.device("cuda"), "bf16-mixed") == "bf16-mixed"
 
 
-def test_a_cpu_that_says_so_multiplies_bfloat16_nearly_as_fast_as_fp32() -> None:
-    rates = {
-        dtype: hardware.matmul_flops_per_s(dtype, torch.device("cpu"))
-        for dtype in (torch.float32, torch.bfloat16)
-        if dtype == torch.float32 or hardware.cpu_multiplies_bfloat16()
-    }
-    assert min(rates.values()) > max(rates.values()) / 20
+@pytest.mark.skipif(
+    not hardware.multiplies_bfloat16(torch.device("cpu")), reason="no kernels for bfloat16"
+)
+def test_a_cpu_that_says_so_multiplies_bfloat16_at_no_fiftieth_of_fp32s_rate() -> None:
+    half, whole = (
+        hardware.matmul_flops_per_s(dtype, torch.device("cpu"))
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert half > whole / 20

@@ -35,20 +35,15 @@ def test_command_line_imports_no_heavy_library():
 
 
 def test_help_takes_under_half_a_second():
-    libraries = _cpu_seconds("-c", "import typer, typer.rich_utils, rich.markdown")
-    # On a slow machine the libraries alone take most of it: we take no more than they do.
-    assert _cpu_seconds("-m", "teenytinyllama.cli", "--help") < max(0.5, 2 * libraries)
-
-
-def _cpu_seconds(*arguments: str) -> float:
-    """Least CPU time of five starts of Python: other work may share the machine."""
     seconds = []
-    for _ in range(5):
+    while len(seconds) < 20 and min(seconds, default=1.0) >= 0.5:  # busy caches slow a start down
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        command = [sys.executable, "-m", "teenytinyllama.cli", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(seconds)
+        assert "run" in done.stdout
+    assert min(seconds) < 0.5, seconds  # CPU time: other work may share the machine
 
 
 def test_extras_named_in_errors_exist():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,17 @@ def terminal() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: bool = True) -> list[str]:
+    """A table's rows as lines, each column as wide as its widest cell.
+
+    >>> aligned([["a", "100"], ["bc", "7"]])
+    [' a  100', 'bc    7']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    side = str.rjust if right else str.ljust
+    return ["  ".join(map(side, row, widths)).rstrip() for row in rows]
 
 
 class _ConsoleHandler(logging.Handler):

@@ -34,11 +34,7 @@ def present_device() -> torch.device:
 
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Raise UserError where the device does not support the precision."""
-    if (
-        precision in ("fp32", "fp16-mixed")
-        or device.type != "cuda"
-        or torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    if precision != "bf16-mixed" or device.type != "cuda" or multiplies_bfloat16(device):
         return
     raise UserError(
         "precision-unsupported",
@@ -48,12 +44,14 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     )
 
 
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether oneDNN has kernels for bfloat16 on this CPU: from AVX-512 on.
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device has kernels for bfloat16: GPUs from Ampere on, CPUs from AVX-512 on.
 
-    Without them (AVX2: most laptops) torch multiplies element by element, at a fiftieth of fp32's
-    rate, and packing weights raises an error.
+    Others emulate it. A CPU with AVX2 alone (most laptops) multiplies element by element, at a
+    fiftieth of fp32's rate, and packing weights raises an error there.
     """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return bool(has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -63,7 +61,7 @@ def precision_on(device: torch.device, precision: Precision) -> Precision:
 
     Its weights are fp32 anyway, so that only the products change.
     """
-    if precision == "bf16-mixed" and device.type == "cpu" and not cpu_multiplies_bfloat16():
+    if precision == "bf16-mixed" and device.type == "cpu" and not multiplies_bfloat16(device):
         return "fp32"
     return precision
 

@@ -12,6 +12,7 @@ import torch
 from support.mapped_files import is_mapped
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from teenytinyllama import hardware
 from teenytinyllama.artifacts.manifest import Manifest, hash_outputs, write_manifest
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import find_model_folder, load_chat_model, model_names
@@ -86,6 +87,16 @@ def manifest(stage: str) -> Manifest:
     return Manifest.model_validate(
         {"stage": stage, "version": "0", "fingerprint": "", **empty, **times}
     )
+
+
+def test_weights_in_bfloat16_become_fp32_without_kernels_for_them(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = LlamaForCausalLM.from_pretrained(model_dir)
+    whole.to(torch.bfloat16).save_pretrained(model_dir)
+    for fits, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(hardware, "multiplies_bfloat16", lambda _, fits=fits: fits)
+        assert load_chat_model(model_dir).decoder.dtype == dtype
 
 
 def test_no_other_model_answers_in_place_of_a_damaged_one(model_dir: Path, tmp_path: Path) -> None:

@@ -66,6 +66,20 @@ def test_a_stopped_training_says_where_it_stands_and_what_it_has_cost(run_dir: P
     ]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": "x", "tokens": 5, "tokens_per_s": 5}',
+        '{"step": 0, "tokens_per_s": 1}',
+        "[" * 200_000,
+    ],
+)
+def test_a_damaged_line_of_the_log_is_left_out(busy: Path, line: str) -> None:
+    with (busy / "pretrain/metrics.jsonl").open("a") as log:
+        log.write(f"\n{line}\n")
+    assert "pretrain   running, 1 h 00 min, 3 kWh, $3.50" in read_status(busy).text()
+
+
 def test_a_running_training_says_how_long_it_will_take(busy: Path) -> None:
     lines = read_status(busy).text().splitlines()
     assert lines[0] == "mine: process 12 on host"

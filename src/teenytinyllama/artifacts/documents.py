@@ -119,7 +119,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
             for line in file:
                 number += 1
                 yield json.loads(line)
-    except (DamagedFileError, ValueError) as error:
+    except (DamagedFileError, ValueError, RecursionError) as error:
         raise UserError(
             "documents-damaged",
             f"{path}:{number + 1}",

@@ -51,7 +51,7 @@ class FileHashes:
         self._known: dict[str, tuple[Stamp, str]] = {}
         self._is_changed = False
         # A cache: whatever cannot be read is hashed again.
-        with suppress(OSError, ValueError, TypeError, AttributeError):
+        with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
             for name, (size, mtime, ctime, digest) in json.loads(self._path.read_bytes()).items():
                 self._known[str(name)] = ((size, mtime, ctime), str(digest))
 

@@ -107,7 +107,7 @@ def read_index(tokens_dir: Path) -> dict[str, Any]:
         raw = path.read_bytes()
         index: dict[str, Any] = json.loads(raw)
         as_written = _with_checksum({key: index[key] for key in INDEX_KEYS})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         what = (
             f"has no field {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
         )

@@ -69,7 +69,7 @@ def bench_command(
         list[str] | None,
         typer.Option(
             "--precision",
-            help="fp32 or bf16; repeatable. Default bf16, fp32 on a CPU without kernels for it.",
+            help="fp32 or bf16; repeatable. Default bf16, fp32 where there are no kernels for it.",
         ),
     ] = None,
     prompt_tokens: Annotated[
@@ -88,14 +88,13 @@ def bench_command(
     from teenytinyllama import hardware
     from teenytinyllama.inference import throughput
 
-    on_cpu = hardware.present_device().type == "cpu"
-    slow = on_cpu and not hardware.cpu_multiplies_bfloat16()
+    fits = hardware.multiplies_bfloat16(hardware.present_device())
     cases = [
         throughput.BenchmarkCase(
             model, precision, batch, prompt_tokens, new_tokens, repeats, threads
         )
         for model in models
-        for precision in precisions or ["fp32" if slow else "bf16"]
+        for precision in precisions or ["bf16" if fits else "fp32"]
         for batch in batches
     ]
     with without_hub():

@@ -173,19 +173,18 @@ def load_chat_model(
     """Load a run's model, or a model folder, for generation.
 
     Unset, the device is CUDA where there is one, and weights keep their stored precision, except
-    that fp32 becomes bfloat16 on CUDA, and bfloat16 fp32 on a CPU without kernels for it. Raises
-    UserError for a model that is missing, damaged or of an unsupported architecture.
+    that fp32 becomes bfloat16 on CUDA, and bfloat16 fp32 on any device without kernels for it.
+    Raises UserError for a model that is missing, damaged or of an unsupported architecture.
     """
     folder = find_model_folder(path)
     verify_model(folder)
     tokenizer_dir = _tokenizer_folder(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = _load_weights(folder).to(device)
-    if dtype is None and device.startswith("cuda") and model.dtype == torch.float32:
+    if dtype is None and not hardware.multiplies_bfloat16(torch.device(device)):
+        dtype = torch.float32 if model.dtype == torch.bfloat16 else None
+    elif dtype is None and device.startswith("cuda") and model.dtype == torch.float32:
         dtype = torch.bfloat16
-    slow = device == "cpu" and not hardware.cpu_multiplies_bfloat16()
-    if dtype is None and slow and model.dtype == torch.bfloat16:
-        dtype = torch.float32
     decoder = Decoder(model, dtype=dtype)
     vocabulary = read_vocabulary(tokenizer_dir)
     check_fits(vocabulary, decoder.vocab_size, folder)

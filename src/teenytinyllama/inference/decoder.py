@@ -45,7 +45,7 @@ class PackedLinear:
             weight.device.type == "cpu"
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
             and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-            and (weight.dtype != torch.bfloat16 or hardware.cpu_multiplies_bfloat16())
+            and (weight.dtype != torch.bfloat16 or hardware.multiplies_bfloat16(weight.device))
         )
 
     def apply(self, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ import torch
 
 from teenytinyllama import hardware
 from teenytinyllama.artifacts.manifest import write_json
+from teenytinyllama.console import aligned
 from teenytinyllama.energy import EnergyMeter
 from teenytinyllama.errors import UserError
 from teenytinyllama.inference.chat_model import load_chat_model
@@ -232,11 +233,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         shown = {name: _shown(value) for name, value in row.items()}
         cells.append([pattern.format(**shown) for _, pattern in COLUMNS])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in cells
-    ]
+    lines = aligned(cells)
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 

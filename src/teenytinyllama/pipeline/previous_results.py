@@ -139,6 +139,6 @@ def read_mark(stage_dir: Path) -> dict[str, Any] | None:
         mark = json.loads((stage_dir / MARK_NAME).read_bytes())
         if isinstance(mark["fingerprint"], str) and isinstance(mark["settings"], dict):
             return {"fingerprint": mark["fingerprint"], "settings": mark["settings"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None

@@ -16,9 +16,11 @@ from teenytinyllama.artifacts.manifest import read_manifest
 from teenytinyllama.pipeline import spending
 from teenytinyllama.pipeline.registry import STAGES
 from teenytinyllama.progress import format_duration, format_energy, format_money
+from teenytinyllama.stages.report.number_format import is_number
 from teenytinyllama.stages.report.run_record import RunRecord, dig, read_lines, read_run
 
 METRICS_NAME = "metrics.jsonl"
+SHOWN = ("step", "tokens", "loss", "heldout_bpb", "tokens_per_s")  # as numbers; others are left out
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,13 @@ def _unfinished(run: RunRecord, folder: Path, state: str) -> StageStatus:
     spent = spending.total(folder, rows[-1].fingerprint if rows else "")
     seconds, kwh = spent.seconds, spent.energy.total_kwh
     newest = deque(read_lines(folder / METRICS_NAME), maxlen=1)
-    metrics = newest[0] if newest else None
+    metrics = (
+        {k: v for k, v in newest[0].items() if k not in SHOWN or is_number(v)} if newest else None
+    )
     num_steps, left = dig(run.recipe, folder.name, "num_steps"), None
-    if metrics and num_steps and metrics.get("tokens_per_s"):
-        left = metrics["tokens"] * (num_steps / metrics["step"] - 1) / metrics["tokens_per_s"]
+    num_steps = num_steps if is_number(num_steps) else None
+    tokens, step, rate = ((metrics or {}).get(key) for key in ("tokens", "step", "tokens_per_s"))
+    if num_steps and tokens and step and rate:
+        left = tokens * (num_steps / step - 1) / rate
     usd = run.energy.cost_usd(seconds, kwh)
     return StageStatus(folder.name, state, seconds, kwh, usd, metrics, num_steps, left)

@@ -140,7 +140,7 @@ def _device() -> tuple[str, float, int, list[Check]]:
         return "", 0.0, 0, []
     import torch
 
-    from teenytinyllama.hardware import cpu_multiplies_bfloat16
+    from teenytinyllama.hardware import multiplies_bfloat16
 
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
@@ -158,12 +158,12 @@ def _device() -> tuple[str, float, int, list[Check]]:
         Check("matrix multiply", f"{peak:.3g} TFLOP/s measured, {kind}"),
     ]
     if device == "cpu":
-        if not cpu_multiplies_bfloat16():
+        if not multiplies_bfloat16(torch.device("cpu")):
             found.append(Check("precision", "bf16-mixed is computed in fp32: no bfloat16 here"))
         found.append(_compiler())
     if device == "cuda":
         capability = torch.cuda.get_device_capability(0)
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bf16 = multiplies_bfloat16(torch.device("cuda"))
         found += what_a_gpu_can(properties.name, capability, has_bf16=has_bf16)
     return device, peak, memory, found
 

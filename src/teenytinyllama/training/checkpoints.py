@@ -180,7 +180,9 @@ def find_damage(path: Path) -> str | None:
     try:
         files = json.loads((path / MANIFEST_NAME).read_bytes())["files"]
         expected = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+    ) as error:  # fmt: skip
         return f"its manifest cannot be read ({error})"
     found = {name: (o.bytes, o.sha256) for name, o in hash_outputs(path).items()}
     for name, (size, digest) in expected.items():

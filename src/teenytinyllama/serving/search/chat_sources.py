@@ -6,14 +6,13 @@ model has none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from teenytinyllama.artifacts.conversation_layouts import ConversationError, read_conversation
 from teenytinyllama.artifacts.conversations import Conversation
-from teenytinyllama.artifacts.manifest import fingerprint_files, fingerprint_of
+from teenytinyllama.artifacts.manifest import fingerprint_files, fingerprint_of, read_run_json
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import Source
@@ -76,7 +75,7 @@ def find_chat_sources(models: Sequence[Path], data: Sequence[Path]) -> ChatSourc
 def _language_of(run_dir: Path) -> str:
     """The language that a run's recipe names; Portuguese where it names none."""
     try:
-        language = str(json.loads((run_dir / "run.json").read_bytes())["recipe"]["language"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        language = str(read_run_json(run_dir)["recipe"]["language"])
+    except (UserError, KeyError, TypeError):
         return "pt"
     return language if language.replace("-", "").isalnum() else "pt"  # it becomes a folder's name

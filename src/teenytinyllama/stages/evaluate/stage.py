@@ -238,7 +238,7 @@ def _check_checkpoint(path: Path) -> None:
     try:
         written = json.loads((path / MANIFEST_NAME).read_bytes())["files"][MODEL_NAME]["sha256"]
         is_whole = sha256_file(path / MODEL_NAME) == written
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         is_whole = False
     if not is_whole:
         what = f"its {MODEL_NAME} or {MANIFEST_NAME} changed since they were written"

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from teenytinyllama.console import aligned
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import PackSettings
 from teenytinyllama.stages.pack.document_order import arrange, check_sources
@@ -53,11 +54,7 @@ def phase_table(settings: PackSettings, available: Mapping[str, int] | None = No
         rows.append(["there are", "", f"{sum(available.values()):,}", *cells])
         times = [f"{totals[name] / available[name]:.2f}" for name in names]
         rows.append(["times read", "", "", *times])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
+    return "\n".join(aligned(rows))
 
 
 def tokens_of_sources(num_tokens: NDArray[np.int64], sources: ArrayLike) -> dict[str, int]:

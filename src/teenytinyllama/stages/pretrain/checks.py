@@ -63,7 +63,7 @@ def check(settings: PretrainSettings, recipe: Recipe) -> Iterator[UserError]:
             "has no effect with pack.phases, where what is read again already lies elsewhere",
             "--set pretrain.shuffle_documents=false",
         )
-    if recipe.pack and settings.decay_in_last_phase and not recipe.pack.phases:
+    if settings.decay_in_last_phase and not (recipe.pack and recipe.pack.phases):
         yield UserError(
             "no-last-phase",
             "pretrain.decay_in_last_phase = true",

@@ -126,7 +126,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(value, dict):
                 yield value
@@ -136,6 +136,6 @@ def read_last_lines(path: Path) -> list[dict[str, Any]]:
     """As `read_lines`, each step once: a resumed run may log a step again; the last line counts."""
     by_step: dict[Any, dict[str, Any]] = {}
     for line in read_lines(path):
-        if "step" in line:
+        if isinstance(line.get("step"), int):
             by_step[line["step"]] = line
     return [by_step[step] for step in sorted(by_step)]

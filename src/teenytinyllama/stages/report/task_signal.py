@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, variance
 from typing import Any, cast
 
+from teenytinyllama.console import aligned
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.report.number_format import is_number, percent
 from teenytinyllama.stages.report.page_blocks import (
@@ -219,12 +220,7 @@ def text_of(signals: Sequence[TaskSignal]) -> str:
     """The table and what it comes to, for a terminal."""
     rows = [[column.title for column in COLUMNS]]
     rows += [[cell.text for cell in row] for row in _rows(signals)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join((*lines, "", _summary(signals)))
+    return "\n".join((*aligned(rows, right=False), "", _summary(signals)))
 
 
 COLUMNS = (
