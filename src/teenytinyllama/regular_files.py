@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +29,13 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(handle)
         raise
     return os.fdopen(handle, "rb")
+
+
+def check_no_folder(path: Path) -> None:
+    """Raise UserError for a folder where a file is to be written."""
+    if path.is_dir() and not path.is_symlink():
+        fix = f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.old')}"
+        raise UserError("file-kind", str(path), "is a folder where a file is to be written", fix)
 
 
 def check_regular(path: Path, mode: int | None = None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,22 @@ def test_damaged_run_json_is_written_again(
         pass
     assert json.loads((folder.path / "run.json").read_bytes())["name"] == "small"
     assert "run.json cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["run.json", ".lock"])
+def test_a_folder_where_a_file_belongs_is_one_line(
+    folder: RunFolder, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "small.toml").write_text(SMALL_RECIPE)
+    recipe = load_recipe(tmp_path / "small.toml")
+    (folder.path / ".lock").unlink(missing_ok=True)
+    (folder.path / name).mkdir(parents=True)
+    with pytest.raises(UserError) as error, folder.locked(recipe):
+        pass
+    assert error.value.where == str(folder.path / name)
+    subprocess.run(shlex.split(error.value.fix), check=True)
+    with folder.locked(recipe):
+        pass
 
 
 def test_full_disk_is_resumable_and_forbidden_folder_is_not(tmp_path: Path) -> None:

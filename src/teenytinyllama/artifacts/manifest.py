@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from teenytinyllama.errors import UserError
-from teenytinyllama.regular_files import open_regular
+from teenytinyllama.regular_files import check_no_folder, open_regular
 
 MANIFEST_NAME = "manifest.json"
 # Stages whose manifests others read, in pipeline order; each stage's folder has its name.
@@ -123,7 +123,9 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """Write `data` so that `path` has all of the old or all of the new bytes, never a part.
 
     Also after a kill or a power cut: the bytes are synced before the rename, the folder after it.
+    Raises UserError for a folder in its place.
     """
+    check_no_folder(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

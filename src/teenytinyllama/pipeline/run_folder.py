@@ -29,7 +29,7 @@ from teenytinyllama.pipeline.previous_results import (
 from teenytinyllama.pipeline.registry import BY_NAME
 from teenytinyllama.progress import format_bytes
 from teenytinyllama.redaction import redact_values
-from teenytinyllama.regular_files import check_regular
+from teenytinyllama.regular_files import check_no_folder, check_regular
 from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.stages.interface import Stage
 
@@ -71,6 +71,7 @@ class RunFolder:
             # A copy of hard links has a lock of its own; a link would have another file emptied.
             if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
                 path.unlink()
+            check_no_folder(path)
             if path.exists():
                 check_regular(path)
             lock = path.open("a+")
