@@ -2,7 +2,11 @@
 
 import io
 import logging
+import os
+import pty
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -56,3 +60,29 @@ def test_a_terminal_gets_a_long_line_whole(monkeypatch, level):
     logger.info(command)
     console.terminal.cache_clear()
     assert re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()) == command + "\n"
+
+
+SPEAKER = """
+import logging, sys
+from teenytinyllama.console import configure_logging
+from teenytinyllama.progress import Progress
+configure_logging()
+logging.getLogger("teenytinyllama").info("ready")
+sys.stdin.readline()
+with Progress("work", total=2) as work:
+    work.advance()
+    logging.getLogger("teenytinyllama").info("half")
+sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize("what", ["pipe", "terminal"])
+def test_a_reader_that_leaves_changes_neither_the_work_nor_its_code(what):
+    reading, writing = os.pipe() if what == "pipe" else pty.openpty()
+    command = [sys.executable, "-c", SPEAKER]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=writing)
+    os.close(writing)
+    assert b"ready" in os.read(reading, 100)
+    os.close(reading)
+    child.communicate(b"go on\n", timeout=60)
+    assert child.returncode == 75

@@ -6,10 +6,13 @@ line, and control characters are escaped.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -41,6 +44,23 @@ def terminal() -> Console:
     return Console(stderr=True)
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Around writing to standard error: once its terminal or its pipe's reader is gone, silence.
+
+    A closed window, a lost connection or a `tee` that Ctrl-C ended must not end the work, nor take
+    the place of the exit code by which a wrapper knows that it can be resumed.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.EPIPE):
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+
 def aligned(rows: Sequence[Sequence[str]], *, right: bool = True) -> list[str]:
     """A table's rows as lines, each column as wide as its widest cell.
 
@@ -57,12 +77,14 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = harmless(redact(self.format(record)))
-        if sys.stderr.isatty():
-            # Soft wrap: a command in a message can be copied whole.
-            terminal().print(line, style=_STYLES.get(record.levelno), markup=False, soft_wrap=True)
-        else:
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+        with unheard():
+            if sys.stderr.isatty():
+                # Soft wrap: a command in a message can be copied whole.
+                style = _STYLES.get(record.levelno)
+                terminal().print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+            else:
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
 
 
 def configure_logging(level: int = logging.INFO) -> None:

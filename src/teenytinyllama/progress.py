@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any, Self
 
-from teenytinyllama.console import terminal
+from teenytinyllama.console import terminal, unheard
 
 SECONDS_BETWEEN_LINES = 10.0
 logger = logging.getLogger(__name__)
@@ -108,7 +108,8 @@ class Progress:
                 TimeRemainingColumn(compact=True),
                 console=terminal(),
             )
-            self._bar.start()
+            with unheard():
+                self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, status="")
         return self
 
@@ -138,7 +139,8 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with unheard():
+                self._bar.stop()
         elif kind is None:
             took = format_duration(time.monotonic() - self._started)
             logger.info(f"{self.title}: {self._status()}, done in {took}")

@@ -256,17 +256,6 @@ def test_a_failing_tracker_does_not_stop_training(tmp_path, monkeypatch, capsys)
     assert len(loss_log(tmp_path)) == 2
 
 
-def test_slow_steps_print_a_short_line_and_log_nothing(tmp_path, monkeypatch, capsys):
-    train(tmp_path / "quiet", num_steps=4)
-    assert "step 1/4" not in capsys.readouterr().err
-    monkeypatch.setattr(metrics_logger, "SECONDS_OF_SILENCE", 0.0)
-    train(tmp_path / "slow", num_steps=4)
-    said = capsys.readouterr().err
-    assert "step 1/4" in said
-    assert "loss and speed are shown every 3 steps" in said
-    assert loss_log(tmp_path / "slow") == loss_log(tmp_path / "quiet")
-
-
 def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     train(tmp_path / "steady", num_steps=8)
 

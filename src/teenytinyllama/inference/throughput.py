@@ -164,7 +164,7 @@ def measure(case: BenchmarkCase) -> dict[str, Any]:
         "first_token_ms": spread([1000 * first for first, _ in times]),
         "prefill_tokens_per_s": spread(prefill),
         "generation_tokens_per_s": spread(generation),
-        "peak_memory_mb": _peak_memory_bytes(decoder.device) / 1e6,
+        "peak_memory_mb": hardware.peak_memory_bytes(decoder.device) / 1e6,
         "energy_mwh_per_1000_tokens": 1e9 * energy_kwh / num_generated,
     }
 
@@ -190,20 +190,6 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     {'median': 2.0, 'min': 1.0, 'max': 3.0}
     """
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved()
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux; `ru_maxrss` would show the parent's peak
-        for line in status.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def machine() -> dict[str, Any]:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from teenytinyllama.artifacts.json_lines import read_lines
 from teenytinyllama.artifacts.manifest import read_manifest
 from teenytinyllama.pipeline import spending
 from teenytinyllama.pipeline.registry import STAGES
 from teenytinyllama.progress import format_duration, format_energy, format_money
 from teenytinyllama.stages.report.number_format import is_number
-from teenytinyllama.stages.report.run_record import RunRecord, dig, read_lines, read_run
+from teenytinyllama.stages.report.run_record import RunRecord, dig, read_run
 
 METRICS_NAME = "metrics.jsonl"
 SHOWN = ("step", "tokens", "loss", "heldout_bpb", "tokens_per_s")  # as numbers; others are left out

@@ -52,6 +52,7 @@ from teenytinyllama.training.micro_batches import (
     step_gradients,
 )
 from teenytinyllama.training.optimizers import learning_rate_factor, set_learning_rates
+from teenytinyllama.training.progress_display import ProgressDisplay
 from teenytinyllama.training.resource_tracker import ResourceTracker
 from teenytinyllama.training.second_token import (
     find_second_token,
@@ -95,6 +96,9 @@ class TrainLoop:
         self._attention_kernel = ""
         self._numerics = numerics_of(strategy, settings)
         self._metrics_logger = MetricsLogger(out_dir, settings, is_main=strategy.is_main)
+        self._display = ProgressDisplay(
+            out_dir, settings, strategy.device, is_main=strategy.is_main
+        )
         self._guard = DivergenceGuard(self._metrics_logger, task.describe_step)
         self._resources = ResourceTracker(meter, strategy.processes)
         self._watchdog = Watchdog()
@@ -141,6 +145,7 @@ class TrainLoop:
                             self._roll_back()
                 choice = self._choose_weights() if settings.keep_best else {}
         finally:
+            self._display.close()
             self._metrics_logger.close()
             checkpoints.finish_removals()
             self.strategy.release_memory()
@@ -206,11 +211,11 @@ class TrainLoop:
         if is_last or _due(step, settings.evaluate_every_steps) or step in self._epoch_ends:
             scores = self._evaluate()
             is_last = is_last or self._must_stop()
-        if is_last or scores or _due(step, settings.log_every_steps):
+        is_logged = is_last or bool(scores) or _due(step, settings.log_every_steps)
+        seconds_left = self._resources.seconds_left(self.state, settings.num_steps)
+        self._display.show_step(step, self._resources.seconds(), seconds_left, is_logged=is_logged)
+        if is_logged:
             self._log(scores)
-        else:
-            seconds_left = self._resources.seconds_left(self.state, settings.num_steps)
-            self._metrics_logger.show_heartbeat(step, seconds_left=seconds_left)
         if is_last or _due(step, settings.sample_every_steps):
             self._write_samples()
         stop, is_time = self._agree()
@@ -345,6 +350,7 @@ class TrainLoop:
             where = {"step": self.state.step, "tokens": self.state.tokens}
             lines = [{**where, **row} for row in rows]
             self.state.samples_bytes = self._metrics_logger.log_samples(lines)
+            self._display.show_sample(rows)
 
     def _with_whole_model(self, work: Callable[[nn.Module], Any]) -> Any:
         with self.strategy.whole_model() as model, torch.no_grad():
@@ -378,12 +384,7 @@ class TrainLoop:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         state.log_bytes = self._metrics_logger.log_metrics(line)
-        self._metrics_logger.show_progress(
-            line,
-            seconds_left=self._resources.seconds_left(state, num_steps),
-            seconds=state.seconds,
-            at_once=bool(scores),
-        )
+        self._display.show_line(line, is_last=state.step == num_steps)
 
     def _utilisation(self, tokens_per_s: float) -> dict[str, float | None]:
         """`mfu`: model FLOPs over the data sheet's peak of all devices, None where it is not known.

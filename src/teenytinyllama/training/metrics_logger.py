@@ -1,4 +1,4 @@
-"""What a run writes down as it trains, and the progress line that people see.
+"""What a run writes down as it trains.
 
     metrics.jsonl   one object per logged step
     samples.jsonl   continuations of fixed prompts
@@ -19,7 +19,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +26,6 @@ from typing import Any
 
 from teenytinyllama.artifacts.manifest import sync_folder
 from teenytinyllama.errors import missing_extra
-from teenytinyllama.progress import format_duration
 from teenytinyllama.training.task import TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -35,8 +33,6 @@ logger = logging.getLogger(__name__)
 METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.jsonl"
 SKIPPED_NAME = "skipped.jsonl"
-SECONDS_BETWEEN_LINES = 5.0
-SECONDS_OF_SILENCE = 30.0
 MAX_WAITING_LINES = 10_000
 SECONDS_TO_CLOSE = 10.0
 
@@ -55,8 +51,6 @@ class MetricsLogger:
             if find_spec(name) is None:
                 raise missing_extra(name, "track")
         self._trackers = [_TrackerThread(name, out_dir, settings.run_name) for name in names]
-        self._shown_at = 0.0
-        self._heard_at = time.monotonic()
 
     def log_metrics(self, line: Line) -> int:
         """Append a line to `metrics.jsonl` and its mirrors; returns the new length of the file."""
@@ -94,50 +88,10 @@ class MetricsLogger:
         for name in (METRICS_NAME, SAMPLES_NAME) if self.is_main else ():
             sync_log(self.out_dir / name)
 
-    def show_progress(
-        self, line: Line, *, seconds_left: float, seconds: float, at_once: bool
-    ) -> None:
-        """Print a progress line, at most every five seconds unless `at_once`."""
-        now = time.monotonic()
-        if not self.is_main or (now - self._shown_at < SECONDS_BETWEEN_LINES and not at_once):
-            return
-        self._shown_at = self._heard_at = now
-        loss = "-" if line["loss"] is None else f"{line['loss']:.3f}"
-        heldout = f", held-out {line['heldout_bpb']:.4f} bits/byte" if "heldout_bpb" in line else ""
-        price = self.settings.usd_per_gpu_hour * seconds / 3600
-        money = f", ${price:.2f}" if price else ""
-        logger.info(
-            f"  step {line['step']}/{self.settings.num_steps}, loss {loss}{heldout}, "
-            f"{line['tokens_per_s']:,.0f} tokens/s, {_utilisation(line)}, "
-            f"{line['energy_kwh'] * 1000:.2f} Wh{money}, {format_duration(seconds_left)} left"
-        )
-
-    def show_heartbeat(self, step: int, *, seconds_left: float) -> None:
-        """Print a short line where nothing was printed for half a minute.
-
-        It has no loss: to show one, the host would have to wait for the device.
-        """
-        now = time.monotonic()
-        if not self.is_main or now - self._heard_at < SECONDS_OF_SILENCE:
-            return
-        self._heard_at = now
-        every = self.settings.log_every_steps
-        logger.info(
-            f"  step {step}/{self.settings.num_steps}, {format_duration(seconds_left)} left "
-            f"(loss and speed are shown every {every} steps)"
-        )
-
     def close(self) -> None:
         """Let every tracker finish, or abandon it after ten seconds."""
         for tracker in self._trackers:
             tracker.close()
-
-
-def _utilisation(line: Line) -> str:
-    """Of the GPU's data sheet where its peak is known, else of a matrix product measured here."""
-    if line["mfu"] is None:
-        return f"{line['share_of_measured_peak']:.0%} of the measured peak"
-    return f"MFU {100 * line['mfu']:.0f} %"
 
 
 def append_line(path: Path, value: Line) -> int:

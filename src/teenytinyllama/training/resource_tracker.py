@@ -47,12 +47,16 @@ class ResourceTracker:
         A reading of the meter costs 0.1 s: unless it must be `now`, there is one every ten seconds.
         Energy is that of all machines; all processes must call this.
         """
-        state.seconds = self._seconds_before + time.monotonic() - self._started
+        state.seconds = self.seconds()
         if now or time.monotonic() - self._read_at >= SECONDS_BETWEEN_READINGS:
             self._used = self._read().since(self._energy_zero)
             self._read_at = time.monotonic()
         machines = self._processes.gather(self._used)
         state.energy = total_energy([self._energy_before, *machines])
+
+    def seconds(self) -> float:
+        """All sessions' seconds until now."""
+        return self._seconds_before + time.monotonic() - self._started
 
     def _read(self) -> Energy:
         return self._meter.read() if self._processes.leads_machine else Energy()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from teenytinyllama.artifacts.json_lines import read_last_lines
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.report.number_format import (
     NOT_RUN,
@@ -31,7 +32,7 @@ from teenytinyllama.stages.report.page_blocks import (
     Table,
     numbers,
 )
-from teenytinyllama.stages.report.run_record import RunRecord, read_last_lines, read_run
+from teenytinyllama.stages.report.run_record import RunRecord, read_run
 from teenytinyllama.stages.report.sections_run import stage_kwh, total_cost_usd
 from teenytinyllama.stages.report.sections_scores import score_cells, tasks_of
 from teenytinyllama.stages.report.sections_training import make_chart, points

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from teenytinyllama.artifacts.json_lines import read_lines
 from teenytinyllama.stages.report.number_format import (
     count,
     decimal,
@@ -29,7 +30,7 @@ from teenytinyllama.stages.report.page_blocks import (
     not_run,
     numbers,
 )
-from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord, read_lines
+from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 
 MAX_CHATS = 12
 # Baselines of a classifier that need no language model, with their names in the table.

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from teenytinyllama.artifacts.json_lines import read_last_lines, read_lines
 from teenytinyllama.stages.report.number_format import (
     count,
     decimal,
@@ -36,13 +37,7 @@ from teenytinyllama.stages.report.page_blocks import (
     not_run,
     numbers,
 )
-from teenytinyllama.stages.report.run_record import (
-    FinishedStage,
-    RunRecord,
-    dig,
-    read_last_lines,
-    read_lines,
-)
+from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord, dig
 from teenytinyllama.stages.report.sections_run import stage_kwh
 from teenytinyllama.stages.report.svg_chart import (
     Axes,

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, variance
 from typing import Any, cast
 
+from teenytinyllama.artifacts.json_lines import read_last_lines
 from teenytinyllama.console import aligned
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.report.number_format import is_number, percent
@@ -30,7 +31,7 @@ from teenytinyllama.stages.report.page_blocks import (
     numbers,
 )
 from teenytinyllama.stages.report.run_comparison import STYLES, different_settings
-from teenytinyllama.stages.report.run_record import RunRecord, read_last_lines, read_run
+from teenytinyllama.stages.report.run_record import RunRecord, read_run
 from teenytinyllama.stages.report.sections_scores import tasks_of
 from teenytinyllama.stages.report.sections_training import make_chart
 from teenytinyllama.stages.report.svg_chart import Axes, Series
