@@ -10,7 +10,7 @@ WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cub
 	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
 	nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: install quickstart test check format docs lock dist bench faults clean
+.PHONY: install quickstart test check format docs site lock dist bench faults clean
 
 install: .venv/.installed
 
@@ -34,6 +34,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest tests/test_docs.py
 
 format: install
 	$(BIN)/ruff format .
@@ -42,6 +43,16 @@ format: install
 docs: install
 	$(BIN)/ttl settings --markdown > docs/settings.md
 	$(BIN)/ttl settings --commands > docs/cli.md
+
+# The documentation site in build/site; any warning is an error.
+site: build/site-env/.installed
+	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/build/site-env/bin:$$PATH" build/site-env/bin/mkdocs build
+
+build/site-env/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv build/site-env
+	build/site-env/bin/python -m pip install --quiet $(PIP)
+	build/site-env/bin/python -m pip install --quiet --constraint constraints.txt --group site
+	touch $@
 
 # Every package of .[dev] with the hashes of its files, for Python 3.11 to 3.13 and any system.
 lock:

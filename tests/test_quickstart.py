@@ -112,6 +112,18 @@ def test_plain_transformers_loads_what_was_made(finished):
         assert logits.shape == (1, len(ids), 640)  # a multiple of 64
 
 
+def test_the_examples_of_the_python_page_work(finished, capfd):
+    page = (RECIPE.parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    talk, run = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(talk.replace('"runs/quickstart"', repr(str(finished))), {})
+    assert capfd.readouterr().out.strip()
+    run = run.replace('"runs/quickstart"', repr(str(finished)))
+    exec(run.replace("load_recipe(recipe_path)", f"load_recipe(recipe_path, {SMALLER!r})"), {})
+    counts, text = capfd.readouterr().out.split("\n", 1)
+    assert "'documents_read': 600" in counts
+    assert text.strip()
+
+
 def test_a_second_run_skips_everything(finished):
     started = time.perf_counter()
     said = ttl(finished, "run")

@@ -33,7 +33,9 @@ class RunOptions:
     ] = field(default_factory=list)
     run_dir: Annotated[
         Path | None,
-        typer.Option("--run-dir", help="Folder of the run; default runs/<recipe name>."),
+        typer.Option(
+            "--run-dir", help="Folder of the run; default runs/NAME, named as the recipe."
+        ),
     ] = None
     keep_previous: Annotated[
         int,
