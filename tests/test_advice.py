@@ -28,7 +28,7 @@ def other_run(folder: Path) -> None:
     (folder / "runs" / "a" / "run.json").write_text('{"name": "other"}')
 
 
-ENOUGH = [("cpu", "--hours 50", ""), ("h100", "--hours 50", ""), ("h100", "--hours 0.049", "")]
+ENOUGH = [("cpu", "--hours 50", ""), ("h100", "--hours 50", ""), ("h100", "--hours 0.002", "")]
 ROWS = [
     # planning
     Advice("gpu-unknown", "ttl plan --gpu A100 --hours 9 --text-mb 50", wrong="--gpu A100"),
@@ -52,11 +52,11 @@ ROWS = [
     *(
         Advice("plan-too-small", f"ttl plan --gpu {gpu} {budget} {text}")
         for gpu in ("cpu", "h100")
-        for budget in ("--hours 0.00001", "--hours 0.049", "--hours 50")
-        for text in ("--text-mb 0.001", "--text-mb 0.15", "--tokens 20", "")
+        for budget in ("--hours 0.000001", "--hours 0.002", "--hours 50")
+        for text in ("--text-mb 0.001", "--text-mb 0.015", "--tokens 20", "")
         if (gpu, budget, text) not in ENOUGH
     ),
-    Advice("plan-too-small", "ttl plan --budget-usd 0.0001 --text-mb 0.1"),
+    Advice("plan-too-small", "ttl plan --budget-usd 0.000001 --text-mb 0.01"),
     # new
     Advice("language-code", NEW.replace(" gl ", " GL "), wrong="--language GL"),
     Advice(

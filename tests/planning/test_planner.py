@@ -107,6 +107,24 @@ def test_too_little_text_predicts_no_loss() -> None:
     assert any("no published law" in note for note in plan.notes)
 
 
+def test_a_small_text_is_planned_a_tiny_model_and_says_so() -> None:
+    # 0.2 MB of Thai, three bytes a character; and as little as the smallest model can use.
+    plan = make_plan(asked(text_bytes=2e5, bytes_per_character=2.9))
+    assert plan.parameters < 400_000
+    assert plan.epochs == pytest.approx(16, rel=0.05)
+    assert plan.warning.startswith("Tiny: 0.34 M parameters")
+    least = make_plan(asked(text_bytes=2e4))
+    assert 16 < least.epochs <= 64
+    assert not make_plan(asked(text_bytes=2e6)).warning
+
+
+def test_a_hopeless_text_is_told_how_much_is_needed() -> None:
+    with pytest.raises(UserError, match=r"read 64 times.*--text-mb 0\.0\d+$"):
+        make_plan(asked(text_bytes=5e3))
+    with pytest.raises(UserError, match="read 4 times"):  # as the user said, not 64
+        make_plan(asked(text_bytes=5e4, max_epochs=4.0))
+
+
 def test_an_early_checkpoint_lies_in_the_interval() -> None:
     found = expected_loss(published_law("besiroglu"), 162_417_408, 0.8192e9, 6.2e9)
     assert found.low is not None

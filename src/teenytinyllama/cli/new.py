@@ -77,6 +77,8 @@ def new_command(
         f"{format_duration(plan.cost.hours * 3600)}"
         + (f", {format_money(plan.cost.usd)}" if plan.request.usd_per_hour else "")
     )
+    if plan.warning:
+        logger.warning(plan.warning)
     if license_name == "unknown":
         logger.info(
             'The licence of the text is "unknown": it can be trained on, and not be published; '

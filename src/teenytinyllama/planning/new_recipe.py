@@ -228,7 +228,12 @@ def _pretrain(plan: Plan, learned: LanguageProfile | None) -> list[str]:
             f"{model.intermediate_size}, num_hidden_layers = {model.num_hidden_layers}, "
             f"num_attention_heads = {model.num_attention_heads}, "
             f"max_position_embeddings = {length} }}",
-            f"{plan.parameters:,} parameters: the lowest expected loss for the budget",
+            f"{plan.parameters:,} parameters: "
+            + (
+                "the smallest there is"
+                if plan.warning
+                else "the lowest expected loss for the budget"
+            ),
         ),
         (
             f'optimizer = {{ kind = "muon", peak_learning_rate = {plan.peak_learning_rate}, '

@@ -43,6 +43,8 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
             "(docs/little-text.md).",
             style="dim",
         )
+    if plan.warning:
+        console.print(f"  {plan.warning}")
     for note in plan.notes:
         console.print(f"  {note}", style="dim")
     console.print()

@@ -21,7 +21,7 @@ from teenytinyllama.planning.plan_request import (
     PlanRequest,
     check_request,
 )
-from teenytinyllama.planning.reference_data import shapes
+from teenytinyllama.planning.reference_data import shapes, tiny_shape
 from teenytinyllama.planning.scaling_laws import (
     MIN_TOKENS_OF_LAWS,
     MIN_UNIQUE_TOKENS_OF_LAWS,
@@ -117,6 +117,16 @@ class Plan:
     def epochs(self) -> float:
         """Epochs over the text."""
         return self.tokens / self.unique_tokens
+
+    @property
+    def warning(self) -> str:
+        """What to expect of the smallest model; empty for a larger one."""
+        if self.model != tiny_shape():
+            return ""
+        return (
+            f"Tiny: {self.parameters / 1e6:.2g} M parameters learn the look of a language, not "
+            "facts or whole sentences. Ten times the text makes a much better model."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values for JSON, which has no infinities: they are None."""
@@ -394,11 +404,29 @@ def _best(
     """Loss, shape and tokens of the best candidate; None where the budget is too small for any."""
     found = _candidates(request, law, vocab_size)
     if not found:
-        return None
+        return _tiny(request, law, vocab_size)
     lowest = min(row[0] for row in found)
     near = [row for row in found if row[0] <= lowest + SAME_LOSS]
     loss, _, model, tokens = min(near, key=lambda row: row[1])
     return loss, model, tokens
+
+
+def _tiny(
+    request: PlanRequest, law: Law, vocab_size: int
+) -> tuple[float, ModelSettings, float] | None:
+    """The same of the tiny shape, with more epochs than usual where the text asks for them."""
+    paid, read, needed = _limits(request, vocab_size)
+    if min(paid, read) < needed:
+        return None
+    model, unique = tiny_shape(), unique_tokens(request, vocab_size)
+    tokens = min(paid, max(unique * request.max_epochs, needed))
+    return law.loss_repeating(num_parameters(model, vocab_size), tokens, unique), model, tokens
+
+
+def _most_epochs(request: PlanRequest) -> float:
+    """Of the tiny shape: what the user asked for, else as many as are known to help."""
+    asked = request.max_epochs
+    return MANY_EPOCHS if asked == PlanRequest.max_epochs else asked
 
 
 def other_sizes(plan: Plan) -> list[tuple[int, float, float]]:
@@ -467,16 +495,16 @@ def _too_small(request: PlanRequest, law: Law, vocab_size: int) -> UserError:
             if request.unique_tokens
             else f"{format_bytes(request.text_bytes)} of text"
         )
-        found.append(f"{size}, read {request.max_epochs:g} times, is {read:,.0f} tokens")
+        found.append(f"{size}, read {_most_epochs(request):g} times, is {read:,.0f} tokens")
     what = f"{' and '.join(found)}; the smallest model needs {needed:,.0f}"
     return UserError("plan-too-small", "ttl plan", what, _options_that_suffice(request, law))
 
 
 def _limits(request: PlanRequest, vocab_size: int) -> tuple[float, float, float]:
     """Tokens that the budget and the text are enough for, and that the smallest model needs."""
-    model = shapes()[0]
+    model = tiny_shape()
     paid = request.flops / flops_per_token(model, vocab_size, request.sequence_length)
-    read = unique_tokens(request, vocab_size) * request.max_epochs
+    read = unique_tokens(request, vocab_size) * _most_epochs(request)
     return paid, read, MIN_TOKENS_PER_PARAMETER * num_parameters(model, vocab_size)
 
 

@@ -60,6 +60,12 @@ def shapes() -> tuple[ModelSettings, ...]:
 
 
 @cache
+def tiny_shape() -> ModelSettings:
+    """The size for a text that is too small for all of them."""
+    return ModelSettings(**_data()["tiny_shape"])
+
+
+@cache
 def reference_runs() -> tuple[ReferenceRun, ...]:
     """Public runs on Portuguese text that predictions are compared with."""
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
