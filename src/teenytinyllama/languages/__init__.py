@@ -114,3 +114,15 @@ def letters_of(language: str) -> str:
         return ""
     listed = tomllib.loads(path.read_text(encoding="utf-8"))["letters"]
     return unicodedata.normalize("NFC", "".join(listed.split()))
+
+
+@cache
+def byte_premium(language: str) -> float | None:
+    """Bytes of a text over those of the same text in English; None where no one has measured it.
+
+    >>> byte_premium("th"), byte_premium("mirandese")
+    (2.742, None)
+    """
+    path = resources.files(__name__) / "byte_premiums.toml"
+    found: float | None = tomllib.loads(path.read_text(encoding="utf-8")).get(language)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -152,6 +153,17 @@ def commonest_script(text: str) -> str:
     shares = {one: script_share(text[:2_000], one) for one in _unicode_scripts()}
     script = max(shares, key=shares.__getitem__)
     return script_name(script) if shares[script] else ""
+
+
+def characters_by_script(characters: Iterable[str]) -> dict[str, list[str]]:
+    """Characters by the English name of their script; digits and punctuation are "Common".
+
+    >>> characters_by_script("aé1ก")
+    {'Latin': ['a', 'é'], 'Thai': ['ก'], 'Common': ['1']}
+    """
+    text = "".join(characters)
+    found = ((one, regex.findall(rf"\p{{Script={one}}}", text)) for one in _unicode_scripts())
+    return {script_name(script): signs for script, signs in found if signs}
 
 
 @cache

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from support.report_run import METRICS, build_run, make_page, section_text, write_stage
 
+from teenytinyllama.stages.report.sections_scores import bits_per_english_byte
+
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
@@ -31,6 +33,14 @@ def test_items_too_short_to_check_are_not_clean(run_dir: Path) -> None:
     text = section_text(make_page(run_dir), "scores")
     for part in ("3 with identical choices", "2.0 % 120 too short", "not checked 400 too short"):
         assert part in text
+
+
+def test_bits_per_byte_are_also_in_bytes_of_english(run_dir: Path) -> None:
+    write_stage(run_dir, "evaluate", metrics={**METRICS["evaluate"], "heldout_bits_per_byte": 2.0})
+    text = section_text(make_page(run_dir), "scores")
+    assert "bits per English byte 2.1960 times the byte premium, 1.098" in text  # Portuguese
+    assert bits_per_english_byte(0.7, "th") == pytest.approx(1.9194)
+    assert bits_per_english_byte(0.7, "mwl") is None
 
 
 def test_heldout_overlap_is_shown(run_dir: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.report_run import build_run, make_page
+from support.report_run import METRICS, build_run, make_page, section_text, write_stage
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
 
@@ -23,3 +23,20 @@ def test_examples_of_removed_texts_are_without_personal_data(tmp_path: Path) -> 
     assert "de [E-MAIL]" in html
     assert "ana.maria" not in html
     assert "529.982" not in html
+
+
+def test_tokenizer_coverage_is_shown_by_script(tmp_path: Path) -> None:
+    run_dir = build_run(tmp_path)
+    html = make_page(run_dir)
+    assert "4.220 bytes of English: byte premium 1.098" in section_text(html, "tokenizer")
+    assert "without a token" not in html  # a run of an earlier version
+    scripts = {
+        "Thai": {
+            "num_characters": 900, "num_without_token": 0, "without_token_fraction": 0.0},
+        "Han": {
+            "num_characters": 100, "num_without_token": 25, "without_token_fraction": 0.25},
+    }  # fmt: skip
+    write_stage(run_dir, "tokenizer", metrics={**METRICS["tokenizer"], "scripts": scripts})
+    text = section_text(make_page(run_dir), "tokenizer")
+    assert "Thai 900 90.00 % 0.00 %" in text
+    assert "Han 100 10.00 % 25.00 % 25 characters" in text

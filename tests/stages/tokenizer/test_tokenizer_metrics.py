@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from teenytinyllama.artifacts.tokenizer import load_tokenizer
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.tokenizer.tokenizer_metrics import (
     EncodingTotals,
+    coverage_by_script,
     open_tokenizer,
     read_text,
     table_1_row,
@@ -30,6 +32,16 @@ def test_byte_level_counts_parts_of_characters(small_bytes_tokenizer_dir: Path) 
     assert (metrics["num_tokens"], metrics["num_byte_tokens"]) == (5, 3)
     row = table_1_row(open_tokenizer("bytes", small_bytes_tokenizer_dir), "x 汉")
     assert (row["byte_fallback_fraction"], row["is_lossless"]) == (0.6, True)
+
+
+def test_characters_without_a_token_are_counted_by_script(small_tokenizer_dir: Path) -> None:
+    encoder = load_tokenizer(small_tokenizer_dir)
+    found = coverage_by_script(Counter("aaaa 汉汉   ก"), encoder)
+    assert list(found) == ["Latin", "Common", "Han", "Thai"]
+    assert found["Latin"]["without_token_fraction"] == 0
+    assert found["Han"] == {
+        "num_characters": 2, "num_without_token": 2, "without_token_fraction": 1
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,11 @@ from teenytinyllama.stages.report.page_blocks import (
 )
 from teenytinyllama.stages.report.run_record import RunRecord, read_run
 from teenytinyllama.stages.report.sections_run import stage_kwh, total_cost_usd
-from teenytinyllama.stages.report.sections_scores import score_cells, tasks_of
+from teenytinyllama.stages.report.sections_scores import (
+    bits_per_english_byte,
+    score_cells,
+    tasks_of,
+)
 from teenytinyllama.stages.report.sections_training import make_chart, points
 from teenytinyllama.stages.report.svg_chart import Axes, Series
 
@@ -110,6 +114,11 @@ def _metrics(runs: Sequence[RunRecord], names: Sequence[str]) -> Section:
         ("MFU, of the data sheet's peak", of("pretrain", "metric", "mfu"), percent),
         ("share of the measured peak", of("pretrain", "metric", "share_of_measured_peak"), percent),
         ("held-out bits per byte", _bits_per_byte, lambda value: decimal(value, 4)),
+        (
+            "bits per English byte",
+            lambda run: bits_per_english_byte(_bits_per_byte(run), run.language),
+            lambda value: decimal(value, 4),
+        ),
         ("held-out perplexity", of("evaluate", "metric", "heldout_perplexity"), decimal),
         ("total energy", lambda run: sum(map(stage_kwh, run.stages.values())), energy),
         ("total cost", total_cost_usd, money),

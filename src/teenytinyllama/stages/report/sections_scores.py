@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from teenytinyllama.artifacts.json_lines import read_lines
+from teenytinyllama.languages import byte_premium
 from teenytinyllama.stages.report.number_format import (
     count,
     decimal,
@@ -143,6 +144,25 @@ def tasks_of(stage: FinishedStage) -> Mapping[str, Any]:
     return tasks if isinstance(tasks, Mapping) else {}
 
 
+def bits_per_english_byte(bits_per_byte: Any, language: str) -> float | None:
+    """Bits for as much text as one byte of English says; None without a known byte premium.
+
+    A text of B bytes would have B / premium bytes in English, so that bits per byte are multiplied.
+    """
+    premium = byte_premium(language)
+    return bits_per_byte * premium if premium and is_number(bits_per_byte) else None
+
+
+def _in_english(bits_per_byte: Any, language: str) -> Iterator[Stat]:
+    bits = bits_per_english_byte(bits_per_byte, language)
+    if bits is not None:
+        yield Stat(
+            "bits per English byte",
+            decimal(bits, 4),
+            f"times the byte premium, {byte_premium(language):g}, to compare languages",
+        )
+
+
 def scores_section(run: RunRecord) -> Section:
     """Held-out bits per byte with baselines, then tasks with intervals."""
     title = "Scores"
@@ -169,6 +189,7 @@ def scores_section(run: RunRecord) -> Section:
                     decimal(stage.metric("heldout_perplexity"), 2),
                     "equally likely choices per token; depends on the tokenizer",
                 ),
+                *_in_english(stage.metric("heldout_bits_per_byte"), run.language),
                 Stat("held-out text", size(stage.count("bytes_scored")), "never trained on"),
                 *_heldout_overlap(stage),
             ),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from teenytinyllama.artifacts.documents import read_json_lines
+from teenytinyllama.languages import byte_premium
 from teenytinyllama.languages.personal_data import PersonalData
 from teenytinyllama.stages.report.number_format import (
     count,
@@ -180,7 +181,11 @@ def tokenizer_section(run: RunRecord) -> Section:
         (
             Stat("vocabulary", count(stage.count("vocab_size")), str(stage.setting("model") or "")),
             Stat("tokens per word", decimal(stage.metric("all", "tokens_per_word"))),
-            Stat("bytes per token", decimal(stage.metric("all", "bytes_per_token"))),
+            Stat(
+                "bytes per token",
+                decimal(stage.metric("all", "bytes_per_token")),
+                _in_english(stage.metric("all", "bytes_per_token"), run.language),
+            ),
             Stat("trained on", size(stage.count("bytes_trained_on")), "of text"),
         ),
         "tokenizer/manifest.json",
@@ -200,7 +205,46 @@ def tokenizer_section(run: RunRecord) -> Section:
         "Compare tokenizers only on the same text.",
         total=_tokenizer_row("all", stage.metric("all") or {}),
     )
-    return Section("tokenizer", "Tokenizer", (stats, table), lead)
+    scripts = _coverage_table(stage.metric("scripts"))
+    return Section("tokenizer", "Tokenizer", (stats, table, *scripts), lead)
+
+
+def _in_english(bytes_per_token: Any, language: str) -> str:
+    """The same in bytes of English, where the language's byte premium is known."""
+    premium = byte_premium(language)
+    if premium is None or not is_number(bytes_per_token):
+        return ""
+    english = decimal(bytes_per_token / premium)
+    return f"{english} bytes of English: byte premium {premium:g} (Arnett et al., 2024)"
+
+
+def _coverage_table(scripts: Any) -> Iterator[Table]:
+    """Characters by Unicode script, and how many of them the vocabulary lacks."""
+    if not isinstance(scripts, Mapping) or not scripts:  # a run of an earlier version
+        return
+    total = sum(row["num_characters"] for row in scripts.values())
+    yield Table(
+        "scripts",
+        "Characters of the held-out documents by script",
+        (Column("script"), *numbers("characters", "of all", "without a token")),
+        tuple(
+            (
+                Cell(script),
+                Cell(count(row["num_characters"])),
+                Cell(percent(row["num_characters"] / total, 2)),
+                Cell(
+                    percent(row["without_token_fraction"], 2),
+                    note=f"{count(row['num_without_token'])} characters"
+                    if row["num_without_token"]
+                    else "",
+                ),
+            )
+            for script, row in scripts.items()
+        ),
+        "tokenizer/manifest.json",
+        note="Characters without a token are encoded as their bytes. Common: digits, punctuation "
+        "and signs of every script.",
+    )
 
 
 def _tokenizer_row(name: str, found: Mapping[str, Any]) -> tuple[Cell, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.artifacts.subword_tokenizer import byte_alphabet
 from teenytinyllama.artifacts.tokenizer import TextEncoder
 from teenytinyllama.errors import UserError
+from teenytinyllama.languages.language_codes import characters_by_script
 from teenytinyllama.languages.segmentation import count_words
 from teenytinyllama.regular_files import check_regular
 
@@ -58,15 +60,41 @@ class EncodingTotals:
 
 
 def metrics_by_source(documents: Iterable[Document], encoder: TextEncoder) -> dict[str, Any]:
-    """Metrics of all documents together (`all`) and of each source by name (`sources`)."""
+    """Metrics of all documents (`all`), of each source by name, and of each script (`scripts`)."""
     total, sources = EncodingTotals(), dict[str, EncodingTotals]()
+    characters = Counter[str]()
     for document in documents:
+        characters.update(document.text)
         total.add(document.text, encoder)
         sources.setdefault(document.source, EncodingTotals()).add(document.text, encoder)
     return {
         "all": total.metrics(),
         "sources": {name: sources[name].metrics() for name in sorted(sources)},
+        "scripts": coverage_by_script(characters, encoder),
     }
+
+
+def coverage_by_script(characters: Counter[str], encoder: TextEncoder) -> dict[str, Any]:
+    """How many characters of each Unicode script there are, and have no token of their own.
+
+    The most frequent script comes first. A character without a token is encoded as its bytes, or as
+    `<unk>`.
+    """
+    rows = {}
+    for script, signs in characters_by_script(characters).items():
+        total = sum(characters[sign] for sign in signs)
+        without = sum(characters[sign] for sign in signs if _has_no_token(sign, encoder))
+        rows[script] = {
+            "num_characters": total,
+            "num_without_token": without,
+            "without_token_fraction": without / total,
+        }
+    return dict(sorted(rows.items(), key=lambda row: -row[1]["num_characters"]))
+
+
+def _has_no_token(character: str, encoder: TextEncoder) -> bool:
+    partial = encoder.partial_character_ids
+    return any(id_ in partial or id_ == SPECIAL_IDS[UNK] for id_ in encoder.encode(character))
 
 
 @dataclass(frozen=True)
