@@ -38,6 +38,14 @@ def test_the_recipe_of_a_plan_loads_and_matches_it(tmp_path: Path, usd: float) -
     assert recipe.tokenizer.vocab_size == plan.vocab_size
 
 
+@pytest.mark.parametrize(("num_bytes", "heldout"), [(2e5, 0.1), (5e5, 0.04), (5e9, 0.02)])
+def test_more_of_a_small_text_is_held_out(num_bytes: float, heldout: float) -> None:
+    plan = make_plan(asked(text_bytes=num_bytes))
+    assert f"heldout_fraction = {heldout} " in render_recipe(
+        plan, name="r", language="gl", text="t"
+    )
+
+
 def test_a_recipe_has_the_learned_settings(tmp_path: Path) -> None:
     learned = LanguageProfile(
         num_documents=60,

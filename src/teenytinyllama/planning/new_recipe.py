@@ -30,6 +30,7 @@ NUM_EVALUATIONS, NUM_SAMPLINGS = 20, 5
 # Chat training teaches the form of a conversation, not facts: short rows, few epochs.
 CHAT_LENGTH = 512
 MAX_CHAT_RATE = 1e-3
+USUAL_HELDOUT_FRACTION, MAX_HELDOUT_FRACTION, MIN_HELDOUT_BYTES = 0.02, 0.1, 20_000
 COUNTING = ("repetition", "fineweb", "quality")
 
 
@@ -176,11 +177,17 @@ def _corpus(plan: Plan, text: str, license_name: str, learned: LanguageProfile |
         words,
         f'sources = [{{ kind = "files", path = {_quoted(text)}, '
         f"license = {_quoted(license_name)}{field} }}]",
-        *_rows([("heldout_fraction = 0.02", "kept out of training, for evaluation")]),
+        *_rows([(f"heldout_fraction = {_heldout(plan)}", "kept out of training, for evaluation")]),
     ]
     if learned:
         lines += ["", *_filters(learned)]
     return [*lines, ""]
+
+
+def _heldout(plan: Plan) -> float:
+    """A fiftieth of the text, more of a small one: two documents say little of other text."""
+    wanted = MIN_HELDOUT_BYTES / plan.request.text_bytes
+    return float(f"{min(MAX_HELDOUT_FRACTION, max(USUAL_HELDOUT_FRACTION, wanted)):.1g}")
 
 
 def _filters(learned: LanguageProfile) -> Iterator[str]:
