@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -44,6 +45,18 @@ def test_page_fetches_nothing_and_runs_only_its_own_script(tmp_path: Path) -> No
     for text in ("url(", "@import", EVIL):
         assert text not in html
     assert html.count("&lt;script&gt;alert(1)") >= 6  # source, samples, chat, removed text
+
+
+def test_names_and_texts_have_their_own_direction(tmp_path: Path) -> None:
+    run_dir = build_run(tmp_path)
+    sources = {"كتب (2)": COUNTS["corpus"]["sources"]["livros"]}
+    write_stage(run_dir, "corpus", counts={**COUNTS["corpus"], "sources": sources})
+    html = make_page(run_dir)
+    assert re.search(r'<th class="" dir="auto">\s*كتب \(2\)', html)
+    assert '<td class="n " dir' not in html  # numbers
+    text = re.search(r"\.text\{[^}]*\}", html)
+    assert text is not None
+    assert "unicode-bidi:plaintext" in text[0]  # every line of a text, as its letters say
 
 
 def test_tables_and_plots_match_the_page(tmp_path: Path) -> None:
