@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from teenytinyllama.artifacts.records import hub_records, read_records, suffix_of
+from teenytinyllama.artifacts.records import hub_records, kind_of, read_records, suffix_of
 from teenytinyllama.errors import UserError
 
 
@@ -289,3 +290,73 @@ def test_json_in_another_encoding_names_the_command(encoding, tmp_path):
             error.value.fix.partition(", where")[0], shell=True, check=True, cwd=tmp_path
         )
         assert [record.fields for record in read_records(path)] == [{"text": "ação"}]
+
+
+PORTUGUESE = [
+    {"text": f"A avó {n} pôs o pão na mesa; não há razão para ter medo."} for n in range(40)
+]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp850", "utf-16-le", "utf-16-be", "utf-32-le"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "a.CSV.XZ"])
+def test_a_file_in_another_encoding_names_it_and_a_command_that_helps(name, encoding, tmp_path):
+    lines = [json.dumps(row, ensure_ascii=False) for row in PORTUGUESE]
+    if ".csv" in name.lower():
+        lines = ["text,id", *(f"{row['text']},1" for row in PORTUGUESE)]
+    text = f"[{','.join(lines)}]" if name == "a.json" else "\n".join(lines)
+    pack = {".gz": gzip.compress, ".XZ": lzma.compress}.get(Path(name).suffix, bytes)
+    path = tmp_path / name
+    path.write_bytes(pack(text.encode(encoding)))
+    with pytest.raises(UserError, match=f"not UTF-8 but {encoding.upper()}") as error:
+        list(read_records(path, "pt"))
+    if shutil.which("iconv"):
+        subprocess.run(error.value.fix, shell=True, check=True, cwd=tmp_path)
+        assert [{"text": row["text"]} for row in fields(path)] == PORTUGUESE
+
+
+def test_json_in_utf16_of_any_script_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json.dumps({"т": "При" * 99}, ensure_ascii=False).encode("utf-16-be"))
+    with pytest.raises(UserError, match="not UTF-8 but UTF-16-BE"):
+        list(read_records(path))
+
+
+def test_a_wrong_byte_in_utf8_costs_its_line_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False).encode() for row in PORTUGUESE]
+    path.write_bytes(b"\n".join([*lines, b'{"text": "\xe7\xe3o\xe9\xe3"}']))
+    assert [bool(one.error) for one in read_records(path, "pt")] == [False] * 40 + [True]
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text\n" + b"\n".join(lines) + b"\n\xe7\xe3o\n")
+    with pytest.raises(UserError, match="fix: correct that place"):
+        list(read_records(path, "pt"))
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;;"])
+def test_a_line_that_tells_excel_the_separator_is_no_header(first: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{first}\r\ntext;label\r\num, dois;a\r\ntrês\r\n", encoding="utf-8-sig")
+    good, bad = read_records(path)
+    assert (good.fields, good.line) == ({"text": "um, dois", "label": "a"}, 3)
+    assert (bad.error, bad.line) == ("1 columns, the header has 2", 4)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "A.JSONL", "a.json.gz", "a.parquet"])
+def test_a_page_in_place_of_data_is_named(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / name).write_text("\n<!DOCTYPE html>\n<html><body>404</body></html>\n")
+    with pytest.raises(UserError, match=r"file-kind.*a page of HTML.*download the file itself"):
+        list(read_records(tmp_path / name))
+
+
+def test_names_in_upper_case_are_of_the_same_kind(tmp_path: Path) -> None:
+    for name in ("A.JSONL", "B.JSONL.GZ", "C.Csv"):
+        text = "a\n1\n" if "Csv" in name else '{"a": "1"}\n'
+        data = text.encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("GZ") else data)
+        assert fields(tmp_path / name) == [{"a": "1"}]
+    assert [kind_of(Path(name)) for name in ("A.TXT", "A.WARC.GZ", "A.HTM")] == [
+        "text",
+        "web",
+        "html",
+    ]

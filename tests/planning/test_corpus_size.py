@@ -36,6 +36,17 @@ def test_text_is_counted_in_its_field_and_decompressed(tmp_path: Path) -> None:
     assert measure_corpus([packed]).text_bytes == pytest.approx(real * 8 / 30, rel=0.02)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_counts_as_the_same_text_in_utf8(encoding: str, tmp_path: Path) -> None:
+    rows = [{"text": "Não há razão, disse a avó. " * 30} for _ in range(400)]
+    (tmp_path / "a.TXT").write_text(rows[0]["text"] * 400, encoding)
+    text = lines(tmp_path / "b.jsonl", rows).read_text()
+    (tmp_path / "B.JSONL").write_text(text, encoding)
+    for name in ("a.TXT", "B.JSONL"):
+        found = measure_corpus([tmp_path / name])
+        assert found.text_bytes == pytest.approx(len(rows[0]["text"].encode()) * 400, rel=0.02)
+
+
 def test_another_script_has_more_bytes_in_a_token(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("একদিন সকালে মিতা হাটে গেল। " * 300)
     found = measure_corpus([tmp_path / "a.txt"])
@@ -89,8 +100,9 @@ def test_pages_are_named_and_not_counted(
     (tmp_path / "a.txt").write_text("Era uma vez. " * 1000)
     (tmp_path / "b.html").write_text("<p>Era uma vez." * 1000)
     (tmp_path / "c.warc.gz").write_bytes(b"")
+    (tmp_path / "d.txt").write_text("<!doctype html><p>Era uma vez." * 1000)
     assert measure_corpus(sorted(tmp_path.iterdir())).text_bytes == 13_000
-    assert "finds their text: 1 .html, 1 .warc" in capsys.readouterr().err
+    assert "finds their text: 1 .html, 1 .warc, 1 .txt" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"no text but in pages.*\(1 \.html\).* --text-mb"):
         measure_corpus([tmp_path / "b.html"])
 

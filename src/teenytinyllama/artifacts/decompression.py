@@ -13,7 +13,9 @@ import bz2
 import io
 import lzma
 import os
+import re
 import zlib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
+TOOLS = {"gz": "gzip", "zst": "zstd", "bz2": "bzip2", "xz": "xz"}
 CHUNK_BYTES = 1 << 20
+TABLE_OR_JSON = re.compile(r"(?i)\.(jsonl?|ndjson|csv|tsv|parquet)(\.(gz|zst|bz2|xz))?$")
 READ_BYTES = 1 << 16
 # A damaged piece loses what was made from it together with what was good before it: small pieces.
 PIECE_BYTES = 1 << 15
@@ -123,7 +127,7 @@ def chunks_and_positions(
             raise
 
 
-def open_decompressed(path: Path, *, bomb_ratio: int = BOMB_RATIO) -> BinaryIO:
+def open_decompressed(path: Path, *, bomb_ratio: int = BOMB_RATIO) -> io.BufferedReader:
     """The decompressed bytes of a file to read from. Reading raises what `chunks_of` raises."""
     chunks = chunks_of(path, Counter(), bomb_ratio=bomb_ratio)
     return io.BufferedReader(_ChunkFile(chunks), CHUNK_BYTES)
@@ -163,8 +167,21 @@ def _archive(head: bytes) -> tuple[str, str]:
     return ("a tar archive", "tar -xf {0}") if head[257:262] == b"ustar" else ("", "")
 
 
+def is_html(head: bytes) -> bool:
+    """Whether a file begins as a page of HTML, whatever its name says."""
+    start = head.removeprefix(BOM_UTF8).lstrip()[:15].lower()
+    return start.startswith((b"<!doctype html", b"<html"))
+
+
 def refuse_archives(head: bytes, path: Path) -> None:
-    """Raise UserError for what other programs unpack or fetch."""
+    """Raise UserError for what other programs unpack or fetch, and for a page in place of data."""
+    if is_html(head) and TABLE_OR_JSON.search(path.name):
+        raise UserError(
+            "file-kind",
+            str(path),
+            "is a page of HTML, not data as its name says",
+            "download the file itself, not the page about it; a page to read is named .html",
+        )
     what, fix = _archive(head)
     if what:
         raise UserError(
@@ -177,16 +194,15 @@ def refuse_archives(head: bytes, path: Path) -> None:
 
 def _refuse_packed_twice(head: bytes, packed: str, path: Path) -> None:
     """Raise UserError where what was decompressed is packed itself, as servers often leave it."""
-    tools = {"gz": "gzip", "zst": "zstd", "bz2": "bzip2", "xz": "xz"}
     inside = compression_of(head)
-    what = f"compressed by {tools[inside]}" if inside else _archive(head)[0]
+    what = f"compressed by {TOOLS[inside]}" if inside else _archive(head)[0]
     if what:
         name, suffix = path.name.split(".")[0], "".join(path.suffixes[:1])
         raise UserError(
             "file-packing",
             str(path),
-            f"holds, compressed by {tools[packed]}, what is {what}",
-            f"{tools[packed]} -dc {path} > {name}-once{suffix}, and give that",
+            f"holds, compressed by {TOOLS[packed]}, what is {what}",
+            f"{TOOLS[packed]} -dc {path} > {name}-once{suffix}, and give that",
         )
 
 

@@ -11,23 +11,33 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shlex
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
+import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 from teenytinyllama.artifacts.decompression import (
     COMPRESSED_SUFFIXES,
     DamagedFileError,
+    is_html,
     open_decompressed,
+)
+from teenytinyllama.artifacts.encodings import (
+    DAMAGED_BELOW,
+    HEAD_BYTES,
+    detect_encoding,
+    encodings_of,
+    iconv_command,
+    wide_encoding,
 )
 from teenytinyllama.artifacts.hub_datasets import stream_dataset
 from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
 from teenytinyllama.errors import UserError
+from teenytinyllama.regular_files import open_regular
 
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 KINDS = {
@@ -39,14 +49,12 @@ KINDS = {
 }
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 RECORD_SUFFIXES = (*LINE_SUFFIXES, *TABLE_SUFFIXES, ".parquet")
-WIDE_MARKS = {
-    BOM_UTF32_LE: "utf-32",  # begins as that of UTF-16
-    BOM_UTF32_BE: "utf-32",
-    BOM_UTF16_LE: "utf-16",
-    BOM_UTF16_BE: "utf-16",
-}
+NOT_UTF8 = "not UTF-8"
+SAMPLED_LINES = 1000
 MAX_FIELD_CHARACTERS = 1 << 24
 MAX_DEPTH = 100
+SEPARATOR = re.compile(r'(?i)"?sep=([,;|\t])"?[,;|\t]*\s*')
+"""A first line that tells Excel how the columns are separated."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,20 @@ def kind_of(path: Path) -> str:
     return next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), "")
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Every record of a file. Raises UserError where the file as a whole cannot be read."""
+def kind_of_content(path: Path) -> str:
+    """As `kind_of`, but `html` for a page that is named as a text. Raises OSError, UserError."""
+    kind = kind_of(path)
+    if kind == "text":
+        with open_regular(path) as file:
+            kind = "html" if is_html(file.read(512)) else kind
+    return kind
+
+
+def read_records(path: Path, language: str = "") -> Iterator[Record]:
+    """Every record of a file. Raises UserError where the file as a whole cannot be read.
+
+    `language` is that of the text, if known: it tells which encoding a file has that is not UTF-8.
+    """
     suffix = suffix_of(path)
     if suffix not in RECORD_SUFFIXES:
         raise UserError(
@@ -96,10 +116,12 @@ def read_records(path: Path) -> Iterator[Record]:
         return
     try:
         with open_decompressed(path) as binary:
+            if wide := wide_encoding(binary.peek(1)):
+                raise _in_encoding(path, wide, ", from line 1 on")
             if suffix in TABLE_SUFFIXES:
-                yield from _csv_rows(path, binary, TABLE_SUFFIXES[suffix])
+                yield from _csv_rows(path, binary, TABLE_SUFFIXES[suffix], language)
             else:
-                yield from _json_records(path, binary)
+                yield from _json_records(path, binary, language)
     except (OSError, DamagedFileError) as error:
         raise _unreadable(path, str(error)) from error
 
@@ -127,15 +149,13 @@ def is_nested_too_deeply(value: object) -> bool:
     return True
 
 
-def _json_records(path: Path, file: IO[bytes]) -> Iterator[Record]:
+def _json_records(path: Path, file: IO[bytes], language: str) -> Iterator[Record]:
     """Lines of objects, or the items of one list; a file that is one object is one record."""
     start = b""
     while not start:
         line = file.readline()
         if not line:
             return
-        if line.startswith(tuple(WIDE_MARKS)):
-            raise _not_utf8(path, "a byte-order mark of another encoding, in line 1", line)
         start = line.removeprefix(BOM_UTF8).strip()
     is_list = start.startswith(b"[")
     if is_list or (start.startswith(b"{") and not _is_json(start)):
@@ -146,7 +166,7 @@ def _json_records(path: Path, file: IO[bytes]) -> Iterator[Record]:
                 if suffix_of(path) == ".json":
                     if isinstance(error, UnicodeDecodeError):
                         reason = f"{error.reason} at byte {error.start}"
-                        raise _not_utf8(path, reason, error.object) from error
+                        raise _not_utf8(path, reason, language) from error
                     fix = 'check that it is one list "[{...}, ...]", or one object on each line'
                     raise _unreadable(path, f"not JSON: {error}", fix) from error
             else:
@@ -154,7 +174,7 @@ def _json_records(path: Path, file: IO[bytes]) -> Iterator[Record]:
                     yield from _json_items(path, items)
                     return
     with open_decompressed(path) as whole:
-        yield from _json_lines(path, whole)
+        yield from _json_lines(path, whole, language)
 
 
 def _is_json(line: bytes) -> bool:
@@ -165,19 +185,25 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _json_lines(path: Path, file: IO[bytes]) -> Iterator[Record]:
+def _json_lines(path: Path, file: IO[bytes], language: str) -> Iterator[Record]:
+    is_certain = False
     for number, line in enumerate(file, start=1):
         if number == 1:
             line = line.removeprefix(BOM_UTF8)
         if line.strip():
-            yield _json_record(path, number, line)
+            record = _json_record(path, number, line)
+            if record.error.startswith(NOT_UTF8) and not is_certain:
+                if codec := _encoding_of(path, language):
+                    raise _in_encoding(path, codec)
+                is_certain = True  # that it is a damaged line, or nobody knows what
+            yield record
 
 
 def _json_record(path: Path, number: int, line: bytes) -> Record:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return _bad_record(path, number, f"not UTF-8 at byte {error.start}", line)
+        return _bad_record(path, number, f"{NOT_UTF8} at byte {error.start}", line)
     except ValueError as error:
         return _bad_record(path, number, f"not JSON ({str(error)[:80]})", line)
     except RecursionError:
@@ -204,7 +230,7 @@ def _json_items(path: Path, items: object) -> Iterator[Record]:
             yield Record(path, number, item)
 
 
-def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
+def _csv_rows(path: Path, file: IO[bytes], delimiter: str, language: str) -> Iterator[Record]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     names: list[str] = []
     line = 1
@@ -224,17 +250,36 @@ def _csv_rows(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Record]:
                 yield _bad_record(path, line, error, delimiter.join(row).encode())
     except UnicodeDecodeError as failure:
         reason = f"{failure.reason}, first in or after line {line}"
-        raise _not_utf8(path, reason, failure.object) from failure
+        raise _not_utf8(path, reason, language) from failure
 
 
-def _not_utf8(path: Path, reason: str, head: bytes) -> UserError:
-    encoding = next((name for mark, name in WIDE_MARKS.items() if head.startswith(mark)), "cp1252")
-    name = shlex.quote(str(path))
-    # Not `-o` of the same file: iconv reads it while it writes.
-    fix = f"iconv -f {encoding} -t utf-8 {name} > a.tmp && mv a.tmp {name}"
-    if encoding == "cp1252":
-        fix += ", where it is of Windows in western Europe"
-    return _unreadable(path, f"not UTF-8: {reason}", fix)
+def _not_utf8(path: Path, reason: str, language: str) -> UserError:
+    """The error for a file that cannot be read without the bytes that are not UTF-8."""
+    codec = _encoding_of(path, language, min_wrong_bytes=1)
+    if codec:
+        return _in_encoding(path, codec)
+    fix = "correct that place, or write the file again as UTF-8"
+    if codec is None:
+        usual = encodings_of(language)[0]
+        where = " in western Europe" if usual == "cp1252" else ""
+        fix = f"{iconv_command(usual, path)}, where it is of Windows{where}"
+    return _unreadable(path, f"{NOT_UTF8}: {reason}", fix)
+
+
+def _in_encoding(path: Path, codec: str, since: str = "") -> UserError:
+    name = codec.upper().replace("_", "-")
+    return _unreadable(path, f"{NOT_UTF8} but {name}{since}", iconv_command(codec, path))
+
+
+def _encoding_of(path: Path, language: str, min_wrong_bytes: int = DAMAGED_BELOW) -> str | None:
+    """The encoding of a file that is not UTF-8; "" for damaged UTF-8, None where uncertain."""
+    with open_decompressed(path) as file:
+        lines = (line[:HEAD_BYTES] for line in file if not line.isascii())
+        sample = b"".join(islice(lines, SAMPLED_LINES))[:HEAD_BYTES]
+    try:
+        return detect_encoding(sample, language, min_wrong_bytes)
+    except DamagedFileError:
+        return None
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
@@ -254,15 +299,17 @@ def _quoted_rows(path: Path, text: IO[str], usual: str) -> Iterator[tuple[int, l
     Strict: a stray quote would silently swallow the rows after it.
     """
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
-    line = 1
+    line = skipped = 1
     try:
         header = text.readline()
-        reader = csv.reader(
-            chain([header], text), delimiter=_delimiter_of(header, usual), strict=True
-        )
+        if named := SEPARATOR.fullmatch(header):
+            header, usual, skipped = text.readline(), named[1], 2
+        delimiter = usual if named else _delimiter_of(header, usual)
+        reader = csv.reader(chain([header], text), delimiter=delimiter, strict=True)
+        line = skipped
         for row in reader:
             yield line, row
-            line = reader.line_num + 1
+            line = reader.line_num + skipped
     except csv.Error as error:
         raise UserError(
             "quotes-open",

@@ -5,6 +5,7 @@ Only the sample is read, so that a plan takes a second. The corpus stage counts 
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import math
@@ -22,8 +23,9 @@ from teenytinyllama.artifacts.decompression import (
     chunks_and_positions,
     compression_of,
 )
+from teenytinyllama.artifacts.encodings import wide_encoding
 from teenytinyllama.artifacts.parquet import parquet_rows
-from teenytinyllama.artifacts.records import kind_of, suffix_of
+from teenytinyllama.artifacts.records import kind_of_content, suffix_of
 from teenytinyllama.errors import UserError, missing_extra
 
 logger = logging.getLogger(__name__)
@@ -80,7 +82,7 @@ def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
     unread: Counter[str] = Counter()
     pages: Counter[str] = Counter()
     for path in paths:
-        kind = kind_of(path)
+        kind = _kind_of(path)
         if kind in MEASURED:
             by_kind[kind].append(path)
         else:
@@ -118,6 +120,13 @@ def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
         num_letters=_covering(letters),
         text_key=keys.most_common(1)[0][0] if keys else text_key,
     )
+
+
+def _kind_of(path: Path) -> str:
+    try:
+        return kind_of_content(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _spread(paths: Sequence[Path]) -> list[Path]:
@@ -215,7 +224,12 @@ class _Stream:
         is_named_packed = self.path.suffix.lower() in COMPRESSED_SUFFIXES
         if head and is_named_packed and not compression_of(head):
             raise ValueError(f"not {self.path.suffix}")
+        decoder = None
         for chunk, position in chunks_and_positions(self.path, Counter(), bomb_ratio=0):
+            if not self.made and (wide := wide_encoding(chunk)):
+                decoder = codecs.getincrementaldecoder(wide)("replace")
+            if decoder:
+                chunk = decoder.decode(chunk).encode("utf-8", "replace")
             self.consumed, self.made = position, self.made + len(chunk)
             yield chunk
 
@@ -232,9 +246,7 @@ def _sample_text(path: Path, _: str) -> _FileSample:
 
 
 def _decoded(data: bytes) -> str:
-    """The text of bytes in UTF-8 or in UTF-16 with a mark; other encodings roughly, as letters."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "ignore")
+    """The text of bytes in UTF-8; other encodings roughly, as letters."""
     # The last character may be cut; more than that is another encoding.
     text = data.decode("utf-8", "ignore")
     lost = len(data) - len(text.encode("utf-8"))

@@ -115,7 +115,9 @@ def test_hub_dataset_is_loaded_with_published_name_and_split(monkeypatch):
     assert benchmark.scored_items == [{"context": "O gato subiu no", "target": " telhado"}]
 
 
-@pytest.mark.parametrize("name", ["test-00000-of-00001.parquet", "test.jsonl.gz", "test.ndjson"])
+@pytest.mark.parametrize(
+    "name", ["test-00000-of-00001.parquet", "test.jsonl.gz", "test.ndjson", "TEST.JSONL"]
+)
 def test_files_that_the_readers_know_are_found(name, tmp_path):
     rows = [ARC, {**ARC, "instruction": "a\u2028b\u2029c?"}]
     path = tmp_path / name

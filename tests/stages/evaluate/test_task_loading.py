@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.benchmark_items import ARC, ROWS, TRUTHFUL, vary, write_split
-from support.own_task import load_own_task, prompts
+from support.own_task import PLAIN, load_own_task, prompts
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.datasets import Task
@@ -68,7 +68,7 @@ BAD_ROWS = {
     ),
     "answer no letter": (
         {**ARC, "answer": "42"},
-        "error[task-item] {file}:2 - answer out of range: '42', expected a letter",
+        "error[task-item] {file}:2 - answer out of range: '42' with 4 choices",
     ),
     "wrong type": (
         {**ARC, "instruction": 5},
@@ -127,8 +127,8 @@ WRONG_FIELDS = {
     "hellaswag_pt": [
         ({"ctx_b": 3}, 'field "ctx_b": expected text, got 3'),
         ({"activity_label": ["a"]}, 'field "activity_label": expected text'),
-        ({"label": "²"}, "field \"label\": expected a number from 0, got '²'"),
-        ({"label": True}, 'field "label": expected a number from 0, got True'),
+        ({"label": "²"}, "field \"label\": expected a number from 0 or a letter, got '²'"),
+        ({"label": True}, 'field "label": expected a number from 0 or a letter, got True'),
         ({"endings": ["a", 1]}, 'field "endings": expected a list of texts'),
         ({"ctx_a": "", "ctx_b": None}, 'fields "ctx_a" and "ctx_b" are empty'),
     ],
@@ -154,7 +154,7 @@ WRONG_FIELDS = {
         ({"option_e": "cem"}, "5 options, expected 4"),
     ],
     "storybook": [
-        ({"answer": None}, 'field "answer": expected a number from 0, got None'),
+        ({"answer": None}, 'field "answer": expected a number from 0 or a letter, got None'),
         ({"choices": "ab"}, 'field "choices": expected a list of texts'),
     ],
     "calame_pt": [({"sentence": "  "}, 'field "sentence" is empty')],
@@ -298,9 +298,9 @@ ANSWERS = {
         "answer 'B' is the text of choice 0 and the letter of choice 1",
     ),
     "letter beyond the choices": ("D", "answer out of range: 'D' with 3 choices"),
-    "unknown text": ("sete", "expected a number from 0, got 'sete'"),
-    "true": (True, "expected a number from 0, got True"),
-    "5,000 digits": ("9" * 5000, "expected a number from 0, got '999"),
+    "unknown text": ("sete", "expected a number from 0 or a letter, got 'sete'"),
+    "true": (True, "expected a number from 0 or a letter, got True"),
+    "5,000 digits": ("9" * 5000, "expected a number from 0 or a letter, got '999"),
 }
 
 
@@ -332,3 +332,42 @@ def test_a_key_of_another_type_is_named(changes, expected, tmp_path):
     with pytest.raises(UserError) as caught:
         load_own_task(tmp_path, **changes)
     assert expected in str(caught.value)
+
+
+LETTERS = {
+    "arc_pt": ("answer", 2),
+    "mmlu_pt": ("answer", "2"),
+    "hellaswag_pt": ("label", "C"),
+    "enem": ("label", 2),
+}
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_every_reader_takes_letters_and_numbers(name, tmp_path):
+    field, answer = LETTERS[name]
+    write_split(tmp_path, "test", [ROWS[name], {**ROWS[name], field: answer}])
+    bench = load_benchmark(Task(name=name, path=str(tmp_path)), {"num_fewshot": 0})
+    assert bench.scored_items[1]["gold"] == 2
+
+
+RAW = {"reader": "raw", "headline": "acc"}
+RAW_TASK = {"metadata": RAW, "doc_to_target": "answer"}
+
+
+def test_letters_are_places_where_a_task_file_names_the_field(tmp_path):
+    rows = [{**PLAIN, "question": f"{n}?", "answer": letter} for n, letter in enumerate("BAC")]
+    bench = load_own_task(tmp_path, rows, **RAW_TASK)
+    task = bench.harness_task()
+    assert [task.doc_to_target(item) for item in task.eval_docs] == [1, 0, 2]
+
+
+@pytest.mark.parametrize("changes", [{"metadata": None}, RAW_TASK], ids=["plain", "raw"])
+def test_answers_that_count_from_1_are_named(changes, tmp_path, capfd):
+    rows = [{**PLAIN, "question": f"{n}?", "answer": n % 3 + 1} for n in range(1, 30)]
+    with pytest.raises(UserError, match=r"3 with 3 choices, and none is 0 - fix: .*answer - 1"):
+        load_own_task(tmp_path, rows, **changes)
+    mixed = [{**row, "answer": row["answer"] - 1} for row in rows]
+    with pytest.raises(UserError, match="3 with 3 choices - fix: correct that line"):
+        load_own_task(tmp_path, [*mixed, {**rows[0], "answer": 3}], **changes)
+    load_own_task(tmp_path, [{**row, "answer": 1 + n % 2} for n, row in enumerate(rows)], **changes)
+    assert "right in none of 29 items: do its answers count from 1?" in capfd.readouterr().err

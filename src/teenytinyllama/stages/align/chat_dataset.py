@@ -239,7 +239,7 @@ def records_of(source: Source, where: str, language: str = "pt") -> Iterator[Rec
             fix = "give a file, a folder or a glob of .jsonl, .json, .csv or .parquet"
             raise UserError("source-empty", f"{where}.path", what, fix)
         for path in paths:
-            yield from read_records(path)
+            yield from read_records(path, language)
 
 
 def _usable(

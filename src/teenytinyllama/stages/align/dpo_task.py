@@ -77,7 +77,11 @@ def render_last(messages: Conversation, encoder: TextEncoder) -> Rendered:
 
 
 def read_pairs(
-    settings: AlignSettings, encoder: TextEncoder, data: ChatData, max_tokens: int
+    settings: AlignSettings,
+    encoder: TextEncoder,
+    data: ChatData,
+    max_tokens: int,
+    language: str = "pt",
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """Training and held-out pairs; broken records go to the stage's quarantine."""
     pairs: list[PreferencePair] = []
@@ -88,7 +92,7 @@ def read_pairs(
             what = "the storybook has conversations, but no preferences"
             raise UserError("source-empty", where, what, "give a file of prompt, chosen, rejected")
         read_before, quarantined_before = data.counts["preferences_read"], len(data.quarantine)
-        for record in records_of(source, where):
+        for record in records_of(source, where, language):
             if not record.error and not source.selects(record.fields):
                 data.counts["preferences_not_selected"] += 1
                 continue

@@ -45,7 +45,9 @@ def run(
     length = settings.sequence_length
     _check_length(length, model.config.max_position_embeddings)
     data = read_chat_data(settings, encoder, length + 1, context.language)
-    pairs = read_pairs(settings, encoder, data, length + 1) if settings.preferences else None
+    pairs = None
+    if settings.preferences:
+        pairs = read_pairs(settings, encoder, data, length + 1, context.language)
     processes = context.processes
     if processes.is_leader:
         write_quarantine(data, out_dir)

@@ -11,11 +11,11 @@ from io import TextIOWrapper
 from math import ceil
 from typing import Any
 
+from teenytinyllama.artifacts.encodings import UNKNOWN
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.corpus.batches import ProcessedBatch
 from teenytinyllama.stages.corpus.filters.language_filter import LANGUAGE
 from teenytinyllama.stages.corpus.mixture import MIN_DOCUMENTS
-from teenytinyllama.stages.corpus.readers.encodings import UNKNOWN
 from teenytinyllama.stages.corpus.readers.record_parser import (
     LICENSE_MISSING,
     NOT_SELECTED,

@@ -45,29 +45,30 @@ def open_split(
         )
     if task.kind == "hub":
         return _hub_rows(task, config, split)
-    return _file_rows(task, split, is_scored=split == config["test_split"])
+    return _file_rows(task, split, language, is_scored=split == config["test_split"])
 
 
-def _file_rows(task: Task, split: str, *, is_scored: bool) -> tuple[PlacedRows, str]:
+def _file_rows(task: Task, split: str, language: str, *, is_scored: bool) -> tuple[PlacedRows, str]:
     folder = user_path(task.path)
     if folder.is_file():
-        return _rows_of(folder), str(folder)
+        return _rows_of(folder, language), str(folder)
     names = SPLIT_NAMES.get(split, (split,))
     if is_scored:  # a set that is only "train" on the Hub may be test.jsonl in a folder
         names = tuple(dict.fromkeys((*names, *SPLIT_NAMES["test"])))
+    there = sorted(
+        path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if suffix_of(path) in RECORD_SUFFIXES and path.is_file()
+    )
     for name in names:
-        found = sorted(
-            path
-            for path in folder.glob(f"{name}*")
-            if suffix_of(path) in RECORD_SUFFIXES and path.is_file()
-        )
-        if len(found) > 1 and folder / f"{name}.jsonl" in found:
-            found = [folder / f"{name}.jsonl"]
+        found = [path for path in there if path.name.lower().startswith(name)]
+        if len(found) > 1 and (named := [p for p in found if p.name.lower() == f"{name}.jsonl"]):
+            found = named
         if len(found) > 1:
             what = f'several files for split "{split}": {", ".join(p.name for p in found)}'
             raise UserError("task-split", str(folder), what, "name the file itself in path")
         if found:
-            return _rows_of(found[0]), str(found[0])
+            return _rows_of(found[0], language), str(found[0])
     here = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no folder"
     raise UserError(
         "task-missing",
@@ -77,8 +78,8 @@ def _file_rows(task: Task, split: str, *, is_scored: bool) -> tuple[PlacedRows, 
     )
 
 
-def _rows_of(path: Path) -> PlacedRows:
-    for record in read_records(path):
+def _rows_of(path: Path, language: str) -> PlacedRows:
+    for record in read_records(path, language):
         if record.error:
             raise UserError("task-row", record.place, record.error, "correct that line")
         yield record.place, record.fields

@@ -1,4 +1,4 @@
-"""Which choice of an item is right: a task file says it as a choice's text or as its number.
+"""Which choice of an item is right: a task file says it as a choice's text, number or letter.
 
 Both can be a number: a year, "0", "1". The harness reads any digits as a place among the choices,
 so that a task whose answers are numbers is scored on the wrong choice. Here all items of a task
@@ -17,6 +17,12 @@ TARGET_KINDS = ("text", "index")
 
 
 _NUMBER = re.compile(r"\s*\d{1,9}(\.0*)?\s*")  # tables hold places as 1.0 as well
+_LETTER = re.compile(r"\s*[A-Za-z]\s*")
+_LAST_FROM_ONE = re.compile(r"answer out of range: '?\s*(\d+)(?:\.0*)?\s*'? with \1 choices")
+FROM_ZERO = (
+    "answers count from 0: take 1 from each, write letters (A, B, C), or with "
+    'metadata.reader: raw write doc_to_target: "{{answer - 1}}" in the task file'
+)
 
 
 class Readings(NamedTuple):
@@ -47,7 +53,7 @@ def choice_texts(choices: Any) -> Any:
 def read_target(target: Any, choices: Sequence[str]) -> Readings:
     """Both readings of a right answer.
 
-    >>> read_target("1", ["1", "0"]), read_target("1", ["dois", "três"])
+    >>> read_target("1", ["1", "0"]), read_target("B", ["dois", "três"])
     (Readings(as_text=0, as_index=1), Readings(as_text=None, as_index=1))
     """
     if not isinstance(target, str) and not _is_number(target):
@@ -58,6 +64,15 @@ def read_target(target: Any, choices: Sequence[str]) -> Readings:
     if as_index is not None and not 0 <= as_index < len(choices):
         as_index = None
     return Readings(as_text, as_index)
+
+
+def seems_from_one(reason: str, earlier: Sequence[int]) -> bool:
+    """Whether an answer is out of range since answers count from 1: no earlier one is 0.
+
+    >>> seems_from_one("answer out of range: 4 with 4 choices", [2, 1])
+    True
+    """
+    return 0 not in earlier and bool(_LAST_FROM_ONE.fullmatch(reason))
 
 
 def choose(readings: Readings, kind: TargetKind) -> int | None:
@@ -83,6 +98,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _as_index(target: Any) -> int | None:
+    if isinstance(target, str) and _LETTER.fullmatch(target):
+        return ord(target.strip().upper()) - ord("A")
     if isinstance(target, str) and not _NUMBER.fullmatch(target):
         return None
     return int(float(target)) if float(target).is_integer() else None

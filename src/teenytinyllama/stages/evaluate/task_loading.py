@@ -16,6 +16,7 @@ from teenytinyllama.errors import UserError, did_you_mean
 from teenytinyllama.settings.datasets import Task
 from teenytinyllama.stages.evaluate.benchmark import Benchmark
 from teenytinyllama.stages.evaluate.dataset_loading import PlacedRows, TaskItem, open_split
+from teenytinyllama.stages.evaluate.right_choice import FROM_ZERO, seems_from_one
 from teenytinyllama.stages.evaluate.task_sandbox import read_definition
 from teenytinyllama.stages.evaluate.task_validation import check_definition, check_items
 from teenytinyllama.stages.evaluate.tasks.process_docs import READERS
@@ -149,6 +150,8 @@ def _add_split(
             item = reader(row)
         except ValueError as error:
             fix = "correct that line"
+            if seems_from_one(str(error), [one.get("gold", 0) for one in items]):
+                raise UserError("task-item", place, f"{error}, and none is 0", FROM_ZERO) from error
             if "reader" not in benchmark.metadata:
                 fix += ", or name another metadata.reader in the task file (raw: rows as they are)"
             raise UserError("task-item", place, str(error), fix) from error

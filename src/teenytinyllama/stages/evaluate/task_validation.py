@@ -7,6 +7,7 @@ an answer that is out of range with 0, and a template that names four choices dr
 from __future__ import annotations
 
 import logging
+import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,10 +19,12 @@ from teenytinyllama.stages.evaluate.benchmark import Benchmark, quiet_harness, r
 from teenytinyllama.stages.evaluate.choice_metrics import length_rule
 from teenytinyllama.stages.evaluate.dataset_loading import TaskItem
 from teenytinyllama.stages.evaluate.right_choice import (
+    FROM_ZERO,
     TARGET_KINDS,
     choice_texts,
     kind_of_all,
     read_target,
+    seems_from_one,
 )
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ DEFAULT_METRICS = {"multiple_choice": ("acc", "acc_norm"), "loglikelihood": ("ac
 NUM_LEAK_CHECKS = 5  # one would do: all items have the same template
 # Published sets have a few items with equal choices: those are scored and counted.
 MAX_EQUAL_FRACTION = 0.02
+NEVER_BY_LUCK = 0.001
 MAX_ALIKE_FRACTION = 0.5  # more that differ in case only are a mistake in the task file
 
 
@@ -126,6 +130,8 @@ def check_items(benchmark: Benchmark) -> None:
                     str(error) if is_ours else f"its prompt cannot be rendered ({reason_of(error)})"
                 )
                 fix = "correct that line or the task file"
+                if seems_from_one(what, [index for _, index in rendered]):
+                    what, fix = f"{what}, and none is 0", FROM_ZERO
                 raise UserError("task-prompt", place, what, fix) from error
         shown = [
             choices if benchmark.reader == "raw" else item.get("choices", choices)
@@ -139,6 +145,7 @@ def check_items(benchmark: Benchmark) -> None:
                 for item, (choices, _) in zip(rows, rendered, strict=True)
             ]
             _check_lengths(benchmark, rendered)
+            _check_first_choice(benchmark, rendered)
     _check_leak(benchmark, task)
     try:
         with quiet_harness():
@@ -187,14 +194,14 @@ def _set_target_kind(benchmark: Benchmark) -> None:
     place, target, found, is_place_by_custom = ambiguous
     if benchmark.target_kind is None or is_place_by_custom:
         what = (
-            f"its right answer {target!r} is the text of choice {found.as_text} and the number of "
-            f"choice {found.as_index}, counted from 0"
+            f"its right answer {target!r} is the text of choice {found.as_text} and the number or "
+            f"letter of choice {found.as_index}, counted from 0"
         )
         fix = "metadata: {target: text} or {target: index} in the task file"
         raise UserError("task-target", place, what, fix)
     logger.info(
-        f"evaluate: {benchmark.name}: right answers that are numbers are read as the text of a "
-        "choice (metadata: {target: index} for its place)"
+        f"evaluate: {benchmark.name}: right answers that are numbers or letters are read as the "
+        "text of a choice (metadata: {target: index} for its place)"
     )
 
 
@@ -230,6 +237,16 @@ def _check_lengths(benchmark: Benchmark, rendered: Sequence[tuple[list[str], int
             f"evaluate: {benchmark.name}: lengths give the answer away: the "
             f"{rule['choose']} choice is right in {100 * rule['accuracy']:.1f} % "
             f"(chance {100 * benchmark.chance:.1f})"
+        )
+
+
+def _check_first_choice(benchmark: Benchmark, rendered: Sequence[tuple[list[str], int]]) -> None:
+    """Name a task whose first choice is never right: its answers may count from 1."""
+    by_luck = math.prod(1 - chance for chance in benchmark.chances)
+    if by_luck < NEVER_BY_LUCK and all(index for _, index in rendered):
+        logger.warning(
+            f"evaluate: {benchmark.name}: the first choice is right in none of "
+            f"{len(rendered)} items: do its answers count from 1? {FROM_ZERO}"
         )
 
 

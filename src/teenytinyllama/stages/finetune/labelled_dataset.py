@@ -152,11 +152,11 @@ def _rows(task: LabelledSet, split: str, language: str) -> Iterator[Row]:
         for number, item in enumerate(made, start=1):
             yield Row((item["text"],), item["label"], f"storybook:{number}")
         return
-    for record in _records(task, split):
+    for record in _records(task, split, language):
         yield _row(record, task)
 
 
-def _records(task: LabelledSet, split: str) -> Iterator[Record]:
+def _records(task: LabelledSet, split: str, language: str) -> Iterator[Record]:
     name = getattr(task, f"{split}_split")
     if task.kind == "hub":
         yield from hub_records(
@@ -167,7 +167,7 @@ def _records(task: LabelledSet, split: str) -> Iterator[Record]:
             where=f"finetune.tasks {task.name}",
         )
     else:
-        yield from read_records(_file_of(task, name))
+        yield from read_records(_file_of(task, name), language)
 
 
 def _file_of(task: LabelledSet, split: str) -> Path:

@@ -10,7 +10,6 @@ import pytest
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import FilterSettings
-from teenytinyllama.stages.corpus.filters.language_filter import Py3langid
 from teenytinyllama.stages.corpus.steps import FilterPipeline
 
 PORTUGUESE = (
@@ -45,18 +44,6 @@ def test_other_languages_are_dropped(name: str) -> None:
     ours, other = filters("language").apply([PORTUGUESE, OTHERS[name]])
     assert (ours.reason, other.reason) == (None, "language")
     assert ours.scores["language"] > 0.5 > other.scores["language"]
-
-
-def test_batched_probabilities_equal_the_librarys() -> None:
-    langid = pytest.importorskip("py3langid.langid")
-    library = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
-    texts = [PORTUGUESE, *OTHERS.values(), PORTUGUESE.upper(), "", "a", "日本語の文", "e\u0301 ção"]
-    texts += [PORTUGUESE[:cut] + OTHERS["galician"][:40] for cut in range(0, 120, 10)]
-    expected = [dict(library.rank(text))["pt"] for text in texts]
-    # The library adds the same float32 numbers in another order.
-    assert Py3langid("pt").probabilities(texts) == pytest.approx(expected, abs=1e-4)
-    serbian = [dict(library.rank(text))["sr"] for text in texts]  # a label with two columns
-    assert Py3langid("sr").probabilities(texts) == pytest.approx(serbian, abs=1e-4)
 
 
 def test_the_middle_of_a_long_text_decides_its_language() -> None:

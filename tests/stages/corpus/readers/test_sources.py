@@ -132,6 +132,26 @@ def test_25_parquet_without_the_column_or_damaged_is_an_error(stage: Stage, tmp_
         stage(tmp_path / "b.parquet")
 
 
+def test_a_column_of_text_is_read_whatever_its_type_and_no_other(
+    stage: Stage, tmp_path: Path
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.PARQUET"
+    texts = arrow.array(GOOD)
+    kinds = [arrow.large_string(), arrow.string_view(), arrow.binary(), arrow.large_binary()]
+    for number, column in enumerate([*map(texts.cast, kinds), texts.dictionary_encode()]):
+        parquet.write_table(arrow.table({"text": column}), path)
+        assert sorted(stage(path, out=str(number)).texts()) == sorted(GOOD)
+    others = [[1, 2], [["um"], ["dois"]], [{"pt": "um"}, None], [1.5, None], [True, False]]
+    for values in others:
+        parquet.write_table(arrow.table({"text": values, "corpo": ["a", "b"]}), path)
+        with pytest.raises(
+            UserError, match=r"text - expected a column of texts, row 1 .* text_key"
+        ):
+            stage(path, out="other")
+
+
 def test_26_files_of_other_kinds_are_named_with_what_to_do(
     stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,16 +167,28 @@ def test_26_files_of_other_kinds_are_named_with_what_to_do(
     assert f"not read in {tmp_path / 'in'}: 2 .pdf, 1 .csv, 1 .tar; to read them" in said
 
 
-@pytest.mark.parametrize("sign", [",", ";"])
-def test_what_it_says_to_type_for_csv_helps(sign: str, stage: Stage, tmp_path: Path) -> None:
-    path = tmp_path / "o meu.csv"
+@pytest.mark.parametrize(
+    ("sign", "first", "name"),
+    [
+        (",", "", "a b.csv"),
+        (";", "", "a b.csv"),
+        (";", "sep=;\r\n", "a b.CSV"),
+        ("\t", "", "a b.tsv"),
+    ],
+)
+def test_what_it_says_to_type_for_tables_helps(
+    sign: str, first: str, name: str, stage: Stage, tmp_path: Path
+) -> None:
+    path = tmp_path / name
     rows = "".join(f'"{t}, ""a"""{sign}pt\n' for t in GOOD)
-    path.write_text(f"\ufefftext{sign}lang\n{rows}", "utf-8")
-    with pytest.raises(UserError, match=r"only files of kinds it cannot read \(1 \.csv\)") as error:
+    path.write_text(f"\ufeff{first}text{sign}lang\n{rows}", "utf-8")
+    with pytest.raises(
+        UserError, match=r"only files of kinds it cannot read \(1 \.[ct]sv"
+    ) as error:
         stage(path)
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(error.value.fix, shell=True, check=True, env=environment)
-    left = stage(tmp_path / "o meu.jsonl", out="made")
+    left = stage(tmp_path / "a b.jsonl", out="made")
     assert sorted(left.texts()) == sorted(f'{text}, "a"' for text in GOOD)
 
 
@@ -224,6 +256,7 @@ def test_pages_in_files_are_read_as_pages_of_the_web(stage: Stage, tmp_path: Pat
             "</article></body></html>"
         )
         (tmp_path / f"p{number}.html").write_bytes(page.encode("iso-8859-1"))
+    (tmp_path / "p0.html").rename(tmp_path / "P0.TXT")  # as browsers save them, too
     left = stage(tmp_path, out="../out", near_duplicates=None)
     assert len(left.texts()) == 4
     assert all("Menu" not in text and "Fim do conto." in text for text in left.texts())

@@ -20,6 +20,7 @@ import numpy as np
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.languages import LanguageProfile
+from teenytinyllama.languages.identification import Py3langid
 from teenytinyllama.languages.language_codes import check_sample, read_code
 from teenytinyllama.languages.segmentation import (
     has_spaces_between_words,
@@ -31,11 +32,7 @@ from teenytinyllama.settings.data_preparation import FilterSettings
 from teenytinyllama.stages.corpus.batches import Values
 from teenytinyllama.stages.corpus.filters.heuristic_rules import RULES
 from teenytinyllama.stages.corpus.filters.language_data import language_data, load_language
-from teenytinyllama.stages.corpus.filters.language_filter import (
-    Py3langid,
-    language_probabilities,
-    sample,
-)
+from teenytinyllama.stages.corpus.filters.language_filter import language_probabilities, sample
 from teenytinyllama.stages.corpus.filters.text_statistics import measure_batch
 from teenytinyllama.stages.corpus.filters.word_table import read_words, words_of
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import zstandard
 
 from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
+from teenytinyllama.artifacts.encodings import HEAD_BYTES, UNKNOWN, detect_encoding
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.stages.corpus.batches import RawItem
-from teenytinyllama.stages.corpus.readers.encodings import HEAD_BYTES, UNKNOWN, detect_encoding
 
 MAX_HEADER_BYTES = 1 << 16
 NEAR_BYTES = 64

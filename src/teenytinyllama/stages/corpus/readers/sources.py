@@ -20,7 +20,7 @@ from teenytinyllama.artifacts.decompression import (
     compression_of,
 )
 from teenytinyllama.artifacts.parquet import BadRowError, parquet_rows
-from teenytinyllama.artifacts.records import hub_records, kind_of, suffix_of
+from teenytinyllama.artifacts.records import hub_records, kind_of, kind_of_content, suffix_of
 from teenytinyllama.errors import UserError
 from teenytinyllama.regular_files import open_regular, user_path
 from teenytinyllama.settings.base import expand_path, files_below, matches
@@ -42,9 +42,13 @@ CONVERSIONS = {
     ".epub": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".rtf": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".doc": "soffice --headless --convert-to txt:Text {0}",
-    ".csv": 'python -c \'import csv, json, sys; file = open(sys.argv[1], newline="", '
-    'encoding="utf-8-sig"); sign = ";" if ";" in file.readline() else ","; file.seek(0); '
-    "[print(json.dumps(row)) for row in csv.DictReader(file, delimiter=sign)]' {0} > {1}.jsonl",
+    **dict.fromkeys(
+        (".csv", ".tsv"),
+        'python -c \'import csv, json, sys; file = open(sys.argv[1], newline="", '
+        'encoding="utf-8-sig"); line = file.readline(); sign = max(",;|\\t", key=line.count); '
+        'line.startswith("sep=") or file.seek(0); '
+        "[print(json.dumps(row)) for row in csv.DictReader(file, delimiter=sign)]' {0} > {1}.jsonl",
+    ),
     ".rst": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".tex": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".zip": "unzip {0} -d {1}",
@@ -94,6 +98,7 @@ def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]
         before = len(found)
         for path in _paths(source, index, problems, notes):
             try:
+                kind = kind_of_content(path)
                 with open_regular(path):
                     stat = path.stat()
             except UserError as error:
@@ -112,7 +117,7 @@ def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]
                 )
             seen[key] = path
             notes["file-empty"] += stat.st_size == 0
-            found.append(InputFile(index, path, kind_of(path), stat.st_size, stat.st_mtime_ns))
+            found.append(InputFile(index, path, kind, stat.st_size, stat.st_mtime_ns))
         if len(found) == before and not problems:
             raise _empty_source(source, index)
     if problems:
@@ -429,6 +434,13 @@ def _table_rows(
             if isinstance(row, BadRowError):
                 yield RawItem(str(path), number, 0, {}, damage="invalid-row", detail=str(row))
                 continue
+            if fields is not None and not isinstance(row[source.text_key], str | None):
+                raise UserError(
+                    "table-columns",
+                    f"{path}:{source.text_key}",
+                    f"expected a column of texts, row {number} has {row[source.text_key]!r:.60}",
+                    _other_column(path, source.text_key, source),
+                )
             item = RawItem(str(path), number, 0, row, num_bytes=_size(row, source.text_key))
             if item.num_bytes > max_bytes:
                 item.damage, item.detail = "line-too-long", f"{item.num_bytes} bytes"

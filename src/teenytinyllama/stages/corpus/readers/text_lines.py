@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teenytinyllama.artifacts.decompression import DamagedFileError
+from teenytinyllama.artifacts.encodings import utf8_chunks_of
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.corpus.batches import RawItem
-from teenytinyllama.stages.corpus.readers.encodings import utf8_chunks_of
 
 
 @dataclass(frozen=True)

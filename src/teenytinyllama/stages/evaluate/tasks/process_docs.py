@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 Doc = dict[str, Any]
 DocReader = Callable[[Doc], Doc | None]
@@ -87,7 +87,7 @@ def _number(doc: Doc, name: str) -> int:
         return int(value)
     if name not in doc:
         raise _missing(doc, name)
-    raise ValueError(f'field "{name}": expected a number from 0, got {value!r:.60}')
+    raise ValueError(f'field "{name}": expected a number from 0 or a letter, got {value!r:.60}')
 
 
 def _flag(doc: Doc, name: str) -> bool:
@@ -121,11 +121,10 @@ def _choice_item(question: str, choices: list[str], gold: int, label: object) ->
     return {"question": question, "choices": choices, "gold": gold}
 
 
-def _letter(value: str) -> int:
-    letter = value.strip().upper()
-    if len(letter) != 1 or not "A" <= letter <= "Z":
-        raise ValueError(f"answer out of range: {value!r}, expected a letter")
-    return ord(letter) - ord("A")
+def _place(doc: Doc, name: str) -> int:
+    """The place of the right choice, from 0: a letter or a number."""
+    value = doc.get(name)
+    return ord(value.strip().upper()) - ord("A") if _is_letter(value) else _number(doc, name)
 
 
 def raw(doc: Doc) -> Doc:
@@ -138,7 +137,7 @@ def plain(doc: Doc) -> Doc:
     question, choices = _text(doc, "question"), _texts(doc, "choices")
     text: Any = doc.get("answer")
     place = choices.index(text) if isinstance(text, str) and text in choices else None
-    letter = ord(text.strip().upper()) - ord("A") if _is_letter(text) else place
+    letter = _place(doc, "answer") if _is_letter(text) else place
     if place is not None and letter != place:
         raise ValueError(
             f"answer {text!r} is the text of choice {place} and the letter of choice {letter}"
@@ -155,7 +154,7 @@ def plain(doc: Doc) -> Doc:
     return _choice_item(question, choices, answer, text)
 
 
-def _is_letter(value: object) -> bool:
+def _is_letter(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(re.fullmatch(r"\s*[A-Za-z]\s*", value))
 
 
@@ -183,8 +182,7 @@ def arc(doc: Doc) -> Doc:
     """ARC: `instruction, option_a ... option_e, answer`, cleaned as in the harness."""
     question = _clean(_text(doc, "instruction"))
     choices = [_clean(choice) for choice in _options(doc, "abc")]
-    answer = _text(doc, "answer")
-    return _choice_item(question, choices, _letter(answer), answer)
+    return _choice_item(question, choices, _place(doc, "answer"), doc["answer"])
 
 
 def mmlu(doc: Doc) -> Doc:
@@ -192,8 +190,8 @@ def mmlu(doc: Doc) -> Doc:
     choices = _options(doc, "abcd")
     if len(choices) != 4:
         raise ValueError(f"{len(choices)} options, expected 4: option_a to option_d")
-    answer = _text(doc, "answer")
-    return _choice_item(_text(doc, "instruction").strip(), choices, _letter(answer), answer)
+    question = _text(doc, "instruction").strip()
+    return _choice_item(question, choices, _place(doc, "answer"), doc["answer"])
 
 
 def hellaswag(doc: Doc) -> Doc:
@@ -208,8 +206,7 @@ def hellaswag(doc: Doc) -> Doc:
     if activity := _optional_text(doc, "activity_label"):
         context = f"{activity}: {context}"
     endings = [_clean(ending) for ending in _texts(doc, "endings")]
-    label = _number(doc, "label")
-    return _choice_item(_clean(context), endings, label, label)
+    return _choice_item(_clean(context), endings, _place(doc, "label"), doc["label"])
 
 
 def truthfulqa_mc1(doc: Doc) -> Doc:
@@ -290,13 +287,13 @@ def exam(doc: Doc) -> Doc | None:
     texts, labels = _texts(choices, "text", "choices."), _texts(choices, "label", "choices.")
     if len(labels) != len(texts):
         raise ValueError(f'field "choices": {len(texts)} texts and {len(labels)} labels')
-    answer = _text(doc, "answerKey")
+    answer = _text(doc, "answerKey").strip()
     gold = labels.index(answer) if answer in labels else -1
     question = _text(doc, "question", may_be_empty=True).strip()
     return _exam_item(question, texts, gold, answer)
 
 
-def _exam_item(question: str, choices: list[str], gold: int, answer: str) -> Doc:
+def _exam_item(question: str, choices: list[str], gold: int, answer: object) -> Doc:
     """A few published items have no question; they stay, as in other published scores."""
     if len(choices) > len(LETTERS):
         raise ValueError(f"{len(choices)} choices, expected at most {len(LETTERS)}")
@@ -313,13 +310,12 @@ def enem(doc: Doc) -> Doc | None:
         return None
     if "options" not in doc and isinstance(doc.get("choices"), dict):
         return exam(doc)
-    label = _text(doc, "label")
-    if label.strip().upper() == "ANULADO":
+    if str(doc.get("label")).strip().upper() == "ANULADO":
         return None
     context = _optional_text(doc, "context").strip()
     question = _text(doc, "question", may_be_empty=True).strip()
     full = f"{context}\n\n{question}" if context else question
-    return _exam_item(full, _texts(doc, "options"), _letter(label), label)
+    return _exam_item(full, _texts(doc, "options"), _place(doc, "label"), doc["label"])
 
 
 def last_word(doc: Doc) -> Doc:

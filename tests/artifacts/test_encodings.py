@@ -10,7 +10,7 @@ import pytest
 from support.corpus_stage import GOOD, Stage, json_lines
 
 from teenytinyllama.artifacts.decompression import DamagedFileError
-from teenytinyllama.stages.corpus.readers.encodings import detect_encoding, utf8_chunks_of
+from teenytinyllama.artifacts.encodings import detect_encoding, utf8_chunks_of
 
 TEXTS = {
     "ru": "Старый лес стоял над рекой, и вода в ней была тёмной. Мальчик шёл по тропинке домой.\n",

@@ -8,17 +8,24 @@ For the rest the source has a setting, since only people know.
 from __future__ import annotations
 
 import codecs
+import json
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from teenytinyllama.artifacts.decompression import DamagedFileError, chunks_of
+from teenytinyllama.artifacts.decompression import (
+    TOOLS,
+    DamagedFileError,
+    chunks_of,
+    compression_of,
+)
 
 HEAD_BYTES = 1 << 16
 # Below this many invalid bytes in the head a file is damaged UTF-8, not another encoding.
-MIN_WRONG_BYTES = 4
+DAMAGED_BELOW = 4
 UNKNOWN = "encoding-unknown"
 NOT_UTF8 = "teenytinyllama-not-utf8"
 MIN_PLAUSIBLE, MIN_MARGIN = 0.9, 0.02
@@ -58,13 +65,22 @@ _LANGUAGES = {
 }
 _FAMILY_OF = {code: family for family, codes in _LANGUAGES.items() for code in codes.split()}
 _PUNCTUATION = frozenset("“”‘’„‚‹›«»–—…·¿¡ºª°§€、。，！？：；「」『』（）・ー〜")
-_MARKS = (
-    (codecs.BOM_UTF8, "utf_8_sig"),
+_WIDE_MARKS = (
     (codecs.BOM_UTF32_LE, "utf_32"),
     (codecs.BOM_UTF32_BE, "utf_32"),
     (codecs.BOM_UTF16_LE, "utf_16"),
     (codecs.BOM_UTF16_BE, "utf_16"),
 )
+ICONV_NAMES = {
+    "utf_16_le": "utf-16le",
+    "utf_16_be": "utf-16be",
+    "utf_32_le": "utf-32le",
+    "utf_32_be": "utf-32be",
+    "mac_roman": "macintosh",
+    "mac_latin2": "mac-centraleurope",
+    "iso2022_jp": "iso-2022-jp",
+}
+"""Where they are not Python's with hyphens."""
 
 
 def utf8_chunks_of(
@@ -112,10 +128,11 @@ def _as_not_utf8(error: UnicodeError) -> tuple[str | bytes, int]:
 codecs.register_error(NOT_UTF8, _as_not_utf8)
 
 
-def detect_encoding(head: bytes, language: str) -> str:
+def detect_encoding(head: bytes, language: str, min_wrong_bytes: int = DAMAGED_BELOW) -> str:
     """Codec of a file that is not UTF-8, from its first bytes; "" for UTF-8, damaged or not.
 
-    Raises DamagedFileError where the bytes are another encoding and none is certain.
+    With fewer than `min_wrong_bytes` that are not UTF-8 it is damaged. Raises DamagedFileError
+    where the bytes are another encoding and none is certain.
 
     >>> detect_encoding("Ação, coração e pão: não há razão.".encode("cp1252"), "pt")
     'cp1252'
@@ -124,17 +141,16 @@ def detect_encoding(head: bytes, language: str) -> str:
     >>> detect_encoding("ação e um erro: ".encode() + bytes([0xff]), "pt")
     ''
     """
-    for mark, name in _MARKS:
-        if head.startswith(mark):
-            return name
-    if wide := _wide_encoding(head):
+    if head.startswith(codecs.BOM_UTF8):
+        return "utf_8_sig"
+    if wide := wide_encoding(head):
         return wide
     if b"\x1b$" in head and _FAMILY_OF.get(language) == "japanese":
         return "iso2022_jp"
     text = head.decode("utf-8", "replace")
     wrong = text.count("�") - head.count("�".encode())
-    right = sum(c > "\x7f" and c != "�" for c in text) if wrong >= MIN_WRONG_BYTES else 0
-    if wrong < MIN_WRONG_BYTES or wrong * 10 <= right or head.count(0) * 20 >= len(head):
+    right = sum(c > "\x7f" and c != "�" for c in text) if wrong >= min_wrong_bytes else 0
+    if wrong < min_wrong_bytes or wrong * 10 <= right or head.count(0) * 20 >= len(head):
         return ""
     candidates = encodings_of(language)
     if name := _certain_encoding(head, candidates, language):
@@ -144,13 +160,37 @@ def detect_encoding(head: bytes, language: str) -> str:
     raise DamagedFileError(UNKNOWN, f'not UTF-8, nor an encoding that fits "{language}"')
 
 
+def iconv_command(codec: str, path: Path) -> str:
+    """What to type to write a file again in UTF-8, packed as before."""
+    name, made = (
+        shlex.quote(str(path)),
+        f"iconv -f {ICONV_NAMES.get(codec) or codec.replace('_', '-')} -t utf-8",
+    )
+    with path.open("rb") as file:
+        packed = compression_of(file.read(512))
+    if packed:
+        tool = TOOLS[packed]
+        made = f"{tool} -dc {name} | {made} | {tool}"
+    else:
+        made += f" {name}"
+    # Not `-o` of the same file: iconv reads it while it writes.
+    return f"{made} > a.tmp && mv a.tmp {name}"
+
+
 def encodings_of(language: str) -> tuple[str, ...]:
     """Encodings that texts of a language come in, the likeliest first."""
     return _FAMILIES[_FAMILY_OF.get(language.split("-")[0], "western")]
 
 
-def _wide_encoding(head: bytes) -> str:
-    """UTF-16 or UTF-32 without a mark: the high bytes of Latin letters are zero, no others."""
+def wide_encoding(data: bytes) -> str:
+    """UTF-16 or UTF-32, by the mark or by zeros: the high bytes of Latin letters, no others."""
+    head = data[:HEAD_BYTES]
+    for mark, name in _WIDE_MARKS:
+        if head.startswith(mark):
+            return name
+    if head.lstrip(b"\0")[:1] in (b"{", b"["):  # JSON begins with ASCII, in any script
+        name = json.detect_encoding(head).replace("-", "_")
+        return name if name.startswith(("utf_16", "utf_32")) else ""
     zeros = [head[k::4].count(0) * 4 / max(len(head), 1) for k in range(4)]
     for name, high in (
         ("utf_32_le", (1, 2, 3)),
@@ -253,7 +293,7 @@ def _script(text: str) -> str:
 @lru_cache(maxsize=2)
 def _identifier(language: str) -> Callable[[list[str]], Sequence[float]] | None:
     from teenytinyllama.errors import UserError
-    from teenytinyllama.stages.corpus.filters.language_filter import Py3langid
+    from teenytinyllama.languages.identification import Py3langid
 
     try:
         return Py3langid(language).probabilities
