@@ -83,6 +83,7 @@ REFUSED = [
         {"messages": [USER, {**ASSISTANT, "train_detail": [{"begin_offset": 0, "train": False}]}]},
         "train_detail leaves out a part",
     ),
+    ({"instruction": "a", "output": ["b", "c"]}, "output is a list of 2 texts, several for one"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, r"not text \(image_url"),
     ({"messages": [USER, {"role": "assistant", "tool_calls": [{}]}]}, "a call of a tool"),
     ({"messages": [USER, {"from": "observation", "value": "x"}]}, "a call of a tool"),
@@ -122,6 +123,8 @@ BROKEN = [
     ([USER], "the last message is not the assistant's: nothing to learn"),
     ([], "messages holds no messages"),
     ("Oi", "its messages are a str, not a list"),
+    ("[{'role': 'user', 'content': 'Oi'}]", "a str, not a list nor JSON of one"),
+    ([["user", "Oi"]], "message 0: not an object but list"),
     ([USER, 3], "message 1: not an object but int"),
     ([USER, {"role": "assistant", "content": "\ud800"}], "holds half of a character"),
 ]
@@ -165,6 +168,13 @@ def test_preferences_share_their_prompt() -> None:
     assert parse_preference({k: whole[k] for k in ("chosen", "rejected")}) == pair
     with pytest.raises(ConversationError, match="are equal"):
         parse_preference({"prompt": "Oi", "chosen": "Olá!", "rejected": "Olá! "})
+
+
+def test_answers_that_are_several_or_none_are_named() -> None:
+    with pytest.raises(ConversationError, match="rejected is a list of 2 texts, several for one"):
+        parse_preference({"prompt": "a", "chosen": "b", "rejected": ["c", "d"]})
+    with pytest.raises(ConversationError, match=r"no chosen and rejected answer \(a, b\)"):
+        parse_preference({"a": "1", "b": "2"})
 
 
 def test_messages_as_columns_of_any_documented_names() -> None:

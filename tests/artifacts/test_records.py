@@ -360,3 +360,14 @@ def test_names_in_upper_case_are_of_the_same_kind(tmp_path: Path) -> None:
         "web",
         "html",
     ]
+
+
+@pytest.mark.parametrize("name", ["one line.jsonl", "lines.jsonl", "lines.json", "list.json"])
+def test_a_list_of_messages_alone_is_a_conversation(name: str, tmp_path: Path) -> None:
+    """As nanochat writes them: one list on each line."""
+    messages = [{"role": "user", "content": "Oi"}, {"role": "assistant", "content": "Olá"}]
+    count = 1 if name.startswith("one") else 3
+    line = json.dumps(messages)
+    text = f"[{line}, {line}, {line}]" if name == "list.json" else f"{line}\n" * count
+    (tmp_path / name).write_text(text)
+    assert fields(tmp_path / name) == [{"messages": messages}] * count

@@ -42,6 +42,15 @@ CONVERSATIONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"messages": [USER, {**WORSE, "weight": 0}, USER, {**GOOD, "weight": 1}]},
         [USER, {**WORSE, "weight": 0}, USER, GOOD],
     ),
+    "openai names in capitals": (
+        {"messages": [{"Role": "User", "Content": Q}, {"Role": "Assistant", "Content": A}]},
+        [USER, GOOD],
+    ),
+    "capybara": (
+        {"conversation": [{"input": q, "output": a} for q, a in (EARLIER, (Q, A))]},
+        [*HISTORY, USER, GOOD],
+    ),
+    "firefly": ({"conversation": [{"human": Q, "assistant": A}]}, [USER, GOOD]),
     "trl prompt and completion": ({"prompt": Q, "completion": f" {A}"}, [USER, GOOD]),
     "trl conversational": ({"prompt": [USER], "completion": [GOOD]}, [USER, GOOD]),
     "trl unpaired": ({"prompt": Q, "completion": A, "label": True}, [USER, GOOD]),

@@ -29,6 +29,8 @@ LIST_KEYS = ("messages", "conversations", "conversation")
 QUESTION_KEYS = ("instruction", "prompt", "question", "query", "message_1")
 CONTEXT_KEYS = ("input", "context", "article")
 ANSWER_KEYS = ("output", "response", "completion", "answer", "generation", "message_2")
+PAIR_KEYS = (("input", "output"), ("human", "assistant"), ("user", "assistant"))
+"""Names of a question and its answer in a list of such pairs."""
 SYSTEM_KEYS = ("system", "system_prompt")
 SIDE_KEYS = (
     ("chosen", "rejected"),
@@ -128,12 +130,15 @@ def parse_preference(fields: Mapping[str, Any]) -> Preference:
     _refuse_other_kinds(given)
     sides = _sides(given)
     if sides is None:
+        if not is_preference(fields):
+            names = ", ".join(sorted(map(str, fields))[:8]) or "no field"
+            raise ConversationError(f"no chosen and rejected answer ({names})")
         raise ConversationError("the preferred or the rejected answer is empty")
     head = _prompt_of(given)
     if not head and all(isinstance(side, str) for side in sides):
         sides = _split_texts(*sides)
     both = [
-        _whole(head, _turns(side, "assistant"), given, name)
+        _whole(head, _turns(side, "assistant", name), given, name)
         for side, name in zip(sides, ("chosen", "rejected"), strict=True)
     ]
     chosen, rejected = both
@@ -182,7 +187,7 @@ def _texts_of(fields: Mapping[str, Any], ignored: set[str]) -> Iterator[tuple[st
         if isinstance(value, list) and any(_is_turn(one) for one in value):
             for one in value:
                 for key, inner in one.items() if isinstance(one, Mapping) else ():
-                    if key not in IGNORED_TURN_KEYS:
+                    if str(key).lower() not in IGNORED_TURN_KEYS:
                         is_text = key in ("content", "value")
                         label = name if is_text else f"{name}[].{key}"
                         yield from ((label, text) for text in _leaves(inner))
@@ -200,7 +205,7 @@ def _leaves(value: object) -> Iterator[str]:
             yield text
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            if key not in IGNORED_TURN_KEYS:
+            if str(key).lower() not in IGNORED_TURN_KEYS:
                 yield from _leaves(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
@@ -251,7 +256,7 @@ def _decoded(value: object, name: str) -> Any:
 
 
 def _is_turn(value: object) -> bool:
-    return isinstance(value, Mapping) and not value.keys().isdisjoint(("role", "from"))
+    return isinstance(value, Mapping) and any(str(key).lower() in ("role", "from") for key in value)
 
 
 def _is_ranked(value: object) -> bool:
@@ -279,13 +284,24 @@ def _listed(given: Mapping[str, Any]) -> Conversation | None:
 
 def _message_list(value: object) -> Conversation:
     if not isinstance(value, list):
-        raise ConversationError(f"its messages are a {type(value).__name__}, not a list")
-    return [_message(turn, index) for index, turn in enumerate(value)]
+        json_either = " nor JSON of one" if isinstance(value, str) else ""
+        kind = type(value).__name__
+        raise ConversationError(f"its messages are a {kind}, not a list{json_either}")
+    return [message for index, turn in enumerate(value) for message in _messages(turn, index)]
+
+
+def _messages(turn: object, index: int) -> Conversation:
+    """One message, or two where a turn is a question with its answer."""
+    for asked, answer in () if _is_turn(turn) or not isinstance(turn, Mapping) else PAIR_KEYS:
+        if turn.keys() >= {asked, answer}:
+            return [*_turns(turn[asked], "user", asked), *_turns(turn[answer], "assistant", answer)]
+    return [_message(turn, index)]
 
 
 def _message(turn: object, index: int) -> Message:
     if not isinstance(turn, Mapping):
         raise ConversationError(f"message {index}: not an object but {type(turn).__name__}")
+    turn = {str(key).lower(): value for key, value in turn.items()}
     role = _first(turn, ("role", "from"))
     name = str(role).lower()
     if name in TOOL_ROLES or any(turn.get(key) for key in TOOL_KEYS):
@@ -478,6 +494,8 @@ def _turns(value: object, role: str, name: str = "message") -> Conversation:
     if isinstance(value, Mapping) and _is_turn(value):
         return [_message(value, 0)]
     if isinstance(value, list):
+        if value and all(isinstance(one, str) for one in value):
+            raise ConversationError(f"{name} is a list of {len(value)} texts, several for one")
         if value and all(isinstance(one, Mapping) and not _is_turn(one) for one in value):
             return [cast(Message, {"role": role, "content": _content(value, 0)})]
         return _message_list(value)

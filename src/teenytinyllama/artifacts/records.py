@@ -163,7 +163,7 @@ def _json_records(path: Path, file: IO[bytes], language: str) -> Iterator[Record
             try:
                 items = json.loads(whole.read().decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
-                if suffix_of(path) == ".json":
+                if suffix_of(path) == ".json" and not _is_json(start):
                     if isinstance(error, UnicodeDecodeError):
                         reason = f"{error.reason} at byte {error.start}"
                         raise _not_utf8(path, reason, language) from error
@@ -208,6 +208,23 @@ def _json_record(path: Path, number: int, line: bytes) -> Record:
         return _bad_record(path, number, f"not JSON ({str(error)[:80]})", line)
     except RecursionError:
         return _bad_record(path, number, "JSON nested too deep", line)
+    return _as_record(path, number, value, line)
+
+
+def with_messages(value: object) -> object:
+    """A value of JSON, where a list of messages alone is a conversation, as nanochat writes them.
+
+    >>> with_messages([{"role": "user", "content": "Oi"}])
+    {'messages': [{'role': 'user', 'content': 'Oi'}]}
+    """
+    is_conversation = isinstance(value, list) and all(
+        isinstance(one, dict) and not one.keys().isdisjoint(("role", "from")) for one in value
+    )
+    return {"messages": value} if value and is_conversation else value
+
+
+def _as_record(path: Path, number: int, value: object, line: bytes = b"") -> Record:
+    value = with_messages(value)
     if not isinstance(value, dict):
         return _bad_record(path, number, f"not an object but {type(value).__name__}", line)
     if is_nested_too_deeply(value):
@@ -221,13 +238,9 @@ def _bad_record(path: Path, number: int, error: str, raw: bytes) -> Record:
 
 def _json_items(path: Path, items: object) -> Iterator[Record]:
     """Items of a file that is one JSON list of objects, numbered from 1, or one object."""
+    items = with_messages(items)
     for number, item in enumerate(items if isinstance(items, list) else [items], start=1):
-        if not isinstance(item, dict):
-            yield _bad_record(path, number, f"not an object but {type(item).__name__}", b"")
-        elif is_nested_too_deeply(item):
-            yield _bad_record(path, number, "JSON nested too deep", b"")
-        else:
-            yield Record(path, number, item)
+        yield _as_record(path, number, item)
 
 
 def _csv_rows(path: Path, file: IO[bytes], delimiter: str, language: str) -> Iterator[Record]:

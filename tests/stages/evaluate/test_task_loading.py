@@ -350,12 +350,13 @@ def test_every_reader_takes_letters_and_numbers(name, tmp_path):
     assert bench.scored_items[1]["gold"] == 2
 
 
+THREE = {**PLAIN, "choices": ["a raposa", "o gato", "o sapo"]}
 RAW = {"reader": "raw", "headline": "acc"}
 RAW_TASK = {"metadata": RAW, "doc_to_target": "answer"}
 
 
 def test_letters_are_places_where_a_task_file_names_the_field(tmp_path):
-    rows = [{**PLAIN, "question": f"{n}?", "answer": letter} for n, letter in enumerate("BAC")]
+    rows = [{**THREE, "question": f"{n}?", "answer": letter} for n, letter in enumerate("BAC")]
     bench = load_own_task(tmp_path, rows, **RAW_TASK)
     task = bench.harness_task()
     assert [task.doc_to_target(item) for item in task.eval_docs] == [1, 0, 2]
@@ -363,7 +364,7 @@ def test_letters_are_places_where_a_task_file_names_the_field(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"metadata": None}, RAW_TASK], ids=["plain", "raw"])
 def test_answers_that_count_from_1_are_named(changes, tmp_path, capfd):
-    rows = [{**PLAIN, "question": f"{n}?", "answer": n % 3 + 1} for n in range(1, 30)]
+    rows = [{**THREE, "question": f"{n}?", "answer": n % 3 + 1} for n in range(1, 30)]
     with pytest.raises(UserError, match=r"3 with 3 choices, and none is 0 - fix: .*answer - 1"):
         load_own_task(tmp_path, rows, **changes)
     mixed = [{**row, "answer": row["answer"] - 1} for row in rows]

@@ -121,7 +121,8 @@ LAYOUTS = (
 
 def test_every_conversation_layout_becomes_messages(stage: Stage, tmp_path: Path) -> None:
     bad = [{"messages": turns("Oi")[:1]}, {"text": "não é conversa"}]
-    lines = [json.dumps(row, ensure_ascii=False) for row in (*LAYOUTS, *bad)]
+    alone = turns("E ali?")
+    lines = [json.dumps(row, ensure_ascii=False) for row in (*LAYOUTS, *bad, alone)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines), "utf-8")
     left = stage(tmp_path / "a.jsonl", source={"shape": "conversation"}, near_duplicates=None)
     rows = {row["id"]: row for row in left.rows("*-*.zst")}
@@ -129,6 +130,7 @@ def test_every_conversation_layout_becomes_messages(stage: Stage, tmp_path: Path
     assert rows["a:2"]["messages"] == turns("E lá?")
     assert rows["a:3"]["messages"] == turns("Diga quem mora\n\nna floresta")
     assert rows["a:4"]["text"] == f"Quem é ela?\n\n{ANSWER}"
+    assert rows["a:7"]["messages"] == alone
     assert left.counts["quarantined_by_reason"] == {"no-conversation": 2}
 
 

@@ -19,7 +19,7 @@ from teenytinyllama.artifacts.conversation_layouts import (
 )
 from teenytinyllama.artifacts.conversations import Conversation
 from teenytinyllama.artifacts.documents import Document
-from teenytinyllama.artifacts.records import is_nested_too_deeply
+from teenytinyllama.artifacts.records import is_nested_too_deeply, with_messages
 from teenytinyllama.licenses import UNKNOWN
 from teenytinyllama.settings.datasets import Source
 from teenytinyllama.stages.corpus.batches import (
@@ -211,7 +211,7 @@ def parse(item: RawItem, kind: str, text_key: str, notes: Counter[str]) -> dict[
             doubled.extend(key for key, count in seen.items() if count > 1)
         return made
 
-    record = _json_of(text, unique)
+    record = with_messages(_json_of(text, unique))
     if not isinstance(record, dict):
         raise UnusableError(
             "not-an-object", f"a {TYPE_NAMES.get(type(record), type(record).__name__)}"
