@@ -154,6 +154,17 @@ def test_the_licence_is_that_of_text_and_chats(tmp_path: Path) -> None:
     assert [recipe.corpus.sources[0].license, recipe.align.sources[0].license] == ["CC0-1.0"] * 2
 
 
+def test_what_would_stop_the_run_is_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = clean(tmp_path)
+    ttl("new", *CPU, "--language", "gl", "--text", text, "--out", tmp_path / "new.toml")
+    said = capsys.readouterr().err
+    assert "error[corpus-empty]" in said
+    assert "is one document" in said
+    assert "Next: correct that, then ttl run" in said
+
+
 def test_a_recipe_is_never_overwritten(tmp_path: Path) -> None:
     new(tmp_path, "--language", "gl")
     with pytest.raises(UserError) as error:

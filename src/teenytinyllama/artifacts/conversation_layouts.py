@@ -292,9 +292,11 @@ def _message_list(value: object) -> Conversation:
 
 def _messages(turn: object, index: int) -> Conversation:
     """One message, or two where a turn is a question with its answer."""
-    for asked, answer in () if _is_turn(turn) or not isinstance(turn, Mapping) else PAIR_KEYS:
-        if turn.keys() >= {asked, answer}:
-            return [*_turns(turn[asked], "user", asked), *_turns(turn[answer], "assistant", answer)]
+    if isinstance(turn, Mapping) and not _is_turn(turn):
+        for asked, answer in PAIR_KEYS:
+            if turn.keys() >= {asked, answer}:
+                asked_for = _turns(turn[asked], "user", asked)
+                return [*asked_for, *_turns(turn[answer], "assistant", answer)]
     return [_message(turn, index)]
 
 

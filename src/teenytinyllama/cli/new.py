@@ -45,10 +45,13 @@ def new_command(
 ) -> None:
     """`ttl new`: a recipe from a plan."""
     from teenytinyllama.languages import letters_of
+    from teenytinyllama.pipeline.recipe_check import find_problems
+    from teenytinyllama.pipeline.registry import STAGES
     from teenytinyllama.planning import new_recipe
     from teenytinyllama.planning.plan_request import request_from_options
     from teenytinyllama.planning.planner import make_plan
     from teenytinyllama.progress import format_bytes, format_duration, format_money
+    from teenytinyllama.settings.recipe import load_recipe
 
     new_recipe.check_language(language, has_sample=clean_sample is not None)
     if name:
@@ -89,7 +92,10 @@ def new_command(
             f"Put {format_bytes(new_recipe.needed_text_bytes(plan))} of clean text or more into "
             "text/ (or change corpus.sources)."
         )
-    logger.info(f"Next: ttl run {path}")
+    problems = find_problems(load_recipe(path), STAGES) if options.text else []
+    for problem in problems:
+        logger.warning(str(problem))
+    logger.info(f"Next: {'correct that, then ' if problems else ''}ttl run {path}")
 
 
 def _learn(path: Path, language: str) -> LanguageProfile:

@@ -144,7 +144,8 @@ def _add_split(
     origin: str,
 ) -> None:
     """Read and check the items of one split, and add them to the benchmark."""
-    items, places = [], []
+    items: list[TaskItem] = []
+    places: list[str] = []
     for place, row in rows:
         try:
             item = reader(row)

@@ -192,14 +192,19 @@ def test_what_it_says_to_type_for_tables_helps(
     assert sorted(left.texts()) == sorted(f'{text}, "a"' for text in GOOD)
 
 
-def test_one_text_file_is_one_document_and_the_advice_cuts_it(stage: Stage, tmp_path: Path) -> None:
-    (tmp_path / "livro.txt").write_text("\n\n".join(GOOD), "utf-8")
+@pytest.mark.parametrize(("border", "source"), [("\n\n", "livro.txt"), ("\r\n", ".")])
+def test_one_text_file_is_one_document_and_the_advice_cuts_it(
+    border: str, source: str, stage: Stage, tmp_path: Path
+) -> None:
+    (tmp_path / "livro.txt").write_bytes(border.join(GOOD).encode())
     with pytest.raises(UserError, match=r"is one document, as every \.txt is") as error:
-        stage(tmp_path / "livro.txt")
+        stage(tmp_path / source, out="../out")
+    assert (f"name {tmp_path / 'livro.jsonl'} in path" in error.value.fix) == (source != ".")
     command = error.value.fix.split("paragraphs: ")[1]
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(command, shell=True, check=True, env=environment)
-    assert sorted(stage(tmp_path / "livro.jsonl", out="cut").texts()) == sorted(GOOD)
+    cut = tmp_path / ("." if source == "." else "livro.jsonl")
+    assert sorted(stage(cut, out="../out").texts()) == sorted(GOOD)
 
 
 def test_no_command_is_given_that_could_not_read_the_file(stage: Stage, tmp_path: Path) -> None:

@@ -138,8 +138,11 @@ def check_several_documents(settings: CorpusSettings, files: Sequence[InputFile]
     if file.kind not in ("text", "html") or file.size_bytes > settings.max_line_bytes:
         return
     more = "give more files"
-    if _is_plain_utf8(file.path):
-        more += f", or cut it into paragraphs: {_cut_command(file.path)}"
+    if text := _plain_utf8(file.path):
+        cut = file.path.with_suffix(".jsonl")
+        is_named = user_path(settings.sources[0].path) == file.path
+        more += f", or {f'name {cut} in path and ' if is_named else ''}cut it into paragraphs: "
+        more += _cut_command(file.path, cut, text, keep=is_named)
     raise UserError(
         "corpus-empty",
         str(file.path),
@@ -149,20 +152,24 @@ def check_several_documents(settings: CorpusSettings, files: Sequence[InputFile]
     )
 
 
-def _is_plain_utf8(path: Path) -> bool:
+def _plain_utf8(path: Path) -> str:
     try:
-        return not compression_of(path.read_bytes()[:512]) and bool(path.read_text("utf-8"))
+        return "" if compression_of(path.read_bytes()[:512]) else path.read_text("utf-8")
     except UnicodeDecodeError:
-        return False
+        return ""
 
 
-def _cut_command(path: Path) -> str:
-    into = shlex.quote(str(path.with_suffix(".jsonl")))
+def _cut_command(path: Path, into: Path, text: str, *, keep: bool) -> str:
+    """What cuts a text at blank lines, or at every line; `keep`: it stays beside its parts."""
+    border = "\\n\\n" if "\n\n" in text.strip() else "\\n"
+    name = shlex.quote(str(path))
     cut = (
         """python -c 'import json, sys; [print(json.dumps({"text": part})) for part in """
-        """open(sys.argv[1], encoding="utf-8").read().split("\\n\\n") if part.strip()]'"""
+        f"""open(sys.argv[1], encoding="utf-8").read().split("{border}") if part.strip()]'"""
     )
-    return f"{cut} {shlex.quote(str(path))} > {into}"
+    # In a folder both would be read: the whole, and each part of it.
+    away = "" if keep else f" && mv {name} {shlex.quote(f'{path}.whole')}"
+    return f"{cut} {name} > {shlex.quote(str(into))}{away}"
 
 
 def _empty_source(source: Source, index: int) -> UserError:
