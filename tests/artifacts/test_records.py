@@ -5,6 +5,7 @@ import json
 import lzma
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -371,3 +372,46 @@ def test_a_list_of_messages_alone_is_a_conversation(name: str, tmp_path: Path) -
     text = f"[{line}, {line}, {line}]" if name == "list.json" else f"{line}\n" * count
     (tmp_path / name).write_text(text)
     assert fields(tmp_path / name) == [{"messages": messages}] * count
+
+
+WRAPPED = {
+    "a.json": json.dumps({"version": "1", "data": ROWS}),
+    "b.json": json.dumps({"train": ROWS}, indent=1),
+    "pandas.json": json.dumps({"a": {str(n): n for n in range(3)}}),
+    "pretty.jsonl": "\n".join(json.dumps(row, indent=1) for row in ROWS),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_records_that_other_programs_wrap_say_what_to_type(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(WRAPPED[name])
+    with pytest.raises(UserError, match=r"json-not-lines.*, expected one record a line") as error:
+        list(read_records(tmp_path / name))
+    if shutil.which("jq"):
+        subprocess.run(error.value.fix, shell=True, check=True, cwd=tmp_path)
+        made = tmp_path / f"{name.partition('.')[0]}-lines.jsonl"
+        assert fields(made) == ([{"a": n} for n in range(3)] if name == "pandas.json" else ROWS)
+
+
+def test_one_object_may_be_one_record(tmp_path: Path) -> None:
+    record = {"messages": [{"role": "user", "content": "Oi"}], "a": {"b": 1}}
+    for indent in (None, 1):
+        (tmp_path / "a.json").write_text(json.dumps(record, indent=indent) + "\n")
+        assert fields(tmp_path / "a.json") == [record]
+
+
+def test_joined_files_keep_the_records_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\xef\xbb\xbf{"a": 2}\n')
+    assert fields(tmp_path / "a.jsonl") == [{"a": 1}, {"a": 2}]
+
+
+def test_a_table_of_another_kind_than_its_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('{"text": "a", "label": "b"}\n')
+    with pytest.raises(UserError, match=r"holds JSON, not a table.* fix: mv .*a\.csv .*a\.jsonl"):
+        list(read_records(tmp_path / "a.csv"))
+    with zipfile.ZipFile(tmp_path / "b.csv", "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+    with pytest.raises(UserError, match=r'of an office program.*save as "CSV UTF-8"'):
+        list(read_records(tmp_path / "b.csv"))
+    (tmp_path / "c.csv").write_text("text, label\na,b\n")
+    assert fields(tmp_path / "c.csv") == [{"text": "a", "label": "b"}]

@@ -161,6 +161,11 @@ def _may_begin(head: bytes, start: bytes) -> bool:
 
 def _archive(head: bytes) -> tuple[str, str]:
     """What an archive or a file of another compression is, and what unpacks it; else empty."""
+    if head.startswith(b"PK") and (b"[Content_Types].xml" in head or head[30:38] == b"mimetype"):
+        return (
+            "a document of an office program or a book",
+            'in its program: save as "CSV UTF-8" or text',
+        )
     for magic, found in OTHER_FORMATS.items():
         if head.startswith(magic):
             return found

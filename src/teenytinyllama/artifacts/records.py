@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import re
+import shlex
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +54,8 @@ NOT_UTF8 = "not UTF-8"
 SAMPLED_LINES = 1000
 MAX_FIELD_CHARACTERS = 1 << 24
 MAX_DEPTH = 100
+WRAPPERS = frozenset(("data", "train", "examples", "items", "records"))
+"""Keys under which other programs export all records as one object."""
 SEPARATOR = re.compile(r'(?i)"?sep=([,;|\t])"?[,;|\t]*\s*')
 """A first line that tells Excel how the columns are separated."""
 
@@ -157,13 +160,15 @@ def _json_records(path: Path, file: IO[bytes], language: str) -> Iterator[Record
         if not line:
             return
         start = line.removeprefix(BOM_UTF8).strip()
-    is_list = start.startswith(b"[")
-    if is_list or (start.startswith(b"{") and not _is_json(start)):
+    is_list, is_whole = start.startswith(b"["), _is_json(start)
+    if is_list or (start.startswith(b"{") and not (is_whole and file.readline().strip())):
         with open_decompressed(path) as whole:
             try:
                 items = json.loads(whole.read().decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
-                if suffix_of(path) == ".json" and not _is_json(start):
+                if not is_whole and "Extra data" in str(error) and "line 1 " not in str(error):
+                    raise _not_lines(path, "has objects over several lines", ".") from error
+                if suffix_of(path) == ".json" and not is_whole:
                     if isinstance(error, UnicodeDecodeError):
                         reason = f"{error.reason} at byte {error.start}"
                         raise _not_utf8(path, reason, language) from error
@@ -177,6 +182,24 @@ def _json_records(path: Path, file: IO[bytes], language: str) -> Iterator[Record
         yield from _json_lines(path, whole, language)
 
 
+def _not_lines(path: Path, what: str, filter_: str) -> UserError:
+    into = shlex.quote(f"{path.name.split('.')[0]}-lines.jsonl")
+    fix = f"jq -c '{filter_}' {shlex.quote(str(path))} > {into}"
+    return UserError("json-not-lines", str(path), f"{what}, expected one record a line", fix)
+
+
+def _check_not_wrapped(path: Path, record: Mapping[str, Any]) -> None:
+    """Raise UserError for one object that holds all records, as other programs export them."""
+    for key in WRAPPERS & record.keys():
+        rows = record[key]
+        if isinstance(rows, list) and rows and all(isinstance(one, dict) for one in rows):
+            raise _not_lines(path, f'is one object with the records in "{key}"', f".{key}[]")
+    if all(isinstance(value, dict) and "0" in value for value in record.values()):
+        rows_of = "[keys[] as $k | .[$k] | to_entries[] | {i: .key, k: $k, v: .value}]"
+        rows_of += " | group_by(.i) | sort_by(.[0].i | tonumber)[] | map({(.k): .v}) | add"
+        raise _not_lines(path, "is one object with a list of values a column", rows_of)
+
+
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
@@ -188,8 +211,7 @@ def _is_json(line: bytes) -> bool:
 def _json_lines(path: Path, file: IO[bytes], language: str) -> Iterator[Record]:
     is_certain = False
     for number, line in enumerate(file, start=1):
-        if number == 1:
-            line = line.removeprefix(BOM_UTF8)
+        line = line.removeprefix(BOM_UTF8)  # of each file, where several were joined
         if line.strip():
             record = _json_record(path, number, line)
             if record.error.startswith(NOT_UTF8) and not is_certain:
@@ -239,6 +261,8 @@ def _bad_record(path: Path, number: int, error: str, raw: bytes) -> Record:
 def _json_items(path: Path, items: object) -> Iterator[Record]:
     """Items of a file that is one JSON list of objects, numbered from 1, or one object."""
     items = with_messages(items)
+    if isinstance(items, dict):
+        _check_not_wrapped(path, items)
     for number, item in enumerate(items if isinstance(items, list) else [items], start=1):
         yield _as_record(path, number, item)
 
@@ -254,7 +278,7 @@ def _csv_rows(path: Path, file: IO[bytes], delimiter: str, language: str) -> Ite
             rows = _quoted_rows(path, text, delimiter)
         for line, row in rows:
             if not names:
-                names = row
+                names = [name.strip() for name in row]
                 _check_header(path, names)
             elif len(row) == len(names):
                 yield Record(path, line, dict(zip(names, row, strict=True)))
@@ -296,6 +320,10 @@ def _encoding_of(path: Path, language: str, min_wrong_bytes: int = DAMAGED_BELOW
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
+    if "".join(names[:1]).startswith('{"'):
+        name = shlex.quote(str(path))
+        fix = f"mv {name} {shlex.quote(str(path.with_suffix('.jsonl')))}"
+        raise UserError("file-kind", str(path), "holds JSON, not a table as its name says", fix)
     twice = [name for name, count in Counter(filter(None, names)).items() if count > 1]
     if twice:
         raise UserError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -196,7 +197,7 @@ def parse(item: RawItem, kind: str, text_key: str, notes: Counter[str]) -> dict[
     if isinstance(item.data, dict):
         return item.data
     try:
-        text = item.data.decode("utf-8")
+        text = item.data.removeprefix(BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
         detail = f"byte {item.data[error.start]:#04x} at {error.start}"
         raise UnusableError("invalid-utf8", detail) from error
