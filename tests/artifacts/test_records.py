@@ -411,7 +411,9 @@ def test_a_table_of_another_kind_than_its_name_is_named(tmp_path: Path) -> None:
         list(read_records(tmp_path / "a.csv"))
     with zipfile.ZipFile(tmp_path / "b.csv", "w") as archive:
         archive.writestr("[Content_Types].xml", "<Types/>")
-    with pytest.raises(UserError, match=r'of an office program.*save as "CSV UTF-8"'):
-        list(read_records(tmp_path / "b.csv"))
+    (tmp_path / "old.csv").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
+    for name in ("b.csv", "old.csv"):
+        with pytest.raises(UserError, match=r'of an office program.*save as "CSV UTF-8"'):
+            list(read_records(tmp_path / name))
     (tmp_path / "c.csv").write_text("text, label\na,b\n")
     assert fields(tmp_path / "c.csv") == [{"text": "a", "label": "b"}]

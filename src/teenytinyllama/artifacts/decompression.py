@@ -52,7 +52,12 @@ MAX_DICTIONARY_BYTES = 16 << 20
 BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
 _LEGACY_ZSTD = [bytes([first]) + b"\xb5\x2f\xfd" for first in (0x1E, *range(0x22, 0x28))]
 _INFLATE = "python -c 'import sys, zlib; sys.stdout.buffer.write(zlib.decompress(open(sys.argv[1], \"rb\").read()))'"  # noqa: E501
+OFFICE = (
+    "a document of an office program or a book",
+    'in its program: save as "CSV UTF-8" or text',
+)
 OTHER_FORMATS = {
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": OFFICE,
     b"PK\x03\x04": ("a zip archive", "unzip {0}"),
     b"PK\x05\x06": ("a zip archive", "unzip {0}"),
     b"7z\xbc\xaf'\x1c": ("a 7z archive", "7z x {0}"),
@@ -162,10 +167,7 @@ def _may_begin(head: bytes, start: bytes) -> bool:
 def _archive(head: bytes) -> tuple[str, str]:
     """What an archive or a file of another compression is, and what unpacks it; else empty."""
     if head.startswith(b"PK") and (b"[Content_Types].xml" in head or head[30:38] == b"mimetype"):
-        return (
-            "a document of an office program or a book",
-            'in its program: save as "CSV UTF-8" or text',
-        )
+        return OFFICE
     for magic, found in OTHER_FORMATS.items():
         if head.startswith(magic):
             return found

@@ -54,6 +54,7 @@ NOT_UTF8 = "not UTF-8"
 SAMPLED_LINES = 1000
 MAX_FIELD_CHARACTERS = 1 << 24
 MAX_DEPTH = 100
+MAX_FIRST_LINE = 1 << 24
 WRAPPERS = frozenset(("data", "train", "examples", "items", "records"))
 """Keys under which other programs export all records as one object."""
 SEPARATOR = re.compile(r'(?i)"?sep=([,;|\t])"?[,;|\t]*\s*')
@@ -93,11 +94,21 @@ def kind_of(path: Path) -> str:
 
 
 def kind_of_content(path: Path) -> str:
-    """As `kind_of`, but `html` for a page that is named as a text. Raises OSError, UserError."""
+    """As `kind_of`, but `html` or `lines` for a page or JSON Lines that are named as a text.
+
+    Raises OSError, UserError.
+    """
     kind = kind_of(path)
-    if kind == "text":
-        with open_regular(path) as file:
-            kind = "html" if is_html(file.read(512)) else kind
+    if kind != "text":
+        return kind
+    with open_regular(path) as file:
+        head = file.read(512)
+        if is_html(head):
+            return "html"
+        if head.removeprefix(BOM_UTF8).startswith(b'{"'):
+            file.seek(0)
+            two = [file.readline(MAX_FIRST_LINE).removeprefix(BOM_UTF8) for _ in range(2)]
+            return "lines" if all(map(_is_json, two)) else kind
     return kind
 
 

@@ -43,6 +43,11 @@ def test_equal_conversations_are_on_one_side_even_where_they_are_most() -> None:
     assert any(chosen[50:])
 
 
+def test_a_conversation_as_long_as_a_book_leaves_others_to_learn() -> None:
+    chats = [chat("livro?", "palavra " * 20_000), *(chat(f"p{n}?", "sim") for n in range(20))]
+    assert 1 <= sum(choose_heldout(chats, 0.05)) <= 11
+
+
 def test_a_small_share_is_raised_to_fifty_or_a_tenth() -> None:
     assert sum(choose_heldout([chat(f"{n:04}?", "sim") for n in range(2000)], 0.001)) == 50
     assert sum(choose_heldout([chat(f"{n:04}?", "sim") for n in range(100)], 0.001)) == 10

@@ -51,7 +51,10 @@ def choose_heldout(candidates: Sequence[Candidate], fraction: float) -> list[boo
 
 
 def _first_by_hash(members: Sequence[Candidate], wanted: float) -> set[bytes]:
-    """Wholes of the first groups by hash whose bytes are at most `wanted`; one at least of two."""
+    """Wholes of the first groups by hash whose bytes are at most `wanted`, about half at most.
+
+    One at least of two.
+    """
     size_of_question: dict[bytes, int] = defaultdict(int)
     for one in members:
         size_of_question[one.asked] += one.num_bytes
@@ -66,7 +69,8 @@ def _first_by_hash(members: Sequence[Candidate], wanted: float) -> set[bytes]:
     for group in sorted(sizes):
         if sizes[group] > wanted:  # copies of one conversation may be most of a source
             continue
-        if sizes[group] > left:
+        # Beside a conversation as long as a book all others may be a small share.
+        if sizes[group] > left or 2 * len(chosen) >= len(sizes):
             break
         chosen |= wholes[group]
         left -= sizes[group]

@@ -268,6 +268,14 @@ def test_pages_in_files_are_read_as_pages_of_the_web(stage: Stage, tmp_path: Pat
     assert any(GOOD[0] in text for text in left.texts())
 
 
+def test_json_lines_named_as_text_are_records(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "A.TXT").write_bytes(LINES)
+    assert sorted(stage(tmp_path / "A.TXT", out="a").texts()) == sorted(GOOD)
+    (tmp_path / "b.txt").write_text('{"a": 1} é um objeto de JSON.\n\n' + GOOD[0])
+    (tmp_path / "c.txt").write_text(GOOD[1])
+    assert len(stage(tmp_path / "[bc].txt", out="b").texts()) == 2
+
+
 def _rows(lang: object) -> list[dict[str, Any]]:
     return [{"text": text, "lang": lang if n < 2 else "outro"} for n, text in enumerate(GOOD)]
 
