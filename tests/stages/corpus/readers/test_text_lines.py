@@ -75,8 +75,9 @@ def test_4_truncated_last_line_is_quarantined(stage: Stage, tmp_path: Path) -> N
         json.dumps([{"text": one} for one in GOOD], indent=1),
         "\n".join(json.dumps({"text": one}, indent=1) for one in GOOD),
         json.dumps({str(n): {"text": one} for n, one in enumerate(GOOD)}, indent=1),
+        json.dumps({"version": "1", "data": [{"text": one} for one in GOOD]}, indent=1),
     ],
-    ids=["one line", "list", "objects one after the other", "rows by key"],
+    ids=["one line", "list", "objects one after the other", "rows by key", "a list in an object"],
 )
 def test_json_over_several_lines_names_the_command_and_it_helps(
     text: str, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from teenytinyllama.artifacts.decompression import DamagedFileError
 from teenytinyllama.artifacts.encodings import utf8_chunks_of
+from teenytinyllama.artifacts.records import WRAPPERS
 from teenytinyllama.errors import UserError
 from teenytinyllama.stages.corpus.batches import RawItem
 
@@ -63,8 +64,9 @@ def _check_rows(chunk: bytes, path: Path) -> None:
             "json-not-lines",
             str(path),
             "has JSON over several lines, expected one object a line",
-            # A list's items, an object of rows by key, or one object after the other.
-            'jq -c \'if type == "array" or all(.[]; type == "object") then .[] else . end\' '
+            # A list's items, an object of rows by key, a list in an object, or the objects.
+            'jq -c \'if type == "array" or all(.[]; type == "object") then .[] else '
+            f"({' // '.join(f'.{key}' for key in sorted(WRAPPERS))} | arrays | .[]) // . end' "
             f"{shlex.quote(str(path))} > {shlex.quote(name)}.jsonl",
         )
 
