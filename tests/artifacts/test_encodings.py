@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.corpus_stage import GOOD, Stage, json_lines
 
 from teenytinyllama.artifacts.decompression import DamagedFileError
 from teenytinyllama.artifacts.encodings import detect_encoding, utf8_chunks_of
@@ -49,16 +47,6 @@ def test_no_encoding_is_certain_in_another_language(language: str, encoding: str
             continue
         # Turkish and Portuguese share Windows-1252's letters but for six.
         assert not found or data.decode(found) == TEXTS[language] * 4
-
-
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16", "utf-8"])
-def test_half_a_character_costs_its_line_alone(encoding: str, stage: Stage, tmp_path: Path) -> None:
-    bad = json.dumps({"text": "Era uma\ud800vez."}, ensure_ascii=False)
-    lines = json_lines(*GOOD).decode() + bad + "\n" + json_lines("E acabou a história.").decode()
-    (tmp_path / "a.jsonl").write_bytes(lines.encode(encoding, "surrogatepass"))
-    left = stage(tmp_path / "a.jsonl", max_quarantined_fraction=1.0)
-    assert sorted(left.texts()) == sorted([*GOOD, "E acabou a história."])
-    assert left.counts["quarantined_by_reason"] == {"invalid-utf8": 1}
 
 
 def test_an_encoding_that_gives_up_is_damage_and_is_counted(tmp_path: Path) -> None:

@@ -90,6 +90,16 @@ def test_json_over_several_lines_names_the_command_and_it_helps(
     assert sorted(stage(tmp_path / "a.jsonl", out="made").texts()) == sorted(GOOD)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16", "utf-8"])
+def test_half_a_character_costs_its_line_alone(encoding: str, stage: Stage, tmp_path: Path) -> None:
+    bad = json.dumps({"text": "Era uma\ud800vez."}, ensure_ascii=False)
+    lines = json_lines(*GOOD).decode() + bad + "\n" + json_lines("E acabou a história.").decode()
+    (tmp_path / "a.jsonl").write_bytes(lines.encode(encoding, "surrogatepass"))
+    left = stage(tmp_path / "a.jsonl", max_quarantined_fraction=1.0)
+    assert sorted(left.texts()) == sorted([*GOOD, "E acabou a história."])
+    assert left.counts["quarantined_by_reason"] == {"invalid-utf8": 1}
+
+
 def test_15_oversized_line_is_never_held(stage: Stage, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     first, rest = LINES.split(b"\n", 1)
