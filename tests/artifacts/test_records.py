@@ -398,6 +398,8 @@ def test_one_object_may_be_one_record(tmp_path: Path) -> None:
     for indent in (None, 1):
         (tmp_path / "a.json").write_text(json.dumps(record, indent=indent) + "\n")
         assert fields(tmp_path / "a.json") == [record]
+    (tmp_path / "a.json").write_text("{}")
+    assert fields(tmp_path / "a.json") == [{}]
 
 
 def test_joined_files_keep_the_records_behind_a_byte_order_mark(tmp_path: Path) -> None:

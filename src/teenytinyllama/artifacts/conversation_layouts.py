@@ -240,6 +240,7 @@ def _decoded(value: object, name: str) -> Any:
         rows = decoded if isinstance(decoded, list) else [decoded]
         is_structure = is_choices or all(
             _is_turn(row)
+            or _pair_in(row)
             or isinstance(row, list)
             or (isinstance(row, Mapping) and ("messages" in row or _is_ranked(row)))
             for row in rows
@@ -292,12 +293,20 @@ def _message_list(value: object) -> Conversation:
 
 def _messages(turn: object, index: int) -> Conversation:
     """One message, or two where a turn is a question with its answer."""
+    return [
+        message
+        for (key, value), role in zip(_pair_in(turn), ("user", "assistant"), strict=False)
+        for message in _turns(value, role, key)
+    ] or [_message(turn, index)]
+
+
+def _pair_in(turn: object) -> list[tuple[str, Any]]:
+    """A question and its answer, each with its key, where a turn is both; else empty."""
     if isinstance(turn, Mapping) and not _is_turn(turn):
-        for asked, answer in PAIR_KEYS:
-            if turn.keys() >= {asked, answer}:
-                asked_for = _turns(turn[asked], "user", asked)
-                return [*asked_for, *_turns(turn[answer], "assistant", answer)]
-    return [_message(turn, index)]
+        for keys in PAIR_KEYS:
+            if turn.keys() >= set(keys):
+                return [(key, turn[key]) for key in keys]
+    return []
 
 
 def _message(turn: object, index: int) -> Message:

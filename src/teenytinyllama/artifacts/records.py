@@ -171,12 +171,14 @@ def _json_records(path: Path, file: IO[bytes], language: str) -> Iterator[Record
         if not line:
             return
         start = line.removeprefix(BOM_UTF8).strip()
-    is_list, is_whole = start.startswith(b"["), _is_json(start)
+    is_list = start.startswith(b"[")
+    is_whole = not is_list and _is_json(start)
     if is_list or (start.startswith(b"{") and not (is_whole and file.readline().strip())):
         with open_decompressed(path) as whole:
             try:
                 items = json.loads(whole.read().decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
+                is_whole = is_whole or _is_json(start)
                 if not is_whole and "Extra data" in str(error) and "line 1 " not in str(error):
                     raise _not_lines(path, "has objects over several lines", ".") from error
                 if suffix_of(path) == ".json" and not is_whole:
@@ -205,7 +207,7 @@ def _check_not_wrapped(path: Path, record: Mapping[str, Any]) -> None:
         rows = record[key]
         if isinstance(rows, list) and rows and all(isinstance(one, dict) for one in rows):
             raise _not_lines(path, f'is one object with the records in "{key}"', f".{key}[]")
-    if all(isinstance(value, dict) and "0" in value for value in record.values()):
+    if record and all(isinstance(value, dict) and "0" in value for value in record.values()):
         rows_of = "[keys[] as $k | .[$k] | to_entries[] | {i: .key, k: $k, v: .value}]"
         rows_of += " | group_by(.i) | sort_by(.[0].i | tonumber)[] | map({(.k): .v}) | add"
         raise _not_lines(path, "is one object with a list of values a column", rows_of)
