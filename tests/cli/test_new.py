@@ -155,11 +155,11 @@ def test_the_licence_is_that_of_text_and_chats(tmp_path: Path) -> None:
 
 
 def test_what_would_stop_the_run_is_said_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    text = clean(tmp_path)
+    text = clean(tmp_path, number=600)
     ttl("new", *CPU, "--language", "gl", "--text", text, "--out", tmp_path / "new.toml")
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "error[corpus-empty]" in said
     assert "is one document" in said
     assert "Next: correct that, then ttl run" in said
