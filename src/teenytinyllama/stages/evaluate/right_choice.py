@@ -51,7 +51,7 @@ def choice_texts(choices: Any) -> Any:
 
 
 def read_target(target: Any, choices: Sequence[str]) -> Readings:
-    """Both readings of a right answer.
+    """Both readings of a right answer; a letter is a place where it is no choice's text.
 
     >>> read_target("1", ["1", "0"]), read_target("B", ["dois", "três"])
     (Readings(as_text=0, as_index=1), Readings(as_text=None, as_index=1))
@@ -61,6 +61,8 @@ def read_target(target: Any, choices: Sequence[str]) -> Readings:
     text = str(target)
     as_text = choices.index(text) if text in choices else None
     as_index = _as_index(target)
+    if as_text is None and _LETTER.fullmatch(text):
+        as_index = ord(text.strip().upper()) - ord("A")
     if as_index is not None and not 0 <= as_index < len(choices):
         as_index = None
     return Readings(as_text, as_index)
@@ -98,8 +100,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _as_index(target: Any) -> int | None:
-    if isinstance(target, str) and _LETTER.fullmatch(target):
-        return ord(target.strip().upper()) - ord("A")
     if isinstance(target, str) and not _NUMBER.fullmatch(target):
         return None
     return int(float(target)) if float(target).is_integer() else None
