@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import glob
 import gzip
 import hashlib
@@ -148,9 +149,9 @@ def merged(*changes: Changes) -> Changes:
 
 
 def recipe_of(name: str) -> Changes:
-    if name in BASE_TRIALS:
-        return merged(BASE, BASE_TRIALS[name])
-    return merged(BASE, MANY, RECIPES[name])
+    """The settings of a recipe: a copy, since a training sets its weight decay in it."""
+    changes = (BASE_TRIALS[name],) if name in BASE_TRIALS else (MANY, RECIPES[name])
+    return copy.deepcopy(merged(BASE, *changes))
 
 
 def read_pieces(pattern: str) -> tuple[list[str], list[str]]:
@@ -278,10 +279,10 @@ class Bench:
         for number in range(recipe_of("student")["ensemble"]["members"]):
             self.bits_per_byte("member", size, seed + 1 + number)
             final = self._folder(self._key("member", size, seed + 1 + number)) / "final"
-            copy = out_dir / "members" / str(number) / "final"
-            if final.is_dir() and not copy.is_dir():  # else the student's training makes it again
-                shutil.copytree(final, copy.with_name("copying"))
-                copy.with_name("copying").rename(copy)
+            own = out_dir / "members" / str(number) / "final"
+            if final.is_dir() and not own.is_dir():  # else the student's training makes it again
+                shutil.copytree(final, own.with_name("copying"))
+                own.with_name("copying").rename(own)
 
     def _train(self, name: str, size: float, seed: int) -> dict[str, Any]:
         recipe, key = recipe_of(name), self._key(name, size, seed)
