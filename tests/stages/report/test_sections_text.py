@@ -40,3 +40,18 @@ def test_tokenizer_coverage_is_shown_by_script(tmp_path: Path) -> None:
     text = section_text(make_page(run_dir), "tokenizer")
     assert "Thai 900 90.00 % 0.00 %" in text
     assert "Han 100 10.00 % 25.00 % 25 characters" in text
+
+
+def test_phases_are_shown_source_by_source(tmp_path: Path) -> None:
+    run_dir = build_run(tmp_path)
+    assert "one phase after another" not in make_page(run_dir)
+    phases = [
+        {"share": 0.8, "num_tokens": 32038, "tokens_by_source": {"web": 32038}},
+        {"share": 0.2, "num_tokens": 8096, "tokens_by_source": {"web": 4000, "<livros>": 4096}},
+    ]
+    write_stage(run_dir, "pack", metrics={**METRICS.get("pack", {}), "phases": phases})
+    html = make_page(run_dir)
+    assert "<livros>" not in html
+    text = section_text(html, "tokens")
+    assert "1 32,038 0 32,038" in text
+    assert "2 8,096 4,096 4,000" in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -294,4 +294,23 @@ def tokens_section(run: RunRecord) -> Section:
                 "pack/manifest.json, pretrain/manifest.json",
             ),
         )
+    phases = stage.metric("phases")
+    if phases:
+        blocks.append(_phases(phases))
     return Section("tokens", "Tokens", blocks, "The corpus as token ids, ready for training.")
+
+
+def _phases(phases: Sequence[Mapping[str, Any]]) -> Table:
+    """What each phase of training reads of each source."""
+    sources = sorted({name for phase in phases for name in phase["tokens_by_source"]})
+    rows = tuple(
+        (
+            Cell(str(number)),
+            Cell(count(phase["num_tokens"])),
+            *(Cell(count(phase["tokens_by_source"].get(name, 0))) for name in sources),
+        )
+        for number, phase in enumerate(phases, start=1)
+    )
+    columns = (Column("phase"), *numbers("tokens", *sources))
+    title = "Phases: tokens of each source, one phase after another"
+    return Table("phases", title, columns, rows, "pack/manifest.json")
