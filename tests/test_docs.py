@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -9,6 +10,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from typer.main import get_command
+
+from teenytinyllama.cli.app import app
+from teenytinyllama.cli.reference import settings_rows
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -102,3 +107,32 @@ def test_python_names_on_the_pages_exist():
         body = ast.parse(path.read_text(encoding="utf-8")).body
         defined = {getattr(node, "name", "") for node in body}
         assert name in defined, f"{module}.{name}"
+
+
+def commands(page):
+    """The arguments of each `ttl ...` line in the page's code."""
+    for token in MARKDOWN.parse(page.read_text(encoding="utf-8")):
+        if token.type == "code_block" or (token.type == "fence" and token.info in ("", "bash")):
+            for line in token.content.splitlines():
+                if line.removeprefix(".venv/bin/").startswith("ttl "):
+                    yield shlex.split(line, comments=True)[1:]
+
+
+def test_the_command_line_takes_every_command_of_the_pages():
+    names = get_command(app).commands
+    typed = {(page.name, *line) for page in PAGES for line in commands(page)}
+    assert len(typed) > 50
+    for page, name, *arguments in typed:
+        with names[name].make_context(name, arguments) as context:
+            assert context.params, f"{page}: ttl {name}"
+
+
+def test_settings_that_the_pages_name_exist():
+    known = {re.sub(r"\[\]", "", row[0]) for row in settings_rows()}
+    sections = {path.split(".")[0] for path in known}
+    for page in PAGES:
+        for token in inline_tokens(page):
+            if token.type == "code_inline":
+                for path in re.findall(r"[a-z_]+(?:\.[a-z_0-9]+)+", token.content):
+                    if path.split(".")[0] in sections and not path.endswith((".py", ".json")):
+                        assert path in known, f"{page.name}: {path}"
