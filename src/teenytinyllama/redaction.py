@@ -184,7 +184,6 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         r"|\bredis-cli\s[^\0\n]{0,100}?-{1,2}(?:a|pass)\s(?P<secret4>(?=\S*[0-9])[^\s\"']{6,64})",
     ),
 )
-_PATTERNS = tuple((kind, gates, re.compile(pattern)) for kind, gates, pattern in _KINDS)
 _SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|ACCESS_?KEY|CREDENTIAL|SENHA|SEGREDO"
     r"|CONTRASE|(?:^|_)(?:PASS|PAT|PWD|PW|KEY|AUTH|PIN)(?:_|$)"
@@ -326,9 +325,10 @@ def _spans(text: str, *found: Iterator[tuple[int, int, str]]) -> list[tuple[int,
 
 
 def _own_spans(text: str, *, of_any_name: bool = True) -> Iterator[tuple[int, int, str]]:
-    for kind, gates, pattern in _PATTERNS:
+    for kind, gates, pattern in _KINDS:
         if any(gate in text for gate in gates):
-            for match in pattern.finditer(text):
+            # Compiled at its first use (and kept by `re`): all of them would slow every start.
+            for match in re.finditer(pattern, text):
                 yield *_span_of(match), kind
     yield from _values(text, of_any_name=of_any_name)
 
