@@ -92,6 +92,8 @@ def built_here(path: Path, context: int, threads: int) -> Callable[[int, int], f
 
 def write_files(model: LlamaForCausalLM, folder: Path) -> dict[str, Path]:
     """GGUF files of the random model, with the paper's number of made-up tokens."""
+    import gguf
+
     from teenytinyllama.artifacts.vocabulary import Token, TokenKind, Vocabulary
     from teenytinyllama.stages.quantize.gguf_writer import write_gguf
     from teenytinyllama.stages.quantize.tensor_reader import TensorReader
@@ -112,7 +114,7 @@ def write_files(model: LlamaForCausalLM, folder: Path) -> dict[str, Path]:
             Vocabulary(tuple(tokens), "bpe"),
             name,
             paths[name],
-            title="random",
+            about=gguf.Metadata(name="random"),
         )
     return paths
 

@@ -24,6 +24,8 @@ from teenytinyllama.inference.sampling import Sampling
 pytest.importorskip("xllamacpp")
 pytest.importorskip("gguf")
 
+import gguf
+
 from teenytinyllama.inference.llama_cpp import GgufChatModel, read_gguf
 from teenytinyllama.stages.quantize.gguf_writer import write_gguf
 from teenytinyllama.stages.quantize.tensor_reader import TensorReader
@@ -43,7 +45,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             read_vocabulary(root / "tokenizer"),
             "f16",
             root / f"{name}.gguf",
-            title="small",
+            about=gguf.Metadata(name="small"),
             is_chat=is_chat,
         )
     return root

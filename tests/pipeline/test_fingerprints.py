@@ -90,3 +90,12 @@ def test_how_a_model_is_trained_makes_no_other_result():
         assert fingerprint(**{name: value}) == plain
     assert fingerprint(seed=1) != plain
     assert fingerprint(precision="fp32") != plain
+
+
+def test_the_model_s_licence_counts_for_the_stage_that_writes_it():
+    def of(stage: str, **report: str) -> str:
+        recipe = Recipe(name="x", quantize={}, pretrain={}, report=report)
+        return stage_fingerprint(BY_NAME[stage], recipe, getattr(recipe, stage), {}, {})
+
+    assert of("quantize", license="MIT") != of("quantize") == of("quantize", title="A title")
+    assert of("pretrain", license="MIT") == of("pretrain")

@@ -13,6 +13,8 @@ from support.running_server import RunningServer, running, wait_until
 pytest.importorskip("xllamacpp")
 pytest.importorskip("gguf")
 
+import gguf
+
 from teenytinyllama.artifacts.vocabulary import read_vocabulary
 from teenytinyllama.inference.llama_cpp import GgufChatModel
 from teenytinyllama.serving.server import load_all
@@ -27,7 +29,14 @@ def both(served_run: Path) -> Iterator[RunningServer]:
     """The run and its GGUF file, served together like `ttl serve RUN FILE`."""
     final, path = served_run / "pretrain" / "final", served_run / "model-f16.gguf"
     vocabulary = read_vocabulary(served_run / "tokenizer")
-    write_gguf(TensorReader(final), vocabulary, "f16", path, title="small", is_chat=True)
+    write_gguf(
+        TensorReader(final),
+        vocabulary,
+        "f16",
+        path,
+        about=gguf.Metadata(name="small"),
+        is_chat=True,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         chat_models = load_all([served_run, path])

@@ -29,6 +29,7 @@ def stage_fingerprint(
     """Fingerprint of the stage's code, settings, inputs in the run, and `files` outside it."""
     return fingerprint_of(
         {
+            **({"license": recipe.license} if stage.states_license else {}),
             "stage": stage.name,
             "revision": stage.revision,
             "language": recipe.language,

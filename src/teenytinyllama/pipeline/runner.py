@@ -324,6 +324,7 @@ class PipelineRunner:
             self.meter,
             self._score_model() if stage.takes_scorer else None,
             self.processes if stage.many_processes else ALONE,
+            self.recipe.license if stage.states_license else "",
         )
         folders: dict[str, Path | None] = {f"{name}_dir": None for name in stage.reads_if_there}
         folders |= {f"{name}_dir": self.folder.path / one.path for name, one in inputs.items()}

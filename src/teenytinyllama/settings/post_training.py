@@ -188,5 +188,5 @@ class ReportSettings(Settings):
     title: str = ""
     """Title of the page; default: the run's name."""
     license: str = ""
-    """SPDX licence of the model on its card; empty: the most restrictive one of its sources. A
-    licence that a source forbids is an error."""
+    """SPDX licence of the model, on its card and in its GGUF files; empty: the most restrictive one
+    of its sources. A licence that a source forbids is an error."""

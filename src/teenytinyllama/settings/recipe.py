@@ -83,6 +83,11 @@ class Recipe(Settings):
     report: ReportSettings | None = None
     """Build the report."""
 
+    @property
+    def license(self) -> str:
+        """The licence that the model shall have; empty: what its text allows."""
+        return self.report.license if self.report else ""
+
 
 LONG_KEY = re.compile(r"(?:[\w-]+[ \t]*\.[ \t]*){60}")
 

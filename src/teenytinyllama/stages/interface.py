@@ -40,6 +40,8 @@ class Stage:
     """Trains, scores or converts a Llama: transformers' class of it is loaded first."""
     shows_manifests: bool = False
     """Shows manifests in full: their times and energy, and prices, count as its input."""
+    states_license: bool = False
+    """Writes the model's licence into its files: `report.license` is one of its settings."""
     takes_scorer: bool = False
     """Its context has `score_model`, where the recipe asks for scores in training."""
     scorer_module: str = ""
@@ -80,6 +82,8 @@ class StageContext:
     score_model: ScoreModel | None = None
     processes: ProcessGroup = ALONE
     """The ranks that work on a stage of `many_processes`; one in any other."""
+    license: str = ""
+    """The licence that the recipe wants for the model; empty: what its text allows."""
 
 
 class StageResult(NamedTuple):

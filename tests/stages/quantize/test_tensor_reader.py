@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -53,7 +54,7 @@ def test_wrong_tensor_is_an_error_and_leaves_no_file(
             read_vocabulary(run_dir / "tokenizer"),
             "f16",
             out_dir / "model.gguf",
-            title="test",
+            about=gguf.Metadata(name="test"),
         )
     assert error.value.code == code and NORM in error.value.where
     assert not list(out_dir.glob("*.gguf")) and not list(out_dir.glob(".*.part"))

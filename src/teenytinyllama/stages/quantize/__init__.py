@@ -7,8 +7,9 @@ STAGE = Stage(
     title="model -> small files for laptops",
     reads=("corpus", "tokenizer", "pretrain"),
     reads_if_there=("align",),
-    revision=2,
+    revision=3,
     many_processes=True,
     loads_model=True,
+    states_license=True,
     has_checks=True,
 )

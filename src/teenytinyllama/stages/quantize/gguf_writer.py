@@ -129,7 +129,7 @@ def write_gguf(
     file_format: str,
     path: Path,
     *,
-    title: str,
+    about: gguf.Metadata,
     is_chat: bool = True,
 ) -> None:
     """Write the model as one GGUF file, which appears at `path` only when it is complete.
@@ -141,7 +141,12 @@ def write_gguf(
     types = storage_types(model, file_format)
     temporary = path.with_name(f".{path.name}.part")
     writer = gguf.GGUFWriter(temporary, model.config["model_type"])
-    _add_sizes(writer, model, title)
+    writer.add_type(gguf.GGUFType.MODEL)
+    about.set_gguf_meta_model(writer)
+    if about.datasets:
+        references = [one.get("url", one["name"]) for one in about.datasets]
+        writer.add_array("general.datasets", references)  # in the specification, not in `gguf`
+    _add_sizes(writer, model)
     writer.add_file_type(FILE_TYPES[file_format])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_tokenizer(writer, model, vocabulary)
@@ -189,9 +194,8 @@ def _declare_tensor(writer: Any, name: str, shape: tuple[int, ...], quant_type: 
         writer.add_tensor_info(gguf_name(name), stored, np.dtype(np.uint8), num_bytes, quant_type)
 
 
-def _add_sizes(writer: Any, model: TensorReader, title: str) -> None:
+def _add_sizes(writer: Any, model: TensorReader) -> None:
     c = model.config
-    writer.add_name(title)
     writer.add_vocab_size(c["vocab_size"])
     writer.add_context_length(c["max_position_embeddings"])
     writer.add_embedding_length(c["hidden_size"])

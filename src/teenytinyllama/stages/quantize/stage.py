@@ -26,6 +26,7 @@ if importlib.util.find_spec("gguf") is None:
     raise missing_extra("gguf", "quantize")
 
 from teenytinyllama.stages.quantize import awq, k_quants
+from teenytinyllama.stages.quantize.gguf_metadata import gguf_metadata
 from teenytinyllama.stages.quantize.gguf_writer import check_vocabulary, write_gguf
 from teenytinyllama.stages.quantize.quantization_loss import (
     HeldoutSample,
@@ -61,6 +62,7 @@ def run(
     model, vocabulary = TensorReader(folder), read_vocabulary(tokenizer_dir)
     encoder = load_tokenizer(tokenizer_dir)
     _check(settings, model, vocabulary)
+    about = gguf_metadata(context, model, corpus_dir, align_dir)
     sample = take_sample(
         corpus_dir,
         encoder,
@@ -86,8 +88,7 @@ def run(
             )
             awq.write_awq(model, tokenizer_dir, rows, path)
         else:
-            is_chat, title = align_dir is not None, context.run_name
-            write_gguf(model, vocabulary, name, path, title=title, is_chat=is_chat)
+            write_gguf(model, vocabulary, name, path, about=about, is_chat=align_dir is not None)
 
     for name in settings.formats:
         path = out_dir / ("awq" if name == "awq" else f"model-{name}.gguf")
