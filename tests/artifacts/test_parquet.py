@@ -104,3 +104,13 @@ def test_a_cut_table_is_damaged(tmp_path: Path) -> None:
         path.write_bytes(whole[:size])
         with pytest.raises(DamagedFileError, match="table-damaged"):
             list(parquet_rows(path))
+
+
+@pytest.mark.parametrize("place", [0, 1])  # in the schema and beside the column's values
+def test_a_column_name_that_is_not_utf8_is_a_damaged_file(place: int, tmp_path: Path) -> None:
+    path = written(pa.Table.from_pylist([{"text": "ação", "nome": "a"}]), tmp_path / "a.parquet")
+    parts = path.read_bytes().split(b"nome")
+    before, after = b"nome".join(parts[: place + 1]), b"nome".join(parts[place + 1 :])
+    path.write_bytes(before + b"n\xceme" + after)
+    with pytest.raises(DamagedFileError, match="table-damaged"):
+        list(parquet_rows(path))

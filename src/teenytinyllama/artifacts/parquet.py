@@ -74,7 +74,7 @@ def parquet_rows(
                 yield from _values(part)
                 if made > BOMB_AFTER_BYTES and made > BOMB_RATIO * size:
                     raise _bomb(f"grew {BOMB_RATIO} times, stopped at {made}")
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:  # or a name's bytes
         detail = (str(error).splitlines() or ["?"])[0][:200]
         raise DamagedFileError("table-damaged", detail) from error
 
