@@ -40,6 +40,44 @@ class ToxicitySettings(Settings):
     """Windows of one forward pass."""
 
 
+class QualityCut(Settings):
+    """What is kept of a source by quality. Without either setting scores are recorded only."""
+
+    min_score: Annotated[float, Field(ge=0, le=5)] | None = None
+    """Documents with a lower score are dropped."""
+    kept_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of each source's text, in bytes, that is kept, best first, of what the other filters
+    and duplicates left. Not in datatrove's executors, which see one file at a time."""
+
+
+class QualitySettings(QualityCut):
+    """`[corpus.filters.quality_classifier]`: how much a document teaches, 0 to 5, learned from
+    labelled texts, or from a clean sample against the sources as they are.
+    """
+
+    labels_path: str = ""
+    """Labelled texts: a `.jsonl`, `.csv` or `.parquet` with a text and its score, 0 to 5; the first
+    20,000 are read."""
+    text_column: str = "text"
+    """Column of the text, as FineWeb-Edu and JQL name it."""
+    score_column: str = "score"
+    """Column of the score, or of a list of several annotators' scores, whose mean is taken."""
+    clean_path: str = ""
+    """In place of labels: clean text, whose documents count as 5 and those of the sources as 0."""
+    by_source: dict[str, QualityCut] = {}
+    """Other cuts for single sources, by their names in the counts."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> QualitySettings:
+        if bool(self.labels_path) == bool(self.clean_path):
+            raise ValueError("give one of labels_path and clean_path")
+        return self
+
+    def cut_for(self, source: str) -> QualityCut:
+        """The cut of one source."""
+        return self.by_source.get(source, self)
+
+
 class FilterSettings(Settings):
     """`[corpus.filters]`: which documents are kept. Thresholds are data of the language."""
 
@@ -71,6 +109,9 @@ class FilterSettings(Settings):
     """Documents with a URL in one of these domains are dropped: `exemplo.com`."""
     toxicity: ToxicitySettings | None = None
     """Scores every remaining document; off unless this table is in the recipe."""
+    quality_classifier: QualitySettings | None = None
+    """Scores every remaining document by what it teaches; off unless this table is in the recipe.
+    """
     max_boilerplate_fraction: Fraction = 1.0
     """Lines in more than this share of a source's documents are removed; 1: off."""
 
@@ -79,6 +120,8 @@ class FilterSettings(Settings):
         named = [self.language_model] if self.language_model != "py3langid" else []
         if self.toxicity is not None:
             named += [self.toxicity.model, self.toxicity.clean_path]
+        if self.quality_classifier is not None:
+            named += [self.quality_classifier.labels_path, self.quality_classifier.clean_path]
         return sorted({path for name in named if name for path in expand_path(name)})
 
 

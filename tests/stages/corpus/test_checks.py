@@ -37,6 +37,12 @@ def test_plain_text_needs_a_licence_in_the_recipe(tmp_path):
         ('sources = [{ kind = "hub", preset = "none" }]', "preset-unknown"),
         (STORYBOOK + "filters = { thresholds = { gopher_short = 3 } }", "filter-unknown"),
         (STORYBOOK + 'filters = { language_model = "none.bin" }', "language-model-missing"),
+        (
+            STORYBOOK + 'filters.quality_classifier = { labels_path = "a.csv" }',
+            "file-unreadable",
+        ),
+        (STORYBOOK + 'filters.quality_classifier = { clean_path = "no" }', "calibrate-unreadable"),
+        (STORYBOOK + 'filters.toxicity = { clean_path = "none" }', "calibrate-unreadable"),
         (STORYBOOK + 'decontaminate = [{ name = "x", path = "none" }]', "task-missing"),
     ],
 )

@@ -55,3 +55,33 @@ def test_phases_are_shown_source_by_source(tmp_path: Path) -> None:
     text = section_text(html, "tokens")
     assert "1 32,038 0 32,038" in text
     assert "2 8,096 4,096 4,000" in text
+
+
+def test_quality_shows_agreement_what_sources_lose_and_examples(tmp_path: Path) -> None:
+    run_dir = build_run(tmp_path)
+    sources = {
+        name: {
+            "documents": 10,
+            "documents_kept": kept,
+            "bytes": 100,
+            "bytes_kept": 10 * kept,
+            "bytes_kept_fraction": kept / 10,
+            "mean_score": 2.25,
+            "documents_by_score": [0, 3, 0, 7, 0, 0],
+        }
+        for name, kept in (("romances", 9), ("leis", 4))
+    }
+    curve = {"2": {"labels": 30, "mean_label": 2.1}}
+    found = {"spearman": 0.776, "f1": 0.6, "cut": 2.5, "labels": 270, "curve": curve}
+    write_stage(
+        run_dir, "corpus", metrics={**METRICS["corpus"], "quality": {**found, "sources": sources}}
+    )
+    with DocumentWriter(run_dir / "corpus/dropped/quality-score", "part") as writer:
+        scores = {"quality": 1.4}
+        writer.write(Document("4", "De ana@exemplo.com.br, pouco.", "leis", "MIT", scores=scores))
+    html = make_page(run_dir)
+    assert "Spearman 0.776, F1 0.600 at 2.5; 270 labels." in html
+    assert "2: 2.1" in html
+    assert html.index("40.0%") < html.index("90.0%")  # what loses most comes first
+    assert "leis, 1.40" in html
+    assert "De [E-MAIL], pouco." in html

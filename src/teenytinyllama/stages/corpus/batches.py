@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ import numpy.typing as npt
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
+
+if TYPE_CHECKING:
+    from teenytinyllama.stages.corpus.filters.quality import QualityClassifier
 
 EXCERPT_CHARACTERS = 200
 SHARD = re.compile(r"[-_](\d{5,}|\d+-of-\d+)(-.*)?$")
@@ -71,7 +74,7 @@ class BatchDocument:
 
     `reason`: why it is dropped, "" while it is not; `num_bytes`: length of its text as read, in
     UTF-8 bytes. `band_keys` and `paragraph_hashes` are what `NearDuplicates` and
-    `RepeatedParagraphs` compare, 8 bytes each.
+    `RepeatedParagraphs` compare, 8 bytes each; `quality` is what `QualitySelection` ranks by.
     """
 
     item: RawItem
@@ -83,6 +86,7 @@ class BatchDocument:
     detail: str = ""
     band_keys: bytes = b""
     paragraph_hashes: bytes = b""
+    quality: float | None = None
 
     @property
     def text(self) -> str:
@@ -144,6 +148,8 @@ class StepConfig:
     language: str
     boilerplate: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Lines that a source repeats, by the source's name."""
+    quality: QualityClassifier | None = None
+    """Trained before the corpus is read, where the recipe asks for it."""
 
 
 class DocumentStep(ABC):
@@ -193,6 +199,7 @@ class IndexEntry:
     reason: str
     band_keys: bytes
     paragraph_hashes: bytes
+    quality: float | None = None
 
 
 @dataclass(slots=True)

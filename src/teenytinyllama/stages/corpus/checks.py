@@ -11,6 +11,7 @@ from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSettings
 from teenytinyllama.settings.datasets import Source, with_presets
 from teenytinyllama.settings.recipe import Recipe
+from teenytinyllama.stages.corpus.filters.quality import read_labels
 from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
 from teenytinyllama.stages.corpus.readers.record_parser import LICENSE_MISSING
 from teenytinyllama.stages.corpus.readers.sources import (
@@ -80,11 +81,20 @@ def _check_filters(filters: FilterSettings, language: str) -> Iterator[UserError
             )
     if filters.words == "spacy" and find_spec("spacy") is None:
         yield missing_extra("spacy", "spacy")
-    toxicity = filters.toxicity
-    if toxicity and toxicity.clean_path and not user_path(toxicity.clean_path).is_file():
-        yield UserError(
-            "calibrate-unreadable",
-            "corpus.filters.toxicity.clean_path",
-            f'no file at "{toxicity.clean_path}"',
-            "give a plain text file in UTF-8",
-        )
+    toxicity, quality = filters.toxicity, filters.quality_classifier
+    for table, path in (
+        ("toxicity", toxicity.clean_path if toxicity else ""),
+        ("quality_classifier", quality.clean_path if quality else ""),
+    ):
+        if path and not user_path(path).is_file():
+            yield UserError(
+                "calibrate-unreadable",
+                f"corpus.filters.{table}.clean_path",
+                f'no file at "{path}"',
+                "give a plain text file in UTF-8",
+            )
+    if quality and quality.labels_path:
+        try:
+            read_labels(quality)
+        except UserError as error:
+            yield error

@@ -25,6 +25,7 @@ from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.stages.corpus.batches import StepConfig, quarantine_row
 from teenytinyllama.stages.corpus.corpus_writer import DROPPED_DIR
 from teenytinyllama.stages.corpus.filters.boilerplate import learn_boilerplate
+from teenytinyllama.stages.corpus.filters.quality import learn_quality
 from teenytinyllama.stages.corpus.readers.sources import InputFile, find_files, read_file
 from teenytinyllama.stages.corpus.steps import DocumentProcessor
 
@@ -91,7 +92,8 @@ def document_steps(settings: CorpusSettings, language: str, output_dir: Path) ->
     # What these two annotate is for the corpus steps, and is not written here.
     settings = settings.model_copy(update={"near_duplicates": None, "repeated_paragraphs": None})
     files = find_files(settings, Counter())
-    config = StepConfig(settings, language, learn_boilerplate(settings, language, files))
+    boilerplate = learn_boilerplate(settings, language, files)
+    config = StepConfig(settings, language, boilerplate, learn_quality(settings, language, files))
     return DocumentSteps(config, files, output_dir)
 
 

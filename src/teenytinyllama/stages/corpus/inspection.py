@@ -15,6 +15,7 @@ from teenytinyllama.stages.corpus.filters import calibration, heuristic_rules
 from teenytinyllama.stages.corpus.filters.heuristic_rules import Rule
 from teenytinyllama.stages.corpus.filters.language_data import language_data, load_language
 from teenytinyllama.stages.corpus.filters.language_filter import LANGUAGE, LanguageFilter
+from teenytinyllama.stages.corpus.filters.quality import QualityClassifier
 from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
 from teenytinyllama.stages.corpus.filters.toxicity import ToxicityScorer, show_curve
 from teenytinyllama.stages.corpus.filters.word_table import words_of
@@ -46,7 +47,11 @@ def explain(recipe: Recipe, corpus_dir: Path, document_id: str) -> str:
     """
     settings, language = _settings(recipe), recipe.language
     document, place = _find(corpus_dir, document_id)
-    (result,) = FilterPipeline(settings.filters, language).apply([document.text], [document.url])
+    classifier = None
+    if settings.filters.quality_classifier is not None:
+        classifier = QualityClassifier.load(corpus_dir, language)
+    filters = FilterPipeline(settings.filters, language, classifier)
+    (result,) = filters.apply([document.text], [document.url])
     lines = [
         f"document   {document.id}",
         f"source     {document.source} ({document.license})",

@@ -22,6 +22,7 @@ from teenytinyllama.stages.corpus.batches import StepConfig
 from teenytinyllama.stages.corpus.corpus_writer import CorpusWriter
 from teenytinyllama.stages.corpus.decontamination import CONTAMINATED, count_short_items
 from teenytinyllama.stages.corpus.filters.boilerplate import learn_boilerplate
+from teenytinyllama.stages.corpus.filters.quality import learn_quality
 from teenytinyllama.stages.corpus.readers.sources import (
     InputFile,
     SourceReader,
@@ -90,7 +91,12 @@ def _read(
     num_workers = usable_cores() if size > ONE_PROCESS_BYTES else 0
     with quarantine_path.open("w", encoding="ascii") as quarantine:
         collector = BatchCollector(state, steps, quarantine, language)
-        config = StepConfig(settings, language, learn_boilerplate(settings, language, files))
+        boilerplate = learn_boilerplate(settings, language, files)
+        classifier = learn_quality(settings, language, files)
+        if classifier is not None:
+            classifier.save(quarantine_path.parent)
+            state.metrics["quality"] = dict(classifier.agreement)
+        config = StepConfig(settings, language, boilerplate, classifier)
         reader = SourceReader(settings, language, files, state.notes)
         total = reader.total_megabytes
         unit = "documents" if total is None else "MB"

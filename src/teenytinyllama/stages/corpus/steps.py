@@ -43,10 +43,12 @@ from teenytinyllama.stages.corpus.filters import (
     boilerplate,
     c4_filter,
     language_filter,
+    quality,
     rule_filters,
     toxicity,
     url_filter,
 )
+from teenytinyllama.stages.corpus.filters.quality import QualityClassifier
 from teenytinyllama.stages.corpus.readers import record_parser
 from teenytinyllama.stages.corpus.staging import CorpusState, CorpusStep
 
@@ -67,6 +69,7 @@ DOCUMENT_STEPS: tuple[type[DocumentStep], ...] = (
     rule_filters.FineWebQualityFilter,
     rule_filters.GopherQualityFilter,
     toxicity.ToxicityFilter,
+    quality.QualityFilter,  # annotates for `QualitySelection`, and drops
     decontamination.Decontamination,  # edits or drops
     text_cleaning.PersonalDataReplacement,  # edits
     minhash.MinHashSignature,  # for `NearDuplicates`
@@ -77,6 +80,7 @@ CORPUS_STEPS: tuple[type[CorpusStep], ...] = (
     exact_duplicates.ExactDuplicates,  # of the texts as the workers left them
     exact_duplicates.UniqueIds,
     minhash.NearDuplicates,
+    quality.QualitySelection,
     mixture.Split,
     mixture.Mixture,  # of the training split
     repeated_paragraphs.RepeatedParagraphs,
@@ -123,6 +127,7 @@ class DocumentProcessor:
                     reason=one.reason,
                     band_keys=one.band_keys,
                     paragraph_hashes=one.paragraph_hashes,
+                    quality=one.quality,
                 )
                 for one in kept
             ],
@@ -248,10 +253,12 @@ class FilterResult:
 class FilterPipeline:
     """The filters among the document steps, on texts that are no corpus: pure and picklable."""
 
-    def __init__(self, filters: FilterSettings, language: str) -> None:
+    def __init__(
+        self, filters: FilterSettings, language: str, classifier: QualityClassifier | None = None
+    ) -> None:
         self._source = Source(kind="files", path="-")
         settings = CorpusSettings(sources=(self._source,), filters=filters)
-        config = StepConfig(settings, language)
+        config = StepConfig(settings, language, quality=classifier)
         chosen = [step for step in DOCUMENT_STEPS if issubclass(step, ProseFilter)]
         self.steps = [step(config) for step in chosen if step.is_wanted(config)]
 

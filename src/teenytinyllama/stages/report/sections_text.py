@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from teenytinyllama.stages.report.run_record import FinishedStage, RunRecord
 OUTCOMES = ("read", "kept", "filtered", "duplicate", "quarantined")
 MAX_REASONS_SHOWN = 12
 MAX_EXCERPT_CHARACTERS = 400
+MAX_ROWS_LOOKED_AT = 5000
+QUALITY_SCORES = range(6)
 # Texts removed for these reasons are not shown on the page.
 PRIVATE_REASONS = ("toxic", "pii", "personal", "contamina")
 MANIFEST = "corpus/manifest.json"
@@ -54,6 +57,7 @@ def corpus_section(run: RunRecord) -> Section:
     replaced = "Personal data replaced by placeholders"
     blocks += _counted(stage, "personal_data", "corpus_personal", replaced, ("kind", "replaced"))
     blocks += _counted(stage, "notes", "corpus_notes", "Also counted", ("event", "count"))
+    blocks += _quality(stage, run.language)
     examples = _dropped_examples(stage.folder, run.language)
     if examples:
         blocks.append(
@@ -164,11 +168,71 @@ def _dropped_examples(corpus_dir: Path, language: str) -> list[Excerpt]:
         if any(word in folder.name for word in PRIVATE_REASONS):
             examples.append(Excerpt(folder.name, "(not shown)", note=source))
             continue
-        more = " …" if len(text) > MAX_EXCERPT_CHARACTERS else ""
-        # Replaced before the cut: half an address is not recognised.
-        text = personal_data.replace(text[: 2 * MAX_EXCERPT_CHARACTERS], Counter())
-        examples.append(Excerpt(folder.name, text[:MAX_EXCERPT_CHARACTERS] + more, note=source))
+        examples.append(Excerpt(folder.name, _shown(text, personal_data), note=source))
     return examples
+
+
+def _shown(text: str, personal_data: PersonalData) -> str:
+    more = " …" if len(text) > MAX_EXCERPT_CHARACTERS else ""
+    # Replaced before the cut: half an address is not recognised.
+    text = personal_data.replace(text[: 2 * MAX_EXCERPT_CHARACTERS], Counter())
+    return text[:MAX_EXCERPT_CHARACTERS] + more
+
+
+def _quality(stage: FinishedStage, language: str) -> Iterator[Block]:
+    """How far the quality classifier agrees with labels, what each source loses by it, examples."""
+    found: Mapping[str, Any] = stage.metric("quality") or {}
+    if not found:
+        return
+    agreement = (
+        f"On labels it was not trained on: Spearman {decimal(found['spearman'])}, F1 "
+        f"{decimal(found['f1'])} at {found['cut']:g}; {count(found['labels'])} labels. Mean label "
+        "of what is scored "
+    )
+    curve = (f"{score}: {row['mean_label']:.1f}" for score, row in found["curve"].items())
+    yield Table(
+        "corpus_quality",
+        "What the quality classifier keeps of each source",
+        (
+            Column("source"),
+            *numbers("documents", "kept", "text kept", "mean score"),
+            *numbers(*(f"score {n}" for n in QUALITY_SCORES)),
+        ),
+        tuple(
+            (
+                Cell(name),
+                Cell(count(row["documents"])),
+                Cell(count(row["documents_kept"])),
+                Cell(percent(row["bytes_kept_fraction"]), bar=row["bytes_kept_fraction"]),
+                Cell(decimal(row["mean_score"], 2)),
+                *(Cell(count(n), tone="" if n else "quiet") for n in row["documents_by_score"]),
+            )
+            for name, row in sorted(
+                found["sources"].items(), key=lambda item: item[1]["bytes_kept_fraction"]
+            )
+        ),
+        MANIFEST,
+        note=agreement + ", ".join(curve) + ".",
+    )
+    examples = _scored_examples(stage.folder, language)
+    if examples:
+        note = "The first document at each score, rounded, kept or not."
+        yield Excerpts("Examples at each score", examples, "corpus/", note=note, folded=True)
+
+
+def _scored_examples(corpus_dir: Path, language: str) -> tuple[Excerpt, ...]:
+    """A text at each score, of the first rows of each split and of what quality dropped."""
+    personal_data = PersonalData(language)
+    examples: dict[int, Excerpt] = {}
+    shards = [*corpus_dir.glob("train-*.jsonl.zst"), *corpus_dir.glob("dropped/quality-*/*.zst")]
+    for shard in sorted(shards):
+        for row in islice(read_json_lines(shard), MAX_ROWS_LOOKED_AT):
+            score = (row.get("scores") or {}).get("quality")
+            if score is not None and round(score) not in examples:
+                text = _shown(str(row.get("text", "")), personal_data)
+                title, note = f"{round(score)}", f"{row.get('source', '')}, {score:.2f}"
+                examples[round(score)] = Excerpt(title, text, note=note)
+    return tuple(examples[score] for score in sorted(examples))
 
 
 def tokenizer_section(run: RunRecord) -> Section:

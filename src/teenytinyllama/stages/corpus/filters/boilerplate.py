@@ -93,7 +93,7 @@ def learn_boilerplate(
     counters: defaultdict[str, LineCounter] = defaultdict(LineCounter)
     config = StepConfig(settings, language)
     for file in files:
-        for one in islice(_documents(file, config), SAMPLE_DOCUMENTS):
+        for one in islice(usable_documents(file, config), SAMPLE_DOCUMENTS):
             counters[one.document.source].add(one.text)
         forget_rare_lines(counters)
     found = {name: counter.boilerplate(max_fraction) for name, counter in counters.items()}
@@ -109,7 +109,7 @@ def forget_rare_lines(counters: dict[str, LineCounter]) -> None:
                 del counters[name]
 
 
-def _documents(file: InputFile, config: StepConfig) -> Iterator[BatchDocument]:
+def usable_documents(file: InputFile, config: StepConfig) -> Iterator[BatchDocument]:
     """The usable documents of a file; the others are quarantined when the corpus is read."""
     source = config.settings.sources[file.source]
     steps = [step(config) for step in (ParseRecord, ExtractText, CleanText)]

@@ -17,13 +17,10 @@ import numpy.typing as npt
 
 from teenytinyllama.artifacts.records import read_records
 from teenytinyllama.errors import UserError
+from teenytinyllama.stages.corpus.filters.hashed_words import BITS, words_and_pairs
 from teenytinyllama.stages.corpus.filters.word_table import Ints, read_words
 
-BITS = 18
-"""Features: 2 to this many, by hash."""
 NUM_STEPS, LEARNING_RATE, WEIGHT_DECAY = 120, 0.5, 1e-5
-_PAIR = np.uint64(0xD6E8FEB86659FD93)
-_MIX = np.uint64(0xA0761D6478BD642F)
 # Traces of where a line was written; they say nothing of its content.
 _TRACES = re.compile(r"https?://\S*|@\w+|\brt\b", re.IGNORECASE)
 
@@ -97,10 +94,4 @@ def _features(texts: Sequence[str], language: str) -> tuple[Ints, Ints]:
     """The text and the feature of every word and of every pair of neighbours."""
     words = read_words([_TRACES.sub(" ", text).lower() for text in texts], "fast", language)
     kept = np.flatnonzero(words.solid)
-    documents, hashes = words.documents[kept], words.hashes[kept]
-    near = documents[1:] == documents[:-1]
-    pairs = (hashes[:-1] * _PAIR + hashes[1:])[near]
-    both = np.concatenate([hashes, pairs])
-    both = (both ^ (both >> np.uint64(32))) * _MIX
-    features = (both >> np.uint64(64 - BITS)).astype(np.int64)
-    return np.concatenate([documents, documents[1:][near]]), features
+    return words_and_pairs(words.documents[kept], words.hashes[kept])
