@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -47,6 +48,21 @@ def test_memory_error_names_the_sample_that_fits() -> None:
         training.check_memory(500_000_000, needed // 2)
     fitting = int(caught.value.fix.split("=")[1])
     training.check_memory(fitting, needed // 2)
+
+
+def test_text_without_spaces_needs_memory_by_its_length() -> None:
+    """Each paragraph is one word, 1,000 characters long here."""
+    rng = random.Random(0)
+    texts = ["".join(chr(0x4E00 + rng.randrange(500)) for _ in range(1000)) for _ in range(20)]
+    words = training.count_words(texts)
+    num_bytes = sum(len(text.encode()) for text in texts)
+    free = training.estimated_memory_bytes(num_bytes)  # that of words that occur again and again
+    assert free < 3_000_000
+    training.check_memory(num_bytes, free)
+    with pytest.raises(UserError, match="tokenizer-memory") as caught:
+        training.check_memory(num_bytes, free // 2, words)
+    assert int(caught.value.fix.split("=")[1]) < num_bytes
+    training.check_memory(num_bytes, 150 * 20_100, words)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])

@@ -62,6 +62,7 @@ def run(
     with Progress("tokenizer: count words", total=sample.num_bytes_kept / 1e6, unit="MB") as work:
         counts = count_words(with_progress(sample.texts(), work))
     common = without_rare_words(counts, settings.vocab_size)
+    check_memory(sample.num_bytes_kept, _free_memory_bytes(), common)
     with Progress("tokenizer: train", unit="words") as work:
         if settings.model == "byte-level":
             model = write_tokenizer_files(train_byte_level(common, settings.vocab_size), out_dir)
