@@ -43,6 +43,7 @@ SIZES = ModelSettings(
     num_attention_heads=2,
     max_position_embeddings=CONTEXT,
 )
+SIB_TOPICS = read_definition(Task(name="sib200", path="."))["doc_to_choice"]
 TASKS = sorted(path.stem for path in TASKS_DIR.glob("*.yaml"))
 
 
@@ -101,6 +102,24 @@ class ItemMaker:
             words = question.split()
             first, second = (" ".join([*words, word]) for word in rng.sample(self._words, 2))
             return {"sen": first, "wrong_sen": second}
+        if task == "belebele":
+            answers = {f"mc_answer{n}": text for n, text in enumerate(self._choices(4), start=1)}
+            right = str(rng.randint(1, 4))
+            return {"flores_passage": self._text(9, 30), "question": question} | {
+                **answers,
+                "correct_answer_num": right,
+            }
+        if task == "sib200":
+            return {"text": question, "category": rng.choice(SIB_TOPICS)}
+        if task == "global_piqa":
+            first, second = self._choices(2)
+            return {"prompt": question, "solution0": first, "solution1": second} | {
+                "label": rng.randrange(2)
+            }
+        if task == "assin_entailment":
+            return {"premise": question, "hypothesis": self._text(4, 12)} | {
+                "entailment_judgment": rng.randrange(2)
+            }
         if task == "enem":
             options, label = self._choices(5), rng.choice("ABCDE")
             return {"context": self._text(3, 9), "question": question, "options": options} | {

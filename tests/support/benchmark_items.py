@@ -42,6 +42,27 @@ ROWS = {
     "lambada_pt": {"text": "O gato subiu no telhado"},
     "calame_pt": {"sentence": "O gato subiu no", "last_word": "telhado"},
     "multiblimp_pt": {"sen": "Os gatos dormem.", "wrong_sen": "Os gatos dorme."},
+    "belebele": {
+        "flores_passage": "O gato dorme na cozinha.",
+        "question": "Onde dorme o gato?",
+        "mc_answer1": "na sala",
+        "mc_answer2": "na cozinha",
+        "mc_answer3": "no telhado",
+        "mc_answer4": "na rua",
+        "correct_answer_num": "2",
+    },
+    "sib200": {"index_id": 7, "category": "travel", "text": "O trem para Lisboa parte cedo."},
+    "global_piqa": {
+        "prompt": "Para esfriar o café,",
+        "solution0": "põe-se gelo.",
+        "solution1": "põe-se areia.",
+        "label": 0,
+    },
+    "assin_entailment": {
+        "premise": "O gato dorme na cozinha.",
+        "hypothesis": "O gato está na cozinha.",
+        "entailment_judgment": 1,
+    },
     "enem": {
         "context": "Um texto.",
         "question": "O texto fala de",
@@ -74,6 +95,6 @@ def write_split(folder: Path, split: str, rows: list[Any]) -> None:
 
 def vary(row: dict[str, Any], count: int, start: int = 0) -> list[dict[str, Any]]:
     """`count` different rows: few-shot examples must differ from the question."""
-    names = ("instruction", "question", "sentence", "text", "ctx_a", "sen")
+    names = ("instruction", "question", "sentence", "text", "ctx_a", "sen", "prompt", "premise")
     text = next(key for key in names if key in row)
     return [{**row, text: f"{i} {row[text]}"} for i in range(start, start + count)]

@@ -28,6 +28,25 @@ def test_shipped_task_reads_its_published_fields(name, tmp_path):
     assert len(benchmark.scored_items) == len(rows)
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "values"),
+    [
+        ("belebele", "correct_answer_num", {"2": 1, 4: 3}),  # text on the Hub, numbers in a table
+        ("sib200", "category", {"science/technology": 0, "geography": 6}),
+        ("global_piqa", "label", {0: 0, "1": 1}),
+        ("assin_entailment", "entailment_judgment", {0: 0, 2: 1, "None": 0, "Entailment": 1}),
+    ],
+)
+def test_right_choice_of_a_published_row(name, field, values, tmp_path):
+    for value, expected in values.items():
+        write_split(tmp_path, "test", vary({**ROWS[name], field: value}, 3))
+        write_split(tmp_path, "train", vary(ROWS[name], 3, start=5))
+        task = load_benchmark(Task(name=name, path=str(tmp_path))).harness_task()
+        choices = task.doc_to_choice(task.eval_docs[0])
+        target = task.doc_to_target(task.eval_docs[0])
+        assert (choices.index(target) if isinstance(target, str) else target) == expected
+
+
 def test_prompt_text(tmp_path):
     write_split(tmp_path, "test", [ARC])
     for name, number, expected in (
