@@ -23,10 +23,11 @@ SHELL = re.compile(r"^( *)!(.+)$", re.M)
 TOY = {
     "quickstart": [part for change in SMALLER for part in ("--set", change)],
     "storybook": ["--documents", "400", "--conversations", "20"],
-    "new": ["--gpu", "cpu", "--hours", "0.002"],
+    "new": ["--gpu", "cpu", "--hours", "0.02"],
     "run": ["--set", "pretrain.num_steps=4", "--set", "pretrain.sequence_length=64",
             "--set", "pretrain.tokens_per_step=128", "--set", "evaluate.tasks=[]",
-            "--set", "pretrain.schedule.warmup_steps=1", "--set", "quantize.max_sample_tokens=256",
+            "--set", "pretrain.schedule.warmup_steps=1",
+            "--set", "pretrain.averaging.ema_decay=0.5", "--set", "quantize.max_sample_tokens=256",
             "--set", "quantize.max_bits_per_byte_increase=1.0"],
 }  # fmt: skip
 
