@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from teenytinyllama.artifacts.documents import Document, DocumentWriter
@@ -13,6 +14,8 @@ from teenytinyllama.settings.datasets import Source
 from teenytinyllama.settings.recipe import Recipe
 from teenytinyllama.stages.corpus import inspection
 from teenytinyllama.stages.corpus.filters.calibration import read_clean
+from teenytinyllama.stages.corpus.filters.hashed_words import BITS
+from teenytinyllama.stages.corpus.filters.quality import QualityClassifier
 from teenytinyllama.stages.corpus.inspection import rule_results
 
 PROSE = (
@@ -48,6 +51,16 @@ def test_explain_shows_every_rule_and_the_one_that_drops(tmp_path: Path) -> None
     assert "stored in  train" in kept
     assert "keep it" in kept
     assert "DROPS" not in kept
+
+
+def test_explain_decides_by_the_classifier_of_the_corpus(tmp_path: Path) -> None:
+    write(tmp_path, "train", Document("a:1", PROSE, "livro", "CC0-1.0", scores={"quality": 1.25}))
+    made = recipe(families=(), quality_classifier={"labels_path": "no.jsonl", "min_score": 2.0})
+    before = inspection.explain(made, tmp_path, "a:1")
+    assert "scores     quality 1.25" in before
+    assert "keep it" in before  # the corpus was made without a classifier
+    QualityClassifier(np.zeros(1 << BITS, dtype=np.float32), 1.5, "pt", {}).save(tmp_path)
+    assert "drop it: quality-score" in inspection.explain(made, tmp_path, "a:1")
 
 
 def test_explain_of_a_missing_document_is_an_error(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from teenytinyllama.stages.corpus.filters import calibration, heuristic_rules
 from teenytinyllama.stages.corpus.filters.heuristic_rules import Rule
 from teenytinyllama.stages.corpus.filters.language_data import language_data, load_language
 from teenytinyllama.stages.corpus.filters.language_filter import LANGUAGE, LanguageFilter
-from teenytinyllama.stages.corpus.filters.quality import QualityClassifier
+from teenytinyllama.stages.corpus.filters.quality import CLASSIFIER_NAME, QualityClassifier
 from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
 from teenytinyllama.stages.corpus.filters.toxicity import ToxicityScorer, show_curve
 from teenytinyllama.stages.corpus.filters.word_table import words_of
@@ -48,7 +48,8 @@ def explain(recipe: Recipe, corpus_dir: Path, document_id: str) -> str:
     settings, language = _settings(recipe), recipe.language
     document, place = _find(corpus_dir, document_id)
     classifier = None
-    if settings.filters.quality_classifier is not None:
+    has_one = (corpus_dir / CLASSIFIER_NAME).is_file()  # not of a corpus older than the setting
+    if has_one and settings.filters.quality_classifier is not None:
         classifier = QualityClassifier.load(corpus_dir, language)
     filters = FilterPipeline(settings.filters, language, classifier)
     (result,) = filters.apply([document.text], [document.url])
@@ -61,6 +62,9 @@ def explain(recipe: Recipe, corpus_dir: Path, document_id: str) -> str:
     ]
     if document.url:
         lines.append(f"URL        {document.url}")
+    if document.scores:
+        scores = (f"{name} {value:g}" for name, value in document.scores.items())
+        lines.append(f"scores     {', '.join(scores)}")
     if document.text.strip():
         lines += ["", f"{'rule':30}{'value':>11}  {'kept if':<11}{'result':8}meaning"]
         lines += [rule.line() for rule in rule_results(document.text, settings, language)]
