@@ -1,6 +1,6 @@
 """Any script: `ttl new`, the corpus stage and its checks on made-up text in ten languages.
 
-    python bench/scripts.py [LANGUAGE ...] [--kilobytes 200]
+    python bench/scripts.py [LANGUAGE ...] [--kilobytes 200] [--chat [--steps 300] [--texts FOLDER]]
 
 The text is names of CLDR (`tests/support/script_texts.py`): no file is needed, and nobody has seen
 it before. Per language, by the commands that a user types: the share of clean documents kept by the
@@ -8,6 +8,10 @@ recipe that `ttl new` learned; the share of another language's documents dropped
 knows the language; recall and precision on near copies with 1 to 5 % of their characters changed
 (scripts without spaces); the share of test questions, planted word for word, that were found by the
 corpus stage, and by the check of the stage `evaluate`.
+
+With `--chat` instead: `ttl new` with so much text, `ttl run`, and a question to `ttl chat`: does it
+answer? `--texts` takes real text in place of names: FOLDER/<language>/ (what `--text` takes) and
+FOLDER/<language>.txt (the clean sample). `--steps` shortens the training; 0 trains as planned.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -33,16 +38,17 @@ OTHER_LANGUAGE = {"ar": "he", "th": "km"}
 NUM_QUESTIONS = 40
 
 
-def ttl(folder: Path, *words: str) -> str:
+def ttl(folder: Path, *words: str, lines: str = "") -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "teenytinyllama.cli", *words],
         cwd=folder,
         capture_output=True,
         text=True,
+        input=lines,
     )
     if done.returncode:
         sys.exit(f"ttl {' '.join(words)}: {done.stderr.strip().splitlines()[-1]}")
-    return done.stderr
+    return done
 
 
 def write(path: Path, texts: list[str]) -> None:
@@ -80,7 +86,7 @@ def kept_and_dropped(folder: Path, language: str, num_bytes: int) -> dict[str, f
     said = ttl(
         folder, "new", "--language", language, "--clean-sample", "clean.txt", "--text-mb", "20",
         "--gpu", "cpu", "--hours", "0.5", "--name", "r",
-    )  # fmt: skip
+    ).stderr  # fmt: skip
     fresh = documents(language, rng, num_bytes)
     write(folder / "fresh.jsonl", fresh)
     counts, _ = corpus(folder, "r.toml", "fresh.jsonl")
@@ -134,11 +140,71 @@ def planted(folder: Path, language: str, num_bytes: int) -> dict[str, float]:
     }
 
 
+def to_chat(
+    folder: Path, language: str, num_bytes: int, steps: int, texts: Path | None
+) -> dict[str, Any]:
+    """From text to an answer by `ttl new` and `ttl run`."""
+    rng = random.Random(f"chat {language}")
+    if texts is None:
+        texts = folder
+        (folder / language).mkdir()
+        made = documents(language, rng, num_bytes)
+        write(folder / language / "text.jsonl", made)
+        (folder / f"{language}.txt").write_text("\n\n".join(made), "utf-8")
+    chats = [
+        [
+            {"role": "user", "content": script_texts.sentence(language, rng)},
+            {"role": "assistant", "content": script_texts.text_of(language, rng, 60)},
+        ]
+        for _ in range(200)
+    ]
+    (folder / "chats.jsonl").write_text(
+        "".join(json.dumps({"messages": one}, ensure_ascii=False) + "\n" for one in chats), "utf-8"
+    )
+    ttl(
+        folder, "new", "--language", language, "--clean-sample", str(texts / f"{language}.txt"),
+        "--text", str(texts / language), "--chat", "chats.jsonl", "--gpu", "cpu", "--hours", "0.2",
+        "--name", "r",
+    )  # fmt: skip
+    shorter = ["--set", f"pretrain.num_steps={steps}"] if steps else []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    ttl(folder, "run", "r.toml", *shorter)
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    answer = ttl(folder, "chat", "runs/r", lines=chats[0][0]["content"] + "\n").stdout.strip()
+    run = folder / "runs" / "r"
+    corpus_counts = json.loads((run / "corpus" / "manifest.json").read_bytes())["counts"]
+    scores = json.loads((run / "evaluate" / "manifest.json").read_bytes())["metrics"]
+    return {
+        "answers": bool(answer),
+        "kept": corpus_counts["documents_kept"] / corpus_counts["documents_read"],
+        "bits_per_byte": round(scores["heldout_bits_per_byte"], 3),
+        "run_cpu_s": round(seconds),
+        "answer": answer[:60],
+    }
+
+
+def chat_in_every_language(options: argparse.Namespace) -> None:
+    answering = 0
+    for language in options.languages:
+        with tempfile.TemporaryDirectory() as name:
+            texts = options.texts and options.texts.resolve()
+            row = to_chat(Path(name), language, options.kilobytes * 1000, options.steps, texts)
+        answering += row["answers"]
+        print(f"{language}: {json.dumps(row, ensure_ascii=False)}", flush=True)
+    print(f"RESULT {answering} of {len(options.languages)} languages from text to chat")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("languages", nargs="*", default=LANGUAGES)
     parser.add_argument("--kilobytes", type=int, default=200)
+    parser.add_argument("--chat", action="store_true")
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--texts", type=Path)
     options = parser.parse_args()
+    if options.chat:
+        chat_in_every_language(options)
+        return
     rows = {}
     for language in options.languages:
         with tempfile.TemporaryDirectory() as name:

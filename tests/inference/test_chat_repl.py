@@ -46,6 +46,12 @@ def test_piped_lines_get_one_reproducible_line_each(run_dir: Path) -> None:
     assert lines_of([run_dir], "Olá\nE a raposa?\n", "seed=5", "max_new_tokens=8") == first
 
 
+def test_a_line_that_is_not_utf8_is_named(run_dir: Path) -> None:
+    text = b"Ol\xc3\xa1\nOl\xe1\n".decode("utf-8", "surrogateescape")
+    with pytest.raises(UserError, match=r"chat-encoding.*line 2"):
+        lines_of([run_dir], text, *GREEDY)
+
+
 def test_an_answer_ends_before_the_stop_text(run_dir: Path) -> None:
     (whole,) = lines_of([run_dir], "Olá\n", *GREEDY)
     word = next(letter for letter in whole[1:] if letter.isalnum())

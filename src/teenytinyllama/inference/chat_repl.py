@@ -272,8 +272,12 @@ def _answer_lines(chat: ChatRepl, stdin: TextIO, stdout: TextIO) -> None:
 
     The output of commands goes to standard error. An error ends the program.
     """
-    for line in stdin:
+    for number, line in enumerate(stdin, start=1):
         text = line.strip()
+        if not text.isascii() and any(category(sign) == "Cs" for sign in text):
+            # Standard input keeps bytes that are no UTF-8 as lone surrogates.
+            what, fix = "is not UTF-8", "iconv -f latin1 -t utf-8, or from what it is in"
+            raise UserError("chat-encoding", f"line {number} of the input", what, fix)
         if text == "/retry":
             text = chat.undo(text)
         if not text:
