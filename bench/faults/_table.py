@@ -64,6 +64,8 @@ FAULTS = (
     Fault("F19", "files made to harm: weights, configurations, archives, templates, names, pages, "
           "links", "artifacts", "3"),
     Fault("F20", "half an hour of training with a kill every three minutes", "soak", "30"),
+    Fault("F23", "wrong recipes, command lines, data files, run and model folders: the code, the "
+          "place, no traceback, and the advice followed", "messages", "5"),
     Fault("F24", "SIGKILL of one of two ranks at random moments, under `torchrun --max-restarts`",
           "rank_kills", "20"),
     Fault("F21", "a disk that hangs in a read or a save, SIGSTOP, dead and hanging trackers",
@@ -88,7 +90,7 @@ much smaller, are in `make test` (`tests/test_faults.py` and the tests of each s
 |---|---|---|---|---|
 """
 FOOT = """
-The numbers are those of the project's plan of faults; F14, F22 and F23 have no script
+The numbers are those of the project's plan of faults; F14 and F22 have no script
 of their own.
 """
 

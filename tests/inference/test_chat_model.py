@@ -149,6 +149,17 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
         load_chat_model(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.model"])
+def test_what_is_no_file_is_not_said_to_be_missing(
+    model_dir: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(model_dir, tmp_path / "model")
+    (tmp_path / "model" / name).unlink()
+    (tmp_path / "model" / name).mkdir()
+    with pytest.raises(UserError, match=f"file-kind.*{name} - is a folder"):
+        load_chat_model(tmp_path / "model")
+
+
 def test_a_model_outlives_its_files(model_dir: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_dir, tmp_path / "m")
     prompt = load_chat_model(folder).encode_prompt([{"role": "user", "content": "Olá"}])

@@ -104,6 +104,14 @@ def test_what_cannot_be_exported_is_one_line(run_dir: Path, tmp_path: Path) -> N
     assert f"`ttl status {run_dir}` says why" in log_of("export", "vllm", run_dir, code=2)
 
 
+@pytest.mark.parametrize("config", ["{}", "[]", '{"max_position_embeddings": "512"}'])
+def test_a_config_without_a_context_is_one_line(run_dir: Path, config: str) -> None:
+    (run_dir / "align" / "final" / "config.json").write_text(config)
+    finish(run_dir, "align")
+    with pytest.raises(UserError, match=r"model-damaged.*config\.json"):
+        export("ollama", run_dir)
+
+
 @pytest.mark.parametrize("name", ["a; rm -rf ~", "../../b", "$(id)", ""])
 def test_a_stranger_s_name_never_becomes_a_command_or_a_path(run_dir: Path, name: str) -> None:
     (run_dir / "run.json").write_text(json.dumps({"name": name, "recipe": {}}))

@@ -60,6 +60,25 @@ def test_a_misspelt_key_gets_a_suggestion_and_its_line(write):
     assert error.fix == 'did you mean "num_steps"?'
 
 
+def test_a_misspelt_required_setting_is_named(write):
+    error = error_of(write(GOOD.replace("sources =", "sorces =")))
+    assert error.code == "recipe-unknown-key" and error.fix == 'did you mean "sources"?'
+
+
+def test_an_unclosed_bracket_says_where_to_close_it(write):
+    error = error_of(write(GOOD.replace('"Apache-2.0" }]', '"Apache-2.0" }')))
+    assert error.fix == "close it before that line"
+
+
+@pytest.mark.parametrize(
+    "field", ["tokenizer.vocab_size", "finetune.max_length", "corpus.decontamination_words"]
+)
+def test_no_number_is_beyond_what_torch_holds(write, field):
+    tasks = 'finetune.tasks=[{ name = "a", kind = "storybook" }]'
+    error = error_of(write(GOOD), tasks, f"{field}={10**20}")
+    assert error.where == f"--set {field}" and "less than or equal to" in error.what
+
+
 def test_a_misspelt_stage_gets_a_suggestion(write):
     assert (
         error_of(write(GOOD.replace("[pretrain]", "[pretrian]"))).fix == 'did you mean "pretrain"?'

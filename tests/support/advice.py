@@ -21,6 +21,7 @@ from teenytinyllama.errors import SeveralErrors, UserError
 COMMAND = re.compile(r"`?(ttl [^`]+?)(?:`|,|$| \(| first| writes)")
 OPTION = re.compile(r"--[a-z][\w-]*(?:[ =](?!--)[^\s,:;]+)?(?: --[a-z][\w-]* [^\s,:;]+)*")
 DID_YOU_MEAN = re.compile(r'did you mean "([^"]+)"\?|use one of: ([^\s,]+)')
+ASSIGNMENT = re.compile(r"(\w+) = [^.].*")
 ADD_SECTION = re.compile(r"add (\[[\w.]+\]) to the recipe")
 
 
@@ -39,6 +40,12 @@ class Advice:
     """Code of the next error, where the advice is one step of several; empty: the command works."""
     prepare: Callable[[Path], None] | None = None
     """Makes in the folder what text files cannot say."""
+    place: str = ""
+    """What the line must name: a file, a line, a field, an option."""
+    right: str = ""
+    """What only the user knows, in place of `wrong`."""
+    restores: str = ""
+    """The damaged file of a run or model, where the advice is to make it again."""
 
 
 def error_of(command: str) -> UserError | None:
@@ -67,6 +74,12 @@ def follow(row: Advice, error: UserError) -> str:
             return row.command.replace(row.wrong, right)
         recipe = Path("r.toml")
         recipe.write_text(recipe.read_text(encoding="utf-8").replace(row.wrong, right))
+        return row.command
+    if found := ASSIGNMENT.fullmatch(fix):
+        recipe = Path("r.toml")
+        line = f"^{found[1]} = .*$"
+        text = re.sub(line, fix, recipe.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        recipe.write_text(text, encoding="utf-8")
         return row.command
     if found := COMMAND.search(fix):
         assert error_of(found[1]) is None, f"{found[1]} does not work"

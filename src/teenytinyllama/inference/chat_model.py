@@ -36,6 +36,7 @@ from teenytinyllama.inference.generation import ChatSession, SequenceState, not_
 from teenytinyllama.inference.sampling import Sampling
 from teenytinyllama.inference.text_stream import TextStream
 from teenytinyllama.modeling.loading import CausalModel, copy_weights, loading
+from teenytinyllama.regular_files import check_regular
 
 if TYPE_CHECKING:
     from teenytinyllama.inference.llama_cpp import GgufChatModel
@@ -126,7 +127,8 @@ def find_model_folder(path: Path) -> Path:
     check_run_version(path)
     for name in ("", "final", *RUN_MODEL_FOLDERS):
         folder = path / name if name else path
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").exists():
+            check_regular(folder / "config.json")
             return folder
         if name in RUN_MODEL_FOLDERS:
             # Finished, and its files are gone: another model must not answer in its place.
@@ -203,7 +205,8 @@ def _tokenizer_folder(folder: Path) -> Path:
     """Where the model's tokenizer is: beside the weights, or in the model's run."""
     places = (folder, folder.parent.parent / "tokenizer")
     for place in places:
-        if tokenizer_file(place).is_file():
+        if tokenizer_file(place).exists():
+            check_regular(tokenizer_file(place))
             return place
     what = f"no {MODEL_NAME} beside the weights nor in {places[1]}"
     raise UserError("tokenizer-missing", str(folder), what, f"copy {MODEL_NAME} there")

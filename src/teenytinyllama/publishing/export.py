@@ -7,7 +7,6 @@ Checked against the programs' documentation (Ollama's Modelfile, `lms import`, `
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from teenytinyllama.artifacts.conversations import EOS, ROLE_TOKENS
 from teenytinyllama.artifacts.file_hashes import verify_model
 from teenytinyllama.artifacts.manifest import run_name
+from teenytinyllama.artifacts.model_folder import read_json
 from teenytinyllama.errors import UserError, did_you_mean
 
 # Go's template for what `CHAT_TEMPLATE` writes in Jinja; llama.cpp adds BOS itself.
@@ -52,9 +52,14 @@ class ExportedRun:
 
     @property
     def context_length(self) -> int:
-        """Positions of the model."""
-        config = json.loads((self.model_dir / "config.json").read_text(encoding="utf-8"))
-        return int(config["max_position_embeddings"])
+        """Positions of the model. Raises UserError where its config.json does not say."""
+        path = self.model_dir / "config.json"
+        config = read_json(path)
+        length = config.get("max_position_embeddings") if isinstance(config, dict) else None
+        if not isinstance(length, int):
+            what = "names no whole number as max_position_embeddings"
+            raise UserError("model-damaged", str(path), what, "save or download it again")
+        return length
 
 
 def read_finished(run_dir: Path) -> ExportedRun:

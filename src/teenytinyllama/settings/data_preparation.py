@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from teenytinyllama.settings.base import Count, Fraction, Positive, Settings, expand_path
+from teenytinyllama.settings.base import (
+    MAX_INTEGER,
+    Count,
+    Fraction,
+    Positive,
+    Settings,
+    expand_path,
+)
 from teenytinyllama.settings.datasets import Source, Task
 
 
@@ -198,7 +205,7 @@ class CorpusSettings(Settings):
     decontaminate_evaluate: bool = True
     """Also decontaminate against tasks of `[evaluate]` with a local `path`; against tasks of the
     Hub only where `decontaminate` names a local copy."""
-    decontamination_words: Annotated[int, Field(ge=5)] = 13
+    decontamination_words: Annotated[int, Field(ge=5, le=MAX_INTEGER)] = 13
     """Length in words of a sequence shared with a task's item that counts as contamination."""
     decontaminate_by: Literal["cut", "drop"] = "cut"
     """`cut`: remove the lines with the shared words; `drop`: remove the whole document."""
@@ -216,7 +223,7 @@ class CorpusSettings(Settings):
 class TokenizerSettings(Settings):
     """`[tokenizer]`: train the vocabulary (paper 3.3)."""
 
-    vocab_size: Annotated[int, Field(ge=264)] = 32_000
+    vocab_size: Annotated[int, Field(ge=264, le=1 << 24)] = 32_000
     """Number of tokens, with the 256 byte tokens and the special tokens."""
     model: Literal["bpe", "unigram", "byte-level"] = "bpe"
     """`bpe` and `unigram`: SentencePiece (`unigram` trains several times longer); `byte-level`: BPE

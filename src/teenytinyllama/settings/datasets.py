@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from teenytinyllama.errors import UserError, did_you_mean
-from teenytinyllama.settings.base import Count, Positive, Settings, expand_path
+from teenytinyllama.settings.base import MAX_INTEGER, Count, Positive, Settings, expand_path
 
 # No zero before other digits: "01" is a code, and not the number 1.
 NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?(?:[eE][+-]?\d{1,3})?", re.ASCII)
@@ -146,7 +146,7 @@ class Task(Settings):
     definition: str = ""
     """`evaluate`: a task file in lm-evaluation-harness's format: one of ours by name, or the path
     of a .yaml; default: the task's name."""
-    num_fewshot: Annotated[int, Field(ge=-1)] = -1
+    num_fewshot: Annotated[int, Field(ge=-1, le=MAX_INTEGER)] = -1
     """`evaluate`: solved examples before each question; -1: as the task file says."""
     num_items: Count = 400
     """`storybook`, `cloze`: items to make (of each split)."""

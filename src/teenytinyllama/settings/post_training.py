@@ -74,7 +74,7 @@ class FinetuneSettings(Settings):
     choose_by: Literal["accuracy", "macro_f1"] = "accuracy"
     """Validation metric by which the epoch and the saved seed are chosen; `macro_f1` where one
     label is much more frequent than the others."""
-    max_length: Annotated[int, Field(ge=8)] = 256
+    max_length: Annotated[int, Field(ge=8, le=1 << 24)] = 256
     """Most tokens of one text, and no more than each model has positions for; longer texts are
     truncated and counted."""
     precision: Literal["fp32", "bf16-mixed", "fp16-mixed"] = "fp32"

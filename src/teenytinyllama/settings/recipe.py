@@ -125,7 +125,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValueError as error:  # TOMLDecodeError, or a number of more than 4,300 digits
         reason = str(error).split("; use sys.")[0]
         has_backslash = any(word in reason for word in ("hex value", "Unescaped"))
-        fix = "correct that line" + (
+        advice = "close it before that line" if "Unclosed" in reason else "correct that line"
+        fix = advice + (
             ': in "..." write / for each \\, or take single quotes: ' r"'C:\Users\ana'"
             if has_backslash
             else ""
@@ -212,7 +213,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[str]) -> UserError:
     """The first error of a recipe, and how many more there are."""
     errors = error.errors()
-    first = errors[0]
+    # A required setting that is misspelt is missing as well.
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     names = [str(part) for part in first["loc"]]
     field = ".".join(names)
     from_set = any(field.startswith(o.partition("=")[0].strip()) for o in overrides)
