@@ -138,6 +138,7 @@ def test_lists_are_in_the_documented_order() -> None:
         "ExactDuplicates",
         "UniqueIds",
         "NearDuplicates",
+        "QualitySelection",
         "Split",
         "Mixture",
         "RepeatedParagraphs",
