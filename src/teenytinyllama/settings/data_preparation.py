@@ -66,7 +66,7 @@ class QualitySettings(QualityCut):
     """Labelled texts: a `.jsonl`, `.csv` or `.parquet` with a text and its score, 0 to 5; the first
     20,000 are read."""
     text_column: str = "text"
-    """Column of the text, as FineWeb-Edu and JQL name it."""
+    """Column of the text, as FineWeb-Edu names it."""
     score_column: str = "score"
     """Column of the score, or of a list of several annotators' scores, whose mean is taken."""
     clean_path: str = ""
