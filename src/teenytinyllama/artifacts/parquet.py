@@ -17,12 +17,15 @@ from teenytinyllama.artifacts.decompression import (
     DamagedFileError,
     refuse_archives,
 )
+from teenytinyllama.artifacts.parquet_footer import FooterError, RowGroup, read_row_groups
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.regular_files import open_regular
 
 ROWS_PER_BATCH = 1000
 SLICE_BYTES, MAX_ROW_BYTES = 32 << 20, 256 << 20
 BATCH_BYTES = 64 << 20
+# Each value of a column of differences may repeat the one before it for no bytes, and cannot stay
+# in a dictionary, so few rows are read at once.
 DELTA_ROWS_PER_BATCH = 16
 
 
@@ -50,9 +53,12 @@ def parquet_rows(
     if not head.startswith(b"PAR1"):
         refuse_archives(head, path)
     try:
+        with open_regular(path) as file:
+            footer = read_row_groups(file)
+        columns_found = [column for group in footer for column in group.columns]
+        deltas = {".".join(column.names) for column in columns_found if column.delta_coded}
         about = parquet.read_metadata(path)
         leaves = [about.schema.column(place) for place in range(about.num_columns)]
-        deltas = _delta_coded(about)
         texts = [
             leaf.path
             for leaf in leaves
@@ -64,7 +70,7 @@ def parquet_rows(
             raise DamagedFileError("table-damaged", f"two columns are called {twice[0]}")
         wanted = [name for name in names if name in columns(names)] if columns else names
         size = path.stat().st_size
-        rows_per_batch = _check_sizes(about, set(wanted), size)
+        rows_per_batch = _check_sizes(footer, set(wanted), size)
         if deltas:
             rows_per_batch = min(rows_per_batch, DELTA_ROWS_PER_BATCH)
         made = 0
@@ -74,44 +80,30 @@ def parquet_rows(
                 yield from _values(part)
                 if made > BOMB_AFTER_BYTES and made > BOMB_RATIO * size:
                     raise _bomb(f"grew {BOMB_RATIO} times, stopped at {made}")
-    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:  # or a name's bytes
+    except (arrow.ArrowException, OSError, FooterError, UnicodeDecodeError) as error:  # a name
         detail = (str(error).splitlines() or ["?"])[0][:200]
         raise DamagedFileError("table-damaged", detail) from error
-
-
-def _delta_coded(about: Any) -> set[str]:
-    """Columns of text that a writer stored as differences: these cannot stay dictionaries.
-
-    Each value may repeat the one before it for no bytes, so few rows are read at once.
-    """
-    groups = map(about.row_group, range(about.num_row_groups))
-    columns = (group.column(place) for group in groups for place in range(group.num_columns))
-    return {
-        column.path_in_schema
-        for column in columns
-        if any(encoding.startswith("DELTA_") for encoding in column.encodings)
-    }
 
 
 def _bomb(detail: str) -> DamagedFileError:
     return DamagedFileError("decompression-bomb", detail)
 
 
-def _check_sizes(about: Any, wanted: set[str], size: int) -> int:
+def _check_sizes(row_groups: Sequence[RowGroup], wanted: set[str], size: int) -> int:
     """Rows to read at once. Raises DamagedFileError for a column that cannot be text."""
     largest = 1.0
-    for group in map(about.row_group, range(about.num_row_groups)):
+    for group in row_groups:
         total = 0
-        for column in map(group.column, range(group.num_columns)):
-            if column.path_in_schema.split(".")[0] not in wanted:
+        for column in group.columns:
+            if column.names[0] not in wanted:
                 continue
             # Lists: equal lengths and nulls take no bytes, each value some in memory.
-            for grown in (column.total_uncompressed_size, column.num_values):
+            for grown in (column.uncompressed_size, column.num_values):
                 if grown > BOMB_AFTER_BYTES and grown > BOMB_RATIO * size:
                     raise _bomb(
-                        f"column {column.path_in_schema}: {grown} in a file of {size} bytes"
+                        f"column {'.'.join(column.names)}: {grown} in a file of {size} bytes"
                     )
-            total += column.total_uncompressed_size
+            total += column.uncompressed_size
         largest = max(largest, total / max(group.num_rows, 1))
     return int(min(max(BATCH_BYTES / largest, 1), ROWS_PER_BATCH))
 
