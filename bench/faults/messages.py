@@ -98,7 +98,7 @@ def set_rows() -> Iterator[Advice]:
         ("pretrain..num_steps=5", "set-syntax"),
         ("pretrain.num_stepz=5", "recipe-unknown-key"),
         ("pretrian.num_steps=5", "recipe-unknown-key"),
-        ("pretrain.model.hiden_size=64", "recipe-unknown-key"),
+        ("pretrain.model.hiden_size=80", "recipe-unknown-key"),
     ):
         place = given.partition("=")[0] or "="
         wrong = f"--set {given}" if code == "set-syntax" else place.split(".")[-1]
@@ -391,7 +391,8 @@ def advised(row: Advice, error: UserError) -> str:
         line := re.search(r"line (\d+)|:(\d+):", str(error))
     ):
         number = int(line[1] or line[2])
-        if "Unclosed" in error.what:  # "close it before that line": the last that is not empty
+        # "add the missing , or ] before it": in the last line before that is not empty.
+        if "column 1)" in error.what:
             lines = Path("r.toml").read_text().splitlines()
             number = max(n for n in range(1, number) if lines[n - 1])
         return _restore_line(number, row)

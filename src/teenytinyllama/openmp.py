@@ -38,6 +38,8 @@ def watch() -> None:
     """Watch this process's threads until it ends, where the system counts how long they wait."""
     if not any(THREADS.glob("*/schedstat")) or any(name in os.environ for name in CHOSEN_BY):
         return
+    if any(thread.name == "openmp" for thread in threading.enumerate()):
+        return
     threading.Thread(target=_watch, name="openmp", daemon=True).start()
 
 

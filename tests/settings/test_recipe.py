@@ -67,7 +67,19 @@ def test_a_misspelt_required_setting_is_named(write):
 
 def test_an_unclosed_bracket_says_where_to_close_it(write):
     error = error_of(write(GOOD.replace('"Apache-2.0" }]', '"Apache-2.0" }')))
-    assert error.fix == "close it before that line"
+    assert error.fix == "add the missing , or ] before it"
+
+
+@pytest.mark.parametrize("given", ["pretrian.num_steps=5", "pretrain.modle.hidden_size=64"])
+def test_a_misspelt_section_in_set_is_not_blamed_on_the_file(write, given):
+    error = error_of(write(GOOD), given)
+    wrong = given.partition("=")[0].rpartition(".")[0]
+    assert (error.code, error.where) == ("recipe-unknown-key", f"--set {wrong}")
+
+
+def test_what_the_file_has_is_not_blamed_on_set(write):
+    error = error_of(write(GOOD + "[corpsu]\nx = 1\n"), "corpsu.y=2")
+    assert "recipe.toml:" in error.where and error.where.endswith(":corpsu")
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ class Recipe(Settings):
         return self.report.license if self.report else ""
 
 
+CLOSED_BY = {"Unclosed array": "]", "Unclosed inline table": "}"}
 LONG_KEY = re.compile(r"(?:[\w-]+[ \t]*\.[ \t]*){60}")
 
 
@@ -125,7 +126,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValueError as error:  # TOMLDecodeError, or a number of more than 4,300 digits
         reason = str(error).split("; use sys.")[0]
         has_backslash = any(word in reason for word in ("hex value", "Unescaped"))
-        advice = "close it before that line" if "Unclosed" in reason else "correct that line"
+        closes = next((closes for name, closes in CLOSED_BY.items() if name in reason), "")
+        advice = f"add the missing , or {closes} before it" if closes else "correct that line"
         fix = advice + (
             ': in "..." write / for each \\, or take single quotes: ' r"'C:\Users\ana'"
             if has_backslash
@@ -217,7 +219,7 @@ def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     names = [str(part) for part in first["loc"]]
     field = ".".join(names)
-    from_set = any(field.startswith(o.partition("=")[0].strip()) for o in overrides)
+    from_set = any(_is_from(override, names, text) for override in overrides)
     where = f"--set {field}" if from_set else f"{path}:{_line_of(text, names)}:{field}"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -231,6 +233,19 @@ def _explain(error: ValidationError, path: Path, text: str, overrides: Sequence[
     code = "recipe-missing-key" if first["type"] == "missing" else "recipe-value"
     what = message if first["type"] in ("missing", "value_error") else f"{message}, got {got}"
     return UserError(code, where, what + more, _correction(first, field))
+
+
+def _is_from(override: str, names: list[str], text: str) -> bool:
+    """Whether `--set` brought a setting: named it, or a section that the file has not."""
+    given = override.partition("=")[0].strip().split(".")
+    if names[: len(given)] == given:
+        return True
+    here: Any = tomllib.loads(text)
+    for name in names:
+        if not isinstance(here, dict) or name not in here:
+            return given[: len(names)] == names
+        here = here[name]
+    return False
 
 
 def _correction(error: ErrorDetails, field: str) -> str:
