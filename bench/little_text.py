@@ -74,6 +74,7 @@ def _model(width: int, hidden: int, layers: int) -> Changes:
 
 MODEL = _model(96, 256, 3)  # 0.53 M parameters
 LARGER = _model(128, 384, 4)  # 1.1 M
+LARGEST = _model(192, 512, 5)  # 2.6 M
 TINY = {"usual": _model(32, 96, 1), "larger": _model(64, 192, 2)}  # 0.08 and 0.23 M
 TINY_HELDOUT_BYTES = 100_000
 BASE: Changes = {
@@ -125,9 +126,10 @@ LEVERS: dict[str, Changes] = {
     "stochastic-depth": {"dropout": {"layers": 0.1}},
     "mask-inputs": {"mask_inputs": 0.1},
     "larger": {"model": LARGER},
+    "largest": {"model": LARGEST, "shuffle_documents": True},
 }
 BEST: Changes = {"shuffle_documents": True}
-MEMBER: Changes = {"shuffle_documents": True, "passes": 8, "epochs_kept": 1.5}
+MEMBER: Changes = {"model": LARGER, "shuffle_documents": True, "epochs_kept": 1.5}
 RECIPES: dict[str, Changes] = {
     **LEVERS,
     "best": BEST,

@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -41,6 +42,7 @@ GOAL = 120
 SECONDS = 120  # for one command; a hang is a failure
 LINE = re.compile(r"error\[([a-z0-9.-]+)\] (.*?) - (.*) - fix: (.*)")
 RECIPE = shipped_recipes()["quickstart"].read_text(encoding="utf-8")
+HIDDEN_SIZE = tomllib.loads(RECIPE)["pretrain"]["model"]["hidden_size"]
 SMALL = (
     'name = "r"\n[corpus]\nsources = [{{ kind = "files", path = "{path}", license = "CC0-1.0" }}]\n'
 )
@@ -98,13 +100,13 @@ def set_rows() -> Iterator[Advice]:
         ("pretrain..num_steps=5", "set-syntax"),
         ("pretrain.num_stepz=5", "recipe-unknown-key"),
         ("pretrian.num_steps=5", "recipe-unknown-key"),
-        ("pretrain.model.hiden_size=80", "recipe-unknown-key"),
+        (f"pretrain.model.hiden_size={HIDDEN_SIZE}", "recipe-unknown-key"),
     ):
         place = given.partition("=")[0] or "="
         wrong = f"--set {given}" if code == "set-syntax" else place.split(".")[-1]
         wrong = "pretrian" if "pretrian" in given else wrong
         yield Advice(
-            code, f"ttl check r.toml --set {given}", files, wrong, place=f"--set {place}"[:15]
+            code, f"ttl check r.toml --set {given}", files, wrong, place=f"--set {place}"[:14]
         )
 
 
@@ -118,8 +120,7 @@ PATHS = {
     "ttl plan PATH": ("recipe-missing", "file-kind", "file-kind", "r.toml", ""),
     "ttl status PATH": ("run-missing", "run-missing", "run-missing", "run", ""),
     "ttl clean PATH": ("run-missing", "run-missing", "run-missing", "run", ""),
-    "ttl export ollama PATH": (
-        "run-missing", "run-missing", "run-missing", "run", "model-damaged"),
+    "ttl export ollama PATH": ("run-missing", "run-missing", "run-missing", "run", ""),
     "ttl publish PATH --to ana/um": ("run-missing", "run-missing", "run-missing", "run", ""),
     "ttl chat PATH": ("model-missing", "model-missing", "model-missing", "model", ""),
     "ttl classify PATH a.txt": ("classifier-missing",) * 3 + ("model", "classifier-missing"),
@@ -129,6 +130,9 @@ PATHS = {
         "calibrate-unreadable", "file-kind", "file-kind", "good.jsonl", ""),
 }  # fmt: skip
 
+# Where a name too long is not "path-unusable".
+LONG_NAME_CODES = dict.fromkeys(("status", "export", "publish"), "run-missing")
+
 
 def path_rows(port: int) -> Iterator[Advice]:
     """Nothing, an empty folder, a pipe and a name too long, wherever a path is taken."""
@@ -137,7 +141,12 @@ def path_rows(port: int) -> Iterator[Advice]:
             ("none", missing),
             ("empty", folder),
             ("pipe", pipe),
-            (LONG_NAME, "calibrate-unreadable" if "--calibrate" in command else "path-unusable"),
+            (
+                LONG_NAME,
+                "calibrate-unreadable"
+                if "--calibrate" in command
+                else LONG_NAME_CODES.get(command.split()[1], "path-unusable"),
+            ),
         ):
             yield Advice(code, command.replace("PATH", name), {"r.toml": RECIPE}, name,
                          place=name[:100], prepare=_everything, right=right, then=then)  # fmt: skip
@@ -177,17 +186,15 @@ def run_rows() -> Iterator[Advice]:
         is_name = damage == "another name"  # which only paths and repositories are made of
         code = "run-damaged" if is_name else "run-missing"
         for command in commands[:2] if is_name else commands:
-            then = "model-damaged" if "export" in command else ""
             yield Advice(code, f"ttl {command}", place="run",
                          prepare=lambda folder, do=do: do(_copy("run", folder) / "run.json"),
-                         restores="run/run.json", then=then)  # fmt: skip
+                         restores="run/run.json")  # fmt: skip
     for damage in ("empty", "cut", "a list", "nested"):
-        for command in commands[:2]:
-            then = "model-damaged" if "export" in command else ""
+        for command in ("publish run --to ana/um", "status run", "report run"):
             yield Advice("manifest-damaged", f"ttl {command}", place="run/align/manifest.json",
                          prepare=lambda folder, do=RUN_JSON[damage]: do(
                              _copy("run", folder) / "align/manifest.json"),
-                         restores="run/align/manifest.json", then=then)  # fmt: skip
+                         restores="run/align/manifest.json")  # fmt: skip
 
 
 MODEL_CODES = {

@@ -46,7 +46,7 @@ def gguf(name: str = "general.name", value: str = "x", *, keys: int = 1) -> byte
 
 def model_files(folder: Path, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 64}')
     (folder / "tokenizer_config.json").write_text("{}")
     (folder / "tokenizer.model").write_bytes(b"\x0a\x07pieces")
     (folder / "model.safetensors").write_bytes(safetensors(seed))

@@ -71,3 +71,11 @@ def test_the_checks_load_neither_torch_nor_sentencepiece():
         "assert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_files_that_are_all_empty_are_named(tmp_path):
+    for name in ("a.jsonl", "b.txt"):
+        (tmp_path / name).touch()
+    source = f'{{ kind = "files", path = "{tmp_path}/*", license = "unknown" }}'
+    (found,) = corpus(tmp_path, f"sources = [{source}]").values()
+    assert "a.jsonl - is empty, and so are 1 more" in str(found)

@@ -16,7 +16,7 @@ from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
 from teenytinyllama.stages.corpus.readers.record_parser import LICENSE_MISSING
 from teenytinyllama.stages.corpus.readers.sources import (
     InputFile,
-    check_several_documents,
+    check_enough_documents,
     find_files,
 )
 
@@ -28,7 +28,7 @@ def check(settings: CorpusSettings, recipe: Recipe) -> Iterator[UserError]:
     files: list[InputFile] = []
     try:
         files = find_files(settings, Counter())
-        check_several_documents(settings, files)
+        check_enough_documents(settings, files)
     except UserError as error:
         yield error
     for index, source in enumerate(sources):

@@ -26,7 +26,7 @@ from teenytinyllama.stages.corpus.filters.quality import learn_quality
 from teenytinyllama.stages.corpus.readers.sources import (
     InputFile,
     SourceReader,
-    check_several_documents,
+    check_enough_documents,
     find_files,
 )
 from teenytinyllama.stages.corpus.staging import OUTCOMES, CorpusState, CorpusStats, StagingFile
@@ -56,7 +56,7 @@ def run(*, settings: CorpusSettings, context: StageContext, out_dir: Path) -> St
     state = CorpusState(settings, work_dir, StagingFile(work_dir / "texts"), notes=notes)
     steps = CorpusSteps(state)
     _read(state, steps, files, context.language, out_dir / "quarantine.jsonl")
-    check_several_documents(settings, files)
+    check_enough_documents(settings, files)
     steps.decide()
     written = CorpusWriter(out_dir, state, steps).run()
     shutil.rmtree(work_dir)

@@ -130,8 +130,13 @@ def find_files(settings: CorpusSettings, notes: Counter[str]) -> list[InputFile]
     return found
 
 
-def check_several_documents(settings: CorpusSettings, files: Sequence[InputFile]) -> None:
-    """Raise UserError where all text is one file of text, which is one document."""
+def check_enough_documents(settings: CorpusSettings, files: Sequence[InputFile]) -> None:
+    """Raise UserError where all files are empty, or all text is one file, which is one document."""
+    if files and not any(file.size_bytes for file in files):
+        others = f", and so are {len(files) - 1} more" if len(files) > 1 else ""
+        raise UserError(
+            "corpus-empty", str(files[0].path), f"is empty{others}", "add text to the sources"
+        )
     if len(files) != 1 or any(source.kind != "files" for source in settings.sources):
         return
     (file,) = files
