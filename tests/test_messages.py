@@ -22,6 +22,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 IN_PAGE = re.compile(r"(?:^|`)(?:\.venv/bin/)?(ttl [^`\n]+)", re.MULTILINE)
 # Of `accelerate launch`, zstd, pandoc and LibreOffice.
 FOREIGN = {"--config_file", "--memory", "--wrap", "--headless", "--convert-to"}
+FOREIGN |= {"--sandbox", "--from", "--to"}
 # What `ttl export` prints for mlx_lm, llama-server, vllm.
 FOREIGN |= {"--hf-path", "--mlx-path", "--prompt", "--model", "--jinja"}
 FOREIGN |= {"--served-model-name", "--max-model-len"}

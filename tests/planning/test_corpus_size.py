@@ -85,13 +85,13 @@ def test_files_that_are_no_text_are_named_and_not_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.txt").write_text("Era uma vez. " * 1000)
-    (tmp_path / "b.pdf").write_bytes(b"%PDF-1.7 " + b"text " * 100_000)
+    (tmp_path / "b.doc").write_bytes(b"\xd0\xcf\x11\xe0" + b"text " * 100_000)
     (tmp_path / "c.zip").write_bytes(b"PK")
     found = measure_corpus(sorted(tmp_path.iterdir()))
     assert (found.text_bytes, found.num_files) == (13_000, 1)
-    assert "cannot read them: 1 .pdf, 1 .zip" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"only files that .* cannot read \(1 \.pdf\)"):
-        measure_corpus([tmp_path / "b.pdf"])
+    assert "cannot read them: 1 .doc, 1 .zip" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"only files that .* cannot read \(1 \.doc\)"):
+        measure_corpus([tmp_path / "b.doc"])
 
 
 def test_pages_are_named_and_not_counted(
@@ -230,3 +230,11 @@ def test_text_of_one_character_has_a_size(tmp_path: Path) -> None:
     found = measure_corpus([tmp_path / "a.txt"])
     assert found.bits_per_character == 0
     assert bytes_per_token(400, found.bytes_per_character, found.bits_per_character) > 0
+
+
+def test_tables_in_text_are_measured_by_their_column_of_text(tmp_path: Path) -> None:
+    rows = "".join(f'"{n}, um sapo ""verde""";{n}\n' for n in range(1000))
+    (tmp_path / "a.csv").write_text(f"corpo;n\n{rows}", "cp1252")
+    found = measure_corpus([tmp_path / "a.csv"])
+    assert found.text_key == "corpo"
+    assert found.text_bytes == pytest.approx(sum(len(f'{n}, um sapo "verde"') for n in range(1000)))

@@ -77,7 +77,7 @@ OTHER_FORMATS = {
         for start in _LEGACY_ZSTD
     },
     b"Rar!\x1a\x07": ("a rar archive", "unrar x {0}"),
-    b"%PDF-": ("a PDF document", "pdftotext {0}"),
+    b"%PDF-": ("a PDF document", "mv {0} {1}.pdf"),
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "git lfs pull"),
     b"PAR1": ("a parquet table", "mv {0} {1}.parquet"),
 }
@@ -134,7 +134,11 @@ def chunks_and_positions(
 
 def open_decompressed(path: Path, *, bomb_ratio: int = BOMB_RATIO) -> io.BufferedReader:
     """The decompressed bytes of a file to read from. Reading raises what `chunks_of` raises."""
-    chunks = chunks_of(path, Counter(), bomb_ratio=bomb_ratio)
+    return open_chunks(chunks_of(path, Counter(), bomb_ratio=bomb_ratio))
+
+
+def open_chunks(chunks: Iterator[bytes]) -> io.BufferedReader:
+    """Chunks as a file to read from."""
     return io.BufferedReader(_ChunkFile(chunks), CHUNK_BYTES)
 
 
@@ -474,7 +478,7 @@ _PARTS: dict[str, tuple[bytes, str, Callable[[_Source], Iterator[bytes]]]] = {
 class _ChunkFile(io.RawIOBase):
     """Chunks as a file."""
 
-    def __init__(self, chunks: Generator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks, self._held = chunks, memoryview(b"")
 
     def readable(self) -> bool:
@@ -483,7 +487,8 @@ class _ChunkFile(io.RawIOBase):
 
     def close(self) -> None:
         """Close the file behind the chunks."""
-        self._chunks.close()
+        if isinstance(self._chunks, Generator):
+            self._chunks.close()
         super().close()
 
     def readinto(self, buffer: WriteableBuffer) -> int:

@@ -47,6 +47,8 @@ KINDS = {
     "html": (".html", ".htm", ".xhtml"),
     "web": (".warc", ".wet"),
     "parquet": (".parquet",),
+    "csv": (".csv", ".tsv"),
+    "document": (".docx", ".odt", ".epub", ".fb2", ".pdf"),
 }
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 RECORD_SUFFIXES = (*LINE_SUFFIXES, *TABLE_SUFFIXES, ".parquet")
@@ -88,9 +90,11 @@ def suffix_of(path: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """`lines`, `text`, `html`, `parquet` or `web`; "" for what a corpus is not made of."""
+    """Of `KINDS`, as the name says; "" for what a corpus is not made of."""
     suffix = suffix_of(path)
-    return next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), "")
+    kind = next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), "")
+    is_packed = path.suffix.lower() in COMPRESSED_SUFFIXES
+    return "" if kind == "document" and is_packed else kind
 
 
 def kind_of_content(path: Path) -> str:
@@ -133,7 +137,7 @@ def read_records(path: Path, language: str = "") -> Iterator[Record]:
             if wide := wide_encoding(binary.peek(1)):
                 raise _in_encoding(path, wide, ", from line 1 on")
             if suffix in TABLE_SUFFIXES:
-                yield from _csv_rows(path, binary, TABLE_SUFFIXES[suffix], language)
+                yield from csv_records(path, binary, language)
             else:
                 yield from _json_records(path, binary, language)
     except (OSError, DamagedFileError) as error:
@@ -280,8 +284,16 @@ def _json_items(path: Path, items: object) -> Iterator[Record]:
         yield _as_record(path, number, item)
 
 
-def _csv_rows(path: Path, file: IO[bytes], delimiter: str, language: str) -> Iterator[Record]:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+def csv_records(
+    path: Path, file: IO[bytes], language: str = "", errors: str = "strict"
+) -> Iterator[Record]:
+    """Every row of a table in text, whose first row has the names of its columns.
+
+    `errors` as of `open`: what becomes of bytes that are not UTF-8. Raises UserError for them where
+    it is "strict", for a name that two columns have and for quotes that are not closed.
+    """
+    delimiter = TABLE_SUFFIXES[suffix_of(path)]
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors=errors, newline="")
     names: list[str] = []
     line = 1
     try:

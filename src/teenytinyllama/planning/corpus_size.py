@@ -22,10 +22,11 @@ from teenytinyllama.artifacts.decompression import (
     DamagedFileError,
     chunks_and_positions,
     compression_of,
+    open_chunks,
 )
 from teenytinyllama.artifacts.encodings import wide_encoding
 from teenytinyllama.artifacts.parquet import parquet_rows
-from teenytinyllama.artifacts.records import kind_of_content, suffix_of
+from teenytinyllama.artifacts.records import csv_records, kind_of_content, suffix_of
 from teenytinyllama.errors import UserError, missing_extra
 
 logger = logging.getLogger(__name__)
@@ -343,6 +344,17 @@ def _parsed(line: bytes) -> Any:
         return None  # the corpus stage reports broken lines
 
 
+def _sample_csv(path: Path, text_key: str) -> _FileSample:
+    stream, read = _Stream(path), _Texts(text_key)
+    for record in csv_records(path, open_chunks(stream.chunks()), errors="replace"):
+        cells = record.fields.values()
+        read.add((record.fields, sum(len(cell) + cell.count('"') + 3 for cell in cells)))
+        if read.line_bytes >= SAMPLED_BYTES:
+            share = min(1.0, read.line_bytes / stream.made)
+            return read.sample(stream.consumed * share)
+    return read.sample(stream.consumed)
+
+
 def _sample_table(path: Path, text_key: str) -> _FileSample:
     try:
         import pyarrow.parquet as parquet
@@ -371,6 +383,7 @@ MEASURED: dict[str, _Sampler] = {
     "lines": _sample_lines,
     "text": _sample_text,
     "parquet": _sample_table,
+    "csv": _sample_csv,
 }
 
 

@@ -21,7 +21,7 @@ def _bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_26_nothing_left_is_an_error(stage: Stage, tmp_path: Path) -> None:
-    (tmp_path / "empty.jsonl").write_bytes(b"")
+    (tmp_path / "empty.jsonl").write_bytes(b"\n")
     with pytest.raises(UserError, match="0 documents in all"):
         stage(tmp_path / "empty.jsonl")
     (tmp_path / "folder").mkdir()

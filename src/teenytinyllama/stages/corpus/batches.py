@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from teenytinyllama.stages.corpus.filters.quality import QualityClassifier
 
 EXCERPT_CHARACTERS = 200
+WHOLE_KINDS = frozenset({"text", "html", "document"})
+"""Kinds of files that are one document each."""
 SHARD = re.compile(r"[-_](\d{5,}|\d+-of-\d+)(-.*)?$")
 """The end of a shard's name: `train-00012-of-00100`, `part-00000-4f1c-c000`."""
 Values = npt.NDArray[np.float64]
@@ -233,7 +235,7 @@ def source_of(file: str, kind: str, source: Source) -> str:
     Texts and pages of a folder are one source, not one each; so are the shards of a data set.
     """
     is_one = Path(source.path).name == Path(file).name
-    if source.name or (kind in ("text", "html") and not is_one):
+    if source.name or (kind in WHOLE_KINDS and not is_one):
         return source.title
     return SHARD.sub("", stem_of(file, source)) or source.title
 

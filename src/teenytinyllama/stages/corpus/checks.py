@@ -11,6 +11,7 @@ from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSettings
 from teenytinyllama.settings.datasets import Source, with_presets
 from teenytinyllama.settings.recipe import Recipe
+from teenytinyllama.stages.corpus.batches import WHOLE_KINDS
 from teenytinyllama.stages.corpus.filters.quality import read_labels
 from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
 from teenytinyllama.stages.corpus.readers.record_parser import LICENSE_MISSING
@@ -47,7 +48,7 @@ def check(settings: CorpusSettings, recipe: Recipe) -> Iterator[UserError]:
 
 def _check_source(source: Source, index: int, kinds: set[str]) -> Iterator[UserError]:
     # Records may name their own licence: only plain text cannot.
-    if kinds and kinds <= {"text", "html"} and not source.license:
+    if kinds and kinds <= WHOLE_KINDS and not source.license:
         yield UserError(
             LICENSE_MISSING,
             f"corpus.sources.{index}.license",
@@ -60,6 +61,11 @@ def _check_source(source: Source, index: int, kinds: set[str]) -> Iterator[UserE
         yield missing_extra(needed, "corpus")
     if kinds & {"web", "html"} and find_spec("trafilatura") is None:
         yield missing_extra("trafilatura", "web")
+    if "document" in kinds:
+        for library in ("pypandoc", "pypdfium2"):
+            if find_spec(library) is None:
+                yield missing_extra(library, "documents")
+                break
 
 
 def _check_filters(filters: FilterSettings, language: str) -> Iterator[UserError]:

@@ -156,15 +156,15 @@ def test_26_files_of_other_kinds_are_named_with_what_to_do(
     stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
-    for name in ("a.csv", "b.pdf", "c.PDF", "d.tar.gz"):
+    for name in ("a.xlsx", "b.doc", "c.DOC", "d.tar.gz"):
         (tmp_path / "in" / name).write_text("x")
-    with pytest.raises(UserError, match=r"\(2 \.pdf, 1 \.csv, 1 \.tar\).* fix: pdftotext .*b\.pdf"):
+    with pytest.raises(UserError, match=r"\(2 \.doc, 1 \.xlsx, 1 \.tar\).* fix: soffice .*b\.doc"):
         stage(tmp_path / "in")
     (tmp_path / "in" / "z.jsonl").write_bytes(LINES)
     left = stage(tmp_path / "in", out="with")
     assert left.counts["notes"] == {"file-ignored": 4}
     said = capsys.readouterr().err
-    assert f"not read in {tmp_path / 'in'}: 2 .pdf, 1 .csv, 1 .tar; to read them" in said
+    assert f"not read in {tmp_path / 'in'}: 2 .doc, 1 .xlsx, 1 .tar; to read them" in said
 
 
 @pytest.mark.parametrize(
@@ -176,20 +176,29 @@ def test_26_files_of_other_kinds_are_named_with_what_to_do(
         ("\t", "", "a b.tsv"),
     ],
 )
-def test_what_it_says_to_type_for_tables_helps(
+def test_tables_in_text_are_read(
     sign: str, first: str, name: str, stage: Stage, tmp_path: Path
 ) -> None:
     path = tmp_path / name
-    rows = "".join(f'"{t}, ""a"""{sign}pt\n' for t in GOOD)
+    rows = "".join(f'"{t},\n""a"""{sign}pt\n' for t in GOOD)
     path.write_text(f"\ufeff{first}text{sign}lang\n{rows}", "utf-8")
-    with pytest.raises(
-        UserError, match=r"only files of kinds it cannot read \(1 \.[ct]sv"
-    ) as error:
-        stage(path)
-    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(error.value.fix, shell=True, check=True, env=environment)
-    left = stage(tmp_path / "a b.jsonl", out="made")
-    assert sorted(left.texts()) == sorted(f'{text}, "a"' for text in GOOD)
+    left = stage(path)
+    assert sorted(left.texts()) == sorted(f'{text},\n"a"' for text in GOOD)
+    with pytest.raises(UserError, match=r":corpo - no such column, the table has text, lang"):
+        stage(path, out="other", source={"text_key": "corpo"})
+
+
+def test_a_table_of_an_older_encoding_and_a_wrong_byte_in_one(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("texto;n\n" + "".join(f"{t} ação é não;1\n" for t in GOOD), "cp1252")
+    left = stage(path, source={"text_key": "texto"})
+    assert sorted(left.texts()) == sorted(f"{text} ação é não" for text in GOOD)
+    assert left.counts["notes"]["decoded-cp1252"] == 1
+    rows = [f"{text};1".encode() for text in GOOD]
+    path.write_bytes(b"\n".join([b"texto;n", *rows, b"um \xff sapo;1", b"um;dois;tres"]))
+    left = stage(path, out="wrong", source={"text_key": "texto"}, max_quarantined_fraction=0.5)
+    assert sorted(left.texts()) == sorted(GOOD)
+    assert sorted(row["reason"] for row in left.quarantine()) == ["invalid-row", "lone-surrogate"]
 
 
 @pytest.mark.parametrize(("border", "source"), [("\n\n", "livro.txt"), ("\r\n", ".")])

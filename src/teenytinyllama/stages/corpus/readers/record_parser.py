@@ -11,6 +11,7 @@ import re
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from teenytinyllama.artifacts.conversation_layouts import (
@@ -32,6 +33,7 @@ from teenytinyllama.stages.corpus.batches import (
     stem_of,
 )
 from teenytinyllama.stages.corpus.readers.common_crawl import MAX_TAGS, num_tags, text_of_page
+from teenytinyllama.stages.corpus.readers.office_documents import DocumentError, text_of_document
 
 MAX_ID_CHARACTERS = MAX_LICENSE_CHARACTERS = 512
 NO_LICENSE = frozenset({"", "unknown", "none", "null", "n/a", "na", "?", "other"})
@@ -103,6 +105,8 @@ def _extract(one: BatchDocument, kind: str, source: Source, notes: Counter[str])
         notes.update(_notes_of(record, source, messages))
         messages = [{"role": m["role"], "content": m["content"]} for m in messages]
         text = _encodable("\n\n".join(message["content"] for message in messages))
+    elif kind == "document":
+        text = _text_of_document(Path(one.item.file))
     elif isinstance(record.get("html"), bytes | str):
         if (found := num_tags(record["html"])) > MAX_TAGS:
             raise UnusableError("page-too-many-tags", f"{found:,}, at most {MAX_TAGS:,} are read")
@@ -121,6 +125,16 @@ def _extract(one: BatchDocument, kind: str, source: Source, notes: Counter[str])
         messages=messages,
     )
     one.num_bytes = len(text.encode("utf-8")) if text else one.item.num_bytes
+
+
+def _text_of_document(path: Path) -> str:
+    try:
+        text = text_of_document(path)
+    except DocumentError as error:
+        raise UnusableError(error.reason, error.detail) from error
+    if not text:
+        raise UnusableError("document-without-text")
+    return text
 
 
 def _messages_of(record: dict[str, Any], source: Source) -> Conversation:
