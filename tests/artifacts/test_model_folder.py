@@ -31,6 +31,7 @@ def test_a_plain_folder_is_accepted(tmp_path: Path) -> None:
     [
         ("config.json", '{"a": {"auto_map": {}}}', "model-unsafe"),
         ("config.json", "{", "model-damaged"),
+        ("config.json", "[]", "model-damaged"),
         ("config.json", "[" * 100_000, "model-damaged"),
         ("model.safetensors.index.json", '{"weight_map": {"a": "../x"}}', "model-unsafe"),
         ("model.safetensors.index.json", '{"weight_map": {"a": "x"}}', "model-damaged"),
@@ -45,6 +46,20 @@ def test_unsafe_and_damaged_json_is_an_error(
         check_model_folder(tmp_path)
     assert error.value.code == code
     assert name in error.value.where
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+def test_whole_numbers_as_weights_are_an_error(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Masks may be such numbers, and the weights of a model that says it is quantized."""
+    (folder(tmp_path) / "config.json").write_text('{"model_type": "gpt2"}')
+    ones = torch.ones(2, dtype=dtype)
+    save_file({"attn.bias": ones, "b": torch.ones(4)}, tmp_path / "model.safetensors")
+    check_model_folder(tmp_path)
+    save_file({"a.weight": ones, "b": torch.ones(4)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"numbers as a\.weight, expected floats"):
+        check_model_folder(tmp_path)
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    check_model_folder(tmp_path)
 
 
 def test_pickled_weights_alone_are_an_error(tmp_path: Path) -> None:

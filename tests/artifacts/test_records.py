@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from teenytinyllama.artifacts import records
 from teenytinyllama.artifacts.records import hub_records, kind_of, read_records, suffix_of
 from teenytinyllama.errors import UserError
 
@@ -69,6 +70,25 @@ def test_a_broken_gz_is_an_error(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data or gzip.compress(b'{"a": 1}\n' * 100)[:-9])
     with pytest.raises(UserError, match="file-unreadable"):
         list(read_records(path))
+
+
+@pytest.mark.parametrize("before", [b"", b'{"text": "um"}\n'])
+def test_a_line_without_end_is_not_held(
+    before: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MAX_LINE_BYTES", 1 << 12)
+    (tmp_path / "a.jsonl").write_bytes(before + bytes(1 << 13))
+    with pytest.raises(UserError, match="a line of 0 MiB or more"):
+        list(read_records(tmp_path / "a.jsonl"))
+
+
+def test_a_list_too_long_to_hold_gets_the_command_that_cuts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MAX_LIST_BYTES", 1 << 12)
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "um"}] * 1000))
+    with pytest.raises(UserError, match=r"is a list of .* fix: jq -c '\.\[\]'"):
+        list(read_records(tmp_path / "a.json"))
 
 
 def test_an_unknown_kind_lists_the_known_ones(tmp_path: Path) -> None:

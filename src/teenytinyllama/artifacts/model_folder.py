@@ -7,7 +7,7 @@ Weights must be safetensors, whose header is checked here; nothing is unpickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -82,37 +82,52 @@ def check_sizes(folder: Path) -> None:
     headers = [read_safetensors_header(path) for path in sorted(folder.glob("*.safetensors"))]
     if not path.is_file():
         return
-    tensors = [found for header in headers for name, found in header.items() if name[:1] != "_"]
-    # Quantized weights take 1 bit at least.
-    most = 8 * sum(end - start for start, end in (found["data_offsets"] for found in tensors))
     found = read_json(path)
-    waiting = [found] if isinstance(found, Mapping) else []
+    if not isinstance(found, Mapping):
+        raise _damaged(path, f"is no object but {type(found).__name__}")
+    if "quantization_config" not in found:
+        _check_float_weights(folder, headers)
+    tensors = [found for header in headers for name, found in header.items() if name[:1] != "_"]
+    waiting = [found]
     while waiting:
         part = waiting.pop()
         waiting += [value for value in part.values() if isinstance(value, Mapping)]
         for name in KERNEL_KEYS:
             if "/" in json.dumps(part.get(name)):
                 raise _unsafe(path, f"names code of the Hub as its {name}")
-        sizes = {name: value for name, value in part.items() if type(value) is int}
-        for name, value in sizes.items():
-            if value < 1 and name in SIZE_KEYS:
-                raise _damaged(path, f"asks for {name} = {value:,}, expected 1 or more")
-            limit = MAX_POSITIONS
-            if name in LAYER_KEYS:
-                limit = len(tensors) if tensors else MAX_LAYERS
-            elif name in WIDTH_KEYS and tensors:
-                limit = most // max(min(sizes.get("hidden_size", 1), most), 1)
-            elif name == "num_labels":  # each gets a name
-                limit = MAX_LABELS
-            elif name not in (*POSITION_KEYS, *WIDTH_KEYS):
-                limit = 2**53
-            if value > limit:
-                what = f"asks for {name} = {value:,}, at most {limit:,} " + (
-                    "fit the weights"
-                    if tensors and name in (*LAYER_KEYS, *WIDTH_KEYS)
-                    else "are possible"
-                )
-                raise _damaged(path, what)
+        _check_numbers(path, {k: v for k, v in part.items() if type(v) is int}, tensors)
+
+
+def _check_numbers(
+    path: Path, sizes: Mapping[str, int], tensors: Sequence[Mapping[str, Any]]
+) -> None:
+    # Quantized weights take 1 bit at least.
+    most = 8 * sum(end - start for start, end in (found["data_offsets"] for found in tensors))
+    for name, value in sizes.items():
+        if value < 1 and name in SIZE_KEYS:
+            raise _damaged(path, f"asks for {name} = {value:,}, expected 1 or more")
+        limit = MAX_POSITIONS
+        if name in LAYER_KEYS:
+            limit = len(tensors) if tensors else MAX_LAYERS
+        elif name in WIDTH_KEYS and tensors:
+            limit = most // max(min(sizes.get("hidden_size", 1), most), 1)
+        elif name == "num_labels":  # each gets a name
+            limit = MAX_LABELS
+        elif name not in (*POSITION_KEYS, *WIDTH_KEYS):
+            limit = 2**53
+        if value > limit:
+            is_of_weights = tensors and name in (*LAYER_KEYS, *WIDTH_KEYS)
+            which = "fit the weights" if is_of_weights else "are possible"
+            raise _damaged(path, f"asks for {name} = {value:,}, at most {limit:,} {which}")
+
+
+def _check_float_weights(folder: Path, headers: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError for matrices of whole numbers: read as weights, they would make no sense."""
+    for header in headers:
+        for name, tensor in header.items():
+            dtype = str(tensor.get("dtype", ""))
+            if name.endswith(".weight") and dtype[:1] in ("I", "U", "B") and dtype != "BF16":
+                raise _damaged(folder, f"has {dtype} numbers as {name}, expected floats")
 
 
 def check_no_code(path: Path) -> None:

@@ -56,6 +56,8 @@ NOT_UTF8 = "not UTF-8"
 SAMPLED_LINES = 1000
 MAX_FIELD_CHARACTERS = 1 << 24
 MAX_DEPTH = 100
+MAX_LINE_BYTES = 1 << 28
+MAX_LIST_BYTES = 1 << 31
 MAX_FIRST_LINE = 1 << 24
 WRAPPERS = frozenset(("data", "train", "examples", "items", "records"))
 """Keys under which other programs export all records as one object."""
@@ -171,16 +173,22 @@ def _json_records(path: Path, file: IO[bytes], language: str) -> Iterator[Record
     """Lines of objects, or the items of one list; a file that is one object is one record."""
     start = b""
     while not start:
-        line = file.readline()
+        line = file.readline(MAX_LINE_BYTES)
         if not line:
             return
+        _check_length(path, line)
         start = line.removeprefix(BOM_UTF8).strip()
     is_list = start.startswith(b"[")
     is_whole = not is_list and _is_json(start)
-    if is_list or (start.startswith(b"{") and not (is_whole and file.readline().strip())):
+    if is_list or (
+        start.startswith(b"{") and not (is_whole and file.readline(MAX_LINE_BYTES).strip())
+    ):
         with open_decompressed(path) as whole:
+            data = whole.read(MAX_LIST_BYTES)
+            if len(data) == MAX_LIST_BYTES and is_list:
+                raise _not_lines(path, f"is a list of {MAX_LIST_BYTES >> 30} GiB or more", ".[]")
             try:
-                items = json.loads(whole.read().decode("utf-8-sig"))
+                items = json.loads(data.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 is_whole = is_whole or _is_json(start)
                 if not is_whole and "Extra data" in str(error) and "line 1 " not in str(error):
@@ -227,7 +235,9 @@ def _is_json(line: bytes) -> bool:
 
 def _json_lines(path: Path, file: IO[bytes], language: str) -> Iterator[Record]:
     is_certain = False
-    for number, line in enumerate(file, start=1):
+    lines = iter(lambda: file.readline(MAX_LINE_BYTES), b"")
+    for number, line in enumerate(lines, start=1):
+        _check_length(path, line)
         line = line.removeprefix(BOM_UTF8)  # of each file, where several were joined
         if line.strip():
             record = _json_record(path, number, line)
@@ -236,6 +246,11 @@ def _json_lines(path: Path, file: IO[bytes], language: str) -> Iterator[Record]:
                     raise _in_encoding(path, codec)
                 is_certain = True  # that it is a damaged line, or nobody knows what
             yield record
+
+
+def _check_length(path: Path, line: bytes) -> None:
+    if len(line) == MAX_LINE_BYTES:
+        raise _unreadable(path, f"a line of {MAX_LINE_BYTES >> 20} MiB or more", "cut it")
 
 
 def _json_record(path: Path, number: int, line: bytes) -> Record:
