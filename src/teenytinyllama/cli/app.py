@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from teenytinyllama import __version__
-from teenytinyllama.cli import clean, inference, new, planning, publish, run
+from teenytinyllama.cli import annotate, clean, inference, new, planning, publish, run
 from teenytinyllama.cli.common import add_command
 
 app = typer.Typer(
@@ -58,6 +58,7 @@ def settings_command(
 run.add_commands(app)
 inference.add_commands(app)
 clean.add_commands(app)
+annotate.add_commands(app)
 publish.add_commands(app)
 planning.add_commands(app)
 add_command(app, "settings", "Every setting, its default and meaning.", settings_command)

@@ -107,6 +107,15 @@ def prompts_of(language: str) -> tuple[str, ...]:
     return tuple(tomllib.loads(path.read_text(encoding="utf-8"))["openings"])
 
 
+def rubric_of(language: str) -> str:
+    """What a large model is asked to score a text by, with `{text}`; in English where none is."""
+    folder = resources.files(__name__)
+    path = folder / language / "rubrics.toml"
+    if not path.is_file():
+        path = folder / "english_rubrics.toml"
+    return str(tomllib.loads(path.read_text(encoding="utf-8"))["quality"]).strip()
+
+
 def letters_of(language: str) -> str:
     """Letters and marks of the language in NFC, without spaces; empty where none are listed."""
     path = resources.files(__name__) / language / "letters.toml"
