@@ -1,4 +1,4 @@
-"""The text of books and office documents: .docx, .odt, .epub, .fb2 by pandoc, .pdf by PDFium.
+"""The text of books and office documents: .pdf by PDFium, the others by pandoc.
 
 Both are programs that strangers' files have broken before: each file is read in a process of its
 own, with a limit on its time and memory.
@@ -16,7 +16,6 @@ from teenytinyllama.stages.corpus.readers import pdf_text
 
 MAX_SECONDS = 300
 MAX_TEXT_BYTES = 256 << 20
-FORMATS = {".docx": "docx", ".odt": "odt", ".epub": "epub", ".fb2": "fb2"}
 # Lines that draw a table, and the places of pictures.
 DRAWN = re.compile(r"[ \t]*[-+=|: ]{3,}|[ \t]*\[?[^\[\]\n]*\.(?:png|jpe?g|gif|svg|emf|wmf)\]?")
 PDF_REASONS = {
@@ -39,7 +38,7 @@ def text_of_document(path: Path) -> str:
     if suffix == ".pdf":
         command = [sys.executable, "-m", pdf_text.__name__, str(path)]
     else:
-        options = ["--sandbox", "--from", FORMATS[suffix], "--to", "plain", "--wrap=none"]
+        options = ["--sandbox", "--from", suffix[1:], "--to", "plain", "--wrap=none"]
         command = [
             _pandoc(),
             "+RTS",

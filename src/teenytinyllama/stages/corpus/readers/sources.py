@@ -44,9 +44,11 @@ BATCH_BYTES = 2 << 20
 BATCH_ITEMS = 2000
 # What to type for files of text that are not read: {0} the file, {1} its name without suffix.
 CONVERSIONS = {
-    # pandoc 3.9 loses letters of .rtf: "spas" of its own \\u8220"Aspas".
+    # pandoc 3.9 loses the letter after a Unicode character of an .rtf.
     ".rtf": "soffice --headless --convert-to txt:Text {0}",
     ".doc": "soffice --headless --convert-to txt:Text {0}",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "soffice --headless --convert-to csv {0}"),
+    ".ppt": "soffice --headless --convert-to pptx {0}",
     ".rst": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".tex": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".zip": "unzip {0} -d {1}",
