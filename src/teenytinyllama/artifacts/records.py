@@ -48,7 +48,7 @@ KINDS = {
     "web": (".warc", ".wet"),
     "parquet": (".parquet",),
     "csv": (".csv", ".tsv"),
-    "document": (".docx", ".odt", ".epub", ".fb2", ".pptx", ".pdf"),
+    "document": (".docx", ".odt", ".epub", ".fb2", ".pdf"),
 }
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 RECORD_SUFFIXES = (*LINE_SUFFIXES, *TABLE_SUFFIXES, ".parquet")

@@ -55,8 +55,8 @@ def write(tmp_path: Path):
 
 
 def test_every_kind_is_read_as_one_document_of_its_folder(write, stage: Stage, tmp_path: Path):
-    kinds = ("docx", "odt", "epub", "fb2", "pptx", "pdf")
-    texts = (*GOOD, "O tamanduá dorme de dia.", "Choveu a semana inteira no sertão.")
+    kinds = ("docx", "odt", "epub", "fb2", "pdf")
+    texts = (*GOOD, "Choveu a semana inteira no sertão.")
     for number, kind in enumerate(kinds):
         write(f"história {number}.{kind}", f"{texts[number]}\n\nNúmero {number}.\n")
     left = stage(tmp_path / "in")

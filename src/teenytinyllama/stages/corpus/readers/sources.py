@@ -48,7 +48,7 @@ CONVERSIONS = {
     ".rtf": "soffice --headless --convert-to txt:Text {0}",
     ".doc": "soffice --headless --convert-to txt:Text {0}",
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "soffice --headless --convert-to csv {0}"),
-    ".ppt": "soffice --headless --convert-to pptx {0}",
+    **dict.fromkeys((".pptx", ".ppt", ".odp"), "soffice --headless --convert-to pdf {0}"),
     ".rst": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".tex": "pandoc -t plain --wrap=none {0} -o {1}.txt",
     ".zip": "unzip {0} -d {1}",
