@@ -123,6 +123,27 @@ def chinese(tmp_path: Path) -> Path:
     return tmp_path / "zh"
 
 
+def test_files_whose_text_is_in_fields_of_other_names_are_a_source_each(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "mais").mkdir(parents=True)
+    texts = [f"A raposa número {n} mora na floresta, e gosta de {n} histórias." for n in range(60)]
+    (folder / "a.csv").write_text("corpo;n\n" + "".join(f"{t};1\n" for t in texts[:20]))
+    rows = "".join(json.dumps({"content": text}) + "\n" for text in texts[20:40])
+    (folder / "mais" / "b.jsonl").write_text(rows)
+    for number, text in enumerate(texts[40:]):
+        (folder / f"{number}.txt").write_text(text)
+    out = tmp_path / "r.toml"
+    asked = ["--language", "pt", "--text", folder, "--license", "CC0-1.0"]
+    ttl("new", *asked, *CPU, "--text-mb", "50", "--out", out, "--name", "r")
+    recipe = load_recipe(out)
+    assert recipe.corpus is not None
+    keys = {Path(one.path).name: one.text_key for one in recipe.corpus.sources}
+    assert keys == {"*.csv": "corpo", "*.jsonl": "content", "*.txt": "text"}
+    ttl("corpus", out, "--run-dir", tmp_path / "run", "--set", "corpus.filters.families=[]")
+    manifest = json.loads((tmp_path / "run" / "corpus" / "manifest.json").read_text())
+    assert manifest["counts"]["documents_read"] == 60
+
+
 def test_the_recipe_for_ones_own_chinese_text_runs(tmp_path: Path) -> None:
     out = tmp_path / "zh.toml"
     asked = ["--language", "zh", "--text", chinese(tmp_path), "--out", out, "--name", "zh"]

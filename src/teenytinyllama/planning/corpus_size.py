@@ -11,7 +11,7 @@ import logging
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -62,6 +62,8 @@ class CorpusSize:
     """Characters that a vocabulary needs so that hardly any is encoded as bytes."""
     text_key: str
     """The field that holds the text of most records."""
+    text_keys: Mapping[str, str]
+    """The same for each ending of a file's name, where each has one of its own; else empty."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,11 @@ def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
     by_kind: dict[str, list[Path]] = defaultdict(list)
     unread: Counter[str] = Counter()
     pages: Counter[str] = Counter()
+    keys_by_ending: dict[str, Counter[str]] = {}
     for path in paths:
         kind = _kind_of(path)
+        if kind:
+            keys_by_ending.setdefault(_ending(path), Counter())
         if kind in MEASURED:
             by_kind[kind].append(path)
         else:
@@ -91,7 +96,10 @@ def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
     disk, text_bytes = 0, 0.0
     samples: list[_FileSample] = []
     for kind, group in sorted(by_kind.items()):
-        read = [_sample_file(path, MEASURED[kind], text_key) for path in _spread(group)]
+        chosen = _spread(group)
+        read = [_sample_file(path, MEASURED[kind], text_key) for path in chosen]
+        for path, one in zip(chosen, read, strict=True):
+            keys_by_ending[_ending(path)].update(one.keys)
         size = sum(_size(path) for path in group)
         disk += size
         sampled = sum(one.disk_bytes for one in read)
@@ -120,7 +128,22 @@ def measure_corpus(paths: Sequence[Path], text_key: str = "text") -> CorpusSize:
         bits_per_character=_entropy(letters),
         num_letters=_covering(letters),
         text_key=keys.most_common(1)[0][0] if keys else text_key,
+        text_keys=_own_keys(keys_by_ending, text_key),
     )
+
+
+def _ending(path: Path) -> str:
+    """`.jsonl.gz` of `a.jsonl.gz`."""
+    suffix = suffix_of(path)
+    return path.name[path.name.lower().rfind(suffix) :] if suffix else ""
+
+
+def _own_keys(found: Mapping[str, Counter[str]], usual: str) -> dict[str, str]:
+    """The text's field by ending of the file's name, where that tells them apart."""
+    most = {end: keys.most_common(1)[0][0] if keys else usual for end, keys in found.items()}
+    fields = {key for keys in found.values() for key in keys}
+    is_told = all(len(keys) < 2 for keys in found.values())
+    return most if len(fields) > 1 and is_told and "" not in most else {}
 
 
 def _kind_of(path: Path) -> str:

@@ -14,6 +14,7 @@ from teenytinyllama.errors import UserError
 from teenytinyllama.languages import LanguageProfile, known_languages
 from teenytinyllama.languages.language_codes import read_code
 from teenytinyllama.licenses import UNKNOWN
+from teenytinyllama.planning.plan_request import PlanRequest
 from teenytinyllama.planning.planner import (
     EPOCHS_LIKE_NEW_TEXT,
     USUAL_WEIGHT_DECAY,
@@ -21,6 +22,7 @@ from teenytinyllama.planning.planner import (
     bytes_per_token,
 )
 from teenytinyllama.progress import format_duration, format_energy, format_money
+from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.base import expand_path
 from teenytinyllama.settings.recipe import Recipe, load_recipe, nearest_match
 
@@ -162,8 +164,6 @@ def _money(plan: Plan) -> str:
 
 
 def _corpus(plan: Plan, text: str, license_name: str, learned: LanguageProfile | None) -> list[str]:
-    key = plan.request.text_key
-    field = "" if key == "text" else f", text_key = {_quoted(key)}"
     words = '# Add the text\'s origin, as in { kind = ..., origin = "https://..." }, for the cards.'
     if license_name == UNKNOWN:
         words = (
@@ -175,13 +175,28 @@ def _corpus(plan: Plan, text: str, license_name: str, learned: LanguageProfile |
     lines = [
         "[corpus]",
         words,
-        f'sources = [{{ kind = "files", path = {_quoted(text)}, '
-        f"license = {_quoted(license_name)}{field} }}]",
+        *_sources(plan.request, text, license_name),
         *_rows([(f"heldout_fraction = {_heldout(plan)}", "kept out of training, for evaluation")]),
     ]
     if learned:
         lines += ["", *_filters(learned)]
     return [*lines, ""]
+
+
+def _sources(request: PlanRequest, text: str, license_name: str) -> list[str]:
+    """One source; one for each kind of file where their texts are in fields of other names."""
+
+    def source(path: str, key: str) -> str:
+        field = "" if key == "text" else f", text_key = {_quoted(key)}"
+        license_ = _quoted(license_name)
+        return f'{{ kind = "files", path = {_quoted(path)}, license = {license_}{field} }}'
+
+    if not request.text_keys or not user_path(text).is_dir():
+        return [f"sources = [{source(text, request.text_key)}]"]
+    keys = sorted(request.text_keys.items())
+    folder = text.rstrip("/")
+    each = [f"    {source(f'{folder}/**/*{ending}', key)}," for ending, key in keys]
+    return ["sources = [", *each, "]"]
 
 
 def _heldout(plan: Plan) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from teenytinyllama.errors import UserError, did_you_mean
@@ -57,6 +58,8 @@ class PlanRequest:
     # Whether the user said how much text there is.
     has_text: bool = True
     text_key: str = "text"
+    # By ending of the files' names, where they differ; see `CorpusSize`.
+    text_keys: Mapping[str, str] = field(default_factory=dict)
     num_gpus: int = 1
     # Model FLOPs over the data sheet's peak, as a run on one GPU prints it.
     mfu: float = 0.4
@@ -154,6 +157,7 @@ def _text_options(text_mb: float | None, text: str) -> dict[str, Any]:
         "different_words": found.different_words,
         "num_letters": found.num_letters,
         "text_key": found.text_key,
+        "text_keys": found.text_keys,
     }
 
 

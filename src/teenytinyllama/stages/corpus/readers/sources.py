@@ -419,7 +419,10 @@ def fields_of(source: Source) -> set[str] | None:
 def _other_column(path: Path, missing: str, source: Source) -> str:
     """What to do where a table lacks a column."""
     if missing == source.text_key:
-        return "name the column that holds the text as text_key of this source"
+        what = "name the column that holds the text as text_key of this source"
+        if user_path(source.path) != path:
+            what += f'; where its other files are right, "*{suffix_of(path)}" is one of its own'
+        return what
     wanted = f"{missing}={source.only[missing]}"
     for folder in path.parents:
         if folder.name.startswith(f"{missing}="):  # a table in partitions
