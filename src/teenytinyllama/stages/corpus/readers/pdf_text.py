@@ -25,8 +25,8 @@ HYPHENATED = re.compile(r"[^\W\d_][-\u00ad\u2010]$")
 def paragraphs_of(pages: Sequence[str]) -> Iterator[str]:
     r"""The paragraphs of pages of lines.
 
-    >>> list(paragraphs_of(["Uma raposa muito curi-\nosa entrou no quintal.\nFim.\n7"]))
-    ['Uma raposa muito curiosa entrou no quintal.', 'Fim.']
+    >>> list(paragraphs_of(["Uma raposa curi-\nosa veio.\nDepois, saiu do quintal.\n7"]))
+    ['Uma raposa curiosa veio.', 'Depois, saiu do quintal.']
     """
     lines_by_page = [_lines(page) for page in pages]
     at_edges = Counter(
