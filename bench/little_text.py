@@ -127,15 +127,9 @@ LEVERS: dict[str, Changes] = {
     "mask-inputs": {"mask_inputs": 0.1},
     "larger": {"model": LARGER},
     "largest": {"model": LARGEST, "shuffle_documents": True},
-    "largest-dropout": {
-        "model": LARGEST,
-        "shuffle_documents": True,
-        "dropout": {"residual": 0.2, "mlp": 0.2, "embedding": 0.1},
-    },
-    "largest-decay": {"model": LARGEST, "shuffle_documents": True, "epochs_kept": 0.5},
 }
-BEST: Changes = {"shuffle_documents": True}
-MEMBER: Changes = {"model": LARGER, "shuffle_documents": True, "epochs_kept": 1.5}
+BEST: Changes = {"model": LARGER, "shuffle_documents": True, "epochs_kept": 1.5}
+MEMBER: Changes = BEST
 RECIPES: dict[str, Changes] = {
     **LEVERS,
     "best": BEST,
