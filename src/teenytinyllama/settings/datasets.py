@@ -32,6 +32,9 @@ class Source(Settings):
     licence. A `path` given with it names a local copy."""
     path: str = ""
     """`files`: a file, a folder or a glob (`**` works). `hub`: a dataset's id or local folder."""
+    language: Annotated[str, Field(pattern=r"^([a-z]{2,3})?$")] = ""
+    """`corpus`: ISO 639 code of a helper language, by whose rules the source is filtered; empty:
+    the recipe's. `thresholds` and `stop_words` of `[corpus.filters]` are for the recipe's alone."""
     license: str = ""
     """Licence of the text (SPDX). A `license` field of a record overrides it."""
     origin: str = ""
@@ -226,7 +229,9 @@ def with_presets(sources: Sequence[Source], language: str, where: str) -> tuple[
     `where`: the setting that lists the sources. Raises UserError for an unknown preset.
     """
     return tuple(
-        _filled(source, f"{where}.{index}", language) if source.preset else source
+        _filled(source, f"{where}.{index}", source.language or language)
+        if source.preset
+        else source
         for index, source in enumerate(sources)
     )
 

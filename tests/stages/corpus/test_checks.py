@@ -50,6 +50,22 @@ def test_each_problem_is_found(tmp_path, body, code):
     assert corpus(tmp_path, body).keys() == {code}
 
 
+@pytest.mark.parametrize(
+    ("language", "code", "says"),
+    [
+        ("xx", "language-code", 'no language "xx"'),
+        ("por", "language-code", 'has two letters: "pt"'),
+        ("es", "language-without-filters", "bn, gl, pt"),
+    ],
+)
+def test_a_helper_language_must_exist_and_have_data(tmp_path, language, code, says):
+    source = f'{{ kind = "storybook", language = "{language}" }}'
+    found = corpus(tmp_path, f"sources = [{source}]")
+    assert found.keys() == {code}
+    assert "corpus.sources.0.language" in found[code]
+    assert says in found[code]
+
+
 def test_all_problems_are_found_at_once(tmp_path):
     body = (
         'sources = [{ kind = "files", path = "none" }]\n'

@@ -23,6 +23,7 @@ from teenytinyllama.stages.corpus.datatrove_executors import document_steps, exe
 from teenytinyllama.stages.corpus.filters.boilerplate import learn_boilerplate
 from teenytinyllama.stages.corpus.readers.sources import find_files, read_file
 from teenytinyllama.stages.corpus.steps import DocumentProcessor
+from teenytinyllama.synthetic import dataset as synthetic
 
 FILTERS = FilterSettings(
     families=("address", "repetition", "fineweb", "quality"),
@@ -158,6 +159,28 @@ def test_two_workers_write_the_same_bytes(
     alone: tuple[Path, dict], input_dir: Path, tmp_path: Path
 ) -> None:
     assert run("local", input_dir, tmp_path, workers=2) == alone[1]
+
+
+def test_a_helper_language_has_its_own_rules_here_too(tmp_path: Path) -> None:
+    pytest.importorskip("datatrove", reason="pip install 'teenytinyllama[machines]'")
+    sources = []
+    for code in ("gl", "pt"):
+        made = synthetic.documents(num_documents=20, language=code)
+        path = tmp_path / f"{code}.jsonl"
+        path.write_text("".join(json.dumps({"text": one.text}) + "\n" for one in made))
+        sources.append(Source(kind="files", path=str(path), license="CC0-1.0", language=code))
+    settings = CorpusSettings(sources=tuple(sources))
+    written = []
+    for workers in (1, 2):
+        output_dir = tmp_path / f"out-{workers}"
+        executor_for("local", settings, "gl", output_dir, workers=workers).run()
+        written.append(files_of(output_dir))
+    assert written[0] == written[1]
+    for part in range(2):
+        kept = list(
+            read_json_lines(tmp_path / "out-1" / "kept" / f"part-{part:05d}-00000.jsonl.zst")
+        )
+        assert len(kept) >= 18
 
 
 @pytest.mark.slow

@@ -180,3 +180,45 @@ def test_an_error_of_the_user_arrives_from_a_worker() -> None:
     wrong = config(filters=FilterSettings(without=("no_rule",)))
     with pytest.raises(UserError, match="filter-unknown"):
         list(process_all(raw_batches(1), wrong, num_workers=1))
+
+
+def test_each_source_is_filtered_in_its_own_language() -> None:
+    """Recipe in Galician; its thresholds, which drop everything here, are not the helper's."""
+    ours = Source(kind="files", path="a", license="CC0-1.0")
+    helper = ours.model_copy(update={"path": "b", "language": "pt"})
+    loose = FilterSettings()
+    strict = FilterSettings(thresholds={"gopher_short_doc": 10_000})
+    items = {
+        code: [RawItem("a.jsonl", k, 0, {"text": text}) for k, text in enumerate(stories(code))]
+        for code in ("gl", "pt")
+    }
+
+    def reasons(filters: FilterSettings, second: Source, code: str, place: int) -> Counter[str]:
+        settings = CorpusSettings(sources=(ours, second), filters=filters)
+        processor = DocumentProcessor(StepConfig(settings, "gl"))
+        batch = processor.apply(RawBatch(place, "lines", items[code]))
+        return Counter(one.reason for one in batch.documents)
+
+    assert reasons(loose, helper, "gl", 0)[""] >= 0.93 * 150
+    assert reasons(loose, helper, "pt", 0) == {"language": 150}
+    assert reasons(loose, ours, "pt", 1) == {"language": 150}
+    in_portuguese = reasons(loose, helper, "pt", 1)
+    assert in_portuguese[""] >= 0.9 * 150
+    assert reasons(strict, helper, "pt", 1) == in_portuguese
+    assert reasons(strict, helper, "gl", 0)["gopher_short_doc"] >= 0.93 * 150
+    same = ours.model_copy(update={"language": "gl"})
+    assert reasons(loose, same, "gl", 1) == reasons(loose, ours, "gl", 1)
+
+
+def test_a_pool_filters_each_source_in_its_own_language() -> None:
+    ours = Source(kind="files", path="a", license="CC0-1.0")
+    helper = ours.model_copy(update={"path": "b", "language": "pt"})
+    mixed = StepConfig(CorpusSettings(sources=(ours, helper)), "gl")
+    batches = [
+        RawBatch(place, "lines", [RawItem("a.jsonl", 1, 0, {"text": text})])
+        for place, code in enumerate(("gl", "pt"))
+        for text in stories(code)[:5]
+    ]
+    alone = list(process_all(batches, mixed, num_workers=0))
+    assert list(process_all(batches, mixed, num_workers=2)) == alone
+    assert {one.entries[0].reason for one in alone} == {""}

@@ -180,14 +180,18 @@ class BatchCollector:
             raise UserError(
                 "corpus-language",
                 "corpus.sources",
-                f"{share:.0%} of {len(index)} documents are not in the language "
-                f'"{self._language}", '
+                f"{share:.0%} of {len(index)} documents are not in {self._languages()}, "
                 f"expected at most {settings.max_foreign_fraction:.0%}",
-                "set the recipe's language, take other sources, or raise "
+                "set the recipe's or the sources' language, take other sources, or raise "
                 "corpus.max_foreign_fraction",
             )
         if share > LOGGED_FOREIGN_FRACTION:
             logger.info(
-                f"corpus: {share:.0%} of the documents are not in the language {self._language}, "
-                "dropped"
+                f"corpus: {share:.0%} of the documents are not in {self._languages()}, dropped"
             )
+
+    def _languages(self) -> str:
+        sources = self._state.settings.sources
+        if {source.language for source in sources} <= {"", self._language}:
+            return f'the language "{self._language}"'
+        return "the language of their source"

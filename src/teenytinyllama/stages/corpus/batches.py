@@ -13,7 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -152,6 +152,14 @@ class StepConfig:
     """Lines that a source repeats, by the source's name."""
     quality: QualityClassifier | None = None
     """Trained before the corpus is read, where the recipe asks for it."""
+
+    def for_source(self, source: Source) -> StepConfig:
+        """The same in the source's language, without what the recipe says of its own language."""
+        if source.language in ("", self.language):
+            return self
+        filters = self.settings.filters.model_copy(update={"thresholds": {}, "stop_words": ()})
+        settings = self.settings.model_copy(update={"filters": filters})
+        return replace(self, settings=settings, language=source.language)
 
 
 class DocumentStep(ABC):

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from teenytinyllama.errors import UserError, missing_extra
+from teenytinyllama.languages import known_languages
+from teenytinyllama.languages.language_codes import read_code
 from teenytinyllama.regular_files import user_path
 from teenytinyllama.settings.data_preparation import CorpusSettings, FilterSettings
 from teenytinyllama.settings.datasets import Source, with_presets
 from teenytinyllama.settings.recipe import Recipe
-from teenytinyllama.stages.corpus.batches import WHOLE_KINDS
+from teenytinyllama.stages.corpus.batches import WHOLE_KINDS, StepConfig
 from teenytinyllama.stages.corpus.filters.quality import read_labels
 from teenytinyllama.stages.corpus.filters.rule_filters import thresholds_for
 from teenytinyllama.stages.corpus.readers.record_parser import LICENSE_MISSING
@@ -35,6 +37,9 @@ def check(settings: CorpusSettings, recipe: Recipe) -> Iterator[UserError]:
     for index, source in enumerate(sources):
         kinds = {file.kind for file in files if file.source == index}
         yield from _check_source(source, index, kinds)
+        if source.language not in ("", recipe.language):
+            where = f"corpus.sources.{index}.language"
+            yield from _check_language(StepConfig(settings, recipe.language), source, where)
     yield from _check_filters(settings.filters, recipe.language)
     for task in settings.decontaminate:
         if task.path and not task.local_paths():
@@ -66,6 +71,21 @@ def _check_source(source: Source, index: int, kinds: set[str]) -> Iterator[UserE
             if find_spec(library) is None:
                 yield missing_extra(library, "documents")
                 break
+
+
+def _check_language(config: StepConfig, source: Source, where: str) -> Iterator[UserError]:
+    """A helper language needs a code that exists and, for rules that count, thresholds."""
+    filters = config.for_source(source).settings.filters
+    try:
+        read_code(source.language)
+        thresholds_for(filters, source.language)
+    except UserError as error:
+        if error.code == "language-code":
+            yield UserError(error.code, where, error.what, 'give its ISO 639 code, such as "pt"')
+        elif error.code == "language-without-filters":
+            known = ", ".join(known_languages())
+            fix = f'one of {known}, or corpus.filters.families = ["address", "language"]'
+            yield UserError(error.code, where, error.what, fix)
 
 
 def _check_filters(filters: FilterSettings, language: str) -> Iterator[UserError]:

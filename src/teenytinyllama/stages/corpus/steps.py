@@ -96,14 +96,18 @@ class DocumentProcessor:
 
     def __init__(self, config: StepConfig) -> None:
         self.config = config
-        self.steps = [step(config) for step in DOCUMENT_STEPS if step.is_wanted(config)]
+        configs = map(config.for_source, config.settings.sources)
+        self._steps = {
+            one.language: [step(one) for step in DOCUMENT_STEPS if step.is_wanted(one)]
+            for one in {one.language: one for one in configs}.values()
+        }
         self._compressor = zstandard.ZstdCompressor(level=1)
 
     def apply(self, raw: RawBatch) -> DocumentBatch:
         """Every record of a batch, in order, as the steps leave it."""
         source = self.config.settings.sources[raw.source]
         batch = DocumentBatch(source, raw.kind, [BatchDocument(item) for item in raw.items])
-        apply_steps(self.steps, batch)
+        apply_steps(self._steps[source.language or self.config.language], batch)
         return batch
 
     def process(self, raw: RawBatch) -> ProcessedBatch:

@@ -27,7 +27,7 @@ Identify = Callable[[Sequence[str]], list[float]]
 
 
 class LanguageFilter(ProseFilter):
-    """Drops documents whose probability of the recipe's language is too low."""
+    """Drops documents whose probability of their source's language is too low."""
 
     family = "language"
 
@@ -40,7 +40,7 @@ class LanguageFilter(ProseFilter):
         self.min_probability = data.min_language_probability.get(kind, 0.5)
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
-        """Probability of the recipe's language for each text."""
+        """Probability of the source's language for each text."""
         return language_probabilities(texts, self.language, self._model, self._labels)
 
     def apply(self, batch: DocumentBatch) -> None:
@@ -79,9 +79,9 @@ def language_probabilities(
     return _identifier(language, model, labels)([sample(text) for text in texts])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _identifier(language: str, model: str, labels: frozenset[str]) -> Identify:
-    """One model per process."""
+    """One model per process and language."""
     if model == "py3langid":
         return Py3langid(language).probabilities
     return _fasttext(Path(model), labels)

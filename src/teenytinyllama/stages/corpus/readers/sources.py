@@ -289,7 +289,7 @@ class SourceReader:
         """The records, in the recipe's order."""
         for index, source in enumerate(self.settings.sources):
             if source.kind != "files":
-                yield from read_other(source, index, self.language)
+                yield from read_other(source, index, source.language or self.language)
                 continue
             for file in self.files:
                 if file.source == index:
@@ -327,7 +327,8 @@ def read_file(file: InputFile, config: StepConfig, notes: Counter[str]) -> Itera
     """The records of one file as batches."""
     settings = config.settings
     source = settings.sources[file.source]
-    text = TextFile(file.path, source.encoding, config.language)
+    language = source.language or config.language
+    text = TextFile(file.path, source.encoding, language)
     if file.kind == "parquet":
         items = _table_rows(file.path, source, settings.max_line_bytes, notes)
     elif file.kind == "csv":
@@ -338,7 +339,7 @@ def read_file(file: InputFile, config: StepConfig, notes: Counter[str]) -> Itera
         items = _html_page(file.path, settings.max_line_bytes, notes)
     elif file.kind == "web":
         items = pages_of(
-            file.path, max_bytes=settings.max_line_bytes, language=config.language, notes=notes
+            file.path, max_bytes=settings.max_line_bytes, language=language, notes=notes
         )
     elif file.kind == "text":
         items = texts_of(text, max_bytes=settings.max_line_bytes, notes=notes)
