@@ -61,8 +61,8 @@ FAULTS = (
     Fault("F18", "secrets in texts, recipe, environment and paths, then everything a run writes is "
           "read; forms of gitleaks' and secretlint's rules; texts without a secret", "canaries",
           "5"),
-    Fault("F19", "files made to harm: weights, configurations, archives, templates, names, pages, "
-          "links", "artifacts", "3"),
+    Fault("F19", "files made to harm: weights, configurations, archives, tables, templates, names, "
+          "pages, links", "artifacts", "3"),
     Fault("F20", "half an hour of training with a kill every three minutes", "soak", "30"),
     Fault("F23", "wrong recipes, command lines, data files, run and model folders: the code, the "
           "place, no traceback, and the advice followed", "messages", "5"),

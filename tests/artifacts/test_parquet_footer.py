@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.parquet import say_small
 
-from teenytinyllama.artifacts.parquet_footer import read_row_groups
+from teenytinyllama.artifacts.decompression import DamagedFileError
+from teenytinyllama.artifacts.parquet import parquet_rows
+from teenytinyllama.artifacts.parquet_footer import FooterError, read_pages, read_row_groups
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -62,12 +65,41 @@ def test_a_footer_says_what_pyarrow_says(tmp_path: Path) -> None:
     about = pq.read_metadata(path)
     with path.open("rb") as file:
         groups = read_row_groups(file)
+        pages = [[read_pages(file, column) for column in group.columns] for group in groups]
     assert [group.num_rows for group in groups] == [2, 1]
     for place, group in enumerate(groups):
         for number, column in enumerate(group.columns):
             known = about.row_group(place).column(number)
             assert ".".join(column.names) == known.path_in_schema
-            assert column.num_values == known.num_values
-            assert column.uncompressed_size == known.total_uncompressed_size
+            assert pages[place][number].num_values == known.num_values
+            assert pages[place][number].uncompressed_size == known.total_uncompressed_size
             assert column.delta_coded == (known.path_in_schema == "text")
     assert groups[0].columns[-1].names == ("a.b",)
+
+
+def test_pages_are_counted_whatever_the_footer_says_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = pa.table({"text": ["0" * 20_000_000] * 2})
+    pq.write_table(texts, path, compression="zstd", use_dictionary=False)
+    say_small(path)
+    assert pq.read_metadata(path).row_group(0).column(0).total_uncompressed_size == 100
+    with pytest.raises(DamagedFileError, match="column text: 4000"):
+        list(parquet_rows(path))
+
+
+FOOTERS = {
+    "lists in lists": b"\x19" * 5000,
+    "sets in sets": b"\x1a" * 5000,
+    "maps in maps": b"\x1b" + b"\x01\xbb" * 5000,
+    "a field of 17 bits": b"\x05" + b"\x8a\x80\x08\x02\0",
+    "more values than bytes": b"\x19\xf1" + b"\xff" * 9 + b"\x01",
+}
+
+
+@pytest.mark.parametrize("name", FOOTERS)
+def test_a_footer_made_to_harm_is_damaged(name: str, tmp_path: Path) -> None:
+    length = len(FOOTERS[name]).to_bytes(4, "little")
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1" + FOOTERS[name] + length + b"PAR1")
+    with path.open("rb") as file, pytest.raises(FooterError):
+        read_row_groups(file)

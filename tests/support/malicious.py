@@ -22,10 +22,15 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zstandard
 
 from support.finished_run import build, finish, gguf, model_files, safetensors, write_report
+from support.parquet import say_small
+from teenytinyllama.artifacts.decompression import DamagedFileError
 from teenytinyllama.artifacts.manifest import read_manifest, write_manifest
+from teenytinyllama.artifacts.parquet import parquet_rows
 from teenytinyllama.errors import UserError
 from teenytinyllama.pipeline.run_folder import RunFolder
 from teenytinyllama.publishing import publisher
@@ -151,6 +156,30 @@ def zstd_bomb(folder: Path) -> str:
     data = zstandard.ZstdCompressor(level=19).compress(b"\n" * BOMB_BYTES)
     (folder / "texts.jsonl.zst").write_bytes(data)
     return _bomb_is_stopped(folder / "texts.jsonl.zst")
+
+
+def table_that_says_it_is_small(folder: Path) -> str:
+    path = folder / "texts.parquet"
+    texts = pa.table({"text": ["0" * (BOMB_BYTES >> 2)] * 4})
+    pq.write_table(texts, path, compression="zstd", use_dictionary=False)
+    say_small(path)
+    return _table_is_refused(path, "decompression-bomb: column text: 67")
+
+
+def table_nested_too_deeply(folder: Path) -> str:
+    footer = b"\x19" * 5000  # a list in a list
+    path = folder / "texts.parquet"
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    return _table_is_refused(path, "nested too deep")
+
+
+def _table_is_refused(path: Path, expected: str) -> str:
+    try:
+        list(parquet_rows(path))
+    except DamagedFileError as error:
+        assert expected in str(error), error
+        return f"refused: {error}"
+    raise AssertionError("it was read")
 
 
 def _lines(path: Path) -> Any:
@@ -400,6 +429,8 @@ TRIALS: tuple[Callable[[Path], str], ...] = (
     tar_with_path_traversal,
     gzip_bomb,
     zstd_bomb,
+    table_that_says_it_is_small,
+    table_nested_too_deeply,
     link_in_a_run_folder,
     tokenizer_with_code,
     config_with_code,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from teenytinyllama.artifacts.decompression import (
     BOMB_AFTER_BYTES,
@@ -17,7 +17,13 @@ from teenytinyllama.artifacts.decompression import (
     DamagedFileError,
     refuse_archives,
 )
-from teenytinyllama.artifacts.parquet_footer import FooterError, RowGroup, read_row_groups
+from teenytinyllama.artifacts.parquet_footer import (
+    MAX_PAGES,
+    FooterError,
+    RowGroup,
+    read_pages,
+    read_row_groups,
+)
 from teenytinyllama.errors import missing_extra
 from teenytinyllama.regular_files import open_regular
 
@@ -70,7 +76,9 @@ def parquet_rows(
             raise DamagedFileError("table-damaged", f"two columns are called {twice[0]}")
         wanted = [name for name in names if name in columns(names)] if columns else names
         size = path.stat().st_size
-        rows_per_batch = _check_sizes(footer, set(wanted), size)
+        groups = footer if row_groups is None else [footer[place] for place in row_groups]
+        with open_regular(path) as file:
+            rows_per_batch = _check_sizes(file, groups, set(wanted), size)
         if deltas:
             rows_per_batch = min(rows_per_batch, DELTA_ROWS_PER_BATCH)
         made = 0
@@ -89,22 +97,28 @@ def _bomb(detail: str) -> DamagedFileError:
     return DamagedFileError("decompression-bomb", detail)
 
 
-def _check_sizes(row_groups: Sequence[RowGroup], wanted: set[str], size: int) -> int:
+def _check_sizes(
+    file: BinaryIO, row_groups: Sequence[RowGroup], wanted: set[str], size: int
+) -> int:
     """Rows to read at once. Raises DamagedFileError for a column that cannot be text."""
     largest = 1.0
+    pages_left = MAX_PAGES
     for group in row_groups:
-        total = 0
+        total, num_rows = 0, group.num_rows
         for column in group.columns:
             if column.names[0] not in wanted:
                 continue
             # Lists: equal lengths and nulls take no bytes, each value some in memory.
-            for grown in (column.uncompressed_size, column.num_values):
+            pages = read_pages(file, column, pages_left)
+            pages_left -= pages.count
+            for grown in (pages.uncompressed_size, pages.num_values):
                 if grown > BOMB_AFTER_BYTES and grown > BOMB_RATIO * size:
                     raise _bomb(
                         f"column {'.'.join(column.names)}: {grown} in a file of {size} bytes"
                     )
-            total += column.uncompressed_size
-        largest = max(largest, total / max(group.num_rows, 1))
+            total += pages.uncompressed_size
+            num_rows = min(num_rows, pages.num_values)
+        largest = max(largest, total / max(num_rows, 1))
     return int(min(max(BATCH_BYTES / largest, 1), ROWS_PER_BATCH))
 
 

@@ -1,4 +1,4 @@
-"""What the footer of a Parquet file says of its columns.
+"""What the footer and the page headers of a Parquet file say of its columns.
 
 pyarrow 26 ends the whole process where it is asked for the metadata of a damaged column: the
 exception of C++ ("histogram size mismatch") leaves `RowGroupMetaData.column` uncaught. Its reader
@@ -13,6 +13,10 @@ import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+# As pyarrow's limit; the values in it become objects of up to a hundred times its bytes.
+MAX_FOOTER_BYTES, MAX_VALUES = 100_000_000, 4_000_000
+# Longest as in pyarrow; pages may be empty, so their number is no bound of the time they take.
+PAGE_HEADER_BYTES, MAX_PAGE_HEADER_BYTES, MAX_PAGES = 1 << 13, 16 << 20, 500_000
 MAX_DEPTH = 16
 STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 11, 12
 INTEGERS = (4, 5, 6)
@@ -32,8 +36,8 @@ class ColumnChunk:
 
     names: tuple[str, ...]  # from the table's column to the innermost
     delta_coded: bool
-    num_values: int
-    uncompressed_size: int
+    start: int
+    compressed_size: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,51 @@ class RowGroup:
 
     num_rows: int
     columns: list[ColumnChunk]
+
+
+@dataclass(frozen=True)
+class Pages:
+    """What the pages of some columns hold, lists' empty places and page headers counted."""
+
+    count: int
+    num_values: int
+    uncompressed_size: int
+
+
+def read_pages(file: BinaryIO, column: ColumnChunk, max_pages: int = MAX_PAGES) -> Pages:
+    """The pages of a column, by their headers. Raises FooterError.
+
+    The footer has sums of these, which nothing compares with them before memory is taken.
+    """
+    at, end = column.start, column.start + column.compressed_size
+    count = num_values = uncompressed_size = 0
+    try:
+        while at < end:
+            count += 1
+            if count > max_pages:
+                raise FooterError(f"more than {MAX_PAGES} pages")
+            page, length = _page_header(file, at, end)
+            if page[2] < 0 or page[3] < 0:
+                raise FooterError("a page of less than no bytes")
+            num_values += sum(page[kind][1] for kind in (5, 8) if kind in page)  # data, version 2
+            uncompressed_size += length + page[2]
+            at += length + page[3]
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _damaged(error) from error
+    return Pages(count, num_values, uncompressed_size)
+
+
+def _page_header(file: BinaryIO, at: int, end: int) -> tuple[dict[int, Any], int]:
+    """A header and its length in bytes."""
+    for size in (PAGE_HEADER_BYTES, MAX_PAGE_HEADER_BYTES):
+        file.seek(at)
+        reader = _Compact(file.read(min(size, end - at)))
+        try:
+            return reader.structure(0), reader.at
+        except (LookupError, FooterError):
+            if size == MAX_PAGE_HEADER_BYTES:
+                raise
+    raise AssertionError("the last size raises")
 
 
 def read_row_groups(file: BinaryIO) -> list[RowGroup]:
@@ -53,6 +102,8 @@ def read_row_groups(file: BinaryIO) -> list[RowGroup]:
     length, magic = struct.unpack("<I4s", file.read(8))
     if magic != MAGIC or length > end - 12:
         raise FooterError("no footer at the end of the file")
+    if length > MAX_FOOTER_BYTES:
+        raise FooterError(f"a footer of {length} bytes")
     file.seek(end - 8 - length)
     try:
         about = _Compact(file.read(length)).structure(0)
@@ -60,7 +111,11 @@ def read_row_groups(file: BinaryIO) -> list[RowGroup]:
             RowGroup(int(group[3]), [_column(chunk[3]) for chunk in group[1]]) for group in about[4]
         ]
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise FooterError(f"damaged footer ({type(error).__name__}: {error})") from error
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> FooterError:
+    return FooterError(f"damaged footer ({type(error).__name__}: {error})")
 
 
 def _column(about: dict[int, Any]) -> ColumnChunk:
@@ -68,22 +123,28 @@ def _column(about: dict[int, Any]) -> ColumnChunk:
     if not names:
         raise FooterError("a column without a name")
     delta_coded = not DELTA_ENCODINGS.isdisjoint(about[2])
-    return ColumnChunk(names, delta_coded, int(about[5]), int(about[6]))
+    # As pyarrow: a dictionary counts where it lies before the data.
+    start = min(about[9], about.get(11, 0) if about.get(11, 0) > 0 else about[9])
+    if start < 0:
+        raise FooterError("a column before the file")
+    return ColumnChunk(names, delta_coded, start, int(about[7]))
 
 
 class _Compact:
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._at = 0
+        self.at = 0
+        self._num_values = 0
 
     def structure(self, depth: int) -> dict[int, Any]:
         """Values by field number."""
-        if depth > MAX_DEPTH:
-            raise FooterError("nested too deep")
         values: dict[int, Any] = {}
         number = 0
         while (head := self._byte()) & 15 != STOP:
             number = number + (head >> 4) if head >> 4 else self._integer()
+            # Numbers have 16 bits: pyarrow takes 65541 for 5.
+            if not 0 < number < 1 << 15:
+                raise FooterError(f"no field {number}")
             # Two readers would differ in which of them counts.
             if number in values:
                 raise FooterError(f"field {number} twice")
@@ -92,6 +153,11 @@ class _Compact:
         return values
 
     def _value(self, kind: int, depth: int) -> Any:
+        self._num_values += 1
+        if depth > MAX_DEPTH:
+            raise FooterError("nested too deep")
+        if self._num_values > MAX_VALUES:
+            raise FooterError(f"more than {MAX_VALUES} values")
         if kind in INTEGERS:
             return self._integer()
         if kind == BINARY:
@@ -132,11 +198,11 @@ class _Compact:
                 raise FooterError("a number of more than 64 bits")
 
     def _byte(self) -> int:
-        self._at += 1
-        return self._data[self._at - 1]
+        self.at += 1
+        return self._data[self.at - 1]
 
     def _bytes(self, size: int) -> bytes:
-        if size > len(self._data) - self._at:
+        if size > len(self._data) - self.at:
             raise FooterError("a text longer than the footer")
-        self._at += size
-        return self._data[self._at - size : self._at]
+        self.at += size
+        return self._data[self.at - size : self.at]
