@@ -157,7 +157,7 @@ class RepeatedParagraphSettings(Settings):
 
 
 class MixSettings(Settings):
-    """`[corpus.mix]`: how often each source is read in training; one of three ways."""
+    """`[corpus.mix]`: how often each source is read in training; one of four ways."""
 
     epochs: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Epochs of each source, by its name in the counts; 1 for a source that is not named."""
@@ -166,14 +166,18 @@ class MixSettings(Settings):
     source too small for its share is repeated up to `max_epochs`."""
     instruction_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of sources with `shape = "conversation"` in the training text, 0 to 1 (paper: 0.4)."""
+    temperature: Annotated[float, Field(ge=1, le=100)] | None = None
+    """Share of each source in proportion to its bytes to the power of 1 / `temperature`: 1 leaves
+    the mix as it is, more raises small sources (with one source a language, as for XLM-R)."""
     max_epochs: Annotated[float, Field(gt=0)] = 4.0
     """Most epochs of any source: beyond four, repeated text teaches little."""
 
     @model_validator(mode="after")
     def _one_way(self) -> MixSettings:
-        ways = [bool(self.epochs), bool(self.weights), self.instruction_share is not None]
+        chosen = (self.instruction_share, self.temperature)
+        ways = [bool(self.epochs), bool(self.weights), *(one is not None for one in chosen)]
         if sum(ways) > 1:
-            raise ValueError("give one of epochs, weights and instruction_share")
+            raise ValueError("give one of epochs, weights, instruction_share and temperature")
         for name, epochs in self.epochs.items():
             if epochs > self.max_epochs:
                 raise ValueError(f"{name}: {epochs} epochs are more than {self.max_epochs}")

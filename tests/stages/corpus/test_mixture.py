@@ -43,6 +43,19 @@ def test_default_is_one_pass_over_everything(run) -> None:
     ]
 
 
+def test_temperature_raises_the_small_source_by_the_root_of_its_size(run) -> None:
+    """Texts are of 40 bytes each, so shares are those of the numbers of texts."""
+    plain = by_source(run("plain"))
+    left = run("warm", temperature=2.0)
+    shares = {row["source"]: row["share"] for row in left.metrics["mix"]}
+    roots = {name: count**0.5 for name, count in plain.items()}
+    wanted = {name: root / sum(roots.values()) for name, root in roots.items()}
+    assert shares == pytest.approx(wanted, abs=1e-3)
+    assert by_source(run("cold", temperature=1.0)) == plain
+    with pytest.raises(ValidationError, match="give one of epochs"):
+        run(temperature=2.0, weights={"grande": 1.0})
+
+
 def test_epochs_repeat_and_thin_out_the_training_split_only(run) -> None:
     plain, left = run("plain"), run(epochs={"pequena": 3.0, "grande": 0.5})
     assert left.texts("heldout") == plain.texts("heldout")

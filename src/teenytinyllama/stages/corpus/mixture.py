@@ -126,6 +126,8 @@ def _epochs(
     weights = dict(settings.weights)
     if settings.instruction_share is not None:
         weights = _by_kind(num_bytes, instructions, settings.instruction_share)
+    if settings.temperature is not None:
+        weights = {name: size ** (1 / settings.temperature) for name, size in num_bytes.items()}
     if not weights:
         return {name: settings.epochs.get(name, 1.0) for name in num_bytes}
     whole = sum(num_bytes.values())
