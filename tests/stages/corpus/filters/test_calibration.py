@@ -29,3 +29,12 @@ def test_unreadable_or_empty_sample_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(UserError, match="calibrate-empty"):
         read_clean(tmp_path / "empty.txt")
+
+
+def test_sample_of_json_records_is_an_error_and_prose_in_braces_is_not(tmp_path: Path) -> None:
+    records = tmp_path / "records.jsonl"
+    records.write_text('{"text": "O rio corre."}\n{"text": "A casa cai."}\n', "utf-8")
+    with pytest.raises(UserError, match="calibrate-json"):
+        read_clean(records)
+    (tmp_path / "prose.txt").write_text("{sic} O rio corre.\n", "utf-8")
+    assert read_clean(tmp_path / "prose.txt") == ["{sic} O rio corre."]

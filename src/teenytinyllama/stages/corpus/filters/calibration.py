@@ -8,7 +8,9 @@ be identified at all with what is installed.
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -73,7 +75,7 @@ class CalibratedThresholds:
 
 
 def read_clean(path: Path) -> list[str]:
-    """The documents of a clean sample. Raises UserError where it cannot be read or is empty.
+    """The documents of a clean sample. Raises UserError where it is unreadable, empty or JSON.
 
     Blocks between empty lines (or lines, where no line is empty) are joined until a document is
     long enough to be filtered.
@@ -88,10 +90,28 @@ def read_clean(path: Path) -> list[str]:
             f"the clean sample cannot be read ({error})",
             "give a plain text file in UTF-8",
         ) from error
+    if _is_json_record(text.lstrip().partition("\n")[0]):
+        raise UserError(
+            "calibrate-json",
+            str(path),
+            "holds JSON records; their keys and braces would be learned as words",
+            "write their texts to a plain file, with empty lines between them: python -c "
+            '\'import json, sys; [print(json.loads(line)["text"], end="\\n\\n") for line in '
+            f'open(sys.argv[1], encoding="utf-8")]\' {shlex.quote(str(path))} > clean.txt',
+        )
     documents = list(_documents(text))
     if not documents:
         raise UserError("calibrate-empty", str(path), "no text in it", "give a file of clean text")
     return documents
+
+
+def _is_json_record(line: str) -> bool:
+    if not line.startswith("{"):
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _documents(text: str) -> Iterator[str]:
