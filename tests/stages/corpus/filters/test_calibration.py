@@ -8,7 +8,7 @@ import pytest
 
 from teenytinyllama.errors import UserError
 from teenytinyllama.settings.data_preparation import FilterSettings
-from teenytinyllama.stages.corpus.filters.calibration import calibrate, read_clean
+from teenytinyllama.stages.corpus.filters.calibration import calibrate, learn_language, read_clean
 
 
 def test_threshold_drops_one_hundredth_of_clean_text() -> None:
@@ -38,3 +38,9 @@ def test_sample_of_json_records_is_an_error_and_prose_in_braces_is_not(tmp_path:
         read_clean(records)
     (tmp_path / "prose.txt").write_text("{sic} O rio corre.\n", "utf-8")
     assert read_clean(tmp_path / "prose.txt") == ["{sic} O rio corre."]
+
+
+def test_small_sample_says_how_many_times_as_much_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "small.txt").write_text("O rio corre.\n", "utf-8")
+    with pytest.raises(UserError, match="about 20 times as much"):
+        learn_language(tmp_path / "small.txt", "gl")

@@ -201,7 +201,9 @@ def learn_language(path: Path, language: str) -> LanguageProfile:
             "sample-small",
             str(path),
             f"only {len(documents)} documents of text, {MIN_DOCUMENTS} are needed",
-            "give 40 kB of clean text or more, with empty lines between paragraphs",
+            # In times, not kilobytes: documents are cut by letters, which take 1 to 4 bytes each.
+            f"give about {math.ceil(MIN_DOCUMENTS / len(documents) * 10) / 10:g} times as much "
+            "clean text, with empty lines between paragraphs",
         )
     known = known_fraction(documents, language)
     summary = check_sample(read_code(language), "\n".join(documents))
