@@ -36,7 +36,7 @@ def test_31_other_languages_are_reported_and_too_much_stops(
     language = {"families": ["language"]}
     left = stage(tmp_path / "a.jsonl", filters=language)
     assert sorted(left.dropped()["language"]) == sorted(foreign)
-    assert "60% of the documents are not in the language pt" in capsys.readouterr().err
+    assert '60% of the documents are not in the language "pt"' in capsys.readouterr().err
     with pytest.raises(UserError, match=r'60% of 10 documents are not in the language "pt"'):
         stage(tmp_path / "a.jsonl", filters=language, max_foreign_fraction=0.5)
 
