@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,6 @@ import numpy.typing as npt
 from teenytinyllama.artifacts.documents import Document
 from teenytinyllama.settings.data_preparation import CorpusSettings
 from teenytinyllama.settings.datasets import Source
-
-if TYPE_CHECKING:
-    from teenytinyllama.stages.corpus.filters.quality import QualityClassifier
 
 EXCERPT_CHARACTERS = 200
 WHOLE_KINDS = frozenset({"text", "html", "document"})
@@ -142,6 +139,14 @@ class DocumentBatch:
         return {name: values[name][places] for name in names}
 
 
+class Scorer(Protocol):
+    """What scores texts: `filters.quality.QualityClassifier`."""
+
+    def score(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """A score for each text."""
+        ...
+
+
 @dataclass(frozen=True)
 class StepConfig:
     """What the steps are made from; travels to every worker."""
@@ -150,7 +155,7 @@ class StepConfig:
     language: str
     boilerplate: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Lines that a source repeats, by the source's name."""
-    quality: QualityClassifier | None = None
+    quality: Scorer | None = None
     """Trained before the corpus is read, where the recipe asks for it."""
 
     def for_source(self, source: Source) -> StepConfig:
