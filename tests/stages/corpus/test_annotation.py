@@ -163,3 +163,20 @@ def test_labels_by_another_rubric_are_not_mixed(settings: CorpusSettings, tmp_pa
     ):
         run(settings, url, out, num_documents=20)
     assert asked == [] and out.read_text().count("\n") == 1
+
+
+def test_nothing_is_left_where_nothing_was_answered(
+    settings: CorpusSettings, tmp_path: Path
+) -> None:
+    with (
+        endpoint(lambda *_: error(401)) as (url, _),
+        pytest.raises(UserError, match="endpoint-key"),
+    ):
+        run(settings, url, tmp_path / "labels.jsonl", num_documents=20)
+    assert list(tmp_path.glob("labels*")) == []
+
+
+def test_a_recipe_without_files_is_one_line() -> None:
+    settings = CorpusSettings.model_validate_json('{"sources": [{"kind": "storybook"}]}')
+    with pytest.raises(UserError, match="annotate-no-files"):
+        draw_samples(settings, "pt", 20, seed=0)

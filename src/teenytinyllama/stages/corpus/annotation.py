@@ -95,6 +95,12 @@ def draw_samples(settings: CorpusSettings, language: str, num: int, seed: int) -
     """Beginnings of documents, as many of each source, in an order that only the texts decide."""
     config = StepConfig(settings, language)
     files = find_files(settings, Counter())
+    others = sum(source.kind != "files" for source in settings.sources)
+    if not files:
+        what = 'has no source of kind = "files", and only these are scored'
+        raise UserError("annotate-no-files", "corpus.sources", what, 'add one: kind = "files"')
+    if others:
+        logger.warning(f'annotate: {others} sources that are not kind = "files" are not scored')
     smallest: dict[str, _Smallest] = defaultdict(lambda: _Smallest(num))
     megabytes = sum(file.size_bytes for file in files) / 1e6
     with Progress("annotate: read", total=megabytes, unit="MB") as progress:
@@ -287,6 +293,9 @@ def _opened(path: Path) -> Iterator[IO[str]]:
             raise UserError("file-busy", str(path), what, "wait, or another --out") from error
         data = path.read_bytes()
         file.truncate(data.rfind(b"\n") + 1)
-        yield file
-    if not path.stat().st_size:
-        path.unlink()
+        try:
+            yield file
+        finally:
+            file.flush()
+            if not path.stat().st_size:
+                path.unlink()
